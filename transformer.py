@@ -1,18 +1,30 @@
 """The Transformer, from scratch, in reading order.
 
-Attention → heads → positions → layer norm → feed-forward → block → model. PyTorch gives us nn.Linear, nn.Embedding,
-softmax and autograd; everything above those is written out here, and tests/test_transformer.py holds it equal to
-PyTorch's own layers. `python transformer.py` walks one small batch through the model.
+Attention → heads → positions → layer norm → feed-forward → block → model. PyTorch gives us nn.Linear,
+nn.Embedding, softmax and autograd; everything above those is written out here, and tests/test_transformer.py
+holds it equal to PyTorch's own layers. `python transformer.py` walks one small batch through the model.
 
-Shapes, batch first everywhere: B batch, S source length, T target length, D d_model, H heads, Dh = D/H, V vocabulary.
-Attention weights are (B, H, T, S): row = query (who reads), column = key (what is read). True in a mask = may attend.
-Section and equation numbers are those of Vaswani et al. 2017, "Attention Is All You Need" (arXiv:1706.03762).
+Shapes, batch first everywhere:
+    B batch   S source length   T target length   D d_model   H heads   Dh = D/H   V vocabulary
+Attention weights are (B, H, T, S): row = query (who reads), column = key (what is read).
+True in a mask means "may attend". Section and equation numbers are those of Vaswani et al. 2017,
+"Attention Is All You Need" (arXiv:1706.03762).
 """
 
 import math
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+PAD = 0                                                     # fills short rows; nobody attends to it
+
+
+def check_positive(**sizes: int) -> None:
+    """ValueError for the first size below one."""
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{name}={size} is too small; choose 1 or more")
 
 
 def scaled_dot_product_attention(
@@ -21,14 +33,312 @@ def scaled_dot_product_attention(
     """Mix the values by how well each query matches each key: softmax(QKᵀ/√Dh)·V (eq. 1).
 
     query (B, H, T, Dh), key and value (B, H, S, Dh), mask broadcastable to (B, H, T, S), True = may attend.
-    Returns the mixture (B, H, T, Dh) and the weights (B, H, T, S), whose rows sum to one; a row that may attend to
-    nothing is all zeros. Dropout strikes the weights that mix the values, not the ones that are returned.
+    Returns the mixture (B, H, T, Dh) and the weights (B, H, T, S), whose rows sum to one; a row that may
+    attend to nothing is all zeros. Dropout strikes the weights that mix, not those that are returned.
     """
-    scores = query @ key.transpose(-2, -1) / math.sqrt(query.size(-1))          # (B, H, T, S)
+    scores = query @ key.transpose(-2, -1) / math.sqrt(query.size(-1))      # (B, H, T, S)
     if mask is not None:
-        empty = ~mask.any(dim=-1, keepdim=True)                                 # rows with nothing to attend to
-        scores = scores.masked_fill(~(mask | empty), -math.inf)                 # e^−inf = 0: exactly no weight
-    weights = scores.softmax(dim=-1)                                            # each row sums to one …
+        empty = ~mask.any(dim=-1, keepdim=True)                             # rows with nothing to attend to
+        scores = scores.masked_fill(~(mask | empty), -math.inf)             # e^−inf = 0: exactly no weight
+    weights = scores.softmax(dim=-1)                                        # each row sums to one …
     if mask is not None:
-        weights = weights.masked_fill(empty, 0.0)                               # … or is zero: all −inf would be NaN
-    return torch.nn.functional.dropout(weights, dropout) @ value, weights
+        weights = weights.masked_fill(empty, 0.0)                           # … or is zero
+    return F.dropout(weights, dropout) @ value, weights
+
+
+def fused_attention(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, dropout: float = 0.0
+) -> Tensor:
+    """The same mixture (B, H, T, Dh) from PyTorch's fused kernel, which never stores the (T, S) weights."""
+    if mask is None:
+        return F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
+    empty = ~mask.any(dim=-1, keepdim=True)
+    mixture = F.scaled_dot_product_attention(query, key, value, attn_mask=mask | empty, dropout_p=dropout)
+    return mixture.masked_fill(empty, 0.0)
+
+
+class MultiHeadAttention(nn.Module):
+    """H attentions side by side, each in its own Dh dimensions: Concat(head₁ … head_H)·Wᴼ (section 3.2.2).
+
+    One head looks at one thing at a time; several can look at several. ValueError where d_model is not
+    divisible by num_heads.
+    """
+
+    def __init__(self, d_model: int, num_heads: int, dropout: float = 0.0):
+        super().__init__()
+        check_positive(d_model=d_model, num_heads=num_heads)
+        if d_model % num_heads:
+            divisors = [heads for heads in range(1, d_model + 1) if d_model % heads == 0]
+            fix = min(divisors, key=lambda heads: abs(heads - num_heads))
+            raise ValueError(
+                f"d_model={d_model} is not divisible by num_heads={num_heads}; choose e.g. num_heads={fix}"
+            )
+        self.num_heads = num_heads
+        self.dropout = dropout
+        self.query_projection = nn.Linear(d_model, d_model)
+        self.key_projection = nn.Linear(d_model, d_model)
+        self.value_projection = nn.Linear(d_model, d_model)
+        self.output_projection = nn.Linear(d_model, d_model)
+        self.attention_weights: Tensor | None = None        # (B, H, T, S) of the last pass, if asked for
+
+    def forward(
+        self, x: Tensor, memory: Tensor | None = None, mask: Tensor | None = None,
+        return_attention: bool = False,
+    ) -> Tensor:
+        """Each position of x (B, T, D) reads from memory (B, S, D), which is x itself in self-attention.
+
+        mask is broadcastable to (B, H, T, S). Returns (B, T, D). With return_attention the weights of this
+        very pass stay, detached, in self.attention_weights.
+        """
+        memory = x if memory is None else memory
+        query = self.split_heads(self.query_projection(x))                  # (B, H, T, Dh)
+        key = self.split_heads(self.key_projection(memory))                 # (B, H, S, Dh)
+        value = self.split_heads(self.value_projection(memory))             # (B, H, S, Dh)
+        dropout = self.dropout if self.training else 0.0
+        if return_attention:
+            mixture, weights = scaled_dot_product_attention(query, key, value, mask, dropout)
+            self.attention_weights = weights.detach()
+        else:
+            mixture = fused_attention(query, key, value, mask, dropout)
+            self.attention_weights = None
+        return self.output_projection(mixture.transpose(1, 2).flatten(2))   # (B, T, H·Dh) → (B, T, D)
+
+    def split_heads(self, x: Tensor) -> Tensor:
+        """(B, length, D) → (B, H, length, Dh)."""
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+
+def sinusoidal_encoding(max_len: int, d_model: int) -> Tensor:
+    """The paper's position signal, (max_len, D): column 2i is sin(pos/10000^(2i/D)), column 2i+1 its cosine.
+
+    Each pair of columns is a clock hand of its own speed, from one radian a token to nearly still (sec. 3.5).
+    """
+    position = torch.arange(max_len, dtype=torch.float64).unsqueeze(1)                      # (max_len, 1)
+    speed = 10000.0 ** (-torch.arange(0, d_model, 2, dtype=torch.float64) / d_model)        # (⌈D/2⌉,)
+    table = torch.empty(max_len, d_model)
+    table[:, 0::2] = torch.sin(position * speed)
+    table[:, 1::2] = torch.cos(position * speed)[:, : d_model // 2]         # an odd D has one cosine fewer
+    return table
+
+
+class PositionalEncoding(nn.Module):
+    """Adds to each token a signal of where it stands: attention alone cannot tell [5, 7] from [7, 5].
+
+    "sinusoidal" is the paper's fixed table, "learned" a trained one of the same shape (max_len, D).
+    ValueError for another word, and in forward for more than max_len tokens.
+    """
+
+    def __init__(self, d_model: int, max_len: int = 64, positional: str = "sinusoidal"):
+        super().__init__()
+        check_positive(d_model=d_model, max_len=max_len)
+        if positional == "sinusoidal":
+            self.register_buffer("table", sinusoidal_encoding(max_len, d_model), persistent=False)
+        elif positional == "learned":
+            self.table = nn.Parameter(torch.randn(max_len, d_model) * math.sqrt(0.5))   # as loud as a sine
+        else:
+            raise ValueError(f"positional={positional!r} is unknown; choose 'sinusoidal' or 'learned'")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, S, D) → (B, S, D)."""
+        length, max_len = x.size(1), len(self.table)
+        if length > max_len:
+            raise ValueError(f"{length} tokens are more than max_len={max_len}; cut them or raise max_len")
+        return x + self.table[:length]
+
+
+class LayerNorm(nn.Module):
+    """Gives each token vector mean 0 and variance 1, then a learned scale and shift (Ba et al. 2016, eq. 4):
+
+        y = (x − mean) / √(variance + ε) · weight + bias      over the D features, variance divided by D
+
+    forward calls PyTorch's fused version of just that, which is faster; a test holds it to the formula.
+    """
+
+    def __init__(self, d_model: int, epsilon: float = 1e-5):
+        super().__init__()
+        self.epsilon = epsilon
+        self.weight = nn.Parameter(torch.ones(d_model))
+        self.bias = nn.Parameter(torch.zeros(d_model))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.epsilon)
+
+
+ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu}
+
+
+class FeedForward(nn.Module):
+    """Two layers that work on each position alone: max(0, xW₁ + b₁)W₂ + b₂ (eq. 2); gelu may replace the max.
+
+    Attention moves information between positions, this network computes with it.
+    """
+
+    def __init__(self, d_model: int, d_ff: int, dropout: float = 0.0, activation: str = "relu"):
+        super().__init__()
+        check_positive(d_ff=d_ff)
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"activation={activation!r} is unknown; choose 'relu' or 'gelu'")
+        self.expand = nn.Linear(d_model, d_ff)
+        self.activation = ACTIVATIONS[activation]
+        self.dropout = nn.Dropout(dropout)
+        self.contract = nn.Linear(d_ff, d_model)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.contract(self.dropout(self.activation(self.expand(x))))                 # D → d_ff → D
+
+
+class TransformerBlock(nn.Module):
+    """Attention, then feed-forward, each added to what was there before: the residual stream (figure 1).
+
+    norm_first=True normalises what a sublayer reads, x + sublayer(norm(x)), which trains without fuss (Xiong
+    et al. 2020, arXiv:2002.04745); False is the paper's norm(x + sublayer(x)).
+    """
+
+    def __init__(
+        self, d_model: int, num_heads: int, d_ff: int, dropout: float = 0.0,
+        norm_first: bool = True, activation: str = "relu",
+    ):
+        super().__init__()
+        self.norm_first = norm_first
+        self.attention = MultiHeadAttention(d_model, num_heads, dropout)
+        self.attention_norm = LayerNorm(d_model)
+        self.feed_forward = FeedForward(d_model, d_ff, dropout, activation)
+        self.feed_forward_norm = LayerNorm(d_model)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None, return_attention: bool = False) -> Tensor:
+        """x (B, T, D) → (B, T, D); mask broadcastable to (B, H, T, T)."""
+        if self.norm_first:
+            attended = self.attention(self.attention_norm(x), mask=mask, return_attention=return_attention)
+            x = x + self.dropout(attended)
+            return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
+        attended = self.attention(x, mask=mask, return_attention=return_attention)
+        x = self.attention_norm(x + self.dropout(attended))
+        return self.feed_forward_norm(x + self.dropout(self.feed_forward(x)))
+
+
+EMBEDDING_STD = 0.25                                        # of a new token embedding; see MiniTransformer
+
+
+def check_tokens(tokens: Tensor, vocab_size: int) -> None:
+    """ValueError unless tokens are whole numbers (B, S) from the vocabulary."""
+    if tokens.dim() != 2 or tokens.is_floating_point():
+        got = f"shape {tuple(tokens.shape)} of {tokens.dtype}"
+        raise ValueError(f"tokens have {got}; give whole numbers (batch, length)")
+    outside = tokens[(tokens < 0) | (tokens >= vocab_size)]
+    if outside.numel():
+        vocabulary = f"the vocabulary 0 … {vocab_size - 1}"
+        raise ValueError(f"token id {int(outside[0])} is outside {vocabulary}; change it or raise vocab_size")
+
+
+def attention_mask(tokens: Tensor, causal: bool = False) -> Tensor:
+    """Who may read whom: nobody reads PAD, and with causal nobody reads what comes later.
+
+    tokens (B, S) → (B, 1, 1, S), or with causal (B, 1, S, S); True = may attend (section 3.2.3).
+    """
+    mask = (tokens != PAD)[:, None, None, :]
+    if causal:
+        length = tokens.size(1)
+        mask = mask & torch.ones(length, length, dtype=torch.bool, device=tokens.device).tril()
+    return mask
+
+
+class MiniTransformer(nn.Module):
+    """Embedding, a stack of blocks, and a projection back to the vocabulary.
+
+    causal=False is an encoder (BERT's shape): each token sees all others, and all answers come out at once.
+    causal=True is a decoder-only model (GPT's shape): a token sees only itself and what stands before it.
+
+    The paper scales token embeddings up by √D (section 3.4). For a task about positions, such as reversing,
+    that drowns the position signal, so here the token starts as the quieter of the two, at EMBEDDING_STD.
+    ValueError where sizes do not fit or a word is unknown; in forward, for token ids outside the vocabulary.
+    """
+
+    def __init__(
+        self, vocab_size: int = 20, d_model: int = 128, num_heads: int = 8, num_layers: int = 4,
+        d_ff: int = 512, max_len: int = 64, dropout: float = 0.0, positional: str = "sinusoidal",
+        norm_first: bool = True, activation: str = "relu", causal: bool = False,
+    ):
+        super().__init__()
+        check_positive(vocab_size=vocab_size, d_model=d_model, num_layers=num_layers)
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout={dropout} is not a share below one; choose 0 … 0.9, e.g. 0.1")
+        self.causal = causal
+        self.embedding = nn.Embedding(vocab_size, d_model)
+        nn.init.normal_(self.embedding.weight, std=EMBEDDING_STD)
+        self.positional_encoding = PositionalEncoding(d_model, max_len, positional)
+        self.dropout = nn.Dropout(dropout)
+        self.blocks = nn.ModuleList(
+            TransformerBlock(d_model, num_heads, d_ff, dropout, norm_first, activation)
+            for _ in range(num_layers)
+        )
+        self.final_norm = LayerNorm(d_model) if norm_first else nn.Identity()   # post-norm ends with a norm
+        self.output_projection = nn.Linear(d_model, vocab_size)
+
+    def forward(self, tokens: Tensor, return_attention: bool = False) -> Tensor | tuple[Tensor, list[Tensor]]:
+        """tokens (B, S) → logits (B, S, V), and with return_attention each layer's weights, (B, H, S, S)."""
+        check_tokens(tokens, self.embedding.num_embeddings)
+        mask = attention_mask(tokens, self.causal)
+        x = self.dropout(self.positional_encoding(self.embedding(tokens)))                  # (B, S, D)
+        for block in self.blocks:
+            x = block(x, mask, return_attention)                                            # (B, S, D)
+        logits = self.output_projection(self.final_norm(x))                                 # (B, S, V)
+        if not return_attention:
+            return logits
+        return logits, [block.attention.attention_weights for block in self.blocks]
+
+
+def count_parameters(module: nn.Module) -> int:
+    """How many numbers training can change."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+@torch.no_grad()
+def walk(model: MiniTransformer, tokens: Tensor) -> None:
+    """Do by hand what model(tokens) does, print each stage's shape, and fail where the two disagree."""
+    def show(name: str, tensor: Tensor) -> None:
+        print(f"  {name:<44}{tuple(tensor.shape)}")
+
+    show("tokens: START, content, END; then PAD", tokens)
+    mask = attention_mask(tokens, model.causal)
+    show("mask: which keys may be read", mask)
+    x = model.embedding(tokens)
+    show("embedding: what each token is", x)
+    x = model.positional_encoding(x)
+    show("+ position: where it stands", x)
+    first, *others = model.blocks
+    x = x + first.attention(first.attention_norm(x), mask=mask, return_attention=True)
+    weights = first.attention.attention_weights
+    show("block 0, attention weights", weights)
+    show("block 0, x + attention(norm(x))", x)
+    x = x + first.feed_forward(first.feed_forward_norm(x))
+    show("block 0, x + feed_forward(norm(x))", x)
+    for block in others:
+        x = block(x, mask)
+    show(f"blocks 1 … {len(others)}, the same again", x)
+    logits = model.output_projection(model.final_norm(x))
+    show("logits: a score for each symbol", logits)
+
+    row = "  ".join(f"{weight:.2f}" for weight in weights[-1, 0, 0].tolist())
+    print(f"\nWhat the last sequence's START reads in block 0, head 0 (of PAD, nothing):\n  {row}")
+    if not torch.allclose(logits, model(tokens), atol=1e-5):
+        raise SystemExit("error: the walk and model(tokens) disagree: the shapes above are of another model")
+    if not torch.allclose(weights.sum(dim=-1), torch.ones(weights.shape[:-1])):
+        raise SystemExit("error: the rows of the attention weights do not sum to one")
+
+
+def main() -> None:
+    torch.manual_seed(0)
+    model = MiniTransformer().eval()
+    print("Two sequences walk through the default MiniTransformer:\n")
+    walk(model, torch.tensor([[1, 5, 7, 9, 2], [1, 8, 2, PAD, PAD]]))
+    print("\nParameters:\n")
+    block = [(f"  {name}, in each block", part) for name, part in model.blocks[0].named_children()]
+    for name, part in [*model.named_children(), *block, ("total", model)]:
+        if count := count_parameters(part):
+            print(f"  {name:<44}{count:>9,}")
+    print("\nChecked: the walk gives the logits of model(tokens), and each row of attention sums to one.")
+
+
+if __name__ == "__main__":
+    main()

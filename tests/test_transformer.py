@@ -5,20 +5,38 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
-from transformer import scaled_dot_product_attention
+from transformer import (
+    FeedForward,
+    LayerNorm,
+    MiniTransformer,
+    MultiHeadAttention,
+    PositionalEncoding,
+    TransformerBlock,
+    fused_attention,
+    scaled_dot_product_attention,
+    sinusoidal_encoding,
+    walk,
+)
 
 
 def random_qkv(target=5, source=7, heads=2, head_size=4, batch=3):
     generator = torch.Generator().manual_seed(0)
-    shapes = (batch, heads, target, head_size), (batch, heads, source, head_size), (batch, heads, source, head_size)
-    return [torch.randn(shape, generator=generator).requires_grad_() for shape in shapes]
+    lengths = target, source, source
+    return [torch.randn(batch, heads, n, head_size, generator=generator).requires_grad_() for n in lengths]
 
 
 def random_mask(target=5, source=7, batch=3):
     mask = torch.rand(batch, 1, target, source, generator=torch.Generator().manual_seed(1)) < 0.5
-    mask[..., 0] = True                                                         # no row without anything to see
+    mask[..., 0] = True                                 # no row without anything to see
     return mask
+
+
+def assert_same_gradients(ours, theirs):
+    """ours and theirs: lists of tensors in the same order."""
+    for our, their in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(our.grad, their.grad, atol=1e-5, rtol=0)
 
 
 def test_attention_is_the_formula_written_as_loops():
@@ -31,8 +49,9 @@ def test_attention_is_the_formula_written_as_loops():
                 scores = [query[b, h, t] @ key[b, h, s] / math.sqrt(4) for s in range(7)]
                 odds = [math.exp(score) if mask[b, 0, t, s] else 0.0 for s, score in enumerate(scores)]
                 expected = torch.tensor([odd / sum(odds) for odd in odds])
+                mixed = sum(weight * value[b, h, s] for s, weight in enumerate(expected))
                 torch.testing.assert_close(weights[b, h, t], expected)
-                torch.testing.assert_close(mixture[b, h, t], sum(w * value[b, h, s] for s, w in enumerate(expected)))
+                torch.testing.assert_close(mixture[b, h, t], mixed)
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -44,8 +63,7 @@ def test_attention_equals_pytorch_forward_and_backward(masked):
     torch.testing.assert_close(mixture, expected, atol=1e-5, rtol=0)
     mixture.square().sum().backward()
     expected.square().sum().backward()
-    for our, their in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(our.grad, their.grad, atol=1e-5, rtol=0)
+    assert_same_gradients(ours, theirs)
 
 
 def test_a_row_with_nothing_to_attend_to_is_zero_forward_and_backward():
@@ -73,3 +91,237 @@ def test_returned_weights_sum_to_one_even_with_dropout():
     torch.testing.assert_close(weights.sum(dim=-1), torch.ones(3, 2, 5))
     undropped, _ = scaled_dot_product_attention(*random_qkv())
     assert not torch.allclose(mixture, undropped)
+
+
+@pytest.mark.parametrize("masked", ["no mask", "mask", "mask with empty rows"])
+def test_fused_attention_equals_the_explicit_one_forward_and_backward(masked):
+    mask = None if masked == "no mask" else random_mask()
+    if masked == "mask with empty rows":
+        mask[1, 0, 2] = False
+    explicit, fused = random_qkv(), random_qkv()
+    expected, _ = scaled_dot_product_attention(*explicit, mask)
+    mixture = fused_attention(*fused, mask)
+    torch.testing.assert_close(mixture, expected, atol=1e-5, rtol=0)
+    expected.square().sum().backward()
+    mixture.square().sum().backward()
+    assert_same_gradients(fused, explicit)
+
+
+def load_attention(ours, theirs):
+    """Give nn.MultiheadAttention the weights of our attention."""
+    projections = ours.query_projection, ours.key_projection, ours.value_projection
+    with torch.no_grad():
+        theirs.in_proj_weight.copy_(torch.cat([projection.weight for projection in projections]))
+        theirs.in_proj_bias.copy_(torch.cat([projection.bias for projection in projections]))
+        theirs.out_proj.load_state_dict(ours.output_projection.state_dict())
+
+
+@pytest.mark.parametrize("return_attention", [False, True])
+@pytest.mark.parametrize("cross", [False, True])
+def test_multi_head_attention_equals_pytorch(cross, return_attention):
+    torch.manual_seed(0)
+    ours, theirs = MultiHeadAttention(12, 3), nn.MultiheadAttention(12, 3, batch_first=True)
+    load_attention(ours, theirs)
+    x = torch.randn(2, 5, 12, requires_grad=True)
+    memory = torch.randn(2, 7, 12) if cross else x
+    padding = torch.zeros(2, memory.size(1), dtype=torch.bool)
+    padding[1, -2:] = True
+    output = ours(x, memory if cross else None, ~padding[:, None, None, :], return_attention)
+    our_gradient, = torch.autograd.grad(output.square().sum(), x)
+    expected, weights = theirs(x, memory, memory, key_padding_mask=padding, average_attn_weights=False)
+    their_gradient, = torch.autograd.grad(expected.square().sum(), x)
+    torch.testing.assert_close(output, expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(our_gradient, their_gradient, atol=1e-5, rtol=0)
+    if return_attention:
+        torch.testing.assert_close(ours.attention_weights, weights.detach(), atol=1e-6, rtol=0)
+        assert not ours.attention_weights.requires_grad
+    else:
+        assert ours.attention_weights is None
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+@pytest.mark.parametrize("norm_first", [True, False])
+def test_block_equals_pytorch_encoder_layer_outputs_and_gradients(norm_first, activation, causal):
+    torch.manual_seed(0)
+    ours = TransformerBlock(12, 3, 20, norm_first=norm_first, activation=activation)
+    theirs = nn.TransformerEncoderLayer(
+        12, 3, 20, dropout=0.0, activation=activation, batch_first=True, norm_first=norm_first
+    )
+    for norm in ours.attention_norm, ours.feed_forward_norm:
+        nn.init.normal_(norm.weight)
+        nn.init.normal_(norm.bias)
+    load_attention(ours.attention, theirs.self_attn)
+    pairs = [
+        (ours.attention_norm, theirs.norm1), (ours.feed_forward_norm, theirs.norm2),
+        (ours.feed_forward.expand, theirs.linear1), (ours.feed_forward.contract, theirs.linear2),
+    ]
+    for our, their in pairs:
+        their.load_state_dict(our.state_dict())
+    x = torch.randn(2, 5, 12, requires_grad=True)
+    mask = torch.ones(5, 5, dtype=torch.bool).tril() if causal else None
+    output, expected = ours(x, mask), theirs(x, src_mask=None if mask is None else ~mask)
+    torch.testing.assert_close(output, expected, atol=1e-5, rtol=0)
+    our_gradient, = torch.autograd.grad(output.square().sum(), x, retain_graph=True)
+    their_gradient, = torch.autograd.grad(expected.square().sum(), x, retain_graph=True)
+    torch.testing.assert_close(our_gradient, their_gradient, atol=1e-5, rtol=1e-5)
+    output.square().sum().backward()
+    expected.square().sum().backward()
+    for our, their in pairs:
+        for name, parameter in our.named_parameters():
+            torch.testing.assert_close(parameter.grad, their.get_parameter(name).grad, atol=1e-5, rtol=1e-5)
+    attention = ours.attention
+    projections = attention.query_projection, attention.key_projection, attention.value_projection
+    our_gradient = torch.cat([projection.weight.grad for projection in projections])
+    torch.testing.assert_close(our_gradient, theirs.self_attn.in_proj_weight.grad, atol=1e-5, rtol=1e-5)
+
+
+def test_attention_alone_cannot_tell_order_and_positions_can():
+    torch.manual_seed(0)
+    attention, x = MultiHeadAttention(8, 2), torch.randn(1, 4, 8)
+    swap = [1, 0, 2, 3]
+    torch.testing.assert_close(attention(x[:, swap]), attention(x)[:, swap])
+    place = PositionalEncoding(8)
+    assert not torch.allclose(attention(place(x[:, swap])), attention(place(x))[:, swap], atol=1e-3)
+
+
+@pytest.mark.parametrize("d_model", [1, 2, 7, 16])
+def test_sinusoids_follow_the_closed_form_even_for_odd_d_model(d_model):
+    table = sinusoidal_encoding(50, d_model)
+    assert table.shape == (50, d_model)
+    for position in (0, 1, 7, 49):
+        for column in range(d_model):
+            angle = position / 10000 ** ((column - column % 2) / d_model)
+            expected = math.cos(angle) if column % 2 else math.sin(angle)
+            assert table[position, column].item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_sinusoids_are_not_parameters_and_learned_positions_are():
+    assert not list(PositionalEncoding(8).parameters()) and not PositionalEncoding(8).state_dict()
+    learned, x = PositionalEncoding(8, max_len=5, positional="learned"), torch.zeros(2, 3, 8)
+    assert [parameter.shape for parameter in learned.parameters()] == [(5, 8)]
+    torch.testing.assert_close(learned(x)[1], learned.table[:3])
+
+
+def test_layer_norm_is_its_formula():
+    torch.manual_seed(0)
+    norm, x = LayerNorm(6), torch.randn(2, 3, 6) * 4 + 1
+    nn.init.normal_(norm.weight)
+    nn.init.normal_(norm.bias)
+    mean, variance = x.mean(dim=-1, keepdim=True), x.var(dim=-1, unbiased=False, keepdim=True)
+    torch.testing.assert_close(norm(x), (x - mean) / (variance + 1e-5).sqrt() * norm.weight + norm.bias)
+
+
+def small_model(**settings):
+    torch.manual_seed(0)
+    return MiniTransformer(**{"d_model": 16, "num_heads": 2, "num_layers": 2, "d_ff": 32, **settings})
+
+
+TOKENS = torch.tensor([[1, 7, 5, 9, 2], [1, 4, 2, 0, 0]])                   # the second row is padded
+
+
+def test_default_model_has_the_parameters_that_a_sum_by_hand_gives():
+    d_model, d_ff, vocabulary = 128, 512, 20
+    attention = 4 * (d_model * d_model + d_model)
+    feed_forward = (d_model * d_ff + d_ff) + (d_ff * d_model + d_model)
+    norm = 2 * d_model
+    expected = vocabulary * d_model + 4 * (attention + feed_forward + 2 * norm) + norm
+    expected += d_model * vocabulary + vocabulary
+    assert sum(parameter.numel() for parameter in MiniTransformer().parameters()) == expected == 798_484
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("norm_first", [True, False])
+@pytest.mark.parametrize("positional", ["sinusoidal", "learned"])
+def test_asking_for_attention_changes_no_answer_and_no_gradient(positional, norm_first, causal):
+    model = small_model(positional=positional, norm_first=norm_first, causal=causal)
+    logits = model(TOKENS)
+    logits.square().sum().backward()
+    expected = [parameter.grad.clone() for parameter in model.parameters()]
+    model.zero_grad()
+    with_attention, attention = model(TOKENS, return_attention=True)
+    with_attention.square().sum().backward()
+    assert logits.shape == (2, 5, 20)
+    torch.testing.assert_close(with_attention, logits, atol=1e-5, rtol=1e-5)
+    for parameter, gradient in zip(model.parameters(), expected, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, atol=1e-4, rtol=1e-4)
+    assert [weights.shape for weights in attention] == [(2, 2, 5, 5)] * 2
+    for weights, block in zip(attention, model.blocks, strict=True):
+        assert weights is block.attention.attention_weights
+        torch.testing.assert_close(weights.sum(dim=-1), torch.ones(2, 2, 5))
+        assert (weights[1, :, :, 3:] == 0).all()
+        assert not causal or (weights.triu(1) == 0).all()
+
+
+def test_a_causal_model_never_looks_ahead_and_an_encoder_does():
+    changed = TOKENS.clone()
+    changed[:, 3] = 11
+    for causal in (True, False):
+        model = small_model(causal=causal)
+        before, after = model(TOKENS)[0, :3], model(changed)[0, :3]
+        assert torch.equal(before, after) if causal else not torch.allclose(before, after)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_padding_never_changes_the_answer(causal):
+    model = small_model(causal=causal)
+    padded = F.pad(TOKENS[1:, :3], (0, 6))
+    torch.testing.assert_close(model(padded)[:, :3], model(TOKENS[1:, :3]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(model(TOKENS)[1:, :3], model(TOKENS[1:, :3]), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("return_attention", [False, True])
+def test_a_row_of_only_padding_gives_no_nan(return_attention):
+    model = small_model()
+    output = model(torch.zeros(2, 4, dtype=torch.long), return_attention)
+    logits = output[0] if return_attention else output
+    logits.sum().backward()
+    assert logits.isfinite().all()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+def test_returned_attention_is_that_before_dropout_also_in_training():
+    model = small_model(dropout=0.5).train()
+    _, attention = model(TOKENS, return_attention=True)
+    for weights in attention:
+        torch.testing.assert_close(weights.sum(dim=-1), torch.ones(2, 2, 5))
+    assert not torch.equal(model(TOKENS), model(TOKENS))
+    model.eval()
+    assert torch.equal(model(TOKENS), model(TOKENS))
+
+
+def test_an_odd_d_model_works():
+    assert small_model(d_model=15, num_heads=3)(TOKENS).shape == (2, 5, 20)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: MultiHeadAttention(128, 7), "d_model=128 .* num_heads=7; choose e.g. num_heads=8"),
+        (lambda: MultiHeadAttention(128, 0), "num_heads=0 .* 1 or more"),
+        (lambda: PositionalEncoding(8, positional="rotary"), "'rotary' is unknown; choose 'sinusoidal' or"),
+        (lambda: PositionalEncoding(8, max_len=4)(torch.zeros(1, 5, 8)), "5 tokens .* max_len=4; cut them"),
+        (lambda: FeedForward(8, 16, activation="tanh"), "'tanh' is unknown; choose 'relu' or 'gelu'"),
+        (lambda: FeedForward(8, 0), "d_ff=0 .* 1 or more"),
+        (lambda: small_model(vocab_size=0), "vocab_size=0 .* 1 or more"),
+        (lambda: small_model(num_layers=0), "num_layers=0 .* 1 or more"),
+        (lambda: small_model(dropout=1.0), "dropout=1.0 .* 0.1"),
+        (lambda: small_model()(torch.tensor([[1, 20, 2]])), r"token id 20 .* 0 … 19; change it or"),
+        (lambda: small_model()(torch.tensor([[1, -1, 2]])), r"token id -1 "),
+        (lambda: small_model()(torch.tensor([1, 2])), r"shape \(2,\) .* \(batch, length\)"),
+        (lambda: small_model()(torch.zeros(1, 2)), r"torch.float32; give whole numbers"),
+        (lambda: small_model(max_len=4)(torch.ones(1, 5, dtype=torch.long)), "5 tokens .* max_len=4"),
+    ],
+)
+def test_parts_refuse_what_does_not_fit_and_name_the_fix(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+def test_the_guided_walk_fails_when_the_model_does_something_else(capsys):
+    model = small_model().eval()
+    walk(model, TOKENS)
+    assert "(2, 2, 5, 5)" in capsys.readouterr().out
+    model.forward = lambda tokens: torch.zeros(2, 5, 20)
+    with pytest.raises(SystemExit, match="disagree"):
+        walk(model, TOKENS)
