@@ -1,0 +1,413 @@
+"""Train a MiniTransformer on a task until it makes no mistake, and keep what a reader may want to look at.
+
+`python train.py` trains copy and reverse and writes models/<task>_task/encoder/. The loop itself is `train`;
+below it stand what surrounds it: scores, files, the training plot and the command line.
+"""
+
+import argparse
+import csv
+import json
+import math
+import os
+import sys
+import time
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+from tqdm import tqdm
+
+from data import SPLITS, TASKS, draw, exact_match, scored, to_text, token_accuracy
+from transformer import MiniTransformer, check_positive, count_parameters
+
+VALIDATION_SEQUENCES, GLANCE = 2_000, 250                   # how many are looked at, at most and always
+TEST_SEQUENCES = 10_000
+WARM_UP_STEPS = 25
+BETAS = (0.85, 0.98)                                        # Adam's memory of the gradient and of its square
+CLIP_NORM = 1.0                                             # the longest gradient that a step may follow
+
+
+@dataclass
+class Config:
+    """What decides a run; stored in its checkpoint as a plain dict."""
+
+    task: str = "reverse"
+    architecture: str = "encoder"
+    epochs: int = 50
+    steps_per_epoch: int = 8
+    batch_size: int = 32
+    learning_rate: float = 1e-3
+    seq_len: int = 8
+    fixed_length: bool = False
+    vocab_size: int = 20
+    d_model: int = 128
+    num_heads: int = 8
+    num_layers: int = 4
+    d_ff: int = 512
+    dropout: float = 0.0
+    positional: str = "sinusoidal"
+    norm: str = "pre"
+    seed: int = 0
+
+    def model(self) -> MiniTransformer:
+        """A new model; the weights come from torch's global generator."""
+        return MiniTransformer(
+            self.vocab_size, self.d_model, self.num_heads, self.num_layers, self.d_ff,
+            max_len=max(64, self.seq_len + 2), dropout=self.dropout, positional=self.positional,
+            norm_first=self.norm == "pre",
+        )
+
+    def draw(self, count: int, generator: torch.Generator, split: str = "train") -> tuple[Tensor, Tensor]:
+        """Fresh source and target (count, S) of this run's task."""
+        return draw(self.task, count, generator, split, self.seq_len, self.vocab_size, self.fixed_length)
+
+
+def loss_of(logits: Tensor, target: Tensor) -> Tensor:
+    """The mean of −log p(right symbol) over the scored positions; logits (B, S, V), target (B, S)."""
+    counts = scored(target)
+    return F.cross_entropy(logits[counts], target[counts])
+
+
+def learning_rate_share(step: int, steps: int) -> float:
+    """The share of the learning rate at step 0 … steps − 1: a short climb, then half a cosine towards 0."""
+    warm_up = min(1.0, (step + 1) / WARM_UP_STEPS)
+    return warm_up * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+def update_average(averages: list[Tensor], weights: list[Tensor], updates: Tensor) -> None:
+    """Move the running average towards the weights: by 9/10 in the first steps, later by 1/20."""
+    decay = min(0.95, (1 + int(updates)) / (10 + int(updates)))
+    for average, weight in zip(averages, weights, strict=True):
+        average.lerp_(weight, 1 - decay)
+
+
+@torch.no_grad()
+def predict(model: nn.Module, source: Tensor) -> Tensor:
+    """The most likely symbol at each position, (N, S) → (N, S), on the CPU."""
+    model.eval()
+    device = next(model.parameters()).device
+    return torch.cat([model(rows.to(device)).argmax(dim=-1).cpu() for rows in source.split(500)])
+
+
+def evaluate(model: nn.Module, source: Tensor, target: Tensor, thorough: bool) -> dict:
+    """Both accuracies, from a glance at the first sequences or, if thorough and these are right, from all.
+
+    Looking at all of them after each epoch would take longer than training does.
+    """
+    prediction, glanced = predict(model, source[:GLANCE]), target[:GLANCE]
+    if thorough and exact_match(prediction, glanced) == 1:
+        prediction, glanced = predict(model, source), target
+    return {
+        "validation_sequences": len(glanced),
+        "token_accuracy": token_accuracy(prediction, glanced),
+        "exact_match": exact_match(prediction, glanced),
+    }
+
+
+def is_solved(row: dict) -> bool:
+    """Whether all validation sequences were looked at and every one was right."""
+    return row["validation_sequences"] == VALIDATION_SEQUENCES and row["exact_match"] == 1
+
+
+def train(config: Config, device: torch.device) -> Iterator[tuple[AveragedModel, dict]]:
+    """Train for config.epochs; after each, give the averaged model and a checkpoint of plain values.
+
+    What is evaluated and kept is not the weights that are trained but their moving average, which takes no part
+    in the last steps' back and forth around the solution (Polyak & Juditsky 1992).
+    """
+    torch.manual_seed(config.seed)
+    model = config.model().to(device)
+    average = AveragedModel(model, multi_avg_fn=update_average)
+    fused = device.type != "mps"
+    optimizer = torch.optim.AdamW(model.parameters(), config.learning_rate, betas=BETAS, fused=fused)
+    steps = config.epochs * config.steps_per_epoch
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_share(step, steps))
+    generator = torch.Generator().manual_seed(config.seed)
+    validation = config.draw(VALIDATION_SEQUENCES, torch.Generator().manual_seed(1), "validation")
+
+    history, seconds = [], 0.0
+    for epoch in range(1, config.epochs + 1):
+        start, losses = time.perf_counter(), []
+        model.train()
+        sources, targets = config.draw(config.steps_per_epoch * config.batch_size, generator)
+        batches = zip(sources.split(config.batch_size), targets.split(config.batch_size), strict=True)
+        for source, target in batches:
+            loss = loss_of(model(source.to(device)), target.to(device))
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
+            optimizer.step()
+            schedule.step()
+            average.update_parameters(model)
+            losses.append(loss.detach())
+        mean_loss = torch.stack(losses).mean().item()       # waits for the device, so the clock is right
+        seconds += time.perf_counter() - start
+
+        thorough = epoch == config.epochs or not any(map(is_solved, history))
+        scores = evaluate(average, *validation, thorough)
+        step = epoch * config.steps_per_epoch
+        history.append({"epoch": epoch, "step": step, "loss": mean_loss, "train_seconds": seconds} | scores)
+        yield average, {
+            "config": asdict(config),
+            "history": history,
+            "model": average.module.state_dict(),
+            "trained_weights": model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "schedule": schedule.state_dict(),
+            "random_states": {"torch": torch.get_rng_state(), "data": generator.get_state()},
+        }
+
+
+def metrics_of(config: Config, model: AveragedModel, history: list[dict], device: torch.device) -> dict:
+    """The run's figures: when validation was first solved, and the scores on fresh test sequences."""
+    source, target = config.draw(TEST_SEQUENCES, torch.Generator().manual_seed(2), "test")
+    prediction = predict(model, source)
+    solved = next(filter(is_solved, history), {})
+    return {
+        "task": config.task,
+        "architecture": config.architecture,
+        "seed": config.seed,
+        "config": asdict(config),
+        "parameters": count_parameters(model),
+        "epochs": config.epochs,
+        "steps": history[-1]["step"],
+        "train_seconds": history[-1]["train_seconds"],
+        "steps_to_solve": solved.get("step"),
+        "seconds_to_solve": solved.get("train_seconds"),
+        "test_sequences": TEST_SEQUENCES,
+        "test_token_accuracy": token_accuracy(prediction, target),
+        "test_exact_match": exact_match(prediction, target),
+        "device": str(device),
+        "threads": torch.get_num_threads(),
+        "torch_version": str(torch.__version__),
+    }
+
+
+# ---------------------------------------------------------------- files
+
+
+def run_folder(models_dir: Path, task: str, architecture: str) -> Path:
+    """Where a run lives."""
+    return Path(models_dir) / f"{task}_task" / architecture
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path that takes the place of path once it is written whole, so a crash loses nothing."""
+    temporary = path.with_name(f".{path.stem}.writing{path.suffix}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def save_checkpoint(checkpoint: dict, folder: Path) -> None:
+    with replacing(folder / "checkpoint.pt") as path:
+        torch.save(checkpoint, path)
+
+
+def save_figures(metrics: dict, history: list[dict], folder: Path) -> None:
+    """metrics.json, history.csv and training.png."""
+    with replacing(folder / "metrics.json") as path:
+        path.write_text(json.dumps(metrics, indent=2) + "\n")
+    with replacing(folder / "history.csv") as path, open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, history[0].keys())
+        writer.writeheader()
+        writer.writerows(history)
+    with replacing(folder / "training.png") as path:
+        training_plot(metrics, history).savefig(path, dpi=150)
+
+
+def load_run(folder: Path) -> tuple[MiniTransformer, dict]:
+    """The trained model, in evaluation mode on the CPU, and its checkpoint.
+
+    ValueError where there is no checkpoint, or where it is damaged: torch.load alone accepts nearly every
+    flipped bit, so the checksums in the file, which is a zip archive, are compared first.
+    """
+    path = Path(folder) / "checkpoint.pt"
+    if not path.is_file():
+        raise ValueError(f"there is no {path}; train it first: python train.py")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if damaged := archive.testzip():
+                raise zipfile.BadZipFile(f"checksum of {damaged}")
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        model = Config(**checkpoint["config"]).model()
+        model.load_state_dict(checkpoint["model"])
+    except Exception as error:                              # a broken file can fail in any way
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{path} cannot be read ({reason}); train it again: python train.py") from error
+    return model.eval(), checkpoint
+
+
+def percent(share: float) -> str:
+    """Two decimals, rounded down, so that 100% means all."""
+    return f"{math.floor(round(share * 10_000, 6)) / 100:.2f}".removesuffix(".00") + "%"
+
+
+def training_plot(metrics: dict, history: list[dict]) -> Figure:
+    """Loss and accuracies over the steps, with the step at which the task was solved."""
+    steps = [row["step"] for row in history]
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    loss_axes, accuracy_axes = figure.subplots(1, 2)
+    loss_axes.plot(steps, [row["loss"] for row in history], color="C0")
+    loss_axes.set(yscale="log", xlabel="training step", ylabel="nats per token", title="Cross-entropy loss")
+    accuracy_axes.plot(steps, [100 * row["token_accuracy"] for row in history], "--", label="tokens right")
+    accuracy_axes.plot(steps, [100 * row["exact_match"] for row in history], label="whole sequences right")
+    accuracy_axes.set(xlabel="training step", ylabel="% of validation", ylim=(-3, 103), title="Accuracy")
+    solved = metrics["steps_to_solve"]
+    if solved:
+        accuracy_axes.axvline(solved, color="grey", linestyle=":", label=f"solved: step {solved}")
+    accuracy_axes.legend(loc="lower right")
+    outcome = f"every validation sequence right at step {solved}" if solved else "not solved on validation"
+    test = f"{percent(metrics['test_exact_match'])} of {metrics['test_sequences']:,} test sequences right"
+    figure.suptitle(f"{metrics['task']}, {metrics['architecture']}: {outcome}; {test}")
+    return figure
+
+
+# ---------------------------------------------------------------- command line
+
+
+def fail(message: str) -> None:
+    """One line on stderr, exit status 2."""
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Train a Transformer on sequence tasks; python visualize.py then shows what it learned.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False,
+    )
+    parser.error = fail
+    new = Config()
+    option = parser.add_argument
+    option("--task", nargs="+", choices=list(TASKS), default=["copy", "reverse"], help="one or more tasks")
+    option("--epochs", type=int, default=new.epochs, help="how often to evaluate; each epoch draws fresh data")
+    option("--steps-per-epoch", type=int, default=new.steps_per_epoch, help="optimiser steps in an epoch")
+    option("--batch-size", type=int, default=new.batch_size, help="sequences in a step")
+    option("--learning-rate", type=float, default=new.learning_rate, help="of AdamW, after the warm-up")
+    option("--seq-len", type=int, default=new.seq_len, help="the most symbols between START and END")
+    option("--fixed-length", action="store_true", help="only sequences of that length, not 1 up to it")
+    option("--vocab-size", type=int, default=new.vocab_size, help="token ids; four of them are special")
+    option("--d-model", type=int, default=new.d_model, help="width of the residual stream")
+    option("--num-heads", type=int, default=new.num_heads, help="attention heads; must divide --d-model")
+    option("--num-layers", type=int, default=new.num_layers, help="blocks")
+    option("--d-ff", type=int, default=new.d_ff, help="hidden width of the feed-forward network")
+    option("--dropout", type=float, default=new.dropout, help="share of values dropped in training, 0 … <1")
+    option("--positional", choices=["sinusoidal", "learned"], default=new.positional, help="position signal")
+    option("--norm", choices=["pre", "post"], default=new.norm, help="LayerNorm before or after a sublayer")
+    option("--seed", type=int, default=new.seed, help="of weights and training data")
+    option("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto", help="auto takes a GPU if any")
+    option("--threads", type=int, help="CPU threads; by default OMP_NUM_THREADS or else 1")
+    option("--output-dir", type=Path, default=Path("models"), help="where the runs are written")
+    option("--quiet", action="store_true", help="print only the final table")
+    return parser.parse_args(arguments)
+
+
+def check(config: Config) -> None:
+    """ValueError for the first setting with which the run could not be carried out."""
+    check_positive(
+        epochs=config.epochs, steps_per_epoch=config.steps_per_epoch, batch_size=config.batch_size
+    )
+    if not 0 < config.learning_rate <= 1:
+        raise ValueError(f"learning_rate={config.learning_rate} is out of range; choose e.g. 0.001")
+    if not 0 <= config.seed < 2**63:
+        raise ValueError(f"seed={config.seed} is out of range; choose 0 … 2^63 − 1")
+    for split in SPLITS:
+        config.draw(1, torch.Generator(), split)
+    with torch.device("meta"):                              # the shapes alone, without memory for them
+        config.model()
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of that name, "auto" being the fastest there is. ValueError where there is none."""
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        name = next(device for device, is_there in available.items() if is_there)
+    if not available[name]:
+        raise ValueError(f"device {name!r} is not available here; choose --device cpu or leave it out")
+    return torch.device(name)
+
+
+def sample(model: nn.Module, source: Tensor, target: Tensor) -> str:
+    """One sequence (S,), the model's answer, and whether it is right, as a line of text."""
+    prediction = predict(model, source[None])[0]
+    counts = scored(target)
+    mark = "✓" if torch.equal(prediction[counts], target[counts]) else "✗"
+    return f"{to_text(source)} → {to_text(prediction[counts])} {mark}"
+
+
+def run(config: Config, device: torch.device, folder: Path, quiet: bool) -> dict:
+    """Train with a progress bar and now and then an answer; save everything; return the metrics."""
+    sources, targets = config.draw(100, torch.Generator().manual_seed(3), "validation")
+    longest = int(scored(targets).sum(dim=1).argmax())
+    for stale in "metrics.json", "history.csv", "training.png":     # of an older run, whose weights go now
+        (folder / stale).unlink(missing_ok=True)
+    with tqdm(total=config.epochs, desc=f"{config.task:<8}", unit="epoch", disable=quiet) as bar:
+        for model, checkpoint in train(config, device):
+            save_checkpoint(checkpoint, folder)
+            row = checkpoint["history"][-1]
+            bar.set_postfix({"loss": f"{row['loss']:.4f}", "exact match": percent(row["exact_match"])})
+            bar.update()
+            if not quiet and (row["epoch"] in (1, 5) or row["epoch"] % 10 == 0):
+                answer = sample(model, sources[longest], targets[longest])
+                tqdm.write(f"  step {row['step']:>4}: {answer}", file=sys.stdout)
+    metrics = metrics_of(config, model, checkpoint["history"], device)
+    save_figures(metrics, checkpoint["history"], folder)
+    return metrics
+
+
+def print_table(results: list[dict]) -> None:
+    """One line per run."""
+    line = "{:<10}{:<10}{:>12}{:>12}{:>9}{:>15}{:>18}"
+    print(f"\nOn {TEST_SEQUENCES:,} test sequences that no training ever sees:\n")
+    headings = "task", "model", "parameters", "solved at", "after", "tokens right", "sequences right"
+    print(line.format(*headings))
+    for metrics in results:
+        step, seconds = metrics["steps_to_solve"], metrics["seconds_to_solve"]
+        print(line.format(
+            metrics["task"], metrics["architecture"], f"{metrics['parameters']:,}",
+            "never" if step is None else f"step {step}", "" if step is None else f"{seconds:.1f} s",
+            percent(metrics["test_token_accuracy"]), percent(metrics["test_exact_match"]),
+        ))
+
+
+def main() -> None:
+    options = parse()
+    settings = {field.name: getattr(options, field.name) for field in fields(Config) if field.name in options}
+    configs = [Config(**settings | {"task": task}) for task in dict.fromkeys(options.task)]
+    folders = [run_folder(options.output_dir, config.task, config.architecture) for config in configs]
+    try:
+        for config in configs:
+            check(config)
+        device = choose_device(options.device)
+        if options.threads is not None:
+            check_positive(threads=options.threads)
+            torch.set_num_threads(options.threads)
+        elif "OMP_NUM_THREADS" not in os.environ:
+            torch.set_num_threads(1)                        # for models this small, more are rarely faster
+        for folder in folders:
+            folder.mkdir(parents=True, exist_ok=True)
+    except (ValueError, OSError) as error:
+        fail(str(error))
+    try:
+        runs = zip(configs, folders, strict=True)
+        print_table([run(config, device, folder, options.quiet) for config, folder in runs])
+    except OSError as error:
+        fail(f"cannot write the run: {error}")
+    except KeyboardInterrupt:
+        print("interrupted; the last whole epoch is kept in checkpoint.pt", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+if __name__ == "__main__":
+    main()
