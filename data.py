@@ -133,9 +133,10 @@ def exact_match(prediction: Tensor, target: Tensor) -> float:
 
 
 def to_text(tokens: Tensor) -> str:
-    """A row of token ids (S,) as a person would write it, without PAD."""
-    names = {START: "START", END: "END", MASK: "MASK"}
-    return " ".join(names.get(token, str(token)) for token in tokens.tolist() if token != PAD)
+    """A row of token ids (S,) as a person would write it, without the PAD at its end."""
+    names = {PAD: "PAD", START: "START", END: "END", MASK: "MASK"}
+    length = int((tokens != PAD).cumsum(dim=0).argmax()) + 1
+    return " ".join(names.get(token, str(token)) for token in tokens[:length].tolist())
 
 
 def main() -> None:

@@ -97,7 +97,7 @@ def predict(model: nn.Module, source: Tensor) -> Tensor:
 
 
 def evaluate(model: nn.Module, source: Tensor, target: Tensor, thorough: bool) -> dict:
-    """Both accuracies, from a glance at the first sequences or, if thorough and these are right, from all.
+    """Both accuracies: from a glance at the first sequences or, if thorough and these are right, from all.
 
     Looking at all of them after each epoch would take longer than training does.
     """
@@ -119,8 +119,8 @@ def is_solved(row: dict) -> bool:
 def train(config: Config, device: torch.device) -> Iterator[tuple[AveragedModel, dict]]:
     """Train for config.epochs; after each, give the averaged model and a checkpoint of plain values.
 
-    What is evaluated and kept is not the weights that are trained but their moving average, which takes no part
-    in the last steps' back and forth around the solution (Polyak & Juditsky 1992).
+    What is evaluated and kept is not the weights that are trained but their moving average, which takes no
+    part in the last steps' back and forth around the solution (Polyak & Juditsky 1992).
     """
     torch.manual_seed(config.seed)
     model = config.model().to(device)
@@ -285,13 +285,14 @@ def fail(message: str) -> None:
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description="Train a Transformer on sequence tasks; python visualize.py then shows what it learned.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
     )
     parser.error = fail
     new = Config()
     option = parser.add_argument
     option("--task", nargs="+", choices=list(TASKS), default=["copy", "reverse"], help="one or more tasks")
-    option("--epochs", type=int, default=new.epochs, help="how often to evaluate; each epoch draws fresh data")
+    option("--epochs", type=int, default=new.epochs, help="each draws fresh data and ends with an evaluation")
     option("--steps-per-epoch", type=int, default=new.steps_per_epoch, help="optimiser steps in an epoch")
     option("--batch-size", type=int, default=new.batch_size, help="sequences in a step")
     option("--learning-rate", type=float, default=new.learning_rate, help="of AdamW, after the warm-up")

@@ -118,7 +118,8 @@ def test_scores_count_what_a_person_would_count():
 
 
 def test_text_is_what_a_person_would_write():
-    assert to_text(torch.tensor([START, 5, MASK, END, PAD])) == "START 5 MASK END"
+    assert to_text(torch.tensor([START, 5, MASK, END, PAD, PAD])) == "START 5 MASK END"
+    assert to_text(torch.tensor([5, PAD, 7])) == "5 PAD 7"
 
 
 def test_both_files_mean_the_same_by_padding():

@@ -1,0 +1,261 @@
+"""The training loop, its files and its command line, on models small enough for seconds."""
+
+import csv
+import json
+import math
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+
+import train
+from data import PAD, START
+from train import (
+    Config,
+    evaluate,
+    is_solved,
+    learning_rate_share,
+    load_run,
+    loss_of,
+    percent,
+    predict,
+    run,
+    run_folder,
+    save_checkpoint,
+    update_average,
+)
+
+TINY = {"d_model": 16, "num_heads": 2, "num_layers": 1, "d_ff": 32, "epochs": 2, "steps_per_epoch": 3}
+CPU = torch.device("cpu")
+
+
+def trained(**settings):
+    """The averaged model and the last checkpoint."""
+    *_, last = train.train(Config(**TINY | settings), CPU)
+    return last
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The folder of a tiny finished run and its metrics."""
+    folder = tmp_path_factory.mktemp("finished")
+    return folder, run(Config(**TINY), CPU, folder, quiet=True)
+
+
+def test_loss_is_the_mean_surprise_at_the_positions_that_count():
+    logits = torch.randn(2, 4, 6, generator=torch.Generator().manual_seed(0))
+    target = torch.tensor([[START, 5, 4, 2], [START, 5, 2, PAD]])
+    surprises = []
+    for b, t in [(0, 1), (0, 2), (0, 3), (1, 1), (1, 2)]:
+        odds = [math.exp(logit) for logit in logits[b, t].tolist()]
+        surprises.append(-math.log(odds[target[b, t]] / sum(odds)))
+    assert loss_of(logits, target).item() == pytest.approx(sum(surprises) / 5, rel=1e-5)
+
+
+def test_learning_rate_climbs_then_falls_to_nearly_nothing():
+    shares = [learning_rate_share(step, 400) for step in range(400)]
+    assert 0 < shares[0] < 0.05 and 0.98 < max(shares) <= 1 and shares[-1] < 1e-4
+    peak = shares.index(max(shares))
+    assert peak == train.WARM_UP_STEPS - 1
+    assert shares[: peak + 1] == sorted(shares[: peak + 1]) and shares[peak:] == sorted(shares[peak:])[::-1]
+
+
+def test_average_follows_the_weights_by_its_formula():
+    average, expected = torch.tensor([1.0]), 1.0
+    for updates in range(1, 200):
+        update_average([average], [torch.tensor([float(updates)])], torch.tensor(updates))
+        decay = min(0.95, (1 + updates) / (10 + updates))
+        expected = decay * expected + (1 - decay) * updates
+    assert average.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_training_solves_a_small_copy_task():
+    model, checkpoint = trained(
+        task="copy", epochs=12, steps_per_epoch=8, seq_len=4, vocab_size=10, d_model=64, learning_rate=3e-3
+    )
+    assert is_solved(checkpoint["history"][-1])
+    assert checkpoint["history"][-1]["loss"] < 0.2 < 1 < checkpoint["history"][0]["loss"]
+    source = torch.tensor([[1, 5, 9, 4, 2, 0]])
+    assert predict(model, source)[0, 1:5].tolist() == [5, 9, 4, 2]
+
+
+def test_the_same_seed_gives_the_same_run_bit_for_bit_and_another_seed_does_not():
+    first, again, other = (trained(seed=seed)[1]["model"] for seed in (0, 0, 1))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["output_projection.weight"], other["output_projection.weight"])
+
+
+def test_prediction_has_dropout_off():
+    model = Config(**TINY, dropout=0.5).model().train()
+    source = torch.randint(4, 20, (50, 8))
+    assert torch.equal(predict(model, source), predict(model, source))
+
+
+def test_solved_means_that_all_validation_sequences_were_looked_at():
+    def echo(source):
+        return torch.nn.functional.one_hot(source, 20).float()
+
+    model = torch.nn.Linear(1, 1)
+    model.forward = echo
+    source = torch.randint(4, 20, (train.VALIDATION_SEQUENCES, 5))
+    glance = evaluate(model, source, source, thorough=False)
+    assert glance["exact_match"] == 1 and glance["validation_sequences"] == 250 and not is_solved(glance)
+    assert is_solved(evaluate(model, source, source, thorough=True))
+    late_mistake = source.clone()
+    late_mistake[-1, 0] ^= 1
+    row = evaluate(model, source, late_mistake, thorough=True)
+    assert row["exact_match"] == pytest.approx(1999 / 2000) and not is_solved(row)
+
+
+@pytest.mark.parametrize(
+    ("share", "text"), [(1.0, "100%"), (0.99999, "99.99%"), (0.204, "20.40%"), (0.29, "29%"), (0.0, "0%")]
+)
+def test_percent_never_rounds_up_to_all(share, text):
+    assert percent(share) == text
+
+
+def test_a_run_can_be_loaded_and_answers_as_it_did(finished):
+    folder, _ = finished
+    model, checkpoint = load_run(folder)
+    expected, _ = trained()
+    tokens = torch.tensor([[1, 5, 7, 2]])
+    assert not model.training
+    torch.testing.assert_close(model(tokens), expected.eval()(tokens), atol=0, rtol=0)
+    assert checkpoint["config"] == asdict(Config(**TINY))
+
+
+def test_a_checkpoint_holds_plain_values_and_all_that_training_needs(finished):
+    checkpoint = torch.load(finished[0] / "checkpoint.pt", weights_only=True)
+    assert len(checkpoint["history"]) == 2
+    assert {"model", "trained_weights", "optimizer", "schedule", "random_states"} <= set(checkpoint)
+    name = "output_projection.weight"
+    assert not torch.equal(checkpoint["model"][name], checkpoint["trained_weights"][name])
+
+
+def test_figures_agree_with_each_other(finished):
+    folder, returned = finished
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics == returned
+    assert set(metrics) == {
+        "task", "architecture", "seed", "config", "parameters", "epochs", "steps", "train_seconds",
+        "steps_to_solve", "seconds_to_solve", "test_sequences", "test_token_accuracy", "test_exact_match",
+        "device", "threads", "torch_version",
+    }
+    assert metrics["steps"] == 6 and metrics["steps_to_solve"] is None and metrics["test_sequences"] == 10_000
+    with open(folder / "history.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows] == ["3", "6"]
+    assert float(rows[1]["train_seconds"]) == metrics["train_seconds"]
+    assert (folder / "training.png").read_bytes().startswith(b"\x89PNG")
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "checkpoint.pt", "history.csv", "metrics.json", "training.png"
+    ]
+
+
+def test_a_damaged_or_missing_checkpoint_is_told_in_one_line(tmp_path):
+    with pytest.raises(ValueError, match="there is no .*checkpoint.pt; train it first: python train.py"):
+        load_run(tmp_path)
+    model, checkpoint = trained()
+    save_checkpoint(checkpoint, tmp_path)
+    path = tmp_path / "checkpoint.pt"
+    whole = path.read_bytes()
+    for damage in (b"", b"not a zip", whole[: len(whole) // 2]):
+        path.write_bytes(damage)
+        with pytest.raises(ValueError, match="cannot be read .*; train it again"):
+            load_run(tmp_path)
+    weights = whole.index(model.module.output_projection.weight.detach().numpy().tobytes())
+    path.write_bytes(whole[:weights] + bytes([whole[weights] ^ 1]) + whole[weights + 1 :])
+    with pytest.raises(ValueError, match="checksum"):
+        load_run(tmp_path)
+    torch.save({"some": "other file"}, path)
+    with pytest.raises(ValueError, match="cannot be read"):
+        load_run(tmp_path)
+
+
+def test_a_failed_write_keeps_the_old_checkpoint(tmp_path, monkeypatch):
+    save_checkpoint({"epoch": 1}, tmp_path)
+
+    def breaks_off(checkpoint, path):
+        Path(path).write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(torch, "save", breaks_off)
+    with pytest.raises(OSError, match="disk full"):
+        save_checkpoint({"epoch": 2}, tmp_path)
+    assert torch.load(tmp_path / "checkpoint.pt") == {"epoch": 1}
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
+
+
+def command(*options, folder):
+    return subprocess.run(
+        [sys.executable, "train.py", "--output-dir", str(folder), *options],
+        capture_output=True, text=True, cwd=Path(train.__file__).parent, timeout=100,
+    )
+
+
+def test_the_command_trains_each_task_and_prints_a_table(tmp_path):
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in TINY.items()]
+    result = command(*options, "--quiet", folder=tmp_path)
+    assert result.returncode == 0 and result.stderr == ""
+    assert [line.split()[0] for line in result.stdout.splitlines()[-2:]] == ["copy", "reverse"]
+    for task in ("copy", "reverse"):
+        assert (run_folder(tmp_path, task, "encoder") / "metrics.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--task", "revers"], "invalid choice: 'revers'"),
+        (["--epochs", "0"], "epochs=0 is too small; choose 1 or more"),
+        (["--epochs", "ten"], "invalid int value: 'ten'"),
+        (["--num-heads", "7"], "d_model=128 is not divisible by num_heads=7; choose e.g. num_heads=8"),
+        (["--learning-rate", "nan"], "learning_rate=nan is out of range; choose e.g. 0.001"),
+        (["--learning-rate", "-1"], "learning_rate=-1.0 is out of range"),
+        (["--dropout", "1"], "dropout=1.0"),
+        (["--vocab-size", "4"], "vocab_size=4 leaves no symbols; choose 5 or more"),
+        (["--seq-len", "0"], "seq_len=0 is too small"),
+        (["--vocab-size", "5", "--seq-len", "2"], "raise one of them"),
+        (["--batch-size", "-3"], "batch_size=-3 is too small"),
+        (["--threads", "0"], "threads=0 is too small"),
+        (["--seed", "-1"], "seed=-1 is out of range"),
+        (["--epoch", "3"], "unrecognized arguments: --epoch 3"),
+    ],
+)
+def test_bad_input_is_one_line_exit_2_and_nothing_written(options, message, tmp_path, monkeypatch, capsys):
+    output = tmp_path / "models"
+    monkeypatch.setattr(sys, "argv", ["train.py", "--output-dir", str(output), *options])
+    with pytest.raises(SystemExit) as stopped:
+        train.main()
+    printed = capsys.readouterr()
+    assert stopped.value.code == 2 and not output.exists() and printed.out == ""
+    assert printed.err.startswith("error: ") and message in printed.err and printed.err.count("\n") == 1
+
+
+def test_a_device_that_is_not_there_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="device 'cuda' is not available here; choose --device cpu"):
+        train.choose_device("cuda")
+
+
+def test_an_interrupted_run_keeps_its_checkpoint_and_exits_130(tmp_path, monkeypatch, capsys):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "metrics_of", interrupted)
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in TINY.items()]
+    monkeypatch.setattr(sys, "argv", ["train.py", "--output-dir", str(tmp_path), "--quiet", *options])
+    with pytest.raises(SystemExit) as stopped:
+        train.main()
+    assert stopped.value.code == 130 and "kept" in capsys.readouterr().err
+    _, checkpoint = load_run(run_folder(tmp_path, "copy", "encoder"))
+    assert checkpoint["history"][-1]["epoch"] == 2
+
+
+def test_an_output_folder_that_cannot_be_made_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    result = command(folder=tmp_path / "file")
+    assert result.returncode == 2 and result.stderr.count("\n") == 1 and "file" in result.stderr
+    assert (tmp_path / "file").read_text() == "in the way"
