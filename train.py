@@ -226,26 +226,39 @@ def save_figures(metrics: dict, history: list[dict], folder: Path) -> None:
         training_plot(metrics, history).savefig(path, dpi=150)
 
 
-def load_run(folder: Path) -> tuple[MiniTransformer, dict]:
-    """The trained model, in evaluation mode on the CPU, and its checkpoint.
+@dataclass
+class Run:
+    """A finished run, as load_run reads it: the model in evaluation mode on the CPU."""
+
+    model: MiniTransformer
+    config: Config
+    history: list[dict]
+    folder: Path
+
+
+def load_run(models_dir: Path, task: str, architecture: str = "encoder") -> Run:
+    """The run that training left in models_dir.
 
     ValueError where there is no checkpoint, or where it is damaged: torch.load alone accepts nearly every
     flipped bit, so the checksums in the file, which is a zip archive, are compared first.
     """
-    path = Path(folder) / "checkpoint.pt"
+    folder = run_folder(models_dir, task, architecture)
+    path = folder / "checkpoint.pt"
     if not path.is_file():
-        raise ValueError(f"there is no {path}; train it first: python train.py")
+        raise ValueError(f"there is no {path}; train it first: python train.py --task {task}")
     try:
         with zipfile.ZipFile(path) as archive:
             if damaged := archive.testzip():
-                raise zipfile.BadZipFile(f"checksum of {damaged}")
+                raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        model = Config(**checkpoint["config"]).model()
+        config = Config(**checkpoint["config"])
+        model = config.model()
         model.load_state_dict(checkpoint["model"])
+        return Run(model.eval(), config, checkpoint["history"], folder)
     except Exception as error:                              # a broken file can fail in any way
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{path} cannot be read ({reason}); train it again: python train.py") from error
-    return model.eval(), checkpoint
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        fix = f"train it again: python train.py --task {task}"
+        raise ValueError(f"{path} cannot be read ({reason}); {fix}") from error
 
 
 def percent(share: float) -> str:
@@ -347,7 +360,7 @@ def sample(model: nn.Module, source: Tensor, target: Tensor) -> str:
     return f"{to_text(source)} → {to_text(prediction[counts])} {mark}"
 
 
-def run(config: Config, device: torch.device, folder: Path, quiet: bool) -> dict:
+def train_and_save(config: Config, device: torch.device, folder: Path, quiet: bool) -> dict:
     """Train with a progress bar and now and then an answer; save everything; return the metrics."""
     sources, targets = config.draw(100, torch.Generator().manual_seed(3), "validation")
     longest = int(scored(targets).sum(dim=1).argmax())
@@ -402,7 +415,7 @@ def main() -> None:
         fail(str(error))
     try:
         runs = zip(configs, folders, strict=True)
-        print_table([run(config, device, folder, options.quiet) for config, folder in runs])
+        print_table([train_and_save(config, device, folder, options.quiet) for config, folder in runs])
     except OSError as error:
         fail(f"cannot write the run: {error}")
     except KeyboardInterrupt:

@@ -1,15 +1,17 @@
 """The training loop, its files and its command line, on models small enough for seconds."""
 
 import csv
+import io
 import json
 import math
+import shutil
 import subprocess
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import TINY
 
 import train
 from data import PAD, START
@@ -22,13 +24,11 @@ from train import (
     loss_of,
     percent,
     predict,
-    run,
     run_folder,
     save_checkpoint,
     update_average,
 )
 
-TINY = {"d_model": 16, "num_heads": 2, "num_layers": 1, "d_ff": 32, "epochs": 2, "steps_per_epoch": 3}
 CPU = torch.device("cpu")
 
 
@@ -38,11 +38,10 @@ def trained(**settings):
     return last
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """The folder of a tiny finished run and its metrics."""
-    folder = tmp_path_factory.mktemp("finished")
-    return folder, run(Config(**TINY), CPU, folder, quiet=True)
+@pytest.fixture
+def finished(models_dir):
+    """The folder of a tiny finished run."""
+    return run_folder(models_dir, "reverse", "encoder")
 
 
 def test_loss_is_the_mean_surprise_at_the_positions_that_count():
@@ -118,17 +117,16 @@ def test_percent_never_rounds_up_to_all(share, text):
 
 
 def test_a_run_can_be_loaded_and_answers_as_it_did(finished):
-    folder, _ = finished
-    model, checkpoint = load_run(folder)
-    expected, _ = trained()
+    run = load_run(finished.parents[1], "reverse")
+    expected, checkpoint = trained()
     tokens = torch.tensor([[1, 5, 7, 2]])
-    assert not model.training
-    torch.testing.assert_close(model(tokens), expected.eval()(tokens), atol=0, rtol=0)
-    assert checkpoint["config"] == asdict(Config(**TINY))
+    assert not run.model.training and run.folder == finished and run.config == Config(**TINY)
+    torch.testing.assert_close(run.model(tokens), expected.eval()(tokens), atol=0, rtol=0)
+    assert [row["loss"] for row in run.history] == [row["loss"] for row in checkpoint["history"]]
 
 
 def test_a_checkpoint_holds_plain_values_and_all_that_training_needs(finished):
-    checkpoint = torch.load(finished[0] / "checkpoint.pt", weights_only=True)
+    checkpoint = torch.load(finished / "checkpoint.pt", weights_only=True)
     assert len(checkpoint["history"]) == 2
     assert {"model", "trained_weights", "optimizer", "schedule", "random_states"} <= set(checkpoint)
     name = "output_projection.weight"
@@ -136,43 +134,41 @@ def test_a_checkpoint_holds_plain_values_and_all_that_training_needs(finished):
 
 
 def test_figures_agree_with_each_other(finished):
-    folder, returned = finished
-    metrics = json.loads((folder / "metrics.json").read_text())
-    assert metrics == returned
+    metrics = json.loads((finished / "metrics.json").read_text())
     assert set(metrics) == {
         "task", "architecture", "seed", "config", "parameters", "epochs", "steps", "train_seconds",
         "steps_to_solve", "seconds_to_solve", "test_sequences", "test_token_accuracy", "test_exact_match",
         "device", "threads", "torch_version",
     }
     assert metrics["steps"] == 6 and metrics["steps_to_solve"] is None and metrics["test_sequences"] == 10_000
-    with open(folder / "history.csv", newline="") as file:
+    with open(finished / "history.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["step"] for row in rows] == ["3", "6"]
     assert float(rows[1]["train_seconds"]) == metrics["train_seconds"]
-    assert (folder / "training.png").read_bytes().startswith(b"\x89PNG")
-    assert sorted(path.name for path in folder.iterdir()) == [
+    assert (finished / "training.png").read_bytes().startswith(b"\x89PNG")
+    assert sorted(path.name for path in finished.iterdir()) == [
         "checkpoint.pt", "history.csv", "metrics.json", "training.png"
     ]
 
 
-def test_a_damaged_or_missing_checkpoint_is_told_in_one_line(tmp_path):
-    with pytest.raises(ValueError, match="there is no .*checkpoint.pt; train it first: python train.py"):
-        load_run(tmp_path)
-    model, checkpoint = trained()
-    save_checkpoint(checkpoint, tmp_path)
-    path = tmp_path / "checkpoint.pt"
+def test_a_damaged_or_missing_checkpoint_is_told_in_one_line(finished, tmp_path):
+    with pytest.raises(ValueError, match="no .*checkpoint.pt; train it first: .* --task reverse"):
+        load_run(tmp_path, "reverse")
+    path = run_folder(tmp_path, "reverse", "encoder") / "checkpoint.pt"
+    shutil.copytree(finished, path.parent)
     whole = path.read_bytes()
     for damage in (b"", b"not a zip", whole[: len(whole) // 2]):
         path.write_bytes(damage)
         with pytest.raises(ValueError, match="cannot be read .*; train it again"):
-            load_run(tmp_path)
-    weights = whole.index(model.module.output_projection.weight.detach().numpy().tobytes())
+            load_run(tmp_path, "reverse")
+    checkpoint = torch.load(io.BytesIO(whole), weights_only=True)
+    weights = whole.index(checkpoint["model"]["output_projection.weight"].numpy().tobytes())
     path.write_bytes(whole[:weights] + bytes([whole[weights] ^ 1]) + whole[weights + 1 :])
     with pytest.raises(ValueError, match="checksum"):
-        load_run(tmp_path)
+        load_run(tmp_path, "reverse")
     torch.save({"some": "other file"}, path)
     with pytest.raises(ValueError, match="cannot be read"):
-        load_run(tmp_path)
+        load_run(tmp_path, "reverse")
 
 
 def test_a_failed_write_keeps_the_old_checkpoint(tmp_path, monkeypatch):
@@ -250,8 +246,7 @@ def test_an_interrupted_run_keeps_its_checkpoint_and_exits_130(tmp_path, monkeyp
     with pytest.raises(SystemExit) as stopped:
         train.main()
     assert stopped.value.code == 130 and "kept" in capsys.readouterr().err
-    _, checkpoint = load_run(run_folder(tmp_path, "copy", "encoder"))
-    assert checkpoint["history"][-1]["epoch"] == 2
+    assert load_run(tmp_path, "copy").history[-1]["epoch"] == 2
 
 
 def test_an_output_folder_that_cannot_be_made_is_one_line(tmp_path):
