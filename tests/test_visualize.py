@@ -119,7 +119,7 @@ def test_all_pictures_are_written_and_the_same_input_gives_the_same_bytes(
 def test_pictures_land_beside_the_run_without_a_display(models_dir, tmp_path):
     shutil.copytree(models_dir, tmp_path / "models")
     result = subprocess.run(
-        [sys.executable, "visualize.py", "--task", "copy", "--models-dir", str(tmp_path / "models"), "--dark"],
+        [sys.executable, "visualize.py", "--task=copy", f"--models-dir={tmp_path / 'models'}", "--dark"],
         capture_output=True, text=True, cwd=Path(visualize.__file__).parent, timeout=100,
         env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)},
     )
