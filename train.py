@@ -416,10 +416,12 @@ def main() -> None:
     try:
         runs = zip(configs, folders, strict=True)
         print_table([train_and_save(config, device, folder, options.quiet) for config, folder in runs])
+        print(f"\nSaved under {options.output_dir}/. Next, see what they learned: python visualize.py"
+              + (f" --models-dir {options.output_dir}" if options.output_dir != Path("models") else ""))
     except OSError as error:
         fail(f"cannot write the run: {error}")
     except KeyboardInterrupt:
-        print("interrupted; the last whole epoch is kept in checkpoint.pt", file=sys.stderr)
+        print("interrupted; checkpoint.pt holds the last whole epoch, if there was one", file=sys.stderr)
         raise SystemExit(130) from None
 
 

@@ -10,6 +10,7 @@ A map is (S, S): row = query (who reads), column = key (what is read).
 
 import argparse
 import math
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -259,6 +260,8 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     options = parse()
     output = options.output_dir or options.models_dir
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)                            # as in training
     try:
         runs = [load_run(options.models_dir, task) for task in dict.fromkeys(options.task)]
         views = []
