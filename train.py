@@ -374,7 +374,7 @@ def train_and_save(config: Config, device: torch.device, folder: Path, quiet: bo
             bar.update()
             if not quiet and (row["epoch"] in (1, 5) or row["epoch"] % 10 == 0):
                 answer = sample(model, sources[longest], targets[longest])
-                tqdm.write(f"  step {row['step']:>4}: {answer}", file=sys.stdout)
+                tqdm.write(f"{config.task:<8} step {row['step']:>4}: {answer}", file=sys.stdout)
     metrics = metrics_of(config, model, checkpoint["history"], device)
     save_figures(metrics, checkpoint["history"], folder)
     return metrics
