@@ -1,7 +1,7 @@
 """Train a MiniTransformer on a task until it makes no mistake, and keep what a reader may want to look at.
 
-`python train.py` trains copy and reverse and writes models/<task>_task/encoder/. The loop itself is `train`;
-below it stand what surrounds it: scores, files, the training plot and the command line.
+`python train.py` trains copy and reverse and writes models/<task>_task/encoder/. The loop is `train_epoch`
+and `train`; above them stand loss, schedule and scores, below them files, the plot and the command line.
 """
 
 import argparse
@@ -12,7 +12,7 @@ import os
 import sys
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -116,6 +116,25 @@ def is_solved(row: dict) -> bool:
     return row["validation_sequences"] == VALIDATION_SEQUENCES and row["exact_match"] == 1
 
 
+def train_epoch(
+    model: nn.Module, average: AveragedModel, optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler, batches: Iterable[tuple[Tensor, Tensor]],
+) -> float:
+    """One optimiser step for each batch of source and target (B, S); the mean loss in nats per token."""
+    model.train()
+    losses = []
+    for source, target in batches:
+        loss = loss_of(model(source), target)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
+        optimizer.step()
+        schedule.step()
+        average.update_parameters(model)
+        losses.append(loss.detach())
+    return torch.stack(losses).mean().item()                # waits for the device, so a clock is right
+
+
 def train(config: Config, device: torch.device) -> Iterator[tuple[AveragedModel, dict]]:
     """Train for config.epochs; after each, give the averaged model and a checkpoint of plain values.
 
@@ -134,20 +153,10 @@ def train(config: Config, device: torch.device) -> Iterator[tuple[AveragedModel,
 
     history, seconds = [], 0.0
     for epoch in range(1, config.epochs + 1):
-        start, losses = time.perf_counter(), []
-        model.train()
-        sources, targets = config.draw(config.steps_per_epoch * config.batch_size, generator)
-        batches = zip(sources.split(config.batch_size), targets.split(config.batch_size), strict=True)
-        for source, target in batches:
-            loss = loss_of(model(source.to(device)), target.to(device))
-            optimizer.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
-            optimizer.step()
-            schedule.step()
-            average.update_parameters(model)
-            losses.append(loss.detach())
-        mean_loss = torch.stack(losses).mean().item()       # waits for the device, so the clock is right
+        start = time.perf_counter()
+        drawn = config.draw(config.steps_per_epoch * config.batch_size, generator)
+        batches = zip(*(tensor.to(device).split(config.batch_size) for tensor in drawn), strict=True)
+        mean_loss = train_epoch(model, average, optimizer, schedule, batches)
         seconds += time.perf_counter() - start
 
         thorough = epoch == config.epochs or not any(map(is_solved, history))
