@@ -304,7 +304,7 @@ def fail(message: str) -> None:
     raise SystemExit(2)
 
 
-def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description="Train a Transformer on sequence tasks; python visualize.py then shows what it learned.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
@@ -333,7 +333,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     option("--threads", type=int, help="CPU threads; by default OMP_NUM_THREADS or else 1")
     option("--output-dir", type=Path, default=Path("models"), help="where the runs are written")
     option("--quiet", action="store_true", help="print only the final table")
-    return parser.parse_args(arguments)
+    return parser.parse_args()
 
 
 def check(config: Config) -> None:
@@ -363,10 +363,9 @@ def choose_device(name: str) -> torch.device:
 
 def sample(model: nn.Module, source: Tensor, target: Tensor) -> str:
     """One sequence (S,), the model's answer, and whether it is right, as a line of text."""
-    prediction = predict(model, source[None])[0]
-    counts = scored(target)
-    mark = "✓" if torch.equal(prediction[counts], target[counts]) else "✗"
-    return f"{to_text(source)} → {to_text(prediction[counts])} {mark}"
+    prediction = predict(model, source[None])
+    mark = "✓" if exact_match(prediction, target[None]) == 1 else "✗"
+    return f"{to_text(source)} → {to_text(prediction[0, scored(target)])} {mark}"
 
 
 def train_and_save(config: Config, device: torch.device, folder: Path, quiet: bool) -> dict:

@@ -89,11 +89,6 @@ def percent(share: float) -> str:
     return f"{share:.1%}".replace(".0%", "%")
 
 
-def effect_of_cutting(run: Run, heads: list[Head]) -> str:
-    before, after = exact_match_without(run, []), exact_match_without(run, heads)
-    return f"exact match {percent(before)} → {percent(after)}"
-
-
 @dataclass
 class View:
     """What the pictures of one run and one sequence are drawn from."""
@@ -104,6 +99,7 @@ class View:
     answer: str                                             # the model's, as text
     shares: Tensor                                          # (layers, H), see shares_on_answers
     best: Head                                              # the head with the largest share
+    exact_match: float                                      # of the whole model, on test sequences
 
 
 @torch.no_grad()
@@ -121,7 +117,17 @@ def look_at(run: Run, content: list[int]) -> View:
     answer = f"{to_text(symbols[0])} → {to_text(prediction[0, 1:-1])} {mark}"
     shares = shares_on_answers(run)
     best = divmod(int(shares.argmax()), run.config.num_heads)
-    return View(run, source[0], torch.cat(attention), answer, shares, best)
+    return View(run, source[0], torch.cat(attention), answer, shares, best, exact_match_without(run, []))
+
+
+def clearest_example(run: Run) -> list[int]:
+    """The unseen content in which the fewest symbols occur twice."""
+    examples = unseen_sequences(run, full_length=True)[0][:, 1:-1].tolist()
+    return max(examples, key=lambda content: len(set(content)))
+
+
+def effect_of_cutting(view: View, heads: list[Head]) -> str:
+    return f"exact match {percent(view.exact_match)} → {percent(exact_match_without(view.run, heads))}"
 
 
 # ---------------------------------------------------------------- pictures
@@ -166,7 +172,7 @@ def head_picture(view: View) -> Figure:
     return finish(figure, [view], (
         f"{view.run.config.task}, layer {layer + 1} of {layers}, head {head + 1} of {heads}: "
         f"{percent(view.shares[view.best])} on the {PATTERN[view.run.config.task]}\n"
-        f"{effect_of_cutting(view.run, [view.best])} without this head"
+        f"{effect_of_cutting(view, [view.best])} without this head"
     ))
 
 
@@ -186,7 +192,7 @@ def layer_picture(view: View) -> Figure:
     return finish(figure, [view], (
         f"{view.run.config.task}, layer {layer + 1} of {view.run.config.num_layers}: its heads put "
         f"{percent(view.shares[layer].mean())} on the {PATTERN[view.run.config.task]}\n"
-        f"{effect_of_cutting(view.run, [(layer, head) for head in heads])} without this layer's attention"
+        f"{effect_of_cutting(view, [(layer, head) for head in heads])} without this layer's attention"
     ))
 
 
@@ -207,7 +213,7 @@ def model_picture(view: View) -> Figure:
     task, readers = view.run.config.task, int((view.shares > 0.5).sum())
     return finish(figure, [view], (
         f"{task}: {readers} of {layers * heads} heads read mostly the {PATTERN[task]}\n"
-        f"{effect_of_cutting(view.run, every_head(view.run))} without any attention"
+        f"{effect_of_cutting(view, every_head(view.run))} without any attention"
     ))
 
 
@@ -264,11 +270,7 @@ def main() -> None:
         torch.set_num_threads(1)                            # as in training
     try:
         runs = [load_run(options.models_dir, task) for task in dict.fromkeys(options.task)]
-        views = []
-        for run in runs:
-            examples = unseen_sequences(run, full_length=True)[0][:, 1:-1].tolist()
-            clearest = max(examples, key=lambda content: len(set(content)))     # few symbols occur twice
-            views.append(look_at(run, options.sequence or clearest))
+        views = [look_at(run, options.sequence or clearest_example(run)) for run in runs]
     except ValueError as error:
         fail(str(error))
     style = "dark_background" if options.dark else "default"
