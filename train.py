@@ -53,6 +53,7 @@ class Config:
     d_ff: int = 512
     dropout: float = 0.0
     positional: str = "sinusoidal"
+    position_base: float = 100.0
     norm: str = "pre"
     seed: int = 0
 
@@ -61,7 +62,7 @@ class Config:
         return MiniTransformer(
             self.vocab_size, self.d_model, self.num_heads, self.num_layers, self.d_ff,
             max_len=max(64, self.seq_len + 2), dropout=self.dropout, positional=self.positional,
-            norm_first=self.norm == "pre",
+            norm_first=self.norm == "pre", position_base=self.position_base,
         )
 
     def draw(self, count: int, generator: torch.Generator, split: str = "train") -> tuple[Tensor, Tensor]:
@@ -327,6 +328,7 @@ def parse() -> argparse.Namespace:
     option("--d-ff", type=int, default=new.d_ff, help="hidden width of the feed-forward network")
     option("--dropout", type=float, default=new.dropout, help="share of values dropped in training, 0 … <1")
     option("--positional", choices=["sinusoidal", "learned"], default=new.positional, help="position signal")
+    option("--position-base", type=float, default=new.position_base, help="of the sinusoids; the paper's: 10000")
     option("--norm", choices=["pre", "post"], default=new.norm, help="LayerNorm before or after a sublayer")
     option("--seed", type=int, default=new.seed, help="of weights and training data")
     option("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto", help="auto takes a GPU if any")

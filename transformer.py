@@ -20,10 +20,10 @@ from torch import Tensor, nn
 PAD = 0                                                     # fills short rows; nobody attends to it
 
 
-def check_positive(**sizes: int) -> None:
+def check_positive(**sizes: float) -> None:
     """ValueError for the first size below one."""
     for name, size in sizes.items():
-        if size < 1:
+        if not size >= 1:                                   # refuses nan too
             raise ValueError(f"{name}={size} is too small; choose 1 or more")
 
 
@@ -108,13 +108,14 @@ class MultiHeadAttention(nn.Module):
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
 
-def sinusoidal_encoding(max_len: int, d_model: int) -> Tensor:
-    """The paper's position signal, (max_len, D): column 2i is sin(pos/10000^(2i/D)), column 2i+1 its cosine.
+def sinusoidal_encoding(max_len: int, d_model: int, base: float = 10_000.0) -> Tensor:
+    """The paper's position signal, (max_len, D): column 2i is sin(pos/base^(2i/D)), column 2i+1 its cosine.
 
-    Each pair of columns is a clock hand of its own speed, from one radian a token to nearly still (sec. 3.5).
+    Each pair of columns is a clock hand of its own speed, from one radian a token down to 1/base of it: the
+    paper's 10,000 leaves hands that tell thousands of positions apart, and stand still for ten (section 3.5).
     """
     position = torch.arange(max_len, dtype=torch.float64).unsqueeze(1)                      # (max_len, 1)
-    speed = 10000.0 ** (-torch.arange(0, d_model, 2, dtype=torch.float64) / d_model)        # (⌈D/2⌉,)
+    speed = base ** (-torch.arange(0, d_model, 2, dtype=torch.float64) / d_model)        # (⌈D/2⌉,)
     table = torch.empty(max_len, d_model)
     table[:, 0::2] = torch.sin(position * speed)
     table[:, 1::2] = torch.cos(position * speed)[:, : d_model // 2]         # an odd D has one cosine fewer
@@ -125,14 +126,16 @@ class PositionalEncoding(nn.Module):
     """Adds to each token a signal of where it stands: attention alone cannot tell [5, 7] from [7, 5].
 
     "sinusoidal" is the paper's fixed table, "learned" a trained one of the same shape (max_len, D).
-    ValueError for another word, and in forward for more than max_len tokens.
+    ValueError for another word or a base below one, and in forward for more than max_len tokens.
     """
 
-    def __init__(self, d_model: int, max_len: int = 64, positional: str = "sinusoidal"):
+    def __init__(
+        self, d_model: int, max_len: int = 64, positional: str = "sinusoidal", position_base: float = 10_000.0
+    ):
         super().__init__()
-        check_positive(d_model=d_model, max_len=max_len)
+        check_positive(d_model=d_model, max_len=max_len, position_base=position_base)
         if positional == "sinusoidal":
-            self.register_buffer("table", sinusoidal_encoding(max_len, d_model), persistent=False)
+            self.register_buffer("table", sinusoidal_encoding(max_len, d_model, position_base), persistent=False)
         elif positional == "learned":
             self.table = nn.Parameter(torch.randn(max_len, d_model) * math.sqrt(0.5))   # as loud as a sine
         else:
@@ -258,6 +261,7 @@ class MiniTransformer(nn.Module):
         self, vocab_size: int = 20, d_model: int = 128, num_heads: int = 8, num_layers: int = 4,
         d_ff: int = 512, max_len: int = 64, dropout: float = 0.0, positional: str = "sinusoidal",
         norm_first: bool = True, activation: str = "relu", causal: bool = False,
+        position_base: float = 10_000.0,
     ):
         super().__init__()
         check_positive(vocab_size=vocab_size, d_model=d_model, num_layers=num_layers)
@@ -266,7 +270,7 @@ class MiniTransformer(nn.Module):
         self.causal = causal
         self.embedding = nn.Embedding(vocab_size, d_model)
         nn.init.normal_(self.embedding.weight, std=EMBEDDING_STD)
-        self.positional_encoding = PositionalEncoding(d_model, max_len, positional)
+        self.positional_encoding = PositionalEncoding(d_model, max_len, positional, position_base)
         self.dropout = nn.Dropout(dropout)
         self.blocks = nn.ModuleList(
             TransformerBlock(d_model, num_heads, d_ff, dropout, norm_first, activation)

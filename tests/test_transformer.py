@@ -185,13 +185,15 @@ def test_attention_alone_cannot_tell_order_and_positions_can():
     assert not torch.allclose(attention(place(x[:, swap])), attention(place(x))[:, swap], atol=1e-3)
 
 
+@pytest.mark.parametrize("base", [10_000, 100])
 @pytest.mark.parametrize("d_model", [1, 2, 7, 16])
-def test_sinusoids_follow_the_closed_form_even_for_odd_d_model(d_model):
-    table = sinusoidal_encoding(50, d_model)
+def test_sinusoids_follow_the_closed_form_even_for_odd_d_model(d_model, base):
+    table = sinusoidal_encoding(50, d_model, base)
+    assert base != 10_000 or torch.equal(table, sinusoidal_encoding(50, d_model))   # the paper's is the default
     assert table.shape == (50, d_model)
     for position in (0, 1, 7, 49):
         for column in range(d_model):
-            angle = position / 10000 ** ((column - column % 2) / d_model)
+            angle = position / base ** ((column - column % 2) / d_model)
             expected = math.cos(angle) if column % 2 else math.sin(angle)
             assert table[position, column].item() == pytest.approx(expected, abs=1e-6)
 
