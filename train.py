@@ -328,7 +328,7 @@ def parse() -> argparse.Namespace:
     option("--d-ff", type=int, default=new.d_ff, help="hidden width of the feed-forward network")
     option("--dropout", type=float, default=new.dropout, help="share of values dropped in training, 0 … <1")
     option("--positional", choices=["sinusoidal", "learned"], default=new.positional, help="position signal")
-    option("--position-base", type=float, default=new.position_base, help="of the sinusoids; the paper's: 10000")
+    option("--position-base", type=float, default=new.position_base, help="of sinusoids; paper: 10000")
     option("--norm", choices=["pre", "post"], default=new.norm, help="LayerNorm before or after a sublayer")
     option("--seed", type=int, default=new.seed, help="of weights and training data")
     option("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto", help="auto takes a GPU if any")

@@ -135,7 +135,8 @@ class PositionalEncoding(nn.Module):
         super().__init__()
         check_positive(d_model=d_model, max_len=max_len, position_base=position_base)
         if positional == "sinusoidal":
-            self.register_buffer("table", sinusoidal_encoding(max_len, d_model, position_base), persistent=False)
+            table = sinusoidal_encoding(max_len, d_model, position_base)
+            self.register_buffer("table", table, persistent=False)
         elif positional == "learned":
             self.table = nn.Parameter(torch.randn(max_len, d_model) * math.sqrt(0.5))   # as loud as a sine
         else:
