@@ -25,13 +25,13 @@ from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from data import SPLITS, TASKS, draw, exact_match, scored, to_text, token_accuracy
-from transformer import MiniTransformer, check_positive, count_parameters
+from transformer import ACTIVATIONS, MiniTransformer, check_positive, count_parameters
 
 VALIDATION_SEQUENCES, GLANCE = 2_000, 250                   # how many are looked at, at most and always
 TEST_SEQUENCES = 10_000
-WARM_UP_STEPS = 25
-BETAS = (0.85, 0.98)                                        # Adam's memory of the gradient and of its square
-CLIP_NORM = 1.0                                             # the longest gradient that a step may follow
+WARM_UP_STEPS = 15
+BETAS = (0.85, 0.99)                                        # Adam's memory of the gradient and of its square
+CLIP_NORM = 0.5                                             # the longest gradient that a step may follow
 
 
 @dataclass
@@ -53,8 +53,9 @@ class Config:
     d_ff: int = 512
     dropout: float = 0.0
     positional: str = "sinusoidal"
-    position_base: float = 100.0
+    position_base: float = 50.0                             # turns fast enough for ten positions
     norm: str = "pre"
+    activation: str = "gelu"
     seed: int = 0
 
     def model(self) -> MiniTransformer:
@@ -62,7 +63,7 @@ class Config:
         return MiniTransformer(
             self.vocab_size, self.d_model, self.num_heads, self.num_layers, self.d_ff,
             max_len=max(64, self.seq_len + 2), dropout=self.dropout, positional=self.positional,
-            norm_first=self.norm == "pre", position_base=self.position_base,
+            norm_first=self.norm == "pre", activation=self.activation, position_base=self.position_base,
         )
 
     def draw(self, count: int, generator: torch.Generator, split: str = "train") -> tuple[Tensor, Tensor]:
@@ -330,6 +331,7 @@ def parse() -> argparse.Namespace:
     option("--positional", choices=["sinusoidal", "learned"], default=new.positional, help="position signal")
     option("--position-base", type=float, default=new.position_base, help="of sinusoids; paper: 10000")
     option("--norm", choices=["pre", "post"], default=new.norm, help="LayerNorm before or after a sublayer")
+    option("--activation", choices=list(ACTIVATIONS), default=new.activation, help="of feed-forward layers")
     option("--seed", type=int, default=new.seed, help="of weights and training data")
     option("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto", help="auto takes a GPU if any")
     option("--threads", type=int, help="CPU threads; by default OMP_NUM_THREADS or else 1")
