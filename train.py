@@ -118,65 +118,101 @@ def is_solved(row: dict) -> bool:
     return row["validation_sequences"] == VALIDATION_SEQUENCES and row["exact_match"] == 1
 
 
-def train_epoch(
-    model: nn.Module, average: AveragedModel, optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler, batches: Iterable[tuple[Tensor, Tensor]],
-) -> float:
+class Training:
+    """All that changes during a run, so that a checkpoint can hold all of it."""
+
+    def __init__(self, config: Config, device: torch.device):
+        torch.manual_seed(config.seed)
+        steps = config.epochs * config.steps_per_epoch
+        self.config, self.device = config, device
+        self.model = config.model().to(device)
+        self.average = AveragedModel(self.model, multi_avg_fn=update_average)
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), config.learning_rate, betas=BETAS, fused=device.type != "mps"
+        )
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer, lambda step: learning_rate_share(step, steps)
+        )
+        self.generator = torch.Generator().manual_seed(config.seed)         # of the training data
+        self.history: list[dict] = []                                       # one row an epoch
+
+    def checkpoint(self) -> dict:
+        """Everything as plain values and tensors; "model" are the averaged weights, the ones to use."""
+        random_states = {"torch": torch.get_rng_state(), "data": self.generator.get_state()}
+        if self.device.type == "cuda":
+            random_states["cuda"] = torch.cuda.get_rng_state(self.device)
+        return {
+            "config": asdict(self.config),
+            "history": self.history,
+            "model": self.average.module.state_dict(),
+            "averaged_updates": int(self.average.n_averaged),
+            "trained_weights": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "random_states": random_states,
+        }
+
+    def restore(self, checkpoint: dict) -> None:
+        """Go back to where the checkpoint was taken, so that the same steps follow."""
+        self.history = checkpoint["history"]
+        self.average.module.load_state_dict(checkpoint["model"])
+        self.average.n_averaged.fill_(checkpoint["averaged_updates"])
+        self.model.load_state_dict(checkpoint["trained_weights"])
+        self.optimizer.load_state_dict(checkpoint["optimizer"])
+        self.schedule.load_state_dict(checkpoint["schedule"])
+        torch.set_rng_state(checkpoint["random_states"]["torch"])
+        self.generator.set_state(checkpoint["random_states"]["data"])
+        if self.device.type == "cuda" and "cuda" in checkpoint["random_states"]:
+            torch.cuda.set_rng_state(checkpoint["random_states"]["cuda"], self.device)
+
+
+def train_epoch(run: Training, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
     """One optimiser step for each batch of source and target (B, S); the mean loss in nats per token."""
-    model.train()
+    run.model.train()
     losses = []
     for source, target in batches:
-        loss = loss_of(model(source), target)
-        optimizer.zero_grad()
+        loss = loss_of(run.model(source), target)
+        run.optimizer.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
-        optimizer.step()
-        schedule.step()
-        average.update_parameters(model)
+        nn.utils.clip_grad_norm_(run.model.parameters(), CLIP_NORM)
+        run.optimizer.step()
+        run.schedule.step()
+        run.average.update_parameters(run.model)
         losses.append(loss.detach())
     return torch.stack(losses).mean().item()                # waits for the device, so a clock is right
 
 
-def train(config: Config, device: torch.device) -> Iterator[tuple[AveragedModel, dict]]:
-    """Train for config.epochs; after each, give the averaged model and a checkpoint of plain values.
+def train(
+    config: Config, device: torch.device, checkpoint: dict | None = None
+) -> Iterator[tuple[nn.Module, dict]]:
+    """Train for config.epochs, from a checkpoint on if there is one; after each epoch, give the averaged
+    model and a new checkpoint. A checkpoint of the last epoch is given back as it is.
 
     What is evaluated and kept is not the weights that are trained but their moving average, which takes no
     part in the last steps' back and forth around the solution (Polyak & Juditsky 1992).
     """
-    torch.manual_seed(config.seed)
-    model = config.model().to(device)
-    average = AveragedModel(model, multi_avg_fn=update_average)
-    fused = device.type != "mps"
-    optimizer = torch.optim.AdamW(model.parameters(), config.learning_rate, betas=BETAS, fused=fused)
-    steps = config.epochs * config.steps_per_epoch
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_share(step, steps))
-    generator = torch.Generator().manual_seed(config.seed)
+    run = Training(config, device)
+    if checkpoint:
+        run.restore(checkpoint)
+        yield run.average, checkpoint
     validation = config.draw(VALIDATION_SEQUENCES, torch.Generator().manual_seed(1), "validation")
-
-    history, seconds = [], 0.0
-    for epoch in range(1, config.epochs + 1):
+    seconds = run.history[-1]["train_seconds"] if run.history else 0.0
+    for epoch in range(len(run.history) + 1, config.epochs + 1):
         start = time.perf_counter()
-        drawn = config.draw(config.steps_per_epoch * config.batch_size, generator)
+        drawn = config.draw(config.steps_per_epoch * config.batch_size, run.generator)
         batches = zip(*(tensor.to(device).split(config.batch_size) for tensor in drawn), strict=True)
-        mean_loss = train_epoch(model, average, optimizer, schedule, batches)
+        mean_loss = train_epoch(run, batches)
         seconds += time.perf_counter() - start
 
-        thorough = epoch == config.epochs or not any(map(is_solved, history))
-        scores = evaluate(average, *validation, thorough)
+        thorough = epoch == config.epochs or not any(map(is_solved, run.history))
+        scores = evaluate(run.average, *validation, thorough)
         step = epoch * config.steps_per_epoch
-        history.append({"epoch": epoch, "step": step, "loss": mean_loss, "train_seconds": seconds} | scores)
-        yield average, {
-            "config": asdict(config),
-            "history": history,
-            "model": average.module.state_dict(),
-            "trained_weights": model.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "schedule": schedule.state_dict(),
-            "random_states": {"torch": torch.get_rng_state(), "data": generator.get_state()},
-        }
+        row = {"epoch": epoch, "step": step, "loss": mean_loss, "train_seconds": seconds} | scores
+        run.history.append(row)
+        yield run.average, run.checkpoint()
 
 
-def metrics_of(config: Config, model: AveragedModel, history: list[dict], device: torch.device) -> dict:
+def metrics_of(config: Config, model: nn.Module, history: list[dict], device: torch.device) -> dict:
     """The run's figures: when validation was first solved, and the scores on fresh test sequences."""
     source, target = config.draw(TEST_SEQUENCES, torch.Generator().manual_seed(2), "test")
     prediction = predict(model, source)
@@ -204,6 +240,12 @@ def metrics_of(config: Config, model: AveragedModel, history: list[dict], device
 # ---------------------------------------------------------------- files
 
 
+CHECKPOINT_KEYS = {
+    "config", "history", "model", "averaged_updates", "trained_weights", "optimizer", "schedule",
+    "random_states",
+}
+
+
 def run_folder(models_dir: Path, task: str, architecture: str) -> Path:
     """Where a run lives."""
     return Path(models_dir) / f"{task}_task" / architecture
@@ -215,6 +257,8 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.stem}.writing{path.suffix}")
     try:
         yield temporary
+        with open(temporary, "r+b") as file:
+            os.fsync(file.fileno())                         # on the disk, not only on its way there
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -247,13 +291,12 @@ class Run:
     folder: Path
 
 
-def load_run(models_dir: Path, task: str, architecture: str = "encoder") -> Run:
-    """The run that training left in models_dir.
+def read_checkpoint(folder: Path, task: str) -> dict:
+    """The checkpoint in the folder of a run. ValueError where there is none, or where it is damaged.
 
-    ValueError where there is no checkpoint, or where it is damaged: torch.load alone accepts nearly every
-    flipped bit, so the checksums in the file, which is a zip archive, are compared first.
+    torch.load alone accepts nearly every flipped bit, so the checksums in the file, which is a zip archive,
+    are compared first.
     """
-    folder = run_folder(models_dir, task, architecture)
     path = folder / "checkpoint.pt"
     if not path.is_file():
         raise ValueError(f"there is no {path}; train it first: python train.py --task {task}")
@@ -262,14 +305,24 @@ def load_run(models_dir: Path, task: str, architecture: str = "encoder") -> Run:
             if damaged := archive.testzip():
                 raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        config = Config(**checkpoint["config"])
-        model = config.model()
-        model.load_state_dict(checkpoint["model"])
-        return Run(model.eval(), config, checkpoint["history"], folder)
+        Config(**checkpoint["config"]).model().load_state_dict(checkpoint["model"])
+        if missing := CHECKPOINT_KEYS - checkpoint.keys():
+            raise KeyError(f"without {', '.join(sorted(missing))}")
+        return checkpoint
     except Exception as error:                              # a broken file can fail in any way
         reason = (str(error) or type(error).__name__).splitlines()[0]
         fix = f"train it again: python train.py --task {task}"
         raise ValueError(f"{path} cannot be read ({reason}); {fix}") from error
+
+
+def load_run(models_dir: Path, task: str, architecture: str = "encoder") -> Run:
+    """The run that training left in models_dir. ValueError where there is none, or where it is damaged."""
+    folder = run_folder(models_dir, task, architecture)
+    checkpoint = read_checkpoint(folder, task)
+    config = Config(**checkpoint["config"])
+    model = config.model()
+    model.load_state_dict(checkpoint["model"])
+    return Run(model.eval(), config, checkpoint["history"], folder)
 
 
 def percent(share: float) -> str:
@@ -307,37 +360,64 @@ def fail(message: str) -> None:
 
 
 def parse() -> argparse.Namespace:
+    """The command line. A setting of Config that is not given is absent, and so keeps its default."""
     parser = argparse.ArgumentParser(
         description="Train a Transformer on sequence tasks; python visualize.py then shows what it learned.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        allow_abbrev=False,
+        allow_abbrev=False, argument_default=argparse.SUPPRESS,
     )
     parser.error = fail
-    new = Config()
     option = parser.add_argument
-    option("--task", nargs="+", choices=list(TASKS), default=["copy", "reverse"], help="one or more tasks")
-    option("--epochs", type=int, default=new.epochs, help="each draws fresh data and ends with an evaluation")
-    option("--steps-per-epoch", type=int, default=new.steps_per_epoch, help="optimiser steps in an epoch")
-    option("--batch-size", type=int, default=new.batch_size, help="sequences in a step")
-    option("--learning-rate", type=float, default=new.learning_rate, help="of AdamW, after the warm-up")
-    option("--seq-len", type=int, default=new.seq_len, help="the most symbols between START and END")
+
+    def setting(flag: str, help: str, **how) -> None:
+        default = getattr(Config(), flag.strip("-").replace("-", "_"))
+        how |= {} if "choices" in how else {"type": type(default)}
+        option(flag, help=f"{help} (default: {default})", **how)
+
+    default_tasks = ["copy", "reverse"]
+    option("--task", nargs="+", choices=list(TASKS), default=default_tasks, help="default: copy reverse")
+    setting("--epochs", "each draws fresh data and ends with an evaluation")
+    setting("--steps-per-epoch", "optimiser steps in an epoch")
+    setting("--batch-size", "sequences in a step")
+    setting("--learning-rate", "of AdamW, after the warm-up")
+    setting("--seq-len", "the most symbols between START and END")
     option("--fixed-length", action="store_true", help="only sequences of that length, not 1 up to it")
-    option("--vocab-size", type=int, default=new.vocab_size, help="token ids; four of them are special")
-    option("--d-model", type=int, default=new.d_model, help="width of the residual stream")
-    option("--num-heads", type=int, default=new.num_heads, help="attention heads; must divide --d-model")
-    option("--num-layers", type=int, default=new.num_layers, help="blocks")
-    option("--d-ff", type=int, default=new.d_ff, help="hidden width of the feed-forward network")
-    option("--dropout", type=float, default=new.dropout, help="share of values dropped in training, 0 … <1")
-    option("--positional", choices=["sinusoidal", "learned"], default=new.positional, help="position signal")
-    option("--position-base", type=float, default=new.position_base, help="of sinusoids; paper: 10000")
-    option("--norm", choices=["pre", "post"], default=new.norm, help="LayerNorm before or after a sublayer")
-    option("--activation", choices=list(ACTIVATIONS), default=new.activation, help="of feed-forward layers")
-    option("--seed", type=int, default=new.seed, help="of weights and training data")
-    option("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto", help="auto takes a GPU if any")
-    option("--threads", type=int, help="CPU threads; by default OMP_NUM_THREADS or else 1")
-    option("--output-dir", type=Path, default=Path("models"), help="where the runs are written")
-    option("--quiet", action="store_true", help="print only the final table")
+    setting("--vocab-size", "token ids; four of them are special")
+    setting("--d-model", "width of the residual stream")
+    setting("--num-heads", "attention heads; must divide --d-model")
+    setting("--num-layers", "blocks")
+    setting("--d-ff", "hidden width of the feed-forward network")
+    setting("--dropout", "share of values dropped in training, 0 … <1")
+    setting("--positional", "position signal", choices=["sinusoidal", "learned"])
+    setting("--position-base", "of the sinusoids; the paper has 10000")
+    setting("--norm", "LayerNorm before or after a sublayer", choices=["pre", "post"])
+    setting("--activation", "of the feed-forward network", choices=list(ACTIVATIONS))
+    setting("--seed", "of weights and training data")
+    devices = ["auto", "cpu", "cuda", "mps"]
+    option("--device", choices=devices, default="auto", help="default: auto, a GPU if there is one")
+    option("--threads", type=int, default=None, help="CPU threads (default: OMP_NUM_THREADS or else 1)")
+    option("--output-dir", type=Path, default=Path("models"), help="where to write (default: models)")
+    option("--resume", action="store_true", default=False, help="go on with interrupted runs")
+    option("--quiet", action="store_true", default=False, help="print only the final table")
     return parser.parse_args()
+
+
+def config_of(task: str, options: argparse.Namespace) -> tuple[Config, dict | None]:
+    """What to train, and with --resume the checkpoint to go on from, if the task has one.
+
+    ValueError where a given setting is not that of the run to go on with, or cannot be carried out.
+    """
+    given = {field.name: getattr(options, field.name) for field in fields(Config) if field.name in options}
+    config, checkpoint = Config(**given | {"task": task}), None
+    folder = run_folder(options.output_dir, task, config.architecture)
+    if options.resume and (folder / "checkpoint.pt").exists():
+        checkpoint = read_checkpoint(folder, task)
+        config = Config(**checkpoint["config"])
+        for name, value in given.items():
+            if name != "task" and value != getattr(config, name):
+                there = f"the run in {folder} has {name}={getattr(config, name)}"
+                raise ValueError(f"{name}={value} cannot be resumed: {there}; leave it or --resume out")
+    check(config)
+    return config, checkpoint
 
 
 def check(config: Config) -> None:
@@ -366,29 +446,51 @@ def choose_device(name: str) -> torch.device:
 
 
 def sample(model: nn.Module, source: Tensor, target: Tensor) -> str:
-    """One sequence (S,), the model's answer, and whether it is right, as a line of text."""
-    prediction = predict(model, source[None])
-    mark = "✓" if exact_match(prediction, target[None]) == 1 else "✗"
-    return f"{to_text(source)} → {to_text(prediction[0, scored(target)])} {mark}"
+    """One sequence (S,) above its target and the prediction, symbol below symbol, wrong ones in []."""
+    counts = scored(target)
+    source, target, prediction = source[counts], target[counts], predict(model, source[None])[0, counts]
+    wrong = prediction != target
+    lines = []
+    for name, tokens in ("input", source), ("target", target), ("prediction", prediction):
+        words = [to_text(token) for token in tokens.split(1)]
+        marked = wrong if name == "prediction" else wrong & False
+        cells = [f"[{word}]" if mark else f" {word} " for word, mark in zip(words, marked, strict=True)]
+        lines.append(f"    {name:<11}" + "".join(f"{cell:>5}" for cell in cells))
+    return "\n".join(lines) + (f"   {int(wrong.sum())} wrong" if wrong.any() else "   all right")
 
 
-def train_and_save(config: Config, device: torch.device, folder: Path, quiet: bool) -> dict:
-    """Train with a progress bar and now and then an answer; save everything; return the metrics."""
+def report(task: str, row: dict, solved: bool) -> str:
+    """The state of a run after an epoch, as a line of text."""
+    return (
+        f"{task}, step {row['step']}: loss {row['loss']:.4f}, tokens right {percent(row['token_accuracy'])}, "
+        f"exact match {percent(row['exact_match'])} of {row['validation_sequences']:,}"
+        + (f", solved after {row['train_seconds']:.1f} s of training" if solved else "")
+    )
+
+
+def train_and_save(
+    config: Config, device: torch.device, folder: Path, quiet: bool, checkpoint: dict | None = None
+) -> dict:
+    """Train with a progress bar and now and then two answers; save everything; return the metrics."""
     sources, targets = config.draw(100, torch.Generator().manual_seed(3), "validation")
-    longest = int(scored(targets).sum(dim=1).argmax())
+    middling_and_longest = scored(targets).sum(dim=1).argsort()[[50, -1]].tolist()
     for stale in "metrics.json", "history.csv", "training.png":     # of an older run, whose weights go now
         (folder / stale).unlink(missing_ok=True)
-    with tqdm(total=config.epochs, desc=f"{config.task:<8}", unit="epoch", disable=quiet) as bar:
-        for model, checkpoint in train(config, device):
-            save_checkpoint(checkpoint, folder)
-            row = checkpoint["history"][-1]
+    hidden = True if quiet else None                        # None: no bar where the output is a file
+    with tqdm(total=config.epochs, desc=config.task, unit="epoch", disable=hidden) as bar:
+        for model, state in train(config, device, checkpoint):
+            save_checkpoint(state, folder)
+            *earlier, row = state["history"]
             bar.set_postfix({"loss": f"{row['loss']:.4f}", "exact match": percent(row["exact_match"])})
-            bar.update()
-            if not quiet and (row["epoch"] in (1, 5) or row["epoch"] % 10 == 0):
-                answer = sample(model, sources[longest], targets[longest])
-                tqdm.write(f"{config.task:<8} step {row['step']:>4}: {answer}", file=sys.stdout)
-    metrics = metrics_of(config, model, checkpoint["history"], device)
-    save_figures(metrics, checkpoint["history"], folder)
+            bar.update(row["epoch"] - bar.n)
+            before = any(map(is_solved, earlier))
+            solved = is_solved(row) and not before
+            if not quiet and (solved or row["epoch"] in (1, 5) or row["epoch"] % 10 == 0):
+                tqdm.write(report(config.task, row, solved), file=sys.stdout)
+                for example in middling_and_longest if solved or row["epoch"] <= 5 and not before else []:
+                    tqdm.write(sample(model, sources[example], targets[example]) + "\n", file=sys.stdout)
+    metrics = metrics_of(config, model, state["history"], device)
+    save_figures(metrics, state["history"], folder)
     return metrics
 
 
@@ -408,32 +510,35 @@ def print_table(results: list[dict]) -> None:
 
 
 def main() -> None:
+    start = time.perf_counter()
     options = parse()
-    settings = {field.name: getattr(options, field.name) for field in fields(Config) if field.name in options}
-    configs = [Config(**settings | {"task": task}) for task in dict.fromkeys(options.task)]
-    folders = [run_folder(options.output_dir, config.task, config.architecture) for config in configs]
     try:
-        for config in configs:
-            check(config)
+        runs = [config_of(task, options) for task in dict.fromkeys(options.task)]
+        if options.resume and not any(checkpoint for _, checkpoint in runs):
+            raise ValueError(f"there is nothing to resume in {options.output_dir}; leave out --resume")
         device = choose_device(options.device)
         if options.threads is not None:
             check_positive(threads=options.threads)
             torch.set_num_threads(options.threads)
         elif "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(1)                        # for models this small, more are rarely faster
+        folders = [run_folder(options.output_dir, config.task, config.architecture) for config, _ in runs]
         for folder in folders:
             folder.mkdir(parents=True, exist_ok=True)
     except (ValueError, OSError) as error:
         fail(str(error))
     try:
-        runs = zip(configs, folders, strict=True)
-        print_table([train_and_save(config, device, folder, options.quiet) for config, folder in runs])
-        print(f"\nSaved under {options.output_dir}/. Next, see what they learned: python visualize.py"
+        print_table([
+            train_and_save(config, device, folder, options.quiet, checkpoint)
+            for (config, checkpoint), folder in zip(runs, folders, strict=True)
+        ])
+        print(f"\nDone in {time.perf_counter() - start:.0f} s, saved under {options.output_dir}/. "
+              "Next, see what they learned: python visualize.py"
               + (f" --models-dir {options.output_dir}" if options.output_dir != Path("models") else ""))
     except OSError as error:
         fail(f"cannot write the run: {error}")
     except KeyboardInterrupt:
-        print("interrupted; checkpoint.pt holds the last whole epoch, if there was one", file=sys.stderr)
+        print("interrupted; add --resume to go on after the last whole epoch", file=sys.stderr)
         raise SystemExit(130) from None
 
 

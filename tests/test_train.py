@@ -252,6 +252,49 @@ def test_an_interrupted_run_keeps_its_checkpoint_and_exits_130(tmp_path, monkeyp
     assert load_run(tmp_path, "copy").history[-1]["epoch"] == 2
 
 
+def test_a_killed_run_resumes_to_the_same_weights_and_history_bit_for_bit(tmp_path):
+    """With dropout, so that both random generators matter; SIGKILL can strike within a step or a write."""
+    settings = TINY | {"dropout": 0.1, "epochs": 150}
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
+    options += ["--task", "reverse", "--quiet", "--threads", "1", "--output-dir", str(tmp_path / "killed")]
+    path = run_folder(tmp_path / "killed", "reverse", "encoder") / "checkpoint.pt"
+    process = subprocess.Popen([sys.executable, "train.py", *options], cwd=Path(train.__file__).parent)
+    while not (path.exists() and len(load_run(tmp_path / "killed", "reverse").history) >= 5):
+        assert process.poll() is None, "the run ended before it could be killed"
+    process.kill()
+    process.wait()
+    epochs_before = len(load_run(tmp_path / "killed", "reverse").history)
+    assert 5 <= epochs_before < 150
+
+    again = command("--task", "reverse", "--threads", "1", "--quiet", "--resume", folder=tmp_path / "killed")
+    assert again.returncode == 0
+    resumed = torch.load(path, weights_only=True)
+    expected = trained(**settings)[1]
+    for part in "model", "trained_weights":
+        assert all(torch.equal(resumed[part][name], expected[part][name]) for name in expected[part])
+    for moments, others in zip(*(c["optimizer"]["state"].values() for c in (resumed, expected)), strict=True):
+        assert all(torch.equal(moments[name], others[name]) for name in moments)
+    timeless = [[row | {"train_seconds": 0} for row in c["history"]] for c in (resumed, expected)]
+    assert timeless[0] == timeless[1] and len(timeless[0]) == 150
+    assert resumed["random_states"]["data"].equal(expected["random_states"]["data"])
+
+
+def test_resuming_a_finished_run_changes_nothing_and_contradictions_are_refused(finished, tmp_path):
+    folder = run_folder(tmp_path, "reverse", "encoder")
+    shutil.copytree(finished, folder)
+    before = torch.load(folder / "checkpoint.pt", weights_only=True)
+    result = command("--task", "reverse", "--resume", "--epochs", "3", folder=tmp_path)
+    assert result.returncode == 2 and "epochs=3 cannot be resumed: the run in" in result.stderr
+    assert (folder / "metrics.json").is_file()
+    result = command("--task", "reverse", "--resume", "--quiet", folder=tmp_path)
+    assert result.returncode == 0 and (folder / "metrics.json").is_file()
+    after = torch.load(folder / "checkpoint.pt", weights_only=True)
+    assert after["history"] == before["history"]
+    assert all(torch.equal(after["model"][name], before["model"][name]) for name in before["model"])
+    result = command("--resume", folder=tmp_path / "nothing")
+    assert result.returncode == 2 and "there is nothing to resume in" in result.stderr
+
+
 def test_an_output_folder_that_cannot_be_made_is_one_line(tmp_path):
     (tmp_path / "file").write_text("in the way")
     result = command(folder=tmp_path / "file")
