@@ -73,8 +73,9 @@ class Config:
 
 def loss_of(logits: Tensor, target: Tensor) -> Tensor:
     """The mean of −log p(right symbol) over the scored positions; logits (B, S, V), target (B, S)."""
-    counts = scored(target)
-    return F.cross_entropy(logits[counts], target[counts])
+    ignored = -100                                          # cross_entropy's word for a position without loss
+    target = target.masked_fill(~scored(target), ignored)
+    return F.cross_entropy(logits.flatten(0, 1), target.flatten(), ignore_index=ignored)
 
 
 def learning_rate_share(step: int, steps: int) -> float:
@@ -85,7 +86,7 @@ def learning_rate_share(step: int, steps: int) -> float:
 
 def update_average(averages: list[Tensor], weights: list[Tensor], updates: Tensor) -> None:
     """Move the running average towards the weights: by 9/10 in the first steps, later by 1/20."""
-    decay = min(0.95, (1 + int(updates)) / (10 + int(updates)))
+    decay = ((1 + updates) / (10 + updates)).clamp(max=0.95)
     for average, weight in zip(averages, weights, strict=True):
         average.lerp_(weight, 1 - decay)
 
@@ -131,6 +132,7 @@ class Training:
         self.config, self.device = config, device
         self.model = config.model().to(device)
         self.average = AveragedModel(self.model, multi_avg_fn=update_average)
+        self.average.n_averaged = self.average.n_averaged.cpu()             # read at each step: not on a GPU
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), config.learning_rate, betas=BETAS, fused=device.type != "mps"
         )

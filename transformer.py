@@ -225,12 +225,15 @@ EMBEDDING_STD = 0.25                                        # of a new token emb
 
 
 def check_tokens(tokens: Tensor, vocab_size: int) -> None:
-    """ValueError unless tokens are whole numbers (B, S) from the vocabulary."""
+    """ValueError unless tokens are whole numbers (B, S) from the vocabulary.
+
+    The ids are compared on the CPU alone: a GPU would have to finish all its work first, at each step.
+    """
     if tokens.dim() != 2 or tokens.is_floating_point():
         got = f"shape {tuple(tokens.shape)} of {tokens.dtype}"
         raise ValueError(f"tokens have {got}; give whole numbers (batch, length)")
-    outside = tokens[(tokens < 0) | (tokens >= vocab_size)]
-    if outside.numel():
+    outside = tokens[(tokens < 0) | (tokens >= vocab_size)] if tokens.is_cpu else ()
+    if len(outside):
         vocabulary = f"the vocabulary 0 … {vocab_size - 1}"
         raise ValueError(f"token id {int(outside[0])} is outside {vocabulary}; change it or raise vocab_size")
 

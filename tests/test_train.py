@@ -54,6 +54,19 @@ def test_loss_is_the_mean_surprise_at_the_positions_that_count():
     assert loss_of(logits, target).item() == pytest.approx(sum(surprises) / 5, rel=1e-5)
 
 
+def test_a_step_never_waits_for_the_device():
+    """On the meta device, which has shapes and no values, whatever asks for a value raises."""
+    run = train.Training(Config(**TINY), torch.device("meta"))
+    with torch.device("meta"):
+        tokens = torch.randint(4, 20, (3, 6))
+    loss_of(run.model(tokens), tokens).backward()
+    torch.nn.utils.clip_grad_norm_(run.model.parameters(), train.CLIP_NORM)
+    run.average.update_parameters(run.model)
+    run.average.update_parameters(run.model)
+    with pytest.raises(RuntimeError):
+        loss_of(run.model(tokens), tokens).item()
+
+
 def test_learning_rate_climbs_then_falls_to_nearly_nothing():
     shares = [learning_rate_share(step, 400) for step in range(400)]
     assert shares[0] == pytest.approx(1 / train.WARM_UP_STEPS)
