@@ -1,0 +1,141 @@
+"""Our recipe beside the usual tutorial's, in one run: steps and seconds until a task is solved.
+
+    python tests/benchmark.py --seeds 10
+
+"Solved" is the same for both: all of 2,000 validation sequences right, looked at every 8 steps. The share of
+peak is the arithmetic of the weight matrices (2 flops for each weight and token, three times: forward and twice
+backward) over what the step took, against a float32 matrix product timed just before on the same threads.
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import train  # noqa: E402
+from transformer import count_parameters, sinusoidal_encoding  # noqa: E402
+
+CPU = torch.device("cpu")
+LOOK_EVERY = 8                                              # steps; an epoch of our runs is as long
+FIXED_SEQUENCES = 10_000                                    # the usual tutorial's training set
+
+
+class UsualTutorial(nn.Module):
+    """nn.TransformerEncoder as it comes (post-norm, ReLU, dropout 0.1), and embeddings times √d_model."""
+
+    def __init__(self, config: train.Config):
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(
+            config.d_model, config.num_heads, config.d_ff, dropout=0.1, batch_first=True
+        )
+        self.embedding = nn.Embedding(config.vocab_size, config.d_model)
+        self.register_buffer("positions", sinusoidal_encoding(config.seq_len + 2, config.d_model))
+        self.encoder = nn.TransformerEncoder(layer, config.num_layers, enable_nested_tensor=False)
+        self.output_projection = nn.Linear(config.d_model, config.vocab_size)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.embedding(tokens) * self.embedding.embedding_dim**0.5 + self.positions
+        return self.output_projection(self.encoder(x, src_key_padding_mask=tokens == 0))
+
+
+def usual_history(config: train.Config) -> Iterator[dict]:
+    """The usual loop: Adam at 1e-3, batches of 32 from a fixed set, no schedule, no average, no clipping."""
+    torch.manual_seed(config.seed)
+    model = UsualTutorial(config)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+    source, target = config.draw(FIXED_SEQUENCES, torch.Generator().manual_seed(config.seed))
+    validation = config.draw(train.VALIDATION_SEQUENCES, torch.Generator().manual_seed(1), "validation")
+    step, seconds = 0, 0.0
+    while True:
+        start = time.perf_counter()
+        for rows in torch.randperm(len(source)).split(config.batch_size):
+            model.train()
+            optimizer.zero_grad()
+            train.loss_of(model(source[rows]), target[rows]).backward()
+            optimizer.step()
+            step += 1
+            if step % LOOK_EVERY == 0:
+                seconds += time.perf_counter() - start
+                scores = train.evaluate(model, *validation, thorough=True)
+                yield {"step": step, "train_seconds": seconds} | scores
+                start = time.perf_counter()
+        seconds += time.perf_counter() - start
+
+
+def our_history(config: train.Config) -> Iterator[dict]:
+    for _, checkpoint in train.train(config, CPU):
+        yield checkpoint["history"][-1]
+
+
+def until_solved(history: Iterator[dict], max_steps: int) -> dict:
+    """The first row that is solved, or the last one looked at."""
+    for row in history:
+        if train.is_solved(row) or row["step"] >= max_steps:
+            return row
+    return row
+
+
+def peak_flops_per_second(size: int = 1024, repeats: int = 10) -> float:
+    """The fastest of some float32 matrix products on this machine, with as many threads as training."""
+    a, b = torch.randn(2, size, size)
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        a @ b
+        times.append(time.perf_counter() - start)
+    return 2 * size**3 / min(times)
+
+
+def flops_per_step(config: train.Config) -> int:
+    """Of the linear layers, forward and backward, for one batch; attention's own products add 1–2%."""
+    model = config.model()
+    weights = count_parameters(model) - model.embedding.weight.numel()
+    return 3 * 2 * weights * config.batch_size * (config.seq_len + 2)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, default=3, help="how many seeds, from 0 on (default: 3)")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
+    parser.add_argument("--max-steps", type=int, default=400, help="where to give up (default: 400)")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+
+    line = "{:<9}{:<16}{:>10}{:>16}{:>19}{:>9}{:>9}"
+    headings = "task", "recipe", "solved", "steps (most)", "seconds (most)", "ms/step", "of peak"
+    print(line.format(*headings))
+    for task in "copy", "reverse":
+        for name, history_of in ("ours", our_history), ("usual tutorial", usual_history):
+            rows, milliseconds, shares = [], [], []
+            for seed in range(options.seeds):
+                config = train.Config(task=task, seed=seed)
+                peak = peak_flops_per_second()
+                rows.append(until_solved(history_of(config), options.max_steps))
+                seconds_per_step = rows[-1]["train_seconds"] / rows[-1]["step"]
+                milliseconds.append(1000 * seconds_per_step)
+                shares.append(flops_per_step(config) / seconds_per_step / peak)
+            unsolved = [row for row in rows if not train.is_solved(row)]
+            more = ">" if unsolved else ""                                  # it gave up there
+            steps, seconds = ([row[key] for row in rows] for key in ("step", "train_seconds"))
+            print(line.format(
+                task, name, f"{len(rows) - len(unsolved)} of {len(rows)}",
+                f"{more}{statistics.median(steps):g} ({more}{max(steps)})",
+                f"{more}{statistics.median(seconds):.1f} ({more}{max(seconds):.1f})",
+                f"{statistics.median(milliseconds):.1f}", f"{statistics.median(shares):.0%}",
+            ), flush=True)
+            if unsolved:
+                given_up = ", ".join(train.percent(row["exact_match"]) for row in unsolved)
+                print(f"         exact match where it gave up: {given_up}", flush=True)
+    print("\nSteps, seconds, ms/step and share of peak are medians over the seeds.")
+    print(f"{options.threads} thread(s), torch {torch.__version__}, seeds 0 … {options.seeds - 1}, "
+          f"peak {peak_flops_per_second() / 1e9:.0f} GFLOP/s in float32")
+
+
+if __name__ == "__main__":
+    main()
