@@ -11,6 +11,7 @@ True in a mask means "may attend". Section and equation numbers are those of Vas
 "Attention Is All You Need" (arXiv:1706.03762).
 """
 
+import inspect
 import math
 
 import torch
@@ -335,17 +336,66 @@ def walk(model: MiniTransformer, tokens: Tensor) -> None:
         raise SystemExit("error: the rows of the attention weights do not sum to one")
 
 
+def attention_by_hand() -> None:
+    """Three tokens, one head of Dh = 4, numbers small enough to redo with pencil and paper."""
+    query = torch.tensor([[1.0, 0, 1, 0], [0, 2, 0, 2], [1, 1, 0, 0]])
+    key = torch.tensor([[1.0, 0, 1, 0], [0, 1, 0, 1], [2, 0, 0, 0]])
+    scores = query @ key.T
+    scaled = scores / math.sqrt(4)
+    weights = scaled.exp() / scaled.exp().sum(dim=-1, keepdim=True)
+    line = "  {:<12}{:<12}{:<16}{:<23}{}".format
+    print(line("query", "key", "scores = QKᵀ", "scaled = scores / √4", "weights = softmax(scaled)"))
+    formats = "{:>2.0f}", "{:>2.0f}", "{:>4.0f}", "{:>6.1f}", "{:>7.3f}"
+    for rows in zip(query, key, scores, scaled, weights, strict=True):
+        columns = zip(formats, rows, strict=True)
+        print(line(*("".join(map(number.format, row.tolist())) for number, row in columns)))
+    print("  Row 0: e^1 = 2.7183, e^0 = 1, e^1 = 2.7183; their sum is 6.4366, and 2.7183 / 6.4366 = 0.422.")
+    if not torch.allclose(weights, scaled_dot_product_attention(query, key, query)[1]):
+        raise SystemExit("error: scaled_dot_product_attention disagrees with the sum by hand")
+
+
+def parameter_table(model: MiniTransformer) -> None:
+    """Each part's parameters, and their sum, which must be the model's."""
+    first = model.blocks[0]
+    for name, part in first.named_children():
+        if count := count_parameters(part):
+            print(f"    {name:<30}{count:>9,}")
+    blocks = len(model.blocks)
+    parts = {f"{blocks} blocks of {count_parameters(first):,}, as above": blocks * count_parameters(first)}
+    parts |= {name: count_parameters(part) for name, part in model.named_children() if name != "blocks"}
+    for name, count in parts.items():
+        if count:
+            print(f"  {name:<32}{count:>9,}")
+    print(f"  {'total':<32}{sum(parts.values()):>9,}")
+    if sum(parts.values()) != count_parameters(model):
+        raise SystemExit("error: the parts do not add up to the model's parameters")
+
+
+def departures() -> None:
+    """Where this file does not do as the paper does, with the lines to look at."""
+    for part, text in (
+        (TransformerBlock, "LayerNorm before each sublayer, not after the sum (section 3.1)"),
+        (MiniTransformer, "token embeddings start small and are not multiplied by √D (section 3.4)"),
+        (MiniTransformer, "the output projection shares no weights with the embedding (section 3.4)"),
+        (MiniTransformer, "encoder or decoder alone; the paper joins the two (section 3.1)"),
+    ):
+        lines, start = inspect.getsourcelines(part)
+        print(f"  lines {start}–{start + len(lines) - 1}, {part.__name__}: {text}")
+
+
 def main() -> None:
     torch.manual_seed(0)
     model = MiniTransformer().eval()
-    print("Two sequences walk through the default MiniTransformer:\n")
+    print("1. Two sequences walk through the default MiniTransformer:\n")
     walk(model, torch.tensor([[1, 5, 7, 9, 2], [1, 8, 2, PAD, PAD]]))
-    print("\nParameters:\n")
-    block = [(f"  {name}, in each block", part) for name, part in model.blocks[0].named_children()]
-    for name, part in [*model.named_children(), *block, ("total", model)]:
-        if count := count_parameters(part):
-            print(f"  {name:<44}{count:>9,}")
-    print("\nChecked: the walk gives the logits of model(tokens), and each row of attention sums to one.")
+    print("\n2. One head's attention, to be redone by hand:\n")
+    attention_by_hand()
+    print("\n3. Parameters:\n")
+    parameter_table(model)
+    print("\n4. Where this file leaves the paper:\n")
+    departures()
+    print("\nChecked: the walk gives the logits of model(tokens), rows of attention sum to one, the hand's")
+    print("weights are those of scaled_dot_product_attention, and the parts add up to the total.")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
     python tests/benchmark.py --seeds 10
 
 "Solved" is the same for both: all of 2,000 validation sequences right, looked at every 8 steps. The share of
-peak is the arithmetic of the weight matrices (2 flops for each weight and token, three times: forward and twice
+peak is the arithmetic of the weight matrices (2 flops a weight and token, three times: forward and twice
 backward) over what the step took, against a float32 matrix product timed just before on the same threads.
 """
 

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+import transformer
 from transformer import (
     FeedForward,
     LayerNorm,
@@ -327,3 +328,15 @@ def test_the_guided_walk_fails_when_the_model_does_something_else(capsys):
     model.forward = lambda tokens: torch.zeros(2, 5, 20)
     with pytest.raises(SystemExit, match="disagree"):
         walk(model, TOKENS)
+
+
+def test_the_walk_a_student_keeps_checks_itself(monkeypatch, capsys):
+    transformer.main()
+    printed = capsys.readouterr().out
+    exponentials = [math.exp(1), math.exp(0), math.exp(1)]
+    by_hand = "  ".join(f"{value / sum(exponentials):.3f}" for value in exponentials)
+    assert by_hand in printed and f"{'total':<32}  798,484" in printed
+    unscaled = lambda query, key, value: (value, (query @ key.T).softmax(dim=-1))  # noqa: E731
+    monkeypatch.setattr(transformer, "scaled_dot_product_attention", unscaled)
+    with pytest.raises(SystemExit, match="disagrees"):
+        transformer.attention_by_hand()
