@@ -348,7 +348,8 @@ def training_plot(metrics: dict, history: list[dict]) -> Figure:
     accuracy_axes.set(xlabel="training step", ylabel="% of validation", ylim=(-3, 103), title="Accuracy")
     solved = metrics["steps_to_solve"]
     if solved:
-        accuracy_axes.axvline(solved, color="grey", linestyle=":", label=f"solved: step {solved}")
+        for axes in loss_axes, accuracy_axes:
+            axes.axvline(solved, color="grey", linestyle=":", label=f"solved: step {solved}")
     accuracy_axes.legend(loc="lower right")
     outcome = f"every validation sequence right at step {solved}" if solved else "not solved on validation"
     test = f"{percent(metrics['test_exact_match'])} of {metrics['test_sequences']:,} test sequences right"

@@ -1,6 +1,9 @@
 """Our recipe beside the usual tutorial's, in one run: steps and seconds until a task is solved.
 
     python tests/benchmark.py --seeds 10
+    python tests/benchmark.py --seeds 10 --what-decides
+
+The second takes one thing at a time out of our recipe.
 
 "Solved" is the same for both: all of 2,000 validation sequences right, looked at every 8 steps. The share of
 peak is the arithmetic of the weight matrices (2 flops a weight and token, three times: forward and twice
@@ -12,13 +15,16 @@ import statistics
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import train  # noqa: E402
+import transformer  # noqa: E402
 from transformer import count_parameters, sinusoidal_encoding  # noqa: E402
 
 CPU = torch.device("cpu")
@@ -99,24 +105,48 @@ def flops_per_step(config: train.Config) -> int:
     return 3 * 2 * weights * config.batch_size * (config.seq_len + 2)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=3, help="how many seeds, from 0 on (default: 3)")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
-    parser.add_argument("--max-steps", type=int, default=400, help="where to give up (default: 400)")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+def copy_weights(averages: list[Tensor], weights: list[Tensor], updates: Tensor) -> None:
+    """No average: the weights of the last step."""
+    for average, weight in zip(averages, weights, strict=True):
+        average.copy_(weight)
 
+
+def what_decides(seeds: int, max_steps: int) -> None:
+    """Reverse with the recipe, and with one thing in it changed to what is usual."""
+    changes = {
+        "the recipe": ({}, nullcontext()),
+        "embeddings times √d_model": ({}, patch.object(transformer, "EMBEDDING_STD", 128**0.5)),
+        "embeddings of standard deviation 1": ({}, patch.object(transformer, "EMBEDDING_STD", 1.0)),
+        "sinusoids with base 10,000": ({"position_base": 10_000.0}, nullcontext()),
+        "weights of the last step, no average": ({}, patch.object(train, "update_average", copy_weights)),
+        "betas 0.9, 0.999": ({}, patch.object(train, "BETAS", (0.9, 0.999))),
+        "gradients not clipped": ({}, patch.object(train, "CLIP_NORM", float("inf"))),
+        "ReLU": ({"activation": "relu"}, nullcontext()),
+    }
+    print("{:<38}{:>10}{:>16}".format("reverse", "solved", "steps (most)"))
+    for name, (settings, patched) in changes.items():
+        with patched:
+            configs = [train.Config(task="reverse", seed=seed, **settings) for seed in range(seeds)]
+            rows = [until_solved(our_history(config), max_steps) for config in configs]
+        solved = sum(map(train.is_solved, rows))
+        more = ">" if solved < seeds else ""
+        steps = [row["step"] for row in rows]
+        print(f"{name:<38}{f'{solved} of {seeds}':>10}"
+              f"{f'{statistics.median(steps):g} ({more}{max(steps)})':>16}", flush=True)
+
+
+def compare(seeds: int, max_steps: int) -> None:
+    """Both recipes on both tasks."""
     line = "{:<9}{:<16}{:>10}{:>16}{:>19}{:>9}{:>9}"
     headings = "task", "recipe", "solved", "steps (most)", "seconds (most)", "ms/step", "of peak"
     print(line.format(*headings))
     for task in "copy", "reverse":
         for name, history_of in ("ours", our_history), ("usual tutorial", usual_history):
             rows, milliseconds, shares = [], [], []
-            for seed in range(options.seeds):
+            for seed in range(seeds):
                 config = train.Config(task=task, seed=seed)
                 peak = peak_flops_per_second()
-                rows.append(until_solved(history_of(config), options.max_steps))
+                rows.append(until_solved(history_of(config), max_steps))
                 seconds_per_step = rows[-1]["train_seconds"] / rows[-1]["step"]
                 milliseconds.append(1000 * seconds_per_step)
                 shares.append(flops_per_step(config) / seconds_per_step / peak)
@@ -133,7 +163,21 @@ def main() -> None:
                 given_up = ", ".join(train.percent(row["exact_match"]) for row in unsolved)
                 print(f"         exact match where it gave up: {given_up}", flush=True)
     print("\nSteps, seconds, ms/step and share of peak are medians over the seeds.")
-    print(f"{options.threads} thread(s), torch {torch.__version__}, seeds 0 … {options.seeds - 1}, "
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, default=3, help="how many seeds, from 0 on (default: 3)")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
+    parser.add_argument("--max-steps", type=int, default=400, help="where to give up (default: 400)")
+    parser.add_argument("--what-decides", action="store_true", help="change one thing at a time instead")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    if options.what_decides:
+        what_decides(options.seeds, options.max_steps)
+    else:
+        compare(options.seeds, options.max_steps)
+    print(f"\n{options.threads} thread(s), torch {torch.__version__}, seeds 0 … {options.seeds - 1}, "
           f"peak {peak_flops_per_second() / 1e9:.0f} GFLOP/s in float32")
 
 
