@@ -462,7 +462,7 @@ def sample(model: nn.Module, source: Tensor, target: Tensor) -> str:
         words = [to_text(token) for token in tokens.split(1)]
         marked = wrong if name == "prediction" else wrong & False
         cells = [f"[{word}]" if mark else f" {word} " for word, mark in zip(words, marked, strict=True)]
-        lines.append(f"    {name:<11}" + "".join(f"{cell:>5}" for cell in cells))
+        lines.append(f"    {name:<11}" + "".join(f"{cell:>6}" for cell in cells).rstrip())
     return "\n".join(lines) + (f"   {int(wrong.sum())} wrong" if wrong.any() else "   all right")
 
 

@@ -123,6 +123,17 @@ def test_solved_means_that_all_validation_sequences_were_looked_at():
     assert row["exact_match"] == pytest.approx(1999 / 2000) and not is_solved(row)
 
 
+def test_a_sample_stands_aligned_and_marks_what_is_wrong():
+    model = torch.nn.Linear(1, 1)
+    answers = torch.tensor([[9, 12, 5, 2, 7, 7]])
+    model.forward = lambda source: torch.nn.functional.one_hot(answers, 20).float()
+    source, target = torch.tensor([1, 5, 14, 2, 0, 0]), torch.tensor([1, 14, 5, 2, 0, 0])
+    given, wanted, predicted = train.sample(model, source, target).splitlines()
+    assert given.split() == ["input", "5", "14", "END"] and wanted.split() == ["target", "14", "5", "END"]
+    assert predicted.split() == ["prediction", "[12]", "5", "END", "1", "wrong"]
+    assert wanted.index("14") == predicted.index("12") and wanted.index("END") == predicted.index("END")
+
+
 @pytest.mark.parametrize(
     ("share", "text"), [(1.0, "100%"), (0.99999, "99.99%"), (0.204, "20.40%"), (0.29, "29%"), (0.0, "0%")]
 )
