@@ -27,7 +27,7 @@ from tqdm import tqdm
 from data import SPLITS, TASKS, draw, exact_match, scored, to_text, token_accuracy
 from transformer import ACTIVATIONS, MiniTransformer, check_positive, count_parameters
 
-VALIDATION_SEQUENCES, GLANCE = 2_000, 200                   # how many are looked at, at most and always
+VALIDATION_SEQUENCES, GLANCE = 2_000, 100                   # how many are looked at, at most and always
 TEST_SEQUENCES = 10_000
 WARM_UP_STEPS = 15
 BETAS = (0.85, 0.99)                                        # Adam's memory of the gradient and of its square

@@ -115,7 +115,7 @@ def test_solved_means_that_all_validation_sequences_were_looked_at():
     model.forward = echo
     source = torch.randint(4, 20, (train.VALIDATION_SEQUENCES, 5))
     glance = evaluate(model, source, source, thorough=False)
-    assert glance["exact_match"] == 1 and glance["validation_sequences"] == 200 and not is_solved(glance)
+    assert glance["exact_match"] == 1 and glance["validation_sequences"] == 100 and not is_solved(glance)
     assert is_solved(evaluate(model, source, source, thorough=True))
     late_mistake = source.clone()
     late_mistake[-1, 0] ^= 1
