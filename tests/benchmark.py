@@ -162,7 +162,7 @@ def compare(seeds: int, max_steps: int) -> None:
             if unsolved:
                 given_up = ", ".join(train.percent(row["exact_match"]) for row in unsolved)
                 print(f"         exact match where it gave up: {given_up}", flush=True)
-    print("\nSteps, seconds, ms/step and share of peak are medians over the seeds.")
+    print("\nSteps, seconds, ms/step and share of peak are medians over the seeds.", end="")
 
 
 def main() -> None:
