@@ -118,6 +118,11 @@ def evaluate(model: nn.Module, source: Tensor, target: Tensor, thorough: bool) -
     }
 
 
+def validation_set(config: Config) -> tuple[Tensor, Tensor]:
+    """Source and target of the sequences that judge every run of these settings, whatever its seed."""
+    return config.draw(VALIDATION_SEQUENCES, torch.Generator().manual_seed(1), "validation")
+
+
 def is_solved(row: dict) -> bool:
     """Whether all validation sequences were looked at and every one was right."""
     return row["validation_sequences"] == VALIDATION_SEQUENCES and row["exact_match"] == 1
@@ -201,7 +206,7 @@ def train(
     if checkpoint:
         run.restore(checkpoint)
         yield run.average, checkpoint
-    validation = config.draw(VALIDATION_SEQUENCES, torch.Generator().manual_seed(1), "validation")
+    validation = validation_set(config)
     seconds = run.history[-1]["train_seconds"] if run.history else 0.0
     for epoch in range(len(run.history) + 1, config.epochs + 1):
         start = time.perf_counter()
@@ -297,8 +302,8 @@ class Run:
     folder: Path
 
 
-def read_checkpoint(folder: Path, task: str) -> dict:
-    """The checkpoint in the folder of a run. ValueError where there is none, or where it is damaged.
+def read_checkpoint(folder: Path, task: str) -> tuple[dict, MiniTransformer]:
+    """The checkpoint in the folder of a run, and its model. ValueError where there is none, or a damaged one.
 
     torch.load alone accepts nearly every flipped bit, so the checksums in the file, which is a zip archive,
     are compared first.
@@ -311,10 +316,11 @@ def read_checkpoint(folder: Path, task: str) -> dict:
             if damaged := archive.testzip():
                 raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        Config(**checkpoint["config"]).model().load_state_dict(checkpoint["model"])
+        model = Config(**checkpoint["config"]).model()
+        model.load_state_dict(checkpoint["model"])
         if missing := CHECKPOINT_KEYS - checkpoint.keys():
             raise KeyError(f"without {', '.join(sorted(missing))}")
-        return checkpoint
+        return checkpoint, model
     except Exception as error:                              # a broken file can fail in any way
         reason = (str(error) or type(error).__name__).splitlines()[0]
         fix = f"train it again: python train.py --task {task}"
@@ -324,11 +330,8 @@ def read_checkpoint(folder: Path, task: str) -> dict:
 def load_run(models_dir: Path, task: str, architecture: str = "encoder") -> Run:
     """The run that training left in models_dir. ValueError where there is none, or where it is damaged."""
     folder = run_folder(models_dir, task, architecture)
-    checkpoint = read_checkpoint(folder, task)
-    config = Config(**checkpoint["config"])
-    model = config.model()
-    model.load_state_dict(checkpoint["model"])
-    return Run(model.eval(), config, checkpoint["history"], folder)
+    checkpoint, model = read_checkpoint(folder, task)
+    return Run(model.eval(), Config(**checkpoint["config"]), checkpoint["history"], folder)
 
 
 def percent(share: float) -> str:
@@ -417,7 +420,7 @@ def config_of(task: str, options: argparse.Namespace) -> tuple[Config, dict | No
     config, checkpoint = Config(**given | {"task": task}), None
     folder = run_folder(options.output_dir, task, config.architecture)
     if options.resume and (folder / "checkpoint.pt").exists():
-        checkpoint = read_checkpoint(folder, task)
+        checkpoint, _ = read_checkpoint(folder, task)
         config = Config(**checkpoint["config"])
         for name, value in given.items():
             if name != "task" and value != getattr(config, name):

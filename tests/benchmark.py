@@ -56,7 +56,7 @@ def usual_history(config: train.Config) -> Iterator[dict]:
     model = UsualTutorial(config)
     optimizer = torch.optim.Adam(model.parameters(), 1e-3)
     source, target = config.draw(FIXED_SEQUENCES, torch.Generator().manual_seed(config.seed))
-    validation = config.draw(train.VALIDATION_SEQUENCES, torch.Generator().manual_seed(1), "validation")
+    validation = train.validation_set(config)
     step, seconds = 0, 0.0
     while True:
         start = time.perf_counter()
@@ -105,6 +105,16 @@ def flops_per_step(config: train.Config) -> int:
     return 3 * 2 * weights * config.batch_size * (config.seq_len + 2)
 
 
+def median_and_most(rows: list[dict], key: str, digits: int) -> str:
+    """Of that column, over the seeds; > where a run gave up there."""
+    values, more = [row[key] for row in rows], "" if all(map(train.is_solved, rows)) else ">"
+    return f"{more}{statistics.median(values):.{digits}f} ({more}{max(values):.{digits}f})"
+
+
+def solved_of(rows: list[dict]) -> str:
+    return f"{sum(map(train.is_solved, rows))} of {len(rows)}"
+
+
 def copy_weights(averages: list[Tensor], weights: list[Tensor], updates: Tensor) -> None:
     """No average: the weights of the last step."""
     for average, weight in zip(averages, weights, strict=True):
@@ -128,11 +138,7 @@ def what_decides(seeds: int, max_steps: int) -> None:
         with patched:
             configs = [train.Config(task="reverse", seed=seed, **settings) for seed in range(seeds)]
             rows = [until_solved(our_history(config), max_steps) for config in configs]
-        solved = sum(map(train.is_solved, rows))
-        more = ">" if solved < seeds else ""
-        steps = [row["step"] for row in rows]
-        print(f"{name:<38}{f'{solved} of {seeds}':>10}"
-              f"{f'{statistics.median(steps):g} ({more}{max(steps)})':>16}", flush=True)
+        print(f"{name:<38}{solved_of(rows):>10}{median_and_most(rows, 'step', 0):>16}", flush=True)
 
 
 def compare(seeds: int, max_steps: int) -> None:
@@ -150,17 +156,14 @@ def compare(seeds: int, max_steps: int) -> None:
                 seconds_per_step = rows[-1]["train_seconds"] / rows[-1]["step"]
                 milliseconds.append(1000 * seconds_per_step)
                 shares.append(flops_per_step(config) / seconds_per_step / peak)
-            unsolved = [row for row in rows if not train.is_solved(row)]
-            more = ">" if unsolved else ""                                  # it gave up there
-            steps, seconds = ([row[key] for row in rows] for key in ("step", "train_seconds"))
             print(line.format(
-                task, name, f"{len(rows) - len(unsolved)} of {len(rows)}",
-                f"{more}{statistics.median(steps):g} ({more}{max(steps)})",
-                f"{more}{statistics.median(seconds):.1f} ({more}{max(seconds):.1f})",
+                task, name, solved_of(rows), median_and_most(rows, "step", 0),
+                median_and_most(rows, "train_seconds", 1),
                 f"{statistics.median(milliseconds):.1f}", f"{statistics.median(shares):.0%}",
             ), flush=True)
-            if unsolved:
-                given_up = ", ".join(train.percent(row["exact_match"]) for row in unsolved)
+            unsolved = [row for row in rows if not train.is_solved(row)]
+            given_up = ", ".join(train.percent(row["exact_match"]) for row in unsolved)
+            if given_up:
                 print(f"         exact match where it gave up: {given_up}", flush=True)
     print("\nSteps, seconds, ms/step and share of peak are medians over the seeds.", end="")
 
