@@ -195,31 +195,47 @@ class FeedForward(nn.Module):
 class TransformerBlock(nn.Module):
     """Attention, then feed-forward, each added to what was there before: the residual stream (figure 1).
 
+    cross=True is the paper's decoder block: between the two, each token also reads from another sequence.
     norm_first=True normalises what a sublayer reads, x + sublayer(norm(x)), which trains without fuss (Xiong
     et al. 2020, arXiv:2002.04745); False is the paper's norm(x + sublayer(x)).
     """
 
     def __init__(
         self, d_model: int, num_heads: int, d_ff: int, dropout: float = 0.0,
-        norm_first: bool = True, activation: str = "relu",
+        norm_first: bool = True, activation: str = "relu", cross: bool = False,
     ):
         super().__init__()
         self.norm_first = norm_first
         self.attention = MultiHeadAttention(d_model, num_heads, dropout)
         self.attention_norm = LayerNorm(d_model)
+        if cross:
+            self.cross_attention = MultiHeadAttention(d_model, num_heads, dropout)
+            self.cross_attention_norm = LayerNorm(d_model)
         self.feed_forward = FeedForward(d_model, d_ff, dropout, activation)
         self.feed_forward_norm = LayerNorm(d_model)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None, return_attention: bool = False) -> Tensor:
-        """x (B, T, D) → (B, T, D); mask broadcastable to (B, H, T, T)."""
+    def forward(
+        self, x: Tensor, mask: Tensor | None = None, return_attention: bool = False,
+        memory: Tensor | None = None, memory_mask: Tensor | None = None,
+    ) -> Tensor:
+        """x (B, T, D) → (B, T, D); mask broadcastable to (B, H, T, T).
+
+        With cross=True also memory (B, S, D), the other sequence; memory_mask broadcastable to (B, H, T, S).
+        """
+        x = self.add(x, self.attention_norm, self.attention, mask=mask, return_attention=return_attention)
+        if memory is not None:
+            x = self.add(
+                x, self.cross_attention_norm, self.cross_attention,
+                memory=memory, mask=memory_mask, return_attention=return_attention,
+            )
+        return self.add(x, self.feed_forward_norm, self.feed_forward)
+
+    def add(self, x: Tensor, norm: LayerNorm, sublayer: nn.Module, **arguments) -> Tensor:
+        """What the sublayer has to say, added to x; both (B, T, D)."""
         if self.norm_first:
-            attended = self.attention(self.attention_norm(x), mask=mask, return_attention=return_attention)
-            x = x + self.dropout(attended)
-            return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
-        attended = self.attention(x, mask=mask, return_attention=return_attention)
-        x = self.attention_norm(x + self.dropout(attended))
-        return self.feed_forward_norm(x + self.dropout(self.feed_forward(x)))
+            return x + self.dropout(sublayer(norm(x), **arguments))
+        return norm(x + self.dropout(sublayer(x, **arguments)))
 
 
 EMBEDDING_STD = 0.25                                        # of a new token embedding; see MiniTransformer

@@ -108,13 +108,41 @@ def test_fused_attention_equals_the_explicit_one_forward_and_backward(masked):
     assert_same_gradients(fused, explicit)
 
 
-def load_attention(ours, theirs):
-    """Give nn.MultiheadAttention the weights of our attention."""
-    projections = ours.query_projection, ours.key_projection, ours.value_projection
+def twins(ours, theirs):
+    """Pairs of our parameters and the one of PyTorch's layer that holds them all, one below the other."""
+    if isinstance(ours, MultiHeadAttention):
+        parts = ours.query_projection, ours.key_projection, ours.value_projection
+        yield [part.weight for part in parts], theirs.in_proj_weight
+        yield [part.bias for part in parts], theirs.in_proj_bias
+        yield from twins(ours.output_projection, theirs.out_proj)
+    elif isinstance(ours, TransformerBlock):
+        cross = hasattr(ours, "cross_attention")
+        yield from twins(ours.attention, theirs.self_attn)
+        yield from twins(ours.attention_norm, theirs.norm1)
+        if cross:
+            yield from twins(ours.cross_attention, theirs.multihead_attn)
+            yield from twins(ours.cross_attention_norm, theirs.norm2)
+        yield from twins(ours.feed_forward.expand, theirs.linear1)
+        yield from twins(ours.feed_forward.contract, theirs.linear2)
+        yield from twins(ours.feed_forward_norm, theirs.norm3 if cross else theirs.norm2)
+    else:                                               # a linear layer or a norm
+        yield [ours.weight], theirs.weight
+        yield [ours.bias], theirs.bias
+
+
+def give_weights(pairs):
+    """Random values for all of our parameters, norms and biases too, and the same to PyTorch's."""
     with torch.no_grad():
-        theirs.in_proj_weight.copy_(torch.cat([projection.weight for projection in projections]))
-        theirs.in_proj_bias.copy_(torch.cat([projection.bias for projection in projections]))
-        theirs.out_proj.load_state_dict(ours.output_projection.state_dict())
+        for ours, theirs in pairs:
+            for parameter in ours:
+                parameter.copy_(torch.randn_like(parameter) * 0.3)
+            theirs.copy_(torch.cat(ours))
+
+
+def assert_same_gradients_of(pairs):
+    for ours, theirs in pairs:
+        gradient = torch.cat([parameter.grad for parameter in ours])
+        torch.testing.assert_close(gradient, theirs.grad, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("return_attention", [False, True])
@@ -122,7 +150,7 @@ def load_attention(ours, theirs):
 def test_multi_head_attention_equals_pytorch(cross, return_attention):
     torch.manual_seed(0)
     ours, theirs = MultiHeadAttention(12, 3), nn.MultiheadAttention(12, 3, batch_first=True)
-    load_attention(ours, theirs)
+    give_weights(twins(ours, theirs))
     x = torch.randn(2, 5, 12, requires_grad=True)
     memory = torch.randn(2, 7, 12) if cross else x
     padding = torch.zeros(2, memory.size(1), dtype=torch.bool)
@@ -140,41 +168,37 @@ def test_multi_head_attention_equals_pytorch(cross, return_attention):
         assert ours.attention_weights is None
 
 
+PADDING = torch.tensor([[False] * 7, [False] * 4 + [True] * 3])   # True = PAD: PyTorch's way
+
+
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("activation", ["relu", "gelu"])
 @pytest.mark.parametrize("norm_first", [True, False])
-def test_block_equals_pytorch_encoder_layer_outputs_and_gradients(norm_first, activation, causal):
+@pytest.mark.parametrize("cross", [False, True])
+def test_block_equals_pytorch_layer_outputs_and_gradients(cross, norm_first, activation, causal):
     torch.manual_seed(0)
-    ours = TransformerBlock(12, 3, 20, norm_first=norm_first, activation=activation)
-    theirs = nn.TransformerEncoderLayer(
-        12, 3, 20, dropout=0.0, activation=activation, batch_first=True, norm_first=norm_first
-    )
-    for norm in ours.attention_norm, ours.feed_forward_norm:
-        nn.init.normal_(norm.weight)
-        nn.init.normal_(norm.bias)
-    load_attention(ours.attention, theirs.self_attn)
-    pairs = [
-        (ours.attention_norm, theirs.norm1), (ours.feed_forward_norm, theirs.norm2),
-        (ours.feed_forward.expand, theirs.linear1), (ours.feed_forward.contract, theirs.linear2),
-    ]
-    for our, their in pairs:
-        their.load_state_dict(our.state_dict())
-    x = torch.randn(2, 5, 12, requires_grad=True)
+    ours = TransformerBlock(12, 3, 20, norm_first=norm_first, activation=activation, cross=cross)
+    layer = nn.TransformerDecoderLayer if cross else nn.TransformerEncoderLayer
+    theirs = layer(12, 3, 20, dropout=0.0, activation=activation, batch_first=True, norm_first=norm_first)
+    pairs = list(twins(ours, theirs))
+    assert sum(len(parameters) for parameters, _ in pairs) == len(list(ours.parameters()))
+    give_weights(pairs)
+    inputs = [torch.randn(2, 5, 12, requires_grad=True)]
     mask = torch.ones(5, 5, dtype=torch.bool).tril() if causal else None
-    output, expected = ours(x, mask), theirs(x, src_mask=None if mask is None else ~mask)
+    blocked = None if mask is None else ~mask
+    if cross:
+        inputs.append(torch.randn(2, 7, 12, requires_grad=True))
+        output = ours(inputs[0], mask, memory=inputs[1], memory_mask=~PADDING[:, None, None, :])
+        expected = theirs(*inputs, tgt_mask=blocked, memory_key_padding_mask=PADDING)
+    else:
+        output, expected = ours(inputs[0], mask), theirs(inputs[0], src_mask=blocked)
     torch.testing.assert_close(output, expected, atol=1e-5, rtol=0)
-    our_gradient, = torch.autograd.grad(output.square().sum(), x, retain_graph=True)
-    their_gradient, = torch.autograd.grad(expected.square().sum(), x, retain_graph=True)
-    torch.testing.assert_close(our_gradient, their_gradient, atol=1e-5, rtol=1e-5)
-    output.square().sum().backward()
-    expected.square().sum().backward()
-    for our, their in pairs:
-        for name, parameter in our.named_parameters():
-            torch.testing.assert_close(parameter.grad, their.get_parameter(name).grad, atol=1e-5, rtol=1e-5)
-    attention = ours.attention
-    projections = attention.query_projection, attention.key_projection, attention.value_projection
-    our_gradient = torch.cat([projection.weight.grad for projection in projections])
-    torch.testing.assert_close(our_gradient, theirs.self_attn.in_proj_weight.grad, atol=1e-5, rtol=1e-5)
+    our_gradients = torch.autograd.grad(output.square().mean(), inputs, retain_graph=True)
+    their_gradients = torch.autograd.grad(expected.square().mean(), inputs, retain_graph=True)
+    torch.testing.assert_close(our_gradients, their_gradients, atol=1e-5, rtol=0)
+    output.square().mean().backward()
+    expected.square().mean().backward()
+    assert_same_gradients_of(pairs)
 
 
 def test_attention_alone_cannot_tell_order_and_positions_can():
