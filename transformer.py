@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-PAD = 0                                                     # fills short rows; nobody attends to it
+PAD, START, END = 0, 1, 2                                   # PAD fills short rows; nobody attends to it
 
 
 def check_positive(**sizes: float) -> None:
@@ -205,6 +205,8 @@ class TransformerBlock(nn.Module):
         norm_first: bool = True, activation: str = "relu", cross: bool = False,
     ):
         super().__init__()
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout={dropout} is not a share below one; choose 0 … 0.9, e.g. 0.1")
         self.norm_first = norm_first
         self.attention = MultiHeadAttention(d_model, num_heads, dropout)
         self.attention_norm = LayerNorm(d_model)
@@ -239,6 +241,20 @@ class TransformerBlock(nn.Module):
 
 
 EMBEDDING_STD = 0.25                                        # of a new token embedding; see MiniTransformer
+
+
+def token_embedding(vocab_size: int, d_model: int) -> nn.Embedding:
+    """A vector for each token id, to begin with at EMBEDDING_STD."""
+    check_positive(vocab_size=vocab_size, d_model=d_model)
+    embedding = nn.Embedding(vocab_size, d_model)
+    nn.init.normal_(embedding.weight, std=EMBEDDING_STD)
+    return embedding
+
+
+def stack(num_layers: int, *block_settings, **more) -> nn.ModuleList:
+    """Blocks one above the other, all of the same settings."""
+    check_positive(num_layers=num_layers)
+    return nn.ModuleList(TransformerBlock(*block_settings, **more) for _ in range(num_layers))
 
 
 def check_tokens(tokens: Tensor, vocab_size: int) -> None:
@@ -285,18 +301,11 @@ class MiniTransformer(nn.Module):
         position_base: float = 10_000.0,
     ):
         super().__init__()
-        check_positive(vocab_size=vocab_size, d_model=d_model, num_layers=num_layers)
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout={dropout} is not a share below one; choose 0 … 0.9, e.g. 0.1")
         self.causal = causal
-        self.embedding = nn.Embedding(vocab_size, d_model)
-        nn.init.normal_(self.embedding.weight, std=EMBEDDING_STD)
+        self.embedding = token_embedding(vocab_size, d_model)
         self.positional_encoding = PositionalEncoding(d_model, max_len, positional, position_base)
         self.dropout = nn.Dropout(dropout)
-        self.blocks = nn.ModuleList(
-            TransformerBlock(d_model, num_heads, d_ff, dropout, norm_first, activation)
-            for _ in range(num_layers)
-        )
+        self.blocks = stack(num_layers, d_model, num_heads, d_ff, dropout, norm_first, activation)
         self.final_norm = LayerNorm(d_model) if norm_first else nn.Identity()   # post-norm ends with a norm
         self.output_projection = nn.Linear(d_model, vocab_size)
 
@@ -311,6 +320,105 @@ class MiniTransformer(nn.Module):
         if not return_attention:
             return logits
         return logits, [block.attention.attention_weights for block in self.blocks]
+
+
+class EncoderDecoder(nn.Module):
+    """The paper's own model (figure 1): an encoder reads the source, a decoder writes the target.
+
+    The decoder is causal; of the source it knows only what its cross-attention reads. num_layers is for each
+    side. The embedding serves both (section 3.4). ValueError as MiniTransformer.
+    """
+
+    def __init__(
+        self, vocab_size: int = 20, d_model: int = 128, num_heads: int = 8, num_layers: int = 4,
+        d_ff: int = 512, max_len: int = 64, dropout: float = 0.0, positional: str = "sinusoidal",
+        norm_first: bool = True, activation: str = "relu", position_base: float = 10_000.0,
+    ):
+        super().__init__()
+        block_settings = d_model, num_heads, d_ff, dropout, norm_first, activation
+        self.embedding = token_embedding(vocab_size, d_model)
+        self.positional_encoding = PositionalEncoding(d_model, max_len, positional, position_base)
+        self.dropout = nn.Dropout(dropout)
+        self.encoder_blocks = stack(num_layers, *block_settings)
+        self.encoder_norm = LayerNorm(d_model) if norm_first else nn.Identity()
+        self.decoder_blocks = stack(num_layers, *block_settings, cross=True)
+        self.decoder_norm = LayerNorm(d_model) if norm_first else nn.Identity()
+        self.output_projection = nn.Linear(d_model, vocab_size)
+
+    def encode(self, source: Tensor, return_attention: bool = False) -> Tensor:
+        """source (B, S) → what the decoder reads, (B, S, D)."""
+        check_tokens(source, self.embedding.num_embeddings)
+        mask = attention_mask(source)
+        x = self.dropout(self.positional_encoding(self.embedding(source)))
+        for block in self.encoder_blocks:
+            x = block(x, mask, return_attention)
+        return self.encoder_norm(x)
+
+    def decode(
+        self, target: Tensor, memory: Tensor, source: Tensor, return_attention: bool = False
+    ) -> Tensor:
+        """target (B, T), memory = encode(source) → logits (B, T, V)."""
+        check_tokens(target, self.embedding.num_embeddings)
+        mask, memory_mask = attention_mask(target, causal=True), attention_mask(source)
+        x = self.dropout(self.positional_encoding(self.embedding(target)))
+        for block in self.decoder_blocks:
+            x = block(x, mask, return_attention, memory, memory_mask)
+        return self.output_projection(self.decoder_norm(x))
+
+    def forward(
+        self, source: Tensor, target: Tensor, return_attention: bool = False
+    ) -> Tensor | tuple[Tensor, dict[str, list[Tensor]]]:
+        """source (B, S), target (B, T) → logits (B, T, V); those at position t predict target token t + 1.
+
+        With return_attention also each layer's weights: "encoder" (B, H, S, S), "decoder" (B, H, T, T) and
+        "cross" (B, H, T, S).
+        """
+        logits = self.decode(target, self.encode(source, return_attention), source, return_attention)
+        if not return_attention:
+            return logits
+        return logits, {
+            "encoder": [block.attention.attention_weights for block in self.encoder_blocks],
+            "decoder": [block.attention.attention_weights for block in self.decoder_blocks],
+            "cross": [block.cross_attention.attention_weights for block in self.decoder_blocks],
+        }
+
+
+@torch.no_grad()
+def generate(model: MiniTransformer | EncoderDecoder, source: Tensor, max_new_tokens: int) -> Tensor:
+    """Greedy decoding: append the likeliest next token, again and again, until each row has its END.
+
+    source (B, S): [START, …, END], PAD at the end. Returns the answers alone, (B, N) with N ≤ max_new_tokens;
+    a row is PAD after its END. The encoder–decoder writes after a START of its own, the decoder-only model
+    right after each row's prompt. Sets the model to evaluation mode. ValueError for an encoder, which cannot
+    generate, for a row without a token, and where prompt and answer are longer than max_len.
+    """
+    check_positive(max_new_tokens=max_new_tokens)
+    model.eval()
+    if two_sides := isinstance(model, EncoderDecoder):
+        tokens, memory = torch.full_like(source[:, :1], START), model.encode(source)
+    elif model.causal:
+        tokens = source
+    else:
+        raise ValueError("an encoder answers all at once; to generate, use causal=True or EncoderDecoder")
+    start = (tokens != PAD).sum(dim=1)                                  # (B,) where each row's answer begins
+    if not start.all():
+        raise ValueError("a row of source is empty; give each at least START and END")
+    longest, max_len = int(start.max()), len(model.positional_encoding.table)
+    if longest + max_new_tokens - 1 > max_len:                          # the last token is not read again
+        sizes = f"a prompt of {longest} and max_new_tokens={max_new_tokens}"
+        raise ValueError(f"{sizes} do not fit into max_len={max_len}; shorten them or raise max_len")
+    rows = torch.arange(len(source), device=source.device)
+    tokens = F.pad(tokens, (0, max_new_tokens), value=PAD)
+    done = torch.zeros_like(start, dtype=torch.bool)
+    for step in range(max_new_tokens):
+        written = tokens[:, : longest + step]
+        logits = model.decode(written, memory, source) if two_sides else model(written)
+        chosen = logits[rows, start + step - 1].argmax(dim=-1).masked_fill(done, PAD)
+        tokens[rows, start + step] = chosen
+        done = done | (chosen == END)
+        if done.all():
+            break
+    return tokens.gather(1, start[:, None] + torch.arange(step + 1, device=source.device))
 
 
 def count_parameters(module: nn.Module) -> int:

@@ -9,6 +9,7 @@ from torch import nn
 
 import transformer
 from transformer import (
+    EncoderDecoder,
     FeedForward,
     LayerNorm,
     MiniTransformer,
@@ -16,6 +17,7 @@ from transformer import (
     PositionalEncoding,
     TransformerBlock,
     fused_attention,
+    generate,
     scaled_dot_product_attention,
     sinusoidal_encoding,
     walk,
@@ -280,6 +282,50 @@ def test_asking_for_attention_changes_no_answer_and_no_gradient(positional, norm
         assert not causal or (weights.triu(1) == 0).all()
 
 
+@pytest.mark.filterwarnings("ignore:enable_nested_tensor")      # of nn.Transformer about itself
+@pytest.mark.parametrize("norm_first", [True, False])
+def test_encoder_decoder_equals_pytorch_transformer_outputs_and_gradients(norm_first):
+    torch.manual_seed(0)
+    sizes = {"d_model": 12, "num_layers": 2, "num_heads": 3, "d_ff": 20}
+    ours = EncoderDecoder(**sizes, norm_first=norm_first)
+    theirs = nn.Transformer(12, 3, 2, 2, 20, dropout=0.0, batch_first=True, norm_first=norm_first)
+    pairs = []
+    for blocks, stack in (ours.encoder_blocks, theirs.encoder), (ours.decoder_blocks, theirs.decoder):
+        for block, layer in zip(blocks, stack.layers, strict=True):
+            pairs += twins(block, layer)
+    if norm_first:
+        pairs += twins(ours.encoder_norm, theirs.encoder.norm)
+        pairs += twins(ours.decoder_norm, theirs.decoder.norm)
+    else:                                               # the paper has no norm after the last one
+        theirs.encoder.norm = theirs.decoder.norm = None
+    give_weights(pairs)
+    source, target = TOKENS, torch.tensor([[1, 9, 5, 7, 4, 6, 2], [1, 4, 8, 2, 0, 0, 0]])
+    logits, attention = ours(source, target, return_attention=True)
+    torch.testing.assert_close(ours(source, target), logits, atol=1e-5, rtol=0)
+    embedded = [ours.positional_encoding(ours.embedding(tokens)) for tokens in (source, target)]
+    output = theirs(
+        *embedded, tgt_mask=torch.ones(7, 7, dtype=torch.bool).triu(1), src_key_padding_mask=source == 0,
+        tgt_key_padding_mask=target == 0, memory_key_padding_mask=source == 0,
+    )
+    expected = ours.output_projection(output)
+    torch.testing.assert_close(logits[target != 0], expected[target != 0], atol=1e-5, rtol=0)
+    shared = ours.embedding.weight
+    expected[target != 0].square().mean().backward()
+    their_gradient, shared.grad = shared.grad, None
+    logits[target != 0].square().mean().backward()
+    torch.testing.assert_close(shared.grad, their_gradient, atol=1e-5, rtol=0)
+    assert_same_gradients_of(pairs)
+    shapes = {"encoder": (2, 3, 5, 5), "decoder": (2, 3, 7, 7), "cross": (2, 3, 7, 5)}
+    assert {kind: [layer.shape for layer in layers] for kind, layers in attention.items()} == {
+        kind: [shape] * 2 for kind, shape in shapes.items()
+    }
+    for weights in sum(attention.values(), []):
+        torch.testing.assert_close(weights.sum(dim=-1), torch.ones(weights.shape[:-1]))
+    for weights in attention["cross"]:
+        assert (weights[1, :, :, 3:] == 0).all() and (weights[1, :, :, :3] > 0).all()
+    assert all((weights.triu(1) == 0).all() for weights in attention["decoder"])
+
+
 def test_a_causal_model_never_looks_ahead_and_an_encoder_does():
     changed = TOKENS.clone()
     changed[:, 3] = 11
@@ -317,6 +363,60 @@ def test_returned_attention_is_that_before_dropout_also_in_training():
     assert torch.equal(model(TOKENS), model(TOKENS))
 
 
+def small_generator(kind, seed=0, **settings):
+    """A random model whose answers vary: with the usual loudness, one symbol would follow another forever."""
+    torch.manual_seed(seed)
+    sizes = {"vocab_size": 8, "d_model": 16, "num_heads": 2, "num_layers": 2, "d_ff": 32, **settings}
+    model = EncoderDecoder(**sizes) if kind == "encoder-decoder" else MiniTransformer(**sizes, causal=True)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    return model.eval()
+
+
+def ragged_source(seed, width=7):
+    """Four rows of different lengths: [START, content, END, PAD …]."""
+    generator = torch.Generator().manual_seed(seed)
+    source = torch.randint(4, 8, (4, width), generator=generator)
+    source[:, 0] = 1
+    for row, length in enumerate(torch.randint(0, width - 1, (4,), generator=generator).tolist()):
+        source[row, length + 1], source[row, length + 2 :] = 2, 0
+    return source
+
+
+def greedy(model, prompt, max_new_tokens):
+    """One row without padding, one token at a time: what generate has to agree with."""
+    answer, two_sides = [], isinstance(model, EncoderDecoder)
+    while len(answer) < max_new_tokens and 2 not in answer:
+        if two_sides:
+            logits = model(torch.tensor([prompt]), torch.tensor([[1, *answer]]))
+        else:
+            logits = model(torch.tensor([prompt + answer]))
+        answer.append(int(logits[0, -1].argmax()))
+    return answer
+
+
+@pytest.mark.parametrize("kind", ["decoder", "encoder-decoder"])
+def test_generation_is_greedy_stops_at_end_and_rows_do_not_depend_on_their_neighbours(kind):
+    stopped = 0
+    for seed in range(20):
+        model, source = small_generator(kind, seed), ragged_source(seed)
+        expected = [greedy(model, [token for token in row if token], 10) for row in source.tolist()]
+        longest = max(map(len, expected))
+        filled_up = [answer + [0] * (longest - len(answer)) for answer in expected]
+        assert generate(model, source, 10).tolist() == filled_up
+        stopped += sum(2 in answer for answer in expected)
+    assert 10 < stopped < 70                            # of 80 rows: both ways to end are there
+
+
+def test_generation_fills_max_len_to_the_last_token_and_refuses_one_more():
+    source = torch.tensor([[1, 5, 6, 2], [1, 2, 0, 0]])
+    model = small_generator("decoder", max_len=9)
+    model.output_projection.bias.data[5] = 1e4          # never END
+    assert generate(model, source, 6).tolist() == [[5] * 6] * 2
+    with pytest.raises(ValueError, match="prompt of 4 and max_new_tokens=7 .* max_len=9; shorten"):
+        generate(model, source, 7)
+
+
 def test_an_odd_d_model_works():
     assert small_model(d_model=15, num_heads=3)(TOKENS).shape == (2, 5, 20)
 
@@ -337,6 +437,10 @@ def test_an_odd_d_model_works():
         (lambda: small_model()(torch.tensor([[1, -1, 2]])), r"token id -1 "),
         (lambda: small_model()(torch.tensor([1, 2])), r"shape \(2,\) .* \(batch, length\)"),
         (lambda: small_model()(torch.zeros(1, 2)), r"torch.float32; give whole numbers"),
+        (lambda: generate(small_model(), TOKENS, 3), "an encoder answers all at once; .* causal=True"),
+        (lambda: generate(small_model(causal=True), TOKENS, 0), "max_new_tokens=0 .* 1 or more"),
+        (lambda: generate(small_model(causal=True), TOKENS * 0, 3), "a row of source is empty; give"),
+        (lambda: generate(small_model(causal=True, max_len=4), TOKENS, 3), "prompt of 5 .* max_len=4"),
         (lambda: small_model(max_len=4)(torch.ones(1, 5, dtype=torch.long)), "5 tokens .* max_len=4"),
     ],
 )
