@@ -369,7 +369,8 @@ def small_generator(kind, seed=0, **settings):
     sizes = {"vocab_size": 8, "d_model": 16, "num_heads": 2, "num_layers": 2, "d_ff": 32, **settings}
     model = EncoderDecoder(**sizes) if kind == "encoder-decoder" else MiniTransformer(**sizes, causal=True)
     for parameter in model.parameters():
-        nn.init.normal_(parameter, std=0.5)
+        if parameter.dim() > 1:
+            nn.init.normal_(parameter)
     return model.eval()
 
 
