@@ -12,6 +12,7 @@ from torch import Tensor
 
 PAD, START, END, MASK = 0, 1, 2, 3
 FIRST_SYMBOL = 4                                            # content symbols are 4 … vocab_size − 1
+ARCHITECTURES = ("encoder", "decoder", "encoder-decoder")
 SPLITS = ("train", "validation", "test")                    # 80, 10 and 10 per cent of all sequences
 SMALL_POOL = 4096                                           # up to here, all sequences of a length are listed
 
@@ -117,6 +118,27 @@ def draw(
     return source, target
 
 
+def arrange(architecture: str, source: Tensor, target: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+    """What a model is given, and what it is to say at each position; PAD where nothing is asked.
+
+    5 7 → 7 5, with S = START, E = END and . = PAD:     given                       to say
+        encoder           all answers at once           S 5 7 E                     S 7 5 E
+        decoder           the prompt, then the answer   S 5 7 E 7 5                 . . . 7 5 E
+        encoder-decoder   source, and answer so far     S 5 7 E   and   S 7 5       7 5 E
+
+    A generating model is thus asked for the next token after each beginning of the right answer.
+    """
+    if architecture == "encoder":
+        return (source,), target
+    if architecture == "encoder-decoder":
+        return (source, target[:, :-1]), target[:, 1:]
+    sequence = torch.cat([source, target[:, 1:]], dim=1)                # PAD stands between and behind …
+    order = (sequence == PAD).long().argsort(dim=1, stable=True)        # … and moves to the end of each row
+    sequence = sequence.gather(1, order)
+    prompt = torch.arange(sequence.size(1)) < (source != PAD).sum(dim=1, keepdim=True)
+    return (sequence[:, :-1],), sequence.masked_fill(prompt, PAD)[:, 1:]
+
+
 def scored(target: Tensor) -> Tensor:
     """The positions (N, S) that count: all but START, which is given, and PAD, which is nothing."""
     return (target != START) & (target != PAD)
@@ -144,6 +166,12 @@ def main() -> None:
         print(f"{task}:")
         for source, target in zip(*draw(task, 4, torch.Generator().manual_seed(0)), strict=True):
             print(f"  {to_text(source):<40}→ {to_text(target)}")
+    print("\nreverse, as each architecture has it (PAD: nothing is asked there):")
+    content = torch.tensor([[5, 7, 9]])
+    for architecture in ARCHITECTURES:
+        given, to_say = arrange(architecture, frame(content, 5), frame(reverse(content), 5))
+        for name, tokens in *(("given", part) for part in given), ("to say", to_say):
+            print(f"  {architecture:<17}{name:<8}" + "".join(f"{to_text(token):>6}" for token in tokens.T))
     print("\nSequences in each split, with the 16 symbols 4 … 19:")
     print("  length" + "".join(f"{split:>12}" for split in SPLITS))
     for length in range(1, 6):

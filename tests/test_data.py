@@ -14,6 +14,7 @@ from data import (
     SPLITS,
     START,
     TASKS,
+    arrange,
     draw,
     exact_match,
     list_contents,
@@ -109,6 +110,26 @@ def test_a_length_without_sequences_is_left_out():
     assert (source >= FIRST_SYMBOL).sum(dim=1).min() > 1
 
 
+@pytest.mark.parametrize("task", TASKS)
+def test_each_architecture_is_asked_for_the_answer_alone_and_is_never_given_what_it_is_to_say(task):
+    source, target = draw(task, 200, generator(), seq_len=6)
+    (seen,), said = arrange("encoder", source, target)
+    assert torch.equal(seen, source) and torch.equal(said, target)
+    (prompt, begun), said = arrange("encoder-decoder", source, target)
+    assert torch.equal(prompt, source) and begun.shape == said.shape == (200, 7)
+    (joint,), said_alone = arrange("decoder", source, target)
+    assert joint.shape == said_alone.shape == (200, 14)
+    rows = (tensor.tolist() for tensor in (source, target, begun, said, joint, said_alone))
+    for source_row, target_row, begun_row, said_row, joint_row, alone_row in zip(*rows, strict=True):
+        prompt = [START, *content_of(source_row), END]
+        answer = [*content_of(target_row), END]
+        fill = [PAD] * (6 - len(content_of(source_row)))
+        assert said_row == answer + fill
+        assert begun_row == [START, *(answer + fill)[:-1]]
+        assert joint_row == (prompt + answer + 2 * fill)[:14]
+        assert alone_row == [PAD] * (len(prompt) - 1) + answer + 2 * fill
+
+
 def test_scores_count_what_a_person_would_count():
     target = torch.tensor([[START, 5, 7, END, PAD], [START, 9, END, PAD, PAD], [START, 8, 6, 4, END]])
     prediction = torch.tensor([[9, 5, 7, END, 9], [START, 9, 9, PAD, PAD], [START, 8, 6, 4, END]])
@@ -122,8 +143,8 @@ def test_text_is_what_a_person_would_write():
     assert to_text(torch.tensor([5, PAD, 7])) == "5 PAD 7"
 
 
-def test_both_files_mean_the_same_by_padding():
-    assert transformer.PAD == PAD
+def test_both_files_mean_the_same_by_the_special_tokens():
+    assert (transformer.PAD, transformer.START, transformer.END) == (PAD, START, END)
 
 
 @pytest.mark.parametrize(
