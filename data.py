@@ -135,7 +135,7 @@ def arrange(architecture: str, source: Tensor, target: Tensor) -> tuple[tuple[Te
     sequence = torch.cat([source, target[:, 1:]], dim=1)                # PAD stands between and behind …
     order = (sequence == PAD).long().argsort(dim=1, stable=True)        # … and moves to the end of each row
     sequence = sequence.gather(1, order)
-    prompt = torch.arange(sequence.size(1)) < (source != PAD).sum(dim=1, keepdim=True)
+    prompt = torch.arange(sequence.size(1), device=source.device) < (source != PAD).sum(dim=1, keepdim=True)
     return (sequence[:, :-1],), sequence.masked_fill(prompt, PAD)[:, 1:]
 
 
@@ -149,9 +149,14 @@ def token_accuracy(prediction: Tensor, target: Tensor) -> float:
     return (prediction == target)[scored(target)].double().mean().item()
 
 
+def all_right(prediction: Tensor, target: Tensor) -> Tensor:
+    """Which sequences have every scored position right, (N,); prediction and target are (N, S)."""
+    return ((prediction == target) | ~scored(target)).all(dim=1)
+
+
 def exact_match(prediction: Tensor, target: Tensor) -> float:
     """The share of sequences in which every scored position is right; prediction and target are (N, S)."""
-    return ((prediction == target) | ~scored(target)).all(dim=1).double().mean().item()
+    return all_right(prediction, target).double().mean().item()
 
 
 def to_text(tokens: Tensor) -> str:

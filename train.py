@@ -1,6 +1,7 @@
-"""Train a MiniTransformer on a task until it makes no mistake, and keep what a reader may want to look at.
+"""Train a Transformer on a task until it makes no mistake, and keep what a reader may want to look at.
 
-`python train.py` trains copy and reverse and writes models/<task>_task/encoder/. The loop is `train_epoch`
+`python train.py` trains copy and reverse, each with an encoder and with an encoder–decoder, and writes
+models/<task>_task/<architecture>/. The loop is `train_epoch`
 and `train`; above them stand loss, schedule and scores, below them files, the plot and the command line.
 """
 
@@ -24,8 +25,26 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
-from data import SPLITS, TASKS, draw, exact_match, scored, to_text, token_accuracy
-from transformer import ACTIVATIONS, MiniTransformer, check_positive, count_parameters
+from data import (
+    ARCHITECTURES,
+    SPLITS,
+    TASKS,
+    all_right,
+    arrange,
+    draw,
+    exact_match,
+    scored,
+    to_text,
+    token_accuracy,
+)
+from transformer import (
+    ACTIVATIONS,
+    EncoderDecoder,
+    MiniTransformer,
+    check_positive,
+    count_parameters,
+    generate,
+)
 
 VALIDATION_SEQUENCES, GLANCE = 2_000, 100                   # how many are looked at, at most and always
 TEST_SEQUENCES = 10_000
@@ -49,7 +68,7 @@ class Config:
     vocab_size: int = 20
     d_model: int = 128
     num_heads: int = 8
-    num_layers: int = 4
+    num_layers: int | None = None                           # None: 4, or 2 on each side of encoder-decoder
     d_ff: int = 512
     dropout: float = 0.0
     positional: str = "sinusoidal"
@@ -58,13 +77,22 @@ class Config:
     activation: str = "gelu"
     seed: int = 0
 
-    def model(self) -> MiniTransformer:
+    def __post_init__(self):
+        if self.num_layers is None:
+            self.num_layers = 2 if self.architecture == "encoder-decoder" else 4
+
+    def model(self) -> MiniTransformer | EncoderDecoder:
         """A new model; the weights come from torch's global generator."""
-        return MiniTransformer(
-            self.vocab_size, self.d_model, self.num_heads, self.num_layers, self.d_ff,
-            max_len=max(64, self.seq_len + 2), dropout=self.dropout, positional=self.positional,
-            norm_first=self.norm == "pre", activation=self.activation, position_base=self.position_base,
-        )
+        settings = {
+            "vocab_size": self.vocab_size, "d_model": self.d_model, "num_heads": self.num_heads,
+            "num_layers": self.num_layers, "d_ff": self.d_ff, "dropout": self.dropout,
+            "max_len": max(64, 2 * self.seq_len + 2),       # the decoder has prompt and answer in one row
+            "positional": self.positional, "position_base": self.position_base,
+            "norm_first": self.norm == "pre", "activation": self.activation,
+        }
+        if self.architecture == "encoder-decoder":
+            return EncoderDecoder(**settings)
+        return MiniTransformer(**settings, causal=self.architecture == "decoder")
 
     def draw(self, count: int, generator: torch.Generator, split: str = "train") -> tuple[Tensor, Tensor]:
         """Fresh source and target (count, S) of this run's task."""
@@ -92,22 +120,41 @@ def update_average(averages: list[Tensor], weights: list[Tensor], updates: Tenso
 
 
 @torch.no_grad()
-def predict(model: nn.Module, source: Tensor) -> Tensor:
-    """The most likely symbol at each position, (N, S) → (N, S), on the CPU."""
+def answer(model: nn.Module, architecture: str, source: Tensor, target: Tensor) -> Tensor:
+    """What the model says to source; all three are (N, S), on one device.
+
+    An encoder answers in one pass. The others generate; but where one pass over the right answer says its
+    next token at every step, greedy decoding writes just that answer, so only the other rows need more.
+    """
+    given, to_say = arrange(architecture, source, target)
+    said = model(*given).argmax(dim=-1)
+    if architecture == "encoder":
+        return said
+    answers, wrong = target.clone(), ~all_right(said, to_say)
+    if wrong.any():
+        length = target.size(1) - 1                         # without START
+        generated = generate(model, source[wrong], length)
+        answers[wrong, 1:] = F.pad(generated, (0, length - generated.size(1)))
+    return answers
+
+
+def predict(model: nn.Module, architecture: str, source: Tensor, target: Tensor) -> Tensor:
+    """What the model says to any number of sources; all three are (N, S), on the CPU."""
     model.eval()
     device = next(model.parameters()).device
-    return torch.cat([model(rows.to(device)).argmax(dim=-1).cpu() for rows in source.split(GLANCE)])
+    portions = zip(*(tokens.to(device).split(GLANCE) for tokens in (source, target)), strict=True)
+    return torch.cat([answer(model, architecture, *rows).cpu() for rows in portions])
 
 
-def evaluate(model: nn.Module, source: Tensor, target: Tensor, thorough: bool) -> dict:
+def evaluate(model: nn.Module, architecture: str, source: Tensor, target: Tensor, thorough: bool) -> dict:
     """Both accuracies from a glance at the first sequences; if thorough, from more until there is a mistake.
 
     Looking at all of them after each epoch would take longer than training does.
     """
     predictions = []
     for rows, answers in zip(source.split(GLANCE), target.split(GLANCE), strict=True):
-        predictions.append(predict(model, rows))
-        if not thorough or exact_match(predictions[-1], answers) < 1:
+        predictions.append(predict(model, architecture, rows, answers))
+        if not thorough or not all_right(predictions[-1], answers).all():
             break
     prediction = torch.cat(predictions)
     answers = target[: len(prediction)]
@@ -177,12 +224,12 @@ class Training:
             torch.cuda.set_rng_state(checkpoint["random_states"]["cuda"], self.device)
 
 
-def train_epoch(run: Training, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
-    """One optimiser step for each batch of source and target (B, S); the mean loss in nats per token."""
+def train_epoch(run: Training, batches: Iterable[tuple[tuple[Tensor, ...], Tensor]]) -> float:
+    """One optimiser step for each batch, as data.arrange makes it; the mean loss in nats per token."""
     run.model.train()
     losses = []
-    for source, target in batches:
-        loss = loss_of(run.model(source), target)
+    for given, to_say in batches:
+        loss = loss_of(run.model(*given), to_say)
         run.optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(run.model.parameters(), CLIP_NORM)
@@ -205,28 +252,28 @@ def train(
     run = Training(config, device)
     if checkpoint:
         run.restore(checkpoint)
-        yield run.average, checkpoint
+        yield run.average.module, checkpoint
     validation = validation_set(config)
     seconds = run.history[-1]["train_seconds"] if run.history else 0.0
     for epoch in range(len(run.history) + 1, config.epochs + 1):
         start = time.perf_counter()
         drawn = config.draw(config.steps_per_epoch * config.batch_size, run.generator)
         batches = zip(*(tensor.to(device).split(config.batch_size) for tensor in drawn), strict=True)
-        mean_loss = train_epoch(run, batches)
+        mean_loss = train_epoch(run, (arrange(config.architecture, *rows) for rows in batches))
         seconds += time.perf_counter() - start
 
         thorough = epoch == config.epochs or not any(map(is_solved, run.history))
-        scores = evaluate(run.average, *validation, thorough)
+        scores = evaluate(run.average.module, config.architecture, *validation, thorough)
         step = epoch * config.steps_per_epoch
         row = {"epoch": epoch, "step": step, "loss": mean_loss, "train_seconds": seconds} | scores
         run.history.append(row)
-        yield run.average, run.checkpoint()
+        yield run.average.module, run.checkpoint()
 
 
 def metrics_of(config: Config, model: nn.Module, history: list[dict], device: torch.device) -> dict:
     """The run's figures: when validation was first solved, and the scores on fresh test sequences."""
     source, target = config.draw(TEST_SEQUENCES, torch.Generator().manual_seed(2), "test")
-    prediction = predict(model, source)
+    prediction = predict(model, config.architecture, source, target)
     solved = next(filter(is_solved, history), {})
     return {
         "task": config.task,
@@ -296,41 +343,44 @@ def save_figures(metrics: dict, history: list[dict], folder: Path) -> None:
 class Run:
     """A finished run, as load_run reads it: the model in evaluation mode on the CPU."""
 
-    model: MiniTransformer
+    model: MiniTransformer | EncoderDecoder
     config: Config
     history: list[dict]
     folder: Path
 
 
-def read_checkpoint(folder: Path, task: str) -> tuple[dict, MiniTransformer]:
-    """The checkpoint in the folder of a run, and its model. ValueError where there is none, or a damaged one.
+def read_checkpoint(folder: Path, task: str, architecture: str) -> tuple[dict, nn.Module]:
+    """The checkpoint in the folder of a run, and its model. ValueError where there is none, a damaged one, or
+    another run's.
 
     torch.load alone accepts nearly every flipped bit, so the checksums in the file, which is a zip archive,
     are compared first.
     """
-    path = folder / "checkpoint.pt"
+    path, command = folder / "checkpoint.pt", f"python train.py --task {task} --architecture {architecture}"
     if not path.is_file():
-        raise ValueError(f"there is no {path}; train it first: python train.py --task {task}")
+        raise ValueError(f"there is no {path}; train it first: {command}")
     try:
         with zipfile.ZipFile(path) as archive:
             if damaged := archive.testzip():
                 raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        model = Config(**checkpoint["config"]).model()
+        config = Config(**checkpoint["config"])
+        if (config.task, config.architecture) != (task, architecture):
+            raise ValueError(f"it is of task {config.task}, architecture {config.architecture}")
+        model = config.model()
         model.load_state_dict(checkpoint["model"])
         if missing := CHECKPOINT_KEYS - checkpoint.keys():
             raise KeyError(f"without {', '.join(sorted(missing))}")
         return checkpoint, model
     except Exception as error:                              # a broken file can fail in any way
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        fix = f"train it again: python train.py --task {task}"
-        raise ValueError(f"{path} cannot be read ({reason}); {fix}") from error
+        raise ValueError(f"{path} cannot be used ({reason}); train it again: {command}") from error
 
 
 def load_run(models_dir: Path, task: str, architecture: str = "encoder") -> Run:
     """The run that training left in models_dir. ValueError where there is none, or where it is damaged."""
     folder = run_folder(models_dir, task, architecture)
-    checkpoint, model = read_checkpoint(folder, task)
+    checkpoint, model = read_checkpoint(folder, task, architecture)
     return Run(model.eval(), Config(**checkpoint["config"]), checkpoint["history"], folder)
 
 
@@ -383,8 +433,10 @@ def parse() -> argparse.Namespace:
         how |= {} if "choices" in how else {"type": type(default)}
         option(flag, help=f"{help} (default: {default})", **how)
 
-    default_tasks = ["copy", "reverse"]
+    default_tasks, default_architectures = ["copy", "reverse"], ["encoder", "encoder-decoder"]
     option("--task", nargs="+", choices=list(TASKS), default=default_tasks, help="default: copy reverse")
+    option("--architecture", nargs="+", choices=ARCHITECTURES, default=default_architectures,
+           help="default: encoder encoder-decoder")
     setting("--epochs", "each draws fresh data and ends with an evaluation")
     setting("--steps-per-epoch", "optimiser steps in an epoch")
     setting("--batch-size", "sequences in a step")
@@ -394,7 +446,7 @@ def parse() -> argparse.Namespace:
     setting("--vocab-size", "token ids; four of them are special")
     setting("--d-model", "width of the residual stream")
     setting("--num-heads", "attention heads; must divide --d-model")
-    setting("--num-layers", "blocks")
+    setting("--num-layers", "blocks; encoder-decoder has them on each side, by default 2")
     setting("--d-ff", "hidden width of the feed-forward network")
     setting("--dropout", "share of values dropped in training, 0 … <1")
     setting("--positional", "position signal", choices=["sinusoidal", "learned"])
@@ -411,19 +463,20 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def config_of(task: str, options: argparse.Namespace) -> tuple[Config, dict | None]:
-    """What to train, and with --resume the checkpoint to go on from, if the task has one.
+def config_of(task: str, architecture: str, options: argparse.Namespace) -> tuple[Config, dict | None]:
+    """What to train, and with --resume the checkpoint to go on from, if there is one.
 
     ValueError where a given setting is not that of the run to go on with, or cannot be carried out.
     """
     given = {field.name: getattr(options, field.name) for field in fields(Config) if field.name in options}
-    config, checkpoint = Config(**given | {"task": task}), None
-    folder = run_folder(options.output_dir, task, config.architecture)
+    given |= {"task": task, "architecture": architecture}
+    config, checkpoint = Config(**given), None
+    folder = run_folder(options.output_dir, task, architecture)
     if options.resume and (folder / "checkpoint.pt").exists():
-        checkpoint, _ = read_checkpoint(folder, task)
+        checkpoint, _ = read_checkpoint(folder, task, architecture)
         config = Config(**checkpoint["config"])
         for name, value in given.items():
-            if name != "task" and value != getattr(config, name):
+            if value != getattr(config, name):
                 there = f"the run in {folder} has {name}={getattr(config, name)}"
                 raise ValueError(f"{name}={value} cannot be resumed: {there}; leave it or --resume out")
     check(config)
@@ -441,8 +494,7 @@ def check(config: Config) -> None:
         raise ValueError(f"seed={config.seed} is out of range; choose 0 … 2^63 − 1")
     for split in SPLITS:
         config.draw(1, torch.Generator(), split)
-    with torch.device("meta"):                              # the shapes alone, without memory for them
-        config.model()
+    config.model()
 
 
 def choose_device(name: str) -> torch.device:
@@ -455,10 +507,10 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def sample(model: nn.Module, source: Tensor, target: Tensor) -> str:
+def sample(model: nn.Module, architecture: str, source: Tensor, target: Tensor) -> str:
     """One sequence (S,) above its target and the prediction, symbol below symbol, wrong ones in []."""
-    counts = scored(target)
-    source, target, prediction = source[counts], target[counts], predict(model, source[None])[0, counts]
+    prediction, counts = predict(model, architecture, source[None], target[None])[0], scored(target)
+    source, target, prediction = source[counts], target[counts], prediction[counts]
     wrong = prediction != target
     lines = []
     for name, tokens in ("input", source), ("target", target), ("prediction", prediction):
@@ -469,10 +521,10 @@ def sample(model: nn.Module, source: Tensor, target: Tensor) -> str:
     return "\n".join(lines) + (f"   {int(wrong.sum())} wrong" if wrong.any() else "   all right")
 
 
-def report(task: str, row: dict, solved: bool) -> str:
+def report(name: str, row: dict, solved: bool) -> str:
     """The state of a run after an epoch, as a line of text."""
     return (
-        f"{task}, step {row['step']}: loss {row['loss']:.4f}, tokens right {percent(row['token_accuracy'])}, "
+        f"{name}, step {row['step']}: loss {row['loss']:.4f}, tokens right {percent(row['token_accuracy'])}, "
         f"exact match {percent(row['exact_match'])} of {row['validation_sequences']:,}"
         + (f", solved after {row['train_seconds']:.1f} s of training" if solved else "")
     )
@@ -486,8 +538,9 @@ def train_and_save(
     middling_and_longest = scored(targets).sum(dim=1).argsort()[[50, -1]].tolist()
     for stale in "metrics.json", "history.csv", "training.png":     # of an older run, whose weights go now
         (folder / stale).unlink(missing_ok=True)
+    name = f"{config.task}, {config.architecture}"
     hidden = True if quiet else None                        # None: no bar where the output is a file
-    with tqdm(total=config.epochs, desc=config.task, unit="epoch", disable=hidden) as bar:
+    with tqdm(total=config.epochs, desc=name, unit="epoch", disable=hidden) as bar:
         for model, state in train(config, device, checkpoint):
             save_checkpoint(state, folder)
             *earlier, row = state["history"]
@@ -496,9 +549,10 @@ def train_and_save(
             before = any(map(is_solved, earlier))
             solved = is_solved(row) and not before
             if not quiet and (solved or row["epoch"] in (1, 5) or row["epoch"] % 10 == 0):
-                tqdm.write(report(config.task, row, solved), file=sys.stdout)
+                tqdm.write(report(name, row, solved), file=sys.stdout)
                 for example in middling_and_longest if solved or row["epoch"] <= 5 and not before else []:
-                    tqdm.write(sample(model, sources[example], targets[example]) + "\n", file=sys.stdout)
+                    shown = sample(model, config.architecture, sources[example], targets[example])
+                    tqdm.write(shown + "\n", file=sys.stdout)
     metrics = metrics_of(config, model, state["history"], device)
     save_figures(metrics, state["history"], folder)
     return metrics
@@ -506,9 +560,9 @@ def train_and_save(
 
 def print_table(results: list[dict]) -> None:
     """One line per run."""
-    line = "{:<10}{:<10}{:>12}{:>12}{:>9}{:>15}{:>18}"
+    line = "{:<10}{:<17}{:>10}{:>12}{:>9}{:>15}{:>18}"
     print(f"\nOn {TEST_SEQUENCES:,} test sequences that no training ever sees:\n")
-    headings = "task", "model", "parameters", "solved at", "after", "tokens right", "sequences right"
+    headings = "task", "architecture", "parameters", "solved at", "after", "tokens right", "sequences right"
     print(line.format(*headings))
     for metrics in results:
         step, seconds = metrics["steps_to_solve"], metrics["seconds_to_solve"]
@@ -523,7 +577,10 @@ def main() -> None:
     start = time.perf_counter()
     options = parse()
     try:
-        runs = [config_of(task, options) for task in dict.fromkeys(options.task)]
+        runs = [
+            config_of(task, architecture, options)
+            for architecture in dict.fromkeys(options.architecture) for task in dict.fromkeys(options.task)
+        ]
         if options.resume and not any(checkpoint for _, checkpoint in runs):
             raise ValueError(f"there is nothing to resume in {options.output_dir}; leave out --resume")
         device = choose_device(options.device)

@@ -68,7 +68,7 @@ def usual_history(config: train.Config) -> Iterator[dict]:
             step += 1
             if step % LOOK_EVERY == 0:
                 seconds += time.perf_counter() - start
-                scores = train.evaluate(model, *validation, thorough=True)
+                scores = train.evaluate(model, "encoder", *validation, thorough=True)
                 yield {"step": step, "train_seconds": seconds} | scores
                 start = time.perf_counter()
         seconds += time.perf_counter() - start
