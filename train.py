@@ -59,7 +59,7 @@ class Config:
 
     task: str = "reverse"
     architecture: str = "encoder"
-    epochs: int = 50
+    epochs: int = 40
     steps_per_epoch: int = 8
     batch_size: int = 32
     learning_rate: float = 1e-3
