@@ -1,9 +1,9 @@
 """Our recipe beside the usual tutorial's, in one run: steps and seconds until a task is solved.
 
     python tests/benchmark.py --seeds 10
-    python tests/benchmark.py --seeds 10 --what-decides
+    python tests/benchmark.py --seeds 10 --what-decides --architecture encoder
 
-The second takes one thing at a time out of our recipe.
+The first shows all three architectures, the second takes one thing at a time out of the recipe.
 
 "Solved" is the same for both: all of 2,000 validation sequences right, looked at every 8 steps. The share of
 peak is the arithmetic of the weight matrices (2 flops a weight and token, three times: forward and twice
@@ -11,6 +11,7 @@ backward) over what the step took, against a float32 matrix product timed just b
 """
 
 import argparse
+import itertools
 import statistics
 import sys
 import time
@@ -25,7 +26,8 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import train  # noqa: E402
 import transformer  # noqa: E402
-from transformer import count_parameters, sinusoidal_encoding  # noqa: E402
+from data import ARCHITECTURES, arrange  # noqa: E402
+from transformer import sinusoidal_encoding  # noqa: E402
 
 CPU = torch.device("cpu")
 LOOK_EVERY = 8                                              # steps; an epoch of our runs is as long
@@ -100,9 +102,18 @@ def peak_flops_per_second(size: int = 1024, repeats: int = 10) -> float:
 
 def flops_per_step(config: train.Config) -> int:
     """Of the linear layers, forward and backward, for one batch; attention's own products add 1–2%."""
-    model = config.model()
-    weights = count_parameters(model) - model.embedding.weight.numel()
-    return 3 * 2 * weights * config.batch_size * (config.seq_len + 2)
+    model, flops = config.model(), 0
+
+    def count(linear: nn.Linear, inputs: tuple[Tensor], output: Tensor) -> None:
+        nonlocal flops
+        flops += 3 * 2 * linear.weight.numel() * inputs[0].shape[:-1].numel()
+
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            module.register_forward_hook(count)
+    given, _ = arrange(config.architecture, *config.draw(config.batch_size, torch.Generator()))
+    model(*given)
+    return flops
 
 
 def median_and_most(rows: list[dict], key: str, digits: int) -> str:
@@ -121,7 +132,7 @@ def copy_weights(averages: list[Tensor], weights: list[Tensor], updates: Tensor)
         average.copy_(weight)
 
 
-def what_decides(seeds: int, max_steps: int) -> None:
+def what_decides(architectures: list[str], seeds: int, max_steps: int) -> None:
     """Reverse with the recipe, and with one thing in it changed to what is usual."""
     changes = {
         "the recipe": ({}, nullcontext()),
@@ -133,43 +144,48 @@ def what_decides(seeds: int, max_steps: int) -> None:
         "gradients not clipped": ({}, patch.object(train, "CLIP_NORM", float("inf"))),
         "ReLU": ({"activation": "relu"}, nullcontext()),
     }
-    print("{:<38}{:>10}{:>16}".format("reverse", "solved", "steps (most)"))
-    for name, (settings, patched) in changes.items():
+    line = "{:<38}{:<17}{:>10}{:>16}"
+    print(line.format("reverse", "architecture", "solved", "steps (most)"))
+    for (name, (settings, patched)), architecture in itertools.product(changes.items(), architectures):
+        settings = settings | {"task": "reverse", "architecture": architecture}
         with patched:
-            configs = [train.Config(task="reverse", seed=seed, **settings) for seed in range(seeds)]
+            configs = [train.Config(**settings, seed=seed) for seed in range(seeds)]
             rows = [until_solved(our_history(config), max_steps) for config in configs]
-        print(f"{name:<38}{solved_of(rows):>10}{median_and_most(rows, 'step', 0):>16}", flush=True)
+        steps = median_and_most(rows, "step", 0)
+        print(line.format(name, architecture, solved_of(rows), steps), flush=True)
 
 
-def compare(seeds: int, max_steps: int) -> None:
-    """Both recipes on both tasks."""
-    line = "{:<9}{:<16}{:>10}{:>16}{:>19}{:>9}{:>9}"
-    headings = "task", "recipe", "solved", "steps (most)", "seconds (most)", "ms/step", "of peak"
+def compare(architectures: list[str], seeds: int, max_steps: int) -> None:
+    """Our recipe with each architecture, and the usual tutorial's encoder, on both tasks."""
+    line = "{:<9}{:<17}{:>10}{:>16}{:>19}{:>9}{:>9}"
+    headings = "task", "model", "solved", "steps (most)", "seconds (most)", "ms/step", "of peak"
     print(line.format(*headings))
-    for task in "copy", "reverse":
-        for name, history_of in ("ours", our_history), ("usual tutorial", usual_history):
-            rows, milliseconds, shares = [], [], []
-            for seed in range(seeds):
-                config = train.Config(task=task, seed=seed)
-                peak = peak_flops_per_second()
-                rows.append(until_solved(history_of(config), max_steps))
-                seconds_per_step = rows[-1]["train_seconds"] / rows[-1]["step"]
-                milliseconds.append(1000 * seconds_per_step)
-                shares.append(flops_per_step(config) / seconds_per_step / peak)
-            print(line.format(
-                task, name, solved_of(rows), median_and_most(rows, "step", 0),
-                median_and_most(rows, "train_seconds", 1),
-                f"{statistics.median(milliseconds):.1f}", f"{statistics.median(shares):.0%}",
-            ), flush=True)
-            unsolved = [row for row in rows if not train.is_solved(row)]
-            given_up = ", ".join(train.percent(row["exact_match"]) for row in unsolved)
-            if given_up:
-                print(f"         exact match where it gave up: {given_up}", flush=True)
+    for task, model in itertools.product(("copy", "reverse"), (*architectures, "usual tutorial")):
+        rows, milliseconds, shares = [], [], []
+        for seed in range(seeds):
+            usual = model == "usual tutorial"
+            config = train.Config(task=task, seed=seed, architecture="encoder" if usual else model)
+            peak = peak_flops_per_second()
+            rows.append(until_solved((usual_history if usual else our_history)(config), max_steps))
+            seconds_per_step = rows[-1]["train_seconds"] / rows[-1]["step"]
+            milliseconds.append(1000 * seconds_per_step)
+            shares.append(flops_per_step(config) / seconds_per_step / peak)
+        print(line.format(
+            task, model, solved_of(rows), median_and_most(rows, "step", 0),
+            median_and_most(rows, "train_seconds", 1),
+            f"{statistics.median(milliseconds):.1f}", f"{statistics.median(shares):.0%}",
+        ), flush=True)
+        unsolved = [row for row in rows if not train.is_solved(row)]
+        given_up = ", ".join(train.percent(row["exact_match"]) for row in unsolved)
+        if given_up:
+            print(f"         exact match where it gave up: {given_up}", flush=True)
     print("\nSteps, seconds, ms/step and share of peak are medians over the seeds.", end="")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--architecture", nargs="+", choices=ARCHITECTURES, default=ARCHITECTURES,
+                        help="one or more (default: all)")
     parser.add_argument("--seeds", type=int, default=3, help="how many seeds, from 0 on (default: 3)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
     parser.add_argument("--max-steps", type=int, default=400, help="where to give up (default: 400)")
@@ -177,9 +193,9 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.what_decides:
-        what_decides(options.seeds, options.max_steps)
+        what_decides(options.architecture, options.seeds, options.max_steps)
     else:
-        compare(options.seeds, options.max_steps)
+        compare(options.architecture, options.seeds, options.max_steps)
     print(f"\n{options.threads} thread(s), torch {torch.__version__}, seeds 0 … {options.seeds - 1}, "
           f"peak {peak_flops_per_second() / 1e9:.0f} GFLOP/s in float32")
 
