@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import matplotlib
+import numpy
 import seaborn
 import torch
 from matplotlib.axes import Axes
@@ -25,30 +26,52 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from data import FIRST_SYMBOL, TASKS, exact_match, frame, to_text
+from data import ARCHITECTURES, FIRST_SYMBOL, PAD, TASKS, arrange, exact_match, frame, to_text
 from train import Run, load_run
-from transformer import MiniTransformer
+from transformer import EncoderDecoder, MiniTransformer, MultiHeadAttention, generate
 
 SEQUENCES = 500                                             # test sequences behind each number
 PATTERN = {"copy": "diagonal", "reverse": "anti-diagonal"}  # where the answers stand in a map
+KINDS = {"encoder": "self-attention", "decoder": "causal self-attention", "cross": "cross-attention"}
 
-Head = tuple[int, int]                                      # layer and head, counted from 0
+Head = tuple[str, int, int]                                 # kind, layer and head, the latter from 0
+
+
+def attention_layers(model: MiniTransformer | EncoderDecoder) -> dict[str, list[MultiHeadAttention]]:
+    """The attentions of each kind, from the first layer on."""
+    if isinstance(model, EncoderDecoder):
+        return {
+            "encoder": [block.attention for block in model.encoder_blocks],
+            "decoder": [block.attention for block in model.decoder_blocks],
+            "cross": [block.cross_attention for block in model.decoder_blocks],
+        }
+    return {"decoder" if model.causal else "encoder": [block.attention for block in model.blocks]}
+
+
+def all_heads(model: MiniTransformer | EncoderDecoder, *kinds: str) -> list[Head]:
+    """Every head of these kinds of attention."""
+    layers = attention_layers(model)
+    return [
+        (kind, layer, head) for kind in kinds
+        for layer, attention in enumerate(layers[kind]) for head in range(attention.num_heads)
+    ]
 
 
 @contextmanager
-def without_heads(model: MiniTransformer, heads: list[Head]) -> Iterator[None]:
+def without_heads(model: MiniTransformer | EncoderDecoder, heads: list[Head]) -> Iterator[None]:
     """Cut heads out: what they read becomes zero just before the output projection mixes the heads."""
-    def cut(layer: int):
-        attention = model.blocks[layer].attention
+    def cut(kind: str, layer: int):
+        attention = attention_layers(model)[kind][layer]
+        of_this_layer = [head for *where, head in heads if where == [kind, layer]]
 
         def silence(module, inputs):
-            by_head = inputs[0].unflatten(-1, (attention.num_heads, -1)).clone()        # (B, S, H, Dh)
-            by_head[:, :, [head for where, head in heads if where == layer]] = 0.0
+            by_head = inputs[0].unflatten(-1, (attention.num_heads, -1)).clone()        # (B, T, H, Dh)
+            by_head[:, :, of_this_layer] = 0.0
             return by_head.flatten(2)
 
         return attention.output_projection.register_forward_pre_hook(silence)
 
-    handles = [cut(layer) for layer in {layer for layer, _ in heads}]
+    handles = [cut(kind, layer) for kind, layer in {(kind, layer) for kind, layer, _ in heads}]
     try:
         yield
     finally:
@@ -56,37 +79,70 @@ def without_heads(model: MiniTransformer, heads: list[Head]) -> Iterator[None]:
             handle.remove()
 
 
-def answer_keys(task: str, length: int) -> Tensor:
-    """Which key holds the answer of each content query 1 … L: the task, done to the positions themselves."""
-    return TASKS[task](torch.arange(1, length + 1)[None])[0]
+def answering_kind(architecture: str) -> str:
+    """The kind of attention that can find the answers in the source."""
+    return "cross" if architecture == "encoder-decoder" else architecture
 
 
-def unseen_sequences(run: Run, full_length: bool = False) -> tuple[Tensor, Tensor]:
-    """Source and target (N, S) that training never saw, of all lengths or only of seq_len symbols."""
+def answer_cells(architecture: str, task: str, length: int) -> tuple[Tensor, Tensor]:
+    """The queries (L,) of that kind that say the answer's L symbols, and the keys (L,) where these stand.
+
+    The keys are the task, done to the positions 1 … L themselves. An encoder's query i says symbol i, a
+    generating model's query the one that comes next: START the first, or the prompt's END at L + 1.
+    """
+    keys = TASKS[task](torch.arange(1, length + 1)[None])[0]
+    first = {"encoder": 1, "decoder": length + 1, "encoder-decoder": 0}[architecture]
+    return first + torch.arange(len(keys)), keys
+
+
+def unseen_sequences(run: Run, full_length: bool = False) -> tuple[tuple[Tensor, ...], Tensor]:
+    """What the model is given and is to say, (N, T), on sequences that training never saw.
+
+    They are of all lengths, or only of seq_len symbols.
+    """
     config = replace(run.config, fixed_length=run.config.fixed_length or full_length)
-    return config.draw(SEQUENCES, torch.Generator().manual_seed(4), "test")
+    drawn = config.draw(SEQUENCES, torch.Generator().manual_seed(4), "test")
+    return arrange(config.architecture, *drawn)
 
 
 @torch.no_grad()
+def maps_of(model: MiniTransformer | EncoderDecoder, given: tuple[Tensor, ...]) -> dict[str, Tensor]:
+    """Each kind's attention weights from one pass, (layers, N, H, T, S)."""
+    model(*given, return_attention=True)
+    return {
+        kind: torch.stack([attention.attention_weights for attention in layers])
+        for kind, layers in attention_layers(model).items()
+    }
+
+
 def shares_on_answers(run: Run) -> Tensor:
-    """The share of a content query's reading that falls on its answer, a mean for each head: (layers, H)."""
-    source, _ = unseen_sequences(run, full_length=True)
-    _, attention = run.model(source, return_attention=True)                         # a layer: (N, H, S, S)
-    length = run.config.seq_len
-    queries, keys = torch.arange(1, length + 1), answer_keys(run.config.task, length)
-    return torch.stack([weights[:, :, queries, keys].mean(dim=(0, 2)) for weights in attention])
+    """What share of an answering query's reading falls on its answer, a mean for each head: (layers, H)."""
+    architecture = run.config.architecture
+    given, _ = unseen_sequences(run, full_length=True)
+    queries, keys = answer_cells(architecture, run.config.task, run.config.seq_len)
+    return maps_of(run.model, given)[answering_kind(architecture)][..., queries, keys].mean(dim=(1, 3))
 
 
 @torch.no_grad()
 def exact_match_without(run: Run, heads: list[Head]) -> float:
-    """Exact match on test sequences of all lengths when these heads are cut out."""
-    source, target = unseen_sequences(run)
+    """Exact match on test sequences of all lengths when these heads are cut out.
+
+    For a generating model that of what it generates: greedy decoding is right just where each step after the
+    right beginning is.
+    """
+    given, to_say = unseen_sequences(run)
     with without_heads(run.model, heads):
-        return exact_match(run.model(source).argmax(dim=-1), target)
+        return exact_match(run.model(*given).argmax(dim=-1), to_say)
 
 
 def percent(share: float) -> str:
     return f"{share:.1%}".replace(".0%", "%")
+
+
+def clearest_example(run: Run) -> list[int]:
+    """The unseen content in which the fewest symbols occur twice."""
+    (source, *_), _ = unseen_sequences(run, full_length=True)
+    return max(source[:, 1 : 1 + run.config.seq_len].tolist(), key=lambda content: len(set(content)))
 
 
 @dataclass
@@ -94,59 +150,103 @@ class View:
     """What the pictures of one run and one sequence are drawn from."""
 
     run: Run
-    tokens: Tensor                                          # (S,)
-    maps: Tensor                                            # (layers, H, S, S)
+    maps: dict[str, Tensor]                                 # of each kind of attention: (layers, H, T, S)
+    labels: dict[str, tuple[list[str], list[str]]]          # of each kind: queries (T) and keys (S)
     answer: str                                             # the model's, as text
-    shares: Tensor                                          # (layers, H), see shares_on_answers
+    kind: str                                               # the attention that can find the answers …
+    cells: list[tuple[int, int]]                            # … and where: query, key
+    shares: Tensor                                          # (layers, H) of that kind, see shares_on_answers
     best: Head                                              # the head with the largest share
     exact_match: float                                      # of the whole model, on test sequences
 
 
+def labels_of(architecture: str, given: tuple[Tensor, ...], said: Tensor) -> dict:
+    """Each kind's names of queries and keys, "index:token", and "→ next" for a query that writes."""
+    tokens = [[f"{i}:{to_text(token)}" for i, token in enumerate(row[0].split(1))] for row in given]
+    if architecture == "encoder":
+        return {"encoder": (tokens[0], tokens[0])}
+    writing = [
+        f"{name} → {to_text(token)}" if token != PAD else name
+        for name, token in zip(tokens[-1], said[0].split(1), strict=True)
+    ]
+    if architecture == "decoder":
+        return {"decoder": (writing, tokens[0])}
+    return {
+        "encoder": (tokens[0], tokens[0]), "decoder": (writing, tokens[1]), "cross": (writing, tokens[0])
+    }
+
+
 @torch.no_grad()
-def look_at(run: Run, content: list[int]) -> View:
-    """Run content symbols through the model. ValueError for symbols that are none, or too many of them."""
-    largest = run.config.vocab_size - 1
+def look_at(run: Run, content: list[int] | None = None) -> View:
+    """Run content symbols through the model, by default a clear example.
+
+    ValueError for symbols that are none, or too many of them.
+    """
+    content = content or clearest_example(run)
+    largest, architecture, task = run.config.vocab_size - 1, run.config.architecture, run.config.task
     for symbol in content:
         if not FIRST_SYMBOL <= symbol <= largest:
             raise ValueError(f"symbol {symbol} is not content; choose from {FIRST_SYMBOL} … {largest}")
     symbols, width = torch.tensor([content]), len(content) + 2
-    source, target = frame(symbols, width), frame(TASKS[run.config.task](symbols), width)
-    logits, attention = run.model(source, return_attention=True)
-    prediction = logits.argmax(dim=-1)
-    mark = "✓" if exact_match(prediction, target) == 1 else "✗"
-    answer = f"{to_text(symbols[0])} → {to_text(prediction[0, 1:-1])} {mark}"
-    shares = shares_on_answers(run)
-    best = divmod(int(shares.argmax()), run.config.num_heads)
-    return View(run, source[0], torch.cat(attention), answer, shares, best, exact_match_without(run, []))
-
-
-def clearest_example(run: Run) -> list[int]:
-    """The unseen content in which the fewest symbols occur twice."""
-    examples = unseen_sequences(run, full_length=True)[0][:, 1:-1].tolist()
-    return max(examples, key=lambda content: len(set(content)))
+    source, target = frame(symbols, width), frame(TASKS[task](symbols), width)
+    if architecture == "encoder":
+        answer = run.model(source).argmax(dim=-1)
+    else:
+        answer = torch.cat([source[:, :1], generate(run.model, source, width - 1)], dim=1)
+    mark = "✓" if answer.shape == target.shape and exact_match(answer, target) == 1 else "✗"
+    given, said = arrange(architecture, source, answer)
+    maps = {kind: weights[:, 0] for kind, weights in maps_of(run.model, given).items()}
+    kind, shares = answering_kind(architecture), shares_on_answers(run)
+    cells = torch.stack(answer_cells(architecture, task, len(content)), dim=1).tolist()
+    return View(
+        run, maps, labels_of(architecture, given, said),
+        f"{to_text(symbols[0])} → {to_text(answer[0, 1:]).removesuffix(' END')} {mark}",
+        kind, [(query, key) for query, key in cells if query < maps[kind].size(-2)],
+        shares, (kind, *divmod(int(shares.argmax()), run.config.num_heads)), exact_match_without(run, []),
+    )
 
 
 def effect_of_cutting(view: View, heads: list[Head]) -> str:
     return f"exact match {percent(view.exact_match)} → {percent(exact_match_without(view.run, heads))}"
 
 
+def most_focused(view: View, kind: str) -> Head:
+    """On this sequence, the head whose queries come closest to reading a single key each."""
+    focus = view.maps[kind].amax(dim=-1).mean(dim=-1)                               # (layers, H)
+    return kind, *divmod(int(focus.argmax()), focus.size(1))
+
+
 # ---------------------------------------------------------------- pictures
 
 
 def draw_map(axes: Axes, view: View, head: Head, ticks: bool) -> None:
-    """One head's map with the cells outlined where content queries have their answer."""
-    labels = [f"{i}:{name}" for i, name in enumerate(to_text(view.tokens).split())] if ticks else False
+    """One head's map, with the cells outlined where queries have their answer."""
+    kind, layer, index = head
+    queries, keys = view.labels[kind] if ticks else (False, False)
+    weights = view.maps[kind][layer, index].numpy()
     seaborn.heatmap(
-        view.maps[head].numpy(), ax=axes, vmin=0, vmax=1, cmap="viridis", square=True, cbar=False,
-        xticklabels=labels, yticklabels=labels,
+        weights, mask=numpy.triu(numpy.ones_like(weights), 1) if kind == "decoder" else None,
+        ax=axes, vmin=0, vmax=1, cmap="viridis", square=True, cbar=False,
+        xticklabels=keys, yticklabels=queries,
     )
-    for query, key in enumerate(answer_keys(view.run.config.task, len(view.tokens) - 2).tolist(), start=1):
+    axes.set_facecolor("silver")                            # shows where the causal mask forbids to read
+    for query, key in view.cells if kind == view.kind else []:
         cell = Rectangle((key, query), 1, 1, fill=False, edgecolor="tomato", linewidth=1.8 if ticks else 0.6)
         axes.add_patch(cell)
     if ticks:
-        axes.set(xlabel="key: what is read", ylabel="query: who reads")
+        writes = any("→" in name for name in queries)
+        axes.set(xlabel="key: what is read", ylabel="query: who reads" + " → what it writes next" * writes)
         axes.tick_params("x", rotation=90)
         axes.tick_params("y", rotation=0)
+
+
+def alike(view: View) -> float:
+    """The share on the answers if each answering query read all keys that it may read alike."""
+    length = view.run.config.seq_len
+    if view.kind == "decoder":                              # causal: query q sees q + 1 keys
+        queries, _ = answer_cells(view.run.config.architecture, view.run.config.task, length)
+        return (1 / (queries + 1)).mean().item()
+    return 1 / (length + 2)
 
 
 def finish(figure: Figure, views: list[View], title: str) -> Figure:
@@ -154,80 +254,114 @@ def finish(figure: Figure, views: list[View], title: str) -> Figure:
     figure.suptitle(title)
     bar = figure.colorbar(figure.axes[0].collections[0], ax=figure.axes, label="attention weight", shrink=0.8)
     bar.solids.set(rasterized=False, edgecolor="face")      # else the bar would be pixels in svg and pdf
-    lines = [f"{view.run.config.task}: {view.answer}" for view in views]
+    lines = [f"{name_of(view)}: {view.answer}" for view in views]
     length = views[0].run.config.seq_len
-    lines.append("Row: query, who reads. Column: key, what is read. Outlined: where the answer stands.")
+    chance = " or ".join(dict.fromkeys(percent(alike(view)) for view in views))
+    causal = " Grey: not allowed to read." if any("decoder" in view.maps for view in views) else ""
+    lines.append("Row: query, who reads. Column: key, what is read. Outlined: where the answer stands."
+                 + causal)
     lines.append(f"Shares: means over {SEQUENCES} unseen sequences of {length} symbols; "
-                 f"all tokens alike would be {percent(1 / (length + 2))}.")
+                 f"all tokens alike would be {chance}.")
     figure.supxlabel("\n".join(lines), fontsize="small")
     return figure
 
 
+def name_of(view: View) -> str:
+    return f"{view.run.config.task}, {view.run.config.architecture}"
+
+
+def on_pattern(view: View, share: float | None = None) -> str:
+    """The share, by default that of the best head, in words."""
+    share = view.shares[view.best[1:]].item() if share is None else share
+    return f"{percent(share)} on the {PATTERN[view.run.config.task]}"
+
+
+def place_of(view: View, head: Head) -> str:
+    kind, layer, index = head
+    layers, heads = view.maps[kind].shape[:2]
+    return f"{KINDS[kind]}, layer {layer + 1} of {layers}, head {index + 1} of {heads}"
+
+
 def head_picture(view: View) -> Figure:
     """The head that reads the answers most."""
-    layer, head = view.best
-    figure = Figure(figsize=(7.5, 7), layout="constrained")
+    figure = Figure(figsize=(7.5, 7.2), layout="constrained")
     draw_map(figure.subplots(), view, view.best, ticks=True)
-    heads, layers = view.run.config.num_heads, view.run.config.num_layers
     return finish(figure, [view], (
-        f"{view.run.config.task}, layer {layer + 1} of {layers}, head {head + 1} of {heads}: "
-        f"{percent(view.shares[view.best])} on the {PATTERN[view.run.config.task]}\n"
+        f"{name_of(view)}: {place_of(view, view.best)}\n{on_pattern(view)}; "
         f"{effect_of_cutting(view, [view.best])} without this head"
     ))
 
 
 def layer_picture(view: View) -> Figure:
     """All heads of the layer with that head."""
-    layer, heads = view.best[0], range(view.run.config.num_heads)
+    kind, layer, _ = view.best
+    heads = range(view.run.config.num_heads)
     columns = min(4, len(heads))
     rows = math.ceil(len(heads) / columns)
     figure = Figure(figsize=(3.4 * columns + 1, 3.4 * rows + 1.2), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False).flat
     for head, axes in zip(heads, grid, strict=False):
-        draw_map(axes, view, (layer, head), ticks=True)
-        axes.set_title(f"head {head + 1}: {percent(view.shares[layer, head])}", fontsize="medium")
+        draw_map(axes, view, (kind, layer, head), ticks=True)
+        axes.set_title(f"head {head + 1}: {percent(view.shares[layer, head].item())}", fontsize="medium")
         axes.tick_params(labelsize="x-small")
     for unused in grid:
         unused.remove()
     return finish(figure, [view], (
-        f"{view.run.config.task}, layer {layer + 1} of {view.run.config.num_layers}: its heads put "
-        f"{percent(view.shares[layer].mean())} on the {PATTERN[view.run.config.task]}\n"
-        f"{effect_of_cutting(view, [(layer, head) for head in heads])} without this layer's attention"
+        f"{name_of(view)}: {KINDS[kind]}, layer {layer + 1} of {len(view.shares)}, "
+        f"{on_pattern(view, view.shares[layer].mean().item())}\n"
+        f"{effect_of_cutting(view, [(kind, layer, head) for head in heads])} without these heads"
     ))
-
-
-def every_head(run: Run) -> list[Head]:
-    return [(layer, head) for layer in range(run.config.num_layers) for head in range(run.config.num_heads)]
 
 
 def model_picture(view: View) -> Figure:
-    """All layers (rows) and heads (columns)."""
-    layers, heads = view.shares.shape
-    figure = Figure(figsize=(1.35 * heads + 1.5, 1.35 * layers + 1.8), layout="constrained")
-    grid = figure.subplots(layers, heads, squeeze=False)
-    for layer, head in every_head(view.run):
-        axes = grid[layer, head]
-        draw_map(axes, view, (layer, head), ticks=False)
-        axes.set_title(f"head {head + 1}" if layer == 0 else "", fontsize="medium")
-        axes.set_ylabel(f"layer {layer + 1}" if head == 0 else "")
-    task, readers = view.run.config.task, int((view.shares > 0.5).sum())
+    """All layers of all kinds (rows) and heads (columns)."""
+    kinds = list(view.maps)
+    rows = [(kind, layer) for kind in kinds for layer in range(len(view.maps[kind]))]
+    heads = view.run.config.num_heads
+    figure = Figure(figsize=(1.35 * heads + 1.5, 1.35 * len(rows) + 1.8), layout="constrained")
+    grid = figure.subplots(len(rows), heads, squeeze=False)
+    for (kind, layer), axes_of_row in zip(rows, grid, strict=True):
+        for head, axes in enumerate(axes_of_row):
+            draw_map(axes, view, (kind, layer, head), ticks=False)
+            axes.set_title(f"head {head + 1}" if axes in grid[0] else "", fontsize="medium")
+            axes.set_ylabel(f"{kind} {layer + 1}" if head == 0 else "")
+    readers = int((view.shares > 0.5).sum())
     return finish(figure, [view], (
-        f"{task}: {readers} of {layers * heads} heads read mostly the {PATTERN[task]}\n"
-        f"{effect_of_cutting(view, every_head(view.run))} without any attention"
+        f"{name_of(view)}: {readers} of {view.shares.numel()} heads of {KINDS[view.kind]} read mostly the "
+        f"{PATTERN[view.run.config.task]}\n"
+        f"{effect_of_cutting(view, all_heads(view.run.model, *kinds))} without any attention"
     ))
 
 
-def comparison_picture(views: list[View]) -> Figure:
-    """The head of each task that reads the answers most, side by side."""
-    figure, findings = Figure(figsize=(5.5 * len(views) + 1, 6.6), layout="constrained"), []
-    for view, axes in zip(views, figure.subplots(1, len(views)), strict=True):
-        draw_map(axes, view, view.best, ticks=True)
-        task, (layer, head) = view.run.config.task, view.best
-        share = f"{percent(view.shares[view.best])} on the {PATTERN[task]}"
-        axes.set_title(f"{task}, layer {layer + 1}, head {head + 1}: {share}", fontsize="medium")
-        left = percent(exact_match_without(view.run, every_head(view.run)))
-        findings.append(f"{task} is {left} right")
-    return finish(figure, views, "Without any attention, " + " and ".join(findings))
+def kinds_picture(view: View) -> Figure:
+    """One head of each kind of attention, and what is left without all of that kind."""
+    figure = Figure(figsize=(5.5 * len(view.maps) + 1, 6.8), layout="constrained")
+    for kind, axes in zip(view.maps, figure.subplots(1, len(view.maps)), strict=True):
+        head = view.best if kind == view.kind else most_focused(view, kind)
+        draw_map(axes, view, head, ticks=True)
+        cut = effect_of_cutting(view, all_heads(view.run.model, kind))
+        axes.set_title(f"{place_of(view, head)}\n{cut} without {KINDS[kind]}", fontsize="medium")
+    return finish(figure, [view], f"{name_of(view)}: {on_pattern(view)} in a head of {KINDS[view.kind]}")
+
+
+def comparison_picture(views: list[list[View]]) -> Figure:
+    """Of each run the head that reads the answers most: architectures are rows, tasks columns."""
+    rows, columns = len(views), len(views[0])
+    figure = Figure(figsize=(5.6 * columns + 1, 5.6 * rows + 1.2), layout="constrained")
+    findings = ["Without the kind of attention shown"]
+    for row, axes_of_row in zip(views, figure.subplots(rows, columns, squeeze=False), strict=True):
+        tasks = []
+        for view, axes in zip(row, axes_of_row, strict=True):
+            share_right = percent(exact_match_without(view.run, all_heads(view.run.model, view.kind)))
+            draw_map(axes, view, view.best, ticks=True)
+            axes.set_title(
+                f"{name_of(view)}: exact match {percent(view.exact_match)}, {on_pattern(view)}\n"
+                f"{place_of(view, view.best)}", fontsize="medium",
+            )
+            axes.set_xlabel(f"key: what is read\nexact match without any {KINDS[view.kind]}: {share_right}")
+            tasks.append(f"{view.run.config.task} is {share_right} right")
+        findings.append(f"{row[0].run.config.architecture}: {' and '.join(tasks)}")
+    return finish(figure, sum(views, []), "\n".join(findings))
 
 
 # ---------------------------------------------------------------- command line
@@ -255,6 +389,8 @@ def parse() -> argparse.Namespace:
     parser.error = fail
     option = parser.add_argument
     option("--task", nargs="+", choices=list(TASKS), default=["copy", "reverse"], help="one or more tasks")
+    option("--architecture", nargs="+", choices=ARCHITECTURES, default=["encoder", "encoder-decoder"],
+           help="one or more architectures")
     option("--sequence", nargs="+", type=int, help="symbols to show; by default a test sequence")
     option("--models-dir", type=Path, default=Path("models"), help="where python train.py wrote the runs")
     option("--output-dir", type=Path, help="where to write the pictures; by default beside the runs")
@@ -265,24 +401,28 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     options = parse()
-    output = options.output_dir or options.models_dir
+    output, tasks = options.output_dir or options.models_dir, list(dict.fromkeys(options.task))
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1)                            # as in training
     try:
-        runs = [load_run(options.models_dir, task) for task in dict.fromkeys(options.task)]
-        views = [look_at(run, options.sequence or clearest_example(run)) for run in runs]
+        views = [
+            [look_at(load_run(options.models_dir, task, architecture), options.sequence) for task in tasks]
+            for architecture in dict.fromkeys(options.architecture)
+        ]
     except ValueError as error:
         fail(str(error))
     style = "dark_background" if options.dark else "default"
     with matplotlib.style.context(style), matplotlib.rc_context({"svg.hashsalt": "attention"}):
         pictures = {}
-        for view in views:
+        for view in sum(views, []):
             folder = output / view.run.folder.relative_to(options.models_dir)
             pictures[folder / "attention_head"] = head_picture(view)
             pictures[folder / "attention_layer"] = layer_picture(view)
             pictures[folder / "attention_model"] = model_picture(view)
-        if len(views) > 1:
-            pictures[output / "_vs_".join(view.run.config.task for view in views)] = comparison_picture(views)
+            if len(view.maps) > 1:
+                pictures[folder / "attention_kinds"] = kinds_picture(view)
+        if len(sum(views, [])) > 1:
+            pictures[output / "_vs_".join(tasks)] = comparison_picture(views)
         try:
             for path, figure in pictures.items():
                 save(figure, path.with_suffix(f".{options.format}"))

@@ -12,10 +12,12 @@ import torch
 from matplotlib.figure import Figure
 
 import visualize
-from data import exact_match
+from data import arrange, exact_match, frame, to_text
 from train import load_run
+from transformer import generate
 from visualize import (
-    answer_keys,
+    all_heads,
+    answer_cells,
     draw_map,
     exact_match_without,
     head_picture,
@@ -26,72 +28,123 @@ from visualize import (
 )
 
 NAMES = ["attention_head", "attention_layer", "attention_model"]
+KINDS = {"encoder": ["encoder"], "decoder": ["decoder"], "encoder-decoder": ["encoder", "decoder", "cross"]}
 
 
-@pytest.fixture(scope="module")
-def run(models_dir):
-    return load_run(models_dir, "reverse")
+@pytest.fixture(scope="module", params=KINDS)
+def run(models_dir, request):
+    """A tiny run of each architecture in turn; its two layers have two heads each."""
+    return load_run(models_dir, "reverse", request.param)
+
+
+def attentions(model, kind):
+    """That kind's attention modules, by their names in the checkpoint."""
+    names = {"encoder": "encoder_blocks.{}.attention", "decoder": "decoder_blocks.{}.attention"}
+    names["cross"] = "decoder_blocks.{}.cross_attention"
+    pattern = names[kind] if hasattr(model, "encoder_blocks") else "blocks.{}.attention"
+    return [model.get_submodule(pattern.format(layer)) for layer in range(2)]
 
 
 def without_columns(model, heads):
     """The model with the heads' columns of the output projection set to zero: another way to cut them."""
     model = copy.deepcopy(model)
-    for layer, head in heads:
-        attention = model.blocks[layer].attention
+    for kind, layer, head in heads:
+        attention = attentions(model, kind)[layer]
         size = attention.output_projection.in_features // attention.num_heads
         attention.output_projection.weight.data[:, head * size : (head + 1) * size] = 0
     return model
 
 
-@pytest.mark.parametrize("heads", [[(0, 1)], [(0, 0), (1, 1)], [(0, 0), (0, 1), (1, 0), (1, 1)]])
-def test_cutting_heads_equals_zeroing_their_output_columns_and_leaves_no_trace(run, heads):
-    source, target = unseen_sequences(run)
-    before = run.model(source)
-    expected = without_columns(run.model, heads)(source)
-    with without_heads(run.model, heads):
-        torch.testing.assert_close(run.model(source), expected, atol=1e-5, rtol=0)
-    assert torch.equal(run.model(source), before) and not torch.allclose(before, expected, atol=1e-3)
-    assert exact_match_without(run, heads) == exact_match(expected.argmax(dim=-1), target)
+@pytest.mark.parametrize("places", [[(0, 1)], [(0, 0), (1, 1)], [(0, 0), (0, 1), (1, 0), (1, 1)]])
+def test_cutting_heads_equals_zeroing_their_output_columns_and_leaves_no_trace(run, places):
+    given, to_say = unseen_sequences(run)
+    before = run.model(*given)
+    kinds = KINDS[run.config.architecture]
+    for kind in kinds:
+        heads = [(kind, *place) for place in places]
+        expected = without_columns(run.model, heads)(*given)
+        with without_heads(run.model, heads):
+            torch.testing.assert_close(run.model(*given), expected, atol=1e-5, rtol=0)
+        assert torch.equal(run.model(*given), before) and not torch.allclose(before, expected, atol=1e-4)
+        assert exact_match_without(run, heads) == exact_match(expected.argmax(dim=-1), to_say)
+    assert len(all_heads(run.model, *kinds)) == 4 * len(kinds)
 
 
-def test_answers_stand_on_the_diagonal_for_copy_and_on_the_other_for_reverse():
-    assert answer_keys("copy", 4).tolist() == [1, 2, 3, 4]
-    assert answer_keys("reverse", 4).tolist() == [4, 3, 2, 1]
+@pytest.mark.parametrize(("task", "keys"), [("copy", [1, 2, 3, 4]), ("reverse", [4, 3, 2, 1])])
+@pytest.mark.parametrize(("architecture", "first"), [("encoder", 1), ("encoder-decoder", 0), ("decoder", 5)])
+def test_answer_cells_are_where_the_symbol_to_say_stands(architecture, first, task, keys):
+    queries, found = answer_cells(architecture, task, 4)
+    assert queries.tolist() == list(range(first, first + 4)) and found.tolist() == keys
+    content = torch.tensor([[9, 5, 7, 6]])
+    source, target = frame(content, 6), frame(content if task == "copy" else content.flip(1), 6)
+    given, to_say = arrange(architecture, source, target)
+    assert torch.equal(to_say[0, queries], given[0][0, found])
 
 
 def test_shares_are_those_of_a_loop(run):
-    source, _ = unseen_sequences(run, full_length=True)
-    assert source.shape == (500, 10) and (source != 0).all()
-    _, attention = run.model(source, return_attention=True)
-    for layer in range(2):
+    given, _ = unseen_sequences(run, full_length=True)
+    assert given[0].shape[0] == 500 and (given[0] != 0).all()
+    run.model(*given, return_attention=True)
+    kind, first = {"encoder": ("encoder", 1), "decoder": ("decoder", 9), "encoder-decoder": ("cross", 0)}[
+        run.config.architecture
+    ]
+    for layer, attention in enumerate(attentions(run.model, kind)):
         for head in range(2):
-            cells = [attention[layer][:, head, 1 + i, 8 - i].mean().item() for i in range(8)]
+            weights = attention.attention_weights[:, head]
+            cells = [weights[:, first + i, 8 - i].mean().item() for i in range(8)]
             assert shares_on_answers(run)[layer, head].item() == pytest.approx(sum(cells) / 8, abs=1e-6)
 
 
 def test_the_best_head_has_the_largest_share_and_its_number_is_in_the_title(run):
     view = look_at(run, [5, 9, 12])
-    assert view.shares[view.best] == view.shares.max()
+    kind, layer, head = view.best
+    assert kind == view.kind and view.shares[layer, head] == view.shares.max()
     title = head_picture(view).get_suptitle()
-    assert f"layer {view.best[0] + 1} of 2, head {view.best[1] + 1} of 2" in title
+    assert f"layer {layer + 1} of 2, head {head + 1} of 2" in title
     assert f"{view.shares.max():.1%} on the anti-diagonal" in title
 
 
 def test_a_map_has_query_down_key_across_and_row_0_on_top(run):
+    """Each kind of attention, on what the untrained model itself wrote."""
     view = look_at(run, [5, 9, 12])
-    axes = Figure().subplots()
-    draw_map(axes, view, (1, 0), ticks=True)
-    _, attention = run.model(torch.tensor([[1, 5, 9, 12, 2]]), return_attention=True)
-    drawn = axes.collections[0].get_array().reshape(5, 5)
-    numpy.testing.assert_allclose(drawn, attention[1][0, 0].detach().numpy(), atol=1e-6)
-    bottom, top = axes.get_ylim()
-    left, right = axes.get_xlim()
-    assert bottom > top and left < right                    # row 0 on top, key 0 on the left
-    for labels in axes.get_yticklabels(), axes.get_xticklabels():
-        assert [label.get_text() for label in labels] == ["0:START", "1:5", "2:9", "3:12", "4:END"]
-    assert axes.get_ylabel().startswith("query") and axes.get_xlabel().startswith("key")
-    assert [cell.get_xy() for cell in axes.patches] == [(3, 1), (2, 2), (1, 3)]     # key, query
-    assert axes.collections[0].get_clim() == (0, 1)
+    source = torch.tensor([[1, 5, 9, 12, 2]])
+    prompt = ["0:START", "1:5", "2:9", "3:12", "4:END"]
+    if run.config.architecture == "encoder":
+        given, expected = (source,), {"encoder": (prompt, prompt)}
+    else:
+        answer = generate(run.model, source, 4)
+        names = [to_text(token) for token in answer[0].split(1)]
+        if run.config.architecture == "decoder":
+            given = (torch.cat([source, answer[:, :-1]], dim=1),)
+            keys = prompt + [f"{5 + i}:{name}" for i, name in enumerate(names[:-1])]
+            writing = [f"{key} → {name}" for key, name in zip(keys[4:], names, strict=True)]
+            expected = {"decoder": (prompt[:4] + writing, keys)}
+        else:
+            given = (source, torch.cat([source[:, :1], answer[:, :-1]], dim=1))
+            keys = ["0:START"] + [f"{1 + i}:{name}" for i, name in enumerate(names[:-1])]
+            writing = [f"{key} → {name}" for key, name in zip(keys, names, strict=True)]
+            expected = {"encoder": (prompt, prompt), "decoder": (writing, keys)}
+            expected["cross"] = writing, prompt
+    run.model(*given, return_attention=True)
+    assert list(expected) == KINDS[run.config.architecture]
+    for kind, (queries, keys) in expected.items():
+        axes = Figure().subplots()
+        draw_map(axes, view, (kind, 1, 0), ticks=True)
+        weights = attentions(run.model, kind)[1].attention_weights[0, 0]
+        drawn = axes.collections[0].get_array().reshape(len(queries), len(keys))
+        numpy.testing.assert_allclose(drawn.filled(0), weights.numpy(), atol=1e-6)
+        forbidden = numpy.triu(numpy.ones(weights.shape), 1) * (kind == "decoder")
+        assert (numpy.ma.getmaskarray(drawn) == forbidden).all()
+        bottom, top = axes.get_ylim()
+        left, right = axes.get_xlim()
+        assert bottom > top and left < right                    # row 0 on top, key 0 on the left
+        assert [label.get_text() for label in axes.get_yticklabels()] == queries
+        assert [label.get_text() for label in axes.get_xticklabels()] == keys
+        assert axes.get_ylabel().startswith("query") and axes.get_xlabel().startswith("key")
+        assert axes.collections[0].get_clim() == (0, 1)
+        first = {"encoder": 1, "decoder": 4, "cross": 0}[kind]
+        cells = [(3 - i, first + i) for i in range(3) if first + i < len(queries)]          # key, query
+        assert [cell.get_xy() for cell in axes.patches] == (cells if kind == view.kind else [])
 
 
 def call_main(monkeypatch, *options):
@@ -108,8 +161,11 @@ def test_all_pictures_are_written_and_the_same_input_gives_the_same_bytes(
         options = "--models-dir", models_dir, "--output-dir", output, "--format", suffix
         call_main(monkeypatch, *options, "--sequence", 5, 9, 12, 14)
         written.append({path.relative_to(output): path.read_bytes() for path in output.rglob("*.*")})
-    folders = "copy_task/encoder", "reverse_task/encoder"
-    expected = {Path(folder, f"{name}.{suffix}") for folder in folders for name in NAMES}
+    expected = {
+        Path(f"{task}_task", architecture, f"{name}.{suffix}")
+        for task in ("copy", "reverse") for architecture in ("encoder", "encoder-decoder")
+        for name in [*NAMES, "attention_kinds"][: 4 if architecture == "encoder-decoder" else 3]
+    }
     assert set(written[0]) == expected | {Path(f"copy_vs_reverse.{suffix}")}
     assert written[0] == written[1]
     if suffix == "svg":
@@ -119,13 +175,14 @@ def test_all_pictures_are_written_and_the_same_input_gives_the_same_bytes(
 def test_pictures_land_beside_the_run_without_a_display(models_dir, tmp_path):
     shutil.copytree(models_dir, tmp_path / "models")
     result = subprocess.run(
-        [sys.executable, "visualize.py", "--task=copy", f"--models-dir={tmp_path / 'models'}", "--dark"],
+        [sys.executable, "visualize.py", "--task=copy", "--architecture=decoder", "--dark",
+         f"--models-dir={tmp_path / 'models'}"],
         capture_output=True, text=True, cwd=Path(visualize.__file__).parent, timeout=100,
         env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)},
     )
     assert result.returncode == 0, result.stderr
     for name in NAMES:
-        assert (tmp_path / "models" / "copy_task" / "encoder" / f"{name}.png").read_bytes()[1:4] == b"PNG"
+        assert (tmp_path / "models" / "copy_task" / "decoder" / f"{name}.png").read_bytes()[1:4] == b"PNG"
 
 
 @pytest.mark.parametrize(
@@ -136,6 +193,7 @@ def test_pictures_land_beside_the_run_without_a_display(models_dir, tmp_path):
         (["--sequence", "five"], "invalid int value: 'five'"),
         (["--sequence", *["5"] * 63], "65 tokens are more than max_len=64"),
         (["--task", "revers"], "invalid choice: 'revers'"),
+        (["--architecture", "gpt"], "invalid choice: 'gpt'"),
         (["--models-dir", "nowhere"], "train it first: python train.py --task copy"),
         (["--format", "gif"], "invalid choice: 'gif'"),
     ],
