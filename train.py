@@ -145,7 +145,7 @@ def predict(model: nn.Module, architecture: str, source: Tensor, target: Tensor)
     device = next(model.parameters()).device
     predictions = torch.full_like(target, PAD)
     lengths = ((source != PAD) | (target != PAD)).sum(dim=1)
-    for rows in lengths.argsort().split(GLANCE):            # short ones side by side, so that PAD costs little
+    for rows in lengths.argsort().split(GLANCE):            # short ones side by side: PAD costs little
         width = int(lengths[rows].max())
         portion = (tokens[rows, :width].to(device) for tokens in (source, target))
         predictions[rows, :width] = answer(model, architecture, *portion).cpu()
