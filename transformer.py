@@ -1,8 +1,9 @@
 """The Transformer, from scratch, in reading order.
 
-Attention → heads → positions → layer norm → feed-forward → block → model. PyTorch gives us nn.Linear,
-nn.Embedding, softmax and autograd; everything above those is written out here, and tests/test_transformer.py
-holds it equal to PyTorch's own layers. `python transformer.py` walks one small batch through the model.
+Attention → heads → positions → layer norm → feed-forward → block → three models → generate. PyTorch gives us
+nn.Linear, nn.Embedding, softmax and autograd; everything above those is written out here, and
+tests/test_transformer.py holds it equal to PyTorch's own layers. `python transformer.py` walks one small
+batch through a model.
 
 Shapes, batch first everywhere:
     B batch   S source length   T target length   D d_model   H heads   Dh = D/H   V vocabulary
@@ -265,10 +266,9 @@ def check_tokens(tokens: Tensor, vocab_size: int) -> None:
     if tokens.dim() != 2 or tokens.is_floating_point():
         got = f"shape {tuple(tokens.shape)} of {tokens.dtype}"
         raise ValueError(f"tokens have {got}; give whole numbers (batch, length)")
-    outside = tokens[(tokens < 0) | (tokens >= vocab_size)] if tokens.is_cpu else ()
-    if len(outside):
-        vocabulary = f"the vocabulary 0 … {vocab_size - 1}"
-        raise ValueError(f"token id {int(outside[0])} is outside {vocabulary}; change it or raise vocab_size")
+    if tokens.is_cpu and len(outside := tokens[(tokens < 0) | (tokens >= vocab_size)]):
+        words = f"the vocabulary 0 … {vocab_size - 1}"
+        raise ValueError(f"token id {int(outside[0])} is outside {words}; change it or raise vocab_size")
 
 
 def attention_mask(tokens: Tensor, causal: bool = False) -> Tensor:
@@ -428,34 +428,39 @@ def count_parameters(module: nn.Module) -> int:
 
 @torch.no_grad()
 def walk(model: MiniTransformer, tokens: Tensor) -> None:
-    """Do by hand what model(tokens) does, print each stage's shape, and fail where the two disagree."""
-    def show(name: str, tensor: Tensor) -> None:
-        print(f"  {name:<44}{tuple(tensor.shape)}")
+    """Do by hand what model(tokens) does, print each stage's shape and parameters, and fail on a difference."""
+    counts = []
 
+    def show(name: str, tensor: Tensor, *parts: nn.Module) -> None:
+        counts.append(sum(map(count_parameters, parts)))
+        print(f"  {name:<44}{tuple(tensor.shape)!s:<16}" + (f"{counts[-1]:>10,}" if counts[-1] else ""))
+
+    print(f"  {'':<44}{'shape':<16}parameters")
     show("tokens: START, content, END; then PAD", tokens)
     mask = attention_mask(tokens, model.causal)
     show("mask: which keys may be read", mask)
     x = model.embedding(tokens)
-    show("embedding: what each token is", x)
+    show("embedding: what each token is", x, model.embedding)
     x = model.positional_encoding(x)
-    show("+ position: where it stands", x)
+    show("+ position: where it stands", x, model.positional_encoding)
     first, *others = model.blocks
     x = x + first.attention(first.attention_norm(x), mask=mask, return_attention=True)
     weights = first.attention.attention_weights
     show("block 0, attention weights", weights)
-    show("block 0, x + attention(norm(x))", x)
+    show("block 0, x + attention(norm(x))", x, first.attention, first.attention_norm)
     x = x + first.feed_forward(first.feed_forward_norm(x))
-    show("block 0, x + feed_forward(norm(x))", x)
+    show("block 0, x + feed_forward(norm(x))", x, first.feed_forward, first.feed_forward_norm)
     for block in others:
         x = block(x, mask)
-    show(f"blocks 1 … {len(others)}, the same again", x)
+    show(f"blocks 1 … {len(others)}, the same again", x, *others)
     logits = model.output_projection(model.final_norm(x))
-    show("logits: a score for each symbol", logits)
+    show("logits: a score for each symbol", logits, model.final_norm, model.output_projection)
+    print(f"  {'total':<60}{sum(counts):>10,}")
 
     row = "  ".join(f"{weight:.2f}" for weight in weights[-1, 0, 0].tolist())
     print(f"\nWhat the last sequence's START reads in block 0, head 0 (of PAD, nothing):\n  {row}")
-    if not torch.allclose(logits, model(tokens), atol=1e-5):
-        raise SystemExit("error: the walk and model(tokens) disagree: the shapes above are of another model")
+    if not torch.allclose(logits, model(tokens), atol=1e-5) or sum(counts) != count_parameters(model):
+        raise SystemExit("error: the walk and model(tokens) disagree: what stands above is of another model")
     if not torch.allclose(weights.sum(dim=-1), torch.ones(weights.shape[:-1])):
         raise SystemExit("error: the rows of the attention weights do not sum to one")
 
@@ -478,30 +483,12 @@ def attention_by_hand() -> None:
         raise SystemExit("error: scaled_dot_product_attention disagrees with the sum by hand")
 
 
-def parameter_table(model: MiniTransformer) -> None:
-    """Each part's parameters, and their sum, which must be the model's."""
-    first = model.blocks[0]
-    for name, part in first.named_children():
-        if count := count_parameters(part):
-            print(f"    {name:<30}{count:>9,}")
-    blocks = len(model.blocks)
-    parts = {f"{blocks} blocks of {count_parameters(first):,}, as above": blocks * count_parameters(first)}
-    parts |= {name: count_parameters(part) for name, part in model.named_children() if name != "blocks"}
-    for name, count in parts.items():
-        if count:
-            print(f"  {name:<32}{count:>9,}")
-    print(f"  {'total':<32}{sum(parts.values()):>9,}")
-    if sum(parts.values()) != count_parameters(model):
-        raise SystemExit("error: the parts do not add up to the model's parameters")
-
-
 def departures() -> None:
     """Where this file does not do as the paper does, with the lines to look at."""
     for part, text in (
         (TransformerBlock, "LayerNorm before each sublayer, not after the sum (section 3.1)"),
-        (MiniTransformer, "token embeddings start small and are not multiplied by √D (section 3.4)"),
-        (MiniTransformer, "the output projection shares no weights with the embedding (section 3.4)"),
-        (MiniTransformer, "encoder or decoder alone; the paper joins the two (section 3.1)"),
+        (token_embedding, "token embeddings start small and are not multiplied by √D (section 3.4)"),
+        (EncoderDecoder, "the output projection shares no weights with the embedding (section 3.4)"),
     ):
         lines, start = inspect.getsourcelines(part)
         print(f"  lines {start}–{start + len(lines) - 1}, {part.__name__}: {text}")
@@ -514,12 +501,10 @@ def main() -> None:
     walk(model, torch.tensor([[1, 5, 7, 9, 2], [1, 8, 2, PAD, PAD]]))
     print("\n2. One head's attention, to be redone by hand:\n")
     attention_by_hand()
-    print("\n3. Parameters:\n")
-    parameter_table(model)
-    print("\n4. Where this file leaves the paper:\n")
+    print("\n3. Where this file leaves the paper:\n")
     departures()
-    print("\nChecked: the walk gives the logits of model(tokens), rows of attention sum to one, the hand's")
-    print("weights are those of scaled_dot_product_attention, and the parts add up to the total.")
+    print("\nChecked: the walk gives the logits of model(tokens) and counts all parameters, rows of attention")
+    print("sum to one, and the hand's weights are those of scaled_dot_product_attention.")
 
 
 if __name__ == "__main__":

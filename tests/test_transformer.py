@@ -464,7 +464,7 @@ def test_the_walk_a_student_keeps_checks_itself(monkeypatch, capsys):
     printed = capsys.readouterr().out
     exponentials = [math.exp(1), math.exp(0), math.exp(1)]
     by_hand = "  ".join(f"{value / sum(exponentials):.3f}" for value in exponentials)
-    assert by_hand in printed and f"{'total':<32}  798,484" in printed
+    assert by_hand in printed and f"{'total':<60}   798,484" in printed
     unscaled = lambda query, key, value: (value, (query @ key.T).softmax(dim=-1))  # noqa: E731
     monkeypatch.setattr(transformer, "scaled_dot_product_attention", unscaled)
     with pytest.raises(SystemExit, match="disagrees"):
