@@ -393,6 +393,7 @@ def generate(model: MiniTransformer | EncoderDecoder, source: Tensor, max_new_to
     generate, for a row without a token, and where prompt and answer are longer than max_len.
     """
     check_positive(max_new_tokens=max_new_tokens)
+    check_tokens(source, model.embedding.num_embeddings)
     model.eval()
     if two_sides := isinstance(model, EncoderDecoder):
         tokens, memory = torch.full_like(source[:, :1], START), model.encode(source)
@@ -428,7 +429,7 @@ def count_parameters(module: nn.Module) -> int:
 
 @torch.no_grad()
 def walk(model: MiniTransformer, tokens: Tensor) -> None:
-    """Do by hand what model(tokens) does, print each stage's shape and parameters, and fail on a difference."""
+    """Do by hand what model(tokens) does, print each stage's shape and parameters, fail on a difference."""
     counts = []
 
     def show(name: str, tensor: Tensor, *parts: nn.Module) -> None:
@@ -503,8 +504,8 @@ def main() -> None:
     attention_by_hand()
     print("\n3. Where this file leaves the paper:\n")
     departures()
-    print("\nChecked: the walk gives the logits of model(tokens) and counts all parameters, rows of attention")
-    print("sum to one, and the hand's weights are those of scaled_dot_product_attention.")
+    print("\nChecked: the walk gives the logits of model(tokens) and counts all parameters, each row of")
+    print("attention sums to one, and the hand's weights are those of scaled_dot_product_attention.")
 
 
 if __name__ == "__main__":

@@ -440,6 +440,7 @@ def test_an_odd_d_model_works():
         (lambda: small_model()(torch.zeros(1, 2)), r"torch.float32; give whole numbers"),
         (lambda: generate(small_model(), TOKENS, 3), "an encoder answers all at once; .* causal=True"),
         (lambda: generate(small_model(causal=True), TOKENS, 0), "max_new_tokens=0 .* 1 or more"),
+        (lambda: generate(small_model(causal=True), TOKENS[0], 3), r"shape \(5,\) .* \(batch, length\)"),
         (lambda: generate(small_model(causal=True), TOKENS * 0, 3), "a row of source is empty; give"),
         (lambda: generate(small_model(causal=True, max_len=4), TOKENS, 3), "prompt of 5 .* max_len=4"),
         (lambda: small_model(max_len=4)(torch.ones(1, 5, dtype=torch.long)), "5 tokens .* max_len=4"),
