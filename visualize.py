@@ -235,7 +235,7 @@ def draw_map(axes: Axes, view: View, head: Head, ticks: bool) -> None:
         axes.add_patch(cell)
     if ticks:
         writes = any("→" in name for name in queries)
-        axes.set(xlabel="key: what is read", ylabel="query: who reads" + " → what it writes next" * writes)
+        axes.set(xlabel="key: what is read", ylabel="query: who reads" + " → writes next" * writes)
         axes.tick_params("x", rotation=90)
         axes.tick_params("y", rotation=0)
 
@@ -252,14 +252,14 @@ def alike(view: View) -> float:
 def finish(figure: Figure, views: list[View], title: str) -> Figure:
     """What all pictures share: title, one colour bar for all maps, and how to read them."""
     figure.suptitle(title)
+    causal = any(numpy.ma.is_masked(axes.collections[0].get_array()) for axes in figure.axes)
     bar = figure.colorbar(figure.axes[0].collections[0], ax=figure.axes, label="attention weight", shrink=0.8)
     bar.solids.set(rasterized=False, edgecolor="face")      # else the bar would be pixels in svg and pdf
     lines = [f"{name_of(view)}: {view.answer}" for view in views]
     length = views[0].run.config.seq_len
     chance = " or ".join(dict.fromkeys(percent(alike(view)) for view in views))
-    causal = " Grey: not allowed to read." if any("decoder" in view.maps for view in views) else ""
     lines.append("Row: query, who reads. Column: key, what is read. Outlined: where the answer stands."
-                 + causal)
+                 + " Grey: not allowed to read." * causal)
     lines.append(f"Shares: means over {SEQUENCES} unseen sequences of {length} symbols; "
                  f"all tokens alike would be {chance}.")
     figure.supxlabel("\n".join(lines), fontsize="small")
@@ -302,6 +302,8 @@ def layer_picture(view: View) -> Figure:
     grid = figure.subplots(rows, columns, squeeze=False).flat
     for head, axes in zip(heads, grid, strict=False):
         draw_map(axes, view, (kind, layer, head), ticks=True)
+        if head % columns:
+            axes.set_ylabel("")                             # said once in each row
         axes.set_title(f"head {head + 1}: {percent(view.shares[layer, head].item())}", fontsize="medium")
         axes.tick_params(labelsize="x-small")
     for unused in grid:
@@ -340,7 +342,8 @@ def kinds_picture(view: View) -> Figure:
         head = view.best if kind == view.kind else most_focused(view, kind)
         draw_map(axes, view, head, ticks=True)
         cut = effect_of_cutting(view, all_heads(view.run.model, kind))
-        axes.set_title(f"{place_of(view, head)}\n{cut} without {KINDS[kind]}", fontsize="medium")
+        side = "encoder" if kind == "encoder" else "decoder"
+        axes.set_title(f"{side}: {place_of(view, head)}\n{cut} without {KINDS[kind]}", fontsize="medium")
     return finish(figure, [view], f"{name_of(view)}: {on_pattern(view)} in a head of {KINDS[view.kind]}")
 
 
@@ -354,9 +357,10 @@ def comparison_picture(views: list[list[View]]) -> Figure:
         for view, axes in zip(row, axes_of_row, strict=True):
             share_right = percent(exact_match_without(view.run, all_heads(view.run.model, view.kind)))
             draw_map(axes, view, view.best, ticks=True)
+            _, layer, head = view.best
             axes.set_title(
-                f"{name_of(view)}: exact match {percent(view.exact_match)}, {on_pattern(view)}\n"
-                f"{place_of(view, view.best)}", fontsize="medium",
+                f"{name_of(view)}: exact match {percent(view.exact_match)}\n"
+                f"{on_pattern(view)} (layer {layer + 1}, head {head + 1})", fontsize="medium",
             )
             axes.set_xlabel(f"key: what is read\nexact match without any {KINDS[view.kind]}: {share_right}")
             tasks.append(f"{view.run.config.task} is {share_right} right")
