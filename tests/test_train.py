@@ -1,5 +1,6 @@
 """The training loop, its files and its command line, on models small enough for seconds."""
 
+import copy
 import csv
 import io
 import itertools
@@ -341,6 +342,18 @@ def test_a_killed_run_resumes_to_the_same_weights_and_history_bit_for_bit(tmp_pa
     timeless = [[row | {"train_seconds": 0} for row in c["history"]] for c in (resumed, expected)]
     assert timeless[0] == timeless[1] and len(timeless[0]) == 150
     assert resumed["random_states"]["data"].equal(expected["random_states"]["data"])
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_each_architecture_goes_on_from_a_checkpoint_as_if_it_had_never_stopped(architecture):
+    config = Config(**TINY | {"epochs": 3, "dropout": 0.1}, architecture=architecture)
+    runs = train.train(config, CPU)
+    first = copy.deepcopy(next(runs)[1])
+    *_, (_, expected) = runs
+    *_, (_, resumed) = train.train(config, CPU, first)
+    for part in "model", "trained_weights":
+        assert all(torch.equal(resumed[part][name], expected[part][name]) for name in expected[part])
+    assert [row["loss"] for row in resumed["history"]] == [row["loss"] for row in expected["history"]]
 
 
 def test_resuming_a_finished_run_changes_nothing_and_contradictions_are_refused(finished, tmp_path):
