@@ -302,8 +302,10 @@ def layer_picture(view: View) -> Figure:
     grid = figure.subplots(rows, columns, squeeze=False).flat
     for head, axes in zip(heads, grid, strict=False):
         draw_map(axes, view, (kind, layer, head), ticks=True)
-        if head % columns:
-            axes.set_ylabel("")                             # said once in each row
+        if head % columns:                                  # the axes' names once for each row and column
+            axes.set_ylabel("")
+        if head + columns < len(heads):
+            axes.set_xlabel("")
         axes.set_title(f"head {head + 1}: {percent(view.shares[layer, head].item())}", fontsize="medium")
         axes.tick_params(labelsize="x-small")
     for unused in grid:
