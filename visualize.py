@@ -1,11 +1,12 @@
 """Pictures of where a trained model's heads read, each beside the evidence of whether that matters.
 
-`python visualize.py` reads the checkpoints that `python train.py` wrote and saves, for each task, one head,
-one layer and all layers × heads, and copy against reverse. A map shows where a head reads; only an
-intervention shows whether the answer depends on it. So each title says what is left without those heads.
+`python visualize.py` reads the checkpoints that `python train.py` wrote and saves, for each run, one head, one
+layer, all layers × heads and the three kinds of attention of an encoder–decoder; and all runs side by side.
+A map shows where a head reads; only an intervention shows whether the answer depends on it. So each title
+says what is left without those heads.
 
-Shapes: N sequences, L symbols of content, S = L + 2 tokens, H heads.
-A map is (S, S): row = query (who reads), column = key (what is read).
+Shapes: N sequences, L symbols of content, H heads, T queries, S keys.
+A map is (T, S): row = query (who reads), column = key (what is read).
 """
 
 import argparse
@@ -240,6 +241,10 @@ def draw_map(axes: Axes, view: View, head: Head, ticks: bool) -> None:
         axes.tick_params("y", rotation=0)
 
 
+def name_of(view: View) -> str:
+    return f"{view.run.config.task}, {view.run.config.architecture}"
+
+
 def alike(view: View) -> float:
     """The share on the answers if each answering query read all keys that it may read alike."""
     length = view.run.config.seq_len
@@ -264,10 +269,6 @@ def finish(figure: Figure, views: list[View], title: str) -> Figure:
                  f"all tokens alike would be {chance}.")
     figure.supxlabel("\n".join(lines), fontsize="small")
     return figure
-
-
-def name_of(view: View) -> str:
-    return f"{view.run.config.task}, {view.run.config.architecture}"
 
 
 def on_pattern(view: View, share: float | None = None) -> str:

@@ -16,6 +16,7 @@ from data import arrange, exact_match, frame, to_text
 from train import load_run
 from transformer import generate
 from visualize import (
+    alike,
     all_heads,
     answer_cells,
     draw_map,
@@ -93,6 +94,12 @@ def test_shares_are_those_of_a_loop(run):
             weights = attention.attention_weights[:, head]
             cells = [weights[:, first + i, 8 - i].mean().item() for i in range(8)]
             assert shares_on_answers(run)[layer, head].item() == pytest.approx(sum(cells) / 8, abs=1e-6)
+
+
+def test_the_chance_level_is_the_share_of_a_reader_that_reads_alike_all_that_it_may(run):
+    queries, _ = answer_cells(run.config.architecture, "reverse", 8)
+    shares = [1 / (query + 1) if run.config.architecture == "decoder" else 1 / 10 for query in queries.tolist()]
+    assert alike(look_at(run, [5, 9, 12])) == pytest.approx(sum(shares) / 8)
 
 
 def test_the_best_head_has_the_largest_share_and_its_number_is_in_the_title(run):
