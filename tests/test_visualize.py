@@ -98,7 +98,8 @@ def test_shares_are_those_of_a_loop(run):
 
 def test_the_chance_level_is_the_share_of_a_reader_that_reads_alike_all_that_it_may(run):
     queries, _ = answer_cells(run.config.architecture, "reverse", 8)
-    shares = [1 / (query + 1) if run.config.architecture == "decoder" else 1 / 10 for query in queries.tolist()]
+    decoder = run.config.architecture == "decoder"
+    shares = [1 / (query + 1) if decoder else 1 / 10 for query in queries.tolist()]
     assert alike(look_at(run, [5, 9, 12])) == pytest.approx(sum(shares) / 8)
 
 
