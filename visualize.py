@@ -1,9 +1,9 @@
 """Pictures of where a trained model's heads read, each beside the evidence of whether that matters.
 
 `python visualize.py` reads the checkpoints that `python train.py` wrote and saves, for each run, one head,
-one layer, all layers × heads and the three kinds of attention of an encoder–decoder; and all runs side by side.
-A map shows where a head reads; only an intervention shows whether the answer depends on it. So each title
-says what is left without those heads.
+one layer, all layers × heads and, of an encoder–decoder, the three kinds of attention; and all runs side by
+side. A map shows where a head reads; only an intervention shows whether the answer depends on it. So each
+title says what is left without those heads.
 
 Shapes: N sequences, L symbols of content, H heads, T queries, S keys.
 A map is (T, S): row = query (who reads), column = key (what is read).
