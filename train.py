@@ -27,7 +27,6 @@ from tqdm import tqdm
 
 from data import (
     ARCHITECTURES,
-    PAD,
     SPLITS,
     TASKS,
     all_right,
@@ -143,13 +142,8 @@ def predict(model: nn.Module, architecture: str, source: Tensor, target: Tensor)
     """What the model says to any number of sources; all three are (N, S), on the CPU."""
     model.eval()
     device = next(model.parameters()).device
-    predictions = torch.full_like(target, PAD)
-    lengths = ((source != PAD) | (target != PAD)).sum(dim=1)
-    for rows in lengths.argsort().split(GLANCE):            # short ones side by side: PAD costs little
-        width = int(lengths[rows].max())
-        portion = (tokens[rows, :width].to(device) for tokens in (source, target))
-        predictions[rows, :width] = answer(model, architecture, *portion).cpu()
-    return predictions
+    portions = zip(*(tokens.to(device).split(GLANCE) for tokens in (source, target)), strict=True)
+    return torch.cat([answer(model, architecture, *rows).cpu() for rows in portions])
 
 
 def evaluate(model: nn.Module, architecture: str, source: Tensor, target: Tensor, thorough: bool) -> dict:
