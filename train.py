@@ -1,8 +1,8 @@
 """Train a Transformer on a task until it makes no mistake, and keep what a reader may want to look at.
 
 `python train.py` trains copy and reverse, each with an encoder and with an encoder–decoder, and writes
-models/<task>_task/<architecture>/. The loop is `train_epoch`
-and `train`; above them stand loss, schedule and scores, below them files, the plot and the command line.
+models/<task>_task/<architecture>/. The loop is `train_epoch` and `train`; above them stand loss, schedule and
+scores, below them files, the plot and the command line.
 """
 
 import argparse

@@ -154,11 +154,15 @@ class View:
     maps: dict[str, Tensor]                                 # of each kind of attention: (layers, H, T, S)
     labels: dict[str, tuple[list[str], list[str]]]          # of each kind: queries (T) and keys (S)
     answer: str                                             # the model's, as text
-    kind: str                                               # the attention that can find the answers …
-    cells: list[tuple[int, int]]                            # … and where: query, key
-    shares: Tensor                                          # (layers, H) of that kind, see shares_on_answers
+    cells: list[tuple[int, int]]                            # where the answers stand: query, key
+    shares: Tensor                                          # (layers, H), see shares_on_answers
     best: Head                                              # the head with the largest share
     exact_match: float                                      # of the whole model, on test sequences
+
+    @property
+    def kind(self) -> str:
+        """The kind of attention that can find the answers; cells and shares are of this kind."""
+        return self.best[0]
 
 
 def labels_of(architecture: str, given: tuple[Tensor, ...], said: Tensor) -> dict:
@@ -202,7 +206,7 @@ def look_at(run: Run, content: list[int] | None = None) -> View:
     return View(
         run, maps, labels_of(architecture, given, said),
         f"{to_text(symbols[0])} → {to_text(answer[0, 1:]).removesuffix(' END')} {mark}",
-        kind, [(query, key) for query, key in cells if query < maps[kind].size(-2)],
+        [(query, key) for query, key in cells if query < maps[kind].size(-2)],
         shares, (kind, *divmod(int(shares.argmax()), run.config.num_heads)), exact_match_without(run, []),
     )
 
