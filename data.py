@@ -7,11 +7,16 @@ training can never meet a sequence it is tested on. `python data.py` prints exam
 Shapes: N sequences, L symbols of content in each, S = longest content + 2 for START and END.
 """
 
+import argparse
+import sys
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 PAD, START, END, MASK = 0, 1, 2, 3
 FIRST_SYMBOL = 4                                            # content symbols are 4 … vocab_size − 1
+ZERO, PLUS = 4, 14                                          # in a sum the digits are 4 … 13
 ARCHITECTURES = ("encoder", "decoder", "encoder-decoder")
 SPLITS = ("train", "validation", "test")                    # 80, 10 and 10 per cent of all sequences
 SMALL_POOL = 4096                                           # up to here, all sequences of a length are listed
@@ -27,8 +32,65 @@ def reverse(content: Tensor) -> Tensor:
     return content.flip(-1)
 
 
-# A new task is a function from content (N, L) to target (N, L), and a line here.
-TASKS = {"copy": copy, "reverse": reverse}
+def sort(content: Tensor) -> Tensor:
+    """9 5 7 5 → 5 5 7 9: where a symbol goes depends on all the others."""
+    return content.sort(dim=-1).values
+
+
+def double(content: Tensor) -> Tensor:
+    """5 7 9 → 5 7 9 5 7 9: the answer is longer than the question."""
+    return content.repeat(1, 2)
+
+
+def add(content: Tensor) -> Tensor:
+    """4 2 + 1 9 → 0 6 1: the sum of two numbers of n digits, in n + 1 digits, by the schoolbook."""
+    first, second = (content - ZERO).split(content.size(1) // 2 + 1, dim=1)             # first is with PLUS
+    carry, digits = torch.zeros(len(content), dtype=torch.int64), []
+    for column in reversed(range(second.size(1))):          # from the ones, on the right, to the left
+        total = first[:, column] + second[:, column] + carry
+        carry, digits = total // 10, [total % 10, *digits]
+    return ZERO + torch.stack([carry, *digits], dim=1)
+
+
+def repeat(content: Tensor, period: int) -> tuple[Tensor, Tensor]:
+    """The sequence (N, L) that repeats what content shows at this period, and whether content agrees (N,)."""
+    repeats = F.pad(content, (0, -content.size(1) % period), value=MASK).unflatten(1, (-1, period))
+    pattern = repeats.amax(dim=1)                           # (N, period); MASK is less than each symbol
+    whole = pattern.repeat(1, repeats.size(1))[:, : content.size(1)]
+    return whole, ((content == whole) | (content == MASK)).all(dim=1)
+
+
+def complete(content: Tensor) -> Tensor:
+    """5 _ 9 5 7 _ → 5 7 9 5 7 9: fill the gaps (MASK) of a pattern that occurs at least twice.
+
+    Where several periods fit, the smallest counts; where none does, the gaps stay.
+    """
+    answer = content
+    for period in reversed(range(1, content.size(1) // 2 + 1)):
+        whole, agrees = repeat(content, period)
+        answer = torch.where((agrees & (whole != MASK).all(dim=1))[:, None], whole, answer)
+    return answer
+
+
+# A new task is a function from content (N, L) to target (N, any length), and a line here.
+TASKS = {"copy": copy, "reverse": reverse, "sort": sort, "double": double, "add": add, "complete": complete}
+
+
+def is_example(task: str, content: Tensor) -> Tensor:
+    """Which rows of content (N, L) the task can be asked, (N,): any symbols, but for two tasks."""
+    if task == "add":                                       # digits, PLUS in the middle, and as many digits
+        length = content.size(1)
+        is_plus = torch.arange(length) == (length // 2 if length % 2 and length > 1 else -1)
+        is_digit = (content >= ZERO) & (content < PLUS)
+        return (torch.where(is_plus, content == PLUS, is_digit) & is_plus.any()).all(dim=1)
+    if task == "complete":                                  # there are gaps, and only one way to fill them
+        answer = complete(content)
+        good = (content >= MASK).all(dim=1) & (content == MASK).any(dim=1) & (answer != MASK).all(dim=1)
+        for period in range(1, content.size(1) // 2 + 1):
+            whole, agrees = repeat(content, period)
+            good &= ~agrees | (whole == answer).all(dim=1)
+        return good
+    return (content >= FIRST_SYMBOL).all(dim=1)
 
 
 def split_of(content: Tensor) -> Tensor:
@@ -48,40 +110,68 @@ def split_of(content: Tensor) -> Tensor:
     return (bucket >= 8).long() + (bucket == 9).long()
 
 
-def list_contents(length: int, split: str, vocab_size: int) -> Tensor:
-    """Each sequence of this length that is in the split, (N, length)."""
-    symbols = torch.arange(FIRST_SYMBOL, vocab_size)
-    contents = torch.cartesian_prod(*[symbols] * length).reshape(-1, length)
-    return contents[split_of(contents) == SPLITS.index(split)]
+def alphabet(task: str, vocab_size: int) -> Tensor:
+    """What the contents of a task are made of."""
+    first = MASK if task == "complete" else FIRST_SYMBOL
+    return torch.arange(first, min(PLUS + 1, vocab_size) if task == "add" else vocab_size)
 
 
-def draw_contents(count: int, length: int, split: str, vocab_size: int, generator: torch.Generator) -> Tensor:
-    """count sequences (count, length) of the split, uniformly, with repetition."""
-    if (vocab_size - FIRST_SYMBOL) ** length <= SMALL_POOL:
-        pool = list_contents(length, split, vocab_size)
+def list_contents(length: int, split: str, vocab_size: int, task: str = "copy") -> Tensor:
+    """Each content of this length that the task can be asked and that is in the split, (N, length)."""
+    contents = torch.cartesian_prod(*[alphabet(task, vocab_size)] * length).reshape(-1, length)
+    return contents[is_example(task, contents) & (split_of(contents) == SPLITS.index(split))]
+
+
+def propose(task: str, count: int, length: int, vocab_size: int, generator: torch.Generator) -> Tensor:
+    """Contents (count, length) at random; of those for complete, some are no examples."""
+    if task == "add":
+        digits = torch.randint(ZERO, PLUS, (count, length), generator=generator)
+        digits[:, length // 2] = PLUS
+        return digits
+    contents = torch.randint(FIRST_SYMBOL, vocab_size, (count, length), generator=generator)
+    if task == "complete":                                  # repeat the first symbols, hide a third of all
+        period = torch.randint(1, max(1, length // 2) + 1, (count, 1), generator=generator)
+        contents = contents.gather(1, torch.arange(length) % period)
+        contents[torch.rand(count, length, generator=generator) < 1 / 3] = MASK
+    return contents
+
+
+def draw_contents(
+    count: int, length: int, split: str, vocab_size: int, generator: torch.Generator, task: str = "copy"
+) -> Tensor:
+    """count contents (count, length) of the split that the task can be asked, with repetition."""
+    if len(alphabet(task, vocab_size)) ** length <= SMALL_POOL:
+        pool = list_contents(length, split, vocab_size, task)
         return pool[torch.randint(len(pool), (count,), generator=generator)]
     drawn = torch.empty(0, length, dtype=torch.int64)
     while len(drawn) < count:                               # of ten sequences, one is in the smallest split
-        shape = (10 * (count - len(drawn)) + 10, length)
-        contents = torch.randint(FIRST_SYMBOL, vocab_size, shape, generator=generator)
-        drawn = torch.cat([drawn, contents[split_of(contents) == SPLITS.index(split)]])
+        contents = propose(task, 10 * (count - len(drawn)) + 10, length, vocab_size, generator)
+        wanted = is_example(task, contents) & (split_of(contents) == SPLITS.index(split))
+        drawn = torch.cat([drawn, contents[wanted]])
     return drawn[:count]
 
 
-def usable_lengths(split: str, seq_len: int, vocab_size: int, fixed_length: bool = False) -> list[int]:
-    """The lengths of which the split has any sequence. ValueError where there is none or a size is wrong."""
+def usable_lengths(
+    split: str, seq_len: int, vocab_size: int, fixed_length: bool = False, task: str = "copy"
+) -> list[int]:
+    """The lengths of which the split has any example. ValueError where there is none or a size is wrong."""
     if seq_len < 1:
         raise ValueError(f"seq_len={seq_len} is too small; choose 1 or more")
-    symbols = vocab_size - FIRST_SYMBOL
-    if symbols < 1:
+    if vocab_size <= FIRST_SYMBOL:
         raise ValueError(f"vocab_size={vocab_size} leaves no symbols; choose {FIRST_SYMBOL + 1} or more")
-    lengths = [
-        length for length in ([seq_len] if fixed_length else range(1, seq_len + 1))
-        if symbols**length > SMALL_POOL or len(list_contents(length, split, vocab_size))
-    ]
+    if task == "add" and vocab_size <= PLUS:
+        raise ValueError(f"vocab_size={vocab_size} is too small for sums; choose {PLUS + 1} or more")
+    lengths = []
+    for length in [seq_len] if fixed_length else range(1, seq_len + 1):
+        if len(alphabet(task, vocab_size)) ** length <= SMALL_POOL:
+            there = list_contents(length, split, vocab_size, task)
+        else:
+            trial = propose(task, 100, length, vocab_size, torch.Generator().manual_seed(0))
+            there = trial[is_example(task, trial)]
+        lengths += [length] * bool(len(there))
     if not lengths:
-        sizes = f"vocab_size={vocab_size} and seq_len={seq_len}"
-        raise ValueError(f"{sizes} leave no sequence for the {split} split; raise one of them")
+        sizes = f"vocab_size={vocab_size} and seq_len={seq_len}" + " as fixed length" * fixed_length
+        raise ValueError(f"{sizes} leave no example of {task} for the {split} split; change one of them")
     return lengths
 
 
@@ -98,23 +188,26 @@ def draw(
     task: str, count: int, generator: torch.Generator, split: str = "train",
     seq_len: int = 8, vocab_size: int = 20, fixed_length: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Fresh sequences of a task: source and target, both (N, S) with N = count and S = seq_len + 2.
+    """Fresh sequences of a task: source (N, S) and target (N, T), as wide as the longest need.
 
     Lengths are uniform in 1 … seq_len, or all seq_len with fixed_length. A length of which the split has no
-    sequence is left out. ValueError for an unknown task or split and for sizes that leave nothing to draw.
+    example is left out. ValueError for an unknown task or split and for sizes that leave nothing to draw.
     """
     if task not in TASKS:
         raise ValueError(f"task={task!r} is unknown; choose {' or '.join(TASKS)}")
     if split not in SPLITS:
         raise ValueError(f"split={split!r} is unknown; choose {', '.join(SPLITS)}")
-    lengths = usable_lengths(split, seq_len, vocab_size, fixed_length)
+    lengths = usable_lengths(split, seq_len, vocab_size, fixed_length, task)
     length_of_row = torch.tensor(lengths)[torch.randint(len(lengths), (count,), generator=generator)]
-    source, target = torch.empty(2, count, seq_len + 2, dtype=torch.int64)
+    pairs = []
     for length in lengths:                                  # rows of one length make one tensor without PAD
-        rows = length_of_row == length
-        content = draw_contents(int(rows.sum()), length, split, vocab_size, generator)
-        source[rows] = frame(content, seq_len + 2)
-        target[rows] = frame(TASKS[task](content), seq_len + 2)
+        rows = (length_of_row == length).nonzero().flatten()
+        content = draw_contents(len(rows), length, split, vocab_size, generator, task)
+        pairs.append((rows, content, TASKS[task](content)))
+    source_width, target_width = (max(pair[part].size(1) for pair in pairs) + 2 for part in (1, 2))
+    source, target = torch.full((count, source_width), PAD), torch.full((count, target_width), PAD)
+    for rows, content, answer in pairs:
+        source[rows], target[rows] = frame(content, source_width), frame(answer, target_width)
     return source, target
 
 
@@ -126,10 +219,13 @@ def arrange(architecture: str, source: Tensor, target: Tensor) -> tuple[tuple[Te
         decoder           the prompt, then the answer   S 5 7 E 7 5                 . . . 7 5 E
         encoder-decoder   source, and answer so far     S 5 7 E   and   S 7 5       7 5 E
 
-    A generating model is thus asked for the next token after each beginning of the right answer.
+    A generating model is thus asked for the next token after each beginning of the right answer. An encoder
+    answers where it reads, so behind a source that is too short for its answer stands MASK: "write here".
     """
     if architecture == "encoder":
-        return (source,), target
+        missing = target.size(1) - source.size(1)
+        source, target = F.pad(source, (0, max(0, missing))), F.pad(target, (0, max(0, -missing)))
+        return (source.masked_fill((source == PAD) & (target != PAD), MASK),), target
     if architecture == "encoder-decoder":
         return (source, target[:, :-1]), target[:, 1:]
     sequence = torch.cat([source, target[:, 1:]], dim=1)                # PAD stands between and behind …
@@ -140,37 +236,77 @@ def arrange(architecture: str, source: Tensor, target: Tensor) -> tuple[tuple[Te
 
 
 def scored(target: Tensor) -> Tensor:
-    """The positions (N, S) that count: all but START, which is given, and PAD, which is nothing."""
+    """The positions (N, T) that count: all but START, which is given, and PAD, which is nothing."""
     return (target != START) & (target != PAD)
 
 
 def token_accuracy(prediction: Tensor, target: Tensor) -> float:
-    """The share of scored positions that are right; prediction and target are (N, S)."""
+    """The share of scored positions that are right; prediction and target are (N, T)."""
     return (prediction == target)[scored(target)].double().mean().item()
 
 
 def all_right(prediction: Tensor, target: Tensor) -> Tensor:
-    """Which sequences have every scored position right, (N,); prediction and target are (N, S)."""
+    """Which sequences have every scored position right, (N,); prediction and target are (N, T)."""
     return ((prediction == target) | ~scored(target)).all(dim=1)
 
 
 def exact_match(prediction: Tensor, target: Tensor) -> float:
-    """The share of sequences in which every scored position is right; prediction and target are (N, S)."""
+    """The share of sequences in which every scored position is right; prediction and target are (N, T)."""
     return all_right(prediction, target).double().mean().item()
 
 
-def to_text(tokens: Tensor) -> str:
+def names_of(task: str) -> dict[int, str]:
+    """What a person calls the tokens that do not go by their number."""
+    names = {PAD: "PAD", START: "START", END: "END", MASK: "_"}
+    digits = {ZERO + digit: str(digit) for digit in range(10)} | {PLUS: "+"}
+    return names | digits if task == "add" else names
+
+
+def to_text(tokens: Tensor, task: str = "copy") -> str:
     """A row of token ids (S,) as a person would write it, without the PAD at its end."""
-    names = {PAD: "PAD", START: "START", END: "END", MASK: "MASK"}
-    length = int((tokens != PAD).cumsum(dim=0).argmax()) + 1
+    names, length = names_of(task), int((tokens != PAD).cumsum(dim=0).argmax()) + 1
     return " ".join(names.get(token, str(token)) for token in tokens[:length].tolist())
 
 
+def to_content(words: list[str], task: str, vocab_size: int = 20) -> Tensor:
+    """Words as to_text writes them, as content (L,). ValueError for what the task cannot be asked."""
+    tokens = {to_text(token, task): token for token in alphabet(task, vocab_size).split(1)}
+    for word in words:
+        if word not in tokens:
+            choice = " ".join(tokens)
+            raise ValueError(f"symbol {word} is not content of {task}; choose from {choice}")
+    content = torch.cat([tokens[word] for word in words])
+    if not is_example(task, content[None]):
+        form = {
+            "add": "two numbers of as many digits each, as in 4 2 + 1 9",
+            "complete": "a pattern that repeats, with gaps to be filled in one way only, as in 5 _ 5 7",
+        }[task]
+        raise ValueError(f"{' '.join(words)} is nothing to {task}; write {form}")
+    return content
+
+
+def fail(message: str) -> None:
+    """How all our command lines end on bad input: one line on stderr, exit status 2."""
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def print_examples(task: str) -> None:
+    print(f"{task}:")
+    for source, target in zip(*draw(task, 4, torch.Generator().manual_seed(0)), strict=True):
+        print(f"  {to_text(source, task):<40}→ {to_text(target, task)}")
+
+
 def main() -> None:
+    parser = argparse.ArgumentParser(description="Print examples of each task.", allow_abbrev=False)
+    parser.error = fail
+    parser.add_argument("--task", nargs="+", choices=list(TASKS), help="only of these")
+    if tasks := parser.parse_args().task:
+        for task in tasks:
+            print_examples(task)
+        return
     for task in TASKS:
-        print(f"{task}:")
-        for source, target in zip(*draw(task, 4, torch.Generator().manual_seed(0)), strict=True):
-            print(f"  {to_text(source):<40}→ {to_text(target)}")
+        print_examples(task)
     print("\nreverse, as each architecture has it (PAD: nothing is asked there):")
     content = torch.tensor([[5, 7, 9]])
     for architecture in ARCHITECTURES:

@@ -33,6 +33,7 @@ from data import (
     arrange,
     draw,
     exact_match,
+    fail,
     scored,
     to_text,
     token_accuracy,
@@ -86,7 +87,7 @@ class Config:
         settings = {
             "vocab_size": self.vocab_size, "d_model": self.d_model, "num_heads": self.num_heads,
             "num_layers": self.num_layers, "d_ff": self.d_ff, "dropout": self.dropout,
-            "max_len": max(64, 2 * self.seq_len + 2),       # the decoder has prompt and answer in one row
+            "max_len": max(64, 3 * self.seq_len + 3),       # a decoder's row has prompt and answer
             "positional": self.positional, "position_base": self.position_base,
             "norm_first": self.norm == "pre", "activation": self.activation,
         }
@@ -95,7 +96,7 @@ class Config:
         return MiniTransformer(**settings, causal=self.architecture == "decoder")
 
     def draw(self, count: int, generator: torch.Generator, split: str = "train") -> tuple[Tensor, Tensor]:
-        """Fresh source and target (count, S) of this run's task."""
+        """Fresh source (count, S) and target (count, T) of this run's task."""
         return draw(self.task, count, generator, split, self.seq_len, self.vocab_size, self.fixed_length)
 
 
@@ -121,7 +122,7 @@ def update_average(averages: list[Tensor], weights: list[Tensor], updates: Tenso
 
 @torch.no_grad()
 def answer(model: nn.Module, architecture: str, source: Tensor, target: Tensor) -> Tensor:
-    """What the model says to source; all three are (N, S), on one device.
+    """What the model says to source (N, S), as (N, T) like target; all on one device.
 
     An encoder answers in one pass. The others generate; but where one pass over the right answer says its
     next token at every step, greedy decoding writes just that answer, so only the other rows need more.
@@ -129,7 +130,7 @@ def answer(model: nn.Module, architecture: str, source: Tensor, target: Tensor) 
     given, to_say = arrange(architecture, source, target)
     said = model(*given).argmax(dim=-1)
     if architecture == "encoder":
-        return said
+        return said[:, : target.size(1)]
     answers, wrong = target.clone(), ~all_right(said, to_say)
     if wrong.any():
         length = target.size(1) - 1                         # without START
@@ -139,7 +140,7 @@ def answer(model: nn.Module, architecture: str, source: Tensor, target: Tensor) 
 
 
 def predict(model: nn.Module, architecture: str, source: Tensor, target: Tensor) -> Tensor:
-    """What the model says to any number of sources; all three are (N, S), on the CPU."""
+    """What the model says to any number of sources (N, S), as (N, T) like target; all on the CPU."""
     model.eval()
     device = next(model.parameters()).device
     portions = zip(*(tokens.to(device).split(GLANCE) for tokens in (source, target)), strict=True)
@@ -413,12 +414,6 @@ def training_plot(metrics: dict, history: list[dict]) -> Figure:
 # ---------------------------------------------------------------- command line
 
 
-def fail(message: str) -> None:
-    """One line on stderr, exit status 2."""
-    print(f"error: {message}", file=sys.stderr)
-    raise SystemExit(2)
-
-
 def parse() -> argparse.Namespace:
     """The command line. A setting of Config that is not given is absent, and so keeps its default."""
     parser = argparse.ArgumentParser(
@@ -507,15 +502,15 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def sample(model: nn.Module, architecture: str, source: Tensor, target: Tensor) -> str:
-    """One sequence (S,) above its target and the prediction, symbol below symbol, wrong ones in []."""
-    prediction, counts = predict(model, architecture, source[None], target[None])[0], scored(target)
-    source, target, prediction = source[counts], target[counts], prediction[counts]
+def sample(model: nn.Module, config: Config, source: Tensor, target: Tensor) -> str:
+    """Source (S,) above its target (T,) and the prediction (T,), with the wrong symbols in []."""
+    prediction, counts = predict(model, config.architecture, source[None], target[None])[0], scored(target)
+    source, target, prediction = source[scored(source)], target[counts], prediction[counts]
     wrong = prediction != target
     lines = []
     for name, tokens in ("input", source), ("target", target), ("prediction", prediction):
-        words = [to_text(token) for token in tokens.split(1)]
-        marked = wrong if name == "prediction" else wrong & False
+        words = [to_text(token, config.task) for token in tokens.split(1)]
+        marked = wrong if name == "prediction" else torch.zeros_like(tokens, dtype=torch.bool)
         cells = [f"[{word}]" if mark else f" {word} " for word, mark in zip(words, marked, strict=True)]
         lines.append(f"    {name:<11}" + "".join(f"{cell:>6}" for cell in cells).rstrip())
     return "\n".join(lines) + (f"   {int(wrong.sum())} wrong" if wrong.any() else "   all right")
@@ -551,7 +546,7 @@ def train_and_save(
             if not quiet and (solved or row["epoch"] in (1, 5) or row["epoch"] % 10 == 0):
                 tqdm.write(report(name, row, solved), file=sys.stdout)
                 for example in middling_and_longest if solved or row["epoch"] <= 5 and not before else []:
-                    shown = sample(model, config.architecture, sources[example], targets[example])
+                    shown = sample(model, config, sources[example], targets[example])
                     tqdm.write(shown + "\n", file=sys.stdout)
     metrics = metrics_of(config, model, state["history"], device)
     save_figures(metrics, state["history"], folder)

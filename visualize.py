@@ -12,7 +12,6 @@ A map is (T, S): row = query (who reads), column = key (what is read).
 import argparse
 import math
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -27,7 +26,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from data import ARCHITECTURES, FIRST_SYMBOL, PAD, TASKS, arrange, exact_match, frame, to_text
+from data import ARCHITECTURES, FIRST_SYMBOL, PAD, TASKS, arrange, exact_match, fail, frame, to_text
 from train import Run, load_run
 from transformer import EncoderDecoder, MiniTransformer, MultiHeadAttention, generate
 
@@ -384,12 +383,6 @@ def save(figure: Figure, path: Path) -> None:
     undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(path.suffix[1:])
     figure.savefig(path, dpi=130, metadata=undated)
     print(f"{path}: " + figure.get_suptitle().replace("\n", "; "))
-
-
-def fail(message: str) -> None:
-    """One line on stderr, exit status 2."""
-    print(f"error: {message}", file=sys.stderr)
-    raise SystemExit(2)
 
 
 def parse() -> argparse.Namespace:

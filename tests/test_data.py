@@ -11,12 +11,15 @@ from data import (
     FIRST_SYMBOL,
     MASK,
     PAD,
+    PLUS,
     SPLITS,
     START,
     TASKS,
+    ZERO,
     arrange,
     draw,
     exact_match,
+    is_example,
     list_contents,
     split_of,
     to_text,
@@ -24,7 +27,40 @@ from data import (
     usable_lengths,
 )
 
-IN_PLAIN_PYTHON = {"copy": lambda content: content, "reverse": lambda content: content[::-1]}
+
+def sum_in_plain_python(content):
+    plus = content.index(PLUS)
+    parts = content[:plus], content[plus + 1 :]
+    first, second = ("".join(str(digit - ZERO) for digit in part) for part in parts)
+    assert len(first) == len(second)
+    return [ZERO + int(digit) for digit in f"{int(first) + int(second):0{plus + 1}}"]
+
+
+def patterns_that_fit(content, symbols):
+    """Each way to fill the gaps so that one pattern stands there twice or more, by trying them all."""
+    gaps = content.count(MASK)
+    for filling in itertools.product(symbols, repeat=gaps):
+        rest = iter(filling)
+        whole = [next(rest) if symbol == MASK else symbol for symbol in content]
+        periods = range(1, len(whole) // 2 + 1)
+        if any(whole[period:] == whole[:-period] for period in periods):
+            yield whole
+
+
+def only_pattern(content):
+    """With the symbols that occur and one that does not: a gap that could be any symbol could be that one."""
+    (whole,) = patterns_that_fit(content, {*content, 99} - {MASK})
+    return whole
+
+
+IN_PLAIN_PYTHON = {
+    "copy": lambda content: content,
+    "reverse": lambda content: content[::-1],
+    "sort": sorted,
+    "double": lambda content: content + content,
+    "add": sum_in_plain_python,
+    "complete": only_pattern,
+}
 
 
 def generator(seed=0):
@@ -41,7 +77,8 @@ def content_of(row):
 @pytest.mark.parametrize("task", TASKS)
 def test_targets_are_what_plain_python_says(task):
     source, target = draw(task, 500, generator())
-    assert source.shape == target.shape == (500, 10) and source.dtype == target.dtype == torch.int64
+    widths = {"add": (9, 6), "double": (10, 18)}.get(task, (10, 10))        # seq_len 8: three digits each
+    assert (source.size(1), target.size(1)) == widths and source.dtype == target.dtype == torch.int64
     for source_row, target_row in zip(source.tolist(), target.tolist(), strict=True):
         assert content_of(target_row) == IN_PLAIN_PYTHON[task](content_of(source_row))
 
@@ -70,10 +107,10 @@ def test_no_sequence_is_in_two_splits_and_each_is_in_one():
 @pytest.mark.parametrize("split", SPLITS)
 @pytest.mark.parametrize("seed", [0, 1])
 def test_draws_stay_in_their_split_for_each_length_and_task(split, seed):
-    sources = [draw(task, 800, generator(seed), split)[0] for task in TASKS]
-    for row in torch.cat(sources).tolist():
-        content = torch.tensor([content_of(row)])
-        assert SPLITS[split_of(content).item()] == split
+    for task in TASKS:
+        for row in draw(task, 800, generator(seed), split)[0].tolist():
+            content = torch.tensor([content_of(row)])
+            assert SPLITS[split_of(content).item()] == split
 
 
 @pytest.mark.parametrize("length", [3, 4, 8])
@@ -113,21 +150,26 @@ def test_a_length_without_sequences_is_left_out():
 @pytest.mark.parametrize("task", TASKS)
 def test_each_architecture_is_asked_for_the_answer_alone_and_is_never_given_what_it_is_to_say(task):
     source, target = draw(task, 200, generator(), seq_len=6)
+    width = max(source.size(1), target.size(1))
     (seen,), said = arrange("encoder", source, target)
-    assert torch.equal(seen, source) and torch.equal(said, target)
-    (prompt, begun), said = arrange("encoder-decoder", source, target)
-    assert torch.equal(prompt, source) and begun.shape == said.shape == (200, 7)
-    (joint,), said_alone = arrange("decoder", source, target)
-    assert joint.shape == said_alone.shape == (200, 14)
-    rows = (tensor.tolist() for tensor in (source, target, begun, said, joint, said_alone))
-    for source_row, target_row, begun_row, said_row, joint_row, alone_row in zip(*rows, strict=True):
-        prompt = [START, *content_of(source_row), END]
-        answer = [*content_of(target_row), END]
-        fill = [PAD] * (6 - len(content_of(source_row)))
-        assert said_row == answer + fill
-        assert begun_row == [START, *(answer + fill)[:-1]]
-        assert joint_row == (prompt + answer + 2 * fill)[:14]
-        assert alone_row == [PAD] * (len(prompt) - 1) + answer + 2 * fill
+    assert seen.shape == said.shape == (200, width)
+    (prompt, begun), rest = arrange("encoder-decoder", source, target)
+    assert torch.equal(prompt, source) and begun.shape == rest.shape == (200, target.size(1) - 1)
+    (joint,), alone = arrange("decoder", source, target)
+    assert joint.shape == alone.shape == (200, source.size(1) + target.size(1) - 2)
+
+    def filled(row, width):
+        return row + [PAD] * (width - len(row))
+
+    for row, wanted in enumerate(target.tolist()):
+        prompt, answer = [START, *content_of(source[row].tolist()), END], [*content_of(wanted), END]
+        to_write = [MASK] * (len(answer) + 1 - len(prompt))
+        assert seen[row].tolist() == filled(prompt + to_write, width)
+        assert said[row].tolist() == filled([START, *answer], width)
+        assert rest[row].tolist() == filled(answer, rest.size(1))
+        assert begun[row].tolist() == [START, *filled(answer, rest.size(1))[:-1]]
+        assert joint[row].tolist() == filled(prompt + answer, joint.size(1) + 1)[:-1]
+        assert alone[row].tolist() == filled([PAD] * (len(prompt) - 1) + answer, alone.size(1))
 
 
 def test_scores_count_what_a_person_would_count():
@@ -138,8 +180,58 @@ def test_scores_count_what_a_person_would_count():
     assert token_accuracy(target, target) == exact_match(target, target) == 1.0
 
 
+def to_ids(text):
+    """Text as the tutorial prints it, with _ for MASK, in one row."""
+    return torch.tensor([[MASK if word == "_" else int(word) for word in text.split()]])
+
+
+def to_digits(text):
+    return torch.tensor([[PLUS if character == "+" else ZERO + int(character) for character in text]])
+
+
+@pytest.mark.parametrize(
+    ("task", "content", "target"),
+    [
+        ("sort", to_ids("9 5 9 4 5 5"), to_ids("4 5 5 5 9 9")),
+        ("double", to_ids("7"), to_ids("7 7")),
+        ("add", to_digits("0+0"), to_digits("00")),
+        ("add", to_digits("999+001"), to_digits("1000")),
+        ("add", to_digits("999+999"), to_digits("1998")),
+        ("add", to_digits("9" * 40 + "+" + "0" * 39 + "1"), to_digits("1" + "0" * 40)),
+        ("complete", to_ids("5 _ 9 5 7 _"), to_ids("5 7 9 5 7 9")),
+        ("complete", to_ids("5 _ _ _ 5 7"), to_ids("5 7 5 7 5 7")),         # period 3 fits too: 5 5 7 5 5 7
+        ("complete", to_ids("_ 5 7 5 _"), to_ids("7 5 7 5 7")),
+        ("complete", to_ids("5 _ 7 8"), to_ids("5 _ 7 8")),                 # no pattern
+    ],
+)
+def test_boundary_cases(task, content, target):
+    assert torch.equal(TASKS[task](content), target)
+
+
+def test_completions_with_two_answers_are_no_examples():
+    """Against all ways to fill all gaps of all sequences of up to seven symbols, of which there are two."""
+    for length in range(1, 8):
+        contents = torch.cartesian_prod(*[torch.tensor([MASK, 4, 5])] * length).reshape(-1, length)
+        rows = contents.tolist()
+        good = [MASK in row and len(list(patterns_that_fit(row, (4, 5)))) == 1 for row in rows]
+        assert is_example("complete", contents).tolist() == good
+    assert sum(good) > 100
+    assert not is_example("complete", to_ids("5 _ _ _ 5 7"))
+
+
+def test_only_two_numbers_of_as_many_digits_are_a_sum():
+    names = {START: "S", MASK: "_", ZERO: "0", ZERO + 9: "9", PLUS: "+", PLUS + 1: "x"}
+    for length in range(1, 6):
+        contents = list(itertools.product(names, repeat=length))
+        numbers = ["".join(names[token] for token in content).split("+") for content in contents]
+        good = [
+            [part.isdigit() for part in row] == [True, True] and len(row[0]) == len(row[1]) for row in numbers
+        ]
+        assert is_example("add", torch.tensor(contents)).tolist() == good and any(good) == (length in (3, 5))
+
+
 def test_text_is_what_a_person_would_write():
-    assert to_text(torch.tensor([START, 5, MASK, END, PAD, PAD])) == "START 5 MASK END"
+    assert to_text(torch.tensor([START, 5, MASK, END, PAD, PAD])) == "START 5 _ END"
     assert to_text(torch.tensor([5, PAD, 7])) == "5 PAD 7"
 
 
@@ -150,11 +242,15 @@ def test_both_files_mean_the_same_by_the_special_tokens():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"task": "revers"}, "task='revers' is unknown; choose copy or reverse"),
+        ({"task": "revers"}, "task='revers' is unknown; choose copy or reverse or sort"),
         ({"split": "tests"}, "split='tests' is unknown; choose train, validation, test"),
         ({"seq_len": 0}, "seq_len=0 .* 1 or more"),
+        ({"task": "add", "vocab_size": 14}, "vocab_size=14 is too small for sums; choose 15 or more"),
+        ({"task": "add", "seq_len": 2}, "seq_len=2 leave no example of add for the train split"),
+        ({"task": "add", "seq_len": 8, "fixed_length": True}, "seq_len=8 as fixed length leave no example"),
+        ({"task": "complete", "seq_len": 1}, "seq_len=1 leave no example of complete"),
         ({"vocab_size": 4}, "vocab_size=4 leaves no symbols; choose 5 or more"),
-        ({"vocab_size": 5, "seq_len": 1, "split": "test"}, "no sequence for the test split; raise"),
+        ({"vocab_size": 5, "seq_len": 1, "split": "test"}, "no example of copy for the test split; change"),
     ],
 )
 def test_bad_settings_are_named_with_their_fix(settings, message):

@@ -152,10 +152,14 @@ def test_a_sample_stands_aligned_and_marks_what_is_wrong():
     answers = torch.tensor([[9, 12, 5, 2, 7, 7]])
     model.forward = lambda source: torch.nn.functional.one_hot(answers, 20).float()
     source, target = torch.tensor([1, 5, 14, 2, 0, 0]), torch.tensor([1, 14, 5, 2, 0, 0])
-    given, wanted, predicted = train.sample(model, "encoder", source, target).splitlines()
+    given, wanted, predicted = train.sample(model, Config(), source, target).splitlines()
     assert given.split() == ["input", "5", "14", "END"] and wanted.split() == ["target", "14", "5", "END"]
     assert predicted.split() == ["prediction", "[12]", "5", "END", "1", "wrong"]
     assert wanted.index("14") == predicted.index("12") and wanted.index("END") == predicted.index("END")
+    source, target = torch.tensor([1, 13, 14, 5, 2]), torch.tensor([1, 5, 4, 2])            # 9 + 1 → 1 0
+    lines = train.sample(model, Config(task="add"), source, target).splitlines()
+    words = [line.split()[1:] for line in lines]
+    assert words[:2] == [["9", "+", "1", "END"], ["1", "0", "END"]] and words[2][:2] == ["[8]", "[1]"]
 
 
 @pytest.mark.parametrize(
@@ -280,7 +284,7 @@ def test_the_command_trains_each_task_and_prints_a_table(tmp_path):
         (["--dropout", "1"], "dropout=1.0"),
         (["--vocab-size", "4"], "vocab_size=4 leaves no symbols; choose 5 or more"),
         (["--seq-len", "0"], "seq_len=0 is too small"),
-        (["--vocab-size", "5", "--seq-len", "2"], "raise one of them"),
+        (["--vocab-size", "5", "--seq-len", "2"], "change one of them"),
         (["--batch-size", "-3"], "batch_size=-3 is too small"),
         (["--threads", "0"], "threads=0 is too small"),
         (["--seed", "-1"], "seed=-1 is out of range"),
