@@ -273,7 +273,8 @@ def to_content(words: list[str], task: str, vocab_size: int = 20) -> Tensor:
     tokens = {to_text(token, task): token for token in alphabet(task, vocab_size).split(1)}
     for word in words:
         if word not in tokens:
-            choice = " ".join(tokens)
+            *_, last = numbers = [name for name in tokens if name.isdigit()]
+            choice = " and ".join([f"{numbers[0]} … {last}", *tokens.keys() - set(numbers)])
             raise ValueError(f"symbol {word} is not content of {task}; choose from {choice}")
     content = torch.cat([tokens[word] for word in words])
     if not is_example(task, content[None]):

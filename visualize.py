@@ -26,12 +26,26 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from data import ARCHITECTURES, FIRST_SYMBOL, PAD, TASKS, arrange, exact_match, fail, frame, to_text
+from data import (
+    ARCHITECTURES,
+    PAD,
+    TASKS,
+    arrange,
+    exact_match,
+    fail,
+    frame,
+    to_content,
+    to_text,
+    usable_lengths,
+)
 from train import Run, load_run
-from transformer import EncoderDecoder, MiniTransformer, MultiHeadAttention, generate
+from transformer import EncoderDecoder, MiniTransformer, MultiHeadAttention, attention_mask, generate
 
 SEQUENCES = 500                                             # test sequences behind each number
-PATTERN = {"copy": "diagonal", "reverse": "anti-diagonal"}  # where the answers stand in a map
+PATTERN = {                                                 # where the answers stand in a map
+    "copy": "the diagonal", "reverse": "the anti-diagonal", "double": "the two diagonals",
+    "add": "the column's two digits",
+}
 KINDS = {"encoder": "self-attention", "decoder": "causal self-attention", "cross": "cross-attention"}
 
 Head = tuple[str, int, int]                                 # kind, layer and head, the latter from 0
@@ -84,25 +98,49 @@ def answering_kind(architecture: str) -> str:
     return "cross" if architecture == "encoder-decoder" else architecture
 
 
-def answer_cells(architecture: str, task: str, length: int) -> tuple[Tensor, Tensor]:
-    """The queries (L,) of that kind that say the answer's L symbols, and the keys (L,) where these stand.
+def symbols_behind(task: str, content: Tensor) -> Tensor:
+    """Which of the L content symbols each of the A answer symbols comes from, (N, A, L) boolean.
 
-    The keys are the task, done to the positions 1 … L themselves. An encoder's query i says symbol i, a
-    generating model's query the one that comes next: START the first, or the prompt's END at L + 1.
+    A task that moves symbols about, whatever they are, says so when it is done to their places 0 … L − 1. In
+    a sum these are the two digits above the answer's; else all symbols that are like the answer's.
     """
-    keys = TASKS[task](torch.arange(1, length + 1)[None])[0]
-    first = {"encoder": 1, "decoder": length + 1, "encoder-decoder": 0}[architecture]
-    return first + torch.arange(len(keys)), keys
+    answer, places = TASKS[task](content), torch.arange(content.size(1))
+    if task == "add":
+        column = (torch.arange(answer.size(1)) - 1).clamp(min=0)
+        digits = torch.stack([column, column + answer.size(1)], dim=1)                  # (A, 2)
+        return (places == digits[..., None]).any(dim=1).expand(len(content), -1, -1)
+    moved = TASKS[task](places[None])[0]
+    are_places = set(moved.tolist()) <= set(places.tolist())
+    if are_places and torch.equal(content[:, moved], answer):
+        return (places == moved[:, None]).expand(len(content), -1, -1)
+    return answer[:, :, None] == content[:, None, :]
 
 
-def unseen_sequences(run: Run, full_length: bool = False) -> tuple[tuple[Tensor, ...], Tensor]:
-    """What the model is given and is to say, (N, T), on sequences that training never saw.
+def answer_cells(architecture: str, task: str, source: Tensor, queries: int, keys: int) -> Tensor:
+    """Where in a map (T, S) of that kind the answers stand, (N, T, S) boolean; all sources are equally long.
 
-    They are of all lengths, or only of seq_len symbols.
+    An encoder's query i says symbol i, a generating model's query the one that comes next: START the first,
+    or the prompt's END.
     """
-    config = replace(run.config, fixed_length=run.config.fixed_length or full_length)
-    drawn = config.draw(SEQUENCES, torch.Generator().manual_seed(4), "test")
-    return arrange(config.architecture, *drawn)
+    behind = symbols_behind(task, source[:, 1:-1])
+    first = {"encoder": 1, "decoder": source.size(1) - 1, "encoder-decoder": 0}[architecture]
+    cells = torch.zeros(len(source), queries, keys, dtype=torch.bool)
+    behind = behind[:, : queries - first]                   # an answer that ended too early has fewer
+    cells[:, first : first + behind.size(1), 1 : 1 + behind.size(2)] = behind
+    return cells
+
+
+def unseen_sequences(run: Run, full_length: bool = False) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
+    """The sources, what the model is given and is to say, on sequences that training never saw.
+
+    They are of all lengths, or only of the longest there are.
+    """
+    config = run.config
+    if full_length:
+        lengths = usable_lengths("test", config.seq_len, config.vocab_size, config.fixed_length, config.task)
+        config = replace(config, seq_len=lengths[-1], fixed_length=True)
+    source, target = config.draw(SEQUENCES, torch.Generator().manual_seed(4), "test")
+    return source, *arrange(config.architecture, source, target)
 
 
 @torch.no_grad()
@@ -115,12 +153,22 @@ def maps_of(model: MiniTransformer | EncoderDecoder, given: tuple[Tensor, ...]) 
     }
 
 
-def shares_on_answers(run: Run) -> Tensor:
-    """What share of an answering query's reading falls on its answer, a mean for each head: (layers, H)."""
-    architecture = run.config.architecture
-    given, _ = unseen_sequences(run, full_length=True)
-    queries, keys = answer_cells(architecture, run.config.task, run.config.seq_len)
-    return maps_of(run.model, given)[answering_kind(architecture)][..., queries, keys].mean(dim=(1, 3))
+def shares_on_answers(run: Run) -> tuple[Tensor, float]:
+    """What share of an answering query's reading falls on its answer, a mean for each head: (layers, H).
+
+    And what it would be if each query read all that it may read alike.
+    """
+    source, given, _ = unseen_sequences(run, full_length=True)
+    kind = answering_kind(run.config.architecture)
+    maps = maps_of(run.model, given)[kind]
+    cells = answer_cells(run.config.architecture, run.config.task, source, *maps.shape[-2:])
+    answers = cells.any(dim=2).sum(dim=1)[:, None].clamp(min=1)                         # (N, 1)
+    allowed = attention_mask(given[0], causal=kind == "decoder").double()
+    alike = allowed / allowed.sum(dim=-1, keepdim=True)                                 # (N, 1, 1 or T, S)
+    shares, chance = (
+        ((weights * cells[:, None]).sum(dim=(-2, -1)) / answers).mean(dim=-2) for weights in (maps, alike)
+    )
+    return shares, chance.item()
 
 
 @torch.no_grad()
@@ -130,7 +178,7 @@ def exact_match_without(run: Run, heads: list[Head]) -> float:
     For a generating model that of what it generates: greedy decoding is right just where each step after the
     right beginning is.
     """
-    given, to_say = unseen_sequences(run)
+    _, given, to_say = unseen_sequences(run)
     with without_heads(run.model, heads):
         return exact_match(run.model(*given).argmax(dim=-1), to_say)
 
@@ -139,10 +187,10 @@ def percent(share: float) -> str:
     return f"{share:.1%}".replace(".0%", "%")
 
 
-def clearest_example(run: Run) -> list[int]:
-    """The unseen content in which the fewest symbols occur twice."""
-    (source, *_), _ = unseen_sequences(run, full_length=True)
-    return max(source[:, 1 : 1 + run.config.seq_len].tolist(), key=lambda content: len(set(content)))
+def clearest_example(run: Run) -> Tensor:
+    """The unseen content (L,) in which the fewest symbols occur twice."""
+    source, _, _ = unseen_sequences(run, full_length=True)
+    return max(source[:, 1:-1], key=lambda content: len(content.unique()))
 
 
 @dataclass
@@ -155,6 +203,7 @@ class View:
     answer: str                                             # the model's, as text
     cells: list[tuple[int, int]]                            # where the answers stand: query, key
     shares: Tensor                                          # (layers, H), see shares_on_answers
+    chance: float                                           # the share if all were read alike
     best: Head                                              # the head with the largest share
     exact_match: float                                      # of the whole model, on test sequences
 
@@ -164,13 +213,13 @@ class View:
         return self.best[0]
 
 
-def labels_of(architecture: str, given: tuple[Tensor, ...], said: Tensor) -> dict:
+def labels_of(architecture: str, task: str, given: tuple[Tensor, ...], said: Tensor) -> dict:
     """Each kind's names of queries and keys, "index:token", and "→ next" for a query that writes."""
-    tokens = [[f"{i}:{to_text(token)}" for i, token in enumerate(row[0].split(1))] for row in given]
+    tokens = [[f"{i}:{to_text(token, task)}" for i, token in enumerate(row[0].split(1))] for row in given]
     if architecture == "encoder":
         return {"encoder": (tokens[0], tokens[0])}
     writing = [
-        f"{name} → {to_text(token)}" if token != PAD else name
+        f"{name} → {to_text(token, task)}" if token != PAD else name
         for name, token in zip(tokens[-1], said[0].split(1), strict=True)
     ]
     if architecture == "decoder":
@@ -181,32 +230,31 @@ def labels_of(architecture: str, given: tuple[Tensor, ...], said: Tensor) -> dic
 
 
 @torch.no_grad()
-def look_at(run: Run, content: list[int] | None = None) -> View:
-    """Run content symbols through the model, by default a clear example.
+def look_at(run: Run, words: list[str] | None = None) -> View:
+    """Ask the model one question, as data.to_text writes it, by default a clear example.
 
-    ValueError for symbols that are none, or too many of them.
+    ValueError for what the task cannot be asked, and for too many symbols.
     """
-    content = content or clearest_example(run)
-    largest, architecture, task = run.config.vocab_size - 1, run.config.architecture, run.config.task
-    for symbol in content:
-        if not FIRST_SYMBOL <= symbol <= largest:
-            raise ValueError(f"symbol {symbol} is not content; choose from {FIRST_SYMBOL} … {largest}")
-    symbols, width = torch.tensor([content]), len(content) + 2
-    source, target = frame(symbols, width), frame(TASKS[task](symbols), width)
+    architecture, task = run.config.architecture, run.config.task
+    content = to_content(words, task, run.config.vocab_size) if words else clearest_example(run)
+    answer = TASKS[task](content[None])
+    source, target = frame(content[None], len(content) + 2), frame(answer, answer.size(1) + 2)
     if architecture == "encoder":
-        answer = run.model(source).argmax(dim=-1)
+        given, _ = arrange(architecture, source, target)
+        said = run.model(*given).argmax(dim=-1)
+        written = said[:, : target.size(1)]
     else:
-        answer = torch.cat([source[:, :1], generate(run.model, source, width - 1)], dim=1)
-    mark = "✓" if answer.shape == target.shape and exact_match(answer, target) == 1 else "✗"
-    given, said = arrange(architecture, source, answer)
+        written = torch.cat([source[:, :1], generate(run.model, source, target.size(1) - 1)], dim=1)
+        given, said = arrange(architecture, source, written)
+    mark = "✓" if written.shape == target.shape and exact_match(written, target) == 1 else "✗"
     maps = {kind: weights[:, 0] for kind, weights in maps_of(run.model, given).items()}
-    kind, shares = answering_kind(architecture), shares_on_answers(run)
-    cells = torch.stack(answer_cells(architecture, task, len(content)), dim=1).tolist()
+    kind, (shares, chance) = answering_kind(architecture), shares_on_answers(run)
+    cells = answer_cells(architecture, task, source, *maps[kind].shape[-2:])[0].nonzero().tolist()
     return View(
-        run, maps, labels_of(architecture, given, said),
-        f"{to_text(symbols[0])} → {to_text(answer[0, 1:]).removesuffix(' END')} {mark}",
-        [(query, key) for query, key in cells if query < maps[kind].size(-2)],
-        shares, (kind, *divmod(int(shares.argmax()), run.config.num_heads)), exact_match_without(run, []),
+        run, maps, labels_of(architecture, task, given, said),
+        f"{to_text(content, task)} → {to_text(written[0, 1:], task).removesuffix(' END')} {mark}",
+        cells, shares, chance, (kind, *divmod(int(shares.argmax()), run.config.num_heads)),
+        exact_match_without(run, []),
     )
 
 
@@ -248,15 +296,6 @@ def name_of(view: View) -> str:
     return f"{view.run.config.task}, {view.run.config.architecture}"
 
 
-def alike(view: View) -> float:
-    """The share on the answers if each answering query read all keys that it may read alike."""
-    length = view.run.config.seq_len
-    if view.kind == "decoder":                              # causal: query q sees q + 1 keys
-        queries, _ = answer_cells(view.run.config.architecture, view.run.config.task, length)
-        return (1 / (queries + 1)).mean().item()
-    return 1 / (length + 2)
-
-
 def finish(figure: Figure, views: list[View], title: str) -> Figure:
     """What all pictures share: title, one colour bar for all maps, and how to read them."""
     figure.suptitle(title)
@@ -265,7 +304,7 @@ def finish(figure: Figure, views: list[View], title: str) -> Figure:
     bar.solids.set(rasterized=False, edgecolor="face")      # else the bar would be pixels in svg and pdf
     lines = [f"{name_of(view)}: {view.answer}" for view in views]
     length = views[0].run.config.seq_len
-    chance = " or ".join(dict.fromkeys(percent(alike(view)) for view in views))
+    chance = " or ".join(dict.fromkeys(percent(view.chance) for view in views))
     lines.append("Row: query, who reads. Column: key, what is read. Outlined: where the answer stands."
                  + " Grey: not allowed to read." * causal)
     lines.append(f"Shares: means over {SEQUENCES} unseen sequences of {length} symbols; "
@@ -274,10 +313,14 @@ def finish(figure: Figure, views: list[View], title: str) -> Figure:
     return figure
 
 
+def pattern_of(view: View) -> str:
+    return PATTERN.get(view.run.config.task, "the answer's symbol")
+
+
 def on_pattern(view: View, share: float | None = None) -> str:
     """The share, by default that of the best head, in words."""
     share = view.shares[view.best[1:]].item() if share is None else share
-    return f"{percent(share)} on the {PATTERN[view.run.config.task]}"
+    return f"{percent(share)} on {pattern_of(view)}"
 
 
 def place_of(view: View, head: Head) -> str:
@@ -335,8 +378,8 @@ def model_picture(view: View) -> Figure:
             axes.set_ylabel(f"{kind} {layer + 1}" if head == 0 else "")
     readers = int((view.shares > 0.5).sum())
     return finish(figure, [view], (
-        f"{name_of(view)}: {readers} of {view.shares.numel()} heads of {KINDS[view.kind]} read mostly the "
-        f"{PATTERN[view.run.config.task]}\n"
+        f"{name_of(view)}: {readers} of {view.shares.numel()} heads of {KINDS[view.kind]} read mostly "
+        f"{pattern_of(view)}\n"
         f"{effect_of_cutting(view, all_heads(view.run.model, *kinds))} without any attention"
     ))
 
@@ -395,7 +438,7 @@ def parse() -> argparse.Namespace:
     option("--task", nargs="+", choices=list(TASKS), default=["copy", "reverse"], help="one or more tasks")
     option("--architecture", nargs="+", choices=ARCHITECTURES, default=["encoder", "encoder-decoder"],
            help="one or more architectures")
-    option("--sequence", nargs="+", type=int, help="symbols to show; by default a test sequence")
+    option("--sequence", nargs="+", help="a question as data.py prints it: 5 7 9, 4 2 + 1 9 or 5 _ 5 7")
     option("--models-dir", type=Path, default=Path("models"), help="where python train.py wrote the runs")
     option("--output-dir", type=Path, help="where to write the pictures; by default beside the runs")
     option("--format", choices=["png", "svg", "pdf"], default="png", help="file format of the pictures")

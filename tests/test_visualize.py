@@ -12,11 +12,10 @@ import torch
 from matplotlib.figure import Figure
 
 import visualize
-from data import arrange, exact_match, frame, to_text
+from data import TASKS, arrange, exact_match, frame, to_content, to_text
 from train import load_run
 from transformer import generate
 from visualize import (
-    alike,
     all_heads,
     answer_cells,
     draw_map,
@@ -58,7 +57,7 @@ def without_columns(model, heads):
 
 @pytest.mark.parametrize("places", [[(0, 1)], [(0, 0), (1, 1)], [(0, 0), (0, 1), (1, 0), (1, 1)]])
 def test_cutting_heads_equals_zeroing_their_output_columns_and_leaves_no_trace(run, places):
-    given, to_say = unseen_sequences(run)
+    _, given, to_say = unseen_sequences(run)
     before = run.model(*given)
     kinds = KINDS[run.config.architecture]
     for kind in kinds:
@@ -71,20 +70,37 @@ def test_cutting_heads_equals_zeroing_their_output_columns_and_leaves_no_trace(r
     assert len(all_heads(run.model, *kinds)) == 4 * len(kinds)
 
 
-@pytest.mark.parametrize(("task", "keys"), [("copy", [1, 2, 3, 4]), ("reverse", [4, 3, 2, 1])])
-@pytest.mark.parametrize(("architecture", "first"), [("encoder", 1), ("encoder-decoder", 0), ("decoder", 5)])
-def test_answer_cells_are_where_the_symbol_to_say_stands(architecture, first, task, keys):
-    queries, found = answer_cells(architecture, task, 4)
-    assert queries.tolist() == list(range(first, first + 4)) and found.tolist() == keys
-    content = torch.tensor([[9, 5, 7, 6]])
-    source, target = frame(content, 6), frame(content if task == "copy" else content.flip(1), 6)
+@pytest.mark.parametrize(
+    ("task", "question", "answer", "places"),
+    [
+        ("copy", "9 5 7 5", "9 5 7 5", [[1], [2], [3], [4]]),
+        ("reverse", "9 5 7 5", "5 7 5 9", [[4], [3], [2], [1]]),
+        ("double", "9 5 9", "9 5 9 9 5 9", [[1], [2], [3], [1], [2], [3]]),
+        ("sort", "9 5 7 5", "5 5 7 9", [[2, 4], [2, 4], [3], [1]]),             # both fives are as good
+        ("complete", "9 5 _ 9 _ 7", "9 5 7 9 5 7", [[1, 4], [2], [6], [1, 4], [2], [6]]),
+        ("add", "4 2 + 1 9", "0 6 1", [[1, 4], [1, 4], [2, 5]]),                # the carry: as the tens
+    ],
+)
+@pytest.mark.parametrize("architecture", KINDS)
+def test_answer_cells_are_where_the_symbol_to_say_stands(architecture, task, question, answer, places):
+    content = to_content(question.split(), task)[None]
+    target = TASKS[task](content)
+    assert to_text(target[0], task) == answer
+    source, target = frame(content, content.size(1) + 2), frame(target, target.size(1) + 2)
     given, to_say = arrange(architecture, source, target)
-    assert torch.equal(to_say[0, queries], given[0][0, found])
+    queries, keys = to_say.size(1), given[0].size(1)
+    cells = answer_cells(architecture, task, source, queries, keys)
+    first = {"encoder": 1, "encoder-decoder": 0, "decoder": content.size(1) + 1}[architecture]
+    expected = {(first + i, place) for i, row in enumerate(places) for place in row}
+    assert {tuple(cell) for cell in cells[0].nonzero().tolist()} == expected
+    if task != "add":
+        assert all(to_say[0, query] == given[0][0, key] for query, key in expected)
 
 
 def test_shares_are_those_of_a_loop(run):
-    given, _ = unseen_sequences(run, full_length=True)
+    _, given, _ = unseen_sequences(run, full_length=True)
     assert given[0].shape[0] == 500 and (given[0] != 0).all()
+    shares, _ = shares_on_answers(run)
     run.model(*given, return_attention=True)
     kind, first = {"encoder": ("encoder", 1), "decoder": ("decoder", 9), "encoder-decoder": ("cross", 0)}[
         run.config.architecture
@@ -93,18 +109,17 @@ def test_shares_are_those_of_a_loop(run):
         for head in range(2):
             weights = attention.attention_weights[:, head]
             cells = [weights[:, first + i, 8 - i].mean().item() for i in range(8)]
-            assert shares_on_answers(run)[layer, head].item() == pytest.approx(sum(cells) / 8, abs=1e-6)
+            assert shares[layer, head].item() == pytest.approx(sum(cells) / 8, abs=1e-6)
 
 
 def test_the_chance_level_is_the_share_of_a_reader_that_reads_alike_all_that_it_may(run):
-    queries, _ = answer_cells(run.config.architecture, "reverse", 8)
     decoder = run.config.architecture == "decoder"
-    shares = [1 / (query + 1) if decoder else 1 / 10 for query in queries.tolist()]
-    assert alike(look_at(run, [5, 9, 12])) == pytest.approx(sum(shares) / 8)
+    expected = [1 / (10 + i) if decoder else 1 / 10 for i in range(8)]
+    assert look_at(run, ["5", "9", "12"]).chance == pytest.approx(sum(expected) / 8)
 
 
 def test_the_best_head_has_the_largest_share_and_its_number_is_in_the_title(run):
-    view = look_at(run, [5, 9, 12])
+    view = look_at(run, ["5", "9", "12"])
     kind, layer, head = view.best
     assert kind == view.kind and view.shares[layer, head] == view.shares.max()
     title = head_picture(view).get_suptitle()
@@ -114,7 +129,7 @@ def test_the_best_head_has_the_largest_share_and_its_number_is_in_the_title(run)
 
 def test_a_map_has_query_down_key_across_and_row_0_on_top(run):
     """Each kind of attention, on what the untrained model itself wrote."""
-    view = look_at(run, [5, 9, 12])
+    view = look_at(run, ["5", "9", "12"])
     source = torch.tensor([[1, 5, 9, 12, 2]])
     prompt = ["0:START", "1:5", "2:9", "3:12", "4:END"]
     if run.config.architecture == "encoder":
@@ -196,9 +211,9 @@ def test_pictures_land_beside_the_run_without_a_display(models_dir, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--sequence", "5", "2", "7"], "symbol 2 is not content; choose from 4 … 19"),
-        (["--sequence", "20"], "symbol 20 is not content; choose from 4 … 19"),
-        (["--sequence", "five"], "invalid int value: 'five'"),
+        (["--sequence", "5", "2", "7"], "symbol 2 is not content of copy; choose from 4 … 19"),
+        (["--sequence", "20"], "symbol 20 is not content of copy; choose from 4 … 19"),
+        (["--sequence", "five"], "symbol five is not content of copy; choose from 4 … 19"),
         (["--sequence", *["5"] * 63], "65 tokens are more than max_len=64"),
         (["--task", "revers"], "invalid choice: 'revers'"),
         (["--architecture", "gpt"], "invalid choice: 'gpt'"),
