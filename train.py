@@ -74,6 +74,7 @@ class Config:
     dropout: float = 0.0
     positional: str = "sinusoidal"
     position_base: float = 50.0                             # turns fast enough for ten positions
+    embedding_std: float = 0.25                             # sinusoids have 0.71: where is louder than what
     norm: str = "pre"
     activation: str = "gelu"
     seed: int = 0
@@ -89,6 +90,7 @@ class Config:
             "num_layers": self.num_layers, "d_ff": self.d_ff, "dropout": self.dropout,
             "max_len": max(64, 3 * self.seq_len + 3),       # a decoder's row has prompt and answer
             "positional": self.positional, "position_base": self.position_base,
+            "embedding_std": self.embedding_std,
             "norm_first": self.norm == "pre", "activation": self.activation,
         }
         if self.architecture == "encoder-decoder":
@@ -446,6 +448,7 @@ def parse() -> argparse.Namespace:
     setting("--dropout", "share of values dropped in training, 0 … <1")
     setting("--positional", "position signal", choices=["sinusoidal", "learned"])
     setting("--position-base", "of the sinusoids; the paper has 10000")
+    setting("--embedding-std", "standard deviation of a new token embedding")
     setting("--norm", "LayerNorm before or after a sublayer", choices=["pre", "post"])
     setting("--activation", "of the feed-forward network", choices=list(ACTIVATIONS))
     setting("--seed", "of weights and training data")

@@ -241,14 +241,13 @@ class TransformerBlock(nn.Module):
         return norm(x + self.dropout(sublayer(x, **arguments)))
 
 
-EMBEDDING_STD = 0.25                                        # of a new token embedding; see MiniTransformer
-
-
-def token_embedding(vocab_size: int, d_model: int) -> nn.Embedding:
-    """A vector for each token id, to begin with at EMBEDDING_STD."""
+def token_embedding(vocab_size: int, d_model: int, std: float) -> nn.Embedding:
+    """A vector for each token id, to begin with normally distributed."""
     check_positive(vocab_size=vocab_size, d_model=d_model)
+    if not 0 < std < math.inf:
+        raise ValueError(f"embedding_std={std} is out of range; choose e.g. 0.25")
     embedding = nn.Embedding(vocab_size, d_model)
-    nn.init.normal_(embedding.weight, std=EMBEDDING_STD)
+    nn.init.normal_(embedding.weight, std=std)
     return embedding
 
 
@@ -290,7 +289,7 @@ class MiniTransformer(nn.Module):
     causal=True is a decoder-only model (GPT's shape): a token sees only itself and what stands before it.
 
     The paper scales token embeddings up by √D (section 3.4). For a task about positions, such as reversing,
-    that drowns the position signal, so here the token starts as the quieter of the two, at EMBEDDING_STD.
+    that drowns the position signal, so here the token starts as the quieter of the two, at embedding_std.
     ValueError where sizes do not fit or a word is unknown; in forward, for token ids outside the vocabulary.
     """
 
@@ -298,11 +297,11 @@ class MiniTransformer(nn.Module):
         self, vocab_size: int = 20, d_model: int = 128, num_heads: int = 8, num_layers: int = 4,
         d_ff: int = 512, max_len: int = 64, dropout: float = 0.0, positional: str = "sinusoidal",
         norm_first: bool = True, activation: str = "relu", causal: bool = False,
-        position_base: float = 10_000.0,
+        position_base: float = 10_000.0, embedding_std: float = 0.25,
     ):
         super().__init__()
         self.causal = causal
-        self.embedding = token_embedding(vocab_size, d_model)
+        self.embedding = token_embedding(vocab_size, d_model, embedding_std)
         self.positional_encoding = PositionalEncoding(d_model, max_len, positional, position_base)
         self.dropout = nn.Dropout(dropout)
         self.blocks = stack(num_layers, d_model, num_heads, d_ff, dropout, norm_first, activation)
@@ -333,10 +332,11 @@ class EncoderDecoder(nn.Module):
         self, vocab_size: int = 20, d_model: int = 128, num_heads: int = 8, num_layers: int = 4,
         d_ff: int = 512, max_len: int = 64, dropout: float = 0.0, positional: str = "sinusoidal",
         norm_first: bool = True, activation: str = "relu", position_base: float = 10_000.0,
+        embedding_std: float = 0.25,
     ):
         super().__init__()
         block_settings = d_model, num_heads, d_ff, dropout, norm_first, activation
-        self.embedding = token_embedding(vocab_size, d_model)
+        self.embedding = token_embedding(vocab_size, d_model, embedding_std)
         self.positional_encoding = PositionalEncoding(d_model, max_len, positional, position_base)
         self.dropout = nn.Dropout(dropout)
         self.encoder_blocks = stack(num_layers, *block_settings)

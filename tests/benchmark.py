@@ -25,7 +25,6 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import train  # noqa: E402
-import transformer  # noqa: E402
 from data import ARCHITECTURES, arrange  # noqa: E402
 from transformer import sinusoidal_encoding  # noqa: E402
 
@@ -136,8 +135,8 @@ def what_decides(architectures: list[str], seeds: int, max_steps: int) -> None:
     """Reverse with the recipe, and with one thing in it changed to what is usual."""
     changes = {
         "the recipe": ({}, nullcontext()),
-        "embeddings times √d_model": ({}, patch.object(transformer, "EMBEDDING_STD", 128**0.5)),
-        "embeddings of standard deviation 1": ({}, patch.object(transformer, "EMBEDDING_STD", 1.0)),
+        "embeddings times √d_model": ({"embedding_std": 128**0.5}, nullcontext()),
+        "embeddings of standard deviation 1": ({"embedding_std": 1.0}, nullcontext()),
         "sinusoids with base 10,000": ({"position_base": 10_000.0}, nullcontext()),
         "weights of the last step, no average": ({}, patch.object(train, "update_average", copy_weights)),
         "betas 0.9, 0.999": ({}, patch.object(train, "BETAS", (0.9, 0.999))),

@@ -281,6 +281,7 @@ def test_the_command_trains_each_task_and_prints_a_table(tmp_path):
         (["--num-heads", "7"], "d_model=128 is not divisible by num_heads=7; choose e.g. num_heads=8"),
         (["--learning-rate", "nan"], "learning_rate=nan is out of range; choose e.g. 0.001"),
         (["--learning-rate", "-1"], "learning_rate=-1.0 is out of range"),
+        (["--embedding-std", "0"], "embedding_std=0.0 is out of range; choose e.g. 0.25"),
         (["--dropout", "1"], "dropout=1.0"),
         (["--vocab-size", "4"], "vocab_size=4 leaves no symbols; choose 5 or more"),
         (["--seq-len", "0"], "seq_len=0 is too small"),
