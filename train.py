@@ -102,6 +102,16 @@ class Config:
         return draw(self.task, count, generator, split, self.seq_len, self.vocab_size, self.fixed_length)
 
 
+RECIPES = {                                                 # what a task needs other than Config's defaults
+    "sort": {"epochs": 150},
+}
+
+
+def recipe(task: str, architecture: str, **settings) -> Config:
+    """These settings, where they leave one open the task's own, and else the default."""
+    return Config(task=task, architecture=architecture, **RECIPES.get(task, {}) | settings)
+
+
 def loss_of(logits: Tensor, target: Tensor) -> Tensor:
     """The mean of −log p(right symbol) over the scored positions; logits (B, S, V), target (B, S)."""
     ignored = -100                                          # cross_entropy's word for a position without loss
@@ -426,9 +436,11 @@ def parse() -> argparse.Namespace:
     option = parser.add_argument
 
     def setting(flag: str, help: str, **how) -> None:
-        default = getattr(Config(), flag.strip("-").replace("-", "_"))
+        name = flag.strip("-").replace("-", "_")
+        default = getattr(Config(), name)
         how |= {} if "choices" in how else {"type": type(default)}
-        option(flag, help=f"{help} (default: {default})", **how)
+        others = [f"; {task}: {own[name]}" for task, own in RECIPES.items() if name in own]
+        option(flag, help=f"{help} (default: {default}{''.join(others)})", **how)
 
     default_tasks, default_architectures = ["copy", "reverse"], ["encoder", "encoder-decoder"]
     option("--task", nargs="+", choices=list(TASKS), default=default_tasks, help="default: copy reverse")
@@ -466,9 +478,9 @@ def config_of(task: str, architecture: str, options: argparse.Namespace) -> tupl
 
     ValueError where a given setting is not that of the run to go on with, or cannot be carried out.
     """
-    given = {field.name: getattr(options, field.name) for field in fields(Config) if field.name in options}
-    given |= {"task": task, "architecture": architecture}
-    config, checkpoint = Config(**given), None
+    settings = {field.name for field in fields(Config)} - {"task", "architecture"}
+    given = {name: value for name, value in vars(options).items() if name in settings}
+    config, checkpoint = recipe(task, architecture, **given), None
     folder = run_folder(options.output_dir, task, architecture)
     if options.resume and (folder / "checkpoint.pt").exists():
         checkpoint, _ = read_checkpoint(folder, task, architecture)

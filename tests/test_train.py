@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from conftest import TINY
 
 import train
+import visualize
 from data import ARCHITECTURES, PAD, START, all_right, arrange, exact_match, token_accuracy
 from train import (
     Config,
@@ -105,9 +106,12 @@ def test_training_solves_a_small_copy_task(architecture):
 
 
 @pytest.mark.parametrize("architecture", ["decoder", "encoder-decoder"])
-def test_what_one_pass_scores_is_what_generation_writes_for_a_model_that_is_sometimes_right(architecture):
-    settings = {"architecture": architecture, "task": "copy", "vocab_size": 8, "seq_len": 4, "d_model": 32}
-    model, _ = trained(**settings, epochs=12, learning_rate=5e-3)
+@pytest.mark.parametrize(("task", "seq_len"), [("copy", 4), ("double", 2)])
+def test_what_one_pass_scores_is_what_generation_writes_for_a_model_that_is_sometimes_right(
+    architecture, task, seq_len
+):
+    settings = {"architecture": architecture, "task": task, "vocab_size": 8, "seq_len": seq_len}
+    model, _ = trained(**settings, d_model=32, epochs=11, learning_rate=5e-3)
     source, target = Config(**TINY | settings).draw(400, torch.Generator().manual_seed(0))
     written = generate(model, source, 5)
     expected = torch.cat([target[:, :1], F.pad(written, (0, 5 - written.size(1)))], dim=1)
@@ -269,6 +273,33 @@ def test_the_command_trains_each_task_and_prints_a_table(tmp_path):
     for task, architecture in itertools.product(("copy", "reverse"), ("encoder", "encoder-decoder")):
         metrics = json.loads((run_folder(tmp_path, task, architecture) / "metrics.json").read_text())
         assert (metrics["task"], metrics["architecture"]) == (task, architecture)
+
+
+def test_a_task_may_have_settings_of_its_own_and_an_option_wins(monkeypatch):
+    monkeypatch.setitem(train.RECIPES, "sort", {"epochs": 7, "learning_rate": 0.01})
+    monkeypatch.setattr(sys, "argv", ["train.py", "--learning-rate", "0.02", "--batch-size", "5"])
+    options = train.parse()
+    given = {"learning_rate": 0.02, "batch_size": 5}
+    assert train.config_of("sort", "decoder", options)[0] == Config("sort", "decoder", epochs=7, **given)
+    assert train.config_of("copy", "decoder", options)[0] == Config("copy", "decoder", **given)
+
+
+def test_a_task_of_ones_own_is_a_function_and_a_line(tmp_path, monkeypatch, capsys):
+    """All else follows: data, options, training, scores, and the pictures."""
+    def every_other(content):
+        return content[:, ::2]
+
+    monkeypatch.setitem(train.TASKS, "every_other", every_other)
+    run = ["--task", "every_other", "--architecture", "encoder-decoder"]
+    small = ["--num-layers", "1", "--d-model", "32", "--seq-len", "4", "--learning-rate", "0.01"]
+    monkeypatch.setattr(sys, "argv", ["train.py", "--output-dir", str(tmp_path), *run, *small])
+    train.main()
+    model = load_run(tmp_path, "every_other", "encoder-decoder").model
+    assert generate(model, torch.tensor([[1, 5, 7, 9, 12, 2]]), 3).tolist() == [[5, 9, 2]]
+    monkeypatch.setattr(sys, "argv", ["visualize.py", "--models-dir", str(tmp_path), *run])
+    visualize.main()
+    assert "every_other, encoder-decoder" in capsys.readouterr().out
+    assert (tmp_path / "every_other_task" / "encoder-decoder" / "attention_head.png").exists()
 
 
 @pytest.mark.parametrize(
