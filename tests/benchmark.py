@@ -2,8 +2,10 @@
 
     python tests/benchmark.py --seeds 10
     python tests/benchmark.py --seeds 10 --what-decides --architecture encoder
+    python tests/benchmark.py --all-tasks
 
-The first shows all three architectures, the second takes one thing at a time out of the recipe.
+The first shows all three architectures, the second takes one thing at a time out of the recipe; the third
+trains each task with each architecture to the end of its schedule, and scores what the models then write.
 
 "Solved" is the same for both: all of 2,000 validation sequences right, looked at every 8 steps. The share of
 peak is the arithmetic of the weight matrices (2 flops a weight and token, three times: forward and twice
@@ -25,7 +27,7 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import train  # noqa: E402
-from data import ARCHITECTURES, arrange  # noqa: E402
+from data import ARCHITECTURES, TASKS, all_right, arrange, frame, to_content  # noqa: E402
 from transformer import sinusoidal_encoding  # noqa: E402
 
 CPU = torch.device("cpu")
@@ -181,6 +183,48 @@ def compare(architectures: list[str], seeds: int, max_steps: int) -> None:
     print("\nSteps, seconds, ms/step and share of peak are medians over the seeds.", end="")
 
 
+def hardest_sums(digits: int) -> Tensor:
+    """Contents (N, L): 0 + 0, the largest sum, and all sums in which a carry runs through every digit."""
+    first, second = torch.arange(10**digits)[:, None], torch.arange(10**digits)
+    starts, runs_on = first % 10 + second % 10 > 9, first // 10 + second // 10 == 10 ** (digits - 1) - 1
+    longest_carries = map(tuple, (starts & runs_on).nonzero().tolist())
+    pairs = sorted({(0, 0), (10**digits - 1, 10**digits - 1), *longest_carries})
+    return torch.stack([to_content(list(f"{a:0{digits}}+{b:0{digits}}"), "add") for a, b in pairs])
+
+
+def right_of_hardest_sums(model: nn.Module, config: train.Config) -> str:
+    """How many of those with 1, 2 and 3 digits, as far as config goes, the model says right."""
+    right, count = 0, 0
+    for digits in range(1, (config.seq_len + 1) // 2):
+        content = hardest_sums(digits)
+        source, target = frame(content, 2 * digits + 3), frame(TASKS["add"](content), digits + 3)
+        right += int(all_right(train.predict(model, config.architecture, source, target), target).sum())
+        count += len(content)
+    return f"{right:,} of {count:,}"
+
+
+def all_tasks(tasks: list[str], architectures: list[str], seeds: int) -> None:
+    """Each task with each architecture, its own recipe, to the end."""
+    line = "{:<10}{:<17}{:>8}{:>15}{:>17}{:>7}   {}"
+    headings = "task", "architecture", "solved", "steps (most)", "seconds (most)", "in all", "exact match"
+    print(line.format(*headings))
+    for task, architecture in itertools.product(tasks, architectures):
+        rows, matches, hardest = [], [], []
+        for seed in range(seeds):
+            config = train.recipe(task, architecture, seed=seed)
+            *_, (model, checkpoint) = train.train(config, CPU)
+            history = checkpoint["history"]
+            metrics = train.metrics_of(config, model, history, CPU)
+            rows.append(next(filter(train.is_solved, history), history[-1]))
+            matches.append(train.percent(metrics["test_exact_match"]))
+            hardest += [right_of_hardest_sums(model, config)] if task == "add" else []
+        print(line.format(
+            task, architecture, solved_of(rows), median_and_most(rows, "step", 0),
+            median_and_most(rows, "train_seconds", 1), f"{history[-1]['train_seconds']:.0f}",
+            ", ".join(matches) + "; hardest sums: " * bool(hardest) + ", ".join(hardest),
+        ), flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--architecture", nargs="+", choices=ARCHITECTURES, default=ARCHITECTURES,
@@ -189,9 +233,14 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
     parser.add_argument("--max-steps", type=int, default=400, help="where to give up (default: 400)")
     parser.add_argument("--what-decides", action="store_true", help="change one thing at a time instead")
+    parser.add_argument("--all-tasks", action="store_true", help="each task with each architecture instead")
+    parser.add_argument("--task", nargs="+", choices=list(TASKS), default=list(TASKS),
+                        help="with --all-tasks: only these")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    if options.what_decides:
+    if options.all_tasks:
+        all_tasks(options.task, options.architecture, options.seeds)
+    elif options.what_decides:
         what_decides(options.architecture, options.seeds, options.max_steps)
     else:
         compare(options.architecture, options.seeds, options.max_steps)
