@@ -130,6 +130,12 @@ def answer_cells(architecture: str, task: str, source: Tensor, queries: int, key
     return cells
 
 
+def longest(run: Run) -> int:
+    """The most content symbols in the test split; of a sum with seq_len 8 these are 7."""
+    config = run.config
+    return usable_lengths("test", config.seq_len, config.vocab_size, config.fixed_length, config.task)[-1]
+
+
 def unseen_sequences(run: Run, full_length: bool = False) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
     """The sources, what the model is given and is to say, on sequences that training never saw.
 
@@ -137,8 +143,7 @@ def unseen_sequences(run: Run, full_length: bool = False) -> tuple[Tensor, tuple
     """
     config = run.config
     if full_length:
-        lengths = usable_lengths("test", config.seq_len, config.vocab_size, config.fixed_length, config.task)
-        config = replace(config, seq_len=lengths[-1], fixed_length=True)
+        config = replace(config, seq_len=longest(run), fixed_length=True)
     source, target = config.draw(SEQUENCES, torch.Generator().manual_seed(4), "test")
     return source, *arrange(config.architecture, source, target)
 
@@ -299,15 +304,16 @@ def name_of(view: View) -> str:
 def finish(figure: Figure, views: list[View], title: str) -> Figure:
     """What all pictures share: title, one colour bar for all maps, and how to read them."""
     figure.suptitle(title)
+    gaps = any(":_" in name for view in views for names in view.labels.values() for name in names[1])
     causal = any(numpy.ma.is_masked(axes.collections[0].get_array()) for axes in figure.axes)
     bar = figure.colorbar(figure.axes[0].collections[0], ax=figure.axes, label="attention weight", shrink=0.8)
     bar.solids.set(rasterized=False, edgecolor="face")      # else the bar would be pixels in svg and pdf
     lines = [f"{name_of(view)}: {view.answer}" for view in views]
-    length = views[0].run.config.seq_len
+    lengths = " or ".join(dict.fromkeys(str(longest(view.run)) for view in views))
     chance = " or ".join(dict.fromkeys(percent(view.chance) for view in views))
     lines.append("Row: query, who reads. Column: key, what is read. Outlined: where the answer stands."
-                 + " Grey: not allowed to read." * causal)
-    lines.append(f"Shares: means over {SEQUENCES} unseen sequences of {length} symbols; "
+                 + " Grey: not allowed to read." * causal + " _: to be filled in." * gaps)
+    lines.append(f"Shares: means over {SEQUENCES} unseen sequences of {lengths} symbols; "
                  f"all tokens alike would be {chance}.")
     figure.supxlabel("\n".join(lines), fontsize="small")
     return figure

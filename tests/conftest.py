@@ -15,9 +15,10 @@ torch.set_num_threads(1)
 
 @pytest.fixture(scope="session")
 def models_dir(tmp_path_factory):
-    """A models folder with a finished copy and reverse run of each architecture; read only, please."""
+    """A models folder with a finished run of some tasks with each architecture; read only, please."""
     folder = tmp_path_factory.mktemp("session") / "models"
-    for task, architecture in itertools.product(("copy", "reverse"), ARCHITECTURES):
+    runs = [*itertools.product(("copy", "reverse"), ARCHITECTURES)]
+    for task, architecture in *runs, ("add", "encoder"), ("complete", "encoder"), ("add", "encoder-decoder"):
         path = run_folder(folder, task, architecture)
         path.mkdir(parents=True)
         config = Config(**TINY, task=task, architecture=architecture)

@@ -170,6 +170,24 @@ def test_a_map_has_query_down_key_across_and_row_0_on_top(run):
         assert [cell.get_xy() for cell in axes.patches] == (cells if kind == view.kind else [])
 
 
+@pytest.mark.parametrize(
+    ("task", "question", "ticks"),
+    [
+        ("add", "4 2 + 1 9", ["0:START", "1:4", "2:2", "3:+", "4:1", "5:9", "6:END"]),
+        ("complete", "5 _ 5 7", ["0:START", "1:5", "2:_", "3:5", "4:7", "5:END"]),
+    ],
+)
+def test_digits_and_gaps_are_shown_as_a_person_writes_them(task, question, ticks, models_dir):
+    view = look_at(load_run(models_dir, task, "encoder"), question.split())
+    picture = head_picture(view)
+    assert [label.get_text() for label in picture.axes[0].get_xticklabels()] == ticks
+    caption = picture.get_supxlabel()
+    assert f"{task}, encoder: {question} → " in caption
+    assert ("to be filled in" in caption) == (task == "complete")
+    length = 7 if task == "add" else 8                      # of seq_len 8, the longest sum has 7
+    assert f"sequences of {length} symbols" in caption
+
+
 def call_main(monkeypatch, *options):
     monkeypatch.setattr(sys, "argv", ["visualize.py", *map(str, options)])
     visualize.main()
@@ -212,6 +230,10 @@ def test_pictures_land_beside_the_run_without_a_display(models_dir, tmp_path):
     ("options", "message"),
     [
         (["--sequence", "5", "2", "7"], "symbol 2 is not content of copy; choose from 4 … 19"),
+        (["--task", "add", "--sequence", *"421"], "4 2 1 is nothing to add; write two numbers of as"),
+        (["--task", "add", "--sequence", *"4+x"], "symbol x is not content of add; choose from 0 … 9 and"),
+        (["--task=complete", "--architecture=encoder", "--sequence", *"5___57"], "nothing to complete"),
+        (["--task", "reverse", "--sequence", *"5_"], "symbol _ is not content of reverse; choose"),
         (["--sequence", "20"], "symbol 20 is not content of copy; choose from 4 … 19"),
         (["--sequence", "five"], "symbol five is not content of copy; choose from 4 … 19"),
         (["--sequence", *["5"] * 63], "65 tokens are more than max_len=64"),
