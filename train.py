@@ -64,6 +64,7 @@ class Config:
     steps_per_epoch: int = 8
     batch_size: int = 32
     learning_rate: float = 1e-3
+    hold: float = 0.0                                       # share of the steps at this rate before it falls
     seq_len: int = 8
     fixed_length: bool = False
     vocab_size: int = 20
@@ -119,10 +120,13 @@ def loss_of(logits: Tensor, target: Tensor) -> Tensor:
     return F.cross_entropy(logits.flatten(0, 1), target.flatten(), ignore_index=ignored)
 
 
-def learning_rate_share(step: int, steps: int) -> float:
-    """The share of the learning rate at step 0 … steps − 1: a short climb, then half a cosine towards 0."""
-    warm_up = min(1.0, (step + 1) / WARM_UP_STEPS)
-    return warm_up * 0.5 * (1 + math.cos(math.pi * step / steps))
+def learning_rate_share(step: int, steps: int, hold: float = 0.0) -> float:
+    """The share of the learning rate at step 0 … steps − 1: a short climb, then half a cosine towards 0.
+
+    The cosine begins after that share of the steps, hold.
+    """
+    warm_up, held = min(1.0, (step + 1) / WARM_UP_STEPS), hold * steps
+    return warm_up * 0.5 * (1 + math.cos(math.pi * max(0.0, step - held) / (steps - held)))
 
 
 def update_average(averages: list[Tensor], weights: list[Tensor], updates: Tensor) -> None:
@@ -202,7 +206,7 @@ class Training:
             self.model.parameters(), config.learning_rate, betas=BETAS, fused=device.type != "mps"
         )
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer, lambda step: learning_rate_share(step, steps)
+            self.optimizer, lambda step: learning_rate_share(step, steps, config.hold)
         )
         self.generator = torch.Generator().manual_seed(config.seed)         # of the training data
         self.history: list[dict] = []                                       # one row an epoch
@@ -450,6 +454,7 @@ def parse() -> argparse.Namespace:
     setting("--steps-per-epoch", "optimiser steps in an epoch")
     setting("--batch-size", "sequences in a step")
     setting("--learning-rate", "of AdamW, after the warm-up")
+    setting("--hold", "share of the steps at this rate, before it falls to 0 along a cosine")
     setting("--seq-len", "the most symbols between START and END")
     option("--fixed-length", action="store_true", help="only sequences of that length, not 1 up to it")
     setting("--vocab-size", "token ids; four of them are special")
@@ -500,6 +505,8 @@ def check(config: Config) -> None:
     )
     if not 0 < config.learning_rate <= 1:
         raise ValueError(f"learning_rate={config.learning_rate} is out of range; choose e.g. 0.001")
+    if not 0 <= config.hold < 1:
+        raise ValueError(f"hold={config.hold} is out of range; choose 0 … <1")
     if not 0 <= config.seed < 2**63:
         raise ValueError(f"seed={config.seed} is out of range; choose 0 … 2^63 − 1")
     for split in SPLITS:

@@ -81,6 +81,12 @@ def test_learning_rate_climbs_then_falls_to_nearly_nothing():
     assert shares[: peak + 1] == sorted(shares[: peak + 1]) and shares[peak:] == sorted(shares[peak:])[::-1]
 
 
+def test_a_learning_rate_that_is_held_falls_later_and_as_low():
+    shares = [learning_rate_share(step, 400, hold=0.75) for step in range(400)]
+    assert set(shares[train.WARM_UP_STEPS : 301]) == {1.0} and shares[350] == pytest.approx(0.5)
+    assert shares[300:] == sorted(shares[300:])[::-1] and shares[-1] < 1e-3
+
+
 def test_average_follows_the_weights_by_its_formula():
     average, expected = torch.tensor([1.0]), 1.0
     for updates in range(1, 200):
@@ -312,6 +318,7 @@ def test_a_task_of_ones_own_is_a_function_and_a_line(tmp_path, monkeypatch, caps
         (["--num-heads", "7"], "d_model=128 is not divisible by num_heads=7; choose e.g. num_heads=8"),
         (["--learning-rate", "nan"], "learning_rate=nan is out of range; choose e.g. 0.001"),
         (["--learning-rate", "-1"], "learning_rate=-1.0 is out of range"),
+        (["--hold", "1"], "hold=1.0 is out of range; choose 0 … <1"),
         (["--embedding-std", "0"], "embedding_std=0.0 is out of range; choose e.g. 0.25"),
         (["--dropout", "1"], "dropout=1.0"),
         (["--vocab-size", "4"], "vocab_size=4 leaves no symbols; choose 5 or more"),
