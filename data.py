@@ -1,6 +1,7 @@
 """Sequence tasks whose answers are known exactly, so that a model's every mistake shows.
 
-A sequence is [START, content …, END], filled up with PAD. A task is a function from content to target.
+A sequence is [START, content …, END], filled up with PAD. A task is a function from content to target: copy,
+reverse, sort, double, add and complete; of the last two, not all contents can be asked (`is_example`).
 Each draw makes fresh sequences; which split a sequence belongs to is decided by its content alone, so that
 training can never meet a sequence it is tested on. `python data.py` prints examples and the splits' sizes.
 
@@ -43,7 +44,7 @@ def double(content: Tensor) -> Tensor:
 
 
 def add(content: Tensor) -> Tensor:
-    """4 2 + 1 9 → 0 6 1: the sum of two numbers of n digits, in n + 1 digits, by the schoolbook."""
+    """4 2 + 1 9 → 0 6 1: two numbers of n digits; the sum has n + 1, as 9 9 + 0 1 → 1 0 0 needs them."""
     first, second = (content - ZERO).split(content.size(1) // 2 + 1, dim=1)             # first is with PLUS
     carry, digits = torch.zeros(len(content), dtype=torch.int64), []
     for column in reversed(range(second.size(1))):          # from the ones, on the right, to the left
@@ -76,20 +77,31 @@ def complete(content: Tensor) -> Tensor:
 TASKS = {"copy": copy, "reverse": reverse, "sort": sort, "double": double, "add": add, "complete": complete}
 
 
+def is_sum(content: Tensor) -> Tensor:
+    """Which rows (N, L) are digits, PLUS and as many digits again, (N,)."""
+    length = content.size(1)
+    if length % 2 == 0 or length < 3:
+        return torch.zeros(len(content), dtype=torch.bool)
+    is_digit = (content >= ZERO) & (content < PLUS)
+    return torch.where(torch.arange(length) == length // 2, content == PLUS, is_digit).all(dim=1)
+
+
+def has_one_completion(content: Tensor) -> Tensor:
+    """Which rows (N, L) have gaps and only one way to fill them, (N,)."""
+    answer = complete(content)
+    good = (content >= MASK).all(dim=1) & (content == MASK).any(dim=1) & (answer != MASK).all(dim=1)
+    for period in range(1, content.size(1) // 2 + 1):
+        whole, agrees = repeat(content, period)
+        good &= ~agrees | (whole == answer).all(dim=1)
+    return good
+
+
 def is_example(task: str, content: Tensor) -> Tensor:
-    """Which rows of content (N, L) the task can be asked, (N,): any symbols, but for two tasks."""
-    if task == "add":                                       # digits, PLUS in the middle, and as many digits
-        length = content.size(1)
-        is_plus = torch.arange(length) == (length // 2 if length % 2 and length > 1 else -1)
-        is_digit = (content >= ZERO) & (content < PLUS)
-        return (torch.where(is_plus, content == PLUS, is_digit) & is_plus.any()).all(dim=1)
-    if task == "complete":                                  # there are gaps, and only one way to fill them
-        answer = complete(content)
-        good = (content >= MASK).all(dim=1) & (content == MASK).any(dim=1) & (answer != MASK).all(dim=1)
-        for period in range(1, content.size(1) // 2 + 1):
-            whole, agrees = repeat(content, period)
-            good &= ~agrees | (whole == answer).all(dim=1)
-        return good
+    """Which rows of content (N, L) the task can be asked, (N,): for most tasks, any symbols."""
+    if task == "add":
+        return is_sum(content)
+    if task == "complete":
+        return has_one_completion(content)
     return (content >= FIRST_SYMBOL).all(dim=1)
 
 
