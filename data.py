@@ -310,22 +310,28 @@ def print_examples(task: str) -> None:
         print(f"  {to_text(source, task):<40}→ {to_text(target, task)}")
 
 
+def print_arranged(task: str) -> None:
+    print(f"\n{task}, as each architecture has it (PAD: nothing is asked there, _: write here):")
+    content = torch.tensor([[5, 7, 9]])
+    answer = TASKS[task](content)
+    source, target = frame(content, 5), frame(answer, answer.size(1) + 2)
+    for architecture in ARCHITECTURES:
+        given, to_say = arrange(architecture, source, target)
+        for name, tokens in *(("given", part) for part in given), ("to say", to_say):
+            print(f"  {architecture:<17}{name:<8}" + "".join(f"{to_text(token):>6}" for token in tokens.T))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Print examples of each task.", allow_abbrev=False)
     parser.error = fail
-    parser.add_argument("--task", nargs="+", choices=list(TASKS), help="only of these")
-    if tasks := parser.parse_args().task:
-        for task in tasks:
-            print_examples(task)
-        return
-    for task in TASKS:
+    parser.add_argument("--task", nargs="+", choices=list(TASKS), help="only examples of these")
+    tasks = parser.parse_args().task
+    for task in tasks or TASKS:
         print_examples(task)
-    print("\nreverse, as each architecture has it (PAD: nothing is asked there):")
-    content = torch.tensor([[5, 7, 9]])
-    for architecture in ARCHITECTURES:
-        given, to_say = arrange(architecture, frame(content, 5), frame(reverse(content), 5))
-        for name, tokens in *(("given", part) for part in given), ("to say", to_say):
-            print(f"  {architecture:<17}{name:<8}" + "".join(f"{to_text(token):>6}" for token in tokens.T))
+    if tasks:
+        return
+    print_arranged("reverse")
+    print_arranged("double")
     print("\nSequences in each split, with the 16 symbols 4 … 19:")
     print("  length" + "".join(f"{split:>12}" for split in SPLITS))
     for length in range(1, 6):

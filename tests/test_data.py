@@ -1,10 +1,13 @@
 """Tasks, splits and scores against brute force and counts by hand."""
 
 import itertools
+import re
+import sys
 
 import pytest
 import torch
 
+import data
 import transformer
 from data import (
     END,
@@ -22,6 +25,7 @@ from data import (
     is_example,
     list_contents,
     split_of,
+    to_content,
     to_text,
     token_accuracy,
     usable_lengths,
@@ -233,6 +237,25 @@ def test_only_two_numbers_of_as_many_digits_are_a_sum():
 def test_text_is_what_a_person_would_write():
     assert to_text(torch.tensor([START, 5, MASK, END, PAD, PAD])) == "START 5 _ END"
     assert to_text(torch.tensor([5, PAD, 7])) == "5 PAD 7"
+
+
+def test_words_become_the_content_that_prints_as_these_words():
+    for task, text in ("add", "4 2 + 1 9"), ("complete", "5 _ 5 7"), ("sort", "19 4"):
+        assert to_text(to_content(text.split(), task), task) == text
+    assert to_content(["4", "2", "+", "1", "9"], "add").tolist() == [8, 6, PLUS, 5, 13]
+
+
+def test_printed_sums_are_sums(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["data.py", "--task", "add"])
+    data.main()
+    heading, *lines = capsys.readouterr().out.splitlines()
+    assert heading == "add:" and len(lines) == 4
+    for line in lines:
+        first, second, total = re.fullmatch(
+            r"  START ([\d ]+) \+ ([\d ]+) END +→ START ([\d ]+) END", line
+        ).groups()
+        first, second, total = (int(digits.replace(" ", "")) for digits in (first, second, total))
+        assert first + second == total
 
 
 def test_both_files_mean_the_same_by_the_special_tokens():
