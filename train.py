@@ -458,7 +458,7 @@ def parse() -> argparse.Namespace:
     setting("--batch-size", "sequences in a step")
     setting("--learning-rate", "of AdamW, after the warm-up")
     setting("--hold", "share of the steps at this rate, before it falls to 0 along a cosine")
-    setting("--seq-len", "the most symbols between START and END")
+    setting("--seq-len", "the most symbols in a question")
     option("--fixed-length", action="store_true", help="only sequences of that length, not 1 up to it")
     setting("--vocab-size", "token ids; four of them are special")
     setting("--d-model", "width of the residual stream")
