@@ -107,7 +107,7 @@ RECIPES = {                                                 # what a task needs 
     "sort": {"epochs": 200},
     "double": {"epochs": 100},
     "add": {"epochs": 400, "hold": 0.75, "embedding_std": 1.0, "position_base": 10_000.0},
-    "complete": {"epochs": 500, "positional": "learned", "norm": "post"},
+    "complete": {"epochs": 400, "positional": "learned", "norm": "post"},
 }
 
 
