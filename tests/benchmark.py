@@ -120,8 +120,9 @@ def flops_per_step(config: train.Config) -> int:
 
 def median_and_most(rows: list[dict], key: str, digits: int) -> str:
     """Of that column, over the seeds; > where a run gave up there."""
-    values, more = [row[key] for row in rows], "" if all(map(train.is_solved, rows)) else ">"
-    return f"{more}{statistics.median(values):.{digits}f} ({more}{max(values):.{digits}f})"
+    values, unsolved = [row[key] for row in rows], sum(not train.is_solved(row) for row in rows)
+    median, most = f"{statistics.median(values):.{digits}f}", f"{max(values):.{digits}f}"
+    return ">" * (2 * unsolved >= len(rows)) + median + f" ({'>' * bool(unsolved)}{most})"
 
 
 def solved_of(rows: list[dict]) -> str:
