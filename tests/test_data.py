@@ -4,6 +4,7 @@ import itertools
 import re
 import sys
 
+import benchmark
 import pytest
 import torch
 
@@ -243,6 +244,19 @@ def test_words_become_the_content_that_prints_as_these_words():
     for task, text in ("add", "4 2 + 1 9"), ("complete", "5 _ 5 7"), ("sort", "19 4"):
         assert to_text(to_content(text.split(), task), task) == text
     assert to_content(["4", "2", "+", "1", "9"], "add").tolist() == [8, 6, PLUS, 5, 13]
+
+
+@pytest.mark.parametrize("digits", [1, 2])
+def test_the_benchmarks_hardest_sums_are_those_whose_carry_runs_through_every_digit(digits):
+    largest = 10**digits - 1
+    expected = {f"{0:0{digits}}+{0:0{digits}}", f"{largest}+{largest}"}
+    for first, second in itertools.product(range(10**digits), repeat=2):
+        columns = zip(f"{first:0{digits}}", f"{second:0{digits}}", strict=True)
+        *rest, ones = (int(a) + int(b) for a, b in columns)
+        if ones > 9 and set(rest) <= {9}:
+            expected.add(f"{first:0{digits}}+{second:0{digits}}")
+    found = [to_text(row, "add").replace(" ", "") for row in benchmark.hardest_sums(digits)]
+    assert set(found) == expected and len(found) == len(expected)
 
 
 def test_printed_sums_are_sums(monkeypatch, capsys):
