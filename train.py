@@ -104,7 +104,7 @@ class Config:
 
 
 RECIPES = {                                                 # what a task needs other than Config's defaults
-    "sort": {"epochs": 200},
+    "sort": {"epochs": 300},
     "double": {"epochs": 100},
     "add": {"epochs": 400, "hold": 0.75, "embedding_std": 1.0, "position_base": 10_000.0},
     "complete": {"epochs": 400, "positional": "learned", "norm": "post"},
