@@ -1,8 +1,10 @@
 """Tasks, splits and scores against brute force and counts by hand."""
 
+import inspect
 import itertools
 import re
 import sys
+from pathlib import Path
 
 import benchmark
 import pytest
@@ -257,6 +259,13 @@ def test_the_benchmarks_hardest_sums_are_those_whose_carry_runs_through_every_di
             expected.add(f"{first:0{digits}}+{second:0{digits}}")
     found = [to_text(row, "add").replace(" ", "") for row in benchmark.hardest_sums(digits)]
     assert set(found) == expected and len(found) == len(expected)
+
+
+def test_the_readme_shows_tasks_as_they_stand_in_the_source():
+    source, readme = (Path(data.__file__).with_name(name).read_text() for name in ("data.py", "README.md"))
+    line = next(line for line in source.splitlines() if line.startswith("TASKS = "))
+    assert inspect.getsource(data.sort) in readme and inspect.getsource(data.double) in readme
+    assert line in readme and list(TASKS) == re.findall(r'"(\w+)"', line)
 
 
 def test_printed_sums_are_sums(monkeypatch, capsys):
