@@ -128,10 +128,20 @@ def alphabet(task: str, vocab_size: int) -> Tensor:
     return torch.arange(first, min(PLUS + 1, vocab_size) if task == "add" else vocab_size)
 
 
+def can_be_listed(length: int, task: str, vocab_size: int) -> bool:
+    """Whether the contents of this length are few enough to list them all."""
+    return len(alphabet(task, vocab_size)) ** length <= SMALL_POOL
+
+
+def keep(task: str, content: Tensor, split: str) -> Tensor:
+    """Those rows of content that the task can be asked and that are in the split."""
+    return content[is_example(task, content) & (split_of(content) == SPLITS.index(split))]
+
+
 def list_contents(length: int, split: str, vocab_size: int, task: str = "copy") -> Tensor:
     """Each content of this length that the task can be asked and that is in the split, (N, length)."""
     contents = torch.cartesian_prod(*[alphabet(task, vocab_size)] * length).reshape(-1, length)
-    return contents[is_example(task, contents) & (split_of(contents) == SPLITS.index(split))]
+    return keep(task, contents, split)
 
 
 def propose(task: str, count: int, length: int, vocab_size: int, generator: torch.Generator) -> Tensor:
@@ -152,14 +162,13 @@ def draw_contents(
     count: int, length: int, split: str, vocab_size: int, generator: torch.Generator, task: str = "copy"
 ) -> Tensor:
     """count contents (count, length) of the split that the task can be asked, with repetition."""
-    if len(alphabet(task, vocab_size)) ** length <= SMALL_POOL:
+    if can_be_listed(length, task, vocab_size):
         pool = list_contents(length, split, vocab_size, task)
         return pool[torch.randint(len(pool), (count,), generator=generator)]
     drawn = torch.empty(0, length, dtype=torch.int64)
     while len(drawn) < count:                               # of ten sequences, one is in the smallest split
         contents = propose(task, 10 * (count - len(drawn)) + 10, length, vocab_size, generator)
-        wanted = is_example(task, contents) & (split_of(contents) == SPLITS.index(split))
-        drawn = torch.cat([drawn, contents[wanted]])
+        drawn = torch.cat([drawn, keep(task, contents, split)])
     return drawn[:count]
 
 
@@ -175,7 +184,7 @@ def usable_lengths(
         raise ValueError(f"vocab_size={vocab_size} is too small for sums; choose {PLUS + 1} or more")
     lengths = []
     for length in [seq_len] if fixed_length else range(1, seq_len + 1):
-        if len(alphabet(task, vocab_size)) ** length <= SMALL_POOL:
+        if can_be_listed(length, task, vocab_size):
             there = list_contents(length, split, vocab_size, task)
         else:
             trial = propose(task, 100, length, vocab_size, torch.Generator().manual_seed(0))

@@ -217,7 +217,7 @@ def all_tasks(tasks: list[str], architectures: list[str], seeds: int) -> None:
             *_, (model, checkpoint) = train.train(config, CPU)
             history = checkpoint["history"]
             metrics = train.metrics_of(config, model, history, CPU)
-            rows.append(next(filter(train.is_solved, history), history[-1]))
+            rows.append(until_solved(iter(history), history[-1]["step"]))
             matches.append(train.percent(metrics["test_exact_match"]))
             hardest += [right_of_hardest_sums(model, config)] if task == "add" else []
         print(line.format(
