@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from data import ARCHITECTURES
-from train import Config, run_folder, train_and_save
+from train import Config, load_run, run_folder, train_and_save
 
 TINY = {"d_model": 16, "num_heads": 2, "num_layers": 2, "d_ff": 32, "epochs": 2, "steps_per_epoch": 3}
 
@@ -24,3 +24,9 @@ def models_dir(tmp_path_factory):
         config = Config(**TINY, task=task, architecture=architecture)
         train_and_save(config, torch.device("cpu"), path, quiet=True)
     return folder
+
+
+@pytest.fixture(scope="session", params=ARCHITECTURES)
+def run(models_dir, request):
+    """A tiny run of each architecture in turn; its two layers have two heads each. Leave it as it is."""
+    return load_run(models_dir, "reverse", request.param)

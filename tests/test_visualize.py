@@ -1,6 +1,5 @@
 """The pictures show what the model did, the right way round, and the numbers beside them are true."""
 
-import copy
 import shutil
 import subprocess
 import sys
@@ -12,110 +11,14 @@ import torch
 from matplotlib.figure import Figure
 
 import visualize
-from data import TASKS, arrange, exact_match, frame, to_content, to_text
+from analysis import attention_layers
+from data import to_text
 from train import load_run
 from transformer import generate
-from visualize import (
-    all_heads,
-    answer_cells,
-    draw_map,
-    exact_match_without,
-    head_picture,
-    look_at,
-    shares_on_answers,
-    unseen_sequences,
-    without_heads,
-)
+from visualize import draw_map, head_picture, look_at
 
 NAMES = ["attention_head", "attention_layer", "attention_model"]
 KINDS = {"encoder": ["encoder"], "decoder": ["decoder"], "encoder-decoder": ["encoder", "decoder", "cross"]}
-
-
-@pytest.fixture(scope="module", params=KINDS)
-def run(models_dir, request):
-    """A tiny run of each architecture in turn; its two layers have two heads each."""
-    return load_run(models_dir, "reverse", request.param)
-
-
-def attentions(model, kind):
-    """That kind's attention modules, by their names in the checkpoint."""
-    names = {"encoder": "encoder_blocks.{}.attention", "decoder": "decoder_blocks.{}.attention"}
-    names["cross"] = "decoder_blocks.{}.cross_attention"
-    pattern = names[kind] if hasattr(model, "encoder_blocks") else "blocks.{}.attention"
-    return [model.get_submodule(pattern.format(layer)) for layer in range(2)]
-
-
-def without_columns(model, heads):
-    """The model with the heads' columns of the output projection set to zero: another way to cut them."""
-    model = copy.deepcopy(model)
-    for kind, layer, head in heads:
-        attention = attentions(model, kind)[layer]
-        size = attention.output_projection.in_features // attention.num_heads
-        attention.output_projection.weight.data[:, head * size : (head + 1) * size] = 0
-    return model
-
-
-@pytest.mark.parametrize("places", [[(0, 1)], [(0, 0), (1, 1)], [(0, 0), (0, 1), (1, 0), (1, 1)]])
-def test_cutting_heads_equals_zeroing_their_output_columns_and_leaves_no_trace(run, places):
-    _, given, to_say = unseen_sequences(run)
-    before = run.model(*given)
-    kinds = KINDS[run.config.architecture]
-    for kind in kinds:
-        heads = [(kind, *place) for place in places]
-        expected = without_columns(run.model, heads)(*given)
-        with without_heads(run.model, heads):
-            torch.testing.assert_close(run.model(*given), expected, atol=1e-5, rtol=0)
-        assert torch.equal(run.model(*given), before) and not torch.allclose(before, expected, atol=1e-4)
-        assert exact_match_without(run, heads) == exact_match(expected.argmax(dim=-1), to_say)
-    assert len(all_heads(run.model, *kinds)) == 4 * len(kinds)
-
-
-@pytest.mark.parametrize(
-    ("task", "question", "answer", "places"),
-    [
-        ("copy", "9 5 7 5", "9 5 7 5", [[1], [2], [3], [4]]),
-        ("reverse", "9 5 7 5", "5 7 5 9", [[4], [3], [2], [1]]),
-        ("double", "9 5 9", "9 5 9 9 5 9", [[1], [2], [3], [1], [2], [3]]),
-        ("sort", "9 5 7 5", "5 5 7 9", [[2, 4], [2, 4], [3], [1]]),             # both fives are as good
-        ("complete", "9 5 _ 9 _ 7", "9 5 7 9 5 7", [[1, 4], [2], [6], [1, 4], [2], [6]]),
-        ("add", "4 2 + 1 9", "0 6 1", [[1, 4], [1, 4], [2, 5]]),                # the carry: as the tens
-    ],
-)
-@pytest.mark.parametrize("architecture", KINDS)
-def test_answer_cells_are_where_the_symbol_to_say_stands(architecture, task, question, answer, places):
-    content = to_content(question.split(), task)[None]
-    target = TASKS[task](content)
-    assert to_text(target[0], task) == answer
-    source, target = frame(content, content.size(1) + 2), frame(target, target.size(1) + 2)
-    given, to_say = arrange(architecture, source, target)
-    queries, keys = to_say.size(1), given[0].size(1)
-    cells = answer_cells(architecture, task, source, queries, keys)
-    first = {"encoder": 1, "encoder-decoder": 0, "decoder": content.size(1) + 1}[architecture]
-    expected = {(first + i, place) for i, row in enumerate(places) for place in row}
-    assert {tuple(cell) for cell in cells[0].nonzero().tolist()} == expected
-    if task != "add":
-        assert all(to_say[0, query] == given[0][0, key] for query, key in expected)
-
-
-def test_shares_are_those_of_a_loop(run):
-    _, given, _ = unseen_sequences(run, full_length=True)
-    assert given[0].shape[0] == 500 and (given[0] != 0).all()
-    shares, _ = shares_on_answers(run)
-    run.model(*given, return_attention=True)
-    kind, first = {"encoder": ("encoder", 1), "decoder": ("decoder", 9), "encoder-decoder": ("cross", 0)}[
-        run.config.architecture
-    ]
-    for layer, attention in enumerate(attentions(run.model, kind)):
-        for head in range(2):
-            weights = attention.attention_weights[:, head]
-            cells = [weights[:, first + i, 8 - i].mean().item() for i in range(8)]
-            assert shares[layer, head].item() == pytest.approx(sum(cells) / 8, abs=1e-6)
-
-
-def test_the_chance_level_is_the_share_of_a_reader_that_reads_alike_all_that_it_may(run):
-    decoder = run.config.architecture == "decoder"
-    expected = [1 / (10 + i) if decoder else 1 / 10 for i in range(8)]
-    assert look_at(run, ["5", "9", "12"]).chance == pytest.approx(sum(expected) / 8)
 
 
 def test_the_best_head_has_the_largest_share_and_its_number_is_in_the_title(run):
@@ -153,7 +56,7 @@ def test_a_map_has_query_down_key_across_and_row_0_on_top(run):
     for kind, (queries, keys) in expected.items():
         axes = Figure().subplots()
         draw_map(axes, view, (kind, 1, 0), ticks=True)
-        weights = attentions(run.model, kind)[1].attention_weights[0, 0]
+        weights = attention_layers(run.model)[kind][1].attention_weights[0, 0]
         drawn = axes.collections[0].get_array().reshape(len(queries), len(keys))
         numpy.testing.assert_allclose(drawn.filled(0), weights.numpy(), atol=1e-6)
         forbidden = numpy.triu(numpy.ones(weights.shape), 1) * (kind == "decoder")

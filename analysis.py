@@ -1,0 +1,160 @@
+"""What a trained model's attention does, in numbers, and whether the answer depends on it.
+
+Shares, scores and maps say where heads read. Interventions on the real model, cutting out heads or replacing
+a symbol, say what matters. Everything is measured on sequences that training never saw.
+
+Shapes: N sequences, L symbols of content, A symbols of the answer, H heads, T queries, S keys.
+A map is (T, S): row = query (who reads), column = key (what is read).
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from data import TASKS, arrange, exact_match, usable_lengths
+from train import Run
+from transformer import EncoderDecoder, MiniTransformer, MultiHeadAttention, attention_mask
+
+SEQUENCES = 500                                             # test sequences behind each number
+
+Head = tuple[str, int, int]                                 # kind, layer and head, the latter from 0
+
+
+def attention_layers(model: MiniTransformer | EncoderDecoder) -> dict[str, list[MultiHeadAttention]]:
+    """The attentions of each kind, from the first layer on."""
+    if isinstance(model, EncoderDecoder):
+        return {
+            "encoder": [block.attention for block in model.encoder_blocks],
+            "decoder": [block.attention for block in model.decoder_blocks],
+            "cross": [block.cross_attention for block in model.decoder_blocks],
+        }
+    return {"decoder" if model.causal else "encoder": [block.attention for block in model.blocks]}
+
+
+def all_heads(model: MiniTransformer | EncoderDecoder, *kinds: str) -> list[Head]:
+    """Every head of these kinds of attention."""
+    layers = attention_layers(model)
+    return [
+        (kind, layer, head) for kind in kinds
+        for layer, attention in enumerate(layers[kind]) for head in range(attention.num_heads)
+    ]
+
+
+@contextmanager
+def without_heads(model: MiniTransformer | EncoderDecoder, heads: list[Head]) -> Iterator[None]:
+    """Cut heads out: what they read becomes zero just before the output projection mixes the heads."""
+    def cut(kind: str, layer: int):
+        attention = attention_layers(model)[kind][layer]
+        of_this_layer = [head for *where, head in heads if where == [kind, layer]]
+
+        def silence(module, inputs):
+            by_head = inputs[0].unflatten(-1, (attention.num_heads, -1)).clone()        # (B, T, H, Dh)
+            by_head[:, :, of_this_layer] = 0.0
+            return by_head.flatten(2)
+
+        return attention.output_projection.register_forward_pre_hook(silence)
+
+    handles = [cut(kind, layer) for kind, layer in {(kind, layer) for kind, layer, _ in heads}]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def answering_kind(architecture: str) -> str:
+    """The kind of attention that can find the answers in the source."""
+    return "cross" if architecture == "encoder-decoder" else architecture
+
+
+def symbols_behind(task: str, content: Tensor) -> Tensor:
+    """Which of the L content symbols each of the A answer symbols comes from, (N, A, L) boolean.
+
+    A task that moves symbols about, whatever they are, says so when it is done to their places 0 … L − 1. In
+    a sum these are the two digits above the answer's; else all symbols that are like the answer's.
+    """
+    answer, places = TASKS[task](content), torch.arange(content.size(1))
+    if task == "add":
+        column = (torch.arange(answer.size(1)) - 1).clamp(min=0)
+        digits = torch.stack([column, column + answer.size(1)], dim=1)                  # (A, 2)
+        return (places == digits[..., None]).any(dim=1).expand(len(content), -1, -1)
+    moved = TASKS[task](places[None])[0]
+    are_places = set(moved.tolist()) <= set(places.tolist())
+    if are_places and torch.equal(content[:, moved], answer):
+        return (places == moved[:, None]).expand(len(content), -1, -1)
+    return answer[:, :, None] == content[:, None, :]
+
+
+def answer_cells(architecture: str, task: str, source: Tensor, queries: int, keys: int) -> Tensor:
+    """Where in a map (T, S) of that kind the answers stand, (N, T, S) boolean; all sources are equally long.
+
+    An encoder's query i says symbol i, a generating model's query the one that comes next: START the first,
+    or the prompt's END.
+    """
+    behind = symbols_behind(task, source[:, 1:-1])
+    first = {"encoder": 1, "decoder": source.size(1) - 1, "encoder-decoder": 0}[architecture]
+    cells = torch.zeros(len(source), queries, keys, dtype=torch.bool)
+    behind = behind[:, : queries - first]                   # an answer that ended too early has fewer
+    cells[:, first : first + behind.size(1), 1 : 1 + behind.size(2)] = behind
+    return cells
+
+
+def longest(run: Run) -> int:
+    """The most content symbols in the test split; of a sum with seq_len 8 these are 7."""
+    config = run.config
+    return usable_lengths("test", config.seq_len, config.vocab_size, config.fixed_length, config.task)[-1]
+
+
+def unseen_sequences(run: Run, full_length: bool = False) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
+    """The sources, what the model is given and is to say, on sequences that training never saw.
+
+    They are of all lengths, or only of the longest there are.
+    """
+    config = run.config
+    if full_length:
+        config = replace(config, seq_len=longest(run), fixed_length=True)
+    source, target = config.draw(SEQUENCES, torch.Generator().manual_seed(4), "test")
+    return source, *arrange(config.architecture, source, target)
+
+
+@torch.no_grad()
+def maps_of(model: MiniTransformer | EncoderDecoder, given: tuple[Tensor, ...]) -> dict[str, Tensor]:
+    """Each kind's attention weights from one pass, (layers, N, H, T, S)."""
+    model(*given, return_attention=True)
+    return {
+        kind: torch.stack([attention.attention_weights for attention in layers])
+        for kind, layers in attention_layers(model).items()
+    }
+
+
+def shares_on_answers(run: Run) -> tuple[Tensor, float]:
+    """What share of an answering query's reading falls on its answer, a mean for each head: (layers, H).
+
+    And what it would be if each query read all that it may read alike.
+    """
+    source, given, _ = unseen_sequences(run, full_length=True)
+    kind = answering_kind(run.config.architecture)
+    maps = maps_of(run.model, given)[kind]
+    cells = answer_cells(run.config.architecture, run.config.task, source, *maps.shape[-2:])
+    answers = cells.any(dim=2).sum(dim=1)[:, None].clamp(min=1)                         # (N, 1)
+    allowed = attention_mask(given[0], causal=kind == "decoder").double()
+    alike = allowed / allowed.sum(dim=-1, keepdim=True)                                 # (N, 1, 1 or T, S)
+    shares, chance = (
+        ((weights * cells[:, None]).sum(dim=(-2, -1)) / answers).mean(dim=-2) for weights in (maps, alike)
+    )
+    return shares, chance.item()
+
+
+@torch.no_grad()
+def exact_match_without(run: Run, heads: list[Head]) -> float:
+    """Exact match on test sequences of all lengths when these heads are cut out.
+
+    For a generating model that of what it generates: greedy decoding is right just where each step after the
+    right beginning is.
+    """
+    _, given, to_say = unseen_sequences(run)
+    with without_heads(run.model, heads):
+        return exact_match(run.model(*given).argmax(dim=-1), to_say)
