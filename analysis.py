@@ -88,17 +88,36 @@ def symbols_behind(task: str, content: Tensor) -> Tensor:
     return answer[:, :, None] == content[:, None, :]
 
 
-def answer_cells(architecture: str, task: str, source: Tensor, queries: int, keys: int) -> Tensor:
-    """Where in a map (T, S) of that kind the answers stand, (N, T, S) boolean; all sources are equally long.
+def first_symbol(architecture: str, kind: str, length: int) -> tuple[int, int]:
+    """The query and the key at which the symbols begin in a map; the query is the one that says symbol 0.
 
-    An encoder's query i says symbol i, a generating model's query the one that comes next: START the first,
-    or the prompt's END.
+    An encoder's query i says symbol i, a generating model's the one that comes next: START the first, or the
+    prompt's END. There, what a decoder reads on its own diagonal is the symbol that it wrote last.
+    """
+    if kind == "cross" or architecture == "decoder":
+        return (0 if kind == "cross" else length + 1), 1
+    return (0, 0) if kind == "decoder" else (1, 1)
+
+
+def answer_cells(architecture: str, task: str, source: Tensor, queries: int, keys: int) -> Tensor:
+    """Where in a map (T, S) of the answering kind the answers stand, (N, T, S) boolean.
+
+    All sources are equally long.
     """
     behind = symbols_behind(task, source[:, 1:-1])
-    first = {"encoder": 1, "decoder": source.size(1) - 1, "encoder-decoder": 0}[architecture]
+    query, key = first_symbol(architecture, answering_kind(architecture), behind.size(2))
     cells = torch.zeros(len(source), queries, keys, dtype=torch.bool)
-    behind = behind[:, : queries - first]                   # an answer that ended too early has fewer
-    cells[:, first : first + behind.size(1), 1 : 1 + behind.size(2)] = behind
+    behind = behind[:, : queries - query]                   # an answer that ended too early has fewer
+    cells[:, query : query + behind.size(1), key : key + behind.size(2)] = behind
+    return cells
+
+
+def diagonals(architecture: str, kind: str, length: int, queries: int, keys: int) -> Tensor:
+    """The diagonal and the anti-diagonal of the symbols in a map (T, S), (2, T, S) boolean."""
+    query, key = first_symbol(architecture, kind, length)
+    square = torch.eye(length, dtype=torch.bool)
+    cells = torch.zeros(2, queries, keys, dtype=torch.bool)
+    cells[:, query : query + length, key : key + length] = torch.stack([square, square.flip(1)])
     return cells
 
 
@@ -130,6 +149,38 @@ def maps_of(model: MiniTransformer | EncoderDecoder, given: tuple[Tensor, ...]) 
     }
 
 
+def share_on(cells: Tensor, maps: Tensor) -> Tensor:
+    """What share of its reading a query with such cells spends on them, a mean for each head (…, H).
+
+    cells (N or 1, T, S) boolean, maps (…, N, H, T, S).
+    """
+    queries = cells.any(dim=2).sum(dim=1)[:, None].clamp(min=1)                         # (N or 1, 1)
+    return ((maps * cells[:, None]).sum(dim=(-2, -1)) / queries).mean(dim=-2)
+
+
+def read_alike(allowed: Tensor) -> Tensor:
+    """The map (…, T, S) of a head that reads everything that it may read alike."""
+    return allowed.double() / allowed.sum(dim=-1, keepdim=True)
+
+
+def relative_entropy(maps: Tensor, allowed: Tensor) -> Tensor:
+    """How evenly a head reads, a mean for each head (…, H): 0 is a single key, 1 all that it may read alike.
+
+    That is −Σ w·ln w / ln n over the n keys that a query may read, of the queries that have a choice.
+    maps (…, N, H, T, S), allowed broadcastable to it, boolean.
+    """
+    entropy = torch.special.entr(maps).sum(dim=-1)                                      # (…, N, H, T), nats
+    keys = allowed.sum(dim=-1)
+    return (entropy / keys.log()).where(keys > 1, torch.nan).nanmean(dim=(-3, -1))
+
+
+def mean_distance(maps: Tensor) -> Tensor:
+    """How many places lie between a query and what it reads, a mean for each head (…, H), in tokens."""
+    queries, keys = (torch.arange(size) for size in maps.shape[-2:])
+    places = (queries[:, None] - keys).abs()                                            # (T, S)
+    return (maps * places).sum(dim=-1).mean(dim=(-3, -1))
+
+
 def shares_on_answers(run: Run) -> tuple[Tensor, float]:
     """What share of an answering query's reading falls on its answer, a mean for each head: (layers, H).
 
@@ -139,13 +190,8 @@ def shares_on_answers(run: Run) -> tuple[Tensor, float]:
     kind = answering_kind(run.config.architecture)
     maps = maps_of(run.model, given)[kind]
     cells = answer_cells(run.config.architecture, run.config.task, source, *maps.shape[-2:])
-    answers = cells.any(dim=2).sum(dim=1)[:, None].clamp(min=1)                         # (N, 1)
-    allowed = attention_mask(given[0], causal=kind == "decoder").double()
-    alike = allowed / allowed.sum(dim=-1, keepdim=True)                                 # (N, 1, 1 or T, S)
-    shares, chance = (
-        ((weights * cells[:, None]).sum(dim=(-2, -1)) / answers).mean(dim=-2) for weights in (maps, alike)
-    )
-    return shares, chance.item()
+    alike = read_alike(attention_mask(given[0], causal=kind == "decoder"))
+    return share_on(cells, maps), share_on(cells, alike).item()
 
 
 @torch.no_grad()

@@ -1,6 +1,7 @@
 """What is measured of a model agrees with closed forms and plain loops, and leaves the model as it was."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -8,7 +9,12 @@ import torch
 from analysis import (
     all_heads,
     answer_cells,
+    diagonals,
     exact_match_without,
+    mean_distance,
+    read_alike,
+    relative_entropy,
+    share_on,
     shares_on_answers,
     unseen_sequences,
     without_heads,
@@ -97,3 +103,40 @@ def test_the_chance_level_is_the_share_of_a_reader_that_reads_alike_all_that_it_
     decoder = run.config.architecture == "decoder"
     expected = [1 / (10 + i) if decoder else 1 / 10 for i in range(8)]
     assert shares_on_answers(run)[1] == pytest.approx(sum(expected) / 8)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "kind", "diagonal", "anti_diagonal"),
+    [
+        ("encoder", "encoder", [(1, 1), (2, 2), (3, 3)], [(1, 3), (2, 2), (3, 1)]),
+        ("encoder-decoder", "encoder", [(1, 1), (2, 2), (3, 3)], [(1, 3), (2, 2), (3, 1)]),
+        ("encoder-decoder", "cross", [(0, 1), (1, 2), (2, 3)], [(0, 3), (1, 2), (2, 1)]),
+        ("encoder-decoder", "decoder", [(0, 0), (1, 1), (2, 2)], [(0, 2), (1, 1), (2, 0)]),
+        ("decoder", "decoder", [(4, 1), (5, 2), (6, 3)], [(4, 3), (5, 2), (6, 1)]),
+    ],
+)
+def test_diagonals_join_the_query_that_says_a_symbol_with_that_symbol(
+    architecture, kind, diagonal, anti_diagonal
+):
+    cells = diagonals(architecture, kind, 3, 8, 5)
+    assert [[tuple(cell) for cell in part.nonzero().tolist()] for part in cells] == [diagonal, anti_diagonal]
+
+
+def test_scores_of_maps_that_are_known_in_closed_form():
+    """Three heads of 4 queries: one reads all alike, one its own place, one the mirror image of it."""
+    mirror = torch.eye(4).flip(1)
+    maps = torch.stack([torch.full((4, 4), 0.25), torch.eye(4), mirror])[None, None]       # (1, 1, 3, 4, 4)
+    allowed = torch.ones(4, 4, dtype=torch.bool)
+    torch.testing.assert_close(relative_entropy(maps, allowed), torch.tensor([[1.0, 0, 0]]))
+    torch.testing.assert_close(mean_distance(maps), torch.tensor([[1.25, 0, 2]]))
+    corner = torch.zeros(1, 4, 4, dtype=torch.bool)
+    corner[0, 0, 2:] = True                                     # a single query has cells: the right half
+    torch.testing.assert_close(share_on(corner, maps), torch.tensor([[0.5, 0, 1]]))
+
+
+def test_entropy_counts_only_what_a_query_may_read_and_queries_that_may_choose():
+    allowed = torch.ones(5, 5, dtype=torch.bool).tril()
+    maps = read_alike(allowed)[None, None]                      # (1, 1, 5, 5)
+    assert relative_entropy(maps, allowed).item() == pytest.approx(1)
+    maps[0, 0, 4] = torch.tensor([0.5, 0.5, 0, 0, 0])           # may read five keys, and reads two
+    assert relative_entropy(maps, allowed).item() == pytest.approx((3 + math.log(2) / math.log(5)) / 4)
