@@ -7,20 +7,22 @@ Shapes: N sequences, L symbols of content, A symbols of the answer, H heads, T q
 A map is (T, S): row = query (who reads), column = key (what is read).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from data import TASKS, arrange, exact_match, usable_lengths
+from data import PAD, TASKS, arrange, exact_match, usable_lengths
 from train import Run
 from transformer import EncoderDecoder, MiniTransformer, MultiHeadAttention, attention_mask
 
 SEQUENCES = 500                                             # test sequences behind each number
+BATCH = 125                                                 # of them at a time: small enough for the caches
 
 Head = tuple[str, int, int]                                 # kind, layer and head, the latter from 0
+Part = tuple[()] | tuple[str] | tuple[str, int] | Head      # all attention, a kind, a layer or a head
 
 
 def attention_layers(model: MiniTransformer | EncoderDecoder) -> dict[str, list[MultiHeadAttention]]:
@@ -34,35 +36,62 @@ def attention_layers(model: MiniTransformer | EncoderDecoder) -> dict[str, list[
     return {"decoder" if model.causal else "encoder": [block.attention for block in model.blocks]}
 
 
-def all_heads(model: MiniTransformer | EncoderDecoder, *kinds: str) -> list[Head]:
-    """Every head of these kinds of attention."""
-    layers = attention_layers(model)
-    return [
-        (kind, layer, head) for kind in kinds
-        for layer, attention in enumerate(layers[kind]) for head in range(attention.num_heads)
+def heads_of(model: MiniTransformer | EncoderDecoder, part: Part = ()) -> list[Head]:
+    """The heads of one part of the model's attention."""
+    heads = [
+        (kind, layer, head) for kind, layers in attention_layers(model).items()
+        for layer, attention in enumerate(layers) for head in range(attention.num_heads)
     ]
+    return [head for head in heads if head[: len(part)] == part]
+
+
+def parts_of(model: MiniTransformer | EncoderDecoder) -> list[Part]:
+    """All that can be cut out: each head, each layer, each kind, and all attention."""
+    return sorted({head[:size] for head in heads_of(model) for size in range(4)})
 
 
 @contextmanager
-def without_heads(model: MiniTransformer | EncoderDecoder, heads: list[Head]) -> Iterator[None]:
-    """Cut heads out: what they read becomes zero just before the output projection mixes the heads."""
-    def cut(kind: str, layer: int):
-        attention = attention_layers(model)[kind][layer]
-        of_this_layer = [head for *where, head in heads if where == [kind, layer]]
-
-        def silence(module, inputs):
-            by_head = inputs[0].unflatten(-1, (attention.num_heads, -1)).clone()        # (B, T, H, Dh)
-            by_head[:, :, of_this_layer] = 0.0
-            return by_head.flatten(2)
-
-        return attention.output_projection.register_forward_pre_hook(silence)
-
-    handles = [cut(kind, layer) for kind, layer in {(kind, layer) for kind, layer, _ in heads}]
+def watching(modules: Iterable[nn.Module], hook: Callable) -> Iterator[None]:
+    """Call hook(module, inputs) before each of these modules; what it returns takes the inputs' place."""
+    handles = [module.register_forward_pre_hook(hook) for module in modules]
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+@torch.no_grad()
+def inputs_of(model: nn.Module, modules: list[nn.Module], given: tuple[Tensor, ...]) -> list[Tensor]:
+    """What each of these modules is given in one pass of the model, (B, T, …)."""
+    seen = {}
+
+    def note(module: nn.Module, inputs: tuple[Tensor]) -> None:
+        seen[module] = inputs[0]
+
+    with watching(modules, note):
+        model(*given)
+    return [seen[module] for module in modules]
+
+
+@contextmanager
+def without(
+    model: MiniTransformer | EncoderDecoder, part: Part | None, instead: dict[Head, Tensor] | None = None
+) -> Iterator[None]:
+    """Cut heads out: what they read becomes zero, or instead's vector (Dh,), before the heads are mixed."""
+    heads, layers = [] if part is None else heads_of(model, part), attention_layers(model)
+    place = {layers[kind][layer].output_projection: (kind, layer) for kind, layer, _ in heads}
+
+    def silence(output_projection: nn.Module, inputs: tuple[Tensor]) -> Tensor:
+        kind, layer = place[output_projection]
+        by_head = inputs[0].unflatten(-1, (layers[kind][layer].num_heads, -1)).clone()  # (B, T, H, Dh)
+        for head in heads:
+            if head[:2] == (kind, layer):
+                by_head[:, :, head[2]] = instead[head] if instead else 0.0
+        return by_head.flatten(2)
+
+    with watching(place, silence):
+        yield
 
 
 def answering_kind(architecture: str) -> str:
@@ -194,13 +223,32 @@ def shares_on_answers(run: Run) -> tuple[Tensor, float]:
     return share_on(cells, maps), share_on(cells, alike).item()
 
 
+def mean_readings(run: Run) -> dict[Head, Tensor]:
+    """What each head has read (Dh,), a mean over all tokens of the test sequences."""
+    _, given, _ = unseen_sequences(run)
+    means = {}
+    for kind, layers in attention_layers(run.model).items():
+        is_token = given[0 if kind == "encoder" else -1] != PAD                         # (N, T)
+        readings = inputs_of(run.model, [attention.output_projection for attention in layers], given)
+        for layer, (attention, reading) in enumerate(zip(layers, readings, strict=True)):
+            by_head = reading[is_token].mean(dim=0).unflatten(0, (attention.num_heads, -1))     # (H, Dh)
+            means |= {(kind, layer, head): mean for head, mean in enumerate(by_head)}
+    return means
+
+
 @torch.no_grad()
-def exact_match_without(run: Run, heads: list[Head]) -> float:
-    """Exact match on test sequences of all lengths when these heads are cut out.
+def exact_match_without(
+    run: Run, *parts: Part | None, instead: dict[Head, Tensor] | None = None
+) -> list[float]:
+    """Exact match on test sequences of all lengths, each time with one part cut out; None: with nothing.
 
     For a generating model that of what it generates: greedy decoding is right just where each step after the
     right beginning is.
     """
     _, given, to_say = unseen_sequences(run)
-    with without_heads(run.model, heads):
-        return exact_match(run.model(*given).argmax(dim=-1), to_say)
+    scores = []
+    for part in parts:
+        with without(run.model, part, instead):
+            said = [run.model(*rows) for rows in zip(*(tokens.split(BATCH) for tokens in given), strict=True)]
+        scores.append(exact_match(torch.cat(said).argmax(dim=-1), to_say))
+    return scores

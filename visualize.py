@@ -27,12 +27,13 @@ from torch import Tensor
 from analysis import (
     SEQUENCES,
     Head,
-    all_heads,
+    Part,
     answer_cells,
     answering_kind,
     exact_match_without,
     longest,
     maps_of,
+    parts_of,
     shares_on_answers,
     unseen_sequences,
 )
@@ -69,7 +70,7 @@ class View:
     shares: Tensor                                          # (layers, H), see shares_on_answers
     chance: float                                           # the share if all were read alike
     best: Head                                              # the head with the largest share
-    exact_match: float                                      # of the whole model, on test sequences
+    exact_match: dict[Part | None, float]                   # without each part, on test sequences
 
     @property
     def kind(self) -> str:
@@ -114,16 +115,17 @@ def look_at(run: Run, words: list[str] | None = None) -> View:
     maps = {kind: weights[:, 0] for kind, weights in maps_of(run.model, given).items()}
     kind, (shares, chance) = answering_kind(architecture), shares_on_answers(run)
     cells = answer_cells(architecture, task, source, *maps[kind].shape[-2:])[0].nonzero().tolist()
+    parts = [None, *parts_of(run.model)]
     return View(
         run, maps, labels_of(architecture, task, given, said),
         f"{to_text(content, task)} → {to_text(written[0, 1:], task).removesuffix(' END')} {mark}",
         cells, shares, chance, (kind, *divmod(int(shares.argmax()), run.config.num_heads)),
-        exact_match_without(run, []),
+        dict(zip(parts, exact_match_without(run, *parts), strict=True)),
     )
 
 
-def effect_of_cutting(view: View, heads: list[Head]) -> str:
-    return f"exact match {percent(view.exact_match)} → {percent(exact_match_without(view.run, heads))}"
+def effect_of_cutting(view: View, part: Part) -> str:
+    return f"exact match {percent(view.exact_match[None])} → {percent(view.exact_match[part])}"
 
 
 def most_focused(view: View, kind: str) -> Head:
@@ -200,7 +202,7 @@ def head_picture(view: View) -> Figure:
     draw_map(figure.subplots(), view, view.best, ticks=True)
     return finish(figure, [view], (
         f"{name_of(view)}: {place_of(view, view.best)}\n{on_pattern(view)}; "
-        f"{effect_of_cutting(view, [view.best])} without this head"
+        f"{effect_of_cutting(view, view.best)} without this head"
     ))
 
 
@@ -225,7 +227,7 @@ def layer_picture(view: View) -> Figure:
     return finish(figure, [view], (
         f"{name_of(view)}: {KINDS[kind]}, layer {layer + 1} of {len(view.shares)}, "
         f"{on_pattern(view, view.shares[layer].mean().item())}\n"
-        f"{effect_of_cutting(view, [(kind, layer, head) for head in heads])} without these heads"
+        f"{effect_of_cutting(view, (kind, layer))} without these heads"
     ))
 
 
@@ -245,7 +247,7 @@ def model_picture(view: View) -> Figure:
     return finish(figure, [view], (
         f"{name_of(view)}: {readers} of {view.shares.numel()} heads of {KINDS[view.kind]} read mostly "
         f"{pattern_of(view)}\n"
-        f"{effect_of_cutting(view, all_heads(view.run.model, *kinds))} without any attention"
+        f"{effect_of_cutting(view, ())} without any attention"
     ))
 
 
@@ -255,7 +257,7 @@ def kinds_picture(view: View) -> Figure:
     for kind, axes in zip(view.maps, figure.subplots(1, len(view.maps)), strict=True):
         head = view.best if kind == view.kind else most_focused(view, kind)
         draw_map(axes, view, head, ticks=True)
-        cut = effect_of_cutting(view, all_heads(view.run.model, kind))
+        cut = effect_of_cutting(view, (kind,))
         side = "encoder" if kind == "encoder" else "decoder"
         axes.set_title(f"{side}: {place_of(view, head)}\n{cut} without {KINDS[kind]}", fontsize="medium")
     return finish(figure, [view], f"{name_of(view)}: {on_pattern(view)} in a head of {KINDS[view.kind]}")
@@ -269,11 +271,11 @@ def comparison_picture(views: list[list[View]]) -> Figure:
     for row, axes_of_row in zip(views, figure.subplots(rows, columns, squeeze=False), strict=True):
         tasks = []
         for view, axes in zip(row, axes_of_row, strict=True):
-            share_right = percent(exact_match_without(view.run, all_heads(view.run.model, view.kind)))
+            share_right = percent(view.exact_match[view.kind,])
             draw_map(axes, view, view.best, ticks=True)
             _, layer, head = view.best
             axes.set_title(
-                f"{name_of(view)}: exact match {percent(view.exact_match)}\n"
+                f"{name_of(view)}: exact match {percent(view.exact_match[None])}\n"
                 f"{on_pattern(view)} (layer {layer + 1}, head {head + 1})", fontsize="medium",
             )
             axes.set_xlabel(f"key: what is read\nexact match without any {KINDS[view.kind]}: {share_right}")

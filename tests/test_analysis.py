@@ -6,18 +6,20 @@ import math
 import pytest
 import torch
 
+import analysis
 from analysis import (
-    all_heads,
     answer_cells,
     diagonals,
     exact_match_without,
     mean_distance,
+    mean_readings,
+    parts_of,
     read_alike,
     relative_entropy,
     share_on,
     shares_on_answers,
     unseen_sequences,
-    without_heads,
+    without,
 )
 from data import TASKS, arrange, exact_match, frame, to_content, to_text
 
@@ -32,29 +34,55 @@ def attentions(model, kind):
     return [model.get_submodule(pattern.format(layer)) for layer in range(2)]
 
 
-def without_columns(model, heads):
-    """The model with the heads' columns of the output projection set to zero: another way to cut them."""
+def with_edited_weights(model, heads, readings=None):
+    """The model with what the heads read set to zero, or to constants, in the output projection's weights."""
     model = copy.deepcopy(model)
     for kind, layer, head in heads:
         attention = attentions(model, kind)[layer]
         size = attention.output_projection.in_features // attention.num_heads
-        attention.output_projection.weight.data[:, head * size : (head + 1) * size] = 0
+        columns = attention.output_projection.weight.data[:, head * size : (head + 1) * size]
+        if readings:
+            attention.output_projection.bias.data += columns @ readings[kind, layer, head]
+        columns.zero_()
     return model
 
 
-@pytest.mark.parametrize("places", [[(0, 1)], [(0, 0), (1, 1)], [(0, 0), (0, 1), (1, 0), (1, 1)]])
-def test_cutting_heads_equals_zeroing_their_output_columns_and_leaves_no_trace(run, places):
-    _, given, to_say = unseen_sequences(run)
+@pytest.mark.parametrize("by_mean", [False, True])
+def test_cutting_a_part_out_equals_editing_the_weights_and_leaves_no_trace(run, by_mean, monkeypatch):
+    source, given, _ = unseen_sequences(run)
     before = run.model(*given)
-    kinds = KINDS[run.config.architecture]
-    for kind in kinds:
-        heads = [(kind, *place) for place in places]
-        expected = without_columns(run.model, heads)(*given)
-        with without_heads(run.model, heads):
+    to_say = before.argmax(dim=-1)                              # as if the whole model were always right
+    monkeypatch.setattr(analysis, "unseen_sequences", lambda run: (source, given, to_say))
+    scores = []
+    kinds, places = KINDS[run.config.architecture], [(0, 0), (0, 1), (1, 0), (1, 1)]
+    heads_in = {(kind, *place): [(kind, *place)] for kind in kinds for place in places}
+    heads_in |= {(kind, layer): [(kind, layer, 0), (kind, layer, 1)] for kind in kinds for layer in (0, 1)}
+    heads_in |= {(kind,): [(kind, *place) for place in places] for kind in kinds}
+    heads_in[()] = [(kind, *place) for kind in kinds for place in places]
+    assert set(parts_of(run.model)) == set(heads_in)
+    readings = mean_readings(run) if by_mean else None
+    for part, heads in heads_in.items():
+        expected = with_edited_weights(run.model, heads, readings)(*given)
+        with without(run.model, part, readings):
             torch.testing.assert_close(run.model(*given), expected, atol=1e-5, rtol=0)
         assert torch.equal(run.model(*given), before) and not torch.allclose(before, expected, atol=1e-4)
-        assert exact_match_without(run, heads) == exact_match(expected.argmax(dim=-1), to_say)
-    assert len(all_heads(run.model, *kinds)) == 4 * len(kinds)
+        scores.append(exact_match(expected.argmax(dim=-1), to_say))
+    assert exact_match_without(run, None, *heads_in, instead=readings) == [1, *scores] and len(set(scores)) > 4
+
+
+def test_mean_readings_are_means_over_tokens_of_weights_times_values(run):
+    _, given, _ = unseen_sequences(run)
+    kind = KINDS[run.config.architecture][-1]
+    attention, is_token, memory = attentions(run.model, kind)[1], given[-1] != 0, {}
+    hook = attention.value_projection.register_forward_pre_hook(lambda _, inputs: memory.update(x=inputs[0]))
+    run.model(*given, return_attention=True)
+    hook.remove()
+    values = attention.value_projection(memory["x"]).unflatten(-1, (2, 8))
+    reads = [attention.attention_weights[:, head] @ values[:, :, head] for head in range(2)]
+    readings = mean_readings(run)
+    for head, read in enumerate(reads):
+        mean = (read * is_token[:, :, None]).sum(dim=(0, 1)) / is_token.sum()
+        torch.testing.assert_close(readings[kind, 1, head], mean)
 
 
 @pytest.mark.parametrize(
