@@ -19,7 +19,7 @@ from train import Run
 from transformer import EncoderDecoder, MiniTransformer, MultiHeadAttention, attention_mask
 
 SEQUENCES = 500                                             # test sequences behind each number
-BATCH = 125                                                 # of them at a time: small enough for the caches
+BATCH = 100                                                 # of them at a time: small enough for the caches
 
 Head = tuple[str, int, int]                                 # kind, layer and head, the latter from 0
 Part = tuple[()] | tuple[str] | tuple[str, int] | Head      # all attention, a kind, a layer or a head
@@ -237,6 +237,18 @@ def mean_readings(run: Run) -> dict[Head, Tensor]:
 
 
 @torch.no_grad()
+def answers(model: MiniTransformer | EncoderDecoder, given: tuple[Tensor, ...]) -> Tensor:
+    """The likeliest symbol at each query, (N, T); PAD where the query is one.
+
+    Rows of like length go through the model together, without the PAD that only longer rows would need.
+    """
+    said = torch.full_like(given[-1], PAD)
+    for rows in sum((tokens != PAD).sum(dim=1) for tokens in given).argsort().split(BATCH):
+        short = [tokens[rows, : (tokens[rows] != PAD).sum(dim=1).max()] for tokens in given]
+        said[rows, : short[-1].size(1)] = model(*short).argmax(dim=-1)
+    return said
+
+
 def exact_match_without(
     run: Run, *parts: Part | None, instead: dict[Head, Tensor] | None = None
 ) -> list[float]:
@@ -249,6 +261,5 @@ def exact_match_without(
     scores = []
     for part in parts:
         with without(run.model, part, instead):
-            said = [run.model(*rows) for rows in zip(*(tokens.split(BATCH) for tokens in given), strict=True)]
-        scores.append(exact_match(torch.cat(said).argmax(dim=-1), to_say))
+            scores.append(exact_match(answers(run.model, given), to_say))
     return scores
