@@ -14,7 +14,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from data import PAD, TASKS, arrange, exact_match, usable_lengths
+from data import FIRST_SYMBOL, PAD, PLUS, TASKS, arrange, exact_match, scored, usable_lengths
 from train import Run
 from transformer import EncoderDecoder, MiniTransformer, MultiHeadAttention, attention_mask
 
@@ -263,3 +263,26 @@ def exact_match_without(
         with without(run.model, part, instead):
             scores.append(exact_match(answers(run.model, given), to_say))
     return scores
+
+
+@torch.no_grad()
+def influence(run: Run, given: tuple[Tensor, ...], to_say: Tensor) -> Tensor:
+    """What each answer depends on: replace one symbol by another, and see how far the answer moves, (N, T, S).
+
+    Query t has there, for key s, the total variation ½·Σ|p − p′| of its distributions over the vocabulary,
+    before and after: 0 where nothing moves, 1 where all does. It is nan where nothing is asked or no symbol
+    stands. What an encoder–decoder has written so far is held fixed.
+    """
+    symbols = (PLUS if run.config.task == "add" else run.config.vocab_size) - FIRST_SYMBOL
+    generator = torch.Generator().manual_seed(5)
+    before, columns = run.model(*given).softmax(dim=-1), []
+    for key in range(given[0].size(1)):
+        there = given[0][:, key] - FIRST_SYMBOL
+        is_symbol = (there >= 0) & (there < symbols)
+        shift = torch.randint(1, max(2, symbols), there.shape, generator=generator)
+        other = given[0].clone()
+        other[is_symbol, key] = FIRST_SYMBOL + (there + shift)[is_symbol] % symbols
+        after = run.model(other, *given[1:]).softmax(dim=-1)
+        moved = (after - before).abs().sum(dim=-1) / 2                                      # (N, T)
+        columns.append(moved.where(is_symbol[:, None] & scored(to_say), torch.nan))
+    return torch.stack(columns, dim=2)

@@ -1,16 +1,23 @@
 """What is measured of a model agrees with closed forms and plain loops, and leaves the model as it was."""
 
 import copy
+import itertools
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from conftest import TINY
+from torch import nn
+from torch.nn import functional
 
 import analysis
 from analysis import (
     answer_cells,
     diagonals,
     exact_match_without,
+    influence,
     mean_distance,
     mean_readings,
     parts_of,
@@ -22,6 +29,7 @@ from analysis import (
     without,
 )
 from data import TASKS, arrange, exact_match, frame, to_content, to_text
+from train import Config, Run, load_run
 
 KINDS = {"encoder": ["encoder"], "decoder": ["decoder"], "encoder-decoder": ["encoder", "decoder", "cross"]}
 
@@ -169,3 +177,54 @@ def test_entropy_counts_only_what_a_query_may_read_and_queries_that_may_choose()
     assert relative_entropy(maps, allowed).item() == pytest.approx(1)
     maps[0, 0, 4] = torch.tensor([0.5, 0.5, 0, 0, 0])           # may read five keys, and reads two
     assert relative_entropy(maps, allowed).item() == pytest.approx((3 + math.log(2) / math.log(5)) / 4)
+
+
+class Mirror(nn.Module):
+    """Says at each place, quite surely, what stands at the mirror image of that place."""
+
+    def forward(self, tokens):
+        return 100 * functional.one_hot(tokens.flip(1), 20).float()
+
+
+def test_the_influence_on_a_perfect_mirror_is_its_anti_diagonal(models_dir):
+    run = load_run(models_dir, "reverse", "encoder")
+    _, given, to_say = unseen_sequences(run, full_length=True)
+    expected = torch.eye(10).flip(1)
+    expected[[0, 9]] = 0                                        # START and END are not replaced, …
+    moved = influence(replace(run, model=Mirror()), given, to_say)
+    assert moved[:, 0].isnan().all() and moved[:, :, [0, 9]].isnan().all()      # … START is not asked
+    torch.testing.assert_close(moved[:, 1:, 1:9], expected[1:, 1:9].expand(500, -1, -1))
+
+
+@pytest.mark.parametrize("architecture", KINDS)
+def test_influence_is_that_of_a_loop_over_keys(architecture):
+    """With two symbols, there is one other to take a symbol's place."""
+    config = Config(**TINY, architecture=architecture, vocab_size=6)
+    run = Run(config.model().eval(), config, [], Path())
+    _, given, to_say = unseen_sequences(run)
+    given, to_say = tuple(tokens[:20] for tokens in given), to_say[:20]
+    moved, before = influence(run, given, to_say), run.model(*given).softmax(dim=-1)
+    for row, query, key in itertools.product(range(20), range(to_say.size(1)), range(given[0].size(1))):
+        other = given[0][row : row + 1].clone()
+        symbol = int(other[0, key])
+        if symbol < 4 or to_say[row, query] in (0, 1):
+            assert moved[row, query, key].isnan()
+            continue
+        other[0, key] = 9 - symbol
+        after = run.model(other, *(tokens[row : row + 1] for tokens in given[1:])).softmax(dim=-1)
+        distance = (after[0, query] - before[row, query]).clamp(min=0).sum()
+        torch.testing.assert_close(moved[row, query, key], distance, atol=1e-5, rtol=0)
+        assert not (architecture == "decoder" and key > query) or moved[row, query, key] == 0
+
+
+def test_digits_are_replaced_by_digits(models_dir, monkeypatch):
+    run = load_run(models_dir, "add", "encoder")
+    _, given, to_say = unseen_sequences(run, full_length=True)
+    seen = []
+    run.model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    influence(run, given, to_say)
+    changed = torch.stack(seen[1:]) != given[0]                 # (S, N, S)
+    for key, tokens in enumerate(seen[1:]):
+        was_digit = (given[0][:, key] >= 4) & (given[0][:, key] < 14)
+        assert ((tokens >= 4) & (tokens < 14)).equal((given[0] >= 4) & (given[0] < 14))
+        assert changed[key, :, key].equal(was_digit) and changed[key].sum() == was_digit.sum()
