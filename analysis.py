@@ -267,7 +267,7 @@ def exact_match_without(
 
 @torch.no_grad()
 def influence(run: Run, given: tuple[Tensor, ...], to_say: Tensor) -> Tensor:
-    """What each answer depends on: replace one symbol by another, and see how far the answer moves, (N, T, S).
+    """What each answer depends on: replace one symbol and see how far the answer moves, (N, T, S).
 
     Query t has there, for key s, the total variation ½·Σ|p − p′| of its distributions over the vocabulary,
     before and after: 0 where nothing moves, 1 where all does. It is nan where nothing is asked or no symbol
@@ -286,3 +286,56 @@ def influence(run: Run, given: tuple[Tensor, ...], to_say: Tensor) -> Tensor:
         moved = (after - before).abs().sum(dim=-1) / 2                                      # (N, T)
         columns.append(moved.where(is_symbol[:, None] & scored(to_say), torch.nan))
     return torch.stack(columns, dim=2)
+
+
+def rollout(maps: dict[str, Tensor]) -> Tensor:
+    """How much of each source token is in each query's end, if attention were all that moves it, (N, T, S).
+
+    Attention rollout (Abnar and Zuidema 2020, section 3): from layer to layer R ← (A + I)/2 · R, with the
+    mean A of the heads, and I for the residual stream; through cross-attention by the same rule. Weights are
+    all that it looks at. It gives each head the same say and the stream one half, whatever they carry.
+    """
+    means = {kind: weights.mean(dim=2) for kind, weights in maps.items()}               # (layers, N, T, S)
+    first = means.get("encoder", means.get("decoder"))
+    result = torch.eye(first.size(-1)).expand_as(first[0])
+    for layer in first:
+        result = (result + layer @ result) / 2
+    if "cross" not in maps:
+        return result
+    memory, result = result, torch.zeros_like(means["cross"][0])                        # no source read yet
+    for layer, cross in zip(means["decoder"], means["cross"], strict=True):
+        result = (result + layer @ result) / 2
+        result = (result + cross @ memory) / 2
+    return result
+
+
+@torch.no_grad()
+def logit_lens(model: MiniTransformer | EncoderDecoder, given: tuple[Tensor, ...]) -> Tensor:
+    """What the model would say after each layer, (layers + 1, N, T, V) logits; first, without any.
+
+    Each state goes straight through the final norm and the output projection (nostalgebraist 2020,
+    "interpreting GPT: the logit lens"). The last is what the model says.
+    """
+    if isinstance(model, EncoderDecoder):
+        blocks, norm = model.decoder_blocks, model.decoder_norm
+    else:
+        blocks, norm = model.blocks, model.final_norm
+    return model.output_projection(norm(torch.stack(inputs_of(model, [*blocks, norm], given))))
+
+
+@torch.no_grad()
+def scores_of_query(
+    model: MiniTransformer | EncoderDecoder, given: tuple[Tensor, ...], head: Head, query: int
+) -> Tensor:
+    """The products q·k of one query with each key, in the first row given, (S,).
+
+    Divided by √Dh, softmax makes the attention weights of them (Vaswani et al. 2017, eq. 1).
+    """
+    kind, layer, index = head
+    attention = attention_layers(model)[kind][layer]
+    project = attention.query_projection, attention.key_projection
+    inputs = inputs_of(model, project, given)
+    queries, keys = (
+        attention.split_heads(projection(x))[0, index] for projection, x in zip(project, inputs, strict=True)
+    )
+    return keys @ queries[query]

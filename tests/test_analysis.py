@@ -18,11 +18,15 @@ from analysis import (
     diagonals,
     exact_match_without,
     influence,
+    logit_lens,
+    maps_of,
     mean_distance,
     mean_readings,
     parts_of,
     read_alike,
     relative_entropy,
+    rollout,
+    scores_of_query,
     share_on,
     shares_on_answers,
     unseen_sequences,
@@ -228,3 +232,53 @@ def test_digits_are_replaced_by_digits(models_dir, monkeypatch):
         was_digit = (given[0][:, key] >= 4) & (given[0][:, key] < 14)
         assert ((tokens >= 4) & (tokens < 14)).equal((given[0] >= 4) & (given[0] < 14))
         assert changed[key, :, key].equal(was_digit) and changed[key].sum() == was_digit.sum()
+
+
+def test_rollout_halves_what_the_residual_stream_and_attention_carry():
+    uniform, mirror = torch.full((4, 4), 0.25), torch.eye(4).flip(1)
+
+    def layers(*maps):
+        return torch.stack(maps)[:, None, None]                 # one sequence, one head
+
+    twice = rollout({"encoder": layers(uniform, mirror)})[0]
+    torch.testing.assert_close(twice, (mirror + torch.eye(4)) / 2 @ (uniform + torch.eye(4)) / 2)
+    heads = torch.stack([uniform, mirror])[None, None]
+    mean = (torch.eye(4) + (uniform + mirror) / 2) / 2
+    torch.testing.assert_close(rollout({"decoder": heads})[0], mean)
+    maps = {"encoder": layers(torch.eye(4)), "decoder": layers(torch.eye(4), torch.eye(4))}
+    through = rollout(maps | {"cross": layers(mirror, mirror)})[0]
+    torch.testing.assert_close(through, mirror * 3 / 4)         # a half, then half of what is left
+
+
+def test_the_logit_lens_sees_the_embedding_first_and_the_logits_last(run):
+    _, given, _ = unseen_sequences(run)
+    model = copy.deepcopy(run.model)
+    lens, logits = logit_lens(model, given), model(*given)
+    torch.testing.assert_close(lens[-1], logits)
+    assert len(lens) == 3 and not torch.allclose(lens[1], lens[2], atol=1e-3)
+    blocks = model.decoder_blocks if len(given) == 2 else model.blocks
+    for name, weights in blocks[1].named_parameters():          # a block that adds nothing
+        if "contract" in name or "output_projection" in name:
+            weights.data.zero_()
+    torch.testing.assert_close(model(*given), lens[1])
+    for name, weights in blocks[0].named_parameters():
+        if "contract" in name or "output_projection" in name:
+            weights.data.zero_()
+    torch.testing.assert_close(model(*given), lens[0])
+
+
+def test_the_scores_of_a_query_give_its_weights_and_are_the_projections_products(run):
+    _, given, _ = unseen_sequences(run)
+    made = {}
+    for kind, maps in maps_of(run.model, given).items():
+        scores, weights = scores_of_query(run.model, given, (kind, 1, 1), 3), maps[1, 0, 1, 3]
+        allowed = weights > 0
+        torch.testing.assert_close((scores / math.sqrt(8))[allowed].softmax(dim=0), weights[allowed])
+        attention = attentions(run.model, kind)[1]
+        parts = attention.query_projection, attention.key_projection
+        hooks = [part.register_forward_hook(lambda part, _, out: made.update({part: out})) for part in parts]
+        run.model(*given)
+        for hook in hooks:
+            hook.remove()
+        query, keys = (made[part][0, :, 8:] for part in parts)  # the second head's half
+        torch.testing.assert_close(scores, keys @ query[3])
