@@ -9,7 +9,7 @@ A map is (T, S): row = query (who reads), column = key (what is read).
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from train import Run
 from transformer import EncoderDecoder, MiniTransformer, MultiHeadAttention, attention_mask
 
 SEQUENCES = 500                                             # test sequences behind each number
+SEQUENCES_EACH = 200                                        # of each length, where lengths are compared
 BATCH = 100                                                 # of them at a time: small enough for the caches
 
 Head = tuple[str, int, int]                                 # kind, layer and head, the latter from 0
@@ -156,26 +157,18 @@ def longest(run: Run) -> int:
     return usable_lengths("test", config.seq_len, config.vocab_size, config.fixed_length, config.task)[-1]
 
 
-def unseen_sequences(run: Run, full_length: bool = False) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
+def unseen_sequences(
+    run: Run, length: int | None = None, count: int = SEQUENCES
+) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
     """The sources, what the model is given and is to say, on sequences that training never saw.
 
-    They are of all lengths, or only of the longest there are.
+    They are of all lengths that it trained on, or of one.
     """
     config = run.config
-    if full_length:
-        config = replace(config, seq_len=longest(run), fixed_length=True)
-    source, target = config.draw(SEQUENCES, torch.Generator().manual_seed(4), "test")
+    if length is not None:
+        config = replace(config, seq_len=length, fixed_length=True)
+    source, target = config.draw(count, torch.Generator().manual_seed(4), "test")
     return source, *arrange(config.architecture, source, target)
-
-
-@torch.no_grad()
-def maps_of(model: MiniTransformer | EncoderDecoder, given: tuple[Tensor, ...]) -> dict[str, Tensor]:
-    """Each kind's attention weights from one pass, (layers, N, H, T, S)."""
-    model(*given, return_attention=True)
-    return {
-        kind: torch.stack([attention.attention_weights for attention in layers])
-        for kind, layers in attention_layers(model).items()
-    }
 
 
 def share_on(cells: Tensor, maps: Tensor) -> Tensor:
@@ -210,17 +203,35 @@ def mean_distance(maps: Tensor) -> Tensor:
     return (maps * places).sum(dim=-1).mean(dim=(-3, -1))
 
 
-def shares_on_answers(run: Run) -> tuple[Tensor, float]:
-    """What share of an answering query's reading falls on its answer, a mean for each head: (layers, H).
+@dataclass
+class Reading:
+    """One pass over sequences of one length: what was asked and said, and where the heads read."""
 
-    And what it would be if each query read all that it may read alike.
-    """
-    source, given, _ = unseen_sequences(run, full_length=True)
-    kind = answering_kind(run.config.architecture)
-    maps = maps_of(run.model, given)[kind]
-    cells = answer_cells(run.config.architecture, run.config.task, source, *maps.shape[-2:])
+    source: Tensor                                          # (N, L + 2)
+    given: tuple[Tensor, ...]
+    to_say: Tensor                                          # (N, T)
+    said: Tensor                                            # (N, T)
+    maps: dict[str, Tensor]                                 # of each kind: (layers, N, H, T, S)
+    cells: Tensor                                           # see answer_cells
+    shares: Tensor                                          # of the answering kind, on cells: (layers, H)
+    chance: float                                           # the share if all were read alike
+
+
+@torch.no_grad()
+def read(run: Run, source: Tensor, given: tuple[Tensor, ...], to_say: Tensor) -> Reading:
+    """Look where the heads read; all sources are equally long."""
+    architecture, kind = run.config.architecture, answering_kind(run.config.architecture)
+    logits = run.model(*given, return_attention=True)[0]
+    maps = {
+        kind: torch.stack([attention.attention_weights for attention in layers])
+        for kind, layers in attention_layers(run.model).items()
+    }
+    cells = answer_cells(architecture, run.config.task, source, *maps[kind].shape[-2:])
     alike = read_alike(attention_mask(given[0], causal=kind == "decoder"))
-    return share_on(cells, maps), share_on(cells, alike).item()
+    return Reading(
+        source, given, to_say, logits.argmax(dim=-1), maps, cells,
+        share_on(cells, maps[kind]), share_on(cells, alike).item(),
+    )
 
 
 def mean_readings(run: Run) -> dict[Head, Tensor]:
@@ -263,6 +274,23 @@ def exact_match_without(
         with without(run.model, part, instead):
             scores.append(exact_match(answers(run.model, given), to_say))
     return scores
+
+
+def by_length(run: Run) -> list[dict]:
+    """Exact match, and where the heads read, on sequences of each length up to twice those of training.
+
+    A length that the task does not have, or that is too long for the model's positions, is left out.
+    """
+    config, rows = run.config, []
+    for length in usable_lengths("test", 2 * config.seq_len, config.vocab_size, task=config.task):
+        asked = unseen_sequences(run, length, SEQUENCES_EACH)
+        if max(tokens.size(1) for tokens in asked[1]) > len(run.model.positional_encoding.table):
+            break
+        reading = read(run, *asked)
+        right = exact_match(reading.said, reading.to_say)
+        shares = {"shares": reading.shares, "chance": reading.chance}
+        rows.append({"length": length, "exact_match": right} | shares)
+    return rows
 
 
 @torch.no_grad()

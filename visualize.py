@@ -28,13 +28,11 @@ from analysis import (
     SEQUENCES,
     Head,
     Part,
-    answer_cells,
     answering_kind,
     exact_match_without,
     longest,
-    maps_of,
     parts_of,
-    shares_on_answers,
+    read,
     unseen_sequences,
 )
 from data import ARCHITECTURES, PAD, TASKS, arrange, exact_match, fail, frame, to_content, to_text
@@ -54,7 +52,7 @@ def percent(share: float) -> str:
 
 def clearest_example(run: Run) -> Tensor:
     """The unseen content (L,) in which the fewest symbols occur twice."""
-    source, _, _ = unseen_sequences(run, full_length=True)
+    source, _, _ = unseen_sequences(run, longest(run))
     return max(source[:, 1:-1], key=lambda content: len(content.unique()))
 
 
@@ -67,7 +65,7 @@ class View:
     labels: dict[str, tuple[list[str], list[str]]]          # of each kind: queries (T) and keys (S)
     answer: str                                             # the model's, as text
     cells: list[tuple[int, int]]                            # where the answers stand: query, key
-    shares: Tensor                                          # (layers, H), see shares_on_answers
+    shares: Tensor                                          # (layers, H), see analysis.Reading
     chance: float                                           # the share if all were read alike
     best: Head                                              # the head with the largest share
     exact_match: dict[Part | None, float]                   # without each part, on test sequences
@@ -112,14 +110,15 @@ def look_at(run: Run, words: list[str] | None = None) -> View:
         written = torch.cat([source[:, :1], generate(run.model, source, target.size(1) - 1)], dim=1)
         given, said = arrange(architecture, source, written)
     mark = "✓" if written.shape == target.shape and exact_match(written, target) == 1 else "✗"
-    maps = {kind: weights[:, 0] for kind, weights in maps_of(run.model, given).items()}
-    kind, (shares, chance) = answering_kind(architecture), shares_on_answers(run)
-    cells = answer_cells(architecture, task, source, *maps[kind].shape[-2:])[0].nonzero().tolist()
+    reading = read(run, source, given, said)
+    maps = {kind: weights[:, 0] for kind, weights in reading.maps.items()}
+    kind, over_data = answering_kind(architecture), read(run, *unseen_sequences(run, longest(run)))
     parts = [None, *parts_of(run.model)]
     return View(
         run, maps, labels_of(architecture, task, given, said),
         f"{to_text(content, task)} → {to_text(written[0, 1:], task).removesuffix(' END')} {mark}",
-        cells, shares, chance, (kind, *divmod(int(shares.argmax()), run.config.num_heads)),
+        reading.cells[0].nonzero().tolist(), over_data.shares, over_data.chance,
+        (kind, *divmod(int(over_data.shares.argmax()), run.config.num_heads)),
         dict(zip(parts, exact_match_without(run, *parts), strict=True)),
     )
 

@@ -15,20 +15,21 @@ from torch.nn import functional
 import analysis
 from analysis import (
     answer_cells,
+    by_length,
     diagonals,
     exact_match_without,
     influence,
     logit_lens,
-    maps_of,
+    longest,
     mean_distance,
     mean_readings,
     parts_of,
+    read,
     read_alike,
     relative_entropy,
     rollout,
     scores_of_query,
     share_on,
-    shares_on_answers,
     unseen_sequences,
     without,
 )
@@ -93,8 +94,8 @@ def test_mean_readings_are_means_over_tokens_of_weights_times_values(run):
     values = attention.value_projection(memory["x"]).unflatten(-1, (2, 8))
     reads = [attention.attention_weights[:, head] @ values[:, :, head] for head in range(2)]
     readings = mean_readings(run)
-    for head, read in enumerate(reads):
-        mean = (read * is_token[:, :, None]).sum(dim=(0, 1)) / is_token.sum()
+    for head, values in enumerate(reads):
+        mean = (values * is_token[:, :, None]).sum(dim=(0, 1)) / is_token.sum()
         torch.testing.assert_close(readings[kind, 1, head], mean)
 
 
@@ -126,9 +127,9 @@ def test_answer_cells_are_where_the_symbol_to_say_stands(architecture, task, que
 
 
 def test_shares_are_those_of_a_loop(run):
-    _, given, _ = unseen_sequences(run, full_length=True)
+    _, given, _ = unseen_sequences(run, longest(run))
     assert given[0].shape[0] == 500 and (given[0] != 0).all()
-    shares, _ = shares_on_answers(run)
+    shares = read(run, *unseen_sequences(run, 8)).shares
     run.model(*given, return_attention=True)
     kind, first = {"encoder": ("encoder", 1), "decoder": ("decoder", 9), "encoder-decoder": ("cross", 0)}[
         run.config.architecture
@@ -143,7 +144,7 @@ def test_shares_are_those_of_a_loop(run):
 def test_the_chance_level_is_the_share_of_a_reader_that_reads_alike_all_that_it_may(run):
     decoder = run.config.architecture == "decoder"
     expected = [1 / (10 + i) if decoder else 1 / 10 for i in range(8)]
-    assert shares_on_answers(run)[1] == pytest.approx(sum(expected) / 8)
+    assert read(run, *unseen_sequences(run, 8)).chance == pytest.approx(sum(expected) / 8)
 
 
 @pytest.mark.parametrize(
@@ -192,7 +193,7 @@ class Mirror(nn.Module):
 
 def test_the_influence_on_a_perfect_mirror_is_its_anti_diagonal(models_dir):
     run = load_run(models_dir, "reverse", "encoder")
-    _, given, to_say = unseen_sequences(run, full_length=True)
+    _, given, to_say = unseen_sequences(run, longest(run))
     expected = torch.eye(10).flip(1)
     expected[[0, 9]] = 0                                        # START and END are not replaced, …
     moved = influence(replace(run, model=Mirror()), given, to_say)
@@ -223,7 +224,7 @@ def test_influence_is_that_of_a_loop_over_keys(architecture):
 
 def test_digits_are_replaced_by_digits(models_dir, monkeypatch):
     run = load_run(models_dir, "add", "encoder")
-    _, given, to_say = unseen_sequences(run, full_length=True)
+    _, given, to_say = unseen_sequences(run, longest(run))
     seen = []
     run.model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     influence(run, given, to_say)
@@ -268,9 +269,9 @@ def test_the_logit_lens_sees_the_embedding_first_and_the_logits_last(run):
 
 
 def test_the_scores_of_a_query_give_its_weights_and_are_the_projections_products(run):
-    _, given, _ = unseen_sequences(run)
+    source, given, to_say = unseen_sequences(run, 5)
     made = {}
-    for kind, maps in maps_of(run.model, given).items():
+    for kind, maps in read(run, source, given, to_say).maps.items():
         scores, weights = scores_of_query(run.model, given, (kind, 1, 1), 3), maps[1, 0, 1, 3]
         allowed = weights > 0
         torch.testing.assert_close((scores / math.sqrt(8))[allowed].softmax(dim=0), weights[allowed])
@@ -282,3 +283,34 @@ def test_the_scores_of_a_query_give_its_weights_and_are_the_projections_products
             hook.remove()
         query, keys = (made[part][0, :, 8:] for part in parts)  # the second head's half
         torch.testing.assert_close(scores, keys @ query[3])
+
+
+def copying_by_hand(config):
+    """An encoder that copies because each embedding is its own output, and whose heads read all alike."""
+    model = config.model().eval()
+    for name, weights in model.named_parameters():
+        if "query_projection" in name or "contract" in name or "output_projection" in name:
+            weights.data.zero_()
+    model.positional_encoding.table.zero_()
+    model.embedding.weight.data = torch.eye(20, 32)
+    model.output_projection.weight.data = torch.eye(20, 32)
+    return Run(model, config, [], Path())
+
+
+def test_scores_by_length_are_those_of_a_model_known_in_closed_form():
+    run = copying_by_hand(Config(task="copy", d_model=32, num_heads=2, num_layers=2))
+    rows = by_length(run)
+    assert [row["length"] for row in rows] == list(range(1, 17))
+    for row in rows:
+        assert row["exact_match"] == 1 and row["chance"] == pytest.approx(1 / (row["length"] + 2))
+        torch.testing.assert_close(row["shares"], torch.full((2, 2), 1 / (row["length"] + 2)))
+    run.config.task = "reverse"                                 # right just where a palindrome is asked
+    rows = by_length(run)
+    assert rows[0]["exact_match"] == 1 and 0 < rows[1]["exact_match"] < 0.5
+
+
+def test_lengths_that_the_task_does_not_have_or_positions_do_not_reach_are_left_out(models_dir):
+    run = load_run(models_dir, "add", "encoder")
+    assert [row["length"] for row in by_length(run)] == [3, 5, 7, 9, 11, 13, 15]
+    run.model.positional_encoding.table = run.model.positional_encoding.table[:12]
+    assert [row["length"] for row in by_length(run)] == [3, 5, 7, 9]
