@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from data import FIRST_SYMBOL, PAD, PLUS, TASKS, arrange, exact_match, scored, usable_lengths
+from data import FIRST_SYMBOL, PAD, PLUS, TASKS, arrange, exact_match, scored, token_accuracy, usable_lengths
 from train import Run
 from transformer import EncoderDecoder, MiniTransformer, MultiHeadAttention, attention_mask
 
@@ -261,18 +261,18 @@ def answers(model: MiniTransformer | EncoderDecoder, given: tuple[Tensor, ...]) 
 
 
 def exact_match_without(
-    run: Run, *parts: Part | None, instead: dict[Head, Tensor] | None = None
-) -> list[float]:
-    """Exact match on test sequences of all lengths, each time with one part cut out; None: with nothing.
+    run: Run, parts: list[Part | None], instead: dict[Head, Tensor] | None = None
+) -> dict[Part | None, float]:
+    """Exact match on test sequences of all lengths, each time without one part; without None: of the whole.
 
     For a generating model that of what it generates: greedy decoding is right just where each step after the
     right beginning is.
     """
     _, given, to_say = unseen_sequences(run)
-    scores = []
+    scores = {}
     for part in parts:
         with without(run.model, part, instead):
-            scores.append(exact_match(answers(run.model, given), to_say))
+            scores[part] = exact_match(answers(run.model, given), to_say)
     return scores
 
 
@@ -351,6 +351,13 @@ def logit_lens(model: MiniTransformer | EncoderDecoder, given: tuple[Tensor, ...
     return model.output_projection(norm(torch.stack(inputs_of(model, [*blocks, norm], given))))
 
 
+def lens_scores(run: Run) -> list[tuple[float, float]]:
+    """Token accuracy and exact match of what the lens sees after each layer, on test sequences."""
+    _, given, to_say = unseen_sequences(run)
+    said = logit_lens(run.model, given).argmax(dim=-1)
+    return [(token_accuracy(early, to_say), exact_match(early, to_say)) for early in said]
+
+
 @torch.no_grad()
 def scores_of_query(
     model: MiniTransformer | EncoderDecoder, given: tuple[Tensor, ...], head: Head, query: int
@@ -367,3 +374,55 @@ def scores_of_query(
         attention.split_heads(projection(x))[0, index] for projection, x in zip(project, inputs, strict=True)
     )
     return keys @ queries[query]
+
+
+@dataclass
+class Evidence:
+    """All that is measured of a run, on sequences that training never saw."""
+
+    reading: Reading                                        # of the longest sequences
+    influence: Tensor                                       # on the same, (N, T, S)
+    exact_match: dict[Part | None, float]                   # without each part; without None: of the whole
+    exact_match_by_mean: dict[Part | None, float]           # the same where larger parts read their mean
+    lens: list[tuple[float, float]]                         # after each layer: token accuracy, exact match
+    lengths: list[dict]                                     # see by_length
+
+
+def measure(run: Run) -> Evidence:
+    """Measure everything; a few seconds for a model of the default size."""
+    source, given, to_say = unseen_sequences(run, longest(run))
+    parts = [None, *parts_of(run.model)]
+    larger = [part for part in parts if part is None or len(part) < 3]
+    return Evidence(
+        read(run, source, given, to_say), influence(run, given, to_say),
+        exact_match_without(run, parts), exact_match_without(run, larger, mean_readings(run)),
+        lens_scores(run), by_length(run),
+    )
+
+
+def head_table(run: Run, evidence: Evidence) -> list[dict]:
+    """One row for each head, from the one that costs most to lose; layers and heads are counted from 1.
+
+    Shares of reading on the diagonals and on the answer (None where the kind cannot find it), entropy against
+    uniform, distance in tokens, and the exact match that is left without the head.
+    """
+    rows, reading, architecture = [], evidence.reading, run.config.architecture
+    for kind, maps in reading.maps.items():
+        causal = kind == "decoder"
+        allowed = attention_mask(reading.given[-1 if causal else 0], causal)
+        both = diagonals(architecture, kind, reading.source.size(1) - 2, *maps.shape[-2:])
+        scores = {
+            "diagonal": share_on(both[:1], maps), "anti_diagonal": share_on(both[1:], maps),
+            "relative_entropy": relative_entropy(maps, allowed), "mean_distance": mean_distance(maps),
+        }
+        if kind == answering_kind(architecture):
+            scores["answer"] = reading.shares
+        for head in heads_of(run.model, (kind,)):
+            _, layer, index = head
+            left = evidence.exact_match[head]
+            rows.append(
+                {"kind": kind, "layer": layer + 1, "head": index + 1, "answer": None}
+                | {name: score[layer, index].item() for name, score in scores.items()}
+                | {"exact_match_without": left, "cost": evidence.exact_match[None] - left}
+            )
+    return sorted(rows, key=lambda row: (-row["cost"], -(row["answer"] or 0)))

@@ -26,12 +26,12 @@ from torch import Tensor
 
 from analysis import (
     SEQUENCES,
+    Evidence,
     Head,
     Part,
     answering_kind,
-    exact_match_without,
     longest,
-    parts_of,
+    measure,
     read,
     unseen_sequences,
 )
@@ -65,15 +65,18 @@ class View:
     labels: dict[str, tuple[list[str], list[str]]]          # of each kind: queries (T) and keys (S)
     answer: str                                             # the model's, as text
     cells: list[tuple[int, int]]                            # where the answers stand: query, key
-    shares: Tensor                                          # (layers, H), see analysis.Reading
-    chance: float                                           # the share if all were read alike
-    best: Head                                              # the head with the largest share
-    exact_match: dict[Part | None, float]                   # without each part, on test sequences
+    best: Head                                              # the one that reads the answers most
+    evidence: Evidence
 
     @property
     def kind(self) -> str:
         """The kind of attention that can find the answers; cells and shares are of this kind."""
         return self.best[0]
+
+    @property
+    def shares(self) -> Tensor:
+        """What share of its reading each head spends on the answers, (layers, H)."""
+        return self.evidence.reading.shares
 
 
 def labels_of(architecture: str, task: str, given: tuple[Tensor, ...], said: Tensor) -> dict:
@@ -112,19 +115,19 @@ def look_at(run: Run, words: list[str] | None = None) -> View:
     mark = "✓" if written.shape == target.shape and exact_match(written, target) == 1 else "✗"
     reading = read(run, source, given, said)
     maps = {kind: weights[:, 0] for kind, weights in reading.maps.items()}
-    kind, over_data = answering_kind(architecture), read(run, *unseen_sequences(run, longest(run)))
-    parts = [None, *parts_of(run.model)]
+    evidence = measure(run)
+    best = int(evidence.reading.shares.argmax())
     return View(
         run, maps, labels_of(architecture, task, given, said),
         f"{to_text(content, task)} → {to_text(written[0, 1:], task).removesuffix(' END')} {mark}",
-        reading.cells[0].nonzero().tolist(), over_data.shares, over_data.chance,
-        (kind, *divmod(int(over_data.shares.argmax()), run.config.num_heads)),
-        dict(zip(parts, exact_match_without(run, *parts), strict=True)),
+        reading.cells[0].nonzero().tolist(),
+        (answering_kind(architecture), *divmod(best, run.config.num_heads)), evidence,
     )
 
 
 def effect_of_cutting(view: View, part: Part) -> str:
-    return f"exact match {percent(view.exact_match[None])} → {percent(view.exact_match[part])}"
+    left = view.evidence.exact_match
+    return f"exact match {percent(left[None])} → {percent(left[part])}"
 
 
 def most_focused(view: View, kind: str) -> Head:
@@ -170,7 +173,7 @@ def finish(figure: Figure, views: list[View], title: str) -> Figure:
     bar.solids.set(rasterized=False, edgecolor="face")      # else the bar would be pixels in svg and pdf
     lines = [f"{name_of(view)}: {view.answer}" for view in views]
     lengths = " or ".join(dict.fromkeys(str(longest(view.run)) for view in views))
-    chance = " or ".join(dict.fromkeys(percent(view.chance) for view in views))
+    chance = " or ".join(dict.fromkeys(percent(view.evidence.reading.chance) for view in views))
     lines.append("Row: query, who reads. Column: key, what is read. Outlined: where the answer stands."
                  + " Grey: not allowed to read." * causal + " _: to be filled in." * gaps)
     lines.append(f"Shares: means over {SEQUENCES} unseen sequences of {lengths} symbols; "
@@ -270,11 +273,11 @@ def comparison_picture(views: list[list[View]]) -> Figure:
     for row, axes_of_row in zip(views, figure.subplots(rows, columns, squeeze=False), strict=True):
         tasks = []
         for view, axes in zip(row, axes_of_row, strict=True):
-            share_right = percent(view.exact_match[view.kind,])
+            share_right = percent(view.evidence.exact_match[view.kind,])
             draw_map(axes, view, view.best, ticks=True)
             _, layer, head = view.best
             axes.set_title(
-                f"{name_of(view)}: exact match {percent(view.exact_match[None])}\n"
+                f"{name_of(view)}: exact match {percent(view.evidence.exact_match[None])}\n"
                 f"{on_pattern(view)} (layer {layer + 1}, head {head + 1})", fontsize="medium",
             )
             axes.set_xlabel(f"key: what is read\nexact match without any {KINDS[view.kind]}: {share_right}")

@@ -18,11 +18,13 @@ from analysis import (
     by_length,
     diagonals,
     exact_match_without,
+    head_table,
     influence,
     logit_lens,
     longest,
     mean_distance,
     mean_readings,
+    measure,
     parts_of,
     read,
     read_alike,
@@ -66,7 +68,7 @@ def test_cutting_a_part_out_equals_editing_the_weights_and_leaves_no_trace(run, 
     before = run.model(*given)
     to_say = before.argmax(dim=-1).where(to_say != 0, 0)        # as if the whole model were always right
     monkeypatch.setattr(analysis, "unseen_sequences", lambda run: (source, given, to_say))
-    scores = []
+    scores = {None: 1.0}
     kinds, places = KINDS[run.config.architecture], [(0, 0), (0, 1), (1, 0), (1, 1)]
     heads_in = {(kind, *place): [(kind, *place)] for kind in kinds for place in places}
     heads_in |= {(kind, layer): [(kind, layer, 0), (kind, layer, 1)] for kind in kinds for layer in (0, 1)}
@@ -79,9 +81,9 @@ def test_cutting_a_part_out_equals_editing_the_weights_and_leaves_no_trace(run, 
         with without(run.model, part, readings):
             torch.testing.assert_close(run.model(*given), expected, atol=1e-5, rtol=0)
         assert torch.equal(run.model(*given), before) and not torch.allclose(before, expected, atol=1e-4)
-        scores.append(exact_match(expected.argmax(dim=-1), to_say))
-    assert exact_match_without(run, None, *heads_in, instead=readings) == [1, *scores]
-    assert len(set(scores)) > 4
+        scores[part] = exact_match(expected.argmax(dim=-1), to_say)
+    assert exact_match_without(run, [None, *heads_in], readings) == scores
+    assert len(set(scores.values())) > 4
 
 
 def test_mean_readings_are_means_over_tokens_of_weights_times_values(run):
@@ -314,3 +316,30 @@ def test_lengths_that_the_task_does_not_have_or_positions_do_not_reach_are_left_
     assert [row["length"] for row in by_length(run)] == [3, 5, 7, 9, 11, 13, 15]
     run.model.positional_encoding.table = run.model.positional_encoding.table[:12]
     assert [row["length"] for row in by_length(run)] == [3, 5, 7, 9]
+
+
+def test_the_table_of_heads_has_each_once_and_starts_with_the_most_costly(run):
+    evidence = measure(run)
+    for cost, part in enumerate(parts_of(run.model)):           # the tiny model itself may have none right
+        evidence.exact_match[part] = 1 - cost / 100
+    evidence.exact_match[None] = 1
+    rows, kinds = head_table(run, evidence), KINDS[run.config.architecture]
+    assert {(row["kind"], row["layer"], row["head"]) for row in rows} == {
+        (kind, layer, head) for kind in kinds for layer in (1, 2) for head in (1, 2)
+    }
+    assert len(rows) == 4 * len(kinds) and rows == sorted(rows, key=lambda row: -row["cost"])
+    for row in rows:
+        place = row["layer"] - 1, row["head"] - 1
+        assert row["exact_match_without"] == 1 - row["cost"] == evidence.exact_match[(row["kind"], *place)]
+        weights = evidence.reading.maps[row["kind"]][place[0], :, place[1]]
+        query, key = {"encoder": (1, 1), "cross": (0, 1), "decoder": (0, 0)}[row["kind"]]
+        query, key = (9, 1) if run.config.architecture == "decoder" else (query, key)
+        mirrored = [weights[:, query + i, key + 7 - i].mean().item() for i in range(8)]
+        assert row["anti_diagonal"] == pytest.approx(sum(mirrored) / 8, abs=1e-6)
+        answering = row["kind"] == kinds[-1]                    # there the answer of reverse is just that
+        assert row["answer"] == (pytest.approx(row["anti_diagonal"]) if answering else None)
+        distance = sum(
+            weights[:, t, s].mean().item() * abs(t - s)
+            for t in range(weights.size(1)) for s in range(weights.size(2))
+        )
+        assert row["mean_distance"] == pytest.approx(distance / weights.size(1), abs=1e-5)

@@ -23,11 +23,11 @@ KINDS = {"encoder": ["encoder"], "decoder": ["decoder"], "encoder-decoder": ["en
 
 def test_the_best_head_has_the_largest_share_and_its_number_is_in_the_title(run):
     view = look_at(run, ["5", "9", "12"])
-    kind, layer, head = view.best
-    assert kind == view.kind and view.shares[layer, head] == view.shares.max()
+    (kind, layer, head), shares = view.best, view.evidence.reading.shares
+    assert kind == view.kind and shares[layer, head] == shares.max()
     title = head_picture(view).get_suptitle()
     assert f"layer {layer + 1} of 2, head {head + 1} of 2" in title
-    assert f"{view.shares.max():.1%} on the anti-diagonal" in title
+    assert f"{shares.max():.1%} on the anti-diagonal" in title
 
 
 def test_a_map_has_query_down_key_across_and_row_0_on_top(run):
