@@ -19,7 +19,7 @@ from train import Run
 from transformer import EncoderDecoder, MiniTransformer, MultiHeadAttention, attention_mask
 
 SEQUENCES = 500                                             # test sequences behind each number
-SEQUENCES_EACH = 200                                        # of each length, where lengths are compared
+SEQUENCES_EACH = 200                                        # where all lengths or all symbols have their turn
 BATCH = 100                                                 # of them at a time: small enough for the caches
 
 Head = tuple[str, int, int]                                 # kind, layer and head, the latter from 0
@@ -251,13 +251,16 @@ def mean_readings(run: Run) -> dict[Head, Tensor]:
 def answers(model: MiniTransformer | EncoderDecoder, given: tuple[Tensor, ...]) -> Tensor:
     """The likeliest symbol at each query, (N, T); PAD where the query is one.
 
-    Rows of like length go through the model together, without the PAD that only longer rows would need.
+    Each different row goes through the model once, beside others of like length, without needless PAD.
     """
-    said = torch.full_like(given[-1], PAD)
-    for rows in sum((tokens != PAD).sum(dim=1) for tokens in given).argsort().split(BATCH):
-        short = [tokens[rows, : (tokens[rows] != PAD).sum(dim=1).max()] for tokens in given]
+    widths = [tokens.size(1) for tokens in given]
+    different, place = torch.cat(given, dim=1).unique(dim=0, return_inverse=True)
+    said = torch.full((len(different), widths[-1]), PAD)
+    for rows in (different != PAD).sum(dim=1).argsort().split(BATCH):
+        parts = different[rows].split(widths, dim=1)
+        short = [tokens[:, : (tokens != PAD).sum(dim=1).max()] for tokens in parts]
         said[rows, : short[-1].size(1)] = model(*short).argmax(dim=-1)
-    return said
+    return said[place]
 
 
 def exact_match_without(
@@ -381,7 +384,7 @@ class Evidence:
     """All that is measured of a run, on sequences that training never saw."""
 
     reading: Reading                                        # of the longest sequences
-    influence: Tensor                                       # on the same, (N, T, S)
+    influence: Tensor                                       # on the first of them, (N, T, S)
     exact_match: dict[Part | None, float]                   # without each part; without None: of the whole
     exact_match_by_mean: dict[Part | None, float]           # the same where larger parts read their mean
     lens: list[tuple[float, float]]                         # after each layer: token accuracy, exact match
@@ -391,10 +394,11 @@ class Evidence:
 def measure(run: Run) -> Evidence:
     """Measure everything; a few seconds for a model of the default size."""
     source, given, to_say = unseen_sequences(run, longest(run))
+    few = tuple(tokens[:SEQUENCES_EACH] for tokens in given)
     parts = [None, *parts_of(run.model)]
     larger = [part for part in parts if part is None or len(part) < 3]
     return Evidence(
-        read(run, source, given, to_say), influence(run, given, to_say),
+        read(run, source, given, to_say), influence(run, few, to_say[:SEQUENCES_EACH]),
         exact_match_without(run, parts), exact_match_without(run, larger, mean_readings(run)),
         lens_scores(run), by_length(run),
     )
