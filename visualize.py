@@ -26,16 +26,21 @@ from torch import Tensor
 
 from analysis import (
     SEQUENCES,
+    SEQUENCES_EACH,
     Evidence,
     Head,
     Part,
     answering_kind,
+    head_table,
+    heads_of,
     longest,
     measure,
     read,
+    rollout,
+    share_on,
     unseen_sequences,
 )
-from data import ARCHITECTURES, PAD, TASKS, arrange, exact_match, fail, frame, to_content, to_text
+from data import ARCHITECTURES, PAD, TASKS, arrange, exact_match, fail, frame, scored, to_content, to_text
 from train import Run, load_run
 from transformer import generate
 
@@ -43,6 +48,7 @@ PATTERN = {                                                 # where the answers 
     "copy": "the diagonal", "reverse": "the anti-diagonal", "double": "the two diagonals",
     "add": "the column's two digits",
 }
+RULE = "Attention shows where a head reads; only an intervention shows whether it matters."
 KINDS = {"encoder": "self-attention", "decoder": "causal self-attention", "cross": "cross-attention"}
 
 
@@ -139,47 +145,62 @@ def most_focused(view: View, kind: str) -> Head:
 # ---------------------------------------------------------------- pictures
 
 
-def draw_map(axes: Axes, view: View, head: Head, ticks: bool) -> None:
-    """One head's map, with the cells outlined where queries have their answer."""
-    kind, layer, index = head
-    queries, keys = view.labels[kind] if ticks else (False, False)
-    weights = view.maps[kind][layer, index].numpy()
+def draw_matrix(
+    axes: Axes, weights: Tensor, queries: list[str] | None, keys: list[str] | None, cells: list | Tensor = ()
+) -> None:
+    """A map (T, S), grey where it is nan, with cells outlined; without names, no ticks either."""
+    ticks = queries is not None
     seaborn.heatmap(
-        weights, mask=numpy.triu(numpy.ones_like(weights), 1) if kind == "decoder" else None,
-        ax=axes, vmin=0, vmax=1, cmap="viridis", square=True, cbar=False,
-        xticklabels=keys, yticklabels=queries,
+        weights.numpy(), mask=weights.isnan().numpy(), ax=axes, vmin=0, vmax=1, cmap="viridis", square=True,
+        cbar=False, xticklabels=keys or False, yticklabels=queries or False,
     )
-    axes.set_facecolor("silver")                            # shows where the causal mask forbids to read
-    for query, key in view.cells if kind == view.kind else []:
+    axes.set_facecolor("silver")
+    for query, key in cells:
         cell = Rectangle((key, query), 1, 1, fill=False, edgecolor="tomato", linewidth=1.8 if ticks else 0.6)
         axes.add_patch(cell)
+    axes.tick_params("x", rotation=90)
+    axes.tick_params("y", rotation=0)
+
+
+def draw_map(axes: Axes, view: View, head: Head, ticks: bool) -> None:
+    """One head's map of the view's sequence, grey where the causal mask forbids to read."""
+    kind, layer, index = head
+    weights = view.maps[kind][layer, index]
+    if kind == "decoder":
+        weights = weights.masked_fill(torch.ones_like(weights).triu(1).bool(), torch.nan)
+    queries, keys = view.labels[kind] if ticks else (None, None)
+    draw_matrix(axes, weights, queries, keys, view.cells if kind == view.kind else ())
     if ticks:
         writes = any("→" in name for name in queries)
         axes.set(xlabel="key: what is read", ylabel="query: who reads" + " → writes next" * writes)
-        axes.tick_params("x", rotation=90)
-        axes.tick_params("y", rotation=0)
 
 
 def name_of(view: View) -> str:
     return f"{view.run.config.task}, {view.run.config.architecture}"
 
 
-def finish(figure: Figure, views: list[View], title: str) -> Figure:
-    """What all pictures share: title, one colour bar for all maps, and how to read them."""
+def finish(figure: Figure, title: str, lines: list[str], bar: str = "attention weight") -> Figure:
+    """What all maps share: title, one colour bar, how to read them, and the rule."""
     figure.suptitle(title)
+    shown = figure.colorbar(figure.axes[0].collections[0], ax=figure.axes, label=bar, shrink=0.8)
+    shown.solids.set(rasterized=False, edgecolor="face")    # else the bar would be pixels in svg and pdf
+    figure.supxlabel("\n".join([*lines, RULE]), fontsize="small")
+    return figure
+
+
+def how_to_read(figure: Figure, *views: View) -> list[str]:
+    """The caption of maps of one sequence."""
     gaps = any(":_" in name for view in views for names in view.labels.values() for name in names[1])
     causal = any(numpy.ma.is_masked(axes.collections[0].get_array()) for axes in figure.axes)
-    bar = figure.colorbar(figure.axes[0].collections[0], ax=figure.axes, label="attention weight", shrink=0.8)
-    bar.solids.set(rasterized=False, edgecolor="face")      # else the bar would be pixels in svg and pdf
-    lines = [f"{name_of(view)}: {view.answer}" for view in views]
     lengths = " or ".join(dict.fromkeys(str(longest(view.run)) for view in views))
     chance = " or ".join(dict.fromkeys(percent(view.evidence.reading.chance) for view in views))
-    lines.append("Row: query, who reads. Column: key, what is read. Outlined: where the answer stands."
-                 + " Grey: not allowed to read." * causal + " _: to be filled in." * gaps)
-    lines.append(f"Shares: means over {SEQUENCES} unseen sequences of {lengths} symbols; "
-                 f"all tokens alike would be {chance}.")
-    figure.supxlabel("\n".join(lines), fontsize="small")
-    return figure
+    return [
+        *(f"{name_of(view)}: {view.answer}" for view in views),
+        "Row: query, who reads. Column: key, what is read. Outlined: where the answer stands."
+        + " Grey: not allowed to read." * causal + " _: to be filled in." * gaps,
+        f"Shares: means over {SEQUENCES} unseen sequences of {lengths} symbols; "
+        f"all tokens alike would be {chance}.",
+    ]
 
 
 def pattern_of(view: View) -> str:
@@ -202,10 +223,10 @@ def head_picture(view: View) -> Figure:
     """The head that reads the answers most."""
     figure = Figure(figsize=(7.5, 7.2), layout="constrained")
     draw_map(figure.subplots(), view, view.best, ticks=True)
-    return finish(figure, [view], (
+    return finish(figure, (
         f"{name_of(view)}: {place_of(view, view.best)}\n{on_pattern(view)}; "
         f"{effect_of_cutting(view, view.best)} without this head"
-    ))
+    ), how_to_read(figure, view))
 
 
 def layer_picture(view: View) -> Figure:
@@ -226,11 +247,11 @@ def layer_picture(view: View) -> Figure:
         axes.tick_params(labelsize="x-small")
     for unused in grid:
         unused.remove()
-    return finish(figure, [view], (
+    return finish(figure, (
         f"{name_of(view)}: {KINDS[kind]}, layer {layer + 1} of {len(view.shares)}, "
         f"{on_pattern(view, view.shares[layer].mean().item())}\n"
         f"{effect_of_cutting(view, (kind, layer))} without these heads"
-    ))
+    ), how_to_read(figure, view))
 
 
 def model_picture(view: View) -> Figure:
@@ -246,11 +267,11 @@ def model_picture(view: View) -> Figure:
             axes.set_title(f"head {head + 1}" if axes in grid[0] else "", fontsize="medium")
             axes.set_ylabel(f"{kind} {layer + 1}" if head == 0 else "")
     readers = int((view.shares > 0.5).sum())
-    return finish(figure, [view], (
+    return finish(figure, (
         f"{name_of(view)}: {readers} of {view.shares.numel()} heads of {KINDS[view.kind]} read mostly "
         f"{pattern_of(view)}\n"
         f"{effect_of_cutting(view, ())} without any attention"
-    ))
+    ), how_to_read(figure, view))
 
 
 def kinds_picture(view: View) -> Figure:
@@ -262,7 +283,8 @@ def kinds_picture(view: View) -> Figure:
         cut = effect_of_cutting(view, (kind,))
         side = "encoder" if kind == "encoder" else "decoder"
         axes.set_title(f"{side}: {place_of(view, head)}\n{cut} without {KINDS[kind]}", fontsize="medium")
-    return finish(figure, [view], f"{name_of(view)}: {on_pattern(view)} in a head of {KINDS[view.kind]}")
+    title = f"{name_of(view)}: {on_pattern(view)} in a head of {KINDS[view.kind]}"
+    return finish(figure, title, how_to_read(figure, view))
 
 
 def comparison_picture(views: list[list[View]]) -> Figure:
@@ -283,7 +305,171 @@ def comparison_picture(views: list[list[View]]) -> Figure:
             axes.set_xlabel(f"key: what is read\nexact match without any {KINDS[view.kind]}: {share_right}")
             tasks.append(f"{view.run.config.task} is {share_right} right")
         findings.append(f"{row[0].run.config.architecture}: {' and '.join(tasks)}")
-    return finish(figure, sum(views, []), "\n".join(findings))
+    return finish(figure, "\n".join(findings), how_to_read(figure, *sum(views, [])))
+
+
+def influence_picture(view: View) -> Figure:
+    """Where the best head reads, and all layers together, beside what the answers depend on."""
+    reading, moved = view.evidence.reading, view.evidence.influence
+    kind, layer, head = view.best
+    length, asked = longest(view.run), scored(reading.to_say[0])    # of the queries, only those that answer
+    behind = {"encoder": "_", "decoder": "→ {}", "encoder-decoder": ""}[view.run.config.architecture]
+    places = range(1, reading.given[0].size(1) - length - 1)
+    keys = ["START", *map(str, range(1, length + 1)), "END", *map(behind.format, places)]
+    queries = [f"→ {place}" for place in [*range(1, int(asked.sum())), "END"]]
+    always = reading.cells.all(dim=0)[asked].nonzero().tolist()     # the same cells in all sequences
+    rolled, cells = rollout(reading.maps), reading.cells[: len(moved)]
+    shares = [
+        reading.shares[layer, head].item(), share_on(reading.cells, rolled[:, None]).item(),
+        (moved[cells].nansum() / moved.nansum()).item(),
+    ]
+    names = [
+        f"looks at\nlayer {layer + 1}, head {head + 1}", "looks at, by rollout\nall layers",
+        "depends on\ninfluence",
+    ]
+    maps = reading.maps[kind][layer, :, head], rolled, moved
+    figure = Figure(figsize=(10.5, 2.6 + 2.6 * len(queries) / len(keys)), layout="constrained")
+    for axes, name, share, each in zip(figure.subplots(1, 3), names, shares, maps, strict=True):
+        draw_matrix(axes, each.nanmean(dim=0)[asked], queries, keys, always)
+        axes.set(title=f"{name}: {percent(share)}", xlabel="key: symbol of the source", ylabel="")
+    figure.axes[0].set_ylabel("query: symbol it says")
+    right, wrong = moved[cells].nanmean(), moved[~cells].nanmean()
+    return finish(figure, (
+        f"{name_of(view)}: answers depend to {percent(shares[2])} on {pattern_of(view)}\n"
+        f"the most that any head reads there is {percent(shares[0])}"
+    ), [
+        f"Means over {SEQUENCES} unseen sequences (influence: {SEQUENCES_EACH})."
+        + " Outlined: where the answer stands." * bool(always),
+        "Influence: how far the answer moves (total variation) when a symbol is replaced; "
+        f"one of these {right:.2f}, any other {wrong:.2f}.",
+        "Rollout multiplies all layers' maps, blind to what they carry. Grey: nothing was replaced.",
+    ], bar="attention or influence")
+
+
+def knock_out_picture(view: View) -> Figure:
+    """Exact match without each head, and without each layer, each kind and all attention."""
+    left, by_mean = view.evidence.exact_match, view.evidence.exact_match_by_mean
+    layers = [(kind, layer) for kind in view.maps for layer in range(len(view.maps[kind]))]
+    grid = torch.tensor([[left[head] for head in heads_of(view.run.model, layer)] for layer in layers])
+    names = {(kind, layer): f"{kind} {layer + 1}" for kind, layer in layers}
+    names |= {(kind,): f"all {kind}" for kind in view.maps if len(view.maps) > 1} | {(): "all attention"}
+    figure = Figure(figsize=(10.5, 1.9 + 0.42 * len(names)), layout="constrained")
+    map_axes, bar_axes = figure.subplots(1, 2, width_ratios=[1.6, 1])
+    seaborn.heatmap(
+        100 * grid.numpy(), ax=map_axes, vmin=0, vmax=100, cmap="viridis", annot=True, fmt=".0f", cbar=False,
+        xticklabels=range(1, grid.size(1) + 1), yticklabels=[names[layer] for layer in layers],
+    )
+    map_axes.tick_params("y", rotation=0)
+    map_axes.set(xlabel="head that is cut out", ylabel="layer", title="exact match without one head, %")
+    for offset, scores, label in (-0.2, left, "reads zero"), (0.2, by_mean, "reads its mean"):
+        shares = [100 * scores[part] for part in names]
+        bars = bar_axes.barh([place + offset for place in range(len(names))], shares, 0.38, label=label)
+        bar_axes.bar_label(bars, fmt="%.0f", padding=2, fontsize="small")
+    bar_axes.set(yticks=range(len(names)), yticklabels=names.values(), xlim=(0, 119), ylim=(len(names), -0.6),
+                 xticks=range(0, 101, 25), title="without a whole layer or more, %")
+    bar_axes.legend(loc="lower right", ncols=2, fontsize="small")
+    figure.suptitle(
+        f"{name_of(view)}: {effect_of_cutting(view, ())} without any attention\nwithout one layer at least "
+        f"{percent(min(left[layer] for layer in layers))}, without one head at least {percent(grid.min())}"
+    )
+    figure.supxlabel(
+        f"On {SEQUENCES} unseen sequences of all lengths. What a cut head reads becomes zero, or its mean."
+        f"\n{RULE}", fontsize="small",
+    )
+    return figure
+
+
+def name_of_head(row: dict) -> str:
+    return f"{row['kind']} {row['layer']}, head {row['head']}"
+
+
+def heads_picture(view: View) -> Figure:
+    """A card for each head: its mean map and its scores, from the one that costs most to lose."""
+    table, columns = head_table(view.run, view.evidence), 4
+    rows = math.ceil(len(table) / columns)
+    figure = Figure(figsize=(10.5, 1.25 * rows + 1.6))
+    margin = 0.8 / figure.get_figheight()
+    figure.subplots_adjust(0.01, margin, 0.99, 1 - margin, wspace=0.05, hspace=0.12)
+    grid = figure.subplots(rows, 2 * columns, squeeze=False)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for row, (picture, text) in zip(table, grid.reshape(-1, 2), strict=False):
+        maps = view.evidence.reading.maps[row["kind"]][row["layer"] - 1, :, row["head"] - 1]
+        draw_matrix(picture, maps.mean(dim=0), None, None)
+        answer = [] if row["answer"] is None else [f"answer {row['answer']:.0%}"]
+        text.text(0, 0.5, "\n".join([
+            name_of_head(row), f"costs {percent(row['cost'])}", *answer, f"diagonal {row['diagonal']:.0%}",
+            f"anti-diagonal {row['anti_diagonal']:.0%}", f"entropy {row['relative_entropy']:.2f}",
+            f"distance {row['mean_distance']:.1f}",
+        ]), va="center", fontsize="small")
+    costly, best = table[0], max(table, key=lambda row: row["answer"] or 0)
+    figure.suptitle(
+        f"{name_of(view)}: without {name_of_head(costly)}, exact match loses most, {percent(costly['cost'])}\n"
+        f"without {name_of_head(best)}, which reads {pattern_of(view)} most, {percent(best['cost'])}"
+    )
+    figure.supxlabel(
+        f"Means over {SEQUENCES} unseen sequences; dark is 0, bright 1. Entropy: 0 one key, 1 all alike. "
+        f"Distance: in tokens.\n{RULE}", fontsize="small",
+    )
+    return figure
+
+
+def lengths_picture(view: View) -> Figure:
+    """Exact match, and what the best head reads, on sequences shorter and longer than those of training."""
+    rows, (_, layer, head) = view.evidence.lengths, view.best
+    lengths, seq_len = [row["length"] for row in rows], view.run.config.seq_len
+    shortest = seq_len if view.run.config.fixed_length else 1
+    figure = Figure(figsize=(10.5, 4.6), layout="constrained")
+    axes = figure.subplots()
+    axes.axvspan(shortest - 0.5, seq_len + 0.5, color="grey", alpha=0.2, label="lengths of training")
+    shares = [100 * row["shares"][layer, head].item() for row in rows]
+    axes.plot(lengths, [100 * row["exact_match"] for row in rows], "o-", label="exact match")
+    axes.plot(lengths, shares, "s--", label=f"layer {layer + 1}, head {head + 1} on {pattern_of(view)}")
+    axes.plot(lengths, [100 * row["chance"] for row in rows], ":", color="grey", label="all tokens read alike")
+    axes.set(xlabel="symbols in the question", ylabel="%", ylim=(-3, 103), xticks=lengths)
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    at = {row["length"]: f"{percent(row['exact_match'])} of {row['length']} symbols" for row in rows}
+    beyond = [at[length] for length in lengths if length > seq_len]
+    figure.suptitle(
+        f"{name_of(view)}: exact match {at[longest(view.run)]}, the most in training"
+        + "".join(f"; {text}" for text in [*beyond[:1], *beyond[1:][-1:]])
+    )
+    figure.supxlabel(f"{SEQUENCES_EACH} unseen sequences of each length.", fontsize="small")
+    return figure
+
+
+def layers_picture(view: View) -> Figure:
+    """Each layer's attention, above what the model would say if it stopped there."""
+    lens, shares, maps = view.evidence.lens, view.shares, view.evidence.reading.maps[view.kind]
+    layers = range(1, len(lens))
+    figure = Figure(figsize=(10.5, 6), layout="constrained")
+    grid = figure.subplot_mosaic([["names", *layers], ["scores"] * len(lens)], height_ratios=[1, 1.6])
+    for layer in layers:
+        draw_matrix(grid[layer], maps[layer - 1].mean(dim=(0, 1)), None, None)
+        grid[layer].set_title(f"mean of layer {layer}'s heads", fontsize="medium")
+    axes = grid["scores"]
+    axes.plot([100 * whole for _, whole in lens], "o-", label="exact match")
+    axes.plot([100 * tokens for tokens, _ in lens], "s--", label="tokens right")
+    axes.bar(layers, 100 * shares.amax(dim=1), 0.5, color="silver", label="best head on answers")
+    axes.bar(layers, 100 * shares.mean(dim=1), 0.3, color="grey", label="mean of its heads")
+    side = "decoder " * (len(view.maps) > 1)
+    axes.set(
+        xticks=[0, *layers], xticklabels=["embedding", *(f"after {side}layer {layer}" for layer in layers)],
+        xlim=(-0.5, len(layers) + 0.5), ylabel="%", ylim=(-3, 103),
+    )
+    grid["names"].legend(*axes.get_legend_handles_labels(), loc="center", fontsize="small")
+    grid["names"].set_axis_off()
+    first = next(layer for layer in [*layers] if lens[layer][0] > 0.5 or layer == len(layers))
+    figure.suptitle(
+        f"{name_of(view)}: the answers appear in {side}layer {first}, where {percent(lens[first - 1][0])} → "
+        f"{percent(lens[first][0])} of tokens are right\n"
+        f"its heads spend {percent(shares[first - 1].mean().item())} of their reading on {pattern_of(view)}"
+    )
+    figure.supxlabel(
+        f"Right (logit lens): the state after each layer, through the final norm and the output projection. "
+        f"{SEQUENCES} unseen sequences.\n{RULE}", fontsize="small",
+    )
+    return figure
 
 
 # ---------------------------------------------------------------- command line
