@@ -10,8 +10,10 @@ A map is (T, S): row = query (who reads), column = key (what is read).
 """
 
 import argparse
+import csv
 import math
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
+from tqdm import tqdm
 
 from analysis import (
     SEQUENCES,
@@ -37,6 +40,7 @@ from analysis import (
     measure,
     read,
     rollout,
+    scores_of_query,
     share_on,
     unseen_sequences,
 )
@@ -67,6 +71,7 @@ class View:
     """What the pictures of one run and one sequence are drawn from."""
 
     run: Run
+    given: tuple[Tensor, ...]                               # what the model reads: one row each
     maps: dict[str, Tensor]                                 # of each kind of attention: (layers, H, T, S)
     labels: dict[str, tuple[list[str], list[str]]]          # of each kind: queries (T) and keys (S)
     answer: str                                             # the model's, as text
@@ -102,10 +107,11 @@ def labels_of(architecture: str, task: str, given: tuple[Tensor, ...], said: Ten
 
 
 @torch.no_grad()
-def look_at(run: Run, words: list[str] | None = None) -> View:
+def ask(run: Run, words: list[str] | None = None) -> tuple[Tensor, tuple[Tensor, ...], Tensor, str]:
     """Ask the model one question, as data.to_text writes it, by default a clear example.
 
-    ValueError for what the task cannot be asked, and for too many symbols.
+    Returns the source, what the model was given and said at each query, and both as text. ValueError for what
+    the task cannot be asked, and for too many symbols.
     """
     architecture, task = run.config.architecture, run.config.task
     content = to_content(words, task, run.config.vocab_size) if words else clearest_example(run)
@@ -119,15 +125,19 @@ def look_at(run: Run, words: list[str] | None = None) -> View:
         written = torch.cat([source[:, :1], generate(run.model, source, target.size(1) - 1)], dim=1)
         given, said = arrange(architecture, source, written)
     mark = "✓" if written.shape == target.shape and exact_match(written, target) == 1 else "✗"
-    reading = read(run, source, given, said)
-    maps = {kind: weights[:, 0] for kind, weights in reading.maps.items()}
-    evidence = measure(run)
-    best = int(evidence.reading.shares.argmax())
+    text = f"{to_text(content, task)} → {to_text(written[0, 1:], task).removesuffix(' END')} {mark}"
+    return source, given, said, text
+
+
+def look_at(run: Run, words: list[str] | None = None) -> View:
+    """Ask the model one question, and measure it. ValueError as ask."""
+    source, given, said, text = ask(run, words)
+    reading, evidence = read(run, source, given, said), measure(run)
+    kind, best = answering_kind(run.config.architecture), int(evidence.reading.shares.argmax())
     return View(
-        run, maps, labels_of(architecture, task, given, said),
-        f"{to_text(content, task)} → {to_text(written[0, 1:], task).removesuffix(' END')} {mark}",
-        reading.cells[0].nonzero().tolist(),
-        (answering_kind(architecture), *divmod(best, run.config.num_heads)), evidence,
+        run, given, {kind: weights[:, 0] for kind, weights in reading.maps.items()},
+        labels_of(run.config.architecture, run.config.task, given, said), text,
+        reading.cells[0].nonzero().tolist(), (kind, *divmod(best, run.config.num_heads)), evidence,
     )
 
 
@@ -404,8 +414,8 @@ def heads_picture(view: View) -> Figure:
         ]), va="center", fontsize="small")
     costly, best = table[0], max(table, key=lambda row: row["answer"] or 0)
     figure.suptitle(
-        f"{name_of(view)}: without {name_of_head(costly)}, exact match loses most, {percent(costly['cost'])}\n"
-        f"without {name_of_head(best)}, which reads {pattern_of(view)} most, {percent(best['cost'])}"
+        f"{name_of(view)}: {name_of_head(costly)} costs most, {percent(costly['cost'])} of exact match\n"
+        f"{name_of_head(best)} reads {pattern_of(view)} most and costs {percent(best['cost'])}"
     )
     figure.supxlabel(
         f"Means over {SEQUENCES} unseen sequences; dark is 0, bright 1. Entropy: 0 one key, 1 all alike. "
@@ -425,7 +435,7 @@ def lengths_picture(view: View) -> Figure:
     shares = [100 * row["shares"][layer, head].item() for row in rows]
     axes.plot(lengths, [100 * row["exact_match"] for row in rows], "o-", label="exact match")
     axes.plot(lengths, shares, "s--", label=f"layer {layer + 1}, head {head + 1} on {pattern_of(view)}")
-    axes.plot(lengths, [100 * row["chance"] for row in rows], ":", color="grey", label="all tokens read alike")
+    axes.plot(lengths, [100 * row["chance"] for row in rows], ":", color="grey", label="if all is read alike")
     axes.set(xlabel="symbols in the question", ylabel="%", ylim=(-3, 103), xticks=lengths)
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     at = {row["length"]: f"{percent(row['exact_match'])} of {row['length']} symbols" for row in rows}
@@ -450,8 +460,8 @@ def layers_picture(view: View) -> Figure:
     axes = grid["scores"]
     axes.plot([100 * whole for _, whole in lens], "o-", label="exact match")
     axes.plot([100 * tokens for tokens, _ in lens], "s--", label="tokens right")
-    axes.bar(layers, 100 * shares.amax(dim=1), 0.5, color="silver", label="best head on answers")
-    axes.bar(layers, 100 * shares.mean(dim=1), 0.3, color="grey", label="mean of its heads")
+    axes.bar(layers, 100 * shares.amax(dim=1).numpy(), 0.5, color="silver", label="best head on answers")
+    axes.bar(layers, 100 * shares.mean(dim=1).numpy(), 0.3, color="grey", label="mean of its heads")
     side = "decoder " * (len(view.maps) > 1)
     axes.set(
         xticks=[0, *layers], xticklabels=["embedding", *(f"after {side}layer {layer}" for layer in layers)],
@@ -459,10 +469,10 @@ def layers_picture(view: View) -> Figure:
     )
     grid["names"].legend(*axes.get_legend_handles_labels(), loc="center", fontsize="small")
     grid["names"].set_axis_off()
-    first = next(layer for layer in [*layers] if lens[layer][0] > 0.5 or layer == len(layers))
+    first = max(layers, key=lambda layer: lens[layer][0] - lens[layer - 1][0])
     figure.suptitle(
-        f"{name_of(view)}: the answers appear in {side}layer {first}, where {percent(lens[first - 1][0])} → "
-        f"{percent(lens[first][0])} of tokens are right\n"
+        f"{name_of(view)}: most answers appear in {side}layer {first}, tokens right "
+        f"{percent(lens[first - 1][0])} → {percent(lens[first][0])}\n"
         f"its heads spend {percent(shares[first - 1].mean().item())} of their reading on {pattern_of(view)}"
     )
     figure.supxlabel(
@@ -472,15 +482,74 @@ def layers_picture(view: View) -> Figure:
     return figure
 
 
+def query_picture(view: View) -> Figure:
+    """One row of the best head's map in numbers, from the scores to the weights, to be redone on paper."""
+    kind, layer, head = view.best
+    query, _ = view.cells[len(view.cells) // 2]             # one that says a symbol from the middle
+    queries, keys = view.labels[kind]
+    keys = keys[: query + 1] if kind == "decoder" else keys     # causal: it may read no more than these
+    scores = scores_of_query(view.run.model, view.given, view.best, query)[: len(keys)]
+    size = view.run.config.d_model // view.run.config.num_heads
+    scaled, weights = scores / math.sqrt(size), view.maps[kind][layer, head, query, : len(keys)]
+    powers = (scaled - scaled.max()).exp()
+    rows = {
+        "q·k": scores, f"x = q·k / √{size}": scaled, "e^(x − largest x)": powers, "weight": weights,
+    }
+    figure = Figure(figsize=(10.5, 3.9), layout="constrained")
+    axes = figure.subplots()
+    shown = torch.full((len(rows), len(keys)), torch.nan)
+    shown[-1] = weights
+    draw_matrix(axes, shown, list(rows), keys)
+    axes.set(aspect="auto", facecolor="none", xlabel="key: what is read")
+    for row, numbers in enumerate(rows.values()):
+        for key, number in enumerate(numbers.tolist()):
+            color = None if row < len(rows) - 1 else "white" if number < 0.6 else "black"
+            text = f"{number:.3f}" if row > 1 else f"{number:.2f}"
+            axes.text(key + 0.5, row + 0.5, text, ha="center", va="center", fontsize="small", color=color)
+    best = int(weights.argmax())
+    total = powers.sum()
+    figure.suptitle(
+        f"{name_of(view)}: query {queries[query]} reads {keys[best]} with weight {weights[best]:.3f}\n"
+        f"{place_of(view, view.best)}"
+    )
+    figure.supxlabel(
+        f"{view.answer}. Softmax divides the third line by its sum, {total:.3f}; {powers[best]:.3f} / "
+        f"{total:.3f} = {weights[best]:.3f}.\n{RULE}", fontsize="small",
+    )
+    return figure
+
+
 # ---------------------------------------------------------------- command line
 
 
+PICTURES = {
+    "attention_head": head_picture, "attention_layer": layer_picture, "attention_model": model_picture,
+    "attention_kinds": kinds_picture, "influence": influence_picture, "knock_out": knock_out_picture,
+    "heads": heads_picture, "lengths": lengths_picture, "layers": layers_picture, "query": query_picture,
+}
+FIXED = {                                                   # the same input gives the same bytes, …
+    "svg.hashsalt": "attention", "svg.fonttype": "none", "pdf.fonttype": 42,    # … and text stays text
+}
+
+
 def save(figure: Figure, path: Path) -> None:
-    """Write the picture as its suffix says, without the date, so that the same input gives the same bytes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write the picture as its suffix says, without the date."""
     undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(path.suffix[1:])
     figure.savefig(path, dpi=130, metadata=undated)
-    print(f"{path}: " + figure.get_suptitle().replace("\n", "; "))
+    tqdm.write(f"{path}: " + figure.get_suptitle().replace("\n", "; "), file=sys.stdout)
+
+
+def save_all(view: View, folder: Path, suffix: str, bar: tqdm) -> None:
+    """All pictures of a run, and the table of its heads."""
+    for name, picture in PICTURES.items():
+        if name != "attention_kinds" or len(view.maps) > 1:
+            save(picture(view), folder / f"{name}.{suffix}")
+        bar.update()
+    table = head_table(view.run, view.evidence)
+    with open(folder / "heads.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, table[0].keys())
+        writer.writeheader()
+        writer.writerows(table)
 
 
 def parse() -> argparse.Namespace:
@@ -501,35 +570,55 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def load_runs(options: argparse.Namespace) -> tuple[dict[tuple[str, str], Run], list[str]]:
+    """The runs that can be read, by architecture and task, and what is wrong with the others.
+
+    ValueError where none can be read, or one cannot be asked the given sequence.
+    """
+    runs, problems = {}, []
+    for architecture in dict.fromkeys(options.architecture):
+        for task in dict.fromkeys(options.task):
+            try:
+                runs[architecture, task] = load_run(options.models_dir, task, architecture)
+            except ValueError as error:
+                problems.append(str(error))
+    if not runs:
+        raise ValueError(problems[0])
+    for run in runs.values():
+        ask(run, options.sequence)
+    return runs, problems
+
+
 def main() -> None:
     options = parse()
     output, tasks = options.output_dir or options.models_dir, list(dict.fromkeys(options.task))
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1)                            # as in training
+    style = "dark_background" if options.dark else "default"
     try:
-        views = [
-            [look_at(load_run(options.models_dir, task, architecture), options.sequence) for task in tasks]
-            for architecture in dict.fromkeys(options.architecture)
-        ]
+        runs, problems = load_runs(options)
+        folders = {key: output / run.folder.relative_to(options.models_dir) for key, run in runs.items()}
+        for folder in folders.values():
+            folder.mkdir(parents=True, exist_ok=True)
+        views = {}
+        total = len(runs) * len(PICTURES)
+        with matplotlib.style.context(style), matplotlib.rc_context(FIXED), \
+                tqdm(total=total, unit="picture", disable=None) as bar:
+            for key, run in runs.items():
+                bar.set_description(", ".join(reversed(key)))
+                views[key] = look_at(run, options.sequence)
+                save_all(views[key], folders[key], options.format, bar)
+            rows = [[views[architecture, task] for task in tasks]
+                    for architecture in dict.fromkeys(options.architecture)
+                    if all((architecture, task) in views for task in tasks)]
+            if len(sum(rows, [])) > 1:
+                save(comparison_picture(rows), output / f"{'_vs_'.join(tasks)}.{options.format}")
     except ValueError as error:
         fail(str(error))
-    style = "dark_background" if options.dark else "default"
-    with matplotlib.style.context(style), matplotlib.rc_context({"svg.hashsalt": "attention"}):
-        pictures = {}
-        for view in sum(views, []):
-            folder = output / view.run.folder.relative_to(options.models_dir)
-            pictures[folder / "attention_head"] = head_picture(view)
-            pictures[folder / "attention_layer"] = layer_picture(view)
-            pictures[folder / "attention_model"] = model_picture(view)
-            if len(view.maps) > 1:
-                pictures[folder / "attention_kinds"] = kinds_picture(view)
-        if len(sum(views, [])) > 1:
-            pictures[output / "_vs_".join(tasks)] = comparison_picture(views)
-        try:
-            for path, figure in pictures.items():
-                save(figure, path.with_suffix(f".{options.format}"))
-        except OSError as error:
-            fail(f"cannot write the pictures: {error}")
+    except OSError as error:
+        fail(f"cannot write the pictures: {error}")
+    if problems:
+        fail("\nerror: ".join(problems))
 
 
 if __name__ == "__main__":

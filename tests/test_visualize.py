@@ -11,13 +11,26 @@ import torch
 from matplotlib.figure import Figure
 
 import visualize
-from analysis import attention_layers
+from analysis import attention_layers, head_table, rollout
 from data import to_text
 from train import load_run
 from transformer import generate
-from visualize import draw_map, head_picture, look_at
+from visualize import (
+    draw_map,
+    head_picture,
+    heads_picture,
+    influence_picture,
+    knock_out_picture,
+    layers_picture,
+    lengths_picture,
+    look_at,
+    query_picture,
+)
 
-NAMES = ["attention_head", "attention_layer", "attention_model"]
+NAMES = [
+    "attention_head", "attention_layer", "attention_model", "influence", "knock_out", "heads", "lengths",
+    "layers", "query",
+]
 KINDS = {"encoder": ["encoder"], "decoder": ["decoder"], "encoder-decoder": ["encoder", "decoder", "cross"]}
 
 
@@ -91,29 +104,136 @@ def test_digits_and_gaps_are_shown_as_a_person_writes_them(task, question, ticks
     assert f"sequences of {length} symbols" in caption
 
 
+@pytest.fixture(scope="module")
+def view(run):
+    """One question to a tiny run of each architecture, with evidence that is not the same everywhere."""
+    view = look_at(run, ["5", "9", "12"])
+    for scores in view.evidence.exact_match, view.evidence.exact_match_by_mean:
+        scores |= {part: 1 - place / 50 for place, part in enumerate(scores)}
+    view.evidence.lens = [(0.1, 0.0), (0.3, 0.25), (1.0, 0.875)]
+    for row in view.evidence.lengths:
+        row["exact_match"] = 1 / row["length"]
+    return view
+
+
+def names(labels):
+    return [label.get_text() for label in labels]
+
+
+def test_the_influence_picture_shows_attention_rollout_and_influence_on_one_scale(view):
+    figure, evidence = influence_picture(view), view.evidence
+    kind, layer, head = view.best
+    first = 9 if kind == "decoder" else 1 if kind == "encoder" else 0       # the query that says symbol 0
+    maps = evidence.reading.maps[kind][layer, :, head], rollout(evidence.reading.maps), evidence.influence
+    for axes, expected in zip(figure.axes[:3], maps, strict=True):
+        drawn = axes.collections[0].get_array()
+        numpy.testing.assert_allclose(drawn.filled(numpy.nan), expected.nanmean(dim=0)[first:], atol=1e-6)
+        assert axes.collections[0].get_clim() == (0, 1) and names(axes.get_yticklabels())[0] == "→ 1"
+        assert names(axes.get_xticklabels())[:10] == ["START", *"12345678", "END"]
+        assert [cell.get_xy() for cell in axes.patches] == [(8 - i, i) for i in range(8)]       # key, query
+    shares = [axes.get_title().split(": ")[1] for axes in figure.axes[:3]]
+    on_answers = sum(evidence.influence[:, first + i, 8 - i].sum() for i in range(8))
+    first_share, last_share = float(shares[0][:-1]), float(shares[2][:-1])
+    assert first_share == pytest.approx(100 * evidence.reading.shares.max().item(), abs=0.051)
+    assert last_share == pytest.approx(100 * (on_answers / evidence.influence.nansum()).item(), abs=0.051)
+    assert f"depend to {shares[2]} on the anti-diagonal" in figure.get_suptitle()
+
+
+def test_the_knock_out_picture_shows_what_is_left_without_each_part(view):
+    map_axes, bar_axes = knock_out_picture(view).axes
+    left, by_mean = view.evidence.exact_match, view.evidence.exact_match_by_mean
+    drawn = map_axes.collections[0].get_array()
+    layers = [name.rsplit(" ", 1) for name in names(map_axes.get_yticklabels())]
+    for (kind, layer), row in zip(layers, drawn, strict=True):
+        numpy.testing.assert_allclose(row, [100 * left[kind, int(layer) - 1, head] for head in range(2)])
+    assert [text.get_text() for text in map_axes.texts] == [f"{share:.0f}" for share in drawn.flat]
+    bars = dict(zip(names(bar_axes.get_yticklabels()), zip(*bar_axes.containers, strict=True), strict=True))
+    assert bars["all attention"][0].get_width() == 100 * left[()]
+    assert bars["all attention"][1].get_width() == 100 * by_mean[()]
+    if len(view.maps) > 1:
+        assert bars["all cross"][1].get_width() == 100 * by_mean["cross",]
+    last = view.kind, 1
+    assert bars[f"{view.kind} 2"][0].get_width() == 100 * left[last]
+
+
+def test_the_cards_are_those_of_the_table_of_heads_in_its_order(view):
+    figure, table = heads_picture(view), head_table(view.run, view.evidence)
+    cards = [axes.texts[0].get_text().split("\n") for axes in figure.axes if axes.texts]
+    maps = [axes.collections[0].get_array() for axes in figure.axes if axes.collections]
+    assert len(cards) == len(maps) == len(table)
+    for card, drawn, row in zip(cards, maps, table, strict=True):
+        assert card[0] == f"{row['kind']} {row['layer']}, head {row['head']}"
+        assert card[1] == f"costs {row['cost']:.1%}".replace(".0%", "%")
+        expected = view.evidence.reading.maps[row["kind"]][row["layer"] - 1, :, row["head"] - 1].mean(dim=0)
+        numpy.testing.assert_allclose(drawn, expected, atol=1e-6)
+    assert "".join(cards[0][:1]) in figure.get_suptitle()
+
+
+def test_lengths_and_layers_are_drawn_as_measured(view):
+    axes = lengths_picture(view).axes[0]
+    exact_match, shares, _ = axes.get_lines()
+    assert list(exact_match.get_xdata()) == list(range(1, 17))
+    assert list(exact_match.get_ydata()) == pytest.approx([100 / length for length in range(1, 17)])
+    expected = [100 * row["shares"][view.best[1:]].item() for row in view.evidence.lengths]
+    assert list(shares.get_ydata()) == pytest.approx(expected)
+    shaded = axes.patches[0].get_extents().transformed(axes.transData.inverted())
+    assert (shaded.x0, shaded.x1) == (pytest.approx(0.5), pytest.approx(8.5))           # trained on 1 … 8
+    picture = layers_picture(view)
+    scores = next(axes for axes in picture.axes if axes.get_lines())
+    assert [list(line.get_ydata()) for line in scores.get_lines()] == [[0, 25, 87.5], [10, 30, 100]]
+    assert "layer 2, tokens right 30% → 100%" in picture.get_suptitle()
+
+
+def test_a_query_can_be_redone_from_the_numbers_shown(view):
+    axes = query_picture(view).axes[0]
+    assert names(axes.get_yticklabels())[1] == "x = q·k / √8"
+    columns = len(axes.get_xticklabels())
+    numbers = numpy.array([float(text.get_text()) for text in axes.texts])
+    scores, scaled, powers, weights = numbers.reshape(4, columns)
+    numpy.testing.assert_allclose(scaled, scores / 8**0.5, atol=0.01)
+    numpy.testing.assert_allclose(powers, numpy.exp(scaled - scaled.max()), atol=0.02)
+    numpy.testing.assert_allclose(weights, powers / powers.sum(), atol=0.002)
+    kind, layer, head = view.best
+    query = view.cells[len(view.cells) // 2][0]
+    numpy.testing.assert_allclose(weights, view.maps[kind][layer, head, query, :columns], atol=0.0006)
+    assert view.maps[kind][layer, head, query, columns:].sum() == 0
+
+
 def call_main(monkeypatch, *options):
     monkeypatch.setattr(sys, "argv", ["visualize.py", *map(str, options)])
     visualize.main()
 
 
-@pytest.mark.parametrize("suffix", ["png", "svg", "pdf"])
+@pytest.mark.parametrize(
+    ("suffix", "tasks", "architectures"),
+    [
+        ("png", ["copy", "reverse"], ["encoder", "encoder-decoder"]),           # the default
+        ("svg", ["reverse"], ["encoder", "decoder"]), ("pdf", ["complete"], ["encoder"]),
+    ],
+)
 def test_all_pictures_are_written_and_the_same_input_gives_the_same_bytes(
-    suffix, models_dir, tmp_path, monkeypatch
+    suffix, tasks, architectures, models_dir, tmp_path, monkeypatch
 ):
     written = []
     for output in (tmp_path / "first", tmp_path / "second"):
-        options = "--models-dir", models_dir, "--output-dir", output, "--format", suffix
-        call_main(monkeypatch, *options, "--sequence", 5, 9, 12, 14)
+        options = [] if suffix == "png" else ["--task", *tasks, "--architecture", *architectures]
+        options += ["--models-dir", models_dir, "--output-dir", output, "--format", suffix]
+        call_main(monkeypatch, *options)
         written.append({path.relative_to(output): path.read_bytes() for path in output.rglob("*.*")})
     expected = {
-        Path(f"{task}_task", architecture, f"{name}.{suffix}")
-        for task in ("copy", "reverse") for architecture in ("encoder", "encoder-decoder")
-        for name in [*NAMES, "attention_kinds"][: 4 if architecture == "encoder-decoder" else 3]
+        Path(f"{task}_task", architecture, name) for task in tasks for architecture in architectures
+        for name in ["heads.csv", *(f"{name}.{suffix}" for name in NAMES)]
     }
-    assert set(written[0]) == expected | {Path(f"copy_vs_reverse.{suffix}")}
-    assert written[0] == written[1]
-    if suffix == "svg":
-        assert not any(b"<image" in picture for picture in written[0].values())     # vectors, no pixels
+    if "encoder-decoder" in architectures:
+        expected |= {Path(f"{task}_task/encoder-decoder/attention_kinds.{suffix}") for task in tasks}
+    if len(tasks) * len(architectures) > 1:
+        expected.add(Path(f"{'_vs_'.join(tasks)}.{suffix}"))
+    assert set(written[0]) == expected and written[0] == written[1]
+    marks = {"svg": (b"<image", b"</text>"), "pdf": (b"/Subtype /Image", b"/ToUnicode")}
+    for path, picture in written[0].items():
+        if path.suffix[1:] in marks:                            # vectors, no pixels, and text stays text
+            bitmap, text = marks[path.suffix[1:]]
+            assert bitmap not in picture and text in picture, path
 
 
 def test_pictures_land_beside_the_run_without_a_display(models_dir, tmp_path):
