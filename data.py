@@ -307,9 +307,10 @@ def to_content(words: list[str], task: str, vocab_size: int = 20) -> Tensor:
     return content
 
 
-def fail(message: str) -> None:
-    """How all our command lines end on bad input: one line on stderr, exit status 2."""
-    print(f"error: {message}", file=sys.stderr)
+def fail(*messages: str) -> None:
+    """How all our command lines end on bad input: a line each on stderr, exit status 2."""
+    for message in messages:
+        print(f"error: {message}", file=sys.stderr)
     raise SystemExit(2)
 
 

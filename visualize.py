@@ -45,7 +45,7 @@ from analysis import (
     unseen_sequences,
 )
 from data import ARCHITECTURES, PAD, TASKS, arrange, exact_match, fail, frame, scored, to_content, to_text
-from train import Run, load_run
+from train import Run, load_run, replacing
 from transformer import generate
 
 PATTERN = {                                                 # where the answers stand in a map
@@ -300,7 +300,7 @@ def kinds_picture(view: View) -> Figure:
 def comparison_picture(views: list[list[View]]) -> Figure:
     """Of each run the head that reads the answers most: architectures are rows, tasks columns."""
     rows, columns = len(views), len(views[0])
-    figure = Figure(figsize=(5.6 * columns + 1, 5.6 * rows + 1.2), layout="constrained")
+    figure = Figure(figsize=(4.8 * columns + 1, 4.9 * rows + 1.4), layout="constrained")
     findings = ["Without the kind of attention shown"]
     for row, axes_of_row in zip(views, figure.subplots(rows, columns, squeeze=False), strict=True):
         tasks = []
@@ -535,7 +535,8 @@ FIXED = {                                                   # the same input giv
 def save(figure: Figure, path: Path) -> None:
     """Write the picture as its suffix says, without the date."""
     undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(path.suffix[1:])
-    figure.savefig(path, dpi=130, metadata=undated)
+    with replacing(path) as unfinished:
+        figure.savefig(unfinished, dpi=130, metadata=undated)
     tqdm.write(f"{path}: " + figure.get_suptitle().replace("\n", "; "), file=sys.stdout)
 
 
@@ -546,7 +547,7 @@ def save_all(view: View, folder: Path, suffix: str, bar: tqdm) -> None:
             save(picture(view), folder / f"{name}.{suffix}")
         bar.update()
     table = head_table(view.run, view.evidence)
-    with open(folder / "heads.csv", "w", newline="") as file:
+    with replacing(folder / "heads.csv") as path, open(path, "w", newline="") as file:
         writer = csv.DictWriter(file, table[0].keys())
         writer.writeheader()
         writer.writerows(table)
@@ -618,7 +619,7 @@ def main() -> None:
     except OSError as error:
         fail(f"cannot write the pictures: {error}")
     if problems:
-        fail("\nerror: ".join(problems))
+        fail(*problems)
 
 
 if __name__ == "__main__":

@@ -274,3 +274,40 @@ def test_bad_input_is_one_line_exit_2_and_nothing_written(
     printed = capsys.readouterr()
     assert stopped.value.code == 2 and not (tmp_path / "out").exists() and printed.out == ""
     assert printed.err.startswith("error: ") and message in printed.err and printed.err.count("\n") == 1
+
+
+def test_runs_that_cannot_be_read_are_named_and_the_others_are_drawn(
+    models_dir, tmp_path, monkeypatch, capsys
+):
+    """Of four runs one is another architecture's, and one is damaged."""
+    models, output = tmp_path / "models", tmp_path / "out"
+    for task in "copy", "reverse":
+        shutil.copytree(models_dir / f"{task}_task", models / f"{task}_task")
+    foreign, damaged = models / "copy_task" / "encoder-decoder", models / "reverse_task" / "encoder-decoder"
+    shutil.copy(models / "copy_task" / "encoder" / "checkpoint.pt", foreign)
+    content = bytearray((damaged / "checkpoint.pt").read_bytes())
+    content[len(content) // 2] ^= 1
+    (damaged / "checkpoint.pt").write_bytes(content)
+    with pytest.raises(SystemExit) as stopped:
+        call_main(monkeypatch, "--models-dir", models, "--output-dir", output)
+    errors = capsys.readouterr().err.strip().splitlines()
+    assert stopped.value.code == 2 and len(errors) == 2
+    reasons = {foreign: "architecture encoder", damaged: "wrong checksum"}
+    for line, (folder, reason) in zip(errors, reasons.items(), strict=True):
+        assert line.startswith(f"error: {folder / 'checkpoint.pt'} cannot be used (") and reason in line
+        assert "train it again: python train.py --task" in line
+    drawn = {path.relative_to(output).parent.as_posix() for path in output.rglob("query.png")}
+    assert drawn == {"copy_task/encoder", "reverse_task/encoder"}
+    assert (output / "copy_vs_reverse.png").exists()            # of the architecture that has both tasks
+
+
+def test_a_folder_that_cannot_be_written_is_one_line_before_any_measuring(
+    models_dir, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(visualize, "measure", lambda run: pytest.fail("measured for nothing"))
+    (tmp_path / "file").write_text("kept")
+    with pytest.raises(SystemExit) as stopped:
+        call_main(monkeypatch, "--models-dir", models_dir, "--output-dir", tmp_path / "file")
+    printed = capsys.readouterr()
+    assert stopped.value.code == 2 and (tmp_path / "file").read_text() == "kept"
+    assert printed.err.startswith("error: cannot write the pictures: ") and printed.err.count("\n") == 1
