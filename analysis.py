@@ -146,8 +146,9 @@ def diagonals(architecture: str, kind: str, length: int, queries: int, keys: int
     """The diagonal and the anti-diagonal of the symbols in a map (T, S), (2, T, S) boolean."""
     query, key = first_symbol(architecture, kind, length)
     square = torch.eye(length, dtype=torch.bool)
+    both = torch.stack([square, square.flip(1)])[:, : queries - query]      # an answer may have fewer symbols
     cells = torch.zeros(2, queries, keys, dtype=torch.bool)
-    cells[:, query : query + length, key : key + length] = torch.stack([square, square.flip(1)])
+    cells[:, query : query + both.size(1), key : key + length] = both[:, :, : keys - key]
     return cells
 
 

@@ -338,10 +338,11 @@ def influence_picture(view: View) -> Figure:
         "depends on\ninfluence",
     ]
     maps = reading.maps[kind][layer, :, head], rolled, moved
-    figure = Figure(figsize=(10.5, 2.6 + 2.6 * len(queries) / len(keys)), layout="constrained")
+    figure = Figure(figsize=(10.5, 2.8 + 2.6 * len(queries) / len(keys)), layout="constrained")
     for axes, name, share, each in zip(figure.subplots(1, 3), names, shares, maps, strict=True):
         draw_matrix(axes, each.nanmean(dim=0)[asked], queries, keys, always)
         axes.set(title=f"{name}: {percent(share)}", xlabel="key: symbol of the source", ylabel="")
+        axes.tick_params(labelsize="medium" if len(keys) < 12 else "xx-small")
     figure.axes[0].set_ylabel("query: symbol it says")
     right, wrong = moved[cells].nanmean(), moved[~cells].nanmean()
     return finish(figure, (
@@ -376,7 +377,7 @@ def knock_out_picture(view: View) -> Figure:
         bars = bar_axes.barh([place + offset for place in range(len(names))], shares, 0.38, label=label)
         bar_axes.bar_label(bars, fmt="%.0f", padding=2, fontsize="small")
     bar_axes.set(yticks=range(len(names)), yticklabels=names.values(), xlim=(0, 119), ylim=(len(names), -0.6),
-                 xticks=range(0, 101, 25), title="without a whole layer or more, %")
+                 xticks=range(0, 101, 25), title="without a layer or more, %")
     bar_axes.legend(loc="lower right", ncols=2, fontsize="small")
     figure.suptitle(
         f"{name_of(view)}: {effect_of_cutting(view, ())} without any attention\nwithout one layer at least "
@@ -442,7 +443,7 @@ def lengths_picture(view: View) -> Figure:
     beyond = [at[length] for length in lengths if length > seq_len]
     figure.suptitle(
         f"{name_of(view)}: exact match {at[longest(view.run)]}, the most in training"
-        + "".join(f"; {text}" for text in [*beyond[:1], *beyond[1:][-1:]])
+        + "\nbeyond it " * bool(beyond) + ", ".join([*beyond[:1], *beyond[1:][-1:]])
     )
     figure.supxlabel(f"{SEQUENCES_EACH} unseen sequences of each length.", fontsize="small")
     return figure
@@ -456,7 +457,7 @@ def layers_picture(view: View) -> Figure:
     grid = figure.subplot_mosaic([["names", *layers], ["scores"] * len(lens)], height_ratios=[1, 1.6])
     for layer in layers:
         draw_matrix(grid[layer], maps[layer - 1].mean(dim=(0, 1)), None, None)
-        grid[layer].set_title(f"mean of layer {layer}'s heads", fontsize="medium")
+        grid[layer].set_title(f"layer {layer}")
     axes = grid["scores"]
     axes.plot([100 * whole for _, whole in lens], "o-", label="exact match")
     axes.plot([100 * tokens for tokens, _ in lens], "s--", label="tokens right")
@@ -476,8 +477,8 @@ def layers_picture(view: View) -> Figure:
         f"its heads spend {percent(shares[first - 1].mean().item())} of their reading on {pattern_of(view)}"
     )
     figure.supxlabel(
-        f"Right (logit lens): the state after each layer, through the final norm and the output projection. "
-        f"{SEQUENCES} unseen sequences.\n{RULE}", fontsize="small",
+        "Maps: mean of the layer's heads. Right, by logit lens: what final norm and output projection "
+        f"make of each state.\n{SEQUENCES} unseen sequences. {RULE}", fontsize="small",
     )
     return figure
 
@@ -528,7 +529,8 @@ PICTURES = {
     "heads": heads_picture, "lengths": lengths_picture, "layers": layers_picture, "query": query_picture,
 }
 FIXED = {                                                   # the same input gives the same bytes, …
-    "svg.hashsalt": "attention", "svg.fonttype": "none", "pdf.fonttype": 42,    # … and text stays text
+    "svg.hashsalt": "attention", "svg.fonttype": "none", "pdf.fonttype": 42,    # … text stays text, …
+    "font.size": 11,                                        # … and can be read at the README's width
 }
 
 

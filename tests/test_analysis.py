@@ -164,6 +164,8 @@ def test_diagonals_join_the_query_that_says_a_symbol_with_that_symbol(
 ):
     cells = diagonals(architecture, kind, 3, 8, 5)
     assert [[tuple(cell) for cell in part.nonzero().tolist()] for part in cells] == [diagonal, anti_diagonal]
+    fewer = diagonals(architecture, kind, 3, diagonal[1][0] + 1, 5)         # two symbols are said
+    assert fewer.equal(cells[:, : diagonal[1][0] + 1])
 
 
 def test_scores_of_maps_that_are_known_in_closed_form():
