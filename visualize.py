@@ -552,7 +552,8 @@ def save_all(view: View, folder: Path, suffix: str, bar: tqdm) -> None:
     with replacing(folder / "heads.csv") as path, open(path, "w", newline="") as file:
         writer = csv.DictWriter(file, table[0].keys())
         writer.writeheader()
-        writer.writerows(table)
+        for row in table:
+            writer.writerow({name: round(x, 4) if isinstance(x, float) else x for name, x in row.items()})
 
 
 def parse() -> argparse.Namespace:
