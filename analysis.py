@@ -320,6 +320,15 @@ def influence(run: Run, given: tuple[Tensor, ...], to_say: Tensor) -> Tensor:
     return torch.stack(columns, dim=2)
 
 
+def influence_on(cells: Tensor, moved: Tensor) -> tuple[float, float, float]:
+    """What share of all influence is on these cells, and its means there and elsewhere.
+
+    cells (N, T, S) boolean, moved (N, T, S) as influence gives it.
+    """
+    there, elsewhere = moved[cells], moved[~cells]
+    return (there.nansum() / moved.nansum()).item(), there.nanmean().item(), elsewhere.nanmean().item()
+
+
 def rollout(maps: dict[str, Tensor]) -> Tensor:
     """How much of each source token is in each query's end, if attention were all that moves it, (N, T, S).
 

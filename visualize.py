@@ -1,11 +1,10 @@
 """Pictures of where a trained model's heads read, each beside the evidence of whether that matters.
 
-`python visualize.py` reads the checkpoints that `python train.py` wrote and saves, for each run, one head,
-one layer, all layers × heads and, of an encoder–decoder, the three kinds of attention; and all runs side by
-side. A map shows where a head reads; only an intervention shows whether the answer depends on it. So each
-title says what is left without those heads.
+`python visualize.py` reads the checkpoints that `python train.py` wrote and saves PICTURES for each run, and
+all runs side by side. A map shows where a head reads; only an intervention shows whether the answer depends
+on it. So each title has the finding with its number, which analysis.py measured.
 
-Shapes: N sequences, L symbols of content, H heads, T queries, S keys.
+Shapes: N sequences, H heads, T queries, S keys.
 A map is (T, S): row = query (who reads), column = key (what is read).
 """
 
@@ -36,6 +35,7 @@ from analysis import (
     answering_kind,
     head_table,
     heads_of,
+    influence_on,
     longest,
     measure,
     read,
@@ -189,11 +189,16 @@ def name_of(view: View) -> str:
     return f"{view.run.config.task}, {view.run.config.architecture}"
 
 
-def finish(figure: Figure, title: str, lines: list[str], bar: str = "attention weight") -> Figure:
-    """What all maps share: title, one colour bar, how to read them, and the rule."""
+def layers_of(view: View) -> list[Part]:
+    return [(kind, layer) for kind, maps in view.maps.items() for layer in range(len(maps))]
+
+
+def finish(figure: Figure, title: str, lines: list[str], bar: str = "") -> Figure:
+    """What all pictures share: the finding as title, a colour bar for all maps, how to read it, the rule."""
     figure.suptitle(title)
-    shown = figure.colorbar(figure.axes[0].collections[0], ax=figure.axes, label=bar, shrink=0.8)
-    shown.solids.set(rasterized=False, edgecolor="face")    # else the bar would be pixels in svg and pdf
+    if bar:
+        shown = figure.colorbar(figure.axes[0].collections[0], ax=figure.axes, label=bar, shrink=0.8)
+        shown.solids.set(rasterized=False, edgecolor="face")    # else it would be pixels in svg and pdf
     figure.supxlabel("\n".join([*lines, RULE]), fontsize="small")
     return figure
 
@@ -236,7 +241,7 @@ def head_picture(view: View) -> Figure:
     return finish(figure, (
         f"{name_of(view)}: {place_of(view, view.best)}\n{on_pattern(view)}; "
         f"{effect_of_cutting(view, view.best)} without this head"
-    ), how_to_read(figure, view))
+    ), how_to_read(figure, view), "attention weight")
 
 
 def layer_picture(view: View) -> Figure:
@@ -261,13 +266,12 @@ def layer_picture(view: View) -> Figure:
         f"{name_of(view)}: {KINDS[kind]}, layer {layer + 1} of {len(view.shares)}, "
         f"{on_pattern(view, view.shares[layer].mean().item())}\n"
         f"{effect_of_cutting(view, (kind, layer))} without these heads"
-    ), how_to_read(figure, view))
+    ), how_to_read(figure, view), "attention weight")
 
 
 def model_picture(view: View) -> Figure:
     """All layers of all kinds (rows) and heads (columns)."""
-    kinds = list(view.maps)
-    rows = [(kind, layer) for kind in kinds for layer in range(len(view.maps[kind]))]
+    rows = layers_of(view)
     heads = view.run.config.num_heads
     figure = Figure(figsize=(1.35 * heads + 1.5, 1.35 * len(rows) + 1.8), layout="constrained")
     grid = figure.subplots(len(rows), heads, squeeze=False)
@@ -281,7 +285,7 @@ def model_picture(view: View) -> Figure:
         f"{name_of(view)}: {readers} of {view.shares.numel()} heads of {KINDS[view.kind]} read mostly "
         f"{pattern_of(view)}\n"
         f"{effect_of_cutting(view, ())} without any attention"
-    ), how_to_read(figure, view))
+    ), how_to_read(figure, view), "attention weight")
 
 
 def kinds_picture(view: View) -> Figure:
@@ -294,7 +298,7 @@ def kinds_picture(view: View) -> Figure:
         side = "encoder" if kind == "encoder" else "decoder"
         axes.set_title(f"{side}: {place_of(view, head)}\n{cut} without {KINDS[kind]}", fontsize="medium")
     title = f"{name_of(view)}: {on_pattern(view)} in a head of {KINDS[view.kind]}"
-    return finish(figure, title, how_to_read(figure, view))
+    return finish(figure, title, how_to_read(figure, view), "attention weight")
 
 
 def comparison_picture(views: list[list[View]]) -> Figure:
@@ -315,52 +319,55 @@ def comparison_picture(views: list[list[View]]) -> Figure:
             axes.set_xlabel(f"key: what is read\nexact match without any {KINDS[view.kind]}: {share_right}")
             tasks.append(f"{view.run.config.task} is {share_right} right")
         findings.append(f"{row[0].run.config.architecture}: {' and '.join(tasks)}")
-    return finish(figure, "\n".join(findings), how_to_read(figure, *sum(views, [])))
+    return finish(figure, "\n".join(findings), how_to_read(figure, *sum(views, [])), "attention weight")
+
+
+def places_of(view: View) -> tuple[list[str], list[str]]:
+    """Names of the queries that answer and of all keys, for means over sequences of the longest length."""
+    length, reading = longest(view.run), view.evidence.reading
+    queries = [f"→ {place}" for place in [*range(1, int(scored(reading.to_say[0]).sum())), "END"]]
+    behind = "_" if view.run.config.architecture == "encoder" else "→ {}"
+    places = range(1, reading.given[0].size(1) - length - 1)
+    return queries, ["START", *map(str, range(1, length + 1)), "END", *map(behind.format, places)]
 
 
 def influence_picture(view: View) -> Figure:
     """Where the best head reads, and all layers together, beside what the answers depend on."""
     reading, moved = view.evidence.reading, view.evidence.influence
-    kind, layer, head = view.best
-    length, asked = longest(view.run), scored(reading.to_say[0])    # of the queries, only those that answer
-    behind = {"encoder": "_", "decoder": "→ {}", "encoder-decoder": ""}[view.run.config.architecture]
-    places = range(1, reading.given[0].size(1) - length - 1)
-    keys = ["START", *map(str, range(1, length + 1)), "END", *map(behind.format, places)]
-    queries = [f"→ {place}" for place in [*range(1, int(asked.sum())), "END"]]
+    (kind, layer, head), (queries, keys) = view.best, places_of(view)
+    rolled = rollout(reading.maps)
+    share, own, other = influence_on(reading.cells[: len(moved)], moved)
+    panels = {
+        f"looks at\nlayer {layer + 1}, head {head + 1}": (
+            reading.maps[kind][layer, :, head], view.shares[layer, head].item()
+        ),
+        "looks at, by rollout\nall layers": (rolled, share_on(reading.cells, rolled[:, None]).item()),
+        "depends on\ninfluence": (moved, share),
+    }
+    asked = scored(reading.to_say[0])                       # of the queries, only those that answer
     always = reading.cells.all(dim=0)[asked].nonzero().tolist()     # the same cells in all sequences
-    rolled, cells = rollout(reading.maps), reading.cells[: len(moved)]
-    shares = [
-        reading.shares[layer, head].item(), share_on(reading.cells, rolled[:, None]).item(),
-        (moved[cells].nansum() / moved.nansum()).item(),
-    ]
-    names = [
-        f"looks at\nlayer {layer + 1}, head {head + 1}", "looks at, by rollout\nall layers",
-        "depends on\ninfluence",
-    ]
-    maps = reading.maps[kind][layer, :, head], rolled, moved
     figure = Figure(figsize=(10.5, 2.8 + 2.6 * len(queries) / len(keys)), layout="constrained")
-    for axes, name, share, each in zip(figure.subplots(1, 3), names, shares, maps, strict=True):
-        draw_matrix(axes, each.nanmean(dim=0)[asked], queries, keys, always)
-        axes.set(title=f"{name}: {percent(share)}", xlabel="key: symbol of the source", ylabel="")
+    for axes, (name, (maps, on_answers)) in zip(figure.subplots(1, 3), panels.items(), strict=True):
+        draw_matrix(axes, maps.nanmean(dim=0)[asked], queries, keys, always)
+        axes.set(title=f"{name}: {percent(on_answers)}", xlabel="key: symbol of the source", ylabel="")
         axes.tick_params(labelsize="medium" if len(keys) < 12 else "xx-small")
     figure.axes[0].set_ylabel("query: symbol it says")
-    right, wrong = moved[cells].nanmean(), moved[~cells].nanmean()
     return finish(figure, (
-        f"{name_of(view)}: answers depend to {percent(shares[2])} on {pattern_of(view)}\n"
-        f"the most that any head reads there is {percent(shares[0])}"
+        f"{name_of(view)}: answers depend to {percent(share)} on {pattern_of(view)}\n"
+        f"the most that any head reads there is {percent(view.shares.max().item())}"
     ), [
         f"Means over {SEQUENCES} unseen sequences (influence: {SEQUENCES_EACH})."
         + " Outlined: where the answer stands." * bool(always),
         "Influence: how far the answer moves (total variation) when a symbol is replaced; "
-        f"one of these {right:.2f}, any other {wrong:.2f}.",
+        f"where the answer stands {own:.2f}, elsewhere {other:.2f}.",
         "Rollout multiplies all layers' maps, blind to what they carry. Grey: nothing was replaced.",
-    ], bar="attention or influence")
+    ], "attention or influence")
 
 
 def knock_out_picture(view: View) -> Figure:
     """Exact match without each head, and without each layer, each kind and all attention."""
     left, by_mean = view.evidence.exact_match, view.evidence.exact_match_by_mean
-    layers = [(kind, layer) for kind in view.maps for layer in range(len(view.maps[kind]))]
+    layers = layers_of(view)
     grid = torch.tensor([[left[head] for head in heads_of(view.run.model, layer)] for layer in layers])
     names = {(kind, layer): f"{kind} {layer + 1}" for kind, layer in layers}
     names |= {(kind,): f"all {kind}" for kind in view.maps if len(view.maps) > 1} | {(): "all attention"}
@@ -379,15 +386,10 @@ def knock_out_picture(view: View) -> Figure:
     bar_axes.set(yticks=range(len(names)), yticklabels=names.values(), xlim=(0, 119), ylim=(len(names), -0.6),
                  xticks=range(0, 101, 25), title="without a layer or more, %")
     bar_axes.legend(loc="lower right", ncols=2, fontsize="small")
-    figure.suptitle(
+    return finish(figure, (
         f"{name_of(view)}: {effect_of_cutting(view, ())} without any attention\nwithout one layer at least "
         f"{percent(min(left[layer] for layer in layers))}, without one head at least {percent(grid.min())}"
-    )
-    figure.supxlabel(
-        f"On {SEQUENCES} unseen sequences of all lengths. What a cut head reads becomes zero, or its mean."
-        f"\n{RULE}", fontsize="small",
-    )
-    return figure
+    ), [f"On {SEQUENCES} unseen sequences of all lengths. What a cut head reads becomes zero, or its mean."])
 
 
 def name_of_head(row: dict) -> str:
@@ -414,15 +416,11 @@ def heads_picture(view: View) -> Figure:
             f"distance {row['mean_distance']:.1f}",
         ]), va="center", fontsize="small")
     costly, best = table[0], max(table, key=lambda row: row["answer"] or 0)
-    figure.suptitle(
+    return finish(figure, (
         f"{name_of(view)}: {name_of_head(costly)} costs most, {percent(costly['cost'])} of exact match\n"
         f"{name_of_head(best)} reads {pattern_of(view)} most and costs {percent(best['cost'])}"
-    )
-    figure.supxlabel(
-        f"Means over {SEQUENCES} unseen sequences; dark is 0, bright 1. Entropy: 0 one key, 1 all alike. "
-        f"Distance: in tokens.\n{RULE}", fontsize="small",
-    )
-    return figure
+    ), [f"Means over {SEQUENCES} unseen sequences; dark is 0, bright 1. Entropy: 0 one key, 1 all alike. "
+        "Distance: in tokens."])
 
 
 def lengths_picture(view: View) -> Figure:
@@ -441,12 +439,10 @@ def lengths_picture(view: View) -> Figure:
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     at = {row["length"]: f"{percent(row['exact_match'])} of {row['length']} symbols" for row in rows}
     beyond = [at[length] for length in lengths if length > seq_len]
-    figure.suptitle(
+    return finish(figure, (
         f"{name_of(view)}: exact match {at[longest(view.run)]}, the most in training"
         + "\nbeyond it " * bool(beyond) + ", ".join([*beyond[:1], *beyond[1:][-1:]])
-    )
-    figure.supxlabel(f"{SEQUENCES_EACH} unseen sequences of each length.", fontsize="small")
-    return figure
+    ), [f"{SEQUENCES_EACH} unseen sequences of each length."])
 
 
 def layers_picture(view: View) -> Figure:
@@ -471,16 +467,12 @@ def layers_picture(view: View) -> Figure:
     grid["names"].legend(*axes.get_legend_handles_labels(), loc="center", fontsize="small")
     grid["names"].set_axis_off()
     first = max(layers, key=lambda layer: lens[layer][0] - lens[layer - 1][0])
-    figure.suptitle(
+    return finish(figure, (
         f"{name_of(view)}: most answers appear in {side}layer {first}, tokens right "
         f"{percent(lens[first - 1][0])} → {percent(lens[first][0])}\n"
         f"its heads spend {percent(shares[first - 1].mean().item())} of their reading on {pattern_of(view)}"
-    )
-    figure.supxlabel(
-        "Maps: mean of the layer's heads. Right, by logit lens: what final norm and output projection "
-        f"make of each state.\n{SEQUENCES} unseen sequences. {RULE}", fontsize="small",
-    )
-    return figure
+    ), [f"Maps: mean of the layer's heads over {SEQUENCES} unseen sequences. Right, by logit lens: what the "
+        "final norm and\nthe output projection would make of each layer's state."])
 
 
 def query_picture(view: View) -> Figure:
@@ -509,15 +501,11 @@ def query_picture(view: View) -> Figure:
             axes.text(key + 0.5, row + 0.5, text, ha="center", va="center", fontsize="small", color=color)
     best = int(weights.argmax())
     total = powers.sum()
-    figure.suptitle(
+    return finish(figure, (
         f"{name_of(view)}: query {queries[query]} reads {keys[best]} with weight {weights[best]:.3f}\n"
         f"{place_of(view, view.best)}"
-    )
-    figure.supxlabel(
-        f"{view.answer}. Softmax divides the third line by its sum, {total:.3f}; {powers[best]:.3f} / "
-        f"{total:.3f} = {weights[best]:.3f}.\n{RULE}", fontsize="small",
-    )
-    return figure
+    ), [f"{view.answer}. Softmax divides the third line by its sum, {total:.3f}; {powers[best]:.3f} / "
+        f"{total:.3f} = {weights[best]:.3f}."])
 
 
 # ---------------------------------------------------------------- command line

@@ -20,6 +20,7 @@ from analysis import (
     exact_match_without,
     head_table,
     influence,
+    influence_on,
     logit_lens,
     longest,
     mean_distance,
@@ -203,6 +204,12 @@ def test_the_influence_on_a_perfect_mirror_is_its_anti_diagonal(models_dir):
     moved = influence(replace(run, model=Mirror()), given, to_say)
     assert moved[:, 0].isnan().all() and moved[:, :, [0, 9]].isnan().all()      # … START is not asked
     torch.testing.assert_close(moved[:, 1:, 1:9], expected[1:, 1:9].expand(500, -1, -1))
+
+
+def test_influence_on_cells_leaves_out_what_was_not_measured():
+    moved = torch.tensor([[[0.75, 0.25, torch.nan], [0.0, 0.5, torch.nan]]])
+    cells = torch.tensor([[[True, False, True], [False, True, False]]])
+    assert influence_on(cells, moved) == pytest.approx((1.25 / 1.5, 1.25 / 2, 0.25 / 2))
 
 
 @pytest.mark.parametrize("architecture", KINDS)
