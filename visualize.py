@@ -466,13 +466,18 @@ def layers_picture(view: View) -> Figure:
     )
     grid["names"].legend(*axes.get_legend_handles_labels(), loc="center", fontsize="small")
     grid["names"].set_axis_off()
-    first = max(layers, key=lambda layer: lens[layer][0] - lens[layer - 1][0])
-    return finish(figure, (
-        f"{name_of(view)}: most answers appear in {side}layer {first}, tokens right "
-        f"{percent(lens[first - 1][0])} → {percent(lens[first][0])}\n"
-        f"its heads spend {percent(shares[first - 1].mean().item())} of their reading on {pattern_of(view)}"
-    ), [f"Maps: mean of the layer's heads over {SEQUENCES} unseen sequences. Right, by logit lens: what the "
-        "final norm and\nthe output projection would make of each layer's state."])
+    first = next((layer for layer in layers if lens[layer][0] > 0.5), None)
+    finding = f"the answers appear in no layer; tokens right at the end {percent(lens[-1][0])}"
+    if first:
+        before, after, share = lens[first - 1][0], lens[first][0], shares[first - 1].mean().item()
+        finding = (
+            f"the answers first appear in {side}layer {first}, tokens right {percent(before)} → {percent(after)}"
+            f"\nits heads spend {percent(share)} of their reading on {pattern_of(view)}"
+        )
+    return finish(figure, f"{name_of(view)}: {finding}", [
+        f"Maps: mean of the layer's heads over {SEQUENCES} unseen sequences. Right, by logit lens: what final",
+        "norm and output projection would make of each layer's state. First: more than half of the tokens.",
+    ])
 
 
 def query_picture(view: View) -> Figure:

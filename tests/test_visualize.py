@@ -181,7 +181,10 @@ def test_lengths_and_layers_are_drawn_as_measured(view):
     picture = layers_picture(view)
     scores = next(axes for axes in picture.axes if axes.get_lines())
     assert [list(line.get_ydata()) for line in scores.get_lines()] == [[0, 25, 87.5], [10, 30, 100]]
-    assert "layer 2, tokens right 30% → 100%" in picture.get_suptitle()
+    assert "first appear in " in (title := picture.get_suptitle())
+    assert "layer 2, tokens right 30% → 100%\n" in title
+    view.evidence.lens[2] = (0.5, 0.25)
+    assert "in no layer; tokens right at the end 50%" in layers_picture(view).get_suptitle()
 
 
 def test_a_query_can_be_redone_from_the_numbers_shown(view):
