@@ -471,11 +471,12 @@ def layers_picture(view: View) -> Figure:
     if first:
         before, after, share = lens[first - 1][0], lens[first][0], shares[first - 1].mean().item()
         finding = (
-            f"the answers first appear in {side}layer {first}, tokens right {percent(before)} → {percent(after)}"
-            f"\nits heads spend {percent(share)} of their reading on {pattern_of(view)}"
+            f"the answers first appear in {side}layer {first}, "
+            f"tokens right {percent(before)} → {percent(after)}\n"
+            f"its heads spend {percent(share)} of their reading on {pattern_of(view)}"
         )
     return finish(figure, f"{name_of(view)}: {finding}", [
-        f"Maps: mean of the layer's heads over {SEQUENCES} unseen sequences. Right, by logit lens: what final",
+        f"Maps: mean of a layer's heads over {SEQUENCES} unseen sequences. Right, by logit lens: what final",
         "norm and output projection would make of each layer's state. First: more than half of the tokens.",
     ])
 
