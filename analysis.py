@@ -124,9 +124,9 @@ def first_symbol(architecture: str, kind: str, length: int) -> tuple[int, int]:
     An encoder's query i says symbol i, a generating model's the one that comes next: START the first, or the
     prompt's END. There, what a decoder reads on its own diagonal is the symbol that it wrote last.
     """
-    if kind == "cross" or architecture == "decoder":
-        return (0 if kind == "cross" else length + 1), 1
-    return (0, 0) if kind == "decoder" else (1, 1)
+    if architecture == "decoder":
+        return length + 1, 1
+    return {"encoder": (1, 1), "decoder": (0, 0), "cross": (0, 1)}[kind]
 
 
 def answer_cells(architecture: str, task: str, source: Tensor, queries: int, keys: int) -> Tensor:
@@ -224,8 +224,8 @@ def read(run: Run, source: Tensor, given: tuple[Tensor, ...], to_say: Tensor) ->
     architecture, kind = run.config.architecture, answering_kind(run.config.architecture)
     logits = run.model(*given, return_attention=True)[0]
     maps = {
-        kind: torch.stack([attention.attention_weights for attention in layers])
-        for kind, layers in attention_layers(run.model).items()
+        name: torch.stack([attention.attention_weights for attention in layers])
+        for name, layers in attention_layers(run.model).items()
     }
     cells = answer_cells(architecture, run.config.task, source, *maps[kind].shape[-2:])
     alike = read_alike(attention_mask(given[0], causal=kind == "decoder"))
@@ -291,9 +291,10 @@ def by_length(run: Run) -> list[dict]:
         if max(tokens.size(1) for tokens in asked[1]) > len(run.model.positional_encoding.table):
             break
         reading = read(run, *asked)
-        right = exact_match(reading.said, reading.to_say)
-        shares = {"shares": reading.shares, "chance": reading.chance}
-        rows.append({"length": length, "exact_match": right} | shares)
+        rows.append({
+            "length": length, "exact_match": exact_match(reading.said, reading.to_say),
+            "shares": reading.shares, "chance": reading.chance,
+        })
     return rows
 
 

@@ -164,6 +164,7 @@ def draw_matrix(
         weights.numpy(), mask=weights.isnan().numpy(), ax=axes, vmin=0, vmax=1, cmap="viridis", square=True,
         cbar=False, xticklabels=keys or False, yticklabels=queries or False,
     )
+    axes.collections[0].set(edgecolor="face", linewidth=0.4)    # else viewers show seams in svg and pdf
     axes.set_facecolor("silver")
     for query, key in cells:
         cell = Rectangle((key, query), 1, 1, fill=False, edgecolor="tomato", linewidth=1.8 if ticks else 0.6)
