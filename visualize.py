@@ -588,34 +588,43 @@ def load_runs(options: argparse.Namespace) -> tuple[dict[tuple[str, str], Run], 
     return runs, problems
 
 
+def draw_all(options: argparse.Namespace, runs: dict[tuple[str, str], Run]) -> None:
+    """Measure and draw one run after the other, then those with all tasks side by side."""
+    output, tasks = options.output_dir or options.models_dir, list(dict.fromkeys(options.task))
+    folders = {key: output / run.folder.relative_to(options.models_dir) for key, run in runs.items()}
+    for folder in folders.values():
+        folder.mkdir(parents=True, exist_ok=True)
+    views = {}
+    with tqdm(total=len(runs) * len(PICTURES), unit="picture", disable=None) as bar:
+        for key, run in runs.items():
+            bar.set_description(", ".join(reversed(key)))
+            views[key] = look_at(run, options.sequence)
+            save_all(views[key], folders[key], options.format, bar)
+        complete = [
+            [views[architecture, task] for task in tasks]
+            for architecture in dict.fromkeys(options.architecture)
+            if all((architecture, task) in views for task in tasks)
+        ]
+        if len(sum(complete, [])) > 1:
+            save(comparison_picture(complete), output / f"{'_vs_'.join(tasks)}.{options.format}")
+
+
 def main() -> None:
     options = parse()
-    output, tasks = options.output_dir or options.models_dir, list(dict.fromkeys(options.task))
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1)                            # as in training
-    style = "dark_background" if options.dark else "default"
     try:
         runs, problems = load_runs(options)
-        folders = {key: output / run.folder.relative_to(options.models_dir) for key, run in runs.items()}
-        for folder in folders.values():
-            folder.mkdir(parents=True, exist_ok=True)
-        views = {}
-        total = len(runs) * len(PICTURES)
-        with matplotlib.style.context(style), matplotlib.rc_context(FIXED), \
-                tqdm(total=total, unit="picture", disable=None) as bar:
-            for key, run in runs.items():
-                bar.set_description(", ".join(reversed(key)))
-                views[key] = look_at(run, options.sequence)
-                save_all(views[key], folders[key], options.format, bar)
-            rows = [[views[architecture, task] for task in tasks]
-                    for architecture in dict.fromkeys(options.architecture)
-                    if all((architecture, task) in views for task in tasks)]
-            if len(sum(rows, [])) > 1:
-                save(comparison_picture(rows), output / f"{'_vs_'.join(tasks)}.{options.format}")
     except ValueError as error:
         fail(str(error))
+    style = "dark_background" if options.dark else "default"
+    try:
+        with matplotlib.style.context(style), matplotlib.rc_context(FIXED):
+            draw_all(options, runs)
     except OSError as error:
         fail(f"cannot write the pictures: {error}")
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
     if problems:
         fail(*problems)
 

@@ -314,3 +314,13 @@ def test_a_folder_that_cannot_be_written_is_one_line_before_any_measuring(
     printed = capsys.readouterr()
     assert stopped.value.code == 2 and (tmp_path / "file").read_text() == "kept"
     assert printed.err.startswith("error: cannot write the pictures: ") and printed.err.count("\n") == 1
+
+
+def test_an_interrupted_run_ends_quietly_with_130(models_dir, tmp_path, monkeypatch):
+    def interrupt(run):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(visualize, "measure", interrupt)
+    with pytest.raises(SystemExit) as stopped:
+        call_main(monkeypatch, "--models-dir", models_dir, "--output-dir", tmp_path)
+    assert stopped.value.code == 130
