@@ -386,7 +386,8 @@ def knock_out_picture(view: View) -> Figure:
         bar_axes.bar_label(bars, fmt="%.0f", padding=2, fontsize="small")
     bar_axes.set(yticks=range(len(names)), yticklabels=names.values(), xlim=(0, 119), ylim=(len(names), -0.6),
                  xticks=range(0, 101, 25), title="without a layer or more, %")
-    bar_axes.legend(loc="lower right", ncols=2, fontsize="small")
+    bar_axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.35 / figure.get_figheight()), ncols=2,
+                    fontsize="small")
     return finish(figure, (
         f"{name_of(view)}: {effect_of_cutting(view, ())} without any attention\nwithout one layer at least "
         f"{percent(min(left[layer] for layer in layers))}, without one head at least {percent(grid.min())}"
@@ -417,8 +418,11 @@ def heads_picture(view: View) -> Figure:
             f"distance {row['mean_distance']:.1f}",
         ]), va="center", fontsize="small")
     costly, best = table[0], max(table, key=lambda row: row["answer"] or 0)
+    finding = "no head alone costs exact match"
+    if costly["cost"] > 0:
+        finding = f"{name_of_head(costly)} costs most, {percent(costly['cost'])} of exact match"
     return finish(figure, (
-        f"{name_of(view)}: {name_of_head(costly)} costs most, {percent(costly['cost'])} of exact match\n"
+        f"{name_of(view)}: {finding}\n"
         f"{name_of_head(best)} reads {pattern_of(view)} most and costs {percent(best['cost'])}"
     ), [f"Means over {SEQUENCES} unseen sequences; dark is 0, bright 1. Entropy: 0 one key, 1 all alike. "
         "Distance: in tokens."])

@@ -104,7 +104,7 @@ def test_digits_and_gaps_are_shown_as_a_person_writes_them(task, question, ticks
     assert f"sequences of {length} symbols" in caption
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def view(run):
     """One question to a tiny run of each architecture, with evidence that is not the same everywhere."""
     view = look_at(run, ["5", "9", "12"])
@@ -166,7 +166,9 @@ def test_the_cards_are_those_of_the_table_of_heads_in_its_order(view):
         assert card[1] == f"costs {row['cost']:.1%}".replace(".0%", "%")
         expected = view.evidence.reading.maps[row["kind"]][row["layer"] - 1, :, row["head"] - 1].mean(dim=0)
         numpy.testing.assert_allclose(drawn, expected, atol=1e-6)
-    assert "".join(cards[0][:1]) in figure.get_suptitle()
+    assert f"{cards[0][0]} {cards[0][1].replace('costs', 'costs most,')} of exact" in figure.get_suptitle()
+    view.evidence.exact_match |= dict.fromkeys(view.evidence.exact_match, 1.0)
+    assert "no head alone costs exact match" in heads_picture(view).get_suptitle()
 
 
 def test_lengths_and_layers_are_drawn_as_measured(view):
