@@ -238,13 +238,16 @@ def read(run: Run, source: Tensor, given: tuple[Tensor, ...], to_say: Tensor) ->
 def mean_readings(run: Run) -> dict[Head, Tensor]:
     """What each head has read (Dh,), a mean over all tokens of the test sequences."""
     _, given, _ = unseen_sequences(run)
+    layers = {
+        (kind, layer): attention for kind, attentions in attention_layers(run.model).items()
+        for layer, attention in enumerate(attentions)
+    }
+    readings = inputs_of(run.model, [attention.output_projection for attention in layers.values()], given)
     means = {}
-    for kind, layers in attention_layers(run.model).items():
-        is_token = given[0 if kind == "encoder" else -1] != PAD                         # (N, T)
-        readings = inputs_of(run.model, [attention.output_projection for attention in layers], given)
-        for layer, (attention, reading) in enumerate(zip(layers, readings, strict=True)):
-            by_head = reading[is_token].mean(dim=0).unflatten(0, (attention.num_heads, -1))     # (H, Dh)
-            means |= {(kind, layer, head): mean for head, mean in enumerate(by_head)}
+    for (place, attention), reading in zip(layers.items(), readings, strict=True):
+        is_token = given[0 if place[0] == "encoder" else -1] != PAD                     # (N, T)
+        by_head = reading[is_token].mean(dim=0).unflatten(0, (attention.num_heads, -1))     # (H, Dh)
+        means |= {(*place, head): mean for head, mean in enumerate(by_head)}
     return means
 
 

@@ -89,6 +89,11 @@ class View:
         """What share of its reading each head spends on the answers, (layers, H)."""
         return self.evidence.reading.shares
 
+    @property
+    def length(self) -> int:
+        """How many symbols the questions of evidence.reading have: the most in training."""
+        return self.evidence.reading.source.size(1) - 2
+
 
 def labels_of(architecture: str, task: str, given: tuple[Tensor, ...], said: Tensor) -> dict:
     """Each kind's names of queries and keys, "index:token", and "→ next" for a query that writes."""
@@ -156,7 +161,8 @@ def most_focused(view: View, kind: str) -> Head:
 
 
 def draw_matrix(
-    axes: Axes, weights: Tensor, queries: list[str] | None, keys: list[str] | None, cells: list | Tensor = ()
+    axes: Axes, weights: Tensor, queries: list[str] | None, keys: list[str] | None,
+    cells: list[tuple[int, int]] | tuple[()] = (),
 ) -> None:
     """A map (T, S), grey where it is nan, with cells outlined; without names, no ticks either."""
     ticks = queries is not None
@@ -204,19 +210,19 @@ def finish(figure: Figure, title: str, lines: list[str], bar: str = "") -> Figur
     return figure
 
 
-def how_to_read(figure: Figure, *views: View) -> list[str]:
-    """The caption of maps of one sequence."""
+def finish_maps(figure: Figure, title: str, *views: View) -> Figure:
+    """finish for maps of one sequence: one view, or several side by side."""
     gaps = any(":_" in name for view in views for names in view.labels.values() for name in names[1])
     causal = any(numpy.ma.is_masked(axes.collections[0].get_array()) for axes in figure.axes)
-    lengths = " or ".join(dict.fromkeys(str(longest(view.run)) for view in views))
+    lengths = " or ".join(dict.fromkeys(str(view.length) for view in views))
     chance = " or ".join(dict.fromkeys(percent(view.evidence.reading.chance) for view in views))
-    return [
+    return finish(figure, title, [
         *(f"{name_of(view)}: {view.answer}" for view in views),
         "Row: query, who reads. Column: key, what is read. Outlined: where the answer stands."
         + " Grey: not allowed to read." * causal + " _: to be filled in." * gaps,
         f"Shares: means over {SEQUENCES} unseen sequences of {lengths} symbols; "
         f"all tokens alike would be {chance}.",
-    ]
+    ], "attention weight")
 
 
 def pattern_of(view: View) -> str:
@@ -239,10 +245,10 @@ def head_picture(view: View) -> Figure:
     """The head that reads the answers most."""
     figure = Figure(figsize=(7.5, 7.2), layout="constrained")
     draw_map(figure.subplots(), view, view.best, ticks=True)
-    return finish(figure, (
+    return finish_maps(figure, (
         f"{name_of(view)}: {place_of(view, view.best)}\n{on_pattern(view)}; "
         f"{effect_of_cutting(view, view.best)} without this head"
-    ), how_to_read(figure, view), "attention weight")
+    ), view)
 
 
 def layer_picture(view: View) -> Figure:
@@ -263,11 +269,11 @@ def layer_picture(view: View) -> Figure:
         axes.tick_params(labelsize="x-small")
     for unused in grid:
         unused.remove()
-    return finish(figure, (
+    return finish_maps(figure, (
         f"{name_of(view)}: {KINDS[kind]}, layer {layer + 1} of {len(view.shares)}, "
         f"{on_pattern(view, view.shares[layer].mean().item())}\n"
         f"{effect_of_cutting(view, (kind, layer))} without these heads"
-    ), how_to_read(figure, view), "attention weight")
+    ), view)
 
 
 def model_picture(view: View) -> Figure:
@@ -282,11 +288,11 @@ def model_picture(view: View) -> Figure:
             axes.set_title(f"head {head + 1}" if axes in grid[0] else "", fontsize="medium")
             axes.set_ylabel(f"{kind} {layer + 1}" if head == 0 else "")
     readers = int((view.shares > 0.5).sum())
-    return finish(figure, (
+    return finish_maps(figure, (
         f"{name_of(view)}: {readers} of {view.shares.numel()} heads of {KINDS[view.kind]} read mostly "
         f"{pattern_of(view)}\n"
         f"{effect_of_cutting(view, ())} without any attention"
-    ), how_to_read(figure, view), "attention weight")
+    ), view)
 
 
 def kinds_picture(view: View) -> Figure:
@@ -298,8 +304,7 @@ def kinds_picture(view: View) -> Figure:
         cut = effect_of_cutting(view, (kind,))
         side = "encoder" if kind == "encoder" else "decoder"
         axes.set_title(f"{side}: {place_of(view, head)}\n{cut} without {KINDS[kind]}", fontsize="medium")
-    title = f"{name_of(view)}: {on_pattern(view)} in a head of {KINDS[view.kind]}"
-    return finish(figure, title, how_to_read(figure, view), "attention weight")
+    return finish_maps(figure, f"{name_of(view)}: {on_pattern(view)} in a head of {KINDS[view.kind]}", view)
 
 
 def comparison_picture(views: list[list[View]]) -> Figure:
@@ -320,12 +325,12 @@ def comparison_picture(views: list[list[View]]) -> Figure:
             axes.set_xlabel(f"key: what is read\nexact match without any {KINDS[view.kind]}: {share_right}")
             tasks.append(f"{view.run.config.task} is {share_right} right")
         findings.append(f"{row[0].run.config.architecture}: {' and '.join(tasks)}")
-    return finish(figure, "\n".join(findings), how_to_read(figure, *sum(views, [])), "attention weight")
+    return finish_maps(figure, "\n".join(findings), *sum(views, []))
 
 
-def places_of(view: View) -> tuple[list[str], list[str]]:
+def labels_of_means(view: View) -> tuple[list[str], list[str]]:
     """Names of the queries that answer and of all keys, for means over sequences of the longest length."""
-    length, reading = longest(view.run), view.evidence.reading
+    length, reading = view.length, view.evidence.reading
     queries = [f"→ {place}" for place in [*range(1, int(scored(reading.to_say[0]).sum())), "END"]]
     behind = "_" if view.run.config.architecture == "encoder" else "→ {}"
     places = range(1, reading.given[0].size(1) - length - 1)
@@ -335,7 +340,7 @@ def places_of(view: View) -> tuple[list[str], list[str]]:
 def influence_picture(view: View) -> Figure:
     """Where the best head reads, and all layers together, beside what the answers depend on."""
     reading, moved = view.evidence.reading, view.evidence.influence
-    (kind, layer, head), (queries, keys) = view.best, places_of(view)
+    (kind, layer, head), (queries, keys) = view.best, labels_of_means(view)
     rolled = rollout(reading.maps)
     share, own, other = influence_on(reading.cells[: len(moved)], moved)
     panels = {
@@ -445,7 +450,7 @@ def lengths_picture(view: View) -> Figure:
     at = {row["length"]: f"{percent(row['exact_match'])} of {row['length']} symbols" for row in rows}
     beyond = [at[length] for length in lengths if length > seq_len]
     return finish(figure, (
-        f"{name_of(view)}: exact match {at[longest(view.run)]}, the most in training"
+        f"{name_of(view)}: exact match {at[view.length]}, the most in training"
         + "\nbeyond it " * bool(beyond) + ", ".join([*beyond[:1], *beyond[1:][-1:]])
     ), [f"{SEQUENCES_EACH} unseen sequences of each length."])
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY
+from conftest import KINDS, TINY
 from torch import nn
 from torch.nn import functional
 
@@ -39,8 +39,6 @@ from analysis import (
 from data import TASKS, arrange, exact_match, frame, to_content, to_text
 from train import Config, Run, load_run
 
-KINDS = {"encoder": ["encoder"], "decoder": ["decoder"], "encoder-decoder": ["encoder", "decoder", "cross"]}
-
 
 def attentions(model, kind):
     """That kind's attention modules, by their names in the checkpoint."""
@@ -48,6 +46,13 @@ def attentions(model, kind):
     names["cross"] = "decoder_blocks.{}.cross_attention"
     pattern = names[kind] if hasattr(model, "encoder_blocks") else "blocks.{}.attention"
     return [model.get_submodule(pattern.format(layer)) for layer in range(2)]
+
+
+def zero(module, *names):
+    """Set the parameters with one of these names to zero."""
+    for full_name, weights in module.named_parameters():
+        if any(name in full_name for name in names):
+            weights.data.zero_()
 
 
 def with_edited_weights(model, heads, readings=None):
@@ -130,9 +135,9 @@ def test_answer_cells_are_where_the_symbol_to_say_stands(architecture, task, que
 
 
 def test_shares_are_those_of_a_loop(run):
-    _, given, _ = unseen_sequences(run, longest(run))
+    source, given, to_say = unseen_sequences(run, longest(run))
     assert given[0].shape[0] == 500 and (given[0] != 0).all()
-    shares = read(run, *unseen_sequences(run, 8)).shares
+    shares = read(run, source, given, to_say).shares
     run.model(*given, return_attention=True)
     kind, first = {"encoder": ("encoder", 1), "decoder": ("decoder", 9), "encoder-decoder": ("cross", 0)}[
         run.config.architecture
@@ -233,7 +238,7 @@ def test_influence_is_that_of_a_loop_over_keys(architecture):
         assert not (architecture == "decoder" and key > query) or moved[row, query, key] == 0
 
 
-def test_digits_are_replaced_by_digits(models_dir, monkeypatch):
+def test_digits_are_replaced_by_digits(models_dir):
     run = load_run(models_dir, "add", "encoder")
     _, given, to_say = unseen_sequences(run, longest(run))
     seen = []
@@ -269,14 +274,9 @@ def test_the_logit_lens_sees_the_embedding_first_and_the_logits_last(run):
     torch.testing.assert_close(lens[-1], logits)
     assert len(lens) == 3 and not torch.allclose(lens[1], lens[2], atol=1e-3)
     blocks = model.decoder_blocks if len(given) == 2 else model.blocks
-    for name, weights in blocks[1].named_parameters():          # a block that adds nothing
-        if "contract" in name or "output_projection" in name:
-            weights.data.zero_()
-    torch.testing.assert_close(model(*given), lens[1])
-    for name, weights in blocks[0].named_parameters():
-        if "contract" in name or "output_projection" in name:
-            weights.data.zero_()
-    torch.testing.assert_close(model(*given), lens[0])
+    for layer in 1, 0:
+        zero(blocks[layer], "contract", "output_projection")    # a block that adds nothing
+        torch.testing.assert_close(model(*given), lens[layer])
 
 
 def test_the_scores_of_a_query_give_its_weights_and_are_the_projections_products(run):
@@ -299,9 +299,7 @@ def test_the_scores_of_a_query_give_its_weights_and_are_the_projections_products
 def copying_by_hand(config):
     """An encoder that copies because each embedding is its own output, and whose heads read all alike."""
     model = config.model().eval()
-    for name, weights in model.named_parameters():
-        if "query_projection" in name or "contract" in name or "output_projection" in name:
-            weights.data.zero_()
+    zero(model, "query_projection", "contract", "output_projection")
     model.positional_encoding.table.zero_()
     model.embedding.weight.data = torch.eye(20, 32)
     model.output_projection.weight.data = torch.eye(20, 32)

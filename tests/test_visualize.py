@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy
 import pytest
 import torch
+from conftest import KINDS
 from matplotlib.figure import Figure
 
 import visualize
@@ -31,7 +32,6 @@ NAMES = [
     "attention_head", "attention_layer", "attention_model", "influence", "knock_out", "heads", "lengths",
     "layers", "query",
 ]
-KINDS = {"encoder": ["encoder"], "decoder": ["decoder"], "encoder-decoder": ["encoder", "decoder", "cross"]}
 
 
 def test_the_best_head_has_the_largest_share_and_its_number_is_in_the_title(run):
