@@ -14,8 +14,19 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from data import FIRST_SYMBOL, PAD, PLUS, TASKS, arrange, exact_match, scored, token_accuracy, usable_lengths
-from train import Run
+from data import (
+    PAD,
+    arrange,
+    dependence,
+    exact_match,
+    other_question,
+    replace_symbol,
+    scored,
+    symbols_of,
+    token_accuracy,
+    usable_lengths,
+)
+from train import Config, Run
 from transformer import EncoderDecoder, MiniTransformer, MultiHeadAttention, attention_mask
 
 SEQUENCES = 500                                             # test sequences behind each number
@@ -100,24 +111,6 @@ def answering_kind(architecture: str) -> str:
     return "cross" if architecture == "encoder-decoder" else architecture
 
 
-def symbols_behind(task: str, content: Tensor) -> Tensor:
-    """Which of the L content symbols each of the A answer symbols comes from, (N, A, L) boolean.
-
-    A task that moves symbols about, whatever they are, says so when it is done to their places 0 … L − 1. In
-    a sum these are the two digits above the answer's; else all symbols that are like the answer's.
-    """
-    answer, places = TASKS[task](content), torch.arange(content.size(1))
-    if task == "add":
-        column = (torch.arange(answer.size(1)) - 1).clamp(min=0)
-        digits = torch.stack([column, column + answer.size(1)], dim=1)                  # (A, 2)
-        return (places == digits[..., None]).any(dim=1).expand(len(content), -1, -1)
-    moved = TASKS[task](places[None])[0]
-    are_places = set(moved.tolist()) <= set(places.tolist())
-    if are_places and torch.equal(content[:, moved], answer):
-        return (places == moved[:, None]).expand(len(content), -1, -1)
-    return answer[:, :, None] == content[:, None, :]
-
-
 def first_symbol(architecture: str, kind: str, length: int) -> tuple[int, int]:
     """The query and the key at which the symbols begin in a map; the query is the one that says symbol 0.
 
@@ -129,13 +122,14 @@ def first_symbol(architecture: str, kind: str, length: int) -> tuple[int, int]:
     return {"encoder": (1, 1), "decoder": (0, 0), "cross": (0, 1)}[kind]
 
 
-def answer_cells(architecture: str, task: str, source: Tensor, queries: int, keys: int) -> Tensor:
-    """Where in a map (T, S) of the answering kind the answers stand, (N, T, S) boolean.
+def answer_cells(config: Config, source: Tensor, queries: int, keys: int) -> Tensor:
+    """Where in a map (T, S) of the answering kind the answers come from, (N, T, S) boolean.
 
-    All sources are equally long.
+    A query that says a symbol has those keys that the right symbol depends on: at least half of the other
+    symbols at that place would change it (data.dependence). All sources are equally long.
     """
-    behind = symbols_behind(task, source[:, 1:-1])
-    query, key = first_symbol(architecture, answering_kind(architecture), behind.size(2))
+    behind = dependence(config.task, source[:, 1:-1], config.vocab_size) >= 0.5         # (N, A, L)
+    query, key = first_symbol(config.architecture, answering_kind(config.architecture), behind.size(2))
     cells = torch.zeros(len(source), queries, keys, dtype=torch.bool)
     behind = behind[:, : queries - query]                   # an answer that ended too early has fewer
     cells[:, query : query + behind.size(1), key : key + behind.size(2)] = behind
@@ -155,7 +149,7 @@ def diagonals(architecture: str, kind: str, length: int, queries: int, keys: int
 def longest(run: Run) -> int:
     """The most content symbols in the test split; of a sum with seq_len 8 these are 7."""
     config = run.config
-    return usable_lengths("test", config.seq_len, config.vocab_size, config.fixed_length, config.task)[-1]
+    return usable_lengths(config.task, "test", config.seq_len, config.vocab_size, config.fixed_length)[-1]
 
 
 def unseen_sequences(
@@ -173,12 +167,12 @@ def unseen_sequences(
 
 
 def share_on(cells: Tensor, maps: Tensor) -> Tensor:
-    """What share of its reading a query with such cells spends on them, a mean for each head (…, H).
+    """What share of its attention a query with such cells spends on them, a mean for each head (…, H).
 
-    cells (N or 1, T, S) boolean, maps (…, N, H, T, S).
+    cells (N or 1, T, S) boolean, maps (…, N, H, T, S). nan where no sequence has a cell.
     """
-    queries = cells.any(dim=2).sum(dim=1)[:, None].clamp(min=1)                         # (N or 1, 1)
-    return ((maps * cells[:, None]).sum(dim=(-2, -1)) / queries).mean(dim=-2)
+    queries = cells.any(dim=2).sum(dim=1)[:, None]                                      # (N or 1, 1)
+    return ((maps * cells[:, None]).sum(dim=(-2, -1)) / queries).nanmean(dim=-2)
 
 
 def read_alike(allowed: Tensor) -> Tensor:
@@ -221,13 +215,13 @@ class Reading:
 @torch.no_grad()
 def read(run: Run, source: Tensor, given: tuple[Tensor, ...], to_say: Tensor) -> Reading:
     """Look where the heads read; all sources are equally long."""
-    architecture, kind = run.config.architecture, answering_kind(run.config.architecture)
+    kind = answering_kind(run.config.architecture)
     logits = run.model(*given, return_attention=True)[0]
     maps = {
         name: torch.stack([attention.attention_weights for attention in layers])
         for name, layers in attention_layers(run.model).items()
     }
-    cells = answer_cells(architecture, run.config.task, source, *maps[kind].shape[-2:])
+    cells = answer_cells(run.config, source, *maps[kind].shape[-2:])
     alike = read_alike(attention_mask(given[0], causal=kind == "decoder"))
     return Reading(
         source, given, to_say, logits.argmax(dim=-1), maps, cells,
@@ -289,7 +283,7 @@ def by_length(run: Run) -> list[dict]:
     A length that the task does not have, or that is too long for the model's positions, is left out.
     """
     config, rows = run.config, []
-    for length in usable_lengths("test", 2 * config.seq_len, config.vocab_size, task=config.task):
+    for length in usable_lengths(config.task, "test", 2 * config.seq_len, config.vocab_size):
         asked = unseen_sequences(run, length, SEQUENCES_EACH)
         if max(tokens.size(1) for tokens in asked[1]) > len(run.model.positional_encoding.table):
             break
@@ -302,25 +296,30 @@ def by_length(run: Run) -> list[dict]:
 
 
 @torch.no_grad()
-def influence(run: Run, given: tuple[Tensor, ...], to_say: Tensor) -> Tensor:
+def influence(run: Run, source: Tensor, given: tuple[Tensor, ...], to_say: Tensor) -> Tensor:
     """What each answer depends on: replace one symbol and see how far the answer moves, (N, T, S).
 
     Query t has there, for key s, the total variation ½·Σ|p − p′| of its distributions over the vocabulary,
     before and after: 0 where nothing moves, 1 where all does. It is nan where nothing is asked or no symbol
-    stands. What an encoder–decoder has written so far is held fixed.
+    can be replaced so that the question stays valid. What an encoder–decoder has written so far is held
+    fixed. All sources are equally long.
     """
-    symbols = (PLUS if run.config.task == "add" else run.config.vocab_size) - FIRST_SYMBOL
-    generator = torch.Generator().manual_seed(5)
+    config, question = run.config, source[:, 1:-1]
+    symbols, generator = symbols_of(config.task, config.vocab_size), torch.Generator().manual_seed(5)
     before, columns = run.model(*given).softmax(dim=-1), []
     for key in range(given[0].size(1)):
-        there = given[0][:, key] - FIRST_SYMBOL
-        is_symbol = (there >= 0) & (there < symbols)
-        shift = torch.randint(1, max(2, symbols), there.shape, generator=generator)
-        other = given[0].clone()
-        other[is_symbol, key] = FIRST_SYMBOL + (there + shift)[is_symbol] % symbols
+        if 1 <= key <= question.size(1):
+            replaced, changed = other_question(
+                config.task, question, key - 1, config.vocab_size, generator
+            )
+            other = given[0].clone()
+            other[:, 1 : question.size(1) + 1] = replaced
+        else:                                               # a symbol that a decoder has written
+            shift = torch.randint(1, max(2, len(symbols)), (len(source),), generator=generator)
+            other, changed = replace_symbol(symbols, given[0], key, shift)
         after = run.model(other, *given[1:]).softmax(dim=-1)
         moved = (after - before).abs().sum(dim=-1) / 2                                      # (N, T)
-        columns.append(moved.where(is_symbol[:, None] & scored(to_say), torch.nan))
+        columns.append(moved.where(changed[:, None] & scored(to_say), torch.nan))
     return torch.stack(columns, dim=2)
 
 
@@ -408,11 +407,12 @@ class Evidence:
 def measure(run: Run) -> Evidence:
     """Measure everything; a few seconds for a model of the default size."""
     source, given, to_say = unseen_sequences(run, longest(run))
-    few = tuple(tokens[:SEQUENCES_EACH] for tokens in given)
+    first = slice(SEQUENCES_EACH)
+    moved = influence(run, source[first], tuple(tokens[first] for tokens in given), to_say[first])
     parts = [None, *parts_of(run.model)]
     larger = [part for part in parts if part is None or len(part) < 3]
     return Evidence(
-        read(run, source, given, to_say), influence(run, few, to_say[:SEQUENCES_EACH]),
+        read(run, source, given, to_say), moved,
         exact_match_without(run, parts), exact_match_without(run, larger, mean_readings(run)),
         lens_scores(run), by_length(run),
     )
@@ -433,7 +433,7 @@ def head_table(run: Run, evidence: Evidence) -> list[dict]:
             "diagonal": share_on(both[:1], maps), "anti_diagonal": share_on(both[1:], maps),
             "relative_entropy": relative_entropy(maps, allowed), "mean_distance": mean_distance(maps),
         }
-        if kind == answering_kind(architecture):
+        if kind == answering_kind(architecture) and reading.cells.any():
             scores["answer"] = reading.shares
         for head in heads_of(run.model, (kind,)):
             _, layer, index = head

@@ -1,15 +1,23 @@
-"""Sequence tasks whose answers are known exactly, so that a model's every mistake shows.
+"""Sequence tasks whose answers are known exactly, so that every mistake of a model shows.
 
-A sequence is [START, content …, END], filled up with PAD. A task is a function from content to target: copy,
-reverse, sort, double, add and complete; of the last two, not all contents can be asked (`is_example`).
-Each draw makes fresh sequences; which split a sequence belongs to is decided by its content alone, so that
-training can never meet a sequence it is tested on. `python data.py` prints examples and the splits' sizes.
+A sequence is [START, content …, END], filled up with PAD. A task is one value, a `Task`: a function from
+questions to answers, and whatever else is particular to it. `TASKS` names six of them: copy, reverse, sort,
+double, add and complete. Each draw makes fresh sequences. The content of a sequence alone decides to which
+split it belongs, so training never meets a sequence that it is tested on. `python data.py` prints examples
+and the sizes of the splits; `python data.py --task NAME` checks a task.
 
-Shapes: N sequences, L symbols of content in each, S = longest content + 2 for START and END.
+Shapes: N sequences, L symbols of content in each, A symbols of the answer, S = longest content + 2 for START
+and END. Functions take what they need in the order task, split, length, vocab_size.
 """
 
 import argparse
+import difflib
+import re
 import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +29,36 @@ ZERO, PLUS = 4, 14                                          # in a sum the digit
 ARCHITECTURES = ("encoder", "decoder", "encoder-decoder")
 SPLITS = ("train", "validation", "test")                    # 80, 10 and 10 per cent of all sequences
 SMALL_POOL = 4096                                           # up to here, all sequences of a length are listed
+
+
+def every_question(content: Tensor) -> Tensor:
+    """Most tasks have an answer for any symbols: each row of content (N, L) is valid, (N,)."""
+    return torch.ones(len(content), dtype=torch.bool)
+
+
+def uniform_symbols(symbols: range, count: int, length: int, generator: torch.Generator) -> Tensor:
+    """Contents (count, length) in which every symbol is equally likely at every place."""
+    return torch.randint(symbols.start, symbols.stop, (count, length), generator=generator)
+
+
+@dataclass(frozen=True)
+class Task:
+    """All that is particular to a task. Only the answer has to be given: `Task(sort)` is a whole task.
+
+    `answer` maps a batch of questions (N, L) to answers (N, A), with one A for each L. It is only called with
+    valid questions and at least one row. Each row must depend on its own question alone, so name the
+    dimension: content.roll(1, dims=1), not content.roll(1).
+    """
+
+    answer: Callable[[Tensor], Tensor]
+    symbols: range | None = None                            # in questions; None: 4 … vocab_size − 1
+    gaps: bool = False                                      # whether MASK stands in questions, too
+    propose: Callable[[range, int, int, torch.Generator], Tensor] = uniform_symbols     # see there
+    is_valid: Callable[[Tensor], Tensor] = every_question   # which of these (N, L) are questions, (N,)
+    names: dict[int, str] = field(default_factory=dict)     # of tokens that are not called by their number
+    form: str = "other symbols"                             # how to type a question, after "write …"
+    settings: dict = field(default_factory=dict)            # those of train.Config that it trains best with
+    depends_on: Callable[[Tensor], Tensor] | None = None    # (N, L) → (N, A, L); None: see `dependence`
 
 
 def copy(content: Tensor) -> Tensor:
@@ -73,10 +111,6 @@ def complete(content: Tensor) -> Tensor:
     return answer
 
 
-# A new task is a function from content (N, L) to target (N, any length), and a line here.
-TASKS = {"copy": copy, "reverse": reverse, "sort": sort, "double": double, "add": add, "complete": complete}
-
-
 def is_sum(content: Tensor) -> Tensor:
     """Which rows (N, L) are digits, PLUS and as many digits again, (N,)."""
     length = content.size(1)
@@ -96,13 +130,49 @@ def has_one_completion(content: Tensor) -> Tensor:
     return good
 
 
-def is_example(task: str, content: Tensor) -> Tensor:
-    """Which rows of content (N, L) the task can be asked, (N,): for most tasks, any symbols."""
-    if task == "add":
-        return is_sum(content)
-    if task == "complete":
-        return has_one_completion(content)
-    return (content >= FIRST_SYMBOL).all(dim=1)
+def propose_sums(symbols: range, count: int, length: int, generator: torch.Generator) -> Tensor:
+    """Digits, with PLUS in the middle; an even length leaves no sum."""
+    content = torch.randint(ZERO, PLUS, (count, length), generator=generator)
+    content[:, length // 2] = PLUS
+    return content
+
+
+def propose_patterns(symbols: range, count: int, length: int, generator: torch.Generator) -> Tensor:
+    """Random symbols, repeated with a random period, with a third of all places hidden."""
+    content = uniform_symbols(symbols, count, length, generator)
+    period = torch.randint(1, max(1, length // 2) + 1, (count, 1), generator=generator)
+    content = content.gather(1, torch.arange(length) % period)
+    content[torch.rand(count, length, generator=generator) < 1 / 3] = MASK
+    return content
+
+
+def visible_copies(content: Tensor) -> Tensor:
+    """Where the symbols of the completed pattern can be seen, (N, A, L) boolean."""
+    return complete(content)[:, :, None] == content[:, None, :]
+
+
+# A task of your own is a function and a line here; `python data.py --task NAME` checks it.
+TASKS = {
+    "copy": Task(copy),
+    "reverse": Task(reverse),
+    "sort": Task(sort, settings={"epochs": 300}),
+    "double": Task(double, settings={"epochs": 100}),
+    "add": Task(
+        add, symbols=range(ZERO, PLUS + 1), propose=propose_sums, is_valid=is_sum,
+        names={ZERO + digit: str(digit) for digit in range(10)} | {PLUS: "+"},
+        form="two numbers with the same number of digits, as in 4 2 + 1 9",
+        settings={"epochs": 400, "hold": 0.75, "embedding_std": 1.0, "position_base": 10_000.0},
+    ),
+    "complete": Task(
+        complete, gaps=True, propose=propose_patterns, is_valid=has_one_completion,
+        form="a repeating pattern with gaps that can be filled in only one way, as in 5 _ 5 7",
+        settings={"epochs": 400, "positional": "learned", "norm": "post"},
+        depends_on=visible_copies,                          # replacing one copy mostly leaves no pattern
+    ),
+}
+
+
+# ---------------------------------------------------------------- splits and draws
 
 
 def split_of(content: Tensor) -> Tensor:
@@ -122,81 +192,91 @@ def split_of(content: Tensor) -> Tensor:
     return (bucket >= 8).long() + (bucket == 9).long()
 
 
-def alphabet(task: str, vocab_size: int) -> Tensor:
-    """What the contents of a task are made of."""
-    first = MASK if task == "complete" else FIRST_SYMBOL
-    return torch.arange(first, min(PLUS + 1, vocab_size) if task == "add" else vocab_size)
+def symbols_of(task: str, vocab_size: int) -> range:
+    """The symbols of which the task's questions are made, besides MASK for gaps."""
+    return TASKS[task].symbols or range(FIRST_SYMBOL, vocab_size)
 
 
-def can_be_listed(length: int, task: str, vocab_size: int) -> bool:
+def alphabet(task: str, vocab_size: int) -> list[int]:
+    """All tokens that can stand in a question."""
+    gap = [MASK] if TASKS[task].gaps else []
+    return gap + list(symbols_of(task, vocab_size))
+
+
+def can_be_listed(task: str, length: int, vocab_size: int) -> bool:
     """Whether the contents of this length are few enough to list them all."""
     return len(alphabet(task, vocab_size)) ** length <= SMALL_POOL
 
 
-def keep(task: str, content: Tensor, split: str) -> Tensor:
-    """Those rows of content that the task can be asked and that are in the split."""
-    return content[is_example(task, content) & (split_of(content) == SPLITS.index(split))]
+def some_questions(task: str, length: int, vocab_size: int) -> Tensor:
+    """Valid questions (N, length) of all splits: all of them where they can be listed, else some."""
+    if can_be_listed(task, length, vocab_size):
+        tokens = torch.tensor(alphabet(task, vocab_size))
+        contents = torch.cartesian_prod(*[tokens] * length).reshape(-1, length)
+    else:
+        symbols, generator = symbols_of(task, vocab_size), torch.Generator().manual_seed(0)
+        contents = TASKS[task].propose(symbols, 100, length, generator)
+    return contents[TASKS[task].is_valid(contents)]
 
 
-def list_contents(length: int, split: str, vocab_size: int, task: str = "copy") -> Tensor:
-    """Each content of this length that the task can be asked and that is in the split, (N, length)."""
-    contents = torch.cartesian_prod(*[alphabet(task, vocab_size)] * length).reshape(-1, length)
-    return keep(task, contents, split)
+def in_split(split: str, contents: Tensor) -> Tensor:
+    """Those rows of contents that are in the split."""
+    return contents[split_of(contents) == SPLITS.index(split)]
 
 
-def propose(task: str, count: int, length: int, vocab_size: int, generator: torch.Generator) -> Tensor:
-    """Contents (count, length) at random; of those for complete, some are no examples."""
-    if task == "add":
-        digits = torch.randint(ZERO, PLUS, (count, length), generator=generator)
-        digits[:, length // 2] = PLUS
-        return digits
-    contents = torch.randint(FIRST_SYMBOL, vocab_size, (count, length), generator=generator)
-    if task == "complete":                                  # repeat the first symbols, hide a third of all
-        period = torch.randint(1, max(1, length // 2) + 1, (count, 1), generator=generator)
-        contents = contents.gather(1, torch.arange(length) % period)
-        contents[torch.rand(count, length, generator=generator) < 1 / 3] = MASK
-    return contents
+def list_contents(task: str, split: str, length: int, vocab_size: int) -> Tensor:
+    """Every valid question of the split with this length, which must be short enough to list them."""
+    return in_split(split, some_questions(task, length, vocab_size))
 
 
 def draw_contents(
-    count: int, length: int, split: str, vocab_size: int, generator: torch.Generator, task: str = "copy"
+    task: str, split: str, length: int, vocab_size: int, count: int, generator: torch.Generator
 ) -> Tensor:
-    """count contents (count, length) of the split that the task can be asked, with repetition."""
-    if can_be_listed(length, task, vocab_size):
-        pool = list_contents(length, split, vocab_size, task)
+    """count valid questions (count, length) of the split, with repetition."""
+    if can_be_listed(task, length, vocab_size):
+        pool = list_contents(task, split, length, vocab_size)
         return pool[torch.randint(len(pool), (count,), generator=generator)]
-    drawn = torch.empty(0, length, dtype=torch.int64)
+    symbols, drawn = symbols_of(task, vocab_size), torch.empty(0, length, dtype=torch.int64)
     while len(drawn) < count:                               # of ten sequences, one is in the smallest split
-        contents = propose(task, 10 * (count - len(drawn)) + 10, length, vocab_size, generator)
-        drawn = torch.cat([drawn, keep(task, contents, split)])
+        contents = TASKS[task].propose(symbols, 10 * (count - len(drawn)) + 10, length, generator)
+        valid = contents[TASKS[task].is_valid(contents)]
+        drawn = torch.cat([drawn, in_split(split, valid)])
     return drawn[:count]
 
 
 def usable_lengths(
-    split: str, seq_len: int, vocab_size: int, fixed_length: bool = False, task: str = "copy"
+    task: str, split: str, seq_len: int, vocab_size: int, fixed_length: bool = False
 ) -> list[int]:
-    """The lengths of which the split has any example. ValueError where there is none or a size is wrong."""
+    """The lengths with a valid question in the split. ValueError where there is none or a size is wrong."""
     if seq_len < 1:
         raise ValueError(f"seq_len={seq_len} is too small; choose 1 or more")
     if vocab_size <= FIRST_SYMBOL:
         raise ValueError(f"vocab_size={vocab_size} leaves no symbols; choose {FIRST_SYMBOL + 1} or more")
-    if task == "add" and vocab_size <= PLUS:
-        raise ValueError(f"vocab_size={vocab_size} is too small for sums; choose {PLUS + 1} or more")
+    needed = symbols_of(task, vocab_size).stop
+    if vocab_size < needed:
+        raise ValueError(f"vocab_size={vocab_size} is too small for {task}; choose {needed} or more")
     lengths = []
     for length in [seq_len] if fixed_length else range(1, seq_len + 1):
-        if can_be_listed(length, task, vocab_size):
-            there = list_contents(length, split, vocab_size, task)
-        else:
-            trial = propose(task, 100, length, vocab_size, torch.Generator().manual_seed(0))
-            there = trial[is_example(task, trial)]
-        lengths += [length] * bool(len(there))
+        questions = some_questions(task, length, vocab_size)
+        if can_be_listed(task, length, vocab_size):
+            questions = in_split(split, questions)
+        if len(questions):
+            lengths.append(length)
     if not lengths:
-        sizes = f"vocab_size={vocab_size} and seq_len={seq_len}" + " as fixed length" * fixed_length
-        raise ValueError(f"{sizes} leave no example of {task} for the {split} split; change one of them")
+        only = " and --fixed-length" if fixed_length else ""
+        raise ValueError(
+            f"vocab_size={vocab_size}, seq_len={seq_len}{only} leave no valid question for {task} in the "
+            f"{split} split; change one of them"
+        )
     return lengths
 
 
-def frame(content: Tensor, width: int) -> Tensor:
+def answer_length(task: str, length: int, vocab_size: int) -> int:
+    """How many symbols the answer to a question of a usable length has."""
+    return TASKS[task].answer(some_questions(task, length, vocab_size)[:1]).size(1)
+
+
+def add_start_end(content: Tensor, width: int) -> Tensor:
     """content (N, L) → [START, content, END, PAD …] (N, width)."""
     framed = torch.full((len(content), width), PAD)
     framed[:, 0] = START
@@ -215,20 +295,25 @@ def draw(
     example is left out. ValueError for an unknown task or split and for sizes that leave nothing to draw.
     """
     if task not in TASKS:
-        raise ValueError(f"task={task!r} is unknown; choose {' or '.join(TASKS)}")
+        raise ValueError(f"task={task!r} is unknown; choose from {', '.join(TASKS)}")
     if split not in SPLITS:
         raise ValueError(f"split={split!r} is unknown; choose {', '.join(SPLITS)}")
-    lengths = usable_lengths(split, seq_len, vocab_size, fixed_length, task)
+    lengths = usable_lengths(task, split, seq_len, vocab_size, fixed_length)
     length_of_row = torch.tensor(lengths)[torch.randint(len(lengths), (count,), generator=generator)]
-    pairs = []
+    pairs, answer_lengths = [], []
     for length in lengths:                                  # rows of one length make one tensor without PAD
         rows = (length_of_row == length).nonzero().flatten()
-        content = draw_contents(len(rows), length, split, vocab_size, generator, task)
-        pairs.append((rows, content, TASKS[task](content)))
-    source_width, target_width = (max(pair[part].size(1) for pair in pairs) + 2 for part in (1, 2))
-    source, target = torch.full((count, source_width), PAD), torch.full((count, target_width), PAD)
+        if len(rows):
+            content = draw_contents(task, split, length, vocab_size, len(rows), generator)
+            pairs.append((rows, content, TASKS[task].answer(content)))
+            answer_lengths.append(pairs[-1][2].size(1))
+        else:
+            answer_lengths.append(answer_length(task, length, vocab_size))
+    source = torch.full((count, max(lengths) + 2), PAD)
+    target = torch.full((count, max(answer_lengths) + 2), PAD)
     for rows, content, answer in pairs:
-        source[rows], target[rows] = frame(content, source_width), frame(answer, target_width)
+        source[rows] = add_start_end(content, source.size(1))
+        target[rows] = add_start_end(answer, target.size(1))
     return source, target
 
 
@@ -276,35 +361,169 @@ def exact_match(prediction: Tensor, target: Tensor) -> float:
     return all_right(prediction, target).double().mean().item()
 
 
-def names_of(task: str) -> dict[int, str]:
-    """What a person calls the tokens that do not go by their number."""
-    names = {PAD: "PAD", START: "START", END: "END", MASK: "_"}
-    digits = {ZERO + digit: str(digit) for digit in range(10)} | {PLUS: "+"}
-    return names | digits if task == "add" else names
+# ---------------------------------------------------------------- what an answer depends on
+
+
+def replace_symbol(symbols: range, tokens: Tensor, place: int, shift: Tensor | int) -> tuple[Tensor, Tensor]:
+    """tokens (N, S) with the symbol at one place replaced by the one shift (N,) further on, in a circle.
+
+    Also returns in which rows (N,) another symbol stands there now: what is not of these symbols stays.
+    """
+    order = tokens[:, place] - symbols.start                # which of the symbols stands there, from 0
+    is_symbol = (order >= 0) & (order < len(symbols))
+    replaced = tokens.clone()
+    replaced[is_symbol, place] = (symbols.start + (order + shift) % len(symbols))[is_symbol]
+    return replaced, replaced[:, place] != tokens[:, place]
+
+
+def replace_in_question(
+    task: str, content: Tensor, place: int, shift: Tensor | int, vocab_size: int
+) -> tuple[Tensor, Tensor]:
+    """replace_symbol in questions (N, L), and in which rows (N,) another valid question is left.
+
+    Where a task states what its answers depend on, the question need not be valid.
+    """
+    replaced, changed = replace_symbol(symbols_of(task, vocab_size), content, place, shift)
+    if TASKS[task].depends_on is None:
+        changed = changed & TASKS[task].is_valid(replaced)
+    return replaced.where(changed[:, None], content), changed
+
+
+def other_question(
+    task: str, content: Tensor, place: int, vocab_size: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """replace_in_question by a symbol at random, or where that is not valid by the next one that is."""
+    most = max(1, len(symbols_of(task, vocab_size)) - 1)
+    shift = torch.randint(1, most + 1, (len(content),), generator=generator)
+    for _ in range(most):
+        replaced, changed = replace_in_question(task, content, place, shift, vocab_size)
+        if changed.all():
+            break
+        shift = torch.where(changed, shift, shift % most + 1)
+    return replaced, changed
+
+
+def dependence(task: str, content: Tensor, vocab_size: int) -> Tensor:
+    """How much each symbol of the right answer depends on each symbol of the question, (N, A, L), 0 to 1.
+
+    That is the share of replacements that change the answer's symbol. A symbol of the question is replaced by
+    every other one that leaves a valid question, or by about 32 of them where there are more than 64. A
+    symbol that no other can replace, such as the plus of a sum, has 0. content (N, L) are valid questions.
+    """
+    if TASKS[task].depends_on is not None:
+        return TASKS[task].depends_on(content).double()
+    answer, count = TASKS[task].answer(content), len(symbols_of(task, vocab_size))
+    result = torch.zeros(*answer.shape, content.size(1), dtype=torch.float64)
+    for place in range(content.size(1)):
+        asked = torch.zeros(len(content), 1, dtype=torch.float64)
+        for shift in range(1, count, count // 32 | 1):      # an odd step reaches odd and even symbols
+            replaced, changed = replace_in_question(task, content, place, shift, vocab_size)
+            if changed.any():
+                result[changed, :, place] += (
+                    TASKS[task].answer(replaced[changed]) != answer[changed]
+                ).double()
+                asked[changed] += 1
+        result[:, :, place] /= asked.clamp(min=1)
+    return result
+
+
+# ---------------------------------------------------------------- text
+
+
+def token_name(token: int, task: str = "copy") -> str:
+    """What a person calls a token: its own name, or else its number."""
+    names = {PAD: "PAD", START: "START", END: "END", MASK: "_"} | TASKS[task].names
+    return names.get(token, str(token))
 
 
 def to_text(tokens: Tensor, task: str = "copy") -> str:
     """A row of token ids (S,) as a person would write it, without the PAD at its end."""
-    names, length = names_of(task), int((tokens != PAD).cumsum(dim=0).argmax()) + 1
-    return " ".join(names.get(token, str(token)) for token in tokens[:length].tolist())
+    length = int((tokens != PAD).cumsum(dim=0).argmax()) + 1
+    return " ".join(token_name(token, task) for token in tokens[:length].tolist())
 
 
 def to_content(words: list[str], task: str, vocab_size: int = 20) -> Tensor:
-    """Words as to_text writes them, as content (L,). ValueError for what the task cannot be asked."""
-    tokens = {to_text(token, task): token for token in alphabet(task, vocab_size).split(1)}
-    for word in words:
-        if word not in tokens:
-            *_, last = numbers = [name for name in tokens if name.isdigit()]
-            choice = " and ".join([f"{numbers[0]} … {last}", *tokens.keys() - set(numbers)])
-            raise ValueError(f"symbol {word} is not content of {task}; choose from {choice}")
-    content = torch.cat([tokens[word] for word in words])
-    if not is_example(task, content[None]):
-        form = {
-            "add": "two numbers of as many digits each, as in 4 2 + 1 9",
-            "complete": "a pattern that repeats, with gaps to be filled in one way only, as in 5 _ 5 7",
-        }[task]
-        raise ValueError(f"{' '.join(words)} is nothing to {task}; write {form}")
+    """Words as to_text writes them, as content (L,). ValueError unless they are a valid question.
+
+    Words may hold several symbols with spaces between them, and without where each name is one character.
+    """
+    token_of = {token_name(token, task): token for token in alphabet(task, vocab_size)}
+    names = " ".join(words).split()
+    if all(len(name) == 1 for name in token_of):
+        names = list("".join(names))
+    for name in names:
+        if name not in token_of:
+            known = list(token_of)
+            choice = f"{known[0]} … {known[-1]}" if known[-1].isdigit() else " ".join(known)
+            raise ValueError(f"{name} is not a symbol of {task}; choose from {choice}")
+    content = torch.tensor([token_of[name] for name in names], dtype=torch.int64)
+    if not len(content) or not TASKS[task].is_valid(content[None]):
+        question = " ".join(names) or "an empty sequence"
+        raise ValueError(f"{question} is not a valid question for {task}; write {TASKS[task].form}")
     return content
+
+
+# ---------------------------------------------------------------- checking a task
+
+
+def first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def ask(task: str, content: Tensor) -> Tensor:
+    """The answers of a task that may be wrong. ValueError where it raises or changes its questions."""
+    before = content.clone()
+    try:
+        answer = TASKS[task].answer(content)
+    except Exception as error:                              # a reader's function can fail in any way
+        *_, frame = traceback.extract_tb(error.__traceback__)[:2]
+        place = f"{Path(frame.filename).name}, line {frame.lineno}"
+        raise ValueError(
+            f"task {task} raises {type(error).__name__} on {to_text(before[0], task)}: {first_line(error)} "
+            f"({place})"
+        ) from error
+    if not torch.equal(content, before):
+        raise ValueError(f"task {task} changes its question in place; change content.clone() instead")
+    return answer
+
+
+def check_answers(task: str, content: Tensor, answers: Tensor, vocab_size: int) -> None:
+    """ValueError unless these can be answers to content (N, L): whole numbers (N, A) from the vocabulary."""
+    if not isinstance(answers, Tensor):
+        raise ValueError(f"task {task} returns a {type(answers).__name__}; return a tensor of token ids")
+    if answers.dtype.is_floating_point or answers.dtype == torch.bool:
+        kind = str(answers.dtype).removeprefix("torch.")
+        raise ValueError(f"task {task} answers in {kind}; return token ids, e.g. with .long()")
+    if answers.dim() != 2 or len(answers) != len(content):
+        shapes = f"shape {tuple(answers.shape)} for questions of shape {tuple(content.shape)}"
+        raise ValueError(f"task {task} answers in {shapes}; return one row for each question, (N, A)")
+    wrong = answers[(answers < MASK) | (answers >= vocab_size)]
+    if len(wrong):
+        name = {PAD: "0 (PAD)", START: "1 (START)", END: "2 (END)"}.get(int(wrong[0]), int(wrong[0]))
+        raise ValueError(
+            f"task {task} answers with token {name}; answers are made of {FIRST_SYMBOL} … {vocab_size - 1}"
+        )
+
+
+def check_task(task: str, seq_len: int = 8, vocab_size: int = 20, fixed_length: bool = False) -> None:
+    """ValueError, in one line, for a task that could not be trained: asked a few questions of each length."""
+    for length in usable_lengths(task, "train", seq_len, vocab_size, fixed_length):
+        generator = torch.Generator().manual_seed(0)
+        content = draw_contents(task, "train", length, vocab_size, 8, generator)
+        answers = ask(task, content)
+        check_answers(task, content, answers, vocab_size)
+        if not torch.equal(answers, ask(task, content)):
+            raise ValueError(f"task {task} answers the same question differently each time; leave chance out")
+        for question, answer in zip(content, answers, strict=True):
+            alone = ask(task, question[None])
+            if not torch.equal(alone, answer[None]):
+                raise ValueError(
+                    f"task {task} answers {to_text(question, task)} differently alone and beside other "
+                    "questions: its rows influence one another; name dimensions, as in roll(1, dims=1)"
+                )
+
+
+# ---------------------------------------------------------------- command line
 
 
 def fail(*messages: str) -> None:
@@ -314,17 +533,46 @@ def fail(*messages: str) -> None:
     raise SystemExit(2)
 
 
+def nearest_option(option: str, options: list[str]) -> str | None:
+    """The option that was meant: --epoch is --epochs, --lr has the initials of --learning-rate, and so on."""
+    typed = option.strip("-").replace("_", "-")
+    words_of = {name: name.strip("-").split("-") for name in options}
+    candidates = [
+        *(name for name, words in words_of.items() if typed == "".join(word[0] for word in words)),
+        *difflib.get_close_matches(f"--{typed}", options, n=1, cutoff=0.9),
+        *(name for name, words in words_of.items() if typed in words),
+        *difflib.get_close_matches(f"--{typed}", options, n=1),
+    ]
+    return next(iter(candidates), None)
+
+
+def parse_options(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """The command line of all our scripts: an unknown option ends it with the nearest that there is."""
+    parser.error = fail
+    namespace, unknown = parser.parse_known_args()
+    if unknown:
+        option = unknown[0].split("=")[0]
+        nearest = nearest_option(option, re.findall(r"--[\w-]+", parser.format_usage()))
+        hint = f"did you mean {nearest}?" if nearest else "see --help"
+        fail(f"there is no option {option}; {hint}")
+    return namespace
+
+
 def print_examples(task: str) -> None:
+    """Check the task, and draw examples in one batch, as in training."""
+    names = "seq_len", "vocab_size", "fixed_length"
+    sizes = {name: value for name, value in TASKS[task].settings.items() if name in names}
+    check_task(task, **sizes)
     print(f"{task}:")
-    for source, target in zip(*draw(task, 4, torch.Generator().manual_seed(0)), strict=True):
+    for source, target in zip(*draw(task, 4, torch.Generator().manual_seed(0), **sizes), strict=True):
         print(f"  {to_text(source, task):<40}→ {to_text(target, task)}")
 
 
 def print_arranged(task: str) -> None:
     print(f"\n{task}, as each architecture has it (PAD: nothing is asked there, _: write here):")
     content = torch.tensor([[5, 7, 9]])
-    answer = TASKS[task](content)
-    source, target = frame(content, 5), frame(answer, answer.size(1) + 2)
+    answer = TASKS[task].answer(content)
+    source, target = add_start_end(content, 5), add_start_end(answer, answer.size(1) + 2)
     for architecture in ARCHITECTURES:
         given, to_say = arrange(architecture, source, target)
         for name, tokens in *(("given", part) for part in given), ("to say", to_say):
@@ -332,12 +580,15 @@ def print_arranged(task: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Print examples of each task.", allow_abbrev=False)
-    parser.error = fail
-    parser.add_argument("--task", nargs="+", choices=list(TASKS), help="only examples of these")
-    tasks = parser.parse_args().task
-    for task in tasks or TASKS:
-        print_examples(task)
+    description = "Check each task and print examples of it."
+    parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
+    parser.add_argument("--task", nargs="+", choices=list(TASKS), help="only these")
+    tasks = parse_options(parser).task
+    try:
+        for task in tasks or TASKS:
+            print_examples(task)
+    except ValueError as error:
+        fail(str(error))
     if tasks:
         return
     print_arranged("reverse")
@@ -345,7 +596,7 @@ def main() -> None:
     print("\nSequences in each split, with the 16 symbols 4 … 19:")
     print("  length" + "".join(f"{split:>12}" for split in SPLITS))
     for length in range(1, 6):
-        sizes = [len(list_contents(length, split, vocab_size=20)) for split in SPLITS]
+        sizes = [len(list_contents("copy", split, length, vocab_size=20)) for split in SPLITS]
         print(f"  {length:>6}" + "".join(f"{size:>12,}" for size in sizes))
 
 

@@ -30,13 +30,17 @@ from data import (
     SPLITS,
     TASKS,
     all_right,
+    answer_length,
     arrange,
+    check_task,
     draw,
     exact_match,
     fail,
+    parse_options,
     scored,
     to_text,
     token_accuracy,
+    usable_lengths,
 )
 from transformer import (
     ACTIVATIONS,
@@ -89,7 +93,7 @@ class Config:
         settings = {
             "vocab_size": self.vocab_size, "d_model": self.d_model, "num_heads": self.num_heads,
             "num_layers": self.num_layers, "d_ff": self.d_ff, "dropout": self.dropout,
-            "max_len": max(64, 3 * self.seq_len + 3),       # a decoder's row has prompt and answer
+            "max_len": max(64, self.longest_row()),
             "positional": self.positional, "position_base": self.position_base,
             "embedding_std": self.embedding_std,
             "norm_first": self.norm == "pre", "activation": self.activation,
@@ -98,22 +102,28 @@ class Config:
             return EncoderDecoder(**settings)
         return MiniTransformer(**settings, causal=self.architecture == "decoder")
 
+    def longest_row(self) -> int:
+        """The most tokens that a model reads at once: a decoder's prompt and answer, with START and END."""
+        lengths = usable_lengths(self.task, "train", self.seq_len, self.vocab_size, self.fixed_length)
+        return max(length + answer_length(self.task, length, self.vocab_size) for length in lengths) + 3
+
+    def check_task(self) -> None:
+        """ValueError in one line where the task's function is wrong at these sizes."""
+        check_task(self.task, self.seq_len, self.vocab_size, self.fixed_length)
+
     def draw(self, count: int, generator: torch.Generator, split: str = "train") -> tuple[Tensor, Tensor]:
         """Fresh source (count, S) and target (count, T) of this run's task."""
         return draw(self.task, count, generator, split, self.seq_len, self.vocab_size, self.fixed_length)
 
 
-RECIPES = {                                                 # what a task needs other than Config's defaults
-    "sort": {"epochs": 300},
-    "double": {"epochs": 100},
-    "add": {"epochs": 400, "hold": 0.75, "embedding_std": 1.0, "position_base": 10_000.0},
-    "complete": {"epochs": 400, "positional": "learned", "norm": "post"},
-}
-
-
 def recipe(task: str, architecture: str, **settings) -> Config:
-    """These settings, where they leave one open the task's own, and else the default."""
-    return Config(task=task, architecture=architecture, **RECIPES.get(task, {}) | settings)
+    """A run with these settings and, for any setting left out, the task's own or else the default."""
+    own = TASKS[task].settings
+    known = [setting.name for setting in fields(Config)]
+    for name in own:
+        if name not in known:
+            raise ValueError(f"task {task} has an unknown setting {name}; choose from {', '.join(known)}")
+    return Config(task=task, architecture=architecture, **own | settings)
 
 
 def loss_of(logits: Tensor, target: Tensor) -> Tensor:
@@ -439,14 +449,16 @@ def parse() -> argparse.Namespace:
         description="Train a Transformer on sequence tasks; python visualize.py then shows what it learned.",
         allow_abbrev=False, argument_default=argparse.SUPPRESS,
     )
-    parser.error = fail
     option = parser.add_argument
 
     def setting(flag: str, help: str, **how) -> None:
         name = flag.strip("-").replace("-", "_")
         default = getattr(Config(), name)
         how |= {} if "choices" in how else {"type": type(default)}
-        others = [f"; {task}: {own[name]}" for task, own in RECIPES.items() if name in own]
+        others = [
+            f"; {name_of_task}: {task.settings[name]}" for name_of_task, task in TASKS.items()
+            if name in task.settings
+        ]
         option(flag, help=f"{help} (default: {default}{''.join(others)})", **how)
 
     default_tasks, default_architectures = ["copy", "reverse"], ["encoder", "encoder-decoder"]
@@ -478,7 +490,7 @@ def parse() -> argparse.Namespace:
     option("--output-dir", type=Path, default=Path("models"), help="where to write (default: models)")
     option("--resume", action="store_true", default=False, help="go on with interrupted runs")
     option("--quiet", action="store_true", default=False, help="print only the final table")
-    return parser.parse_args()
+    return parse_options(parser)
 
 
 def config_of(task: str, architecture: str, options: argparse.Namespace) -> tuple[Config, dict | None]:
@@ -512,6 +524,7 @@ def check(config: Config) -> None:
         raise ValueError(f"hold={config.hold} is out of range; choose 0 … <1")
     if not 0 <= config.seed < 2**63:
         raise ValueError(f"seed={config.seed} is out of range; choose 0 … 2^63 − 1")
+    config.check_task()
     for split in SPLITS:
         config.draw(1, torch.Generator(), split)
     config.model()

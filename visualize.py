@@ -33,6 +33,8 @@ from analysis import (
     Head,
     Part,
     answering_kind,
+    diagonals,
+    first_symbol,
     head_table,
     heads_of,
     influence_on,
@@ -44,14 +46,23 @@ from analysis import (
     share_on,
     unseen_sequences,
 )
-from data import ARCHITECTURES, PAD, TASKS, arrange, exact_match, fail, frame, scored, to_content, to_text
+from data import (
+    ARCHITECTURES,
+    END,
+    PAD,
+    TASKS,
+    add_start_end,
+    arrange,
+    exact_match,
+    fail,
+    parse_options,
+    scored,
+    to_content,
+    to_text,
+)
 from train import Run, load_run, replacing
 from transformer import generate
 
-PATTERN = {                                                 # where the answers stand in a map
-    "copy": "the diagonal", "reverse": "the anti-diagonal", "double": "the two diagonals",
-    "add": "the column's two digits",
-}
 RULE = "Attention shows where a head reads; only an intervention shows whether it matters."
 KINDS = {"encoder": "self-attention", "decoder": "causal self-attention", "cross": "cross-attention"}
 
@@ -75,8 +86,8 @@ class View:
     maps: dict[str, Tensor]                                 # of each kind of attention: (layers, H, T, S)
     labels: dict[str, tuple[list[str], list[str]]]          # of each kind: queries (T) and keys (S)
     answer: str                                             # the model's, as text
-    cells: list[tuple[int, int]]                            # where the answers stand: query, key
-    best: Head                                              # the one that reads the answers most
+    cells: list[tuple[int, int]]                            # where the answers come from: query, key
+    best: Head                                              # the one that attends most to those cells
     evidence: Evidence
 
     @property
@@ -88,6 +99,18 @@ class View:
     def shares(self) -> Tensor:
         """What share of its reading each head spends on the answers, (layers, H)."""
         return self.evidence.reading.shares
+
+    @property
+    def pattern(self) -> str | None:
+        """What a map has outlined for the longest questions; None where the answer depends on nothing."""
+        cells = self.evidence.reading.cells
+        if not cells.any():
+            return None
+        both = diagonals(self.run.config.architecture, self.kind, self.length, *cells.shape[1:])
+        for name, diagonal in zip(("the diagonal", "the anti-diagonal"), both, strict=True):
+            if (cells == diagonal).all():
+                return name
+        return "the symbols that the answer depends on"
 
     @property
     def length(self) -> int:
@@ -120,8 +143,8 @@ def ask(run: Run, words: list[str] | None = None) -> tuple[Tensor, tuple[Tensor,
     """
     architecture, task = run.config.architecture, run.config.task
     content = to_content(words, task, run.config.vocab_size) if words else clearest_example(run)
-    answer = TASKS[task](content[None])
-    source, target = frame(content[None], len(content) + 2), frame(answer, answer.size(1) + 2)
+    answer = TASKS[task].answer(content[None])
+    source, target = add_start_end(content[None], len(content) + 2), add_start_end(answer, answer.size(1) + 2)
     if architecture == "encoder":
         given, _ = arrange(architecture, source, target)
         said = run.model(*given).argmax(dim=-1)
@@ -134,27 +157,32 @@ def ask(run: Run, words: list[str] | None = None) -> tuple[Tensor, tuple[Tensor,
     return source, given, said, text
 
 
+def best_head(kind: str, scores: Tensor) -> Head:
+    """The head with the highest score, of (layers, H)."""
+    return kind, *divmod(int(scores.argmax()), scores.size(1))
+
+
+def most_focused(maps: dict[str, Tensor], kind: str) -> Head:
+    """On this sequence, the head whose queries come closest to attending to a single key each."""
+    return best_head(kind, maps[kind].amax(dim=-1).mean(dim=-1))
+
+
 def look_at(run: Run, words: list[str] | None = None) -> View:
     """Ask the model one question, and measure it. ValueError as ask."""
     source, given, said, text = ask(run, words)
     reading, evidence = read(run, source, given, said), measure(run)
-    kind, best = answering_kind(run.config.architecture), int(evidence.reading.shares.argmax())
+    maps = {kind: weights[:, 0] for kind, weights in reading.maps.items()}
+    kind, shares = answering_kind(run.config.architecture), evidence.reading.shares
+    best = most_focused(maps, kind) if shares.isnan().any() else best_head(kind, shares)
     return View(
-        run, given, {kind: weights[:, 0] for kind, weights in reading.maps.items()},
-        labels_of(run.config.architecture, run.config.task, given, said), text,
-        reading.cells[0].nonzero().tolist(), (kind, *divmod(best, run.config.num_heads)), evidence,
+        run, given, maps, labels_of(run.config.architecture, run.config.task, given, said), text,
+        reading.cells[0].nonzero().tolist(), best, evidence,
     )
 
 
 def effect_of_cutting(view: View, part: Part) -> str:
     left = view.evidence.exact_match
     return f"exact match {percent(left[None])} → {percent(left[part])}"
-
-
-def most_focused(view: View, kind: str) -> Head:
-    """On this sequence, the head whose queries come closest to reading a single key each."""
-    focus = view.maps[kind].amax(dim=-1).mean(dim=-1)                               # (layers, H)
-    return kind, *divmod(int(focus.argmax()), focus.size(1))
 
 
 # ---------------------------------------------------------------- pictures
@@ -215,24 +243,29 @@ def finish_maps(figure: Figure, title: str, *views: View) -> Figure:
     gaps = any(":_" in name for view in views for names in view.labels.values() for name in names[1])
     causal = any(numpy.ma.is_masked(axes.collections[0].get_array()) for axes in figure.axes)
     lengths = " or ".join(dict.fromkeys(str(view.length) for view in views))
-    chance = " or ".join(dict.fromkeys(percent(view.evidence.reading.chance) for view in views))
-    return finish(figure, title, [
-        *(f"{name_of(view)}: {view.answer}" for view in views),
-        "Row: query, who reads. Column: key, what is read. Outlined: where the answer stands."
-        + " Grey: not allowed to read." * causal + " _: to be filled in." * gaps,
-        f"Shares: means over {SEQUENCES} unseen sequences of {lengths} symbols; "
-        f"all tokens alike would be {chance}.",
-    ], "attention weight")
-
-
-def pattern_of(view: View) -> str:
-    return PATTERN.get(view.run.config.task, "the answer's symbol")
+    chances = dict.fromkeys(percent(view.evidence.reading.chance) for view in views if view.pattern)
+    rows = "Row: query, who reads. Column: key, what is read."
+    if chances:
+        rows += " Outlined: where the answer comes from."
+    if causal:
+        rows += " Grey: not allowed to read."
+    if gaps:
+        rows += " _: to be filled in."
+    lines = [*(f"{name_of(view)}: {view.answer}" for view in views), rows]
+    if chances:
+        lines.append(
+            f"Shares: means over {SEQUENCES} unseen sequences of {lengths} symbols; "
+            f"uniform attention would have {' or '.join(chances)}."
+        )
+    return finish(figure, title, lines, "attention weight")
 
 
 def on_pattern(view: View, share: float | None = None) -> str:
     """The share, by default that of the best head, in words."""
+    if view.pattern is None:
+        return "the answer depends on nothing"
     share = view.shares[view.best[1:]].item() if share is None else share
-    return f"{percent(share)} on {pattern_of(view)}"
+    return f"{percent(share)} on {view.pattern}"
 
 
 def place_of(view: View, head: Head) -> str:
@@ -265,7 +298,8 @@ def layer_picture(view: View) -> Figure:
             axes.set_ylabel("")
         if head + columns < len(heads):
             axes.set_xlabel("")
-        axes.set_title(f"head {head + 1}: {percent(view.shares[layer, head].item())}", fontsize="medium")
+        share = f": {percent(view.shares[layer, head].item())}" if view.pattern else ""
+        axes.set_title(f"head {head + 1}{share}", fontsize="medium")
         axes.tick_params(labelsize="x-small")
     for unused in grid:
         unused.remove()
@@ -287,10 +321,11 @@ def model_picture(view: View) -> Figure:
             draw_map(axes, view, (kind, layer, head), ticks=False)
             axes.set_title(f"head {head + 1}" if axes in grid[0] else "", fontsize="medium")
             axes.set_ylabel(f"{kind} {layer + 1}" if head == 0 else "")
-    readers = int((view.shares > 0.5).sum())
+    finding, readers = on_pattern(view), int((view.shares > 0.5).sum())
+    if view.pattern:
+        finding = f"{readers} of {view.shares.numel()} heads of {KINDS[view.kind]} read mostly {view.pattern}"
     return finish_maps(figure, (
-        f"{name_of(view)}: {readers} of {view.shares.numel()} heads of {KINDS[view.kind]} read mostly "
-        f"{pattern_of(view)}\n"
+        f"{name_of(view)}: {finding}\n"
         f"{effect_of_cutting(view, ())} without any attention"
     ), view)
 
@@ -299,7 +334,7 @@ def kinds_picture(view: View) -> Figure:
     """One head of each kind of attention, and what is left without all of that kind."""
     figure = Figure(figsize=(5.5 * len(view.maps) + 1, 6.8), layout="constrained")
     for kind, axes in zip(view.maps, figure.subplots(1, len(view.maps)), strict=True):
-        head = view.best if kind == view.kind else most_focused(view, kind)
+        head = view.best if kind == view.kind else most_focused(view.maps, kind)
         draw_map(axes, view, head, ticks=True)
         cut = effect_of_cutting(view, (kind,))
         side = "encoder" if kind == "encoder" else "decoder"
@@ -355,17 +390,23 @@ def influence_picture(view: View) -> Figure:
     figure = Figure(figsize=(10.5, 2.8 + 2.6 * len(queries) / len(keys)), layout="constrained")
     for axes, (name, (maps, on_answers)) in zip(figure.subplots(1, 3), panels.items(), strict=True):
         draw_matrix(axes, maps.nanmean(dim=0)[asked], queries, keys, always)
-        axes.set(title=f"{name}: {percent(on_answers)}", xlabel="key: symbol of the source", ylabel="")
+        title = f"{name}: {percent(on_answers)}" if view.pattern else name
+        axes.set(title=title, xlabel="key: symbol of the source", ylabel="")
         axes.tick_params(labelsize="medium" if len(keys) < 12 else "xx-small")
     figure.axes[0].set_ylabel("query: symbol it says")
-    return finish(figure, (
-        f"{name_of(view)}: answers depend to {percent(share)} on {pattern_of(view)}\n"
-        f"the most that any head reads there is {percent(view.shares.max().item())}"
-    ), [
-        f"Means over {SEQUENCES} unseen sequences (influence: {SEQUENCES_EACH})."
-        + " Outlined: where the answer stands." * bool(always),
-        "Influence: how far the answer moves (total variation) when a symbol is replaced; "
-        f"where the answer stands {own:.2f}, elsewhere {other:.2f}.",
+    averages = f"Means over {SEQUENCES} unseen sequences (influence: {SEQUENCES_EACH})."
+    if always:
+        averages += " Outlined: where the answer comes from."
+    finding = f"{on_pattern(view)}\nreplacing a symbol moves it by {other:.2f}"
+    moves = "Influence: how far the answer moves (total variation) when a symbol is replaced"
+    if view.pattern:
+        finding = (
+            f"{percent(share)} of the influence on the answers comes from {view.pattern}\n"
+            f"the most attention that any head has there is {percent(view.shares.max().item())}"
+        )
+        moves += f"; where the answer comes from {own:.2f}, elsewhere {other:.2f}"
+    return finish(figure, f"{name_of(view)}: {finding}", [
+        averages, moves + ".",
         "Rollout multiplies all layers' maps, blind to what they carry. Grey: nothing was replaced.",
     ], "attention or influence")
 
@@ -426,11 +467,12 @@ def heads_picture(view: View) -> Figure:
     finding = "no head alone costs exact match"
     if costly["cost"] > 0:
         finding = f"{name_of_head(costly)} costs most, {percent(costly['cost'])} of exact match"
-    return finish(figure, (
-        f"{name_of(view)}: {finding}\n"
-        f"{name_of_head(best)} reads {pattern_of(view)} most and costs {percent(best['cost'])}"
-    ), [f"Means over {SEQUENCES} unseen sequences; dark is 0, bright 1. Entropy: 0 one key, 1 all alike. "
-        "Distance: in tokens."])
+    if view.pattern:
+        finding += f"\n{name_of_head(best)} reads {view.pattern} most and costs {percent(best['cost'])}"
+    return finish(figure, f"{name_of(view)}: {finding}", [
+        f"Means over {SEQUENCES} unseen sequences; dark is 0, bright 1. Entropy: 0 one key, 1 all alike. "
+        "Distance: in tokens."
+    ])
 
 
 def lengths_picture(view: View) -> Figure:
@@ -441,10 +483,12 @@ def lengths_picture(view: View) -> Figure:
     figure = Figure(figsize=(10.5, 4.6), layout="constrained")
     axes = figure.subplots()
     axes.axvspan(shortest - 0.5, seq_len + 0.5, color="grey", alpha=0.2, label="lengths of training")
-    shares = [100 * row["shares"][layer, head].item() for row in rows]
     axes.plot(lengths, [100 * row["exact_match"] for row in rows], "o-", label="exact match")
-    axes.plot(lengths, shares, "s--", label=f"layer {layer + 1}, head {head + 1} on {pattern_of(view)}")
-    axes.plot(lengths, [100 * row["chance"] for row in rows], ":", color="grey", label="if all is read alike")
+    if view.pattern:
+        shares = [100 * row["shares"][layer, head].item() for row in rows]
+        axes.plot(lengths, shares, "s--", label=f"layer {layer + 1}, head {head + 1} on {view.pattern}")
+        chances = [100 * row["chance"] for row in rows]
+        axes.plot(lengths, chances, ":", color="grey", label="uniform attention")
     axes.set(xlabel="symbols in the question", ylabel="%", ylim=(-3, 103), xticks=lengths)
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     at = {row["length"]: f"{percent(row['exact_match'])} of {row['length']} symbols" for row in rows}
@@ -467,8 +511,9 @@ def layers_picture(view: View) -> Figure:
     axes = grid["scores"]
     axes.plot([100 * whole for _, whole in lens], "o-", label="exact match")
     axes.plot([100 * tokens for tokens, _ in lens], "s--", label="tokens right")
-    axes.bar(layers, 100 * shares.amax(dim=1).numpy(), 0.5, color="silver", label="best head on answers")
-    axes.bar(layers, 100 * shares.mean(dim=1).numpy(), 0.3, color="grey", label="mean of its heads")
+    if view.pattern:
+        axes.bar(layers, 100 * shares.amax(dim=1).numpy(), 0.5, color="silver", label="best head on answers")
+        axes.bar(layers, 100 * shares.mean(dim=1).numpy(), 0.3, color="grey", label="mean of its heads")
     side = "decoder " * (len(view.maps) > 1)
     axes.set(
         xticks=[0, *layers], xticklabels=["embedding", *(f"after {side}layer {layer}" for layer in layers)],
@@ -482,9 +527,10 @@ def layers_picture(view: View) -> Figure:
         before, after, share = lens[first - 1][0], lens[first][0], shares[first - 1].mean().item()
         finding = (
             f"the answers first appear in {side}layer {first}, "
-            f"tokens right {percent(before)} → {percent(after)}\n"
-            f"its heads spend {percent(share)} of their reading on {pattern_of(view)}"
+            f"tokens right {percent(before)} → {percent(after)}"
         )
+        if view.pattern:
+            finding += f"\nits heads spend {percent(share)} of their attention on {view.pattern}"
     return finish(figure, f"{name_of(view)}: {finding}", [
         f"Maps: mean of a layer's heads over {SEQUENCES} unseen sequences. Right, by logit lens: what final",
         "norm and output projection would make of each layer's state. First: more than half of the tokens.",
@@ -494,8 +540,10 @@ def layers_picture(view: View) -> Figure:
 def query_picture(view: View) -> Figure:
     """One row of the best head's map in numbers, from the scores to the weights, to be redone on paper."""
     kind, layer, head = view.best
-    query, _ = view.cells[len(view.cells) // 2]             # one that says a symbol from the middle
     queries, keys = view.labels[kind]
+    query, _ = first_symbol(view.run.config.architecture, kind, view.given[0][0].tolist().index(END) - 1)
+    if view.cells:
+        query, _ = view.cells[len(view.cells) // 2]         # one that says a symbol from the middle
     keys = keys[: query + 1] if kind == "decoder" else keys     # causal: it may read no more than these
     scores = scores_of_query(view.run.model, view.given, view.best, query)[: len(keys)]
     size = view.run.config.d_model // view.run.config.num_heads
@@ -565,7 +613,6 @@ def parse() -> argparse.Namespace:
         description="Draw where the heads of trained models read, and what is left without them.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False,
     )
-    parser.error = fail
     option = parser.add_argument
     option("--task", nargs="+", choices=list(TASKS), default=["copy", "reverse"], help="one or more tasks")
     option("--architecture", nargs="+", choices=ARCHITECTURES, default=["encoder", "encoder-decoder"],
@@ -575,7 +622,7 @@ def parse() -> argparse.Namespace:
     option("--output-dir", type=Path, help="where to write the pictures; by default beside the runs")
     option("--format", choices=["png", "svg", "pdf"], default="png", help="file format of the pictures")
     option("--dark", action="store_true", help="on a dark background")
-    return parser.parse_args()
+    return parse_options(parser)
 
 
 def load_runs(options: argparse.Namespace) -> tuple[dict[tuple[str, str], Run], list[str]]:

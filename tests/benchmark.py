@@ -20,6 +20,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
@@ -28,7 +29,7 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import train  # noqa: E402
-from data import ARCHITECTURES, TASKS, add, all_right, arrange, frame, to_content  # noqa: E402
+from data import ARCHITECTURES, TASKS, add, add_start_end, all_right, arrange, to_content  # noqa: E402
 from transformer import sinusoidal_encoding  # noqa: E402
 
 CPU = torch.device("cpu")
@@ -199,7 +200,8 @@ def right_of_hardest_sums(model: nn.Module, config: train.Config) -> str:
     right, count = 0, 0
     for digits in range(1, (config.seq_len + 1) // 2):
         content = hardest_sums(digits)
-        source, target = frame(content, 2 * digits + 3), frame(TASKS["add"](content), digits + 3)
+        source = add_start_end(content, 2 * digits + 3)
+        target = add_start_end(TASKS["add"].answer(content), digits + 3)
         right += int(all_right(train.predict(model, config.architecture, source, target), target).sum())
         count += len(content)
     return f"{right:,} of {count:,}"
@@ -242,7 +244,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.all_tasks:
-        ones_first = {"add": lambda content: add(content).flip(-1)}
+        ones_first = {"add": replace(TASKS["add"], answer=lambda content: add(content).flip(-1))}
         with patch.dict(TASKS, ones_first if options.ones_first else {}):
             all_tasks(options.task, options.architecture, options.seeds)
     elif options.what_decides:

@@ -16,9 +16,10 @@ import torch
 import torch.nn.functional as F
 from conftest import TINY
 
+import data
 import train
 import visualize
-from data import ARCHITECTURES, PAD, START, all_right, arrange, exact_match, token_accuracy
+from data import ARCHITECTURES, PAD, START, TASKS, Task, all_right, arrange, exact_match, token_accuracy
 from train import (
     Config,
     evaluate,
@@ -282,7 +283,7 @@ def test_the_command_trains_each_task_and_prints_a_table(tmp_path):
 
 
 def test_a_task_may_have_settings_of_its_own_and_an_option_wins(monkeypatch):
-    monkeypatch.setitem(train.RECIPES, "sort", {"epochs": 7, "learning_rate": 0.01})
+    monkeypatch.setitem(TASKS, "sort", Task(data.sort, settings={"epochs": 7, "learning_rate": 0.01}))
     monkeypatch.setattr(sys, "argv", ["train.py", "--learning-rate", "0.02", "--batch-size", "5"])
     options = train.parse()
     given = {"learning_rate": 0.02, "batch_size": 5}
@@ -295,7 +296,7 @@ def test_a_task_of_ones_own_is_a_function_and_a_line(tmp_path, monkeypatch, caps
     def every_other(content):
         return content[:, ::2]
 
-    monkeypatch.setitem(train.TASKS, "every_other", every_other)
+    monkeypatch.setitem(TASKS, "every_other", Task(every_other))
     run = ["--task", "every_other", "--architecture", "encoder-decoder"]
     small = ["--num-layers", "1", "--d-model", "32", "--seq-len", "4", "--learning-rate", "0.01"]
     monkeypatch.setattr(sys, "argv", ["train.py", "--output-dir", str(tmp_path), *run, *small])
@@ -327,7 +328,7 @@ def test_a_task_of_ones_own_is_a_function_and_a_line(tmp_path, monkeypatch, caps
         (["--batch-size", "-3"], "batch_size=-3 is too small"),
         (["--threads", "0"], "threads=0 is too small"),
         (["--seed", "-1"], "seed=-1 is out of range"),
-        (["--epoch", "3"], "unrecognized arguments: --epoch 3"),
+        (["--epoch", "3"], "there is no option --epoch; did you mean --epochs?"),
     ],
 )
 def test_bad_input_is_one_line_exit_2_and_nothing_written(options, message, tmp_path, monkeypatch, capsys):

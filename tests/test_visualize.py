@@ -136,7 +136,7 @@ def test_the_influence_picture_shows_attention_rollout_and_influence_on_one_scal
     first_share, last_share = float(shares[0][:-1]), float(shares[2][:-1])
     assert first_share == pytest.approx(100 * evidence.reading.shares.max().item(), abs=0.051)
     assert last_share == pytest.approx(100 * (on_answers / evidence.influence.nansum()).item(), abs=0.051)
-    assert f"depend to {shares[2]} on the anti-diagonal" in figure.get_suptitle()
+    assert f"{shares[2]} of the influence on the answers comes from the anti" in figure.get_suptitle()
 
 
 def test_the_knock_out_picture_shows_what_is_left_without_each_part(view):
@@ -257,13 +257,14 @@ def test_pictures_land_beside_the_run_without_a_display(models_dir, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--sequence", "5", "2", "7"], "symbol 2 is not content of copy; choose from 4 … 19"),
-        (["--task", "add", "--sequence", *"421"], "4 2 1 is nothing to add; write two numbers of as"),
-        (["--task", "add", "--sequence", *"4+x"], "symbol x is not content of add; choose from 0 … 9 and"),
-        (["--task=complete", "--architecture=encoder", "--sequence", *"5___57"], "nothing to complete"),
-        (["--task", "reverse", "--sequence", *"5_"], "symbol _ is not content of reverse; choose"),
-        (["--sequence", "20"], "symbol 20 is not content of copy; choose from 4 … 19"),
-        (["--sequence", "five"], "symbol five is not content of copy; choose from 4 … 19"),
+        (["--sequence", "5", "2", "7"], "2 is not a symbol of copy; choose from 4 … 19"),
+        (["--task", "add", "--sequence", *"421"], "4 2 1 is not a valid question for add; write two"),
+        (["--task", "add", "--sequence", *"4+x"], "x is not a symbol of add; choose from 0 1 2"),
+        (["--task=complete", "--architecture=encoder", "--sequence", *"5___57"],
+         "5 _ _ _ 5 7 is not a valid"),
+        (["--task", "reverse", "--sequence", *"5_"], "_ is not a symbol of reverse; choose"),
+        (["--sequence", "20"], "20 is not a symbol of copy; choose from 4 … 19"),
+        (["--sequence", "five"], "five is not a symbol of copy; choose from 4 … 19"),
         (["--sequence", *["5"] * 63], "65 tokens are more than max_len=64"),
         (["--task", "revers"], "invalid choice: 'revers'"),
         (["--architecture", "gpt"], "invalid choice: 'gpt'"),
