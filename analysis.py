@@ -125,10 +125,11 @@ def first_symbol(architecture: str, kind: str, length: int) -> tuple[int, int]:
 def answer_cells(config: Config, source: Tensor, queries: int, keys: int) -> Tensor:
     """Where in a map (T, S) of the answering kind the answers come from, (N, T, S) boolean.
 
-    A query that says a symbol has those keys that the right symbol depends on: at least half of the other
-    symbols at that place would change it (data.dependence). All sources are equally long.
+    A query that says a symbol has those keys on which the right symbol depends (data.dependence): at least
+    half as much as on the key on which it depends most. All sources are equally long.
     """
-    behind = dependence(config.task, source[:, 1:-1], config.vocab_size) >= 0.5         # (N, A, L)
+    depends = dependence(config.task, source[:, 1:-1], config.vocab_size)               # (N, A, L)
+    behind = (depends > 0) & (depends >= depends.amax(dim=2, keepdim=True) / 2)
     query, key = first_symbol(config.architecture, answering_kind(config.architecture), behind.size(2))
     cells = torch.zeros(len(source), queries, keys, dtype=torch.bool)
     behind = behind[:, : queries - query]                   # an answer that ended too early has fewer
@@ -421,8 +422,9 @@ def measure(run: Run) -> Evidence:
 def head_table(run: Run, evidence: Evidence) -> list[dict]:
     """One row for each head, from the one that costs most to lose; layers and heads are counted from 1.
 
-    Shares of reading on the diagonals and on the answer (None where the kind cannot find it), entropy against
-    uniform, distance in tokens, and the exact match that is left without the head.
+    Shares of attention on the diagonals and on where the answer comes from, entropy against uniform, distance
+    in tokens, and the exact match that is left without the head. A score is None where it has no meaning: the
+    answer's of a kind that cannot find it or where it depends on nothing, a diagonal's outside the map.
     """
     rows, reading, architecture = [], evidence.reading, run.config.architecture
     for kind, maps in reading.maps.items():
@@ -433,14 +435,13 @@ def head_table(run: Run, evidence: Evidence) -> list[dict]:
             "diagonal": share_on(both[:1], maps), "anti_diagonal": share_on(both[1:], maps),
             "relative_entropy": relative_entropy(maps, allowed), "mean_distance": mean_distance(maps),
         }
-        if kind == answering_kind(architecture) and reading.cells.any():
+        if kind == answering_kind(architecture):
             scores["answer"] = reading.shares
         for head in heads_of(run.model, (kind,)):
             _, layer, index = head
             left = evidence.exact_match[head]
-            rows.append(
-                {"kind": kind, "layer": layer + 1, "head": index + 1, "answer": None}
-                | {name: score[layer, index].item() for name, score in scores.items()}
-                | {"exact_match_without": left, "cost": evidence.exact_match[None] - left}
-            )
+            row = {"kind": kind, "layer": layer + 1, "head": index + 1, "answer": None}
+            for name, score in scores.items():
+                row[name] = None if score[layer, index].isnan() else score[layer, index].item()
+            rows.append(row | {"exact_match_without": left, "cost": evidence.exact_match[None] - left})
     return sorted(rows, key=lambda row: (-row["cost"], -(row["answer"] or 0)))

@@ -13,6 +13,7 @@ import csv
 import math
 import os
 import sys
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,6 +65,7 @@ from train import Run, load_run, replacing
 from transformer import generate
 
 RULE = "Attention shows where a head reads; only an intervention shows whether it matters."
+MOST_NAMES = 40                                             # of more tokens, every second or third is named
 KINDS = {"encoder": "self-attention", "decoder": "causal self-attention", "cross": "cross-attention"}
 
 
@@ -110,7 +112,7 @@ class View:
         for name, diagonal in zip(("the diagonal", "the anti-diagonal"), both, strict=True):
             if (cells == diagonal).all():
                 return name
-        return "the symbols that the answer depends on"
+        return "the needed symbols"
 
     @property
     def length(self) -> int:
@@ -134,6 +136,11 @@ def labels_of(architecture: str, task: str, given: tuple[Tensor, ...], said: Ten
     }
 
 
+def shorten(text: str) -> str:
+    """So many words as fit into a line of a caption beside as many others."""
+    return textwrap.shorten(text, 60, placeholder=" …")
+
+
 @torch.no_grad()
 def ask(run: Run, words: list[str] | None = None) -> tuple[Tensor, tuple[Tensor, ...], Tensor, str]:
     """Ask the model one question, as data.to_text writes it, by default a clear example.
@@ -153,7 +160,8 @@ def ask(run: Run, words: list[str] | None = None) -> tuple[Tensor, tuple[Tensor,
         written = torch.cat([source[:, :1], generate(run.model, source, target.size(1) - 1)], dim=1)
         given, said = arrange(architecture, source, written)
     mark = "✓" if written.shape == target.shape and exact_match(written, target) == 1 else "✗"
-    text = f"{to_text(content, task)} → {to_text(written[0, 1:], task).removesuffix(' END')} {mark}"
+    said_text = to_text(written[0, 1:], task).removesuffix(" END")
+    text = f"{shorten(to_text(content, task))} → {shorten(said_text)} {mark}"
     return source, given, said, text
 
 
@@ -193,16 +201,19 @@ def draw_matrix(
     cells: list[tuple[int, int]] | tuple[()] = (),
 ) -> None:
     """A map (T, S), grey where it is nan, with cells outlined; without names, no ticks either."""
-    ticks = queries is not None
     seaborn.heatmap(
         weights.numpy(), mask=weights.isnan().numpy(), ax=axes, vmin=0, vmax=1, cmap="viridis", square=True,
-        cbar=False, xticklabels=keys or False, yticklabels=queries or False,
+        cbar=False, xticklabels=False, yticklabels=False,
     )
     axes.collections[0].set(edgecolor="face", linewidth=0.4)    # else viewers show seams in svg and pdf
     axes.set_facecolor("silver")
     for query, key in cells:
-        cell = Rectangle((key, query), 1, 1, fill=False, edgecolor="tomato", linewidth=1.8 if ticks else 0.6)
-        axes.add_patch(cell)
+        width = 1.8 if queries and len(queries) < MOST_NAMES else 0.6
+        axes.add_patch(Rectangle((key, query), 1, 1, fill=False, edgecolor="tomato", linewidth=width))
+    for axis, names in (axes.xaxis, keys), (axes.yaxis, queries):
+        if names is not None:
+            places = range(0, len(names), len(names) // MOST_NAMES + 1)
+            axis.set_ticks([place + 0.5 for place in places], [names[place] for place in places])
     axes.tick_params("x", rotation=90)
     axes.tick_params("y", rotation=0)
 
@@ -245,8 +256,8 @@ def finish_maps(figure: Figure, title: str, *views: View) -> Figure:
     lengths = " or ".join(dict.fromkeys(str(view.length) for view in views))
     chances = dict.fromkeys(percent(view.evidence.reading.chance) for view in views if view.pattern)
     rows = "Row: query, who reads. Column: key, what is read."
-    if chances:
-        rows += " Outlined: where the answer comes from."
+    if any(view.cells for view in views):
+        rows += " Outlined: where the answer comes from, the needed symbols."
     if causal:
         rows += " Grey: not allowed to read."
     if gaps:
@@ -457,12 +468,14 @@ def heads_picture(view: View) -> Figure:
     for row, (picture, text) in zip(table, grid.reshape(-1, 2), strict=False):
         maps = view.evidence.reading.maps[row["kind"]][row["layer"] - 1, :, row["head"] - 1]
         draw_matrix(picture, maps.mean(dim=0), None, None)
-        answer = [] if row["answer"] is None else [f"answer {row['answer']:.0%}"]
-        text.text(0, 0.5, "\n".join([
-            name_of_head(row), f"costs {percent(row['cost'])}", *answer, f"diagonal {row['diagonal']:.0%}",
-            f"anti-diagonal {row['anti_diagonal']:.0%}", f"entropy {row['relative_entropy']:.2f}",
-            f"distance {row['mean_distance']:.1f}",
-        ]), va="center", fontsize="small")
+        lines = [name_of_head(row), f"costs {percent(row['cost'])}"]
+        for score in "answer", "diagonal", "anti_diagonal":
+            if row[score] is not None:
+                lines.append(f"{score.replace('_', '-')} {row[score]:.0%}")
+        if row["relative_entropy"] is not None:
+            lines.append(f"entropy {row['relative_entropy']:.2f}")
+        lines.append(f"distance {row['mean_distance']:.1f}")
+        text.text(0, 0.5, "\n".join(lines), va="center", fontsize="small")
     costly, best = table[0], max(table, key=lambda row: row["answer"] or 0)
     finding = "no head alone costs exact match"
     if costly["cost"] > 0:

@@ -1,10 +1,12 @@
 """What several test files share: one thread, and tiny runs trained once."""
 
 import itertools
+from unittest.mock import patch
 
 import pytest
 import torch
 
+import train
 from data import ARCHITECTURES
 from train import Config, load_run, run_folder, train_and_save
 
@@ -16,14 +18,18 @@ torch.set_num_threads(1)
 
 @pytest.fixture(scope="session")
 def models_dir(tmp_path_factory):
-    """A models folder with a finished run of some tasks with each architecture; read only, please."""
+    """A models folder with a finished run of some tasks with each architecture; read only, please.
+
+    Each is tested on 500 sequences, as an untrained model takes long to generate 10,000 answers.
+    """
     folder = tmp_path_factory.mktemp("session") / "models"
     runs = [*itertools.product(("copy", "reverse"), ARCHITECTURES)]
     for task, architecture in *runs, ("add", "encoder"), ("complete", "encoder"), ("add", "encoder-decoder"):
         path = run_folder(folder, task, architecture)
         path.mkdir(parents=True)
         config = Config(**TINY, task=task, architecture=architecture)
-        train_and_save(config, torch.device("cpu"), path, quiet=True)
+        with patch.object(train, "TEST_SEQUENCES", 500):
+            train_and_save(config, torch.device("cpu"), path, quiet=True)
     return folder
 
 

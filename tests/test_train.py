@@ -204,7 +204,7 @@ def test_figures_agree_with_each_other(finished):
         "steps_to_solve", "seconds_to_solve", "test_sequences", "test_token_accuracy", "test_exact_match",
         "device", "threads", "torch_version",
     }
-    assert metrics["steps"] == 6 and metrics["steps_to_solve"] is None and metrics["test_sequences"] == 10_000
+    assert metrics["steps"] == 6 and metrics["steps_to_solve"] is None and metrics["test_sequences"] == 500
     with open(finished / "history.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["step"] for row in rows] == ["3", "6"]
@@ -280,6 +280,7 @@ def test_the_command_trains_each_task_and_prints_a_table(tmp_path):
     for task, architecture in itertools.product(("copy", "reverse"), ("encoder", "encoder-decoder")):
         metrics = json.loads((run_folder(tmp_path, task, architecture) / "metrics.json").read_text())
         assert (metrics["task"], metrics["architecture"]) == (task, architecture)
+        assert metrics["test_sequences"] == 10_000
 
 
 def test_a_task_may_have_settings_of_its_own_and_an_option_wins(monkeypatch):

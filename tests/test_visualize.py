@@ -8,13 +8,18 @@ from pathlib import Path
 import numpy
 import pytest
 import torch
-from conftest import KINDS
+from conftest import KINDS, TINY
 from matplotlib.figure import Figure
+from matplotlib.text import Text
+from torch.nn import functional
 
+import analysis
+import data
+import train
 import visualize
 from analysis import attention_layers, head_table, rollout
-from data import to_text
-from train import load_run
+from data import ARCHITECTURES, TASKS, Task, to_text
+from train import load_run, run_folder, save_checkpoint
 from transformer import generate
 from visualize import (
     draw_map,
@@ -202,6 +207,64 @@ def test_a_query_can_be_redone_from_the_numbers_shown(view):
     query = view.cells[len(view.cells) // 2][0]
     numpy.testing.assert_allclose(weights, view.maps[kind][layer, head, query, :columns], atol=0.0006)
     assert view.maps[kind][layer, head, query, columns:].sum() == 0
+
+
+def rank_of_each_symbol(content):
+    """How many symbols of the question are smaller; one_hot fails without a row or with other tokens."""
+    counts = functional.one_hot(content - 4, 16).sum(dim=1)
+    return 4 + (counts.cumsum(dim=1) - counts).gather(1, content - 4)
+
+
+OWN = {
+    "shift": (Task(lambda content: content.roll(1, dims=1)), "on the needed symbols"),
+    "next": (Task(lambda content: 4 + (content - 3) % 16), "on the diagonal"),
+    "parity": (Task(lambda content: 4 + content.sum(dim=1, keepdim=True) % 2), "on the needed symbols"),
+    "different": (
+        Task(lambda content: 4 + (functional.one_hot(content - 4).amax(dim=1).sum(dim=1, keepdim=True) - 1)),
+        "on the needed symbols",
+    ),
+    "triple": (Task(lambda content: content.repeat(1, 3), settings={"seq_len": 30}), "on the needed symbols"),
+    "constant": (Task(lambda content: torch.full((len(content), 1), 7)), "on nothing"),
+    "rank": (Task(rank_of_each_symbol), "on the needed symbols"),
+    "letters": (
+        Task(data.reverse, symbols=range(4, 7), names={4: "a", 5: "b", 6: "c"}), "on the anti-diagonal"
+    ),
+}
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("task", OWN)
+def test_every_picture_of_a_task_of_ones_own_is_drawn_and_claims_nothing_false(
+    task, architecture, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(TASKS, task, OWN[task][0])
+    of_many, config = analysis.unseen_sequences, train.recipe(task, architecture, **TINY | {"epochs": 1})
+    train.check(config)
+    (_, checkpoint), = train.train(config, torch.device("cpu"))
+    folder = run_folder(tmp_path, task, architecture)
+    folder.mkdir(parents=True)
+    save_checkpoint(checkpoint, folder)
+
+    def a_few_sequences(run, length=None, count=None):
+        return of_many(run, length, 30)
+
+    monkeypatch.setattr(analysis, "unseen_sequences", a_few_sequences)
+    view = look_at(load_run(tmp_path, task, architecture), ["cab"] if task == "letters" else None)
+    if task == "letters":
+        assert view.answer.startswith("c a b → ")
+    for name, picture in visualize.PICTURES.items():
+        if name != "attention_kinds" or len(view.maps) > 1:
+            figure = picture(view)
+            figure.draw_without_rendering()
+            words = figure.findobj(Text)
+            assert not any("nan" in text.get_text() for text in words), name
+            if name in ("attention_head", "attention_layer", "attention_kinds"):
+                assert OWN[task][1] in figure.get_suptitle()
+            if OWN[task][1] == "on nothing":
+                assert not any("% on" in text.get_text() for text in words), name
+                assert "utlined" not in figure.get_supxlabel()
+    outlines = {(key, query) for query, key in view.cells}
+    assert bool(outlines) == (OWN[task][1] != "on nothing")
 
 
 def call_main(monkeypatch, *options):
