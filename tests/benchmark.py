@@ -87,7 +87,7 @@ def our_history(config: train.Config) -> Iterator[dict]:
 def until_solved(history: Iterator[dict], max_steps: int) -> dict:
     """The first row that is solved, or the last one looked at."""
     for row in history:
-        if train.is_solved(row) or row["step"] >= max_steps:
+        if row["solved"] or row["step"] >= max_steps:
             return row
     return row
 
@@ -121,13 +121,13 @@ def flops_per_step(config: train.Config) -> int:
 
 def median_and_most(rows: list[dict], key: str, digits: int) -> str:
     """Of that column, over the seeds; > where a run gave up there."""
-    values, unsolved = [row[key] for row in rows], sum(not train.is_solved(row) for row in rows)
+    values, unsolved = [row[key] for row in rows], sum(not row["solved"] for row in rows)
     median, most = f"{statistics.median(values):.{digits}f}", f"{max(values):.{digits}f}"
     return ">" * (2 * unsolved >= len(rows)) + median + f" ({'>' * bool(unsolved)}{most})"
 
 
 def solved_of(rows: list[dict]) -> str:
-    return f"{sum(map(train.is_solved, rows))} of {len(rows)}"
+    return f"{sum(row['solved'] for row in rows)} of {len(rows)}"
 
 
 def copy_weights(averages: list[Tensor], weights: list[Tensor], updates: Tensor) -> None:
@@ -179,7 +179,7 @@ def compare(architectures: list[str], seeds: int, max_steps: int) -> None:
             median_and_most(rows, "train_seconds", 1),
             f"{statistics.median(milliseconds):.1f}", f"{statistics.median(shares):.0%}",
         ), flush=True)
-        unsolved = [row for row in rows if not train.is_solved(row)]
+        unsolved = [row for row in rows if not row["solved"]]
         given_up = ", ".join(train.percent(row["exact_match"]) for row in unsolved)
         if given_up:
             print(f"         exact match where it gave up: {given_up}", flush=True)

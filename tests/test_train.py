@@ -23,7 +23,6 @@ from data import ARCHITECTURES, PAD, START, TASKS, Task, all_right, arrange, exa
 from train import (
     Config,
     evaluate,
-    is_solved,
     learning_rate_share,
     load_run,
     loss_of,
@@ -103,7 +102,7 @@ def test_training_solves_a_small_copy_task(architecture):
         task="copy", architecture=architecture, epochs=16, steps_per_epoch=8, seq_len=4, vocab_size=10,
         d_model=64, learning_rate=3e-3,
     )
-    assert is_solved(checkpoint["history"][-1])
+    assert checkpoint["history"][-1]["solved"]
     assert checkpoint["history"][-1]["loss"] < 0.2 < 1 < checkpoint["history"][0]["loss"]
     source = torch.tensor([[1, 5, 9, 4, 2, 0]])
     if architecture == "encoder":
@@ -150,12 +149,35 @@ def test_solved_means_that_all_validation_sequences_were_looked_at():
     model.forward = echo
     source = torch.randint(4, 20, (train.VALIDATION_SEQUENCES, 5))
     glance = evaluate(model, "encoder", source, source, thorough=False)
-    assert glance["exact_match"] == 1 and glance["validation_sequences"] == 100 and not is_solved(glance)
-    assert is_solved(evaluate(model, "encoder", source, source, thorough=True))
+    assert glance["exact_match"] == 1 and not glance["solved"]
+    assert evaluate(model, "encoder", source, source, thorough=True)["solved"]
     late_mistake = source.clone()
     late_mistake[-1, 0] ^= 1
     row = evaluate(model, "encoder", source, late_mistake, thorough=True)
-    assert row["exact_match"] == pytest.approx(1999 / 2000) and not is_solved(row)
+    assert row["exact_match"] == 1 and not row["solved"]        # the accuracies are those of the first 100
+    early_mistake = source.clone()
+    early_mistake[99, 0] ^= 1
+    row = evaluate(model, "encoder", source, early_mistake, thorough=True)
+    assert row["exact_match"] == pytest.approx(0.99) and not row["solved"]
+
+
+def test_the_training_plot_names_what_differs_and_how_many_sequences_its_accuracies_stand_on():
+    config = train.recipe("add", "encoder", num_layers=1, fixed_length=True)
+    history = [
+        {"epoch": 1, "step": 8, "loss": 2.0, "token_accuracy": 0.5, "exact_match": 0.25, "solved": False},
+        {"epoch": 2, "step": 16, "loss": 1.0, "token_accuracy": 1.0, "exact_match": 1.0, "solved": True},
+    ]
+    metrics = {"steps_to_solve": 16, "test_exact_match": 0.9999, "test_sequences": 10_000}
+    figure = train.training_plot(config, metrics, history)
+    first, second = figure.get_suptitle().split("\n")
+    assert first == "add, encoder: all 2,000 validation sequences right at step 16; 99.99% of 10,000 test " \
+        "sequences right"
+    assert second == "not the default: fixed_length, num_layers 1"      # not what add trains best with
+    loss_axes, accuracy_axes = figure.axes
+    assert accuracy_axes.get_ylabel() == "% of the same 100 validation sequences"
+    assert [list(line.get_ydata()) for line in accuracy_axes.get_lines()[:2]] == [[50, 100], [25, 100]]
+    plain = train.training_plot(train.recipe("add", "encoder"), metrics, history)
+    assert "\n" not in plain.get_suptitle()
 
 
 def test_a_sample_stands_aligned_and_marks_what_is_wrong():
