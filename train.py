@@ -22,6 +22,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
@@ -435,19 +436,22 @@ def training_plot(config: Config, metrics: dict, history: list[dict]) -> Figure:
     steps = [row["step"] for row in history]
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     loss_axes, accuracy_axes = figure.subplots(1, 2)
-    loss_axes.plot(steps, [row["loss"] for row in history], color="C0")
-    loss_axes.set(yscale="log", xlabel="training step", ylabel="nats per token", title="Cross-entropy loss")
+    loss_axes.plot(steps, [row["loss"] for row in history])
+    loss_axes.set_title("Cross-entropy loss", loc="left")
+    loss_axes.set(yscale="log", xlabel="training step", ylabel="nats per token")
+    loss_axes.yaxis.set_major_formatter("{x:g}")            # 0.1, not 10⁻¹
+    loss_axes.yaxis.set_minor_formatter(LogFormatter())
     accuracy_axes.plot(steps, [100 * row["token_accuracy"] for row in history], "--", label="tokens right")
-    accuracy_axes.plot(steps, [100 * row["exact_match"] for row in history], label="whole sequences right")
+    accuracy_axes.plot(steps, [100 * row["exact_match"] for row in history], label="sequences right")
     accuracy_axes.set(
-        xlabel="training step", ylabel=f"% of the same {GLANCE} validation sequences", ylim=(-3, 103),
-        title="Accuracy",
+        xlabel="training step", ylabel=f"% of the same {GLANCE} validation sequences", ylim=(-3, 103)
     )
     solved = metrics["steps_to_solve"]
     if solved:
         for axes in loss_axes, accuracy_axes:
             axes.axvline(solved, color="grey", linestyle=":", label=f"solved: step {solved}")
-    accuracy_axes.legend(loc="lower right")
+    above = {"loc": "lower right", "bbox_to_anchor": (1, 0.99), "ncols": 3, "frameon": False}
+    accuracy_axes.legend(**above, columnspacing=1, handlelength=1.5)
     outcome = "not solved on validation"
     if solved:
         outcome = f"all {VALIDATION_SEQUENCES:,} validation sequences right at step {solved}"
