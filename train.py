@@ -10,6 +10,8 @@ import csv
 import json
 import math
 import os
+import re
+import shlex
 import sys
 import textwrap
 import time
@@ -38,6 +40,7 @@ from data import (
     draw,
     exact_match,
     fail,
+    first_line,
     parse_options,
     scored,
     to_text,
@@ -333,15 +336,32 @@ def metrics_of(config: Config, model: nn.Module, history: list[dict], device: to
 # ---------------------------------------------------------------- files
 
 
+UNDO = "undo the change, or train the changed code into another folder with --output-dir"
 CHECKPOINT_KEYS = {
     "config", "history", "model", "averaged_updates", "trained_weights", "optimizer", "schedule",
     "random_states",
 }
 
 
+DEFAULT_TASKS, DEFAULT_ARCHITECTURES = ["copy", "reverse"], ["encoder", "encoder-decoder"]
+DEFAULT_FOLDER = Path("models")
+PICTURES = "attention", "influence", "knock_out", "heads", "lengths", "layers", "query"     # of visualize.py
+
+
 def run_folder(models_dir: Path, task: str, architecture: str) -> Path:
     """Where a run lives."""
     return Path(models_dir) / f"{task}_task" / architecture
+
+
+def command_line(script: str, tasks: list[str], architectures: list[str], models_dir: Path) -> str:
+    """The command for these runs, which works as it is printed: with the options that it needs, quoted."""
+    path = Path(__file__).resolve().with_name(script)
+    words = ["python", script if path.parent == Path.cwd() else str(path)]
+    if (tasks, architectures) != (DEFAULT_TASKS, DEFAULT_ARCHITECTURES):
+        words += ["--task", *tasks, "--architecture", *architectures]
+    if models_dir != DEFAULT_FOLDER:
+        words += ["--output-dir" if script == "train.py" else "--models-dir", str(models_dir)]
+    return shlex.join(words)
 
 
 @contextmanager
@@ -360,6 +380,25 @@ def replacing(path: Path) -> Iterator[Path]:
 def save_checkpoint(checkpoint: dict, folder: Path) -> None:
     with replacing(folder / "checkpoint.pt") as path:
         torch.save(checkpoint, path)
+
+
+def remove_stale(folder: Path) -> int:
+    """Remove the figures, tables and pictures of weights that are no longer there; how many there were.
+
+    So a picture never outlives the weights that it shows. Files with other names stay.
+    """
+    task, models_dir = folder.parent.name.removesuffix("_task"), folder.parents[1]
+    stale = [folder / name for name in ("metrics.json", "history.csv", "heads.csv", "training.png")]
+    for suffix in "png", "svg", "pdf":
+        for picture in PICTURES:
+            stale += folder.glob(f"{picture}*.{suffix}")
+        for path in models_dir.glob(f"*_vs_*.{suffix}"):    # the run beside others
+            if re.search(rf"(^|_){re.escape(task)}(_|$)", path.stem):
+                stale.append(path)
+    stale = [path for path in stale if path.is_file()]
+    for path in stale:
+        path.unlink()
+    return len(stale)
 
 
 def save_figures(config: Config, metrics: dict, history: list[dict], folder: Path) -> None:
@@ -384,36 +423,65 @@ class Run:
     folder: Path
 
 
-def read_checkpoint(folder: Path, task: str, architecture: str) -> tuple[dict, nn.Module]:
-    """The checkpoint in the folder of a run, and its model. ValueError where there is none, a damaged one, or
-    another run's.
+def open_checkpoint(folder: Path, remedy: str) -> tuple[dict, Config]:
+    """The checkpoint in a folder, and its settings. ValueError with the remedy where there is none, or damage.
 
     torch.load alone accepts nearly every flipped bit, so the checksums in the file, which is a zip archive,
     are compared first.
     """
-    path, command = folder / "checkpoint.pt", f"python train.py --task {task} --architecture {architecture}"
+    path = folder / "checkpoint.pt"
     if not path.is_file():
-        raise ValueError(f"there is no {path}; train it first: {command}")
+        raise ValueError(f"there is no {path}; {remedy}")
     try:
         with zipfile.ZipFile(path) as archive:
             if damaged := archive.testzip():
                 raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        config = Config(**checkpoint["config"])
-        if (config.task, config.architecture) != (task, architecture):
-            raise ValueError(f"it is of task {config.task}, architecture {config.architecture}")
-        model = config.model()
-        model.load_state_dict(checkpoint["model"])
         if missing := CHECKPOINT_KEYS - checkpoint.keys():
             raise KeyError(f"without {', '.join(sorted(missing))}")
-        return checkpoint, model
     except Exception as error:                              # a broken file can fail in any way
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{path} cannot be used ({reason}); train it again: {command}") from error
+        raise ValueError(f"{path} is damaged ({first_line(error)}); {remedy}") from error
+    known = [setting.name for setting in fields(Config)]
+    for name in checkpoint["config"]:
+        if name not in known:
+            raise ValueError(
+                f"{path}: train.py differs from the one that trained this: {name} is no setting; {UNDO}"
+            )
+    return checkpoint, Config(**checkpoint["config"])
+
+
+def load_weights(model: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
+    """ValueError naming the first parameters that differ, where other code trained the weights."""
+    own = model.state_dict()
+    differences = [
+        *[f"{name} is missing" for name in own if name not in weights][:1],
+        *[f"{name} is unexpected" for name in weights if name not in own][:1],
+        *[f"{name} has shape {tuple(weights[name].shape)}, not {tuple(own[name].shape)}"
+          for name in own if name in weights and weights[name].shape != own[name].shape][:1],
+    ]
+    if differences:
+        raise ValueError(
+            f"{path}: transformer.py differs from the one that trained this: {', '.join(differences)}; {UNDO}"
+        )
+    model.load_state_dict(weights)
+
+
+def read_checkpoint(folder: Path, task: str, architecture: str) -> tuple[dict, nn.Module]:
+    """The checkpoint in the folder of a run, and its model. ValueError where it cannot be used."""
+    path, models_dir = folder / "checkpoint.pt", folder.parents[1]
+    command = command_line("train.py", [task], [architecture], models_dir)
+    checkpoint, config = open_checkpoint(folder, f"train it: {command}")
+    if (config.task, config.architecture) != (task, architecture):
+        found = f"{path} is of task {config.task}, architecture {config.architecture}"
+        raise ValueError(f"{found}; move it to {run_folder(models_dir, config.task, config.architecture)}")
+    config.check_task()
+    model = config.model()
+    load_weights(model, checkpoint["model"], path)
+    return checkpoint, model
 
 
 def load_run(models_dir: Path, task: str, architecture: str = "encoder") -> Run:
-    """The run that training left in models_dir. ValueError where there is none, or where it is damaged."""
+    """The run that training left in models_dir. ValueError where there is none or it cannot be used."""
     folder = run_folder(models_dir, task, architecture)
     checkpoint, model = read_checkpoint(folder, task, architecture)
     return Run(model.eval(), Config(**checkpoint["config"]), checkpoint["history"], folder)
@@ -484,10 +552,10 @@ def parse() -> argparse.Namespace:
         ]
         option(flag, help=f"{help} (default: {default}{''.join(others)})", **how)
 
-    default_tasks, default_architectures = ["copy", "reverse"], ["encoder", "encoder-decoder"]
-    option("--task", nargs="+", choices=list(TASKS), default=default_tasks, help="default: copy reverse")
-    option("--architecture", nargs="+", choices=ARCHITECTURES, default=default_architectures,
-           help="default: encoder encoder-decoder")
+    option("--task", nargs="+", choices=list(TASKS), default=DEFAULT_TASKS,
+           help=f"default: {' '.join(DEFAULT_TASKS)}")
+    option("--architecture", nargs="+", choices=ARCHITECTURES, default=DEFAULT_ARCHITECTURES,
+           help=f"default: {' '.join(DEFAULT_ARCHITECTURES)}")
     setting("--epochs", "each draws fresh data and ends with an evaluation")
     setting("--steps-per-epoch", "optimiser steps in an epoch")
     setting("--batch-size", "sequences in a step")
@@ -510,8 +578,9 @@ def parse() -> argparse.Namespace:
     devices = ["auto", "cpu", "cuda", "mps"]
     option("--device", choices=devices, default="auto", help="default: auto, a GPU if there is one")
     option("--threads", type=int, default=None, help="CPU threads (default: OMP_NUM_THREADS or else 1)")
-    option("--output-dir", type=Path, default=Path("models"), help="where to write (default: models)")
-    option("--resume", action="store_true", default=False, help="go on with interrupted runs")
+    option("--output-dir", type=Path, default=DEFAULT_FOLDER, help="where to write (default: models)")
+    option("--resume", action="store_true", default=False,
+           help="go on where there is a checkpoint, start where there is none")
     option("--quiet", action="store_true", default=False, help="print only the final table")
     return parse_options(parser)
 
@@ -530,8 +599,10 @@ def config_of(task: str, architecture: str, options: argparse.Namespace) -> tupl
         config = Config(**checkpoint["config"])
         for name, value in given.items():
             if value != getattr(config, name):
-                there = f"the run in {folder} has {name}={getattr(config, name)}"
-                raise ValueError(f"{name}={value} cannot be resumed: {there}; leave it or --resume out")
+                raise ValueError(
+                    f"{name}={value} cannot be resumed: the run in {folder} has {getattr(config, name)}; "
+                    "drop that option, or drop --resume"
+                )
     check(config)
     return config, checkpoint
 
@@ -588,38 +659,57 @@ def report(name: str, row: dict, solved: bool) -> str:
     return text
 
 
+def interrupted_text(config: Config, epochs_saved: int, replaces: bool) -> str:
+    """What is true when Ctrl-C ends a run."""
+    name = f"{config.task}, {config.architecture}"
+    if epochs_saved:
+        saved = f"{name} is saved up to epoch {epochs_saved} of {config.epochs}"
+        return f"interrupted: {saved}; the same command with --resume goes on from there"
+    if replaces:
+        return f"interrupted: nothing new of {name} is saved, and the earlier run is as it was"
+    return f"interrupted: nothing of {name} is saved; the same command with --resume starts it"
+
+
 def train_and_save(
     config: Config, device: torch.device, folder: Path, quiet: bool, checkpoint: dict | None = None
 ) -> dict:
     """Train with a progress bar and now and then two answers; save everything; return the metrics."""
     sources, targets = config.draw(100, torch.Generator().manual_seed(3), "validation")
     middling_and_longest = scored(targets).sum(dim=1).argsort()[[50, -1]].tolist()
-    for stale in "metrics.json", "history.csv", "training.png":     # of an older run, whose weights go now
-        (folder / stale).unlink(missing_ok=True)
     name = f"{config.task}, {config.architecture}"
+    epochs_saved = len(checkpoint["history"]) if checkpoint else 0
+    replaces = checkpoint is None and (folder / "checkpoint.pt").exists()
     hidden = True if quiet else None                        # None: no bar where the output is a file
-    with tqdm(total=config.epochs, desc=name, unit="epoch", disable=hidden) as bar:
-        for model, state in train(config, device, checkpoint):
-            save_checkpoint(state, folder)
-            *earlier, row = state["history"]
-            bar.set_postfix({"loss": f"{row['loss']:.4f}", "exact match": percent(row["exact_match"])})
-            bar.update(row["epoch"] - bar.n)
-            before = any(row["solved"] for row in earlier)
-            solved = row["solved"] and not before
-            if not quiet and (solved or row["epoch"] in (1, 5) or row["epoch"] % 10 == 0):
-                tqdm.write(report(name, row, solved), file=sys.stdout)
-                for example in middling_and_longest if solved or row["epoch"] <= 5 and not before else []:
-                    shown = sample(model, config, sources[example], targets[example])
-                    tqdm.write(shown + "\n", file=sys.stdout)
-    metrics = metrics_of(config, model, state["history"], device)
-    save_figures(config, metrics, state["history"], folder)
+    try:
+        with tqdm(total=config.epochs, desc=name, unit="epoch", disable=hidden) as bar:
+            for model, state in train(config, device, checkpoint):
+                *earlier, row = state["history"]
+                if row["epoch"] > epochs_saved:
+                    save_checkpoint(state, folder)
+                    epochs_saved, removed = row["epoch"], remove_stale(folder)
+                    if removed and not quiet:
+                        removal = f"{folder}: {removed} pictures and tables of earlier weights removed"
+                        tqdm.write(removal, file=sys.stdout)
+                bar.set_postfix({"loss": f"{row['loss']:.4f}", "exact match": percent(row["exact_match"])})
+                bar.update(row["epoch"] - bar.n)
+                before = any(row["solved"] for row in earlier)
+                solved = row["solved"] and not before
+                if not quiet and (solved or row["epoch"] in (1, 5) or row["epoch"] % 10 == 0):
+                    tqdm.write(report(name, row, solved), file=sys.stdout)
+                    for example in middling_and_longest if solved or row["epoch"] <= 5 and not before else []:
+                        shown = sample(model, config, sources[example], targets[example])
+                        tqdm.write(shown + "\n", file=sys.stdout)
+        metrics = metrics_of(config, model, state["history"], device)
+        save_figures(config, metrics, state["history"], folder)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(interrupted_text(config, epochs_saved, replaces)) from None
     return metrics
 
 
 def print_table(results: list[dict]) -> None:
     """One line per run."""
     line = "{:<10}{:<17}{:>10}{:>12}{:>9}{:>15}{:>18}"
-    print(f"\nOn {TEST_SEQUENCES:,} test sequences that no training ever sees:\n")
+    print(f"\nOn {TEST_SEQUENCES:,} test sequences never seen in training:\n")
     headings = "task", "architecture", "parameters", "solved at", "after", "tokens right", "sequences right"
     print(line.format(*headings))
     for metrics in results:
@@ -634,13 +724,11 @@ def print_table(results: list[dict]) -> None:
 def main() -> None:
     start = time.perf_counter()
     options = parse()
+    tasks, architectures = list(dict.fromkeys(options.task)), list(dict.fromkeys(options.architecture))
     try:
         runs = [
-            config_of(task, architecture, options)
-            for architecture in dict.fromkeys(options.architecture) for task in dict.fromkeys(options.task)
+            config_of(task, architecture, options) for architecture in architectures for task in tasks
         ]
-        if options.resume and not any(checkpoint for _, checkpoint in runs):
-            raise ValueError(f"there is nothing to resume in {options.output_dir}; leave out --resume")
         device = choose_device(options.device)
         if options.threads is not None:
             check_positive(threads=options.threads)
@@ -657,13 +745,13 @@ def main() -> None:
             train_and_save(config, device, folder, options.quiet, checkpoint)
             for (config, checkpoint), folder in zip(runs, folders, strict=True)
         ])
+        command = command_line("visualize.py", tasks, architectures, options.output_dir)
         print(f"\nDone in {time.perf_counter() - start:.0f} s, saved under {options.output_dir}/. "
-              "Next, see what they learned: python visualize.py"
-              + (f" --models-dir {options.output_dir}" if options.output_dir != Path("models") else ""))
+              f"Next, see what they learned: {command}")
     except OSError as error:
         fail(f"cannot write the run: {error}")
-    except KeyboardInterrupt:
-        print("interrupted; add --resume to go on after the last whole epoch", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print(interrupt, file=sys.stderr)
         raise SystemExit(130) from None
 
 

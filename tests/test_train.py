@@ -6,6 +6,7 @@ import io
 import itertools
 import json
 import math
+import shlex
 import shutil
 import subprocess
 import sys
@@ -238,14 +239,14 @@ def test_figures_agree_with_each_other(finished):
 
 
 def test_a_damaged_or_missing_checkpoint_is_told_in_one_line(finished, tmp_path):
-    with pytest.raises(ValueError, match="no .*checkpoint.pt; train it first: .* --architecture encoder"):
+    with pytest.raises(ValueError, match="no .*checkpoint.pt; train it: .* --architecture encoder"):
         load_run(tmp_path, "reverse")
     path = run_folder(tmp_path, "reverse", "encoder") / "checkpoint.pt"
     shutil.copytree(finished, path.parent)
     whole = path.read_bytes()
     for damage in (b"", b"not a zip", whole[: len(whole) // 2]):
         path.write_bytes(damage)
-        with pytest.raises(ValueError, match="cannot be used .*; train it again"):
+        with pytest.raises(ValueError, match="is damaged .*; train it: "):
             load_run(tmp_path, "reverse")
     checkpoint = torch.load(io.BytesIO(whole), weights_only=True)
     weights = whole.index(checkpoint["model"]["output_projection.weight"].numpy().tobytes())
@@ -253,14 +254,14 @@ def test_a_damaged_or_missing_checkpoint_is_told_in_one_line(finished, tmp_path)
     with pytest.raises(ValueError, match="checksum"):
         load_run(tmp_path, "reverse")
     torch.save({"some": "other file"}, path)
-    with pytest.raises(ValueError, match="cannot be used"):
+    with pytest.raises(ValueError, match="is damaged"):
         load_run(tmp_path, "reverse")
 
 
 def test_a_checkpoint_of_another_architecture_is_told_in_one_line(finished, tmp_path):
     folder = run_folder(tmp_path, "reverse", "decoder")
     shutil.copytree(finished, folder)
-    with pytest.raises(ValueError, match="of task reverse, architecture encoder.* --architecture decoder"):
+    with pytest.raises(ValueError, match="of task reverse, architecture encoder; move it to .*/encoder$"):
         load_run(tmp_path, "reverse", "decoder")
     before = (folder / "checkpoint.pt").read_bytes()
     result = command("--task=reverse", "--architecture=decoder", "--resume", folder=tmp_path)
@@ -291,16 +292,17 @@ def command(*options, folder):
 
 def test_the_command_trains_each_task_and_prints_a_table(tmp_path):
     options = [f"--{name.replace('_', '-')}={value}" for name, value in TINY.items()]
-    result = command(*options, "--quiet", folder=tmp_path)
+    folder = tmp_path / "my models"
+    result = command(*options, "--quiet", folder=folder)
     assert result.returncode == 0 and result.stderr == ""
     *_, headings, first, second, third, fourth, _, next_step = result.stdout.splitlines()
     assert [line.split()[:2] for line in (headings, first, second, third, fourth)] == [
         ["task", "architecture"], ["copy", "encoder"], ["reverse", "encoder"],
         ["copy", "encoder-decoder"], ["reverse", "encoder-decoder"],
     ]
-    assert next_step.endswith(f"python visualize.py --models-dir {tmp_path}")
+    assert next_step.endswith(f"python visualize.py --models-dir '{folder}'")
     for task, architecture in itertools.product(("copy", "reverse"), ("encoder", "encoder-decoder")):
-        metrics = json.loads((run_folder(tmp_path, task, architecture) / "metrics.json").read_text())
+        metrics = json.loads((run_folder(folder, task, architecture) / "metrics.json").read_text())
         assert (metrics["task"], metrics["architecture"]) == (task, architecture)
         assert metrics["test_sequences"] == 10_000
 
@@ -383,6 +385,110 @@ def test_an_interrupted_run_keeps_its_checkpoint_and_exits_130(tmp_path, monkeyp
     assert load_run(tmp_path, "copy").history[-1]["epoch"] == 2
 
 
+@pytest.mark.parametrize(
+    ("earlier", "resume", "said"),
+    [
+        (False, False, "interrupted: nothing of copy, encoder is saved; the same command with --res"),
+        (True, False, "interrupted: nothing new of copy, encoder is saved, and the earlier run is as it was"),
+        (True, True, "interrupted: copy, encoder is saved up to epoch 2 of 2; the same command"),
+    ],
+)
+def test_an_interrupt_before_the_first_checkpoint_says_what_is_true(
+    earlier, resume, said, models_dir, tmp_path, monkeypatch, capsys
+):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    if earlier:
+        shutil.copytree(models_dir / "copy_task", tmp_path / "copy_task")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
+    monkeypatch.setattr(train, "metrics_of" if resume else "train_epoch", interrupted)
+    options = [] if resume else [f"--{name.replace('_', '-')}={value}" for name, value in TINY.items()]
+    options += ["--task", "copy", "--architecture", "encoder", "--output-dir", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["train.py", *options, *(["--resume"] if resume else [])])
+    with pytest.raises(SystemExit) as stopped:
+        train.main()
+    assert stopped.value.code == 130 and capsys.readouterr().err.startswith(said)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.*")} == before
+
+
+def test_resume_starts_where_there_is_no_checkpoint_and_goes_on_where_there_is_one(tmp_path):
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in TINY.items()]
+    options += ["--architecture", "encoder", "--resume", "--quiet"]
+    assert command(*options, "--task", "copy", folder=tmp_path).returncode == 0
+    before = (run_folder(tmp_path, "copy", "encoder") / "checkpoint.pt").read_bytes()
+    assert command(*options, "--task", "copy", "reverse", folder=tmp_path).returncode == 0
+    assert (run_folder(tmp_path, "copy", "encoder") / "checkpoint.pt").read_bytes() == before
+    assert len(load_run(tmp_path, "reverse").history) == TINY["epochs"]
+
+
+@pytest.mark.parametrize(
+    ("tasks", "architectures", "folder", "expected"),
+    [
+        (train.DEFAULT_TASKS, train.DEFAULT_ARCHITECTURES, "models", "python visualize.py"),
+        (["add"], ["decoder"], "models", "python visualize.py --task add --architecture decoder"),
+        (train.DEFAULT_TASKS, train.DEFAULT_ARCHITECTURES, "my models/a", "--models-dir 'my models/a'"),
+    ],
+)
+def test_the_next_command_has_the_options_that_it_needs(tasks, architectures, folder, expected, monkeypatch):
+    monkeypatch.chdir(Path(train.__file__).parent)
+    printed = train.command_line("visualize.py", tasks, architectures, Path(folder))
+    assert printed.startswith("python visualize.py") and printed.endswith(expected)
+    monkeypatch.chdir("/")
+    elsewhere = train.command_line("visualize.py", tasks, architectures, Path(folder))
+    assert Path(shlex.split(elsewhere)[1]) == Path(train.__file__).with_name("visualize.py")
+
+
+def test_the_remedy_for_a_missing_run_trains_just_that_run_where_it_was_missed(tmp_path, monkeypatch):
+    monkeypatch.chdir(Path(train.__file__).parent)
+    with pytest.raises(ValueError) as missing:
+        load_run(tmp_path / "my models", "sort", "decoder")
+    remedy = str(missing.value).split("; train it: ")[1]
+    monkeypatch.setattr(sys, "argv", shlex.split(remedy)[1:])
+    options = train.parse()
+    assert (options.task, options.architecture) == (["sort"], ["decoder"])
+    assert options.output_dir == tmp_path / "my models"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda weights: weights.pop("final_norm.weight"), "final_norm.weight is missing"),
+        (lambda weights: weights.update({"blocks.0.gate": torch.ones(1)}), "blocks.0.gate is unexpected"),
+        (
+            lambda weights: weights.update({"final_norm.weight": torch.ones(3)}),
+            r"final_norm.weight has shape \(3,\), not \(16,\)",
+        ),
+    ],
+)
+def test_weights_of_a_changed_model_are_told_by_their_first_difference(change, message, finished, tmp_path):
+    folder = run_folder(tmp_path, "reverse", "encoder")
+    folder.mkdir(parents=True)
+    checkpoint = torch.load(finished / "checkpoint.pt", weights_only=True)
+    change(checkpoint["model"])
+    save_checkpoint(checkpoint, folder)
+    with pytest.raises(ValueError, match=f"transformer.py differs .*: {message}; undo the change") as refused:
+        load_run(tmp_path, "reverse")
+    assert "train it" not in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_a_setting_that_is_gone_or_a_task_that_is_wrong_is_told_in_one_line(finished, tmp_path, monkeypatch):
+    folder = run_folder(tmp_path, "reverse", "encoder")
+    folder.mkdir(parents=True)
+    checkpoint = torch.load(finished / "checkpoint.pt", weights_only=True)
+    save_checkpoint(checkpoint, folder)
+    monkeypatch.setitem(TASKS, "reverse", Task(lambda content: content.roll(1)))
+    with pytest.raises(ValueError, match="task reverse answers .* differently"):
+        load_run(tmp_path, "reverse")
+    checkpoint["config"]["gated"] = True
+    save_checkpoint(checkpoint, folder)
+    with pytest.raises(ValueError, match="train.py differs from .* this: gated is no setting"):
+        load_run(tmp_path, "reverse")
+    monkeypatch.setitem(TASKS, "reverse", Task(data.reverse, settings={"epoch": 3}))
+    with pytest.raises(ValueError, match="task reverse has an unknown setting epoch; choose from task, "):
+        train.recipe("reverse", "encoder")
+
+
 def test_a_killed_run_resumes_to_the_same_weights_and_history_bit_for_bit(tmp_path):
     """With dropout, so that both random generators matter; SIGKILL can strike within a step or a write."""
     settings = TINY | {"dropout": 0.1, "epochs": 150}
@@ -436,8 +542,6 @@ def test_resuming_a_finished_run_changes_nothing_and_contradictions_are_refused(
     after = torch.load(folder / "checkpoint.pt", weights_only=True)
     assert after["history"] == before["history"]
     assert all(torch.equal(after["model"][name], before["model"][name]) for name in before["model"])
-    result = command("--resume", folder=tmp_path / "nothing")
-    assert result.returncode == 2 and "there is nothing to resume in" in result.stderr
 
 
 def test_an_output_folder_that_cannot_be_made_is_one_line(tmp_path):
