@@ -393,7 +393,7 @@ def remove_stale(folder: Path) -> int:
         for picture in PICTURES:
             stale += folder.glob(f"{picture}*.{suffix}")
         for path in models_dir.glob(f"*_vs_*.{suffix}"):    # the run beside others
-            if re.search(rf"(^|_){re.escape(task)}(_|$)", path.stem):
+            if re.search(rf"(^|_){re.escape(task)}(_|$)", path.stem.removeprefix("training_")):
                 stale.append(path)
     stale = [path for path in stale if path.is_file()]
     for path in stale:
@@ -424,7 +424,7 @@ class Run:
 
 
 def open_checkpoint(folder: Path, remedy: str) -> tuple[dict, Config]:
-    """The checkpoint in a folder, and its settings. ValueError with the remedy where there is none, or damage.
+    """The checkpoint in a folder, and its settings. ValueError with the remedy if there is none, or damage.
 
     torch.load alone accepts nearly every flipped bit, so the checksums in the file, which is a zip archive,
     are compared first.

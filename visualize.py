@@ -14,8 +14,10 @@ import math
 import os
 import sys
 import textwrap
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from urllib.parse import quote
+from zlib import crc32
 
 import matplotlib
 import numpy
@@ -24,6 +26,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import LogFormatter
 from torch import Tensor
 from tqdm import tqdm
 
@@ -61,7 +64,19 @@ from data import (
     to_content,
     to_text,
 )
-from train import Run, load_run, replacing
+from train import (
+    DEFAULT_ARCHITECTURES,
+    DEFAULT_FOLDER,
+    DEFAULT_TASKS,
+    GLANCE,
+    Config,
+    Run,
+    command_line,
+    load_run,
+    open_checkpoint,
+    replacing,
+    setting_text,
+)
 from transformer import generate
 
 RULE = "Attention shows where a head reads; only an intervention shows whether it matters."
@@ -87,7 +102,8 @@ class View:
     given: tuple[Tensor, ...]                               # what the model reads: one row each
     maps: dict[str, Tensor]                                 # of each kind of attention: (layers, H, T, S)
     labels: dict[str, tuple[list[str], list[str]]]          # of each kind: queries (T) and keys (S)
-    answer: str                                             # the model's, as text
+    answer: str                                             # the model's, as text, and ✓ or ✗
+    shares_here: Tensor | None                              # of a sequence of one's own: see shares
     cells: list[tuple[int, int]]                            # where the answers come from: query, key
     best: Head                                              # the one that attends most to those cells
     evidence: Evidence
@@ -184,7 +200,7 @@ def look_at(run: Run, words: list[str] | None = None) -> View:
     best = most_focused(maps, kind) if shares.isnan().any() else best_head(kind, shares)
     return View(
         run, given, maps, labels_of(run.config.architecture, run.config.task, given, said), text,
-        reading.cells[0].nonzero().tolist(), best, evidence,
+        reading.shares if words else None, reading.cells[0].nonzero().tolist(), best, evidence,
     )
 
 
@@ -235,6 +251,23 @@ def name_of(view: View) -> str:
     return f"{view.run.config.task}, {view.run.config.architecture}"
 
 
+def of_this_sequence(view: View, which: str = "") -> list[str]:
+    """What a title says of a sequence of one's own, since its other numbers are means over many sequences."""
+    if view.shares_here is None:
+        return []
+    length, lines = view.given[0][0].tolist().index(END) - 1, [f"this sequence: {view.answer[-1]}"]
+    if view.cells:
+        lines[0] += f", {percent(view.shares_here[view.best[1:]].item())} on {view.pattern}{which}"
+    if length > view.length:
+        lines.append(f"longer than in training: {length} symbols instead of at most {view.length}")
+    return lines
+
+
+def head_name(head: Head) -> str:
+    _, layer, index = head
+    return f"layer {layer + 1}, head {index + 1}"
+
+
 def layers_of(view: View) -> list[Part]:
     return [(kind, layer) for kind, maps in view.maps.items() for layer in range(len(maps))]
 
@@ -263,6 +296,8 @@ def finish_maps(figure: Figure, title: str, *views: View) -> Figure:
     if gaps:
         rows += " _: to be filled in."
     lines = [*(f"{name_of(view)}: {view.answer}" for view in views), rows]
+    if len(views) == 1:
+        title = "\n".join([title, *of_this_sequence(views[0], f" ({head_name(views[0].best)})")])
     if chances:
         lines.append(
             f"Shares: means over {SEQUENCES} unseen sequences of {lengths} symbols; "
@@ -363,15 +398,17 @@ def comparison_picture(views: list[list[View]]) -> Figure:
         for view, axes in zip(row, axes_of_row, strict=True):
             share_right = percent(view.evidence.exact_match[view.kind,])
             draw_map(axes, view, view.best, ticks=True)
-            _, layer, head = view.best
-            axes.set_title(
-                f"{name_of(view)}: exact match {percent(view.evidence.exact_match[None])}\n"
-                f"{on_pattern(view)} (layer {layer + 1}, head {head + 1})", fontsize="medium",
-            )
+            lines = [
+                f"{name_of(view)}: exact match {percent(view.evidence.exact_match[None])}",
+                f"{on_pattern(view)} ({head_name(view.best)})", *of_this_sequence(view),
+            ]
+            axes.set_title("\n".join(lines), fontsize="medium")
             axes.set_xlabel(f"key: what is read\nexact match without any {KINDS[view.kind]}: {share_right}")
             tasks.append(f"{view.run.config.task} is {share_right} right")
         findings.append(f"{row[0].run.config.architecture}: {' and '.join(tasks)}")
-    return finish_maps(figure, "\n".join(findings), *sum(views, []))
+    finish_maps(figure, "\n".join(findings), *sum(views, []))
+    figure.draw_without_rendering()                         # a second pass of the layout, else titles collide
+    return figure
 
 
 def labels_of_means(view: View) -> tuple[list[str], list[str]]:
@@ -550,6 +587,68 @@ def layers_picture(view: View) -> Figure:
     ])
 
 
+Curves = dict[Path, tuple[Config, list[dict]]]              # of each run's folder: settings and history
+
+
+def runs_in(folders: list[Path]) -> Curves:
+    """Settings and history of each run in these folders. ValueError for a folder without a run.
+
+    The weights are not looked at: they may be those of a changed transformer.py.
+    """
+    runs = {}
+    for folder in folders:
+        paths = [folder / "checkpoint.pt", *sorted(folder.glob("*_task/*/checkpoint.pt"))]
+        there = [path.parent for path in paths if path.is_file()]
+        if not there:
+            raise ValueError(f"there is no run in {folder}; give a folder that python train.py wrote")
+        for path in there:
+            checkpoint, config = open_checkpoint(path, "train it again")
+            runs[path] = config, checkpoint["history"]
+    return runs
+
+
+def labels_by_difference(configs: dict[Path, Config]) -> dict[Path, str]:
+    """What sets each run apart from the others: the settings that differ, or else its folder."""
+    settings = {path: asdict(config) for path, config in configs.items()}
+    every = list(settings.values())
+    differing = [name for name in every[0] if any(one[name] != every[0][name] for one in every)]
+    labels = {
+        path: ", ".join(setting_text(name, one[name]) for name in differing) for path, one in settings.items()
+    }
+    if len(set(labels.values())) < len(labels):             # runs of other code, with the same settings
+        labels = {path: ", ".join(filter(None, [str(path), label])) for path, label in labels.items()}
+    return labels
+
+
+def training_curves_picture(runs: Curves) -> Figure:
+    """Loss and exact match of several runs over their steps, labelled by what differs."""
+    labels = labels_by_difference({path: config for path, (config, _) in runs.items()})
+    figure = Figure(figsize=(10.5, 4.6), layout="constrained")
+    loss_axes, accuracy_axes = figure.subplots(1, 2)
+    solved = {}
+    for path, (_, history) in runs.items():
+        steps, label = [row["step"] for row in history], f"{labels[path]}: not solved"
+        for row in history:
+            if row["solved"]:
+                solved[path], label = row["step"], f"{labels[path]}: solved at step {row['step']}"
+                break
+        loss_axes.plot(steps, [row["loss"] for row in history], label=label)
+        accuracy_axes.plot(steps, [100 * row["exact_match"] for row in history], label=label)
+    loss_axes.set(yscale="log", xlabel="training step", ylabel="loss, nats per token")
+    loss_axes.yaxis.set_major_formatter("{x:g}")
+    loss_axes.yaxis.set_minor_formatter(LogFormatter())
+    ylabel = f"% of {GLANCE} validation sequences right"
+    accuracy_axes.set(xlabel="training step", ylabel=ylabel, ylim=(-3, 103))
+    figure.legend(*loss_axes.get_legend_handles_labels(), loc="outside lower left", frameon=False)
+    finding = f"none of {len(runs)} runs solved it"
+    if solved:
+        first = min(solved, key=solved.get)
+        finding = f"{len(solved)} of {len(runs)} runs solved it, the first at step {solved[first]}: {labels[first]}"
+    tasks = dict.fromkeys(f"{config.task}, {config.architecture}" for config, _ in runs.values())
+    figure.suptitle(textwrap.fill(f"{' and '.join(tasks)}: {finding}", 90))
+    return figure
+
+
 def query_picture(view: View) -> Figure:
     """One row of the best head's map in numbers, from the scores to the weights, to be redone on paper."""
     kind, layer, head = view.best
@@ -580,7 +679,7 @@ def query_picture(view: View) -> Figure:
     total = powers.sum()
     return finish(figure, (
         f"{name_of(view)}: query {queries[query]} reads {keys[best]} with weight {weights[best]:.3f}\n"
-        f"{place_of(view, view.best)}"
+        + "\n".join([place_of(view, view.best), *of_this_sequence(view)])
     ), [f"{view.answer}. Softmax divides the third line by its sum, {total:.3f}; {powers[best]:.3f} / "
         f"{total:.3f} = {weights[best]:.3f}."])
 
@@ -588,10 +687,13 @@ def query_picture(view: View) -> Figure:
 # ---------------------------------------------------------------- command line
 
 
-PICTURES = {
+OF_ONE_SEQUENCE = {                                         # these show one sequence, …
     "attention_head": head_picture, "attention_layer": layer_picture, "attention_model": model_picture,
-    "attention_kinds": kinds_picture, "influence": influence_picture, "knock_out": knock_out_picture,
-    "heads": heads_picture, "lengths": lengths_picture, "layers": layers_picture, "query": query_picture,
+    "attention_kinds": kinds_picture, "query": query_picture,
+}
+PICTURES = OF_ONE_SEQUENCE | {                              # … the others means over many
+    "influence": influence_picture, "knock_out": knock_out_picture, "heads": heads_picture,
+    "lengths": lengths_picture, "layers": layers_picture,
 }
 FIXED = {                                                   # the same input gives the same bytes, …
     "svg.hashsalt": "attention", "svg.fonttype": "none", "pdf.fonttype": 42,    # … text stays text, …
@@ -607,89 +709,181 @@ def save(figure: Figure, path: Path) -> None:
     tqdm.write(f"{path}: " + figure.get_suptitle().replace("\n", "; "), file=sys.stdout)
 
 
-def save_all(view: View, folder: Path, suffix: str, bar: tqdm) -> None:
-    """All pictures of a run, and the table of its heads."""
-    for name, picture in PICTURES.items():
+def save_all(view: View, folder: Path, suffix: str, sequence: str, bar: tqdm) -> None:
+    """All pictures of a run and the table of its heads, or those that show a sequence of one's own."""
+    pictures = OF_ONE_SEQUENCE if sequence else PICTURES
+    for name, picture in pictures.items():
         if name != "attention_kinds" or len(view.maps) > 1:
-            save(picture(view), folder / f"{name}.{suffix}")
+            save(picture(view), folder / f"{'_'.join(filter(None, [name, sequence]))}.{suffix}")
         bar.update()
-    table = head_table(view.run, view.evidence)
-    with replacing(folder / "heads.csv") as path, open(path, "w", newline="") as file:
-        writer = csv.DictWriter(file, table[0].keys())
+    if not sequence:
+        save_table(head_table(view.run, view.evidence), folder / "heads.csv")
+
+
+def save_table(rows: list[dict], path: Path) -> None:
+    with replacing(path) as unfinished, open(unfinished, "w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys())
         writer.writeheader()
-        for row in table:
+        for row in rows:
             writer.writerow({name: round(x, 4) if isinstance(x, float) else x for name, x in row.items()})
+
+
+def name_in_file(text: str) -> str:
+    """Words as a part of a file's name: 5 9 12 is 5-9-12. What does not fit there is encoded or cut."""
+    name = quote("-".join(text.split()), safe="+")
+    return name if len(name) <= 80 else f"{name[:70]}-{crc32(name.encode()):08x}"
+
+
+def draw_training_curves(options: argparse.Namespace, curves: Curves) -> None:
+    """The training curves of several runs in one picture, in a file named after their folders."""
+    output = options.output_dir or options.models_dir
+    output.mkdir(parents=True, exist_ok=True)
+    names = [
+        " ".join(part for part in Path(os.path.relpath(folder, options.models_dir)).parts if part != "..")
+        for folder in options.compare
+    ]
+    name = "_vs_".join(name_in_file(name) or options.models_dir.name for name in names)
+    save(training_curves_picture(curves), output / f"training_{name}.{options.format}")
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description="Draw where the heads of trained models read, and what is left without them.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False,
+        description="Draw where the heads of trained models read, and what is left without them. Without "
+        "options, all runs that are found are drawn.", allow_abbrev=False,
     )
     option = parser.add_argument
-    option("--task", nargs="+", choices=list(TASKS), default=["copy", "reverse"], help="one or more tasks")
-    option("--architecture", nargs="+", choices=ARCHITECTURES, default=["encoder", "encoder-decoder"],
-           help="one or more architectures")
+    option("--task", nargs="+", choices=list(TASKS), help="only runs of these")
+    option("--architecture", nargs="+", choices=ARCHITECTURES, help="only runs of these")
     option("--sequence", nargs="+", help="a question as data.py prints it: 5 7 9, 4 2 + 1 9 or 5 _ 5 7")
-    option("--models-dir", type=Path, default=Path("models"), help="where python train.py wrote the runs")
-    option("--output-dir", type=Path, help="where to write the pictures; by default beside the runs")
-    option("--format", choices=["png", "svg", "pdf"], default="png", help="file format of the pictures")
+    option("--compare", nargs="+", type=Path, metavar="FOLDER",
+           help="only draw the training curves of the runs in these folders, in one picture")
+    option("--models-dir", type=Path, default=DEFAULT_FOLDER,
+           help="where python train.py wrote the runs (default: models)")
+    option("--output-dir", type=Path, help="where to write the pictures (default: beside the runs)")
+    option("--format", choices=["png", "svg", "pdf"], default="png", help="of the pictures (default: png)")
     option("--dark", action="store_true", help="on a dark background")
     return parse_options(parser)
+
+
+def found_in(models_dir: Path) -> list[tuple[str, str]]:
+    """Architecture and task of each run in a models folder, whatever they are."""
+    folders = [path.parent for path in sorted(models_dir.glob("*_task/*/checkpoint.pt"))]
+    return [(folder.name, folder.parent.name.removesuffix("_task")) for folder in folders]
+
+
+def wanted_runs(options: argparse.Namespace) -> list[tuple[str, str]]:
+    """Architecture and task of the runs to draw: those that are named, or else found.
+
+    What is named and not found is among them, so that reading it says how to train it. ValueError where
+    nothing is named and nothing found.
+    """
+    found, all_named = found_in(options.models_dir), options.task and options.architecture
+    wanted = [
+        (name, task) for name in options.architecture or ARCHITECTURES for task in options.task or TASKS
+        if all_named or (name, task) in found
+    ]
+    wanted += [
+        (DEFAULT_ARCHITECTURES[0], task) for task in options.task or []
+        if task not in [there for _, there in wanted]
+    ]
+    wanted += [
+        (name, DEFAULT_TASKS[0]) for name in options.architecture or []
+        if name not in [there for there, _ in wanted]
+    ]
+    if not wanted:
+        command = command_line("train.py", DEFAULT_TASKS, DEFAULT_ARCHITECTURES, options.models_dir)
+        raise ValueError(f"there is no run in {options.models_dir}; train first: {command}")
+    return list(dict.fromkeys(wanted))
 
 
 def load_runs(options: argparse.Namespace) -> tuple[dict[tuple[str, str], Run], list[str]]:
     """The runs that can be read, by architecture and task, and what is wrong with the others.
 
-    ValueError where none can be read, or one cannot be asked the given sequence.
+    ValueError where none can be read, or none of a task that was named can be asked the given sequence.
     """
-    runs, problems = {}, []
-    for architecture in dict.fromkeys(options.architecture):
-        for task in dict.fromkeys(options.task):
-            try:
-                runs[architecture, task] = load_run(options.models_dir, task, architecture)
-            except ValueError as error:
-                problems.append(str(error))
+    runs, problems, unnamed = {}, [], not options.task and not options.architecture
+    for _, task in found_in(options.models_dir):
+        if task not in TASKS and unnamed:
+            print(f"not drawn: {task}, which is not in TASKS of data.py", file=sys.stderr)
+    for architecture, task in wanted_runs(options):
+        try:
+            runs[architecture, task] = load_run(options.models_dir, task, architecture)
+        except ValueError as error:
+            problems.append(str(error))
     if not runs:
         raise ValueError(problems[0])
-    for run in runs.values():
-        ask(run, options.sequence)
+    for key, run in list(runs.items()):
+        try:
+            ask(run, options.sequence)
+        except ValueError as error:
+            if options.task or len(runs) == 1:
+                raise
+            print(f"not drawn: {', '.join(reversed(key))}: {error}", file=sys.stderr)
+            del runs[key]
     return runs, problems
+
+
+def compared_runs(options: argparse.Namespace, views: dict[tuple[str, str], View]) -> list[list[View]]:
+    """The runs to show side by side, those named or else copy and reverse: one row for each architecture.
+
+    An architecture that lacks a task is left out.
+    """
+    tasks = list(dict.fromkeys(options.task or DEFAULT_TASKS))
+    architectures = options.architecture or (ARCHITECTURES if options.task else DEFAULT_ARCHITECTURES)
+    return [
+        [views[architecture, task] for task in tasks] for architecture in dict.fromkeys(architectures)
+        if all((architecture, task) in views for task in tasks)
+    ]
+
+
+def comparison_name(views: list[list[View]], sequence: str) -> str:
+    """copy_vs_reverse for the runs of python train.py; others have a name of their own."""
+    tasks = [view.run.config.task for view in views[0]]
+    architectures = [row[0].run.config.architecture for row in views]
+    parts = ["_vs_".join(tasks)]
+    if len(tasks) == 1 or architectures != DEFAULT_ARCHITECTURES:
+        parts.append("_vs_".join(architectures))
+    return "_".join(filter(None, [*parts, sequence]))
 
 
 def draw_all(options: argparse.Namespace, runs: dict[tuple[str, str], Run]) -> None:
     """Measure and draw one run after the other, then those with all tasks side by side."""
-    output, tasks = options.output_dir or options.models_dir, list(dict.fromkeys(options.task))
+    output = options.output_dir or options.models_dir
+    sequence = name_in_file(" ".join(options.sequence or []))
     folders = {key: output / run.folder.relative_to(options.models_dir) for key, run in runs.items()}
     for folder in folders.values():
         folder.mkdir(parents=True, exist_ok=True)
-    views = {}
-    with tqdm(total=len(runs) * len(PICTURES), unit="picture", disable=None) as bar:
+    print("drawing " + "; ".join(f"{task}, {architecture}" for architecture, task in runs))
+    views, count = {}, len(OF_ONE_SEQUENCE if sequence else PICTURES)
+    with tqdm(total=len(runs) * count, unit="picture", disable=None) as bar:
         for key, run in runs.items():
             bar.set_description(", ".join(reversed(key)))
             views[key] = look_at(run, options.sequence)
-            save_all(views[key], folders[key], options.format, bar)
-        complete = [
-            [views[architecture, task] for task in tasks]
-            for architecture in dict.fromkeys(options.architecture)
-            if all((architecture, task) in views for task in tasks)
-        ]
-        if len(sum(complete, [])) > 1:
-            save(comparison_picture(complete), output / f"{'_vs_'.join(tasks)}.{options.format}")
+            save_all(views[key], folders[key], options.format, sequence, bar)
+        compared = compared_runs(options, views)
+        if len(sum(compared, [])) > 1:
+            name = comparison_name(compared, sequence)
+            save(comparison_picture(compared), output / f"{name}.{options.format}")
 
 
 def main() -> None:
     options = parse()
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1)                            # as in training
-    try:
-        runs, problems = load_runs(options)
-    except ValueError as error:
-        fail(str(error))
     style = "dark_background" if options.dark else "default"
     try:
+        if options.compare:
+            runs, problems, curves = {}, [], runs_in(options.compare)
+        else:
+            (runs, problems), curves = load_runs(options), {}
+    except ValueError as error:
+        fail(str(error))
+    try:
         with matplotlib.style.context(style), matplotlib.rc_context(FIXED):
-            draw_all(options, runs)
+            if options.compare:
+                draw_training_curves(options, curves)
+            else:
+                draw_all(options, runs)
     except OSError as error:
         fail(f"cannot write the pictures: {error}")
     except KeyboardInterrupt:

@@ -31,6 +31,8 @@ from visualize import (
     lengths_picture,
     look_at,
     query_picture,
+    runs_in,
+    training_curves_picture,
 )
 
 NAMES = [
@@ -272,36 +274,156 @@ def call_main(monkeypatch, *options):
     visualize.main()
 
 
-@pytest.mark.parametrize(
-    ("suffix", "tasks", "architectures"),
-    [
-        ("png", ["copy", "reverse"], ["encoder", "encoder-decoder"]),           # the default
-        ("svg", ["reverse"], ["encoder", "decoder"]), ("pdf", ["complete"], ["encoder"]),
-    ],
-)
-def test_all_pictures_are_written_and_the_same_input_gives_the_same_bytes(
-    suffix, tasks, architectures, models_dir, tmp_path, monkeypatch
-):
-    written = []
-    for output in (tmp_path / "first", tmp_path / "second"):
-        options = [] if suffix == "png" else ["--task", *tasks, "--architecture", *architectures]
-        options += ["--models-dir", models_dir, "--output-dir", output, "--format", suffix]
-        call_main(monkeypatch, *options)
-        written.append({path.relative_to(output): path.read_bytes() for path in output.rglob("*.*")})
+def pictures_of(tasks, architectures, suffix):
+    """The files that a run of visualize.py writes for these, besides the comparison."""
     expected = {
         Path(f"{task}_task", architecture, name) for task in tasks for architecture in architectures
         for name in ["heads.csv", *(f"{name}.{suffix}" for name in NAMES)]
     }
     if "encoder-decoder" in architectures:
         expected |= {Path(f"{task}_task/encoder-decoder/attention_kinds.{suffix}") for task in tasks}
-    if len(tasks) * len(architectures) > 1:
-        expected.add(Path(f"{'_vs_'.join(tasks)}.{suffix}"))
-    assert set(written[0]) == expected and written[0] == written[1]
+    return expected
+
+
+def test_without_options_the_runs_that_are_found_are_drawn_and_named(
+    models_dir, tmp_path, monkeypatch, capsys
+):
+    models, output = tmp_path / "models", tmp_path / "out"
+    for task, architecture in ("copy", "encoder"), ("reverse", "encoder"), ("add", "encoder"):
+        shutil.copytree(run_folder(models_dir, task, architecture), run_folder(models, task, architecture))
+    shutil.copytree(run_folder(models, "copy", "encoder"), run_folder(models, "mine", "encoder"))
+    call_main(monkeypatch, "--models-dir", models, "--output-dir", output)
+    written = {path.relative_to(output) for path in output.rglob("*.*")}
+    assert written == pictures_of(["copy", "reverse", "add"], ["encoder"], "png") | {
+        Path("copy_vs_reverse_encoder.png")
+    }
+    printed = capsys.readouterr()
+    assert printed.out.startswith("drawing copy, encoder; reverse, encoder; add, encoder\n")
+    assert printed.err == "not drawn: mine, which is not in TASKS of data.py\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--task", "add"], [("encoder", "add"), ("encoder-decoder", "add")]),
+        (["--task", "complete", "sort"], [("encoder", "complete"), ("encoder", "sort")]),
+        (["--architecture", "decoder"], [("decoder", "copy"), ("decoder", "reverse")]),
+        (["--task", "sort", "--architecture", "decoder"], [("decoder", "sort")]),
+        ([], [
+            ("encoder", "copy"), ("encoder", "reverse"), ("encoder", "add"), ("encoder", "complete"),
+            ("decoder", "copy"), ("decoder", "reverse"),
+            ("encoder-decoder", "copy"), ("encoder-decoder", "reverse"), ("encoder-decoder", "add"),
+        ]),
+    ],
+)
+def test_naming_runs_asks_for_just_those(options, expected, models_dir, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["visualize.py", "--models-dir", str(models_dir), *options])
+    assert visualize.wanted_runs(visualize.parse()) == expected
+
+
+@pytest.mark.parametrize(
+    ("suffix", "task", "architecture"),
+    [("png", "complete", "encoder"), ("svg", "reverse", "encoder-decoder"), ("pdf", "copy", "encoder")],
+)
+def test_the_same_input_gives_the_same_bytes_and_vectors_are_vectors(
+    suffix, task, architecture, models_dir, tmp_path, monkeypatch
+):
+    written = []
+    for output in (tmp_path / "first", tmp_path / "second"):
+        options = ["--task", task, "--architecture", architecture, "--format", suffix]
+        call_main(monkeypatch, "--models-dir", models_dir, "--output-dir", output, *options)
+        written.append({path.relative_to(output): path.read_bytes() for path in output.rglob("*.*")})
+    assert set(written[0]) == pictures_of([task], [architecture], suffix) and written[0] == written[1]
     marks = {"svg": (b"<image", b"</text>"), "pdf": (b"/Subtype /Image", b"/ToUnicode")}
     for path, picture in written[0].items():
         if path.suffix[1:] in marks:                            # vectors, no pixels, and text stays text
             bitmap, text = marks[path.suffix[1:]]
             assert bitmap not in picture and text in picture, path
+
+
+def test_a_sequence_of_ones_own_replaces_no_picture_and_its_title_tells_of_it(
+    models_dir, tmp_path, monkeypatch, capsys
+):
+    """Longer than in training, in one pair of quotes; of the runs found, a sum cannot be asked."""
+    models, question = tmp_path / "models", "5 9 12 14 7 8 4 10 11"
+    for task in "copy", "add":
+        shutil.copytree(run_folder(models_dir, task, "encoder"), run_folder(models, task, "encoder"))
+    kept = run_folder(models, "copy", "encoder") / "attention_head.png"
+    kept.write_text("of the default command")
+    call_main(monkeypatch, "--models-dir", models, "--sequence", question)
+    printed = capsys.readouterr()
+    assert kept.read_text() == "of the default command"
+    assert "not drawn: add, encoder: 5 9 1 2 1 4 7 8 4 1 0 1 1 is not a valid question" in printed.err
+    drawn = {path.name for path in kept.parent.glob("*_5-9-12-14-7-8-4-10-11.png")}
+    assert drawn == {
+        f"{name}_5-9-12-14-7-8-4-10-11.png"
+        for name in ("attention_head", "attention_layer", "attention_model", "query")
+    }
+    view = look_at(load_run(models, "copy"), [question])
+    share = view.maps["encoder"][view.best[1:]].diagonal()[1:10].mean()
+    for picture in head_picture, query_picture:
+        *_, first, second = picture(view).get_suptitle().split("\n")
+        assert first.startswith(f"this sequence: {view.answer[-1]}, {share:.1%} on the diagonal")
+        assert second == "longer than in training: 9 symbols instead of at most 8"
+    short = head_picture(look_at(view.run, ["5 9"])).get_suptitle()
+    assert "this sequence: " in short and "longer" not in short
+    assert "this sequence" not in head_picture(look_at(view.run)).get_suptitle()
+
+
+def test_training_again_removes_the_pictures_of_the_older_weights_and_nothing_else(
+    models_dir, tmp_path, monkeypatch
+):
+    for task in "copy", "reverse", "complete":
+        shutil.copytree(run_folder(models_dir, task, "encoder"), run_folder(tmp_path, task, "encoder"))
+    folder = run_folder(tmp_path, "copy", "encoder")
+    trained = {path.name for path in folder.iterdir()}
+    call_main(monkeypatch, "--models-dir", tmp_path)
+    call_main(monkeypatch, "--models-dir", tmp_path, "--sequence", "5 9", "--format", "svg")
+    others = {path for path in tmp_path.rglob("*.*") if path.parent not in (folder, tmp_path)}
+    kept = folder / "my_notes.png", tmp_path / "reverse_vs_complete_encoder.png"
+    for path in kept:
+        path.write_text("kept")
+    assert len(list(folder.iterdir())) > 2 * len(trained)
+    assert (tmp_path / "copy_vs_reverse_encoder.png").exists()
+    train.train_and_save(load_run(tmp_path, "copy").config, torch.device("cpu"), folder, quiet=True)
+    assert {path.name for path in folder.iterdir()} == trained | {"my_notes.png"}
+    assert {path for path in tmp_path.rglob("*.*") if path.parent != folder} == others | {kept[1]}
+
+
+def test_training_curves_of_several_runs_are_labelled_by_what_differs(
+    models_dir, tmp_path, monkeypatch, capsys
+):
+    """A folder of runs beside a single run, of which the model need not be one of today's."""
+    narrow, changed = tmp_path / "narrow", tmp_path / "changed"
+    config = train.recipe("reverse", "encoder", **TINY | {"d_model": 8, "seed": 3})
+    folder = run_folder(narrow, "reverse", "encoder")
+    folder.mkdir(parents=True)
+    *_, (_, checkpoint) = train.train(config, torch.device("cpu"))
+    checkpoint["history"][1]["solved"] = True
+    save_checkpoint(checkpoint, folder)
+    shutil.copytree(run_folder(models_dir, "reverse", "encoder"), changed)
+    other = torch.load(changed / "checkpoint.pt", weights_only=True)
+    other["model"]["gate"] = torch.ones(1)
+    save_checkpoint(other, changed)
+    call_main(monkeypatch, "--compare", narrow, changed, "--output-dir", tmp_path)
+    path, title = capsys.readouterr().out.strip().split(": ", 1)
+    assert path.endswith("narrow_vs_" + path.rsplit("_vs_")[1]) and Path(path).read_bytes()[1:4] == b"PNG"
+    assert title == "reverse, encoder: 1 of 2 runs solved it, the first at step 6: d_model 8, seed 3"
+    loss_axes, accuracy_axes = training_curves_picture(runs_in([narrow, changed])).axes
+    curves = dict(zip(["d_model 8, seed 3", "d_model 16, seed 0"], (checkpoint, other), strict=True))
+    for axes, key, factor in (loss_axes, "loss", 1), (accuracy_axes, "exact_match", 100):
+        for line, (label, run) in zip(axes.get_lines(), curves.items(), strict=False):
+            assert line.get_label().startswith(label)
+            assert list(line.get_xdata()) == [3, 6]
+            assert list(line.get_ydata()) == pytest.approx([factor * row[key] for row in run["history"]])
+    shutil.copytree(changed, tmp_path / "same")
+    axes = training_curves_picture(runs_in([changed, tmp_path / "same"])).axes[0]
+    labels = [line.get_label() for line in axes.get_lines()]
+    assert labels == [f"{changed}: not solved", f"{tmp_path / 'same'}: not solved"]
+    with pytest.raises(SystemExit) as stopped:
+        call_main(monkeypatch, "--compare", narrow, tmp_path / "nothing", "--output-dir", tmp_path)
+    assert stopped.value.code == 2
+    assert f"there is no run in {tmp_path / 'nothing'}" in capsys.readouterr().err
 
 
 def test_pictures_land_beside_the_run_without_a_display(models_dir, tmp_path):
@@ -320,18 +442,19 @@ def test_pictures_land_beside_the_run_without_a_display(models_dir, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--sequence", "5", "2", "7"], "2 is not a symbol of copy; choose from 4 … 19"),
+        (["--task", "copy", "--sequence", "5", "2", "7"], "2 is not a symbol of copy; choose from 4 … 19"),
         (["--task", "add", "--sequence", *"421"], "4 2 1 is not a valid question for add; write two"),
         (["--task", "add", "--sequence", *"4+x"], "x is not a symbol of add; choose from 0 1 2"),
         (["--task=complete", "--architecture=encoder", "--sequence", *"5___57"],
          "5 _ _ _ 5 7 is not a valid"),
         (["--task", "reverse", "--sequence", *"5_"], "_ is not a symbol of reverse; choose"),
-        (["--sequence", "20"], "20 is not a symbol of copy; choose from 4 … 19"),
-        (["--sequence", "five"], "five is not a symbol of copy; choose from 4 … 19"),
-        (["--sequence", *["5"] * 63], "65 tokens are more than max_len=64"),
+        (["--task", "copy", "--sequence", "20"], "20 is not a symbol of copy; choose from 4 … 19"),
+        (["--task", "copy", "--sequence", "five"], "five is not a symbol of copy; choose from 4 … 19"),
+        (["--task", "copy", "--sequence", *["5"] * 63], "65 tokens are more than max_len=64"),
         (["--task", "revers"], "invalid choice: 'revers'"),
         (["--architecture", "gpt"], "invalid choice: 'gpt'"),
-        (["--models-dir", "nowhere"], "train it: python train.py --task copy"),
+        (["--models-dir", "nowhere"], "there is no run in nowhere; train first: python train.py"),
+        (["--task", "sort"], "train it: python train.py --task sort --architecture encoder --output-dir "),
         (["--format", "gif"], "invalid choice: 'gif'"),
     ],
 )
@@ -358,7 +481,8 @@ def test_runs_that_cannot_be_read_are_named_and_the_others_are_drawn(
     content[len(content) // 2] ^= 1
     (damaged / "checkpoint.pt").write_bytes(content)
     with pytest.raises(SystemExit) as stopped:
-        call_main(monkeypatch, "--models-dir", models, "--output-dir", output)
+        options = ["--architecture", "encoder", "encoder-decoder", "--output-dir", output]
+        call_main(monkeypatch, "--models-dir", models, *options)
     errors = capsys.readouterr().err.strip().splitlines()
     assert stopped.value.code == 2 and len(errors) == 2
     reasons = {foreign: "of task copy, architecture encoder", damaged: "damaged (wrong checksum"}
@@ -366,7 +490,7 @@ def test_runs_that_cannot_be_read_are_named_and_the_others_are_drawn(
         assert line.startswith(f"error: {folder / 'checkpoint.pt'} is {reason}")
     drawn = {path.relative_to(output).parent.as_posix() for path in output.rglob("query.png")}
     assert drawn == {"copy_task/encoder", "reverse_task/encoder"}
-    assert (output / "copy_vs_reverse.png").exists()            # of the architecture that has both tasks
+    assert (output / "copy_vs_reverse_encoder.png").exists()    # the architecture with both
 
 
 def test_a_folder_that_cannot_be_written_is_one_line_before_any_measuring(
