@@ -393,7 +393,7 @@ def remove_stale(folder: Path) -> int:
         for picture in PICTURES:
             stale += folder.glob(f"{picture}*.{suffix}")
         for path in models_dir.glob(f"*_vs_*.{suffix}"):    # the run beside others
-            if re.search(rf"(^|_){re.escape(task)}(_|$)", path.stem.removeprefix("training_")):
+            if re.search(rf"(^|_){re.escape(task)}(_|$)", path.stem) and "training_" not in path.stem:
                 stale.append(path)
     stale = [path for path in stale if path.is_file()]
     for path in stale:

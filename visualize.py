@@ -643,7 +643,8 @@ def training_curves_picture(runs: Curves) -> Figure:
     finding = f"none of {len(runs)} runs solved it"
     if solved:
         first = min(solved, key=solved.get)
-        finding = f"{len(solved)} of {len(runs)} runs solved it, the first at step {solved[first]}: {labels[first]}"
+        count = f"{len(solved)} of {len(runs)} runs solved it"
+        finding = f"{count}, the first at step {solved[first]}: {labels[first]}"
     tasks = dict.fromkeys(f"{config.task}, {config.architecture}" for config, _ in runs.values())
     figure.suptitle(textwrap.fill(f"{' and '.join(tasks)}: {finding}", 90))
     return figure

@@ -412,13 +412,17 @@ def test_an_interrupt_before_the_first_checkpoint_says_what_is_true(
     assert {path: path.read_bytes() for path in tmp_path.rglob("*.*")} == before
 
 
-def test_resume_starts_where_there_is_no_checkpoint_and_goes_on_where_there_is_one(tmp_path):
+def test_resume_starts_where_there_is_no_checkpoint_and_goes_on_where_there_is_one(
+    models_dir, tmp_path, monkeypatch
+):
+    finished = run_folder(tmp_path, "copy", "encoder")
+    shutil.copytree(run_folder(models_dir, "copy", "encoder"), finished)
+    before = (finished / "checkpoint.pt").read_bytes()
     options = [f"--{name.replace('_', '-')}={value}" for name, value in TINY.items()]
-    options += ["--architecture", "encoder", "--resume", "--quiet"]
-    assert command(*options, "--task", "copy", folder=tmp_path).returncode == 0
-    before = (run_folder(tmp_path, "copy", "encoder") / "checkpoint.pt").read_bytes()
-    assert command(*options, "--task", "copy", "reverse", folder=tmp_path).returncode == 0
-    assert (run_folder(tmp_path, "copy", "encoder") / "checkpoint.pt").read_bytes() == before
+    options += ["--architecture", "encoder", "--resume", "--quiet", "--output-dir", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["train.py", *options])
+    train.main()
+    assert (finished / "checkpoint.pt").read_bytes() == before
     assert len(load_run(tmp_path, "reverse").history) == TINY["epochs"]
 
 

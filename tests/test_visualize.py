@@ -373,21 +373,21 @@ def test_a_sequence_of_ones_own_replaces_no_picture_and_its_title_tells_of_it(
 def test_training_again_removes_the_pictures_of_the_older_weights_and_nothing_else(
     models_dir, tmp_path, monkeypatch
 ):
-    for task in "copy", "reverse", "complete":
-        shutil.copytree(run_folder(models_dir, task, "encoder"), run_folder(tmp_path, task, "encoder"))
     folder = run_folder(tmp_path, "copy", "encoder")
+    shutil.copytree(run_folder(models_dir, "copy", "encoder"), folder)
     trained = {path.name for path in folder.iterdir()}
     call_main(monkeypatch, "--models-dir", tmp_path)
     call_main(monkeypatch, "--models-dir", tmp_path, "--sequence", "5 9", "--format", "svg")
-    others = {path for path in tmp_path.rglob("*.*") if path.parent not in (folder, tmp_path)}
-    kept = folder / "my_notes.png", tmp_path / "reverse_vs_complete_encoder.png"
-    for path in kept:
-        path.write_text("kept")
-    assert len(list(folder.iterdir())) > 2 * len(trained)
-    assert (tmp_path / "copy_vs_reverse_encoder.png").exists()
+    assert len(list(folder.iterdir())) > 3 * len(trained)
+    stale = tmp_path / "copy_vs_reverse_encoder.png", tmp_path / "sort_vs_copy_5-9.svg"
+    kept = (
+        folder / "my_notes.png", tmp_path / "reverse_vs_photocopy.png", tmp_path / "training_copy_vs_b.png"
+    )
+    for path in *stale, *kept:
+        path.write_text("something")
     train.train_and_save(load_run(tmp_path, "copy").config, torch.device("cpu"), folder, quiet=True)
     assert {path.name for path in folder.iterdir()} == trained | {"my_notes.png"}
-    assert {path for path in tmp_path.rglob("*.*") if path.parent != folder} == others | {kept[1]}
+    assert all(path.exists() for path in kept) and not any(path.exists() for path in stale)
 
 
 def test_training_curves_of_several_runs_are_labelled_by_what_differs(
