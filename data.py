@@ -237,11 +237,13 @@ def draw_contents(
         pool = list_contents(task, split, length, vocab_size)
         return pool[torch.randint(len(pool), (count,), generator=generator)]
     symbols, drawn = symbols_of(task, vocab_size), torch.empty(0, length, dtype=torch.int64)
-    while len(drawn) < count:                               # of ten sequences, one is in the smallest split
+    for _ in range(1000):                                   # mostly one or two are enough
         contents = TASKS[task].propose(symbols, 10 * (count - len(drawn)) + 10, length, generator)
         valid = contents[TASKS[task].is_valid(contents)]
-        drawn = torch.cat([drawn, in_split(split, valid)])
-    return drawn[:count]
+        drawn = torch.cat([drawn, in_split(split, valid)])  # of ten sequences, one is in the smallest split
+        if len(drawn) >= count:
+            return drawn[:count]
+    raise ValueError(f"{task} proposes too few valid questions of length {length} for the {split} split")
 
 
 def usable_lengths(
@@ -278,11 +280,11 @@ def answer_length(task: str, length: int, vocab_size: int) -> int:
 
 def add_start_end(content: Tensor, width: int) -> Tensor:
     """content (N, L) → [START, content, END, PAD …] (N, width)."""
-    framed = torch.full((len(content), width), PAD)
-    framed[:, 0] = START
-    framed[:, 1 : content.size(1) + 1] = content
-    framed[:, content.size(1) + 1] = END
-    return framed
+    sequence = torch.full((len(content), width), PAD)
+    sequence[:, 0] = START
+    sequence[:, 1 : content.size(1) + 1] = content
+    sequence[:, content.size(1) + 1] = END
+    return sequence
 
 
 def draw(
@@ -507,6 +509,8 @@ def check_answers(task: str, content: Tensor, answers: Tensor, vocab_size: int) 
 
 def check_task(task: str, seq_len: int = 8, vocab_size: int = 20, fixed_length: bool = False) -> None:
     """ValueError, in one line, for a task that could not be trained: asked a few questions of each length."""
+    if symbols_of(task, vocab_size).start < FIRST_SYMBOL:
+        raise ValueError(f"task {task} has symbols below {FIRST_SYMBOL}, which mean PAD, START, END and MASK")
     for length in usable_lengths(task, "train", seq_len, vocab_size, fixed_length):
         generator = torch.Generator().manual_seed(0)
         content = draw_contents(task, "train", length, vocab_size, 8, generator)
@@ -558,6 +562,17 @@ def parse_options(parser: argparse.ArgumentParser) -> argparse.Namespace:
     return namespace
 
 
+def task_names() -> list[str]:
+    """What can be chosen with --task. Ends the program where an entry of TASKS is not a task."""
+    for name, task in TASKS.items():
+        if not isinstance(task, Task):
+            function = getattr(task, "__name__", "…")
+            fail(f'TASKS has "{name}": {function}, not a Task; write "{name}": Task({function})')
+        if not re.fullmatch(r"[\w-]+", name):
+            fail(f"task name {name!r} cannot name a folder; use letters, digits, _ and -")
+    return list(TASKS)
+
+
 def print_examples(task: str) -> None:
     """Check the task, and draw examples in one batch, as in training."""
     names = "seq_len", "vocab_size", "fixed_length"
@@ -582,7 +597,7 @@ def print_arranged(task: str) -> None:
 def main() -> None:
     description = "Check each task and print examples of it."
     parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
-    parser.add_argument("--task", nargs="+", choices=list(TASKS), help="only these")
+    parser.add_argument("--task", nargs="+", choices=task_names(), help="only these")
     tasks = parse_options(parser).task
     try:
         for task in tasks or TASKS:

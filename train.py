@@ -43,6 +43,7 @@ from data import (
     first_line,
     parse_options,
     scored,
+    task_names,
     to_text,
     token_accuracy,
     usable_lengths,
@@ -552,7 +553,7 @@ def parse() -> argparse.Namespace:
         ]
         option(flag, help=f"{help} (default: {default}{''.join(others)})", **how)
 
-    option("--task", nargs="+", choices=list(TASKS), default=DEFAULT_TASKS,
+    option("--task", nargs="+", choices=task_names(), default=DEFAULT_TASKS,
            help=f"default: {' '.join(DEFAULT_TASKS)}")
     option("--architecture", nargs="+", choices=ARCHITECTURES, default=DEFAULT_ARCHITECTURES,
            help=f"default: {' '.join(DEFAULT_ARCHITECTURES)}")

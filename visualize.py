@@ -61,6 +61,7 @@ from data import (
     fail,
     parse_options,
     scored,
+    task_names,
     to_content,
     to_text,
 )
@@ -753,7 +754,7 @@ def parse() -> argparse.Namespace:
         "options, all runs that are found are drawn.", allow_abbrev=False,
     )
     option = parser.add_argument
-    option("--task", nargs="+", choices=list(TASKS), help="only runs of these")
+    option("--task", nargs="+", choices=task_names(), help="only runs of these")
     option("--architecture", nargs="+", choices=ARCHITECTURES, help="only runs of these")
     option("--sequence", nargs="+", help="a question as data.py prints it: 5 7 9, 4 2 + 1 9 or 5 _ 5 7")
     option("--compare", nargs="+", type=Path, metavar="FOLDER",

@@ -14,6 +14,7 @@ import torch
 import data
 import train
 import transformer
+import visualize
 from data import (
     END,
     FIRST_SYMBOL,
@@ -37,6 +38,7 @@ from data import (
     token_accuracy,
     usable_lengths,
 )
+from train import Config
 
 
 def sum_in_plain_python(content):
@@ -376,6 +378,40 @@ def test_a_wrong_task_is_refused_in_one_line(answer, message, monkeypatch):
     with pytest.raises(ValueError, match=message) as refused:
         check_task("wrong")
     assert "\n" not in str(refused.value) and str(refused.value).startswith("task wrong ")
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        (Task(data.copy, symbols=range(0, 10)), "task wrong has symbols below 4"),
+        (Task(data.copy, symbols=range(4, 40)), "vocab_size=20 is too small for wrong; choose 40 or more"),
+        (
+            Task(data.copy, propose=lambda symbols, count, length, generator: torch.full((count, length), 5)),
+            "wrong proposes too few valid questions of length . for the [a-z]+ split",
+        ),
+    ],
+)
+def test_a_task_whose_questions_are_wrong_is_refused(task, message, monkeypatch):
+    monkeypatch.setitem(TASKS, "wrong", task)
+    with pytest.raises(ValueError, match=message):
+        train.check(Config("wrong"))
+
+
+@pytest.mark.parametrize(
+    ("name", "entry", "message"),
+    [
+        ("shift", data.reverse, 'TASKS has "shift": reverse, not a Task; write "shift": Task(reverse)'),
+        ("my/shift", Task(data.copy), "task name 'my/shift' cannot name a folder; use letters, digits"),
+    ],
+)
+@pytest.mark.parametrize("script", [data, train, visualize])
+def test_an_entry_that_is_not_a_task_is_told_in_one_line(script, name, entry, message, monkeypatch, capsys):
+    monkeypatch.setitem(TASKS, name, entry)
+    monkeypatch.setattr(sys, "argv", ["script"])
+    with pytest.raises(SystemExit) as stopped:
+        script.main()
+    printed = capsys.readouterr().err
+    assert stopped.value.code == 2 and printed.startswith(f"error: {message}") and printed.count("\n") == 1
 
 
 def test_a_task_with_names_and_symbols_of_its_own_is_typed_by_them(monkeypatch):
