@@ -26,7 +26,7 @@ from data import (
     token_accuracy,
     usable_lengths,
 )
-from train import Config, Run
+from train import Run
 from transformer import EncoderDecoder, MiniTransformer, MultiHeadAttention, attention_mask
 
 SEQUENCES = 500                                             # test sequences behind each number
@@ -122,16 +122,16 @@ def first_symbol(architecture: str, kind: str, length: int) -> tuple[int, int]:
     return {"encoder": (1, 1), "decoder": (0, 0), "cross": (0, 1)}[kind]
 
 
-def answer_cells(config: Config, source: Tensor, queries: int, keys: int) -> Tensor:
+def answer_cells(architecture: str, depends: Tensor, queries: int, keys: int) -> Tensor:
     """Where in a map (T, S) of the answering kind the answers come from, (N, T, S) boolean.
 
-    A query that says a symbol has those keys on which the right symbol depends (data.dependence): at least
-    half as much as on the key on which it depends most. All sources are equally long.
+    A query that says a symbol has those keys on which the right symbol depends, at least half as much as on
+    the key on which it depends most. depends (N, A, L) as data.dependence measures it.
     """
-    depends = dependence(config.task, source[:, 1:-1], config.vocab_size)               # (N, A, L)
-    behind = (depends > 0) & (depends >= depends.amax(dim=2, keepdim=True) / 2)
-    query, key = first_symbol(config.architecture, answering_kind(config.architecture), behind.size(2))
-    cells = torch.zeros(len(source), queries, keys, dtype=torch.bool)
+    known = depends.nan_to_num()
+    behind = (known > 0) & (known >= known.amax(dim=2, keepdim=True) / 2)
+    query, key = first_symbol(architecture, answering_kind(architecture), behind.size(2))
+    cells = torch.zeros(len(behind), queries, keys, dtype=torch.bool)
     behind = behind[:, : queries - query]                   # an answer that ended too early has fewer
     cells[:, query : query + behind.size(1), key : key + behind.size(2)] = behind
     return cells
@@ -208,6 +208,7 @@ class Reading:
     to_say: Tensor                                          # (N, T)
     said: Tensor                                            # (N, T)
     maps: dict[str, Tensor]                                 # of each kind: (layers, N, H, T, S)
+    depends: Tensor                                         # of the right answer, see data.dependence
     cells: Tensor                                           # see answer_cells
     shares: Tensor                                          # of the answering kind, on cells: (layers, H)
     chance: float                                           # the share if all were read alike
@@ -222,10 +223,11 @@ def read(run: Run, source: Tensor, given: tuple[Tensor, ...], to_say: Tensor) ->
         name: torch.stack([attention.attention_weights for attention in layers])
         for name, layers in attention_layers(run.model).items()
     }
-    cells = answer_cells(run.config, source, *maps[kind].shape[-2:])
+    depends = dependence(run.config.task, source[:, 1:-1], run.config.vocab_size)
+    cells = answer_cells(run.config.architecture, depends, *maps[kind].shape[-2:])
     alike = read_alike(attention_mask(given[0], causal=kind == "decoder"))
     return Reading(
-        source, given, to_say, logits.argmax(dim=-1), maps, cells,
+        source, given, to_say, logits.argmax(dim=-1), maps, depends, cells,
         share_on(cells, maps[kind]), share_on(cells, alike).item(),
     )
 

@@ -236,14 +236,14 @@ def draw_contents(
     if can_be_listed(task, length, vocab_size):
         pool = list_contents(task, split, length, vocab_size)
         return pool[torch.randint(len(pool), (count,), generator=generator)]
-    symbols, drawn = symbols_of(task, vocab_size), torch.empty(0, length, dtype=torch.int64)
-    for _ in range(1000):                                   # mostly one or two are enough
-        contents = TASKS[task].propose(symbols, 10 * (count - len(drawn)) + 10, length, generator)
-        valid = contents[TASKS[task].is_valid(contents)]
-        drawn = torch.cat([drawn, in_split(split, valid)])  # of ten sequences, one is in the smallest split
-        if len(drawn) >= count:
-            return drawn[:count]
-    raise ValueError(f"{task} proposes too few valid questions of length {length} for the {split} split")
+    symbols, drawn, in_vain = symbols_of(task, vocab_size), torch.empty(0, length, dtype=torch.int64), 0
+    while len(drawn) < count:                               # of ten sequences, one is in the smallest split
+        proposed = TASKS[task].propose(symbols, 10 * (count - len(drawn)) + 10, length, generator)
+        found = in_split(split, proposed[TASKS[task].is_valid(proposed)])
+        drawn, in_vain = torch.cat([drawn, found]), 0 if len(found) else in_vain + len(proposed)
+        if in_vain > 100_000:
+            raise ValueError(f"{task} proposes no valid question of length {length} for the {split} split")
+    return drawn[:count]
 
 
 def usable_lengths(
@@ -409,8 +409,8 @@ def dependence(task: str, content: Tensor, vocab_size: int) -> Tensor:
     """How much each symbol of the right answer depends on each symbol of the question, (N, A, L), 0 to 1.
 
     That is the share of replacements that change the answer's symbol. A symbol of the question is replaced by
-    every other one that leaves a valid question, or by about 32 of them where there are more than 64. A
-    symbol that no other can replace, such as the plus of a sum, has 0. content (N, L) are valid questions.
+    every other one that leaves a valid question, or by about 32 of them where there are more than 64. It is
+    nan for a symbol that no other can replace, such as the plus of a sum. content (N, L) are valid questions.
     """
     if TASKS[task].depends_on is not None:
         return TASKS[task].depends_on(content).double()
@@ -425,7 +425,7 @@ def dependence(task: str, content: Tensor, vocab_size: int) -> Tensor:
                     TASKS[task].answer(replaced[changed]) != answer[changed]
                 ).double()
                 asked[changed] += 1
-        result[:, :, place] /= asked.clamp(min=1)
+        result[:, :, place] /= asked                        # 0/0 is nan
     return result
 
 

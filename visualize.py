@@ -309,6 +309,8 @@ def finish_maps(figure: Figure, title: str, *views: View) -> Figure:
 
 def on_pattern(view: View, share: float | None = None) -> str:
     """The share, by default that of the best head, in words."""
+    if view.pattern is None and view.evidence.reading.depends.isnan().any():
+        return "what the answer depends on cannot be measured"
     if view.pattern is None:
         return "the answer depends on nothing"
     share = view.shares[view.best[1:]].item() if share is None else share
@@ -446,7 +448,9 @@ def influence_picture(view: View) -> Figure:
     averages = f"Means over {SEQUENCES} unseen sequences (influence: {SEQUENCES_EACH})."
     if always:
         averages += " Outlined: where the answer comes from."
-    finding = f"{on_pattern(view)}\nreplacing a symbol moves it by {other:.2f}"
+    finding = on_pattern(view)
+    if not math.isnan(other):                               # it is where there is no other symbol
+        finding += f"\nreplacing a symbol moves it by {other:.2f}"
     moves = "Influence: how far the answer moves (total variation) when a symbol is replaced"
     if view.pattern:
         finding = (

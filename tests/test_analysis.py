@@ -36,7 +36,7 @@ from analysis import (
     unseen_sequences,
     without,
 )
-from data import TASKS, add_start_end, arrange, exact_match, to_content, to_text
+from data import TASKS, add_start_end, arrange, dependence, exact_match, to_content, to_text
 from train import Config, Run, load_run
 
 
@@ -126,7 +126,7 @@ def test_answer_cells_are_where_the_symbol_to_say_stands(architecture, task, que
     source, target = add_start_end(content, content.size(1) + 2), add_start_end(target, target.size(1) + 2)
     given, to_say = arrange(architecture, source, target)
     queries, keys = to_say.size(1), given[0].size(1)
-    cells = answer_cells(Config(task, architecture), source, queries, keys)
+    cells = answer_cells(architecture, dependence(task, content, 20), queries, keys)
     first = {"encoder": 1, "encoder-decoder": 0, "decoder": content.size(1) + 1}[architecture]
     expected = {(first + i, place) for i, row in enumerate(places) for place in row}
     assert {tuple(cell) for cell in cells[0].nonzero().tolist()} == expected

@@ -227,6 +227,10 @@ OWN = {
     ),
     "triple": (Task(lambda content: content.repeat(1, 3), settings={"seq_len": 30}), "on the needed symbols"),
     "constant": (Task(lambda content: torch.full((len(content), 1), 7)), "on nothing"),
+    "palindrome": (
+        Task(lambda content: content[:, :1], is_valid=lambda content: (content == content.flip(1)).all(dim=1),
+             settings={"seq_len": 2}), "cannot be measured",
+    ),
     "rank": (Task(rank_of_each_symbol), "on the needed symbols"),
     "letters": (
         Task(data.reverse, symbols=range(4, 7), names={4: "a", 5: "b", 6: "c"}), "on the anti-diagonal"
@@ -262,11 +266,11 @@ def test_every_picture_of_a_task_of_ones_own_is_drawn_and_claims_nothing_false(
             assert not any("nan" in text.get_text() for text in words), name
             if name in ("attention_head", "attention_layer", "attention_kinds"):
                 assert OWN[task][1] in figure.get_suptitle()
-            if OWN[task][1] == "on nothing":
+            if OWN[task][1] in ("on nothing", "cannot be measured"):
                 assert not any("% on" in text.get_text() for text in words), name
                 assert "utlined" not in figure.get_supxlabel()
     outlines = {(key, query) for query, key in view.cells}
-    assert bool(outlines) == (OWN[task][1] != "on nothing")
+    assert bool(outlines) == OWN[task][1].startswith("on the")
 
 
 def call_main(monkeypatch, *options):
