@@ -649,15 +649,23 @@ def sample(model: nn.Module, config: Config, source: Tensor, target: Tensor) -> 
     return "\n".join(lines) + (f"   {int(wrong.sum())} wrong" if wrong.any() else "   all right")
 
 
-def report(name: str, row: dict, solved: bool) -> str:
-    """The state of a run after an epoch, as a line of text."""
-    text = (
-        f"{name}, step {row['step']}: loss {row['loss']:.4f}, tokens right {percent(row['token_accuracy'])}, "
-        f"exact match {percent(row['exact_match'])} of {GLANCE}"
+def progress(config: Config, model: nn.Module, history: list[dict], examples: list[tuple]) -> list[str]:
+    """The lines to print after an epoch: now and then the scores, and while it learns some answers."""
+    *earlier, row = history
+    before = any(row["solved"] for row in earlier)
+    solved = row["solved"] and not before
+    if not solved and row["epoch"] not in (1, 5) and row["epoch"] % 10:
+        return []
+    scores = (
+        f"{config.task}, {config.architecture}, step {row['step']}: loss {row['loss']:.4f}, tokens right "
+        f"{percent(row['token_accuracy'])}, exact match {percent(row['exact_match'])} of {GLANCE}"
     )
     if solved:
-        text += f", solved: all {VALIDATION_SEQUENCES:,} right after {row['train_seconds']:.1f} s of training"
-    return text
+        seconds = f"{row['train_seconds']:.1f} s of training"
+        scores += f", solved: all {VALIDATION_SEQUENCES:,} right after {seconds}"
+    if before or row["epoch"] > 5 and not solved:
+        return [scores]
+    return [scores, *(sample(model, config, *example) + "\n" for example in examples)]
 
 
 def interrupted_text(config: Config, epochs_saved: int, replaces: bool) -> str:
@@ -677,29 +685,26 @@ def train_and_save(
     """Train with a progress bar and now and then two answers; save everything; return the metrics."""
     sources, targets = config.draw(100, torch.Generator().manual_seed(3), "validation")
     middling_and_longest = scored(targets).sum(dim=1).argsort()[[50, -1]].tolist()
-    name = f"{config.task}, {config.architecture}"
+    examples = [(sources[row], targets[row]) for row in middling_and_longest]
     epochs_saved = len(checkpoint["history"]) if checkpoint else 0
     replaces = checkpoint is None and (folder / "checkpoint.pt").exists()
-    hidden = True if quiet else None                        # None: no bar where the output is a file
+    name, hidden = f"{config.task}, {config.architecture}", True if quiet else None
     try:
-        with tqdm(total=config.epochs, desc=name, unit="epoch", disable=hidden) as bar:
+        with tqdm(total=config.epochs, desc=name, unit="epoch", disable=hidden) as bar:     # None: in a terminal
             for model, state in train(config, device, checkpoint):
-                *earlier, row = state["history"]
+                row, lines = state["history"][-1], progress(config, model, state["history"], examples)
                 if row["epoch"] > epochs_saved:
                     save_checkpoint(state, folder)
-                    epochs_saved, removed = row["epoch"], remove_stale(folder)
-                    if removed and not quiet:
-                        removal = f"{folder}: {removed} pictures and tables of earlier weights removed"
-                        tqdm.write(removal, file=sys.stdout)
+                    removed = remove_stale(folder)
+                    if removed or replaces and not epochs_saved:
+                        replaced = f"{folder}: the earlier weights are replaced"
+                        lines.insert(0, f"{replaced}, {removed} files that show them removed")
+                    epochs_saved = row["epoch"]
                 bar.set_postfix({"loss": f"{row['loss']:.4f}", "exact match": percent(row["exact_match"])})
                 bar.update(row["epoch"] - bar.n)
-                before = any(row["solved"] for row in earlier)
-                solved = row["solved"] and not before
-                if not quiet and (solved or row["epoch"] in (1, 5) or row["epoch"] % 10 == 0):
-                    tqdm.write(report(name, row, solved), file=sys.stdout)
-                    for example in middling_and_longest if solved or row["epoch"] <= 5 and not before else []:
-                        shown = sample(model, config, sources[example], targets[example])
-                        tqdm.write(shown + "\n", file=sys.stdout)
+                if not quiet:
+                    for line in lines:
+                        tqdm.write(line, file=sys.stdout)
         metrics = metrics_of(config, model, state["history"], device)
         save_figures(config, metrics, state["history"], folder)
     except KeyboardInterrupt:
@@ -722,14 +727,12 @@ def print_table(results: list[dict]) -> None:
         ))
 
 
-def main() -> None:
+def train_all(options: argparse.Namespace) -> None:
+    """Check everything first, then train one run after the other and print a table of them."""
     start = time.perf_counter()
-    options = parse()
     tasks, architectures = list(dict.fromkeys(options.task)), list(dict.fromkeys(options.architecture))
     try:
-        runs = [
-            config_of(task, architecture, options) for architecture in architectures for task in tasks
-        ]
+        runs = [config_of(task, name, options) for name in architectures for task in tasks]
         device = choose_device(options.device)
         if options.threads is not None:
             check_positive(threads=options.threads)
@@ -741,18 +744,23 @@ def main() -> None:
             folder.mkdir(parents=True, exist_ok=True)
     except (ValueError, OSError) as error:
         fail(str(error))
+    print_table([
+        train_and_save(config, device, folder, options.quiet, checkpoint)
+        for (config, checkpoint), folder in zip(runs, folders, strict=True)
+    ])
+    command = command_line("visualize.py", tasks, architectures, options.output_dir)
+    print(f"\nDone in {time.perf_counter() - start:.0f} s, saved under {options.output_dir}/. "
+          f"Next, see what they learned: {command}")
+
+
+def main() -> None:
+    options = parse()
     try:
-        print_table([
-            train_and_save(config, device, folder, options.quiet, checkpoint)
-            for (config, checkpoint), folder in zip(runs, folders, strict=True)
-        ])
-        command = command_line("visualize.py", tasks, architectures, options.output_dir)
-        print(f"\nDone in {time.perf_counter() - start:.0f} s, saved under {options.output_dir}/. "
-              f"Next, see what they learned: {command}")
+        train_all(options)
     except OSError as error:
         fail(f"cannot write the run: {error}")
     except KeyboardInterrupt as interrupt:
-        print(interrupt, file=sys.stderr)
+        print(str(interrupt) or "interrupted: no run was under way", file=sys.stderr)
         raise SystemExit(130) from None
 
 
