@@ -688,9 +688,10 @@ def train_and_save(
     examples = [(sources[row], targets[row]) for row in middling_and_longest]
     epochs_saved = len(checkpoint["history"]) if checkpoint else 0
     replaces = checkpoint is None and (folder / "checkpoint.pt").exists()
-    name, hidden = f"{config.task}, {config.architecture}", True if quiet else None
+    name = f"{config.task}, {config.architecture}"
+    hidden = True if quiet else None                        # None: no bar where the output is a file
     try:
-        with tqdm(total=config.epochs, desc=name, unit="epoch", disable=hidden) as bar:     # None: in a terminal
+        with tqdm(total=config.epochs, desc=name, unit="epoch", disable=hidden) as bar:
             for model, state in train(config, device, checkpoint):
                 row, lines = state["history"][-1], progress(config, model, state["history"], examples)
                 if row["epoch"] > epochs_saved:
