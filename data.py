@@ -492,7 +492,7 @@ def ask(task: str, content: Tensor) -> Tensor:
 def check_answers(task: str, content: Tensor, answers: Tensor, vocab_size: int) -> None:
     """ValueError unless these can be answers to content (N, L): whole numbers (N, A) from the vocabulary."""
     if not isinstance(answers, Tensor):
-        raise ValueError(f"task {task} returns a {type(answers).__name__}; return a tensor of token ids")
+        raise ValueError(f"task {task} returns {type(answers).__name__}; return a tensor of token ids")
     if answers.dtype.is_floating_point or answers.dtype == torch.bool:
         kind = str(answers.dtype).removeprefix("torch.")
         raise ValueError(f"task {task} answers in {kind}; return token ids, e.g. with .long()")
@@ -522,8 +522,8 @@ def check_task(task: str, seq_len: int = 8, vocab_size: int = 20, fixed_length: 
             alone = ask(task, question[None])
             if not torch.equal(alone, answer[None]):
                 raise ValueError(
-                    f"task {task} answers {to_text(question, task)} differently alone and beside other "
-                    "questions: its rows influence one another; name dimensions, as in roll(1, dims=1)"
+                    f"task {task} answers {to_text(question, task)} differently when asked with others, so its "
+                    "rows influence one another; name the dimension, as in content.roll(1, dims=1)"
                 )
 
 

@@ -818,14 +818,17 @@ def load_runs(options: argparse.Namespace) -> tuple[dict[tuple[str, str], Run], 
             problems.append(str(error))
     if not runs:
         raise ValueError(problems[0])
-    for key, run in list(runs.items()):
+    refused = {}
+    for key, run in runs.items():
         try:
             ask(run, options.sequence)
         except ValueError as error:
-            if options.task or len(runs) == 1:
-                raise
-            print(f"not drawn: {', '.join(reversed(key))}: {error}", file=sys.stderr)
-            del runs[key]
+            refused[key] = error
+    if refused and (options.task or len(refused) == len(runs)):
+        raise next(iter(refused.values()))
+    for (architecture, task), error in refused.items():
+        print(f"not drawn: {task}, {architecture}: {error}", file=sys.stderr)
+        del runs[architecture, task]
     return runs, problems
 
 
