@@ -522,7 +522,7 @@ def check_task(task: str, seq_len: int = 8, vocab_size: int = 20, fixed_length: 
             alone = ask(task, question[None])
             if not torch.equal(alone, answer[None]):
                 raise ValueError(
-                    f"task {task} answers {to_text(question, task)} differently when asked with others, so its "
+                    f"task {task} answers {to_text(question, task)} differently when asked with others, so "
                     "rows influence one another; name the dimension, as in content.roll(1, dims=1)"
                 )
 

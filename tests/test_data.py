@@ -367,7 +367,7 @@ def changes_in_place(content):
         (lambda content: content[:, 0], r"answers in shape \(8,\) for questions of shape \(8, 1\)"),
         (lambda content: content[:1], r"answers in shape \(1, 1\) for questions of shape \(8, 1\)"),
         (lambda content: content.tolist(), "returns list; return a tensor"),
-        (lambda content: content.roll(1), r"its rows influence one another; .*roll\(1, dims=1\)"),
+        (lambda content: content.roll(1), r"rows influence one another; .*roll\(1, dims=1\)"),
         (lambda content: content.sort(dim=0).values, "rows influence one another"),
         (lambda content: torch.randint_like(content, 4, 20), "differently each time"),
         (lambda content: content[:, [2]], r"raises IndexError on \d+: .*\(test_data.py, line \d+\)"),
