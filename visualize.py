@@ -81,6 +81,7 @@ from train import (
 from transformer import generate
 
 RULE = "Attention shows where a head reads; only an intervention shows whether it matters."
+MOST_KEYS = 20                                              # whose numbers fit beside one another
 MOST_NAMES = 40                                             # of more tokens, every second or third is named
 KINDS = {"encoder": "self-attention", "decoder": "causal self-attention", "cross": "cross-attention"}
 
@@ -155,7 +156,7 @@ def labels_of(architecture: str, task: str, given: tuple[Tensor, ...], said: Ten
 
 def shorten(text: str) -> str:
     """So many words as fit into a line of a caption beside as many others."""
-    return textwrap.shorten(text, 60, placeholder=" …")
+    return textwrap.shorten(text, 40, placeholder=" …")
 
 
 @torch.no_grad()
@@ -279,7 +280,8 @@ def finish(figure: Figure, title: str, lines: list[str], bar: str = "") -> Figur
     if bar:
         shown = figure.colorbar(figure.axes[0].collections[0], ax=figure.axes, label=bar, shrink=0.8)
         shown.solids.set(rasterized=False, edgecolor="face")    # else it would be pixels in svg and pdf
-    figure.supxlabel("\n".join([*lines, RULE]), fontsize="small")
+    width = int(13.5 * figure.get_figwidth())               # characters of this size in a line
+    figure.supxlabel("\n".join(textwrap.fill(line, width) for line in [*lines, RULE]), fontsize="small")
     return figure
 
 
@@ -667,27 +669,33 @@ def query_picture(view: View) -> Figure:
     size = view.run.config.d_model // view.run.config.num_heads
     scaled, weights = scores / math.sqrt(size), view.maps[kind][layer, head, query, : len(keys)]
     powers = (scaled - scaled.max()).exp()
+    shown_keys = weights.topk(min(len(keys), MOST_KEYS)).indices.sort().values
     rows = {
         "q·k": scores, f"x = q·k / √{size}": scaled, "e^(x − largest x)": powers, "weight": weights,
     }
+    rows = {name: numbers[shown_keys] for name, numbers in rows.items()}
     figure = Figure(figsize=(10.5, 3.9), layout="constrained")
     axes = figure.subplots()
-    shown = torch.full((len(rows), len(keys)), torch.nan)
-    shown[-1] = weights
-    draw_matrix(axes, shown, list(rows), keys)
+    shown = torch.full((len(rows), len(shown_keys)), torch.nan)
+    shown[-1] = rows["weight"]
+    draw_matrix(axes, shown, list(rows), [keys[key] for key in shown_keys])
     axes.set(aspect="auto", facecolor="none", xlabel="key: what is read")
     for row, numbers in enumerate(rows.values()):
         for key, number in enumerate(numbers.tolist()):
             color = None if row < len(rows) - 1 else "white" if number < 0.6 else "black"
             text = f"{number:.3f}" if row > 1 else f"{number:.2f}"
             axes.text(key + 0.5, row + 0.5, text, ha="center", va="center", fontsize="small", color=color)
-    best = int(weights.argmax())
-    total = powers.sum()
-    return finish(figure, (
-        f"{name_of(view)}: query {queries[query]} reads {keys[best]} with weight {weights[best]:.3f}\n"
-        + "\n".join([place_of(view, view.best), *of_this_sequence(view)])
-    ), [f"{view.answer}. Softmax divides the third line by its sum, {total:.3f}; {powers[best]:.3f} / "
-        f"{total:.3f} = {weights[best]:.3f}."])
+    best, total = int(weights.argmax()), powers.sum()
+    lines = [
+        f"{view.answer}. Softmax divides the third line by its sum, {total:.3f}; {powers[best]:.3f} / "
+        f"{total:.3f} = {weights[best]:.3f}."
+    ]
+    if len(shown_keys) < len(keys):
+        lines.append(f"The {len(shown_keys)} largest weights of {len(keys)}; the sum is that of all.")
+    return finish(figure, "\n".join([
+        f"{name_of(view)}: query {queries[query]} reads {keys[best]} with weight {weights[best]:.3f}",
+        place_of(view, view.best), *of_this_sequence(view),
+    ]), lines)
 
 
 # ---------------------------------------------------------------- command line
