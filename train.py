@@ -23,6 +23,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 from torch import Tensor, nn
@@ -500,16 +501,19 @@ def differing_settings(config: Config) -> str:
     return ", ".join(setting_text(name, settings[name]) for name in usual if settings[name] != usual[name])
 
 
+def name_loss_axes(axes: Axes) -> None:
+    axes.set(yscale="log", xlabel="training step", ylabel="loss, nats per token")
+    axes.yaxis.set_major_formatter("{x:g}")                 # 0.1, not 10⁻¹
+    axes.yaxis.set_minor_formatter(LogFormatter())
+
+
 def training_plot(config: Config, metrics: dict, history: list[dict]) -> Figure:
     """Loss and accuracies over the steps, with the step at which the task was solved."""
     steps = [row["step"] for row in history]
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     loss_axes, accuracy_axes = figure.subplots(1, 2)
     loss_axes.plot(steps, [row["loss"] for row in history])
-    loss_axes.set_title("Cross-entropy loss", loc="left")
-    loss_axes.set(yscale="log", xlabel="training step", ylabel="nats per token")
-    loss_axes.yaxis.set_major_formatter("{x:g}")            # 0.1, not 10⁻¹
-    loss_axes.yaxis.set_minor_formatter(LogFormatter())
+    name_loss_axes(loss_axes)
     accuracy_axes.plot(steps, [100 * row["token_accuracy"] for row in history], "--", label="tokens right")
     accuracy_axes.plot(steps, [100 * row["exact_match"] for row in history], label="sequences right")
     accuracy_axes.set(

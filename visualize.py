@@ -26,7 +26,6 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import LogFormatter
 from torch import Tensor
 from tqdm import tqdm
 
@@ -74,6 +73,7 @@ from train import (
     Run,
     command_line,
     load_run,
+    name_loss_axes,
     open_checkpoint,
     replacing,
     setting_text,
@@ -641,9 +641,7 @@ def training_curves_picture(runs: Curves) -> Figure:
                 break
         loss_axes.plot(steps, [row["loss"] for row in history], label=label)
         accuracy_axes.plot(steps, [100 * row["exact_match"] for row in history], label=label)
-    loss_axes.set(yscale="log", xlabel="training step", ylabel="loss, nats per token")
-    loss_axes.yaxis.set_major_formatter("{x:g}")
-    loss_axes.yaxis.set_minor_formatter(LogFormatter())
+    name_loss_axes(loss_axes)
     ylabel = f"% of {GLANCE} validation sequences right"
     accuracy_axes.set(xlabel="training step", ylabel=ylabel, ylim=(-3, 103))
     figure.legend(*loss_axes.get_legend_handles_labels(), loc="outside lower left", frameon=False)
@@ -883,30 +881,35 @@ def draw_all(options: argparse.Namespace, runs: dict[tuple[str, str], Run]) -> N
             save(comparison_picture(compared), output / f"{name}.{options.format}")
 
 
+def draw(options: argparse.Namespace) -> None:
+    """Read everything first, then draw; what could not be read is told at the end."""
+    try:
+        if options.compare:
+            curves, problems = runs_in(options.compare), []
+        else:
+            runs, problems = load_runs(options)
+    except ValueError as error:
+        fail(str(error))
+    style = "dark_background" if options.dark else "default"
+    with matplotlib.style.context(style), matplotlib.rc_context(FIXED):
+        if options.compare:
+            draw_training_curves(options, curves)
+        else:
+            draw_all(options, runs)
+    if problems:
+        fail(*problems)
+
+
 def main() -> None:
     options = parse()
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1)                            # as in training
-    style = "dark_background" if options.dark else "default"
     try:
-        if options.compare:
-            runs, problems, curves = {}, [], runs_in(options.compare)
-        else:
-            (runs, problems), curves = load_runs(options), {}
-    except ValueError as error:
-        fail(str(error))
-    try:
-        with matplotlib.style.context(style), matplotlib.rc_context(FIXED):
-            if options.compare:
-                draw_training_curves(options, curves)
-            else:
-                draw_all(options, runs)
+        draw(options)
     except OSError as error:
         fail(f"cannot write the pictures: {error}")
     except KeyboardInterrupt:
         raise SystemExit(130) from None
-    if problems:
-        fail(*problems)
 
 
 if __name__ == "__main__":
