@@ -814,9 +814,9 @@ def load_runs(options: argparse.Namespace) -> tuple[dict[tuple[str, str], Run], 
     ValueError where none can be read, or none of a task that was named can be asked the given sequence.
     """
     runs, problems, unnamed = {}, [], not options.task and not options.architecture
-    for _, task in found_in(options.models_dir):
-        if task not in TASKS and unnamed:
-            print(f"not drawn: {task}, which is not in TASKS of data.py", file=sys.stderr)
+    for architecture, task in found_in(options.models_dir):
+        if unnamed and (task not in TASKS or architecture not in ARCHITECTURES):
+            print(f"not drawn: {task}, {architecture}, which data.py does not know", file=sys.stderr)
     for architecture, task in wanted_runs(options):
         try:
             runs[architecture, task] = load_run(options.models_dir, task, architecture)
@@ -827,7 +827,7 @@ def load_runs(options: argparse.Namespace) -> tuple[dict[tuple[str, str], Run], 
     refused = {}
     for key, run in runs.items():
         try:
-            ask(run, options.sequence)
+            ask(run, options.sequence)                      # so that nothing is measured for nothing
         except ValueError as error:
             refused[key] = error
     if refused and (options.task or len(refused) == len(runs)):

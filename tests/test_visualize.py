@@ -303,7 +303,7 @@ def test_without_options_the_runs_that_are_found_are_drawn_and_named(
     }
     printed = capsys.readouterr()
     assert printed.out.startswith("drawing copy, encoder; reverse, encoder; add, encoder\n")
-    assert printed.err == "not drawn: mine, which is not in TASKS of data.py\n"
+    assert printed.err == "not drawn: mine, encoder, which data.py does not know\n"
 
 
 @pytest.mark.parametrize(
