@@ -453,7 +453,8 @@ def test_the_benchmarks_hardest_sums_are_those_whose_carry_runs_through_every_di
 
 def test_the_task_of_ones_own_in_the_readme_is_a_task(monkeypatch):
     readme = Path(data.__file__).with_name("README.md").read_text()
-    function, line = re.search(r"```python\n(def shift.*?)\n\n+TASKS = {\n +(\"shift\": .*?),\n", readme, re.S).groups()
+    pattern = r"```python\n(def shift.*?)\n\n+TASKS = {\n +(\"shift\": .*?),\n"
+    function, line = re.search(pattern, readme, re.DOTALL).groups()
     exec(function, vars(data), namespace := {})
     (name, task), = eval(f"{{{line}}}", vars(data), namespace).items()
     monkeypatch.setitem(TASKS, name, task)
