@@ -149,8 +149,7 @@ def diagonals(architecture: str, kind: str, length: int, queries: int, keys: int
 
 def longest(run: Run) -> int:
     """The most content symbols in the test split; of a sum with seq_len 8 these are 7."""
-    config = run.config
-    return usable_lengths(config.task, "test", config.seq_len, config.vocab_size, config.fixed_length)[-1]
+    return run.config.lengths("test")[-1]
 
 
 def unseen_sequences(
@@ -176,13 +175,13 @@ def share_on(cells: Tensor, maps: Tensor) -> Tensor:
     return ((maps * cells[:, None]).sum(dim=(-2, -1)) / queries).nanmean(dim=-2)
 
 
-def read_alike(allowed: Tensor) -> Tensor:
-    """The map (…, T, S) of a head that reads everything that it may read alike."""
+def uniform_attention(allowed: Tensor) -> Tensor:
+    """The map (…, T, S) of a head that attends uniformly to all that it may attend to."""
     return allowed.double() / allowed.sum(dim=-1, keepdim=True)
 
 
 def relative_entropy(maps: Tensor, allowed: Tensor) -> Tensor:
-    """How evenly a head reads, a mean for each head (…, H): 0 is a single key, 1 all that it may read alike.
+    """How evenly a head reads, a mean for each head (…, H): 0 is a single key, 1 is uniform attention.
 
     That is −Σ w·ln w / ln n over the n keys that a query may read, of the queries that have a choice.
     maps (…, N, H, T, S), allowed broadcastable to it, boolean.
@@ -211,7 +210,7 @@ class Reading:
     depends: Tensor                                         # of the right answer, see data.dependence
     cells: Tensor                                           # see answer_cells
     shares: Tensor                                          # of the answering kind, on cells: (layers, H)
-    chance: float                                           # the share if all were read alike
+    chance: float                                           # the share of uniform attention
 
 
 @torch.no_grad()
@@ -225,10 +224,10 @@ def read(run: Run, source: Tensor, given: tuple[Tensor, ...], to_say: Tensor) ->
     }
     depends = dependence(run.config.task, source[:, 1:-1], run.config.vocab_size)
     cells = answer_cells(run.config.architecture, depends, *maps[kind].shape[-2:])
-    alike = read_alike(attention_mask(given[0], causal=kind == "decoder"))
+    uniform = uniform_attention(attention_mask(given[0], causal=kind == "decoder"))
     return Reading(
         source, given, to_say, logits.argmax(dim=-1), maps, depends, cells,
-        share_on(cells, maps[kind]), share_on(cells, alike).item(),
+        share_on(cells, maps[kind]), share_on(cells, uniform).item(),
     )
 
 
@@ -311,14 +310,12 @@ def influence(run: Run, source: Tensor, given: tuple[Tensor, ...], to_say: Tenso
     symbols, generator = symbols_of(config.task, config.vocab_size), torch.Generator().manual_seed(5)
     before, columns = run.model(*given).softmax(dim=-1), []
     for key in range(given[0].size(1)):
+        shift = torch.randint(1, max(2, len(symbols)), (len(source),), generator=generator)
         if 1 <= key <= question.size(1):
-            replaced, changed = other_question(
-                config.task, question, key - 1, config.vocab_size, generator
-            )
+            replaced, changed = other_question(config.task, question, key - 1, shift, config.vocab_size)
             other = given[0].clone()
             other[:, 1 : question.size(1) + 1] = replaced
         else:                                               # a symbol that a decoder has written
-            shift = torch.randint(1, max(2, len(symbols)), (len(source),), generator=generator)
             other, changed = replace_symbol(symbols, given[0], key, shift)
         after = run.model(other, *given[1:]).softmax(dim=-1)
         moved = (after - before).abs().sum(dim=-1) / 2                                      # (N, T)

@@ -392,11 +392,10 @@ def replace_in_question(
 
 
 def other_question(
-    task: str, content: Tensor, place: int, vocab_size: int, generator: torch.Generator
+    task: str, content: Tensor, place: int, shift: Tensor, vocab_size: int
 ) -> tuple[Tensor, Tensor]:
-    """replace_in_question by a symbol at random, or where that is not valid by the next one that is."""
+    """replace_in_question by this shift (N,), or where that is not valid by the next one that is."""
     most = max(1, len(symbols_of(task, vocab_size)) - 1)
-    shift = torch.randint(1, most + 1, (len(content),), generator=generator)
     for _ in range(most):
         replaced, changed = replace_in_question(task, content, place, shift, vocab_size)
         if changed.all():

@@ -109,9 +109,13 @@ class Config:
             return EncoderDecoder(**settings)
         return MiniTransformer(**settings, causal=self.architecture == "decoder")
 
+    def lengths(self, split: str) -> list[int]:
+        """The lengths of this run's questions in a split; of a sum with seq_len 8 these are 3, 5 and 7."""
+        return usable_lengths(self.task, split, self.seq_len, self.vocab_size, self.fixed_length)
+
     def longest_row(self) -> int:
         """The most tokens that a model reads at once: a decoder's prompt and answer, with START and END."""
-        lengths = usable_lengths(self.task, "train", self.seq_len, self.vocab_size, self.fixed_length)
+        lengths = self.lengths("train")
         return max(length + answer_length(self.task, length, self.vocab_size) for length in lengths) + 3
 
     def check_task(self) -> None:
@@ -215,6 +219,11 @@ def validation_set(config: Config) -> tuple[Tensor, Tensor]:
     return config.draw(VALIDATION_SEQUENCES, torch.Generator().manual_seed(1), "validation")
 
 
+def first_solved(history: list[dict]) -> dict | None:
+    """The first row at which all validation sequences were right, if there is one."""
+    return next((row for row in history if row["solved"]), None)
+
+
 class Training:
     """All that changes during a run, so that a checkpoint can hold all of it."""
 
@@ -302,7 +311,7 @@ def train(
         mean_loss = train_epoch(run, (arrange(config.architecture, *rows) for rows in batches))
         seconds += time.perf_counter() - start
 
-        thorough = epoch == config.epochs or not any(row["solved"] for row in run.history)
+        thorough = epoch == config.epochs or not first_solved(run.history)
         scores = evaluate(run.average.module, config.architecture, *validation, thorough)
         step = epoch * config.steps_per_epoch
         row = {"epoch": epoch, "step": step, "loss": mean_loss, "train_seconds": seconds} | scores
@@ -314,7 +323,7 @@ def metrics_of(config: Config, model: nn.Module, history: list[dict], device: to
     """The run's figures: when validation was first solved, and the scores on fresh test sequences."""
     source, target = config.draw(TEST_SEQUENCES, torch.Generator().manual_seed(2), "test")
     prediction = predict(model, config.architecture, source, target)
-    solved = next((row for row in history if row["solved"]), {})
+    solved = first_solved(history) or {}
     return {
         "task": config.task,
         "architecture": config.architecture,
@@ -347,12 +356,25 @@ CHECKPOINT_KEYS = {
 
 DEFAULT_TASKS, DEFAULT_ARCHITECTURES = ["copy", "reverse"], ["encoder", "encoder-decoder"]
 DEFAULT_FOLDER = Path("models")
-PICTURES = "attention", "influence", "knock_out", "heads", "lengths", "layers", "query"     # of visualize.py
+OF_WEIGHTS = re.compile(                                    # what shows the weights in a run's folder
+    r"metrics\.json|(history|heads)\.csv|training\.png"
+    r"|(attention|influence|knock_out|heads|lengths|layers|query).*\.(png|svg|pdf)"
+)
 
 
 def run_folder(models_dir: Path, task: str, architecture: str) -> Path:
     """Where a run lives."""
     return Path(models_dir) / f"{task}_task" / architecture
+
+
+def task_of(folder: Path) -> str:
+    """The task that the folder of a run is named after."""
+    return folder.parent.name.removesuffix("_task")
+
+
+def runs_below(models_dir: Path) -> list[Path]:
+    """The folders of all runs in a models folder."""
+    return [path.parent for path in sorted(models_dir.glob("*_task/*/checkpoint.pt"))]
 
 
 def command_line(script: str, tasks: list[str], architectures: list[str], models_dir: Path) -> str:
@@ -389,28 +411,28 @@ def remove_stale(folder: Path) -> int:
 
     So a picture never outlives the weights that it shows. Files with other names stay.
     """
-    task, models_dir = folder.parent.name.removesuffix("_task"), folder.parents[1]
-    stale = [folder / name for name in ("metrics.json", "history.csv", "heads.csv", "training.png")]
-    for suffix in "png", "svg", "pdf":
-        for picture in PICTURES:
-            stale += folder.glob(f"{picture}*.{suffix}")
-        for path in models_dir.glob(f"*_vs_*.{suffix}"):    # the run beside others
-            if re.search(rf"(^|_){re.escape(task)}(_|$)", path.stem) and "training_" not in path.stem:
-                stale.append(path)
+    beside_others = re.compile(rf"(?!.*training_)(.*_)?{re.escape(task_of(folder))}(_.*)?\.(png|svg|pdf)")
+    stale = [path for path in folder.iterdir() if OF_WEIGHTS.fullmatch(path.name)]
+    stale += [path for path in folder.parents[1].glob("*_vs_*") if beside_others.fullmatch(path.name)]
     stale = [path for path in stale if path.is_file()]
     for path in stale:
         path.unlink()
     return len(stale)
 
 
+def save_table(rows: list[dict], path: Path) -> None:
+    """A csv file with a heading."""
+    with replacing(path) as unfinished, open(unfinished, "w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(rows)
+
+
 def save_figures(config: Config, metrics: dict, history: list[dict], folder: Path) -> None:
     """metrics.json, history.csv and training.png."""
     with replacing(folder / "metrics.json") as path:
         path.write_text(json.dumps(metrics, indent=2) + "\n")
-    with replacing(folder / "history.csv") as path, open(path, "w", newline="") as file:
-        writer = csv.DictWriter(file, history[0].keys())
-        writer.writeheader()
-        writer.writerows(history)
+    save_table(history, folder / "history.csv")
     with replacing(folder / "training.png") as path:
         training_plot(config, metrics, history).savefig(path, dpi=150)
 
@@ -468,8 +490,8 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor], path: Path) -> No
     model.load_state_dict(weights)
 
 
-def read_checkpoint(folder: Path, task: str, architecture: str) -> tuple[dict, nn.Module]:
-    """The checkpoint in the folder of a run, and its model. ValueError where it cannot be used."""
+def read_checkpoint(folder: Path, task: str, architecture: str) -> tuple[dict, Config, nn.Module]:
+    """The checkpoint in the folder of a run, its settings and model. ValueError where it cannot be used."""
     path, models_dir = folder / "checkpoint.pt", folder.parents[1]
     command = command_line("train.py", [task], [architecture], models_dir)
     checkpoint, config = open_checkpoint(folder, f"train it: {command}")
@@ -479,14 +501,14 @@ def read_checkpoint(folder: Path, task: str, architecture: str) -> tuple[dict, n
     config.check_task()
     model = config.model()
     load_weights(model, checkpoint["model"], path)
-    return checkpoint, model
+    return checkpoint, config, model
 
 
 def load_run(models_dir: Path, task: str, architecture: str = "encoder") -> Run:
     """The run that training left in models_dir. ValueError where there is none or it cannot be used."""
     folder = run_folder(models_dir, task, architecture)
-    checkpoint, model = read_checkpoint(folder, task, architecture)
-    return Run(model.eval(), Config(**checkpoint["config"]), checkpoint["history"], folder)
+    checkpoint, config, model = read_checkpoint(folder, task, architecture)
+    return Run(model.eval(), config, checkpoint["history"], folder)
 
 
 def percent(share: float) -> str:
@@ -600,8 +622,7 @@ def config_of(task: str, architecture: str, options: argparse.Namespace) -> tupl
     config, checkpoint = recipe(task, architecture, **given), None
     folder = run_folder(options.output_dir, task, architecture)
     if options.resume and (folder / "checkpoint.pt").exists():
-        checkpoint, _ = read_checkpoint(folder, task, architecture)
-        config = Config(**checkpoint["config"])
+        checkpoint, config, _ = read_checkpoint(folder, task, architecture)
         for name, value in given.items():
             if value != getattr(config, name):
                 raise ValueError(
@@ -656,7 +677,7 @@ def sample(model: nn.Module, config: Config, source: Tensor, target: Tensor) -> 
 def progress(config: Config, model: nn.Module, history: list[dict], examples: list[tuple]) -> list[str]:
     """The lines to print after an epoch: now and then the scores, and while it learns some answers."""
     *earlier, row = history
-    before = any(row["solved"] for row in earlier)
+    before = first_solved(earlier)
     solved = row["solved"] and not before
     if not solved and row["epoch"] not in (1, 5) and row["epoch"] % 10:
         return []
@@ -697,19 +718,19 @@ def train_and_save(
     try:
         with tqdm(total=config.epochs, desc=name, unit="epoch", disable=hidden) as bar:
             for model, state in train(config, device, checkpoint):
-                row, lines = state["history"][-1], progress(config, model, state["history"], examples)
+                row = state["history"][-1]
+                lines = [] if quiet else progress(config, model, state["history"], examples)
                 if row["epoch"] > epochs_saved:
                     save_checkpoint(state, folder)
                     removed = remove_stale(folder)
-                    if removed or replaces and not epochs_saved:
+                    if not quiet and (removed or replaces and not epochs_saved):
                         replaced = f"{folder}: the earlier weights are replaced"
                         lines.insert(0, f"{replaced}, {removed} files that show them removed")
                     epochs_saved = row["epoch"]
                 bar.set_postfix({"loss": f"{row['loss']:.4f}", "exact match": percent(row["exact_match"])})
                 bar.update(row["epoch"] - bar.n)
-                if not quiet:
-                    for line in lines:
-                        tqdm.write(line, file=sys.stdout)
+                for line in lines:
+                    tqdm.write(line, file=sys.stdout)
         metrics = metrics_of(config, model, state["history"], device)
         save_figures(config, metrics, state["history"], folder)
     except KeyboardInterrupt:

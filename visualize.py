@@ -9,12 +9,12 @@ A map is (T, S): row = query (who reads), column = key (what is read).
 """
 
 import argparse
-import csv
 import math
 import os
 import sys
 import textwrap
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from urllib.parse import quote
 from zlib import crc32
@@ -72,11 +72,15 @@ from train import (
     Config,
     Run,
     command_line,
+    first_solved,
     load_run,
     name_loss_axes,
     open_checkpoint,
     replacing,
+    runs_below,
+    save_table,
     setting_text,
+    task_of,
 )
 from transformer import generate
 
@@ -120,7 +124,7 @@ class View:
         """What share of its reading each head spends on the answers, (layers, H)."""
         return self.evidence.reading.shares
 
-    @property
+    @cached_property
     def pattern(self) -> str | None:
         """What a map has outlined for the longest questions; None where the answer depends on nothing."""
         cells = self.evidence.reading.cells
@@ -136,6 +140,11 @@ class View:
     def length(self) -> int:
         """How many symbols the questions of evidence.reading have: the most in training."""
         return self.evidence.reading.source.size(1) - 2
+
+    @property
+    def question_length(self) -> int:
+        """How many symbols the question of this view has."""
+        return self.given[0][0].tolist().index(END) - 1
 
 
 def labels_of(architecture: str, task: str, given: tuple[Tensor, ...], said: Tensor) -> dict:
@@ -237,7 +246,7 @@ def draw_matrix(
 
 
 def draw_map(axes: Axes, view: View, head: Head, ticks: bool) -> None:
-    """One head's map of the view's sequence, grey where the causal mask forbids to read."""
+    """One head's map of the view's sequence, grey where the causal mask forbids reading."""
     kind, layer, index = head
     weights = view.maps[kind][layer, index]
     if kind == "decoder":
@@ -257,11 +266,12 @@ def of_this_sequence(view: View, which: str = "") -> list[str]:
     """What a title says of a sequence of one's own, since its other numbers are means over many sequences."""
     if view.shares_here is None:
         return []
-    length, lines = view.given[0][0].tolist().index(END) - 1, [f"this sequence: {view.answer[-1]}"]
+    lines = [f"this sequence: {view.answer[-1]}"]
     if view.cells:
         lines[0] += f", {percent(view.shares_here[view.best[1:]].item())} on {view.pattern}{which}"
-    if length > view.length:
-        lines.append(f"longer than in training: {length} symbols instead of at most {view.length}")
+    if view.question_length > view.length:
+        symbols = f"{view.question_length} symbols instead of at most {view.length}"
+        lines.append(f"longer than in training: {symbols}")
     return lines
 
 
@@ -432,7 +442,7 @@ def influence_picture(view: View) -> Figure:
     rolled = rollout(reading.maps)
     share, own, other = influence_on(reading.cells[: len(moved)], moved)
     panels = {
-        f"looks at\nlayer {layer + 1}, head {head + 1}": (
+        f"looks at\n{head_name(view.best)}": (
             reading.maps[kind][layer, :, head], view.shares[layer, head].item()
         ),
         "looks at, by rollout\nall layers": (rolled, share_on(reading.cells, rolled[:, None]).item()),
@@ -543,7 +553,7 @@ def lengths_picture(view: View) -> Figure:
     axes.plot(lengths, [100 * row["exact_match"] for row in rows], "o-", label="exact match")
     if view.pattern:
         shares = [100 * row["shares"][layer, head].item() for row in rows]
-        axes.plot(lengths, shares, "s--", label=f"layer {layer + 1}, head {head + 1} on {view.pattern}")
+        axes.plot(lengths, shares, "s--", label=f"{head_name(view.best)} on {view.pattern}")
         chances = [100 * row["chance"] for row in rows]
         axes.plot(lengths, chances, ":", color="grey", label="uniform attention")
     axes.set(xlabel="symbols in the question", ylabel="%", ylim=(-3, 103), xticks=lengths)
@@ -604,8 +614,7 @@ def runs_in(folders: list[Path]) -> Curves:
     """
     runs = {}
     for folder in folders:
-        paths = [folder / "checkpoint.pt", *sorted(folder.glob("*_task/*/checkpoint.pt"))]
-        there = [path.parent for path in paths if path.is_file()]
+        there = [folder, *runs_below(folder)] if (folder / "checkpoint.pt").is_file() else runs_below(folder)
         if not there:
             raise ValueError(f"there is no run in {folder}; give a folder that python train.py wrote")
         for path in there:
@@ -632,13 +641,11 @@ def training_curves_picture(runs: Curves) -> Figure:
     labels = labels_by_difference({path: config for path, (config, _) in runs.items()})
     figure = Figure(figsize=(10.5, 4.6), layout="constrained")
     loss_axes, accuracy_axes = figure.subplots(1, 2)
-    solved = {}
+    solved = {path: first_solved(history) for path, (_, history) in runs.items()}
+    solved = {path: row["step"] for path, row in solved.items() if row}
     for path, (_, history) in runs.items():
-        steps, label = [row["step"] for row in history], f"{labels[path]}: not solved"
-        for row in history:
-            if row["solved"]:
-                solved[path], label = row["step"], f"{labels[path]}: solved at step {row['step']}"
-                break
+        outcome = f"solved at step {solved[path]}" if path in solved else "not solved"
+        steps, label = [row["step"] for row in history], f"{labels[path]}: {outcome}"
         loss_axes.plot(steps, [row["loss"] for row in history], label=label)
         accuracy_axes.plot(steps, [100 * row["exact_match"] for row in history], label=label)
     name_loss_axes(loss_axes)
@@ -659,7 +666,7 @@ def query_picture(view: View) -> Figure:
     """One row of the best head's map in numbers, from the scores to the weights, to be redone on paper."""
     kind, layer, head = view.best
     queries, keys = view.labels[kind]
-    query, _ = first_symbol(view.run.config.architecture, kind, view.given[0][0].tolist().index(END) - 1)
+    query, _ = first_symbol(view.run.config.architecture, kind, view.question_length)
     if view.cells:
         query, _ = view.cells[len(view.cells) // 2]         # one that says a symbol from the middle
     keys = keys[: query + 1] if kind == "decoder" else keys     # causal: it may read no more than these
@@ -729,15 +736,10 @@ def save_all(view: View, folder: Path, suffix: str, sequence: str, bar: tqdm) ->
             save(picture(view), folder / f"{'_'.join(filter(None, [name, sequence]))}.{suffix}")
         bar.update()
     if not sequence:
-        save_table(head_table(view.run, view.evidence), folder / "heads.csv")
-
-
-def save_table(rows: list[dict], path: Path) -> None:
-    with replacing(path) as unfinished, open(unfinished, "w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0].keys())
-        writer.writeheader()
-        for row in rows:
-            writer.writerow({name: round(x, 4) if isinstance(x, float) else x for name, x in row.items()})
+        save_table([
+            {name: round(x, 4) if isinstance(x, float) else x for name, x in row.items()}
+            for row in head_table(view.run, view.evidence)
+        ], folder / "heads.csv")
 
 
 def name_in_file(text: str) -> str:
@@ -779,8 +781,7 @@ def parse() -> argparse.Namespace:
 
 def found_in(models_dir: Path) -> list[tuple[str, str]]:
     """Architecture and task of each run in a models folder, whatever they are."""
-    folders = [path.parent for path in sorted(models_dir.glob("*_task/*/checkpoint.pt"))]
-    return [(folder.name, folder.parent.name.removesuffix("_task")) for folder in folders]
+    return [(folder.name, task_of(folder)) for folder in runs_below(models_dir)]
 
 
 def wanted_runs(options: argparse.Namespace) -> list[tuple[str, str]]:
@@ -824,6 +825,8 @@ def load_runs(options: argparse.Namespace) -> tuple[dict[tuple[str, str], Run], 
             problems.append(str(error))
     if not runs:
         raise ValueError(problems[0])
+    if not options.sequence:
+        return runs, problems
     refused = {}
     for key, run in runs.items():
         try:
@@ -881,7 +884,7 @@ def draw_all(options: argparse.Namespace, runs: dict[tuple[str, str], Run]) -> N
             save(comparison_picture(compared), output / f"{name}.{options.format}")
 
 
-def draw(options: argparse.Namespace) -> None:
+def read_and_draw(options: argparse.Namespace) -> None:
     """Read everything first, then draw; what could not be read is told at the end."""
     try:
         if options.compare:
@@ -905,7 +908,7 @@ def main() -> None:
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1)                            # as in training
     try:
-        draw(options)
+        read_and_draw(options)
     except OSError as error:
         fail(f"cannot write the pictures: {error}")
     except KeyboardInterrupt:

@@ -28,11 +28,11 @@ from analysis import (
     measure,
     parts_of,
     read,
-    read_alike,
     relative_entropy,
     rollout,
     scores_of_query,
     share_on,
+    uniform_attention,
     unseen_sequences,
     without,
 )
@@ -188,7 +188,7 @@ def test_scores_of_maps_that_are_known_in_closed_form():
 
 def test_entropy_counts_only_what_a_query_may_read_and_queries_that_may_choose():
     allowed = torch.ones(5, 5, dtype=torch.bool).tril()
-    maps = read_alike(allowed)[None, None]                      # (1, 1, 5, 5)
+    maps = uniform_attention(allowed)[None, None]                      # (1, 1, 5, 5)
     assert relative_entropy(maps, allowed).item() == pytest.approx(1)
     maps[0, 0, 4] = torch.tensor([0.5, 0.5, 0, 0, 0])           # may read five keys, and reads two
     assert relative_entropy(maps, allowed).item() == pytest.approx((3 + math.log(2) / math.log(5)) / 4)

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import TINY
+from conftest import TINY, TINY_OPTIONS
 
 import data
 import train
@@ -291,9 +291,8 @@ def command(*options, folder):
 
 
 def test_the_command_trains_each_task_and_prints_a_table(tmp_path):
-    options = [f"--{name.replace('_', '-')}={value}" for name, value in TINY.items()]
     folder = tmp_path / "my models"
-    result = command(*options, "--quiet", folder=folder)
+    result = command(*TINY_OPTIONS, "--quiet", folder=folder)
     assert result.returncode == 0 and result.stderr == ""
     *_, headings, first, second, third, fourth, _, next_step = result.stdout.splitlines()
     assert [line.split()[:2] for line in (headings, first, second, third, fourth)] == [
@@ -377,8 +376,7 @@ def test_an_interrupted_run_keeps_its_checkpoint_and_exits_130(tmp_path, monkeyp
         raise KeyboardInterrupt
 
     monkeypatch.setattr(train, "metrics_of", interrupted)
-    options = [f"--{name.replace('_', '-')}={value}" for name, value in TINY.items()]
-    monkeypatch.setattr(sys, "argv", ["train.py", "--output-dir", str(tmp_path), "--quiet", *options])
+    monkeypatch.setattr(sys, "argv", ["train.py", "--output-dir", str(tmp_path), "--quiet", *TINY_OPTIONS])
     with pytest.raises(SystemExit) as stopped:
         train.main()
     assert stopped.value.code == 130 and "interrupted" in capsys.readouterr().err
@@ -403,9 +401,9 @@ def test_an_interrupt_before_the_first_checkpoint_says_what_is_true(
         shutil.copytree(models_dir / "copy_task", tmp_path / "copy_task")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
     monkeypatch.setattr(train, "metrics_of" if resume else "train_epoch", interrupted)
-    options = [] if resume else [f"--{name.replace('_', '-')}={value}" for name, value in TINY.items()]
-    options += ["--task", "copy", "--architecture", "encoder", "--output-dir", str(tmp_path)]
-    monkeypatch.setattr(sys, "argv", ["train.py", *options, *(["--resume"] if resume else [])])
+    options = ["--task", "copy", "--architecture", "encoder", "--output-dir", str(tmp_path)]
+    options += ["--resume"] if resume else TINY_OPTIONS
+    monkeypatch.setattr(sys, "argv", ["train.py", *options])
     with pytest.raises(SystemExit) as stopped:
         train.main()
     assert stopped.value.code == 130 and capsys.readouterr().err.startswith(said)
@@ -418,9 +416,8 @@ def test_resume_starts_where_there_is_no_checkpoint_and_goes_on_where_there_is_o
     finished = run_folder(tmp_path, "copy", "encoder")
     shutil.copytree(run_folder(models_dir, "copy", "encoder"), finished)
     before = (finished / "checkpoint.pt").read_bytes()
-    options = [f"--{name.replace('_', '-')}={value}" for name, value in TINY.items()]
-    options += ["--architecture", "encoder", "--resume", "--quiet", "--output-dir", str(tmp_path)]
-    monkeypatch.setattr(sys, "argv", ["train.py", *options])
+    options = ["--architecture", "encoder", "--resume", "--quiet", "--output-dir", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["train.py", *TINY_OPTIONS, *options])
     train.main()
     assert (finished / "checkpoint.pt").read_bytes() == before
     assert len(load_run(tmp_path, "reverse").history) == TINY["epochs"]
