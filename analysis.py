@@ -27,7 +27,7 @@ from data import (
     usable_lengths,
 )
 from train import Run
-from transformer import EncoderDecoder, MiniTransformer, MultiHeadAttention, attention_mask
+from transformer import EncoderDecoder, MiniTransformer, attention_mask
 
 SEQUENCES = 500                                             # test sequences behind each number
 SEQUENCES_EACH = 200                                        # where all lengths or all symbols have their turn
@@ -37,21 +37,10 @@ Head = tuple[str, int, int]                                 # kind, layer and he
 Part = tuple[()] | tuple[str] | tuple[str, int] | Head      # all attention, a kind, a layer or a head
 
 
-def attention_layers(model: MiniTransformer | EncoderDecoder) -> dict[str, list[MultiHeadAttention]]:
-    """The attentions of each kind, from the first layer on."""
-    if isinstance(model, EncoderDecoder):
-        return {
-            "encoder": [block.attention for block in model.encoder_blocks],
-            "decoder": [block.attention for block in model.decoder_blocks],
-            "cross": [block.cross_attention for block in model.decoder_blocks],
-        }
-    return {"decoder" if model.causal else "encoder": [block.attention for block in model.blocks]}
-
-
 def heads_of(model: MiniTransformer | EncoderDecoder, part: Part = ()) -> list[Head]:
     """The heads of one part of the model's attention."""
     heads = [
-        (kind, layer, head) for kind, layers in attention_layers(model).items()
+        (kind, layer, head) for kind, layers in model.attention_layers().items()
         for layer, attention in enumerate(layers) for head in range(attention.num_heads)
     ]
     return [head for head in heads if head[: len(part)] == part]
@@ -91,7 +80,7 @@ def without(
     model: MiniTransformer | EncoderDecoder, part: Part | None, instead: dict[Head, Tensor] | None = None
 ) -> Iterator[None]:
     """Cut heads out: what they read becomes zero, or instead's vector (Dh,), before the heads are mixed."""
-    heads, layers = [] if part is None else heads_of(model, part), attention_layers(model)
+    heads, layers = [] if part is None else heads_of(model, part), model.attention_layers()
     place = {layers[kind][layer].output_projection: (kind, layer) for kind, layer, _ in heads}
 
     def silence(output_projection: nn.Module, inputs: tuple[Tensor]) -> Tensor:
@@ -217,10 +206,10 @@ class Reading:
 def read(run: Run, source: Tensor, given: tuple[Tensor, ...], to_say: Tensor) -> Reading:
     """Look where the heads read; all sources are equally long."""
     kind = answering_kind(run.config.architecture)
-    logits = run.model(*given, return_attention=True)[0]
+    logits = run.model(*given)
     maps = {
         name: torch.stack([attention.attention_weights for attention in layers])
-        for name, layers in attention_layers(run.model).items()
+        for name, layers in run.model.attention_layers().items()
     }
     depends = dependence(run.config.task, source[:, 1:-1], run.config.vocab_size)
     cells = answer_cells(run.config.architecture, depends, *maps[kind].shape[-2:])
@@ -235,7 +224,7 @@ def mean_readings(run: Run) -> dict[Head, Tensor]:
     """What each head has read (Dh,), a mean over all tokens of the test sequences."""
     _, given, _ = unseen_sequences(run)
     layers = {
-        (kind, layer): attention for kind, attentions in attention_layers(run.model).items()
+        (kind, layer): attention for kind, attentions in run.model.attention_layers().items()
         for layer, attention in enumerate(attentions)
     }
     readings = inputs_of(run.model, [attention.output_projection for attention in layers.values()], given)
@@ -360,7 +349,7 @@ def logit_lens(model: MiniTransformer | EncoderDecoder, given: tuple[Tensor, ...
     Each state goes straight through the final norm and the output projection (nostalgebraist 2020,
     "interpreting GPT: the logit lens"). The last is what the model says.
     """
-    if isinstance(model, EncoderDecoder):
+    if model.architecture == "encoder-decoder":
         blocks, norm = model.decoder_blocks, model.decoder_norm
     else:
         blocks, norm = model.blocks, model.final_norm
@@ -383,7 +372,7 @@ def scores_of_query(
     Divided by √Dh, softmax makes the attention weights of them (Vaswani et al. 2017, eq. 1).
     """
     kind, layer, index = head
-    attention = attention_layers(model)[kind][layer]
+    attention = model.attention_layers()[kind][layer]
     project = attention.query_projection, attention.key_projection
     inputs = inputs_of(model, project, given)
     queries, keys = (

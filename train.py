@@ -55,6 +55,7 @@ from transformer import (
     MiniTransformer,
     check_positive,
     count_parameters,
+    evaluating,
     generate,
 )
 
@@ -167,16 +168,15 @@ def update_average(averages: list[Tensor], weights: list[Tensor], updates: Tenso
         average.lerp_(weight, 1 - decay)
 
 
-@torch.no_grad()
-def answer(model: nn.Module, architecture: str, source: Tensor, target: Tensor) -> Tensor:
+def answer(model: nn.Module, source: Tensor, target: Tensor) -> Tensor:
     """What the model says to source (N, S), as (N, T) like target; all on one device.
 
     An encoder answers in one pass. The others generate; but where one pass over the right answer says its
     next token at every step, greedy decoding writes just that answer, so only the other rows need more.
     """
-    given, to_say = arrange(architecture, source, target)
+    given, to_say = arrange(model.architecture, source, target)
     said = model(*given).argmax(dim=-1)
-    if architecture == "encoder":
+    if model.architecture == "encoder":
         return said[:, : target.size(1)]
     answers, wrong = target.clone(), ~all_right(said, to_say)
     if wrong.any():
@@ -186,21 +186,21 @@ def answer(model: nn.Module, architecture: str, source: Tensor, target: Tensor) 
     return answers
 
 
-def predict(model: nn.Module, architecture: str, source: Tensor, target: Tensor) -> Tensor:
+def predict(model: nn.Module, source: Tensor, target: Tensor) -> Tensor:
     """What the model says to any number of sources (N, S), as (N, T) like target; all on the CPU."""
-    model.eval()
     device = next(model.parameters()).device
     portions = zip(*(tokens.to(device).split(GLANCE) for tokens in (source, target)), strict=True)
-    return torch.cat([answer(model, architecture, *rows).cpu() for rows in portions])
+    with evaluating(model) as model:
+        return torch.cat([answer(model, *rows).cpu() for rows in portions])
 
 
-def evaluate(model: nn.Module, architecture: str, source: Tensor, target: Tensor, thorough: bool) -> dict:
+def evaluate(model: nn.Module, source: Tensor, target: Tensor, thorough: bool) -> dict:
     """Both accuracies on the first sequences, always the same; if thorough, whether all of them are right.
 
     The others are looked at only until there is a mistake: all of them after each epoch would take longer
     than training does.
     """
-    said = predict(model, architecture, source[:GLANCE], target[:GLANCE])
+    said = predict(model, source[:GLANCE], target[:GLANCE])
     scores = {
         "token_accuracy": token_accuracy(said, target[:GLANCE]),
         "exact_match": exact_match(said, target[:GLANCE]),
@@ -209,7 +209,7 @@ def evaluate(model: nn.Module, architecture: str, source: Tensor, target: Tensor
     if thorough and scores["exact_match"] == 1:
         others = zip(source[GLANCE:].split(GLANCE), target[GLANCE:].split(GLANCE), strict=True)
         scores["solved"] = all(
-            all_right(predict(model, architecture, rows, answers), answers).all() for rows, answers in others
+            all_right(predict(model, rows, answers), answers).all() for rows, answers in others
         )
     return scores
 
@@ -312,7 +312,7 @@ def train(
         seconds += time.perf_counter() - start
 
         thorough = epoch == config.epochs or not first_solved(run.history)
-        scores = evaluate(run.average.module, config.architecture, *validation, thorough)
+        scores = evaluate(run.average.module, *validation, thorough)
         step = epoch * config.steps_per_epoch
         row = {"epoch": epoch, "step": step, "loss": mean_loss, "train_seconds": seconds} | scores
         run.history.append(row)
@@ -322,7 +322,7 @@ def train(
 def metrics_of(config: Config, model: nn.Module, history: list[dict], device: torch.device) -> dict:
     """The run's figures: when validation was first solved, and the scores on fresh test sequences."""
     source, target = config.draw(TEST_SEQUENCES, torch.Generator().manual_seed(2), "test")
-    prediction = predict(model, config.architecture, source, target)
+    prediction = predict(model, source, target)
     solved = first_solved(history) or {}
     return {
         "task": config.task,
@@ -662,7 +662,7 @@ def choose_device(name: str) -> torch.device:
 
 def sample(model: nn.Module, config: Config, source: Tensor, target: Tensor) -> str:
     """Source (S,) above its target (T,) and the prediction (T,), with the wrong symbols in []."""
-    prediction, counts = predict(model, config.architecture, source[None], target[None])[0], scored(target)
+    prediction, counts = predict(model, source[None], target[None])[0], scored(target)
     source, target, prediction = source[scored(source)], target[counts], prediction[counts]
     wrong = prediction != target
     lines = []

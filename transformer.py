@@ -1,9 +1,10 @@
 """The Transformer, from scratch, in reading order.
 
 Attention → heads → positions → layer norm → feed-forward → block → three models → generate. PyTorch gives us
-nn.Linear, nn.Embedding, softmax and autograd; everything above those is written out here, and
-tests/test_transformer.py holds it equal to PyTorch's own layers. `python transformer.py` walks one small
-batch through a model.
+the linear layer, the embedding table, dropout, softmax, ReLU, GELU and autograd. Attention and all else is
+written out here, and what you read is what runs, in training, generation and pictures. Only LayerNorm calls
+PyTorch's fused function. tests/test_transformer.py compares each part with PyTorch's own layers.
+`python transformer.py` walks one small batch through a model.
 
 Shapes, batch first everywhere:
     B batch   S source length   T target length   D d_model   H heads   Dh = D/H   V vocabulary
@@ -14,6 +15,8 @@ True in a mask means "may attend". Section and equation numbers are those of Vas
 
 import inspect
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -48,17 +51,6 @@ def scaled_dot_product_attention(
     return F.dropout(weights, dropout) @ value, weights
 
 
-def fused_attention(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, dropout: float = 0.0
-) -> Tensor:
-    """The same mixture (B, H, T, Dh) from PyTorch's fused kernel, which never stores the (T, S) weights."""
-    if mask is None:
-        return F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
-    empty = ~mask.any(dim=-1, keepdim=True)
-    mixture = F.scaled_dot_product_attention(query, key, value, attn_mask=mask | empty, dropout_p=dropout)
-    return mixture.masked_fill(empty, 0.0)
-
-
 class MultiHeadAttention(nn.Module):
     """H attentions side by side, each in its own Dh dimensions: Concat(head₁ … head_H)·Wᴼ (section 3.2.2).
 
@@ -81,28 +73,22 @@ class MultiHeadAttention(nn.Module):
         self.key_projection = nn.Linear(d_model, d_model)
         self.value_projection = nn.Linear(d_model, d_model)
         self.output_projection = nn.Linear(d_model, d_model)
-        self.attention_weights: Tensor | None = None        # (B, H, T, S) of the last pass, if asked for
+        self.attention_weights: Tensor | None = None        # (B, H, T, S) of the last pass
 
-    def forward(
-        self, x: Tensor, memory: Tensor | None = None, mask: Tensor | None = None,
-        return_attention: bool = False,
-    ) -> Tensor:
+    def forward(self, x: Tensor, memory: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """Each position of x (B, T, D) reads from memory (B, S, D), which is x itself in self-attention.
 
-        mask is broadcastable to (B, H, T, S). Returns (B, T, D). With return_attention the weights of this
-        very pass stay, detached, in self.attention_weights.
+        mask is broadcastable to (B, H, T, S). Returns (B, T, D). The weights stay in self.attention_weights,
+        before dropout and detached, until the next pass.
         """
         memory = x if memory is None else memory
         query = self.split_heads(self.query_projection(x))                  # (B, H, T, Dh)
         key = self.split_heads(self.key_projection(memory))                 # (B, H, S, Dh)
         value = self.split_heads(self.value_projection(memory))             # (B, H, S, Dh)
         dropout = self.dropout if self.training else 0.0
-        if return_attention:
-            mixture, weights = scaled_dot_product_attention(query, key, value, mask, dropout)
+        mixture, weights = scaled_dot_product_attention(query, key, value, mask, dropout)
+        if not torch.compiler.is_exporting():               # an exported graph keeps nothing aside
             self.attention_weights = weights.detach()
-        else:
-            mixture = fused_attention(query, key, value, mask, dropout)
-            self.attention_weights = None
         return self.output_projection(mixture.transpose(1, 2).flatten(2))   # (B, T, H·Dh) → (B, T, D)
 
     def split_heads(self, x: Tensor) -> Tensor:
@@ -138,7 +124,7 @@ class PositionalEncoding(nn.Module):
         check_positive(d_model=d_model, max_len=max_len, position_base=position_base)
         if positional == "sinusoidal":
             table = sinusoidal_encoding(max_len, d_model, position_base)
-            self.register_buffer("table", table, persistent=False)
+            self.register_buffer("table", table)
         elif positional == "learned":
             self.table = nn.Parameter(torch.randn(max_len, d_model) * math.sqrt(0.5))   # as loud as a sine
         else:
@@ -157,7 +143,7 @@ class LayerNorm(nn.Module):
 
         y = (x − mean) / √(variance + ε) · weight + bias      over the D features, variance divided by D
 
-    forward calls PyTorch's fused version of just that, which is faster; a test holds it to the formula.
+    forward calls PyTorch's fused version of this formula, which is faster; a test compares the two.
     """
 
     def __init__(self, d_model: int, epsilon: float = 1e-5):
@@ -219,23 +205,22 @@ class TransformerBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(
-        self, x: Tensor, mask: Tensor | None = None, return_attention: bool = False,
+        self, x: Tensor, mask: Tensor | None = None,
         memory: Tensor | None = None, memory_mask: Tensor | None = None,
     ) -> Tensor:
         """x (B, T, D) → (B, T, D); mask broadcastable to (B, H, T, T).
 
         With cross=True also memory (B, S, D), the other sequence; memory_mask broadcastable to (B, H, T, S).
         """
-        x = self.add(x, self.attention_norm, self.attention, mask=mask, return_attention=return_attention)
+        x = self.residual(x, self.attention_norm, self.attention, mask=mask)
         if memory is not None:
-            x = self.add(
-                x, self.cross_attention_norm, self.cross_attention,
-                memory=memory, mask=memory_mask, return_attention=return_attention,
+            x = self.residual(
+                x, self.cross_attention_norm, self.cross_attention, memory=memory, mask=memory_mask
             )
-        return self.add(x, self.feed_forward_norm, self.feed_forward)
+        return self.residual(x, self.feed_forward_norm, self.feed_forward)
 
-    def add(self, x: Tensor, norm: LayerNorm, sublayer: nn.Module, **arguments) -> Tensor:
-        """What the sublayer has to say, added to x; both (B, T, D)."""
+    def residual(self, x: Tensor, norm: LayerNorm, sublayer: nn.Module, **arguments) -> Tensor:
+        """x plus what the sublayer makes of it; both (B, T, D)."""
         if self.norm_first:
             return x + self.dropout(sublayer(norm(x), **arguments))
         return norm(x + self.dropout(sublayer(x, **arguments)))
@@ -251,23 +236,30 @@ def token_embedding(vocab_size: int, d_model: int, std: float) -> nn.Embedding:
     return embedding
 
 
-def stack(num_layers: int, *block_settings, **more) -> nn.ModuleList:
-    """Blocks one above the other, all of the same settings."""
+def make_blocks(num_layers: int, *block_settings, **more) -> nn.ModuleList:
+    """Blocks one above the other, all with the same settings."""
     check_positive(num_layers=num_layers)
     return nn.ModuleList(TransformerBlock(*block_settings, **more) for _ in range(num_layers))
 
 
-def check_tokens(tokens: Tensor, vocab_size: int) -> None:
-    """ValueError unless tokens are whole numbers (B, S) from the vocabulary.
+def check_tokens(tokens: Tensor, vocab_size: int) -> Tensor:
+    """tokens (B, S) as int64. ValueError unless they are ids of the vocabulary, with PAD at the end of a row.
 
-    The ids are compared on the CPU alone: a GPU would have to finish all its work first, at each step.
+    The ids themselves are looked at on the CPU alone: a GPU would have to finish all its work first, at each
+    step. While torch.compile or torch.export captures a graph, there are none to look at.
     """
-    if tokens.dim() != 2 or tokens.is_floating_point():
+    if tokens.dim() != 2 or tokens.is_floating_point() or tokens.dtype == torch.bool:
         got = f"shape {tuple(tokens.shape)} of {tokens.dtype}"
         raise ValueError(f"tokens have {got}; give whole numbers (batch, length)")
-    if tokens.is_cpu and len(outside := tokens[(tokens < 0) | (tokens >= vocab_size)]):
+    tokens = tokens.long()
+    if not tokens.is_cpu or torch.compiler.is_compiling():
+        return tokens
+    if len(outside := tokens[(tokens < 0) | (tokens >= vocab_size)]):
         words = f"the vocabulary 0 … {vocab_size - 1}"
         raise ValueError(f"token id {int(outside[0])} is outside {words}; change it or raise vocab_size")
+    if ((tokens[:, :-1] == PAD) & (tokens[:, 1:] != PAD)).any():
+        raise ValueError(f"PAD ({PAD}) stands before a token; put it at the end of each row")
+    return tokens
 
 
 def attention_mask(tokens: Tensor, causal: bool = False) -> Tensor:
@@ -304,21 +296,26 @@ class MiniTransformer(nn.Module):
         self.embedding = token_embedding(vocab_size, d_model, embedding_std)
         self.positional_encoding = PositionalEncoding(d_model, max_len, positional, position_base)
         self.dropout = nn.Dropout(dropout)
-        self.blocks = stack(num_layers, d_model, num_heads, d_ff, dropout, norm_first, activation)
+        self.blocks = make_blocks(num_layers, d_model, num_heads, d_ff, dropout, norm_first, activation)
         self.final_norm = LayerNorm(d_model) if norm_first else nn.Identity()   # post-norm ends with a norm
         self.output_projection = nn.Linear(d_model, vocab_size)
 
-    def forward(self, tokens: Tensor, return_attention: bool = False) -> Tensor | tuple[Tensor, list[Tensor]]:
-        """tokens (B, S) → logits (B, S, V), and with return_attention each layer's weights, (B, H, S, S)."""
-        check_tokens(tokens, self.embedding.num_embeddings)
+    @property
+    def architecture(self) -> str:
+        return "decoder" if self.causal else "encoder"
+
+    def attention_layers(self) -> dict[str, list[MultiHeadAttention]]:
+        """The attentions of this model's one kind, first layer first."""
+        return {self.architecture: [block.attention for block in self.blocks]}
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """tokens (B, S) → logits (B, S, V)."""
+        tokens = check_tokens(tokens, self.embedding.num_embeddings)
         mask = attention_mask(tokens, self.causal)
         x = self.dropout(self.positional_encoding(self.embedding(tokens)))                  # (B, S, D)
         for block in self.blocks:
-            x = block(x, mask, return_attention)                                            # (B, S, D)
-        logits = self.output_projection(self.final_norm(x))                                 # (B, S, V)
-        if not return_attention:
-            return logits
-        return logits, [block.attention.attention_weights for block in self.blocks]
+            x = block(x, mask)                                                              # (B, S, D)
+        return self.output_projection(self.final_norm(x))                                   # (B, S, V)
 
 
 class EncoderDecoder(nn.Module):
@@ -327,6 +324,8 @@ class EncoderDecoder(nn.Module):
     The decoder is causal; of the source it knows only what its cross-attention reads. num_layers is for each
     side. The embedding serves both (section 3.4). ValueError as MiniTransformer.
     """
+
+    architecture = "encoder-decoder"
 
     def __init__(
         self, vocab_size: int = 20, d_model: int = 128, num_heads: int = 8, num_layers: int = 4,
@@ -339,87 +338,98 @@ class EncoderDecoder(nn.Module):
         self.embedding = token_embedding(vocab_size, d_model, embedding_std)
         self.positional_encoding = PositionalEncoding(d_model, max_len, positional, position_base)
         self.dropout = nn.Dropout(dropout)
-        self.encoder_blocks = stack(num_layers, *block_settings)
+        self.encoder_blocks = make_blocks(num_layers, *block_settings)
         self.encoder_norm = LayerNorm(d_model) if norm_first else nn.Identity()
-        self.decoder_blocks = stack(num_layers, *block_settings, cross=True)
+        self.decoder_blocks = make_blocks(num_layers, *block_settings, cross=True)
         self.decoder_norm = LayerNorm(d_model) if norm_first else nn.Identity()
         self.output_projection = nn.Linear(d_model, vocab_size)
 
-    def encode(self, source: Tensor, return_attention: bool = False) -> Tensor:
+    def attention_layers(self) -> dict[str, list[MultiHeadAttention]]:
+        """The attentions of each kind, first layer first."""
+        return {
+            "encoder": [block.attention for block in self.encoder_blocks],
+            "decoder": [block.attention for block in self.decoder_blocks],
+            "cross": [block.cross_attention for block in self.decoder_blocks],
+        }
+
+    def encode(self, source: Tensor) -> Tensor:
         """source (B, S) → what the decoder reads, (B, S, D)."""
-        check_tokens(source, self.embedding.num_embeddings)
+        source = check_tokens(source, self.embedding.num_embeddings)
         mask = attention_mask(source)
         x = self.dropout(self.positional_encoding(self.embedding(source)))
         for block in self.encoder_blocks:
-            x = block(x, mask, return_attention)
+            x = block(x, mask)
         return self.encoder_norm(x)
 
-    def decode(
-        self, target: Tensor, memory: Tensor, source: Tensor, return_attention: bool = False
-    ) -> Tensor:
+    def decode(self, target: Tensor, memory: Tensor, source: Tensor) -> Tensor:
         """target (B, T), memory = encode(source) → logits (B, T, V)."""
-        check_tokens(target, self.embedding.num_embeddings)
+        target = check_tokens(target, self.embedding.num_embeddings)
         mask, memory_mask = attention_mask(target, causal=True), attention_mask(source)
         x = self.dropout(self.positional_encoding(self.embedding(target)))
         for block in self.decoder_blocks:
-            x = block(x, mask, return_attention, memory, memory_mask)
+            x = block(x, mask, memory, memory_mask)
         return self.output_projection(self.decoder_norm(x))
 
-    def forward(
-        self, source: Tensor, target: Tensor, return_attention: bool = False
-    ) -> Tensor | tuple[Tensor, dict[str, list[Tensor]]]:
-        """source (B, S), target (B, T) → logits (B, T, V); those at position t predict target token t + 1.
-
-        With return_attention also each layer's weights: "encoder" (B, H, S, S), "decoder" (B, H, T, T) and
-        "cross" (B, H, T, S).
-        """
-        logits = self.decode(target, self.encode(source, return_attention), source, return_attention)
-        if not return_attention:
-            return logits
-        return logits, {
-            "encoder": [block.attention.attention_weights for block in self.encoder_blocks],
-            "decoder": [block.attention.attention_weights for block in self.decoder_blocks],
-            "cross": [block.cross_attention.attention_weights for block in self.decoder_blocks],
-        }
+    def forward(self, source: Tensor, target: Tensor) -> Tensor:
+        """source (B, S), target (B, T) → logits (B, T, V); those at position t predict target token t + 1."""
+        return self.decode(target, self.encode(source), source)
 
 
-@torch.no_grad()
-def generate(model: MiniTransformer | EncoderDecoder, source: Tensor, max_new_tokens: int) -> Tensor:
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[nn.Module]:
+    """The model in evaluation mode, without gradients; afterwards each part is in its mode of before.
+
+    Gives the model itself where torch.compile, AveragedModel or DistributedDataParallel wraps it.
+    """
+    while inner := getattr(model, "module", None) or getattr(model, "_orig_mod", None):
+        model = inner
+    modes = {part: part.training for part in model.modules()}
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield model
+    finally:
+        for part, training in modes.items():
+            part.training = training
+
+
+def generate(model: nn.Module, source: Tensor, max_new_tokens: int) -> Tensor:
     """Greedy decoding: append the likeliest next token, again and again, until each row has its END.
 
     source (B, S): [START, …, END], PAD at the end. Returns the answers alone, (B, N) with N ≤ max_new_tokens;
-    a row is PAD after its END. The encoder–decoder writes after a START of its own, the decoder-only model
-    right after each row's prompt. Sets the model to evaluation mode. ValueError for an encoder, which cannot
-    generate, for a row without a token, and where prompt and answer are longer than max_len.
+    a row is PAD after its END, or from a PAD on that the model writes. The encoder–decoder writes after a
+    START of its own, the decoder-only model right after each row's prompt. ValueError for an encoder, which
+    cannot generate, for a row without a token, and where prompt and answer are longer than max_len.
     """
     check_positive(max_new_tokens=max_new_tokens)
-    check_tokens(source, model.embedding.num_embeddings)
-    model.eval()
-    if two_sides := isinstance(model, EncoderDecoder):
-        tokens, memory = torch.full_like(source[:, :1], START), model.encode(source)
-    elif model.causal:
-        tokens = source
-    else:
-        raise ValueError("an encoder answers all at once; to generate, use causal=True or EncoderDecoder")
-    start = (tokens != PAD).sum(dim=1)                                  # (B,) where each row's answer begins
-    if not start.all():
-        raise ValueError("a row of source is empty; give each at least START and END")
-    longest, max_len = int(start.max()), len(model.positional_encoding.table)
-    if longest + max_new_tokens - 1 > max_len:                          # the last token is not read again
-        sizes = f"a prompt of {longest} and max_new_tokens={max_new_tokens}"
-        raise ValueError(f"{sizes} do not fit into max_len={max_len}; shorten them or raise max_len")
-    rows = torch.arange(len(source), device=source.device)
-    tokens = F.pad(tokens, (0, max_new_tokens), value=PAD)
-    done = torch.zeros_like(start, dtype=torch.bool)
-    for step in range(max_new_tokens):
-        written = tokens[:, : longest + step]
-        logits = model.decode(written, memory, source) if two_sides else model(written)
-        chosen = logits[rows, start + step - 1].argmax(dim=-1).masked_fill(done, PAD)
-        tokens[rows, start + step] = chosen
-        done = done | (chosen == END)
-        if done.all():
-            break
-    return tokens.gather(1, start[:, None] + torch.arange(step + 1, device=source.device))
+    with evaluating(model) as model:
+        check_tokens(source.cpu(), model.embedding.num_embeddings)
+        source = source.long()
+        if model.architecture == "encoder":
+            raise ValueError("an encoder answers all at once; to generate, use causal=True or EncoderDecoder")
+        if not (source != PAD).any(dim=1).all():
+            raise ValueError("a row of source is empty; give each at least START and END")
+        if two_sides := model.architecture == "encoder-decoder":
+            tokens, memory = torch.full_like(source[:, :1], START), model.encode(source)
+        else:
+            tokens = source
+        start = (tokens != PAD).sum(dim=1)                              # (B,) where each row's answer begins
+        longest, max_len = max(start.tolist(), default=0), len(model.positional_encoding.table)
+        if longest + max_new_tokens - 1 > max_len:                      # the last token is not read again
+            sizes = f"a prompt of {longest} and max_new_tokens={max_new_tokens}"
+            raise ValueError(f"{sizes} do not fit into max_len={max_len}; shorten them or raise max_len")
+        rows = torch.arange(len(source), device=source.device)
+        tokens = F.pad(tokens, (0, max_new_tokens), value=PAD)
+        done = torch.zeros_like(start, dtype=torch.bool)
+        written = 0
+        while written < max_new_tokens and not done.all():
+            seen = tokens[:, : longest + written]
+            logits = model.decode(seen, memory, source) if two_sides else model(seen)
+            chosen = logits[rows, start + written - 1].argmax(dim=-1).masked_fill(done, PAD)
+            tokens[rows, start + written] = chosen
+            done = (chosen == END) | (chosen == PAD)
+            written += 1
+        return tokens.gather(1, start[:, None] + torch.arange(written, device=source.device))
 
 
 def count_parameters(module: nn.Module) -> int:
@@ -445,7 +455,7 @@ def walk(model: MiniTransformer, tokens: Tensor) -> None:
     x = model.positional_encoding(x)
     show("+ position: where it stands", x, model.positional_encoding)
     first, *others = model.blocks
-    x = x + first.attention(first.attention_norm(x), mask=mask, return_attention=True)
+    x = x + first.attention(first.attention_norm(x), mask=mask)
     weights = first.attention.attention_weights
     show("block 0, attention weights", weights)
     show("block 0, x + attention(norm(x))", x, first.attention, first.attention_norm)

@@ -40,6 +40,8 @@ FIXED_SEQUENCES = 10_000                                    # the usual tutorial
 class UsualTutorial(nn.Module):
     """nn.TransformerEncoder as it comes (post-norm, ReLU, dropout 0.1), and embeddings times √d_model."""
 
+    architecture = "encoder"
+
     def __init__(self, config: train.Config):
         super().__init__()
         layer = nn.TransformerEncoderLayer(
@@ -73,7 +75,7 @@ def usual_history(config: train.Config) -> Iterator[dict]:
             step += 1
             if step % LOOK_EVERY == 0:
                 seconds += time.perf_counter() - start
-                scores = train.evaluate(model, "encoder", *validation, thorough=True)
+                scores = train.evaluate(model, *validation, thorough=True)
                 yield {"step": step, "train_seconds": seconds} | scores
                 start = time.perf_counter()
         seconds += time.perf_counter() - start
@@ -202,7 +204,7 @@ def right_of_hardest_sums(model: nn.Module, config: train.Config) -> str:
         content = hardest_sums(digits)
         source = add_start_end(content, 2 * digits + 3)
         target = add_start_end(TASKS["add"].answer(content), digits + 3)
-        right += int(all_right(train.predict(model, config.architecture, source, target), target).sum())
+        right += int(all_right(train.predict(model, source, target), target).sum())
         count += len(content)
     return f"{right:,} of {count:,}"
 

@@ -97,7 +97,7 @@ def test_mean_readings_are_means_over_tokens_of_weights_times_values(run):
     kind = KINDS[run.config.architecture][-1]
     attention, is_token, memory = attentions(run.model, kind)[1], given[-1] != 0, {}
     hook = attention.value_projection.register_forward_pre_hook(lambda _, inputs: memory.update(x=inputs[0]))
-    run.model(*given, return_attention=True)
+    run.model(*given)
     hook.remove()
     values = attention.value_projection(memory["x"]).unflatten(-1, (2, 8))
     reads = [attention.attention_weights[:, head] @ values[:, :, head] for head in range(2)]
@@ -138,7 +138,7 @@ def test_shares_are_those_of_a_loop(run):
     source, given, to_say = unseen_sequences(run, longest(run))
     assert given[0].shape[0] == 500 and (given[0] != 0).all()
     shares = read(run, source, given, to_say).shares
-    run.model(*given, return_attention=True)
+    run.model(*given)
     kind, first = {"encoder": ("encoder", 1), "decoder": ("decoder", 9), "encoder-decoder": ("cross", 0)}[
         run.config.architecture
     ]
@@ -196,6 +196,8 @@ def test_entropy_counts_only_what_a_query_may_read_and_queries_that_may_choose()
 
 class Mirror(nn.Module):
     """Says at each place, quite surely, what stands at the mirror image of that place."""
+
+    architecture = "encoder"
 
     def forward(self, tokens):
         return 100 * functional.one_hot(tokens.flip(1), 20).float()

@@ -16,7 +16,6 @@ from transformer import (
     MultiHeadAttention,
     PositionalEncoding,
     TransformerBlock,
-    fused_attention,
     generate,
     scaled_dot_product_attention,
     sinusoidal_encoding,
@@ -96,20 +95,6 @@ def test_returned_weights_sum_to_one_even_with_dropout():
     assert not torch.allclose(mixture, undropped)
 
 
-@pytest.mark.parametrize("masked", ["no mask", "mask", "mask with empty rows"])
-def test_fused_attention_equals_the_explicit_one_forward_and_backward(masked):
-    mask = None if masked == "no mask" else random_mask()
-    if masked == "mask with empty rows":
-        mask[1, 0, 2] = False
-    explicit, fused = random_qkv(), random_qkv()
-    expected, _ = scaled_dot_product_attention(*explicit, mask)
-    mixture = fused_attention(*fused, mask)
-    torch.testing.assert_close(mixture, expected, atol=1e-5, rtol=0)
-    expected.square().sum().backward()
-    mixture.square().sum().backward()
-    assert_same_gradients(fused, explicit)
-
-
 def twins(ours, theirs):
     """Pairs of our parameters and the one of PyTorch's layer that holds them all, one below the other."""
     if isinstance(ours, MultiHeadAttention):
@@ -147,9 +132,8 @@ def assert_same_gradients_of(pairs):
         torch.testing.assert_close(gradient, theirs.grad, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("return_attention", [False, True])
 @pytest.mark.parametrize("cross", [False, True])
-def test_multi_head_attention_equals_pytorch(cross, return_attention):
+def test_multi_head_attention_equals_pytorch_and_keeps_its_weights(cross):
     torch.manual_seed(0)
     ours, theirs = MultiHeadAttention(12, 3), nn.MultiheadAttention(12, 3, batch_first=True)
     give_weights(twins(ours, theirs))
@@ -157,17 +141,14 @@ def test_multi_head_attention_equals_pytorch(cross, return_attention):
     memory = torch.randn(2, 7, 12) if cross else x
     padding = torch.zeros(2, memory.size(1), dtype=torch.bool)
     padding[1, -2:] = True
-    output = ours(x, memory if cross else None, ~padding[:, None, None, :], return_attention)
+    output = ours(x, memory if cross else None, ~padding[:, None, None, :])
     our_gradient, = torch.autograd.grad(output.square().sum(), x)
     expected, weights = theirs(x, memory, memory, key_padding_mask=padding, average_attn_weights=False)
     their_gradient, = torch.autograd.grad(expected.square().sum(), x)
     torch.testing.assert_close(output, expected, atol=1e-5, rtol=0)
     torch.testing.assert_close(our_gradient, their_gradient, atol=1e-5, rtol=0)
-    if return_attention:
-        torch.testing.assert_close(ours.attention_weights, weights.detach(), atol=1e-6, rtol=0)
-        assert not ours.attention_weights.requires_grad
-    else:
-        assert ours.attention_weights is None
+    torch.testing.assert_close(ours.attention_weights, weights.detach(), atol=1e-6, rtol=0)
+    assert not ours.attention_weights.requires_grad
 
 
 PADDING = torch.tensor([[False] * 7, [False] * 4 + [True] * 3])   # True = PAD: PyTorch's way
@@ -226,7 +207,7 @@ def test_sinusoids_follow_the_closed_form_even_for_odd_d_model(d_model, base):
 
 
 def test_sinusoids_are_not_parameters_and_learned_positions_are():
-    assert not list(PositionalEncoding(8).parameters()) and not PositionalEncoding(8).state_dict()
+    assert not list(PositionalEncoding(8).parameters())
     learned, x = PositionalEncoding(8, max_len=5, positional="learned"), torch.zeros(2, 3, 8)
     assert [parameter.shape for parameter in learned.parameters()] == [(5, 8)]
     torch.testing.assert_close(learned(x)[1], learned.table[:3])
@@ -260,26 +241,22 @@ def test_default_model_has_the_parameters_that_a_sum_by_hand_gives():
 
 
 @pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("norm_first", [True, False])
-@pytest.mark.parametrize("positional", ["sinusoidal", "learned"])
-def test_asking_for_attention_changes_no_answer_and_no_gradient(positional, norm_first, causal):
-    model = small_model(positional=positional, norm_first=norm_first, causal=causal)
+def test_each_layer_keeps_the_attention_of_the_last_pass(causal):
+    model = small_model(causal=causal)
+    assert model.architecture == ("decoder" if causal else "encoder")
     logits = model(TOKENS)
-    logits.square().sum().backward()
-    expected = [parameter.grad.clone() for parameter in model.parameters()]
-    model.zero_grad()
-    with_attention, attention = model(TOKENS, return_attention=True)
-    with_attention.square().sum().backward()
     assert logits.shape == (2, 5, 20)
-    torch.testing.assert_close(with_attention, logits, atol=1e-5, rtol=1e-5)
-    for parameter, gradient in zip(model.parameters(), expected, strict=True):
-        torch.testing.assert_close(parameter.grad, gradient, atol=1e-4, rtol=1e-4)
-    assert [weights.shape for weights in attention] == [(2, 2, 5, 5)] * 2
-    for weights, block in zip(attention, model.blocks, strict=True):
-        assert weights is block.attention.attention_weights
+    layers = model.attention_layers()
+    assert list(layers) == [model.architecture]
+    assert layers[model.architecture] == [block.attention for block in model.blocks]
+    for attention in layers[model.architecture]:
+        weights = attention.attention_weights
+        assert weights.shape == (2, 2, 5, 5) and not weights.requires_grad
         torch.testing.assert_close(weights.sum(dim=-1), torch.ones(2, 2, 5))
         assert (weights[1, :, :, 3:] == 0).all()
         assert not causal or (weights.triu(1) == 0).all()
+    model(TOKENS[:1, :3])
+    assert weights.shape == (2, 2, 5, 5) and attention.attention_weights.shape == (1, 2, 3, 3)
 
 
 @pytest.mark.filterwarnings("ignore:enable_nested_tensor")      # of nn.Transformer about itself
@@ -300,8 +277,12 @@ def test_encoder_decoder_equals_pytorch_transformer_outputs_and_gradients(norm_f
         theirs.encoder.norm = theirs.decoder.norm = None
     give_weights(pairs)
     source, target = TOKENS, torch.tensor([[1, 9, 5, 7, 4, 6, 2], [1, 4, 8, 2, 0, 0, 0]])
-    logits, attention = ours(source, target, return_attention=True)
-    torch.testing.assert_close(ours(source, target), logits, atol=1e-5, rtol=0)
+    logits = ours(source, target)
+    assert ours.architecture == "encoder-decoder"
+    attention = {
+        kind: [attention.attention_weights for attention in layers]
+        for kind, layers in ours.attention_layers().items()
+    }
     embedded = [ours.positional_encoding(ours.embedding(tokens)) for tokens in (source, target)]
     output = theirs(
         *embedded, tgt_mask=torch.ones(7, 7, dtype=torch.bool).triu(1), src_key_padding_mask=source == 0,
@@ -343,21 +324,19 @@ def test_padding_never_changes_the_answer(causal):
     torch.testing.assert_close(model(TOKENS)[1:, :3], model(TOKENS[1:, :3]), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("return_attention", [False, True])
-def test_a_row_of_only_padding_gives_no_nan(return_attention):
+def test_a_row_of_only_padding_gives_no_nan():
     model = small_model()
-    output = model(torch.zeros(2, 4, dtype=torch.long), return_attention)
-    logits = output[0] if return_attention else output
+    logits = model(torch.zeros(2, 4, dtype=torch.long))
     logits.sum().backward()
     assert logits.isfinite().all()
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
 
 
-def test_returned_attention_is_that_before_dropout_also_in_training():
+def test_attention_is_kept_before_dropout_also_in_training():
     model = small_model(dropout=0.5).train()
-    _, attention = model(TOKENS, return_attention=True)
-    for weights in attention:
-        torch.testing.assert_close(weights.sum(dim=-1), torch.ones(2, 2, 5))
+    model(TOKENS)
+    for attention in model.attention_layers()["encoder"]:
+        torch.testing.assert_close(attention.attention_weights.sum(dim=-1), torch.ones(2, 2, 5))
     assert not torch.equal(model(TOKENS), model(TOKENS))
     model.eval()
     assert torch.equal(model(TOKENS), model(TOKENS))
@@ -387,7 +366,7 @@ def ragged_source(seed, width=7):
 def greedy(model, prompt, max_new_tokens):
     """One row without padding, one token at a time: what generate has to agree with."""
     answer, two_sides = [], isinstance(model, EncoderDecoder)
-    while len(answer) < max_new_tokens and 2 not in answer:
+    while len(answer) < max_new_tokens and 2 not in answer and 0 not in answer:
         if two_sides:
             logits = model(torch.tensor([prompt]), torch.tensor([[1, *answer]]))
         else:

@@ -17,7 +17,7 @@ import analysis
 import data
 import train
 import visualize
-from analysis import attention_layers, head_table, rollout
+from analysis import head_table, rollout
 from data import ARCHITECTURES, TASKS, Task, to_text
 from train import load_run, run_folder, save_checkpoint
 from transformer import generate
@@ -71,12 +71,12 @@ def test_a_map_has_query_down_key_across_and_row_0_on_top(run):
             writing = [f"{key} → {name}" for key, name in zip(keys, names, strict=True)]
             expected = {"encoder": (prompt, prompt), "decoder": (writing, keys)}
             expected["cross"] = writing, prompt
-    run.model(*given, return_attention=True)
+    run.model(*given)
     assert list(expected) == KINDS[run.config.architecture]
     for kind, (queries, keys) in expected.items():
         axes = Figure().subplots()
         draw_map(axes, view, (kind, 1, 0), ticks=True)
-        weights = attention_layers(run.model)[kind][1].attention_weights[0, 0]
+        weights = run.model.attention_layers()[kind][1].attention_weights[0, 0]
         drawn = axes.collections[0].get_array().reshape(len(queries), len(keys))
         numpy.testing.assert_allclose(drawn.filled(0), weights.numpy(), atol=1e-6)
         forbidden = numpy.triu(numpy.ones(weights.shape), 1) * (kind == "decoder")
