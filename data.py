@@ -13,7 +13,6 @@ and END. Functions take what they need in the order task, split, length, vocab_s
 import argparse
 import difflib
 import re
-import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -23,7 +22,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-PAD, START, END, MASK = 0, 1, 2, 3
+from transformer import END, PAD, START, check_known, fail, run_script
+
+MASK = 3                                                    # a gap to fill; PAD, START, END are 0, 1, 2
 FIRST_SYMBOL = 4                                            # content symbols are 4 … vocab_size − 1
 ZERO, PLUS = 4, 14                                          # in a sum the digits are 4 … 13
 ARCHITECTURES = ("encoder", "decoder", "encoder-decoder")
@@ -166,7 +167,7 @@ TASKS = {
     "complete": Task(
         complete, gaps=True, propose=propose_patterns, is_valid=has_one_completion,
         form="a repeating pattern with gaps that can be filled in only one way, as in 5 _ 5 7",
-        settings={"epochs": 400, "positional": "learned", "norm": "post"},
+        settings={"epochs": 400, "positional": "learned", "norm_first": False},
         depends_on=visible_copies,                          # replacing one copy mostly leaves no pattern
     ),
 }
@@ -296,10 +297,8 @@ def draw(
     Lengths are uniform in 1 … seq_len, or all seq_len with fixed_length. A length of which the split has no
     example is left out. ValueError for an unknown task or split and for sizes that leave nothing to draw.
     """
-    if task not in TASKS:
-        raise ValueError(f"task={task!r} is unknown; choose from {', '.join(TASKS)}")
-    if split not in SPLITS:
-        raise ValueError(f"split={split!r} is unknown; choose {', '.join(SPLITS)}")
+    check_known(TASKS, task=task)
+    check_known(SPLITS, split=split)
     lengths = usable_lengths(task, split, seq_len, vocab_size, fixed_length)
     length_of_row = torch.tensor(lengths)[torch.randint(len(lengths), (count,), generator=generator)]
     pairs, answer_lengths = [], []
@@ -529,13 +528,6 @@ def check_task(task: str, seq_len: int = 8, vocab_size: int = 20, fixed_length: 
 # ---------------------------------------------------------------- command line
 
 
-def fail(*messages: str) -> None:
-    """How all our command lines end on bad input: a line each on stderr, exit status 2."""
-    for message in messages:
-        print(f"error: {message}", file=sys.stderr)
-    raise SystemExit(2)
-
-
 def nearest_option(option: str, options: list[str]) -> str | None:
     """The option that was meant: --epoch is --epochs, --lr has the initials of --learning-rate, and so on."""
     typed = option.strip("-").replace("_", "-")
@@ -615,4 +607,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -7,6 +7,7 @@ scores, below them files, the plot and the command line.
 
 import argparse
 import csv
+import inspect
 import json
 import math
 import os
@@ -40,7 +41,6 @@ from data import (
     check_task,
     draw,
     exact_match,
-    fail,
     first_line,
     parse_options,
     scored,
@@ -51,12 +51,16 @@ from data import (
 )
 from transformer import (
     ACTIVATIONS,
+    POSITIONAL,
     EncoderDecoder,
     MiniTransformer,
+    check_known,
     check_positive,
     count_parameters,
     evaluating,
+    fail,
     generate,
+    run_script,
 )
 
 VALIDATION_SEQUENCES, GLANCE = 2_000, 100                   # all of them, and those looked at in each epoch
@@ -66,9 +70,20 @@ BETAS = (0.85, 0.99)                                        # Adam's memory of t
 CLIP_NORM = 0.5                                             # the longest gradient that a step may follow
 
 
+def defaults_of(model: type[nn.Module]) -> dict:
+    """The settings of a model that is built without any."""
+    return {name: setting.default for name, setting in inspect.signature(model).parameters.items()}
+
+
+MODEL = defaults_of(MiniTransformer)
+
+
 @dataclass
 class Config:
-    """What decides a run; stored in its checkpoint as a plain dict."""
+    """What decides a run; stored in its checkpoint as a plain dict. ValueError for an unknown word.
+
+    The settings of the model are by default those of transformer.py.
+    """
 
     task: str = "reverse"
     architecture: str = "encoder"
@@ -79,33 +94,33 @@ class Config:
     hold: float = 0.0                                       # share of the steps at this rate before it falls
     seq_len: int = 8
     fixed_length: bool = False
-    vocab_size: int = 20
-    d_model: int = 128
-    num_heads: int = 8
-    num_layers: int | None = None                           # None: 4, or 2 on each side of encoder-decoder
-    d_ff: int = 512
-    dropout: float = 0.0
-    positional: str = "sinusoidal"
-    position_base: float = 50.0                             # turns fast enough for ten positions
-    embedding_std: float = 0.25                             # sinusoids have 0.71: where is louder than what
-    norm: str = "pre"
-    activation: str = "gelu"
+    vocab_size: int = MODEL["vocab_size"]
+    d_model: int = MODEL["d_model"]
+    num_heads: int = MODEL["num_heads"]
+    num_layers: int | None = None                           # None: as many as the model has by default
+    d_ff: int = MODEL["d_ff"]
+    dropout: float = MODEL["dropout"]
+    positional: str = MODEL["positional"]
+    position_base: float = MODEL["position_base"]
+    embedding_std: float = MODEL["embedding_std"]
+    norm_first: bool = MODEL["norm_first"]
+    activation: str = MODEL["activation"]
     seed: int = 0
 
     def __post_init__(self):
+        check_known(TASKS, task=self.task)
+        check_known(ARCHITECTURES, architecture=self.architecture)
+        check_known(POSITIONAL, positional=self.positional)
+        check_known([True, False], norm_first=self.norm_first, fixed_length=self.fixed_length)
+        check_known(ACTIVATIONS, activation=self.activation)
         if self.num_layers is None:
-            self.num_layers = 2 if self.architecture == "encoder-decoder" else 4
+            model = EncoderDecoder if self.architecture == "encoder-decoder" else MiniTransformer
+            self.num_layers = defaults_of(model)["num_layers"]
 
     def model(self) -> MiniTransformer | EncoderDecoder:
         """A new model; the weights come from torch's global generator."""
-        settings = {
-            "vocab_size": self.vocab_size, "d_model": self.d_model, "num_heads": self.num_heads,
-            "num_layers": self.num_layers, "d_ff": self.d_ff, "dropout": self.dropout,
-            "max_len": max(64, self.longest_row()),
-            "positional": self.positional, "position_base": self.position_base,
-            "embedding_std": self.embedding_std,
-            "norm_first": self.norm == "pre", "activation": self.activation,
-        }
+        settings = {name: value for name, value in asdict(self).items() if name in MODEL}
+        settings["max_len"] = max(MODEL["max_len"], self.longest_row())
         if self.architecture == "encoder-decoder":
             return EncoderDecoder(**settings)
         return MiniTransformer(**settings, causal=self.architecture == "decoder")
@@ -140,6 +155,8 @@ def recipe(task: str, architecture: str, **settings) -> Config:
 
 def setting_text(name: str, value: object) -> str:
     """A setting as a person would say it: num_layers 1, fixed_length, no fixed_length."""
+    if name == "norm_first":
+        return "norm pre" if value else "norm post"
     if isinstance(value, bool):
         return name if value else f"no {name}"
     return f"{name} {value}"
@@ -471,7 +488,10 @@ def open_checkpoint(folder: Path, remedy: str) -> tuple[dict, Config]:
             raise ValueError(
                 f"{path}: train.py differs from the one that trained this: {name} is no setting; {UNDO}"
             )
-    return checkpoint, Config(**checkpoint["config"])
+    try:
+        return checkpoint, Config(**checkpoint["config"])
+    except ValueError as error:
+        raise ValueError(f"{path} is of a run that this code does not know: {error}") from error
 
 
 def load_weights(model: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
@@ -569,15 +589,15 @@ def parse() -> argparse.Namespace:
     )
     option = parser.add_argument
 
-    def setting(flag: str, help: str, **how) -> None:
-        name = flag.strip("-").replace("-", "_")
-        default = getattr(Config(), name)
-        how |= {} if "choices" in how else {"type": type(default)}
-        others = [
-            f"; {name_of_task}: {task.settings[name]}" for name_of_task, task in TASKS.items()
-            if name in task.settings
-        ]
-        option(flag, help=f"{help} (default: {default}{''.join(others)})", **how)
+    def setting(flag: str, help: str, name: str = "", **how) -> None:
+        name = name or flag.strip("-").replace("-", "_")
+        values = {"default": getattr(Config(), name)} | {
+            task_name: task.settings[name] for task_name, task in TASKS.items() if name in task.settings
+        }
+        if "choices" not in how:
+            how["type"] = type(values["default"])
+        words = [f"{whose}: {setting_text(name, value).split()[-1]}" for whose, value in values.items()]
+        option(flag, help=f"{help} ({'; '.join(words)})", **how)
 
     option("--task", nargs="+", choices=task_names(), default=DEFAULT_TASKS,
            help=f"default: {' '.join(DEFAULT_TASKS)}")
@@ -596,10 +616,10 @@ def parse() -> argparse.Namespace:
     setting("--num-layers", "blocks; encoder-decoder has them on each side, by default 2")
     setting("--d-ff", "hidden width of the feed-forward network")
     setting("--dropout", "share of values dropped in training, 0 … <1")
-    setting("--positional", "position signal", choices=["sinusoidal", "learned"])
+    setting("--positional", "position signal", choices=POSITIONAL)
     setting("--position-base", "of the sinusoids; the paper has 10000")
     setting("--embedding-std", "standard deviation of a new token embedding")
-    setting("--norm", "LayerNorm before or after a sublayer", choices=["pre", "post"])
+    setting("--norm", "LayerNorm before or after a sublayer", name="norm_first", choices=["pre", "post"])
     setting("--activation", "of the feed-forward network", choices=list(ACTIVATIONS))
     setting("--seed", "of weights and training data")
     devices = ["auto", "cpu", "cuda", "mps"]
@@ -609,7 +629,10 @@ def parse() -> argparse.Namespace:
     option("--resume", action="store_true", default=False,
            help="go on where there is a checkpoint, start where there is none")
     option("--quiet", action="store_true", default=False, help="print only the final table")
-    return parse_options(parser)
+    options = parse_options(parser)
+    if "norm" in options:
+        options.norm_first = options.norm == "pre"
+    return options
 
 
 def config_of(task: str, architecture: str, options: argparse.Namespace) -> tuple[Config, dict | None]:
@@ -626,8 +649,8 @@ def config_of(task: str, architecture: str, options: argparse.Namespace) -> tupl
         for name, value in given.items():
             if value != getattr(config, name):
                 raise ValueError(
-                    f"{name}={value} cannot be resumed: the run in {folder} has {getattr(config, name)}; "
-                    "drop that option, or drop --resume"
+                    f"{setting_text(name, value)} cannot be resumed: the run in {folder} has "
+                    f"{setting_text(name, getattr(config, name))}; drop that option, or drop --resume"
                 )
     check(config)
     return config, checkpoint
@@ -783,6 +806,8 @@ def main() -> None:
     options = parse()
     try:
         train_all(options)
+    except BrokenPipeError:                                 # run_script ends it quietly
+        raise
     except OSError as error:
         fail(f"cannot write the run: {error}")
     except KeyboardInterrupt as interrupt:
@@ -791,4 +816,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

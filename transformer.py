@@ -13,9 +13,10 @@ True in a mask means "may attend". Section and equation numbers are those of Vas
 "Attention Is All You Need" (arXiv:1706.03762).
 """
 
-import inspect
 import math
-from collections.abc import Iterator
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -23,6 +24,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 PAD, START, END = 0, 1, 2                                   # PAD fills short rows; nobody attends to it
+POSITION_BASE = 50.0                                        # of the sinusoids; the paper has 10,000
+ACTIVATION = "gelu"                                         # in the feed-forward; the paper has "relu"
 
 
 def check_positive(**sizes: float) -> None:
@@ -30,6 +33,14 @@ def check_positive(**sizes: float) -> None:
     for name, size in sizes.items():
         if not size >= 1:                                   # refuses nan too
             raise ValueError(f"{name}={size} is too small; choose 1 or more")
+
+
+def check_known(choices: Iterable, **chosen: object) -> None:
+    """ValueError for the first value that is not among the choices."""
+    for name, value in chosen.items():
+        if value not in list(choices):
+            *others, last = map(repr, choices)
+            raise ValueError(f"{name}={value!r} is unknown; choose {', '.join(others)} or {last}")
 
 
 def scaled_dot_product_attention(
@@ -40,6 +51,9 @@ def scaled_dot_product_attention(
     query (B, H, T, Dh), key and value (B, H, S, Dh), mask broadcastable to (B, H, T, S), True = may attend.
     Returns the mixture (B, H, T, Dh) and the weights (B, H, T, S), whose rows sum to one; a row that may
     attend to nothing is all zeros. Dropout strikes the weights that mix, not those that are returned.
+
+    A product of Dh terms spreads as √Dh. Without the division softmax of a wide head is all or nothing, and
+    its gradient vanishes (`python tests/benchmark.py --what-decides`).
     """
     scores = query @ key.transpose(-2, -1) / math.sqrt(query.size(-1))      # (B, H, T, S)
     if mask is not None:
@@ -54,8 +68,8 @@ def scaled_dot_product_attention(
 class MultiHeadAttention(nn.Module):
     """H attentions side by side, each in its own Dh dimensions: Concat(head₁ … head_H)·Wᴼ (section 3.2.2).
 
-    One head looks at one thing at a time; several can look at several. ValueError where d_model is not
-    divisible by num_heads.
+    Each head mixes with weights of its own, so several can look at several places at once. Reversing needs
+    only one (tests/benchmark.py --what-decides). ValueError where d_model is not divisible by num_heads.
     """
 
     def __init__(self, d_model: int, num_heads: int, dropout: float = 0.0):
@@ -96,7 +110,7 @@ class MultiHeadAttention(nn.Module):
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
 
-def sinusoidal_encoding(max_len: int, d_model: int, base: float = 10_000.0) -> Tensor:
+def sinusoidal_encoding(max_len: int, d_model: int, base: float = POSITION_BASE) -> Tensor:
     """The paper's position signal, (max_len, D): column 2i is sin(pos/base^(2i/D)), column 2i+1 its cosine.
 
     Each pair of columns is a clock hand of its own speed, from one radian a token down to 1/base of it: the
@@ -110,6 +124,9 @@ def sinusoidal_encoding(max_len: int, d_model: int, base: float = 10_000.0) -> T
     return table
 
 
+POSITIONAL = "sinusoidal", "learned"
+
+
 class PositionalEncoding(nn.Module):
     """Adds to each token a signal of where it stands: attention alone cannot tell [5, 7] from [7, 5].
 
@@ -118,17 +135,17 @@ class PositionalEncoding(nn.Module):
     """
 
     def __init__(
-        self, d_model: int, max_len: int = 64, positional: str = "sinusoidal", position_base: float = 10_000.0
+        self, d_model: int, max_len: int = 64, positional: str = "sinusoidal",
+        position_base: float = POSITION_BASE,
     ):
         super().__init__()
         check_positive(d_model=d_model, max_len=max_len, position_base=position_base)
+        check_known(POSITIONAL, positional=positional)
         if positional == "sinusoidal":
             table = sinusoidal_encoding(max_len, d_model, position_base)
             self.register_buffer("table", table)
-        elif positional == "learned":
-            self.table = nn.Parameter(torch.randn(max_len, d_model) * math.sqrt(0.5))   # as loud as a sine
         else:
-            raise ValueError(f"positional={positional!r} is unknown; choose 'sinusoidal' or 'learned'")
+            self.table = nn.Parameter(torch.randn(max_len, d_model) * math.sqrt(0.5))   # as loud as a sine
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, S, D) → (B, S, D)."""
@@ -165,11 +182,10 @@ class FeedForward(nn.Module):
     Attention moves information between positions, this network computes with it.
     """
 
-    def __init__(self, d_model: int, d_ff: int, dropout: float = 0.0, activation: str = "relu"):
+    def __init__(self, d_model: int, d_ff: int, dropout: float = 0.0, activation: str = ACTIVATION):
         super().__init__()
         check_positive(d_ff=d_ff)
-        if activation not in ACTIVATIONS:
-            raise ValueError(f"activation={activation!r} is unknown; choose 'relu' or 'gelu'")
+        check_known(ACTIVATIONS, activation=activation)
         self.expand = nn.Linear(d_model, d_ff)
         self.activation = ACTIVATIONS[activation]
         self.dropout = nn.Dropout(dropout)
@@ -189,12 +205,13 @@ class TransformerBlock(nn.Module):
 
     def __init__(
         self, d_model: int, num_heads: int, d_ff: int, dropout: float = 0.0,
-        norm_first: bool = True, activation: str = "relu", cross: bool = False,
+        norm_first: bool = True, activation: str = ACTIVATION, cross: bool = False,
     ):
         super().__init__()
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout={dropout} is not a share below one; choose 0 … 0.9, e.g. 0.1")
-        self.norm_first = norm_first
+        check_known([True, False], norm_first=norm_first, cross=cross)
+        self.norm_first, self.cross = norm_first, cross
         self.attention = MultiHeadAttention(d_model, num_heads, dropout)
         self.attention_norm = LayerNorm(d_model)
         if cross:
@@ -212,8 +229,10 @@ class TransformerBlock(nn.Module):
 
         With cross=True also memory (B, S, D), the other sequence; memory_mask broadcastable to (B, H, T, S).
         """
+        if self.cross != (memory is not None):
+            raise ValueError(f"cross={self.cross}: give memory with cross=True, and only then")
         x = self.residual(x, self.attention_norm, self.attention, mask=mask)
-        if memory is not None:
+        if self.cross:
             x = self.residual(
                 x, self.cross_attention_norm, self.cross_attention, memory=memory, mask=memory_mask
             )
@@ -223,7 +242,7 @@ class TransformerBlock(nn.Module):
         """x plus what the sublayer makes of it; both (B, T, D)."""
         if self.norm_first:
             return x + self.dropout(sublayer(norm(x), **arguments))
-        return norm(x + self.dropout(sublayer(x, **arguments)))
+        return norm(x + self.dropout(sublayer(x, **arguments)))             # the paper's (section 3.1)
 
 
 def token_embedding(vocab_size: int, d_model: int, std: float) -> nn.Embedding:
@@ -232,7 +251,7 @@ def token_embedding(vocab_size: int, d_model: int, std: float) -> nn.Embedding:
     if not 0 < std < math.inf:
         raise ValueError(f"embedding_std={std} is out of range; choose e.g. 0.25")
     embedding = nn.Embedding(vocab_size, d_model)
-    nn.init.normal_(embedding.weight, std=std)
+    nn.init.normal_(embedding.weight, std=std)              # the paper scales them up by √D (section 3.4)
     return embedding
 
 
@@ -288,10 +307,11 @@ class MiniTransformer(nn.Module):
     def __init__(
         self, vocab_size: int = 20, d_model: int = 128, num_heads: int = 8, num_layers: int = 4,
         d_ff: int = 512, max_len: int = 64, dropout: float = 0.0, positional: str = "sinusoidal",
-        norm_first: bool = True, activation: str = "relu", causal: bool = False,
-        position_base: float = 10_000.0, embedding_std: float = 0.25,
+        norm_first: bool = True, activation: str = ACTIVATION, causal: bool = False,
+        position_base: float = POSITION_BASE, embedding_std: float = 0.25,
     ):
         super().__init__()
+        check_known([True, False], causal=causal)
         self.causal = causal
         self.embedding = token_embedding(vocab_size, d_model, embedding_std)
         self.positional_encoding = PositionalEncoding(d_model, max_len, positional, position_base)
@@ -328,9 +348,9 @@ class EncoderDecoder(nn.Module):
     architecture = "encoder-decoder"
 
     def __init__(
-        self, vocab_size: int = 20, d_model: int = 128, num_heads: int = 8, num_layers: int = 4,
+        self, vocab_size: int = 20, d_model: int = 128, num_heads: int = 8, num_layers: int = 2,
         d_ff: int = 512, max_len: int = 64, dropout: float = 0.0, positional: str = "sinusoidal",
-        norm_first: bool = True, activation: str = "relu", position_base: float = 10_000.0,
+        norm_first: bool = True, activation: str = ACTIVATION, position_base: float = POSITION_BASE,
         embedding_std: float = 0.25,
     ):
         super().__init__()
@@ -342,7 +362,7 @@ class EncoderDecoder(nn.Module):
         self.encoder_norm = LayerNorm(d_model) if norm_first else nn.Identity()
         self.decoder_blocks = make_blocks(num_layers, *block_settings, cross=True)
         self.decoder_norm = LayerNorm(d_model) if norm_first else nn.Identity()
-        self.output_projection = nn.Linear(d_model, vocab_size)
+        self.output_projection = nn.Linear(d_model, vocab_size)             # the paper shares the embedding's
 
     def attention_layers(self) -> dict[str, list[MultiHeadAttention]]:
         """The attentions of each kind, first layer first."""
@@ -375,14 +395,18 @@ class EncoderDecoder(nn.Module):
         return self.decode(target, self.encode(source), source)
 
 
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model itself, where torch.compile, AveragedModel or DistributedDataParallel wraps it."""
+    for attribute in "module", "_orig_mod":
+        if hasattr(model, attribute):
+            return unwrapped(getattr(model, attribute))
+    return model
+
+
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[nn.Module]:
-    """The model in evaluation mode, without gradients; afterwards each part is in its mode of before.
-
-    Gives the model itself where torch.compile, AveragedModel or DistributedDataParallel wraps it.
-    """
-    while inner := getattr(model, "module", None) or getattr(model, "_orig_mod", None):
-        model = inner
+    """The unwrapped model in evaluation mode, without gradients; afterwards each part is in its old mode."""
+    model = unwrapped(model)
     modes = {part: part.training for part in model.modules()}
     model.eval()
     try:
@@ -437,9 +461,8 @@ def count_parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-@torch.no_grad()
 def walk(model: MiniTransformer, tokens: Tensor) -> None:
-    """Do by hand what model(tokens) does, print each stage's shape and parameters, fail on a difference."""
+    """Do step by step what model(tokens) does, print each shape and parameter count, fail on a difference."""
     counts = []
 
     def show(name: str, tensor: Tensor, *parts: nn.Module) -> None:
@@ -447,30 +470,33 @@ def walk(model: MiniTransformer, tokens: Tensor) -> None:
         print(f"  {name:<44}{tuple(tensor.shape)!s:<16}" + (f"{counts[-1]:>10,}" if counts[-1] else ""))
 
     print(f"  {'':<44}{'shape':<16}parameters")
-    show("tokens: START, content, END; then PAD", tokens)
-    mask = attention_mask(tokens, model.causal)
-    show("mask: which keys may be read", mask)
-    x = model.embedding(tokens)
-    show("embedding: what each token is", x, model.embedding)
-    x = model.positional_encoding(x)
-    show("+ position: where it stands", x, model.positional_encoding)
-    first, *others = model.blocks
-    x = x + first.attention(first.attention_norm(x), mask=mask)
-    weights = first.attention.attention_weights
-    show("block 0, attention weights", weights)
-    show("block 0, x + attention(norm(x))", x, first.attention, first.attention_norm)
-    x = x + first.feed_forward(first.feed_forward_norm(x))
-    show("block 0, x + feed_forward(norm(x))", x, first.feed_forward, first.feed_forward_norm)
-    for block in others:
-        x = block(x, mask)
-    show(f"blocks 1 … {len(others)}, the same again", x, *others)
-    logits = model.output_projection(model.final_norm(x))
-    show("logits: a score for each symbol", logits, model.final_norm, model.output_projection)
-    print(f"  {'total':<60}{sum(counts):>10,}")
+    with evaluating(model) as model:
+        show("tokens: START, content, END; then PAD", tokens)
+        mask = attention_mask(tokens, model.causal)
+        show("mask: which keys may be read", mask)
+        x = model.embedding(tokens)
+        show("embedding: what each token is", x, model.embedding)
+        x = model.positional_encoding(x)
+        show("+ position: where it stands", x, model.positional_encoding)
+        first, *others = model.blocks
+        formula = "x + {}(norm(x))" if first.norm_first else "norm(x + {}(x))"
+        x = first.residual(x, first.attention_norm, first.attention, mask=mask)
+        weights = first.attention.attention_weights
+        show("block 1, attention weights", weights)
+        show(f"block 1, {formula.format('attention')}", x, first.attention, first.attention_norm)
+        x = first.residual(x, first.feed_forward_norm, first.feed_forward)
+        show(f"block 1, {formula.format('feed_forward')}", x, first.feed_forward, first.feed_forward_norm)
+        for number, block in enumerate(others, start=2):
+            x = block(x, mask)
+            show(f"block {number}, the same again", x, block)
+        logits = model.output_projection(model.final_norm(x))
+        show("logits: a score for each symbol", logits, model.final_norm, model.output_projection)
+        print(f"  {'total':<60}{sum(counts):>10,}")
+        same = torch.allclose(logits, model(tokens), atol=1e-5) and sum(counts) == count_parameters(model)
 
     row = "  ".join(f"{weight:.2f}" for weight in weights[-1, 0, 0].tolist())
-    print(f"\nWhat the last sequence's START reads in block 0, head 0 (of PAD, nothing):\n  {row}")
-    if not torch.allclose(logits, model(tokens), atol=1e-5) or sum(counts) != count_parameters(model):
+    print(f"\nWhat the last sequence's START reads in block 1, head 1 (of PAD, nothing):\n  {row}")
+    if not same:
         raise SystemExit("error: the walk and model(tokens) disagree: what stands above is of another model")
     if not torch.allclose(weights.sum(dim=-1), torch.ones(weights.shape[:-1])):
         raise SystemExit("error: the rows of the attention weights do not sum to one")
@@ -489,34 +515,50 @@ def attention_by_hand() -> None:
     for rows in zip(query, key, scores, scaled, weights, strict=True):
         columns = zip(formats, rows, strict=True)
         print(line(*("".join(map(number.format, row.tolist())) for number, row in columns)))
-    print("  Row 0: e^1 = 2.7183, e^0 = 1, e^1 = 2.7183; their sum is 6.4366, and 2.7183 / 6.4366 = 0.422.")
+    print("  First row: e^1 = 2.7183, e^0 = 1, e^1 = 2.7183; the sum is 6.4366; 2.7183 / 6.4366 = 0.422.")
     if not torch.allclose(weights, scaled_dot_product_attention(query, key, query)[1]):
         raise SystemExit("error: scaled_dot_product_attention disagrees with the sum by hand")
 
 
-def departures() -> None:
-    """Where this file does not do as the paper does, with the lines to look at."""
-    for part, text in (
-        (TransformerBlock, "LayerNorm before each sublayer, not after the sum (section 3.1)"),
-        (token_embedding, "token embeddings start small and are not multiplied by √D (section 3.4)"),
-        (EncoderDecoder, "the output projection shares no weights with the embedding (section 3.4)"),
-    ):
-        lines, start = inspect.getsourcelines(part)
-        print(f"  lines {start}–{start + len(lines) - 1}, {part.__name__}: {text}")
+# ---------------------------------------------------------------- command line, of all our scripts
+
+
+def fail(*messages: str) -> None:
+    """How all our command lines end on bad input: a line each on stderr, exit status 2."""
+    for message in messages:
+        print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def run_script(main: Callable[[], None]) -> None:
+    """Call main. A reader who leaves, as in `| head -2`, ends it quietly, and no character is too strange.
+
+    A terminal or file of another encoding, such as Windows' cp1252, gets "?" for what it cannot show.
+    """
+    for stream in sys.stdout, sys.stderr:
+        stream.reconfigure(errors="replace")
+    try:
+        main()
+        sys.stdout.flush()
+    except BrokenPipeError:                                 # else Python complains once more at its exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def main() -> None:
+    if sys.argv[1:] in (["-h"], ["--help"]):
+        print(__doc__.strip())
+        return
+    if len(sys.argv) > 1:
+        fail(f"{sys.argv[1]} is unknown; python transformer.py takes no arguments")
     torch.manual_seed(0)
-    model = MiniTransformer().eval()
+    model = MiniTransformer()
     print("1. Two sequences walk through the default MiniTransformer:\n")
     walk(model, torch.tensor([[1, 5, 7, 9, 2], [1, 8, 2, PAD, PAD]]))
     print("\n2. One head's attention, to be redone by hand:\n")
     attention_by_hand()
-    print("\n3. Where this file leaves the paper:\n")
-    departures()
     print("\nChecked: the walk gives the logits of model(tokens) and counts all parameters, each row of")
     print("attention sums to one, and the hand's weights are those of scaled_dot_product_attention.")
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

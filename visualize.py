@@ -57,7 +57,6 @@ from data import (
     add_start_end,
     arrange,
     exact_match,
-    fail,
     parse_options,
     scored,
     task_names,
@@ -82,7 +81,7 @@ from train import (
     setting_text,
     task_of,
 )
-from transformer import generate
+from transformer import fail, generate, run_script
 
 RULE = "Attention shows where a head reads; only an intervention shows whether it matters."
 MOST_KEYS = 20                                              # whose numbers fit beside one another
@@ -909,6 +908,8 @@ def main() -> None:
         torch.set_num_threads(1)                            # as in training
     try:
         read_and_draw(options)
+    except BrokenPipeError:                                 # run_script ends it quietly
+        raise
     except OSError as error:
         fail(f"cannot write the pictures: {error}")
     except KeyboardInterrupt:
@@ -916,4 +917,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -537,7 +537,7 @@ def test_resuming_a_finished_run_changes_nothing_and_contradictions_are_refused(
     before = torch.load(folder / "checkpoint.pt", weights_only=True)
     encoder = ["--task", "reverse", "--architecture", "encoder"]
     result = command(*encoder, "--resume", "--epochs", "3", folder=tmp_path)
-    assert result.returncode == 2 and "epochs=3 cannot be resumed: the run in" in result.stderr
+    assert result.returncode == 2 and "epochs 3 cannot be resumed: the run in" in result.stderr
     assert (folder / "metrics.json").is_file()
     result = command(*encoder, "--resume", "--quiet", folder=tmp_path)
     assert result.returncode == 0 and (folder / "metrics.json").is_file()

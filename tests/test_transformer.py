@@ -6,7 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
+import train
 import transformer
 from transformer import (
     EncoderDecoder,
@@ -197,7 +199,6 @@ def test_attention_alone_cannot_tell_order_and_positions_can():
 @pytest.mark.parametrize("d_model", [1, 2, 7, 16])
 def test_sinusoids_follow_the_closed_form_even_for_odd_d_model(d_model, base):
     table = sinusoidal_encoding(50, d_model, base)
-    assert torch.equal(sinusoidal_encoding(50, d_model), table) is (base == 10_000 or d_model < 3)  # default
     assert table.shape == (50, d_model)
     for position in (0, 1, 7, 49):
         for column in range(d_model):
@@ -227,7 +228,22 @@ def small_model(**settings):
     return MiniTransformer(**{"d_model": 16, "num_heads": 2, "num_layers": 2, "d_ff": 32, **settings})
 
 
+KINDS = "encoder", "decoder", "encoder-decoder"
 TOKENS = torch.tensor([[1, 7, 5, 9, 2], [1, 4, 2, 0, 0]])                   # the second row is padded
+
+
+@pytest.mark.parametrize("architecture", KINDS)
+def test_a_model_built_by_hand_is_by_default_what_train_trains(architecture):
+    trained = train.Config(architecture=architecture).model().eval()
+    model = EncoderDecoder() if architecture == "encoder-decoder" else MiniTransformer(
+        causal=architecture == "decoder"
+    )
+    model.load_state_dict(trained.state_dict())
+    given = (TOKENS,) * (1 + (architecture == "encoder-decoder"))
+    assert torch.equal(model.eval()(*given), trained(*given))
+    assert repr(model) == repr(trained)
+    defaults, others = train.defaults_of(MiniTransformer), train.defaults_of(EncoderDecoder)
+    assert defaults | {"num_layers": 2} == others | {"causal": False}
 
 
 def test_default_model_has_the_parameters_that_a_sum_by_hand_gives():
@@ -265,7 +281,9 @@ def test_encoder_decoder_equals_pytorch_transformer_outputs_and_gradients(norm_f
     torch.manual_seed(0)
     sizes = {"d_model": 12, "num_layers": 2, "num_heads": 3, "d_ff": 20}
     ours = EncoderDecoder(**sizes, norm_first=norm_first)
-    theirs = nn.Transformer(12, 3, 2, 2, 20, dropout=0.0, batch_first=True, norm_first=norm_first)
+    theirs = nn.Transformer(
+        12, 3, 2, 2, 20, dropout=0.0, activation="gelu", batch_first=True, norm_first=norm_first
+    )
     pairs = []
     for blocks, stack in (ours.encoder_blocks, theirs.encoder), (ours.decoder_blocks, theirs.decoder):
         for block, layer in zip(blocks, stack.layers, strict=True):
@@ -397,6 +415,102 @@ def test_generation_fills_max_len_to_the_last_token_and_refuses_one_more():
         generate(model, source, 7)
 
 
+def model_and_input(kind):
+    """A model of that kind, in evaluation mode, and what it is given."""
+    if kind == "encoder-decoder":
+        torch.manual_seed(0)
+        return EncoderDecoder(d_model=16, num_heads=2, d_ff=32).eval(), (TOKENS, TOKENS)
+    return small_model(causal=kind == "decoder").eval(), (TOKENS,)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_whole_numbers_of_every_size_and_an_empty_batch_are_taken(kind):
+    model, given = model_and_input(kind)
+    for dtype in torch.uint8, torch.int16, torch.int32:
+        narrow = [tokens.to(dtype) for tokens in given]
+        assert torch.equal(model(*narrow), model(*given))
+        if kind != "encoder":
+            assert torch.equal(generate(model, narrow[0], 4), generate(model, given[0], 4))
+    assert model(*(tokens[:0] for tokens in given)).shape == (0, 5, 20)
+    if kind != "encoder":
+        assert generate(model, given[0][:0], 4).shape == (0, 0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_models_compute_in_other_precisions(kind, dtype):
+    model, given = model_and_input(kind)
+    expected = model(*given)
+    written = None if kind == "encoder" else generate(model, given[0], 4)
+    model = model.to(dtype)
+    logits = model(*given)
+    assert logits.dtype == dtype
+    tolerance = 40 * torch.finfo(dtype if dtype != torch.float64 else torch.float32).eps
+    torch.testing.assert_close(logits.float(), expected, atol=tolerance, rtol=tolerance)
+    for attention in sum(model.attention_layers().values(), []):
+        sums = attention.attention_weights.float().sum(dim=-1)
+        torch.testing.assert_close(sums, torch.ones_like(sums), atol=tolerance, rtol=0)
+    if written is not None:
+        assert torch.equal(generate(model, given[0], 4)[:, 0], written[:, 0])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_model_can_be_exported_for_other_shapes(kind):
+    model, given = model_and_input(kind)
+    batch, lengths = torch.export.Dim("batch"), ["source", "target"]
+    shapes = [{0: batch, 1: torch.export.Dim(lengths[place], max=64)} for place in range(len(given))]
+    exported = torch.export.export(model, given, dynamic_shapes=tuple(shapes)).module()
+    longer = [torch.cat([tokens, tokens.flip(0)])[:3].masked_fill(tokens[:1] == 0, 4) for tokens in given]
+    torch.testing.assert_close(exported(*longer), model(*longer))
+
+
+@pytest.mark.parametrize("assign", [False, True])
+def test_a_model_made_on_the_meta_device_is_the_same_once_it_is_loaded(assign):
+    model = small_model()
+    with torch.device("meta"):
+        empty = small_model()
+    if not assign:
+        empty.to_empty(device="cpu")
+    empty.load_state_dict(model.state_dict(), assign=assign)
+    assert torch.equal(empty(TOKENS), model(TOKENS))
+
+
+@pytest.mark.parametrize("kind", ["decoder", "encoder-decoder"])
+def test_generation_goes_through_wrappers_and_leaves_each_part_in_its_mode(kind):
+    model, source = small_generator(kind, dropout=0.5), ragged_source(0)
+    expected = generate(model, source, 6)
+    model.train()
+    model.output_projection.eval()
+    modes = [part.training for part in model.modules()]
+    for wrap in AveragedModel, eagerly_compiled, lambda model: AveragedModel(eagerly_compiled(model)):
+        assert torch.equal(generate(wrap(model), source, 6), expected)
+    assert [part.training for part in model.modules()] == modes
+
+
+def eagerly_compiled(model):
+    return torch.compile(model, backend="eager")
+
+
+def test_a_compiled_model_keeps_its_attention_too():
+    model, given = model_and_input("encoder")
+    expected = model(*given)
+    weights = model.blocks[1].attention.attention_weights
+    compiled = eagerly_compiled(small_model().eval())
+    torch.testing.assert_close(compiled(*given), expected)
+    torch.testing.assert_close(compiled.attention_layers()["encoder"][1].attention_weights, weights)
+
+
+def test_a_mask_may_have_any_shape_that_broadcasts():
+    query, key, value = (tensor.detach() for tensor in random_qkv())
+    mask = torch.tensor([True, False, True, True, False, True, True])
+    _, weights = scaled_dot_product_attention(query, key, value, mask)
+    whole = scaled_dot_product_attention(query, key, value, mask.expand(3, 2, 5, 7))[1]
+    assert torch.equal(weights, whole) and (weights[..., [1, 4]] == 0).all()
+
+
+X = torch.zeros(1, 5, 8)
+
+
 def test_an_odd_d_model_works():
     assert small_model(d_model=15, num_heads=3)(TOKENS).shape == (2, 5, 20)
 
@@ -407,7 +521,7 @@ def test_an_odd_d_model_works():
         (lambda: MultiHeadAttention(128, 7), "d_model=128 .* num_heads=7; choose e.g. num_heads=8"),
         (lambda: MultiHeadAttention(128, 0), "num_heads=0 .* 1 or more"),
         (lambda: PositionalEncoding(8, positional="rotary"), "'rotary' is unknown; choose 'sinusoidal' or"),
-        (lambda: PositionalEncoding(8, max_len=4)(torch.zeros(1, 5, 8)), "5 tokens .* max_len=4; cut them"),
+        (lambda: PositionalEncoding(8, max_len=4)(X), "5 tokens .* max_len=4; cut them"),
         (lambda: FeedForward(8, 16, activation="tanh"), "'tanh' is unknown; choose 'relu' or 'gelu'"),
         (lambda: FeedForward(8, 0), "d_ff=0 .* 1 or more"),
         (lambda: small_model(vocab_size=0), "vocab_size=0 .* 1 or more"),
@@ -423,6 +537,16 @@ def test_an_odd_d_model_works():
         (lambda: generate(small_model(causal=True), TOKENS * 0, 3), "a row of source is empty; give"),
         (lambda: generate(small_model(causal=True, max_len=4), TOKENS, 3), "prompt of 5 .* max_len=4"),
         (lambda: small_model(max_len=4)(torch.ones(1, 5, dtype=torch.long)), "5 tokens .* max_len=4"),
+        (lambda: small_model(norm_first="post"), "norm_first='post' is unknown; choose True or False"),
+        (lambda: small_model(causal="yes"), "causal='yes' is unknown; choose True or False"),
+        (lambda: small_model()(TOKENS.flip(1)), r"PAD \(0\) stands before a token; put it at the end"),
+        (lambda: small_model()(TOKENS > 0), "torch.bool; give whole numbers"),
+        (lambda: generate(small_model(causal=True), TOKENS.flip(1), 3), "PAD .* before a token"),
+        (lambda: generate(small_generator("encoder-decoder"), TOKENS.flip(1) % 8, 3), "PAD .* before"),
+        (lambda: generate(small_generator("encoder-decoder"), TOKENS[:, :0], 3), "a row of source is empty"),
+        (lambda: generate(small_generator("encoder-decoder"), TOKENS * 0, 3), "a row of source is empty"),
+        (lambda: TransformerBlock(8, 2, 16, cross=True)(X), "cross=True: give memory"),
+        (lambda: TransformerBlock(8, 2, 16)(X, memory=X), "cross=False: give memory"),
     ],
 )
 def test_parts_refuse_what_does_not_fit_and_name_the_fix(build, message):
@@ -430,16 +554,26 @@ def test_parts_refuse_what_does_not_fit_and_name_the_fix(build, message):
         build()
 
 
-def test_the_guided_walk_fails_when_the_model_does_something_else(capsys):
-    model = small_model().eval()
-    walk(model, TOKENS)
-    assert "(2, 2, 5, 5)" in capsys.readouterr().out
+@pytest.mark.parametrize(
+    "settings", [{"num_layers": 1}, {"num_layers": 2}, {"norm_first": False, "dropout": 0.5, "causal": True}]
+)
+def test_the_guided_walk_follows_any_model(settings, capsys):
+    walk(small_model(**settings), TOKENS)
+    printed = capsys.readouterr().out
+    assert "(2, 2, 5, 5)" in printed and "block 1," in printed and "block 0" not in printed
+    assert ("block 2, the same again" in printed) == (settings.get("num_layers") != 1)
+    assert ("norm(x + attention(x))" in printed) == ("norm_first" in settings)
+
+
+def test_the_guided_walk_fails_when_the_model_does_something_else():
+    model = small_model()
     model.forward = lambda tokens: torch.zeros(2, 5, 20)
     with pytest.raises(SystemExit, match="disagree"):
         walk(model, TOKENS)
 
 
 def test_the_walk_a_student_keeps_checks_itself(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["transformer.py"])
     transformer.main()
     printed = capsys.readouterr().out
     exponentials = [math.exp(1), math.exp(0), math.exp(1)]
