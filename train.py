@@ -19,6 +19,7 @@ import time
 import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -145,6 +146,7 @@ class Config:
 
 def recipe(task: str, architecture: str, **settings) -> Config:
     """A run with these settings and, for any setting left out, the task's own or else the default."""
+    check_known(TASKS, task=task)
     own = TASKS[task].settings
     known = [setting.name for setting in fields(Config)]
     for name in own:
@@ -179,7 +181,10 @@ def learning_rate_share(step: int, steps: int, hold: float = 0.0) -> float:
 
 
 def update_average(averages: list[Tensor], weights: list[Tensor], updates: Tensor) -> None:
-    """Move the running average towards the weights: by 9/10 in the first steps, later by 1/20."""
+    """Move the running average towards the weights: by 0.82, 0.75, 0.69 … of the way, in the end by 0.05.
+
+    updates counts those so far. The very first is not made here: AveragedModel copies the weights.
+    """
     decay = ((1 + updates) / (10 + updates)).clamp(max=0.95)
     for average, weight in zip(averages, weights, strict=True):
         average.lerp_(weight, 1 - decay)
@@ -261,11 +266,11 @@ class Training:
         self.history: list[dict] = []                                       # one row an epoch
 
     def checkpoint(self) -> dict:
-        """Everything as plain values and tensors; "model" are the averaged weights, the ones to use."""
+        """A copy of everything, plain values and tensors; "model" are the averaged weights, those to use."""
         random_states = {"torch": torch.get_rng_state(), "data": self.generator.get_state()}
         if self.device.type == "cuda":
             random_states["cuda"] = torch.cuda.get_rng_state(self.device)
-        return {
+        return deepcopy({
             "config": asdict(self.config),
             "history": self.history,
             "model": self.average.module.state_dict(),
@@ -274,10 +279,11 @@ class Training:
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "random_states": random_states,
-        }
+        })
 
     def restore(self, checkpoint: dict) -> None:
-        """Go back to where the checkpoint was taken, so that the same steps follow."""
+        """Go back to where the checkpoint was taken, so that the same steps follow; it stays as it is."""
+        checkpoint = deepcopy(checkpoint)
         self.history = checkpoint["history"]
         self.average.module.load_state_dict(checkpoint["model"])
         self.average.n_averaged.fill_(checkpoint["averaged_updates"])

@@ -29,8 +29,9 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import train  # noqa: E402
+import transformer  # noqa: E402
 from data import ARCHITECTURES, TASKS, add, add_start_end, all_right, arrange, to_content  # noqa: E402
-from transformer import sinusoidal_encoding  # noqa: E402
+from transformer import scaled_dot_product_attention, sinusoidal_encoding  # noqa: E402
 
 CPU = torch.device("cpu")
 LOOK_EVERY = 8                                              # steps; an epoch of our runs is as long
@@ -132,6 +133,11 @@ def solved_of(rows: list[dict]) -> str:
     return f"{sum(row['solved'] for row in rows)} of {len(rows)}"
 
 
+def undivided_attention(query: Tensor, *others) -> tuple[Tensor, Tensor]:
+    """softmax(QKᵀ)·V, without the division by √Dh."""
+    return scaled_dot_product_attention(query * query.size(-1) ** 0.5, *others)
+
+
 def copy_weights(averages: list[Tensor], weights: list[Tensor], updates: Tensor) -> None:
     """No average: the weights of the last step."""
     for average, weight in zip(averages, weights, strict=True):
@@ -140,6 +146,7 @@ def copy_weights(averages: list[Tensor], weights: list[Tensor], updates: Tensor)
 
 def what_decides(architectures: list[str], seeds: int, max_steps: int) -> None:
     """Reverse with the recipe, and with one thing in it changed to what is usual."""
+    undivided = patch.object(transformer, "scaled_dot_product_attention", undivided_attention)
     changes = {
         "the recipe": ({}, nullcontext()),
         "embeddings times √d_model": ({"embedding_std": 128**0.5}, nullcontext()),
@@ -149,6 +156,11 @@ def what_decides(architectures: list[str], seeds: int, max_steps: int) -> None:
         "betas 0.9, 0.999": ({}, patch.object(train, "BETAS", (0.9, 0.999))),
         "gradients not clipped": ({}, patch.object(train, "CLIP_NORM", float("inf"))),
         "ReLU": ({"activation": "relu"}, nullcontext()),
+        "post-norm": ({"norm_first": False}, nullcontext()),
+        "two heads": ({"num_heads": 2}, nullcontext()),
+        "one head": ({"num_heads": 1}, nullcontext()),
+        "scores not divided by √Dh": ({}, undivided),
+        "one head, not divided by √Dh": ({"num_heads": 1}, undivided),
     }
     line = "{:<38}{:<17}{:>10}{:>16}"
     print(line.format("reverse", "architecture", "solved", "steps (most)"))

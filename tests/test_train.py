@@ -1,6 +1,5 @@
 """The training loop, its files and its command line, on models small enough for seconds."""
 
-import copy
 import csv
 import io
 import itertools
@@ -136,10 +135,28 @@ def test_the_same_seed_gives_the_same_run_bit_for_bit_and_another_seed_does_not(
     assert not torch.equal(first["output_projection.weight"], other["output_projection.weight"])
 
 
-def test_prediction_has_dropout_off():
-    model = Config(**TINY, dropout=0.5).model().train()
-    source = torch.randint(4, 20, (50, 8))
-    assert torch.equal(predict(model, source, source), predict(model, source, source))
+def test_prediction_has_dropout_off_and_leaves_the_mode_and_an_empty_set_alone():
+    for training in True, False:
+        model = Config(**TINY, dropout=0.5).model().train(training)
+        source = torch.randint(4, 20, (50, 8))
+        assert torch.equal(predict(model, source, source), predict(model, source, source))
+        assert model.training == model.dropout.training == training
+    assert predict(model, source[:0], source[:0]).shape == (0, 8)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"norm_first": "prenorm"}, "norm_first='prenorm' is unknown; choose True or False"),
+        ({"architecture": "gpt"}, "architecture='gpt' is unknown; choose 'encoder', 'decoder' or 'enc"),
+        ({"task": "revers"}, "task='revers' is unknown; choose 'copy', "),
+        ({"positional": "rotary"}, "positional='rotary' is unknown; choose 'sinusoidal' or 'learned'"),
+        ({"activation": "tanh"}, "activation='tanh' is unknown; choose 'relu' or 'gelu'"),
+    ],
+)
+def test_a_word_that_is_unknown_is_refused_where_it_enters(words, message):
+    with pytest.raises(ValueError, match=message):
+        Config(**words)
 
 
 def test_solved_means_that_all_validation_sequences_were_looked_at():
@@ -522,13 +539,14 @@ def test_a_killed_run_resumes_to_the_same_weights_and_history_bit_for_bit(tmp_pa
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_each_architecture_goes_on_from_a_checkpoint_as_if_it_had_never_stopped(architecture):
     config = Config(**TINY | {"epochs": 3, "dropout": 0.1}, architecture=architecture)
-    runs = train.train(config, CPU)
-    first = copy.deepcopy(next(runs)[1])
-    *_, (_, expected) = runs
-    *_, (_, resumed) = train.train(config, CPU, first)
-    for part in "model", "trained_weights":
-        assert all(torch.equal(resumed[part][name], expected[part][name]) for name in expected[part])
-    assert [row["loss"] for row in resumed["history"]] == [row["loss"] for row in expected["history"]]
+    first, second, expected = (checkpoint for _, checkpoint in train.train(config, CPU))
+    assert [len(each["history"]) for each in (first, second, expected)] == [1, 2, 3]
+    assert not torch.equal(first["model"]["embedding.weight"], second["model"]["embedding.weight"])
+    for _ in range(2):                                      # a checkpoint stays as it is, so it serves twice
+        *_, (_, resumed) = train.train(config, CPU, first)
+        for part in "model", "trained_weights":
+            assert all(torch.equal(resumed[part][name], expected[part][name]) for name in expected[part])
+        assert [row["loss"] for row in resumed["history"]] == [row["loss"] for row in expected["history"]]
 
 
 def test_resuming_a_finished_run_changes_nothing_and_contradictions_are_refused(finished, tmp_path):
