@@ -19,40 +19,52 @@ from data import (
     arrange,
     dependence,
     exact_match,
+    is_scored,
     other_question,
     replace_symbol,
-    scored,
     symbols_of,
     token_accuracy,
     usable_lengths,
 )
-from train import Run
-from transformer import EncoderDecoder, MiniTransformer, attention_mask
+from train import Run, fixed_generator
+from transformer import attention_mask, evaluating, unwrapped
 
 SEQUENCES = 500                                             # test sequences behind each number
 SEQUENCES_EACH = 200                                        # where all lengths or all symbols have their turn
 BATCH = 100                                                 # of them at a time: small enough for the caches
 
-Head = tuple[str, int, int]                                 # kind, layer and head, the latter from 0
-Part = tuple[()] | tuple[str] | tuple[str, int] | Head      # all attention, a kind, a layer or a head
+Head = tuple[str, int, int]                                 # kind, layer, head; here both count from 0
+Part = tuple[str] | tuple[str, int] | Head                  # one of the two below, a kind, a layer or a head
+NOTHING: Part = ("nothing",)
+ALL_ATTENTION: Part = ("all attention",)
 
 
-def heads_of(model: MiniTransformer | EncoderDecoder, part: Part = ()) -> list[Head]:
-    """The heads of one part of the model's attention."""
+def heads_of(model: nn.Module, part: Part = ALL_ATTENTION) -> list[Head]:
+    """The heads of one part of the model's attention. ValueError where the model has no such part."""
+    layers = unwrapped(model).attention_layers()
     heads = [
-        (kind, layer, head) for kind, layers in model.attention_layers().items()
-        for layer, attention in enumerate(layers) for head in range(attention.num_heads)
+        (kind, layer, head) for kind, attentions in layers.items()
+        for layer, attention in enumerate(attentions) for head in range(attention.num_heads)
     ]
-    return [head for head in heads if head[: len(part)] == part]
+    if part in (NOTHING, ALL_ATTENTION):
+        return heads if part == ALL_ATTENTION else []
+    chosen = [head for head in heads if head[: len(part)] == part]
+    if not part or not chosen:
+        there = ", ".join(
+            f"{kind} layers 0 … {len(attentions) - 1} with heads 0 … {attentions[0].num_heads - 1}"
+            for kind, attentions in layers.items()
+        )
+        raise ValueError(f"part={part} is not in this model; choose from {there}, or ALL_ATTENTION")
+    return chosen
 
 
-def parts_of(model: MiniTransformer | EncoderDecoder) -> list[Part]:
-    """All that can be cut out: each head, each layer, each kind, and all attention."""
-    return sorted({head[:size] for head in heads_of(model) for size in range(4)})
+def parts_of(model: nn.Module) -> list[Part]:
+    """All that can be ablated: each head, each layer, each kind, and all attention."""
+    return [ALL_ATTENTION, *sorted({head[:size] for head in heads_of(model) for size in (1, 2, 3)})]
 
 
 @contextmanager
-def watching(modules: Iterable[nn.Module], hook: Callable) -> Iterator[None]:
+def with_pre_hooks(modules: Iterable[nn.Module], hook: Callable) -> Iterator[None]:
     """Call hook(module, inputs) before each of these modules; what it returns takes the inputs' place."""
     handles = [module.register_forward_pre_hook(hook) for module in modules]
     try:
@@ -62,7 +74,6 @@ def watching(modules: Iterable[nn.Module], hook: Callable) -> Iterator[None]:
             handle.remove()
 
 
-@torch.no_grad()
 def inputs_of(model: nn.Module, modules: list[nn.Module], given: tuple[Tensor, ...]) -> list[Tensor]:
     """What each of these modules is given in one pass of the model, (B, T, …)."""
     seen = {}
@@ -70,29 +81,34 @@ def inputs_of(model: nn.Module, modules: list[nn.Module], given: tuple[Tensor, .
     def note(module: nn.Module, inputs: tuple[Tensor]) -> None:
         seen[module] = inputs[0]
 
-    with watching(modules, note):
+    with evaluating(model) as model, with_pre_hooks(modules, note):
         model(*given)
     return [seen[module] for module in modules]
 
 
 @contextmanager
-def without(
-    model: MiniTransformer | EncoderDecoder, part: Part | None, instead: dict[Head, Tensor] | None = None
-) -> Iterator[None]:
-    """Cut heads out: what they read becomes zero, or instead's vector (Dh,), before the heads are mixed."""
-    heads, layers = [] if part is None else heads_of(model, part), model.attention_layers()
+def ablated(
+    model: nn.Module, part: Part, replacement: dict[Head, Tensor] | None = None
+) -> Iterator[nn.Module]:
+    """The model without one part of its attention: zero ablation, or mean ablation with mean_head_outputs.
+
+    Each head of the part gives zeros, or its replacement (Dh,), to the output projection that mixes the
+    heads. Afterwards the model is as it was. ValueError where it has no such part.
+    """
+    model, heads = unwrapped(model), heads_of(model, part)
+    layers = model.attention_layers()
     place = {layers[kind][layer].output_projection: (kind, layer) for kind, layer, _ in heads}
 
-    def silence(output_projection: nn.Module, inputs: tuple[Tensor]) -> Tensor:
+    def replace_outputs(output_projection: nn.Module, inputs: tuple[Tensor]) -> Tensor:
         kind, layer = place[output_projection]
         by_head = inputs[0].unflatten(-1, (layers[kind][layer].num_heads, -1)).clone()  # (B, T, H, Dh)
         for head in heads:
             if head[:2] == (kind, layer):
-                by_head[:, :, head[2]] = instead[head] if instead else 0.0
+                by_head[:, :, head[2]] = replacement[head] if replacement else 0.0
         return by_head.flatten(2)
 
-    with watching(place, silence):
-        yield
+    with with_pre_hooks(place, replace_outputs):
+        yield model
 
 
 def answering_kind(architecture: str) -> str:
@@ -151,8 +167,8 @@ def unseen_sequences(
     config = run.config
     if length is not None:
         config = replace(config, seq_len=length, fixed_length=True)
-    source, target = config.draw(count, torch.Generator().manual_seed(4), "test")
-    return source, *arrange(config.architecture, source, target)
+    source, target = config.draw(count, fixed_generator("analysis"), "test")
+    return source, *arrange(run.architecture, source, target)
 
 
 def share_on(cells: Tensor, maps: Tensor) -> Tensor:
@@ -180,11 +196,16 @@ def relative_entropy(maps: Tensor, allowed: Tensor) -> Tensor:
     return (entropy / keys.log()).where(keys > 1, torch.nan).nanmean(dim=(-3, -1))
 
 
-def mean_distance(maps: Tensor) -> Tensor:
-    """How many places lie between a query and what it reads, a mean for each head (…, H), in tokens."""
-    queries, keys = (torch.arange(size) for size in maps.shape[-2:])
-    places = (queries[:, None] - keys).abs()                                            # (T, S)
-    return (maps * places).sum(dim=-1).mean(dim=(-3, -1))
+def mean_distance(maps: Tensor, first: tuple[int, int]) -> Tensor:
+    """How far what a query reads is from the symbol of its number, a mean for each head (…, H), in tokens.
+
+    A head that copies has 0. maps (…, N, H, T, S); first are the query and key of symbol 0, see first_symbol.
+    The queries before it are left out.
+    """
+    query, key = first
+    numbers = torch.arange(maps.size(-2) - query)[:, None], torch.arange(maps.size(-1)) - key
+    distances = (numbers[0] - numbers[1]).abs()                                         # (T − query, S)
+    return (maps[..., query:, :] * distances).sum(dim=-1).mean(dim=(-3, -1))
 
 
 @dataclass
@@ -202,42 +223,42 @@ class Reading:
     chance: float                                           # the share of uniform attention
 
 
-@torch.no_grad()
 def read(run: Run, source: Tensor, given: tuple[Tensor, ...], to_say: Tensor) -> Reading:
     """Look where the heads read; all sources are equally long."""
-    kind = answering_kind(run.config.architecture)
-    logits = run.model(*given)
-    maps = {
-        name: torch.stack([attention.attention_weights for attention in layers])
-        for name, layers in run.model.attention_layers().items()
-    }
+    kind = answering_kind(run.architecture)
+    with evaluating(run.model) as model:
+        said = model(*given).argmax(dim=-1)
+        maps = {
+            name: torch.stack([attention.attention_weights.float() for attention in layers])
+            for name, layers in model.attention_layers().items()
+        }
     depends = dependence(run.config.task, source[:, 1:-1], run.config.vocab_size)
-    cells = answer_cells(run.config.architecture, depends, *maps[kind].shape[-2:])
+    cells = answer_cells(run.architecture, depends, *maps[kind].shape[-2:])
     uniform = uniform_attention(attention_mask(given[0], causal=kind == "decoder"))
     return Reading(
-        source, given, to_say, logits.argmax(dim=-1), maps, depends, cells,
-        share_on(cells, maps[kind]), share_on(cells, uniform).item(),
+        source=source, given=given, to_say=to_say, said=said, maps=maps, depends=depends, cells=cells,
+        shares=share_on(cells, maps[kind]), chance=share_on(cells, uniform).item(),
     )
 
 
-def mean_readings(run: Run) -> dict[Head, Tensor]:
-    """What each head has read (Dh,), a mean over all tokens of the test sequences."""
+def mean_head_outputs(run: Run) -> dict[Head, Tensor]:
+    """What each head gives to the output projection (Dh,), a mean over all tokens of the test sequences."""
     _, given, _ = unseen_sequences(run)
     layers = {
-        (kind, layer): attention for kind, attentions in run.model.attention_layers().items()
+        (kind, layer): attention
+        for kind, attentions in unwrapped(run.model).attention_layers().items()
         for layer, attention in enumerate(attentions)
     }
-    readings = inputs_of(run.model, [attention.output_projection for attention in layers.values()], given)
+    outputs = inputs_of(run.model, [attention.output_projection for attention in layers.values()], given)
     means = {}
-    for (place, attention), reading in zip(layers.items(), readings, strict=True):
+    for (place, attention), output in zip(layers.items(), outputs, strict=True):
         is_token = given[0 if place[0] == "encoder" else -1] != PAD                     # (N, T)
-        by_head = reading[is_token].mean(dim=0).unflatten(0, (attention.num_heads, -1))     # (H, Dh)
+        by_head = output[is_token].float().mean(dim=0).unflatten(0, (attention.num_heads, -1))      # (H, Dh)
         means |= {(*place, head): mean for head, mean in enumerate(by_head)}
     return means
 
 
-@torch.no_grad()
-def answers(model: MiniTransformer | EncoderDecoder, given: tuple[Tensor, ...]) -> Tensor:
+def answers(model: nn.Module, given: tuple[Tensor, ...]) -> Tensor:
     """The likeliest symbol at each query, (N, T); PAD where the query is one.
 
     Each different row goes through the model once, beside others of like length, without needless PAD.
@@ -245,17 +266,18 @@ def answers(model: MiniTransformer | EncoderDecoder, given: tuple[Tensor, ...]) 
     widths = [tokens.size(1) for tokens in given]
     different, place = torch.cat(given, dim=1).unique(dim=0, return_inverse=True)
     said = torch.full((len(different), widths[-1]), PAD)
-    for rows in (different != PAD).sum(dim=1).argsort().split(BATCH):
-        parts = different[rows].split(widths, dim=1)
-        short = [tokens[:, : (tokens != PAD).sum(dim=1).max()] for tokens in parts]
-        said[rows, : short[-1].size(1)] = model(*short).argmax(dim=-1)
+    with evaluating(model) as model:
+        for rows in (different != PAD).sum(dim=1).argsort().split(BATCH):
+            parts = different[rows].split(widths, dim=1)
+            short = [tokens[:, : (tokens != PAD).sum(dim=1).max()] for tokens in parts]
+            said[rows, : short[-1].size(1)] = model(*short).argmax(dim=-1)
     return said[place]
 
 
-def exact_match_without(
-    run: Run, parts: list[Part | None], instead: dict[Head, Tensor] | None = None
-) -> dict[Part | None, float]:
-    """Exact match on test sequences of all lengths, each time without one part; without None: of the whole.
+def exact_match_ablated(
+    run: Run, parts: list[Part], replacement: dict[Head, Tensor] | None = None
+) -> dict[Part, float]:
+    """Exact match on test sequences of all lengths, each time with one part ablated; see ablated.
 
     For a generating model that of what it generates: greedy decoding is right just where each step after the
     right beginning is.
@@ -263,8 +285,8 @@ def exact_match_without(
     _, given, to_say = unseen_sequences(run)
     scores = {}
     for part in parts:
-        with without(run.model, part, instead):
-            scores[part] = exact_match(answers(run.model, given), to_say)
+        with ablated(run.model, part, replacement) as model:
+            scores[part] = exact_match(answers(model, given), to_say)
     return scores
 
 
@@ -276,7 +298,7 @@ def by_length(run: Run) -> list[dict]:
     config, rows = run.config, []
     for length in usable_lengths(config.task, "test", 2 * config.seq_len, config.vocab_size):
         asked = unseen_sequences(run, length, SEQUENCES_EACH)
-        if max(tokens.size(1) for tokens in asked[1]) > len(run.model.positional_encoding.table):
+        if max(tokens.size(1) for tokens in asked[1]) > len(unwrapped(run.model).positional_encoding.table):
             break
         reading = read(run, *asked)
         rows.append({
@@ -286,7 +308,6 @@ def by_length(run: Run) -> list[dict]:
     return rows
 
 
-@torch.no_grad()
 def influence(run: Run, source: Tensor, given: tuple[Tensor, ...], to_say: Tensor) -> Tensor:
     """What each answer depends on: replace one symbol and see how far the answer moves, (N, T, S).
 
@@ -296,19 +317,21 @@ def influence(run: Run, source: Tensor, given: tuple[Tensor, ...], to_say: Tenso
     fixed. All sources are equally long.
     """
     config, question = run.config, source[:, 1:-1]
-    symbols, generator = symbols_of(config.task, config.vocab_size), torch.Generator().manual_seed(5)
-    before, columns = run.model(*given).softmax(dim=-1), []
-    for key in range(given[0].size(1)):
-        shift = torch.randint(1, max(2, len(symbols)), (len(source),), generator=generator)
-        if 1 <= key <= question.size(1):
-            replaced, changed = other_question(config.task, question, key - 1, shift, config.vocab_size)
-            other = given[0].clone()
-            other[:, 1 : question.size(1) + 1] = replaced
-        else:                                               # a symbol that a decoder has written
-            other, changed = replace_symbol(symbols, given[0], key, shift)
-        after = run.model(other, *given[1:]).softmax(dim=-1)
-        moved = (after - before).abs().sum(dim=-1) / 2                                      # (N, T)
-        columns.append(moved.where(changed[:, None] & scored(to_say), torch.nan))
+    symbols, generator = symbols_of(config.task, config.vocab_size), fixed_generator("influence")
+    columns = []
+    with evaluating(run.model) as model:
+        before = model(*given).float().softmax(dim=-1)
+        for key in range(given[0].size(1)):
+            shift = torch.randint(1, max(2, len(symbols)), (len(source),), generator=generator)
+            if 1 <= key <= question.size(1):
+                replaced, changed = other_question(config.task, question, key - 1, shift, config.vocab_size)
+                other = given[0].clone()
+                other[:, 1 : question.size(1) + 1] = replaced
+            else:                                           # a symbol that a decoder has written
+                other, changed = replace_symbol(symbols, given[0], key, shift)
+            after = model(other, *given[1:]).float().softmax(dim=-1)
+            moved = (after - before).abs().sum(dim=-1) / 2                                  # (N, T)
+            columns.append(moved.where(changed[:, None] & is_scored(to_say), torch.nan))
     return torch.stack(columns, dim=2)
 
 
@@ -342,18 +365,18 @@ def rollout(maps: dict[str, Tensor]) -> Tensor:
     return result
 
 
-@torch.no_grad()
-def logit_lens(model: MiniTransformer | EncoderDecoder, given: tuple[Tensor, ...]) -> Tensor:
+def logit_lens(model: nn.Module, given: tuple[Tensor, ...]) -> Tensor:
     """What the model would say after each layer, (layers + 1, N, T, V) logits; first, without any.
 
     Each state goes straight through the final norm and the output projection (nostalgebraist 2020,
     "interpreting GPT: the logit lens"). The last is what the model says.
     """
-    if model.architecture == "encoder-decoder":
-        blocks, norm = model.decoder_blocks, model.decoder_norm
-    else:
-        blocks, norm = model.blocks, model.final_norm
-    return model.output_projection(norm(torch.stack(inputs_of(model, [*blocks, norm], given))))
+    with evaluating(model) as model:
+        if model.architecture == "encoder-decoder":
+            blocks, norm = model.decoder_blocks, model.decoder_norm
+        else:
+            blocks, norm = model.blocks, model.final_norm
+        return model.output_projection(norm(torch.stack(inputs_of(model, [*blocks, norm], given))))
 
 
 def lens_scores(run: Run) -> list[tuple[float, float]]:
@@ -363,21 +386,20 @@ def lens_scores(run: Run) -> list[tuple[float, float]]:
     return [(token_accuracy(early, to_say), exact_match(early, to_say)) for early in said]
 
 
-@torch.no_grad()
-def scores_of_query(
-    model: MiniTransformer | EncoderDecoder, given: tuple[Tensor, ...], head: Head, query: int
-) -> Tensor:
+def scores_of_query(model: nn.Module, given: tuple[Tensor, ...], head: Head, query: int) -> Tensor:
     """The products q·k of one query with each key, in the first row given, (S,).
 
     Divided by √Dh, softmax makes the attention weights of them (Vaswani et al. 2017, eq. 1).
     """
-    kind, layer, index = head
-    attention = model.attention_layers()[kind][layer]
-    project = attention.query_projection, attention.key_projection
-    inputs = inputs_of(model, project, given)
-    queries, keys = (
-        attention.split_heads(projection(x))[0, index] for projection, x in zip(project, inputs, strict=True)
-    )
+    (kind, layer, index), = heads_of(model, head)           # ValueError where there is no such head
+    attention = unwrapped(model).attention_layers()[kind][layer]
+    projections = [attention.query_projection, attention.key_projection]
+    inputs = inputs_of(model, projections, given)
+    with torch.no_grad():
+        queries, keys = (
+            attention.split_heads(projection(x))[0, index].float()
+            for projection, x in zip(projections, inputs, strict=True)
+        )
     return keys @ queries[query]
 
 
@@ -387,8 +409,8 @@ class Evidence:
 
     reading: Reading                                        # of the longest sequences
     influence: Tensor                                       # on the first of them, (N, T, S)
-    exact_match: dict[Part | None, float]                   # without each part; without None: of the whole
-    exact_match_by_mean: dict[Part | None, float]           # the same where larger parts read their mean
+    zero_ablation: dict[Part, float]                        # exact match without NOTHING and each part
+    mean_ablation: dict[Part, float]                        # the same for NOTHING and layers or more
     lens: list[tuple[float, float]]                         # after each layer: token accuracy, exact match
     lengths: list[dict]                                     # see by_length
 
@@ -397,13 +419,15 @@ def measure(run: Run) -> Evidence:
     """Measure everything; a few seconds for a model of the default size."""
     source, given, to_say = unseen_sequences(run, longest(run))
     first = slice(SEQUENCES_EACH)
-    moved = influence(run, source[first], tuple(tokens[first] for tokens in given), to_say[first])
-    parts = [None, *parts_of(run.model)]
-    larger = [part for part in parts if part is None or len(part) < 3]
+    parts = [NOTHING, *parts_of(run.model)]
+    larger = [part for part in parts if len(part) < 3]
     return Evidence(
-        read(run, source, given, to_say), moved,
-        exact_match_without(run, parts), exact_match_without(run, larger, mean_readings(run)),
-        lens_scores(run), by_length(run),
+        reading=read(run, source, given, to_say),
+        influence=influence(run, source[first], tuple(tokens[first] for tokens in given), to_say[first]),
+        zero_ablation=exact_match_ablated(run, parts),
+        mean_ablation=exact_match_ablated(run, larger, mean_head_outputs(run)),
+        lens=lens_scores(run),
+        lengths=by_length(run),
     )
 
 
@@ -414,22 +438,24 @@ def head_table(run: Run, evidence: Evidence) -> list[dict]:
     in tokens, and the exact match that is left without the head. A score is None where it has no meaning: the
     answer's of a kind that cannot find it or where it depends on nothing, a diagonal's outside the map.
     """
-    rows, reading, architecture = [], evidence.reading, run.config.architecture
+    rows, reading, architecture = [], evidence.reading, run.architecture
+    length = reading.source.size(1) - 2
     for kind, maps in reading.maps.items():
         causal = kind == "decoder"
         allowed = attention_mask(reading.given[-1 if causal else 0], causal)
-        both = diagonals(architecture, kind, reading.source.size(1) - 2, *maps.shape[-2:])
+        both = diagonals(architecture, kind, length, *maps.shape[-2:])
         scores = {
             "diagonal": share_on(both[:1], maps), "anti_diagonal": share_on(both[1:], maps),
-            "relative_entropy": relative_entropy(maps, allowed), "mean_distance": mean_distance(maps),
+            "relative_entropy": relative_entropy(maps, allowed),
+            "mean_distance": mean_distance(maps, first_symbol(architecture, kind, length)),
         }
         if kind == answering_kind(architecture):
             scores["answer"] = reading.shares
         for head in heads_of(run.model, (kind,)):
             _, layer, index = head
-            left = evidence.exact_match[head]
+            left = evidence.zero_ablation[head]
             row = {"kind": kind, "layer": layer + 1, "head": index + 1, "answer": None}
             for name, score in scores.items():
                 row[name] = None if score[layer, index].isnan() else score[layer, index].item()
-            rows.append(row | {"exact_match_without": left, "cost": evidence.exact_match[None] - left})
+            rows.append(row | {"exact_match_without": left, "cost": evidence.zero_ablation[NOTHING] - left})
     return sorted(rows, key=lambda row: (-row["cost"], -(row["answer"] or 0)))

@@ -342,19 +342,19 @@ def arrange(architecture: str, source: Tensor, target: Tensor) -> tuple[tuple[Te
     return (sequence[:, :-1],), sequence.masked_fill(prompt, PAD)[:, 1:]
 
 
-def scored(target: Tensor) -> Tensor:
+def is_scored(target: Tensor) -> Tensor:
     """The positions (N, T) that count: all but START, which is given, and PAD, which is nothing."""
     return (target != START) & (target != PAD)
 
 
 def token_accuracy(prediction: Tensor, target: Tensor) -> float:
     """The share of scored positions that are right; prediction and target are (N, T)."""
-    return (prediction == target)[scored(target)].double().mean().item()
+    return (prediction == target)[is_scored(target)].double().mean().item()
 
 
 def all_right(prediction: Tensor, target: Tensor) -> Tensor:
     """Which sequences have every scored position right, (N,); prediction and target are (N, T)."""
-    return ((prediction == target) | ~scored(target)).all(dim=1)
+    return ((prediction == target) | ~is_scored(target)).all(dim=1)
 
 
 def exact_match(prediction: Tensor, target: Tensor) -> float:

@@ -43,8 +43,8 @@ from data import (
     draw,
     exact_match,
     first_line,
+    is_scored,
     parse_options,
-    scored,
     task_names,
     to_text,
     token_accuracy,
@@ -62,10 +62,12 @@ from transformer import (
     fail,
     generate,
     run_script,
+    unwrapped,
 )
 
-VALIDATION_SEQUENCES, GLANCE = 2_000, 100                   # all of them, and those looked at in each epoch
-TEST_SEQUENCES = 10_000
+VALIDATION_SEQUENCES, TEST_SEQUENCES = 2_000, 10_000
+EVALUATION_BATCH = 100                                      # of them at a time, and scored after each epoch
+SEEDS = {"validation": 1, "test": 2, "examples": 3, "analysis": 4, "influence": 5}      # the same in all runs
 WARM_UP_STEPS = 15
 BETAS = (0.85, 0.99)                                        # Adam's memory of the gradient and of its square
 CLIP_NORM = 0.5                                             # the longest gradient that a step may follow
@@ -167,7 +169,7 @@ def setting_text(name: str, value: object) -> str:
 def loss_of(logits: Tensor, target: Tensor) -> Tensor:
     """The mean of −log p(right symbol) over the scored positions; logits (B, S, V), target (B, S)."""
     ignored = -100                                          # cross_entropy's word for a position without loss
-    target = target.masked_fill(~scored(target), ignored)
+    target = target.masked_fill(~is_scored(target), ignored)
     return F.cross_entropy(logits.flatten(0, 1), target.flatten(), ignore_index=ignored)
 
 
@@ -196,8 +198,9 @@ def answer(model: nn.Module, source: Tensor, target: Tensor) -> Tensor:
     An encoder answers in one pass. The others generate; but where one pass over the right answer says its
     next token at every step, greedy decoding writes just that answer, so only the other rows need more.
     """
-    given, to_say = arrange(model.architecture, source, target)
-    said = model(*given).argmax(dim=-1)
+    with evaluating(model) as model:
+        given, to_say = arrange(model.architecture, source, target)
+        said = model(*given).argmax(dim=-1)
     if model.architecture == "encoder":
         return said[:, : target.size(1)]
     answers, wrong = target.clone(), ~all_right(said, to_say)
@@ -211,9 +214,8 @@ def answer(model: nn.Module, source: Tensor, target: Tensor) -> Tensor:
 def predict(model: nn.Module, source: Tensor, target: Tensor) -> Tensor:
     """What the model says to any number of sources (N, S), as (N, T) like target; all on the CPU."""
     device = next(model.parameters()).device
-    portions = zip(*(tokens.to(device).split(GLANCE) for tokens in (source, target)), strict=True)
-    with evaluating(model) as model:
-        return torch.cat([answer(model, *rows).cpu() for rows in portions])
+    portions = zip(*(tokens.to(device).split(EVALUATION_BATCH) for tokens in (source, target)), strict=True)
+    return torch.cat([answer(model, *rows).cpu() for rows in portions])
 
 
 def evaluate(model: nn.Module, source: Tensor, target: Tensor, thorough: bool) -> dict:
@@ -222,23 +224,25 @@ def evaluate(model: nn.Module, source: Tensor, target: Tensor, thorough: bool) -
     The others are looked at only until there is a mistake: all of them after each epoch would take longer
     than training does.
     """
-    said = predict(model, source[:GLANCE], target[:GLANCE])
-    scores = {
-        "token_accuracy": token_accuracy(said, target[:GLANCE]),
-        "exact_match": exact_match(said, target[:GLANCE]),
-        "solved": False,
-    }
-    if thorough and scores["exact_match"] == 1:
-        others = zip(source[GLANCE:].split(GLANCE), target[GLANCE:].split(GLANCE), strict=True)
-        scores["solved"] = all(
-            all_right(predict(model, rows, answers), answers).all() for rows, answers in others
-        )
+    (questions, answers), *others = zip(
+        source.split(EVALUATION_BATCH), target.split(EVALUATION_BATCH), strict=True
+    )
+    said = predict(model, questions, answers)
+    scores = {"token_accuracy": token_accuracy(said, answers), "exact_match": exact_match(said, answers)}
+    scores["solved"] = thorough and scores["exact_match"] == 1 and all(
+        bool(all_right(predict(model, questions, answers), answers).all()) for questions, answers in others
+    )
     return scores
 
 
+def fixed_generator(purpose: str) -> torch.Generator:
+    """The generator of the sequences that are the same in all runs, whatever their seed; see SEEDS."""
+    return torch.Generator().manual_seed(SEEDS[purpose])
+
+
 def validation_set(config: Config) -> tuple[Tensor, Tensor]:
-    """Source and target of the sequences that judge every run of these settings, whatever its seed."""
-    return config.draw(VALIDATION_SEQUENCES, torch.Generator().manual_seed(1), "validation")
+    """Source and target of the sequences that judge every run of these settings."""
+    return config.draw(VALIDATION_SEQUENCES, fixed_generator("validation"), "validation")
 
 
 def first_solved(history: list[dict]) -> dict | None:
@@ -344,7 +348,7 @@ def train(
 
 def metrics_of(config: Config, model: nn.Module, history: list[dict], device: torch.device) -> dict:
     """The run's figures: when validation was first solved, and the scores on fresh test sequences."""
-    source, target = config.draw(TEST_SEQUENCES, torch.Generator().manual_seed(2), "test")
+    source, target = config.draw(TEST_SEQUENCES, fixed_generator("test"), "test")
     prediction = predict(model, source, target)
     solved = first_solved(history) or {}
     return {
@@ -469,6 +473,10 @@ class Run:
     history: list[dict]
     folder: Path
 
+    @property
+    def architecture(self) -> str:
+        return unwrapped(self.model).architecture
+
 
 def open_checkpoint(folder: Path, remedy: str) -> tuple[dict, Config]:
     """The checkpoint in a folder, and its settings. ValueError with the remedy if there is none, or damage.
@@ -564,9 +572,8 @@ def training_plot(config: Config, metrics: dict, history: list[dict]) -> Figure:
     name_loss_axes(loss_axes)
     accuracy_axes.plot(steps, [100 * row["token_accuracy"] for row in history], "--", label="tokens right")
     accuracy_axes.plot(steps, [100 * row["exact_match"] for row in history], label="sequences right")
-    accuracy_axes.set(
-        xlabel="training step", ylabel=f"% of the same {GLANCE} validation sequences", ylim=(-3, 103)
-    )
+    ylabel = f"% of the same {EVALUATION_BATCH} validation sequences"
+    accuracy_axes.set(xlabel="training step", ylabel=ylabel, ylim=(-3, 103))
     solved = metrics["steps_to_solve"]
     if solved:
         for axes in loss_axes, accuracy_axes:
@@ -658,11 +665,11 @@ def config_of(task: str, architecture: str, options: argparse.Namespace) -> tupl
                     f"{setting_text(name, value)} cannot be resumed: the run in {folder} has "
                     f"{setting_text(name, getattr(config, name))}; drop that option, or drop --resume"
                 )
-    check(config)
+    check_config(config)
     return config, checkpoint
 
 
-def check(config: Config) -> None:
+def check_config(config: Config) -> None:
     """ValueError for the first setting with which the run could not be carried out."""
     check_positive(
         epochs=config.epochs, steps_per_epoch=config.steps_per_epoch, batch_size=config.batch_size
@@ -689,10 +696,10 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def sample(model: nn.Module, config: Config, source: Tensor, target: Tensor) -> str:
+def prediction_text(model: nn.Module, config: Config, source: Tensor, target: Tensor) -> str:
     """Source (S,) above its target (T,) and the prediction (T,), with the wrong symbols in []."""
-    prediction, counts = predict(model, source[None], target[None])[0], scored(target)
-    source, target, prediction = source[scored(source)], target[counts], prediction[counts]
+    prediction, counts = predict(model, source[None], target[None])[0], is_scored(target)
+    source, target, prediction = source[is_scored(source)], target[counts], prediction[counts]
     wrong = prediction != target
     lines = []
     for name, tokens in ("input", source), ("target", target), ("prediction", prediction):
@@ -703,7 +710,7 @@ def sample(model: nn.Module, config: Config, source: Tensor, target: Tensor) -> 
     return "\n".join(lines) + (f"   {int(wrong.sum())} wrong" if wrong.any() else "   all right")
 
 
-def progress(config: Config, model: nn.Module, history: list[dict], examples: list[tuple]) -> list[str]:
+def progress_lines(config: Config, model: nn.Module, history: list[dict], examples: list[tuple]) -> list[str]:
     """The lines to print after an epoch: now and then the scores, and while it learns some answers."""
     *earlier, row = history
     before = first_solved(earlier)
@@ -712,14 +719,14 @@ def progress(config: Config, model: nn.Module, history: list[dict], examples: li
         return []
     scores = (
         f"{config.task}, {config.architecture}, step {row['step']}: loss {row['loss']:.4f}, tokens right "
-        f"{percent(row['token_accuracy'])}, exact match {percent(row['exact_match'])} of {GLANCE}"
+        f"{percent(row['token_accuracy'])}, exact match {percent(row['exact_match'])} of {EVALUATION_BATCH}"
     )
     if solved:
         seconds = f"{row['train_seconds']:.1f} s of training"
         scores += f", solved: all {VALIDATION_SEQUENCES:,} right after {seconds}"
     if before or row["epoch"] > 5 and not solved:
         return [scores]
-    return [scores, *(sample(model, config, *example) + "\n" for example in examples)]
+    return [scores, *(prediction_text(model, config, *example) + "\n" for example in examples)]
 
 
 def interrupted_text(config: Config, epochs_saved: int, replaces: bool) -> str:
@@ -737,8 +744,8 @@ def train_and_save(
     config: Config, device: torch.device, folder: Path, quiet: bool, checkpoint: dict | None = None
 ) -> dict:
     """Train with a progress bar and now and then two answers; save everything; return the metrics."""
-    sources, targets = config.draw(100, torch.Generator().manual_seed(3), "validation")
-    middling_and_longest = scored(targets).sum(dim=1).argsort()[[50, -1]].tolist()
+    sources, targets = config.draw(100, fixed_generator("examples"), "validation")
+    middling_and_longest = is_scored(targets).sum(dim=1).argsort()[[50, -1]].tolist()
     examples = [(sources[row], targets[row]) for row in middling_and_longest]
     epochs_saved = len(checkpoint["history"]) if checkpoint else 0
     replaces = checkpoint is None and (folder / "checkpoint.pt").exists()
@@ -748,7 +755,7 @@ def train_and_save(
         with tqdm(total=config.epochs, desc=name, unit="epoch", disable=hidden) as bar:
             for model, state in train(config, device, checkpoint):
                 row = state["history"][-1]
-                lines = [] if quiet else progress(config, model, state["history"], examples)
+                lines = [] if quiet else progress_lines(config, model, state["history"], examples)
                 if row["epoch"] > epochs_saved:
                     save_checkpoint(state, folder)
                     removed = remove_stale(folder)

@@ -30,12 +30,16 @@ from torch import Tensor
 from tqdm import tqdm
 
 from analysis import (
+    ALL_ATTENTION,
+    NOTHING,
     SEQUENCES,
     SEQUENCES_EACH,
     Evidence,
     Head,
     Part,
+    Reading,
     answering_kind,
+    answers,
     diagonals,
     first_symbol,
     head_table,
@@ -51,14 +55,13 @@ from analysis import (
 )
 from data import (
     ARCHITECTURES,
-    END,
     PAD,
     TASKS,
     add_start_end,
     arrange,
     exact_match,
+    is_scored,
     parse_options,
-    scored,
     task_names,
     to_content,
     to_text,
@@ -67,7 +70,7 @@ from train import (
     DEFAULT_ARCHITECTURES,
     DEFAULT_FOLDER,
     DEFAULT_TASKS,
-    GLANCE,
+    EVALUATION_BATCH,
     Config,
     Run,
     command_line,
@@ -104,14 +107,22 @@ class View:
     """What the pictures of one run and one sequence are drawn from."""
 
     run: Run
-    given: tuple[Tensor, ...]                               # what the model reads: one row each
-    maps: dict[str, Tensor]                                 # of each kind of attention: (layers, H, T, S)
+    reading: Reading                                        # of this one question
+    own_question: bool                                      # whether the reader has chosen it
     labels: dict[str, tuple[list[str], list[str]]]          # of each kind: queries (T) and keys (S)
     answer: str                                             # the model's, as text, and ✓ or ✗
-    shares_here: Tensor | None                              # of a sequence of one's own: see shares
-    cells: list[tuple[int, int]]                            # where the answers come from: query, key
-    best: Head                                              # the one that attends most to those cells
-    evidence: Evidence
+    best: Head                                              # the one that attends most to the cells
+    evidence: Evidence                                      # of many questions
+
+    @property
+    def maps(self) -> dict[str, Tensor]:
+        """The attention of each kind, (layers, H, T, S)."""
+        return {kind: weights[:, 0] for kind, weights in self.reading.maps.items()}
+
+    @property
+    def cells(self) -> list[list[int]]:
+        """Where the answers come from: query, key."""
+        return self.reading.cells[0].nonzero().tolist()
 
     @property
     def kind(self) -> str:
@@ -129,7 +140,7 @@ class View:
         cells = self.evidence.reading.cells
         if not cells.any():
             return None
-        both = diagonals(self.run.config.architecture, self.kind, self.length, *cells.shape[1:])
+        both = diagonals(self.run.architecture, self.kind, self.length, *cells.shape[1:])
         for name, diagonal in zip(("the diagonal", "the anti-diagonal"), both, strict=True):
             if (cells == diagonal).all():
                 return name
@@ -143,7 +154,7 @@ class View:
     @property
     def question_length(self) -> int:
         """How many symbols the question of this view has."""
-        return self.given[0][0].tolist().index(END) - 1
+        return self.reading.source.size(1) - 2
 
 
 def labels_of(architecture: str, task: str, given: tuple[Tensor, ...], said: Tensor) -> dict:
@@ -167,20 +178,19 @@ def shorten(text: str) -> str:
     return textwrap.shorten(text, 40, placeholder=" …")
 
 
-@torch.no_grad()
 def ask(run: Run, words: list[str] | None = None) -> tuple[Tensor, tuple[Tensor, ...], Tensor, str]:
     """Ask the model one question, as data.to_text writes it, by default a clear example.
 
     Returns the source, what the model was given and said at each query, and both as text. ValueError for what
     the task cannot be asked, and for too many symbols.
     """
-    architecture, task = run.config.architecture, run.config.task
+    architecture, task = run.architecture, run.config.task
     content = to_content(words, task, run.config.vocab_size) if words else clearest_example(run)
     answer = TASKS[task].answer(content[None])
     source, target = add_start_end(content[None], len(content) + 2), add_start_end(answer, answer.size(1) + 2)
     if architecture == "encoder":
         given, _ = arrange(architecture, source, target)
-        said = run.model(*given).argmax(dim=-1)
+        said = answers(run.model, given)
         written = said[:, : target.size(1)]
     else:
         written = torch.cat([source[:, :1], generate(run.model, source, target.size(1) - 1)], dim=1)
@@ -196,27 +206,26 @@ def best_head(kind: str, scores: Tensor) -> Head:
     return kind, *divmod(int(scores.argmax()), scores.size(1))
 
 
-def most_focused(maps: dict[str, Tensor], kind: str) -> Head:
-    """On this sequence, the head whose queries come closest to attending to a single key each."""
-    return best_head(kind, maps[kind].amax(dim=-1).mean(dim=-1))
+def most_focused(kind: str, maps: Tensor) -> Head:
+    """The head whose queries come closest to attending to a single key each; maps (layers, H, T, S)."""
+    return best_head(kind, maps.amax(dim=-1).mean(dim=-1))
 
 
 def look_at(run: Run, words: list[str] | None = None) -> View:
     """Ask the model one question, and measure it. ValueError as ask."""
     source, given, said, text = ask(run, words)
     reading, evidence = read(run, source, given, said), measure(run)
-    maps = {kind: weights[:, 0] for kind, weights in reading.maps.items()}
-    kind, shares = answering_kind(run.config.architecture), evidence.reading.shares
-    best = most_focused(maps, kind) if shares.isnan().any() else best_head(kind, shares)
+    kind, shares = answering_kind(run.architecture), evidence.reading.shares
+    best = most_focused(kind, reading.maps[kind][:, 0]) if shares.isnan().any() else best_head(kind, shares)
     return View(
-        run, given, maps, labels_of(run.config.architecture, run.config.task, given, said), text,
-        reading.shares if words else None, reading.cells[0].nonzero().tolist(), best, evidence,
+        run=run, reading=reading, own_question=bool(words), answer=text, best=best, evidence=evidence,
+        labels=labels_of(run.architecture, run.config.task, given, said),
     )
 
 
 def effect_of_cutting(view: View, part: Part) -> str:
-    left = view.evidence.exact_match
-    return f"exact match {percent(left[None])} → {percent(left[part])}"
+    left = view.evidence.zero_ablation
+    return f"exact match {percent(left[NOTHING])} → {percent(left[part])}"
 
 
 # ---------------------------------------------------------------- pictures
@@ -258,16 +267,16 @@ def draw_map(axes: Axes, view: View, head: Head, ticks: bool) -> None:
 
 
 def name_of(view: View) -> str:
-    return f"{view.run.config.task}, {view.run.config.architecture}"
+    return f"{view.run.config.task}, {view.run.architecture}"
 
 
 def of_this_sequence(view: View, which: str = "") -> list[str]:
     """What a title says of a sequence of one's own, since its other numbers are means over many sequences."""
-    if view.shares_here is None:
+    if not view.own_question:
         return []
     lines = [f"this sequence: {view.answer[-1]}"]
     if view.cells:
-        lines[0] += f", {percent(view.shares_here[view.best[1:]].item())} on {view.pattern}{which}"
+        lines[0] += f", {percent(view.reading.shares[view.best[1:]].item())} on {view.pattern}{which}"
     if view.question_length > view.length:
         symbols = f"{view.question_length} symbols instead of at most {view.length}"
         lines.append(f"longer than in training: {symbols}")
@@ -386,7 +395,7 @@ def model_picture(view: View) -> Figure:
         finding = f"{readers} of {view.shares.numel()} heads of {KINDS[view.kind]} read mostly {view.pattern}"
     return finish_maps(figure, (
         f"{name_of(view)}: {finding}\n"
-        f"{effect_of_cutting(view, ())} without any attention"
+        f"{effect_of_cutting(view, ALL_ATTENTION)} without any attention"
     ), view)
 
 
@@ -394,7 +403,7 @@ def kinds_picture(view: View) -> Figure:
     """One head of each kind of attention, and what is left without all of that kind."""
     figure = Figure(figsize=(5.5 * len(view.maps) + 1, 6.8), layout="constrained")
     for kind, axes in zip(view.maps, figure.subplots(1, len(view.maps)), strict=True):
-        head = view.best if kind == view.kind else most_focused(view.maps, kind)
+        head = view.best if kind == view.kind else most_focused(kind, view.maps[kind])
         draw_map(axes, view, head, ticks=True)
         cut = effect_of_cutting(view, (kind,))
         side = "encoder" if kind == "encoder" else "decoder"
@@ -410,16 +419,16 @@ def comparison_picture(views: list[list[View]]) -> Figure:
     for row, axes_of_row in zip(views, figure.subplots(rows, columns, squeeze=False), strict=True):
         tasks = []
         for view, axes in zip(row, axes_of_row, strict=True):
-            share_right = percent(view.evidence.exact_match[view.kind,])
+            share_right = percent(view.evidence.zero_ablation[view.kind,])
             draw_map(axes, view, view.best, ticks=True)
             lines = [
-                f"{name_of(view)}: exact match {percent(view.evidence.exact_match[None])}",
+                f"{name_of(view)}: exact match {percent(view.evidence.zero_ablation[NOTHING])}",
                 f"{on_pattern(view)} ({head_name(view.best)})", *of_this_sequence(view),
             ]
             axes.set_title("\n".join(lines), fontsize="medium")
             axes.set_xlabel(f"key: what is read\nexact match without any {KINDS[view.kind]}: {share_right}")
             tasks.append(f"{view.run.config.task} is {share_right} right")
-        findings.append(f"{row[0].run.config.architecture}: {' and '.join(tasks)}")
+        findings.append(f"{row[0].run.architecture}: {' and '.join(tasks)}")
     finish_maps(figure, "\n".join(findings), *sum(views, []))
     figure.draw_without_rendering()                         # a second pass of the layout, else titles collide
     return figure
@@ -428,8 +437,8 @@ def comparison_picture(views: list[list[View]]) -> Figure:
 def labels_of_means(view: View) -> tuple[list[str], list[str]]:
     """Names of the queries that answer and of all keys, for means over sequences of the longest length."""
     length, reading = view.length, view.evidence.reading
-    queries = [f"→ {place}" for place in [*range(1, int(scored(reading.to_say[0]).sum())), "END"]]
-    behind = "_" if view.run.config.architecture == "encoder" else "→ {}"
+    queries = [f"→ {place}" for place in [*range(1, int(is_scored(reading.to_say[0]).sum())), "END"]]
+    behind = "_" if view.run.architecture == "encoder" else "→ {}"
     places = range(1, reading.given[0].size(1) - length - 1)
     return queries, ["START", *map(str, range(1, length + 1)), "END", *map(behind.format, places)]
 
@@ -447,7 +456,7 @@ def influence_picture(view: View) -> Figure:
         "looks at, by rollout\nall layers": (rolled, share_on(reading.cells, rolled[:, None]).item()),
         "depends on\ninfluence": (moved, share),
     }
-    asked = scored(reading.to_say[0])                       # of the queries, only those that answer
+    asked = is_scored(reading.to_say[0])                       # of the queries, only those that answer
     always = reading.cells.all(dim=0)[asked].nonzero().tolist()     # the same cells in all sequences
     figure = Figure(figsize=(10.5, 2.8 + 2.6 * len(queries) / len(keys)), layout="constrained")
     for axes, (name, (maps, on_answers)) in zip(figure.subplots(1, 3), panels.items(), strict=True):
@@ -477,11 +486,13 @@ def influence_picture(view: View) -> Figure:
 
 def knock_out_picture(view: View) -> Figure:
     """Exact match without each head, and without each layer, each kind and all attention."""
-    left, by_mean = view.evidence.exact_match, view.evidence.exact_match_by_mean
+    left, by_mean = view.evidence.zero_ablation, view.evidence.mean_ablation
     layers = layers_of(view)
     grid = torch.tensor([[left[head] for head in heads_of(view.run.model, layer)] for layer in layers])
     names = {(kind, layer): f"{kind} {layer + 1}" for kind, layer in layers}
-    names |= {(kind,): f"all {kind}" for kind in view.maps if len(view.maps) > 1} | {(): "all attention"}
+    if len(view.maps) > 1:
+        names |= {(kind,): f"all {kind}" for kind in view.maps}
+    names[ALL_ATTENTION] = "all attention"
     figure = Figure(figsize=(10.5, 1.9 + 0.42 * len(names)), layout="constrained")
     map_axes, bar_axes = figure.subplots(1, 2, width_ratios=[1.6, 1])
     seaborn.heatmap(
@@ -490,7 +501,7 @@ def knock_out_picture(view: View) -> Figure:
     )
     map_axes.tick_params("y", rotation=0)
     map_axes.set(xlabel="head that is cut out", ylabel="layer", title="exact match without one head, %")
-    for offset, scores, label in (-0.2, left, "reads zero"), (0.2, by_mean, "reads its mean"):
+    for offset, scores, label in (-0.2, left, "zero ablation"), (0.2, by_mean, "mean ablation"):
         shares = [100 * scores[part] for part in names]
         bars = bar_axes.barh([place + offset for place in range(len(names))], shares, 0.38, label=label)
         bar_axes.bar_label(bars, fmt="%.0f", padding=2, fontsize="small")
@@ -499,9 +510,10 @@ def knock_out_picture(view: View) -> Figure:
     bar_axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.35 / figure.get_figheight()), ncols=2,
                     fontsize="small")
     return finish(figure, (
-        f"{name_of(view)}: {effect_of_cutting(view, ())} without any attention\nwithout one layer at least "
-        f"{percent(min(left[layer] for layer in layers))}, without one head at least {percent(grid.min())}"
-    ), [f"On {SEQUENCES} unseen sequences of all lengths. What a cut head reads becomes zero, or its mean."])
+        f"{name_of(view)}: {effect_of_cutting(view, ALL_ATTENTION)} without any attention\n"
+        f"worst layer to lose: {percent(min(left[layer] for layer in layers))} still right; "
+        f"worst head: {percent(grid.min())}"
+    ), [f"On {SEQUENCES} unseen sequences of all lengths. A head's output is set to zero, or to its mean."])
 
 
 def name_of_head(row: dict) -> str:
@@ -648,7 +660,7 @@ def training_curves_picture(runs: Curves) -> Figure:
         loss_axes.plot(steps, [row["loss"] for row in history], label=label)
         accuracy_axes.plot(steps, [100 * row["exact_match"] for row in history], label=label)
     name_loss_axes(loss_axes)
-    ylabel = f"% of {GLANCE} validation sequences right"
+    ylabel = f"% of {EVALUATION_BATCH} validation sequences right"
     accuracy_axes.set(xlabel="training step", ylabel=ylabel, ylim=(-3, 103))
     figure.legend(*loss_axes.get_legend_handles_labels(), loc="outside lower left", frameon=False)
     finding = f"none of {len(runs)} runs solved it"
@@ -665,11 +677,11 @@ def query_picture(view: View) -> Figure:
     """One row of the best head's map in numbers, from the scores to the weights, to be redone on paper."""
     kind, layer, head = view.best
     queries, keys = view.labels[kind]
-    query, _ = first_symbol(view.run.config.architecture, kind, view.question_length)
+    query, _ = first_symbol(view.run.architecture, kind, view.question_length)
     if view.cells:
         query, _ = view.cells[len(view.cells) // 2]         # one that says a symbol from the middle
     keys = keys[: query + 1] if kind == "decoder" else keys     # causal: it may read no more than these
-    scores = scores_of_query(view.run.model, view.given, view.best, query)[: len(keys)]
+    scores = scores_of_query(view.run.model, view.reading.given, view.best, query)[: len(keys)]
     size = view.run.config.d_model // view.run.config.num_heads
     scaled, weights = scores / math.sqrt(size), view.maps[kind][layer, head, query, : len(keys)]
     powers = (scaled - scaled.max()).exp()
@@ -856,7 +868,7 @@ def compared_runs(options: argparse.Namespace, views: dict[tuple[str, str], View
 def comparison_name(views: list[list[View]], sequence: str) -> str:
     """copy_vs_reverse for the runs of python train.py; others have a name of their own."""
     tasks = [view.run.config.task for view in views[0]]
-    architectures = [row[0].run.config.architecture for row in views]
+    architectures = [row[0].run.architecture for row in views]
     parts = ["_vs_".join(tasks)]
     if len(tasks) == 1 or architectures != DEFAULT_ARCHITECTURES:
         parts.append("_vs_".join(architectures))

@@ -11,20 +11,25 @@ import torch
 from conftest import KINDS, TINY
 from torch import nn
 from torch.nn import functional
+from torch.optim.swa_utils import AveragedModel
 
 import analysis
 from analysis import (
+    ALL_ATTENTION,
+    NOTHING,
+    ablated,
     answer_cells,
     by_length,
     diagonals,
-    exact_match_without,
+    exact_match_ablated,
     head_table,
+    heads_of,
     influence,
     influence_on,
     logit_lens,
     longest,
     mean_distance,
-    mean_readings,
+    mean_head_outputs,
     measure,
     parts_of,
     read,
@@ -34,7 +39,6 @@ from analysis import (
     share_on,
     uniform_attention,
     unseen_sequences,
-    without,
 )
 from data import TASKS, add_start_end, arrange, dependence, exact_match, to_content, to_text
 from train import Config, Run, load_run
@@ -55,56 +59,115 @@ def zero(module, *names):
             weights.data.zero_()
 
 
-def with_edited_weights(model, heads, readings=None):
-    """The model with what the heads read set to zero, or to constants, in the output projection's weights."""
+def with_edited_weights(model, heads, outputs=None):
+    """The model with what the heads give set to zero, or to constants, in the output projection's weights."""
     model = copy.deepcopy(model)
     for kind, layer, head in heads:
         attention = attentions(model, kind)[layer]
         size = attention.output_projection.in_features // attention.num_heads
         columns = attention.output_projection.weight.data[:, head * size : (head + 1) * size]
-        if readings:
-            attention.output_projection.bias.data += columns @ readings[kind, layer, head]
+        if outputs:
+            attention.output_projection.bias.data += columns @ outputs[kind, layer, head]
         columns.zero_()
     return model
 
 
 @pytest.mark.parametrize("by_mean", [False, True])
-def test_cutting_a_part_out_equals_editing_the_weights_and_leaves_no_trace(run, by_mean, monkeypatch):
+def test_ablating_a_part_equals_editing_the_weights_and_leaves_no_trace(run, by_mean, monkeypatch):
     source, given, to_say = unseen_sequences(run)
     before = run.model(*given)
     to_say = before.argmax(dim=-1).where(to_say != 0, 0)        # as if the whole model were always right
     monkeypatch.setattr(analysis, "unseen_sequences", lambda run: (source, given, to_say))
-    scores = {None: 1.0}
-    kinds, places = KINDS[run.config.architecture], [(0, 0), (0, 1), (1, 0), (1, 1)]
+    scores = {NOTHING: 1.0}
+    kinds, places = KINDS[run.architecture], [(0, 0), (0, 1), (1, 0), (1, 1)]
     heads_in = {(kind, *place): [(kind, *place)] for kind in kinds for place in places}
     heads_in |= {(kind, layer): [(kind, layer, 0), (kind, layer, 1)] for kind in kinds for layer in (0, 1)}
     heads_in |= {(kind,): [(kind, *place) for place in places] for kind in kinds}
-    heads_in[()] = [(kind, *place) for kind in kinds for place in places]
+    heads_in[ALL_ATTENTION] = [(kind, *place) for kind in kinds for place in places]
     assert set(parts_of(run.model)) == set(heads_in)
-    readings = mean_readings(run) if by_mean else None
+    outputs = mean_head_outputs(run) if by_mean else None
     for part, heads in heads_in.items():
-        expected = with_edited_weights(run.model, heads, readings)(*given)
-        with without(run.model, part, readings):
+        expected = with_edited_weights(run.model, heads, outputs)(*given)
+        with ablated(run.model, part, outputs):
             torch.testing.assert_close(run.model(*given), expected, atol=1e-5, rtol=0)
         assert torch.equal(run.model(*given), before) and not torch.allclose(before, expected, atol=1e-4)
         scores[part] = exact_match(expected.argmax(dim=-1), to_say)
-    assert exact_match_without(run, [None, *heads_in], readings) == scores
+    assert exact_match_ablated(run, [NOTHING, *heads_in], outputs) == scores
     assert len(set(scores.values())) > 4
 
 
-def test_mean_readings_are_means_over_tokens_of_weights_times_values(run):
+@pytest.mark.parametrize("part", [("encoder", 4), ("cross",), ("Encoder", 0), ("encoder", 0, 2), (), "all"])
+def test_a_part_that_the_model_does_not_have_is_refused(part, models_dir):
+    run = load_run(models_dir, "reverse", "encoder")
+    for refuse in (
+        lambda: ablated(run.model, part).__enter__(), lambda: heads_of(run.model, part),
+        lambda: exact_match_ablated(run, [part]),
+    ):
+        with pytest.raises(ValueError, match="not in this model; choose from encoder layers 0 … 1 "):
+            refuse()
+
+
+@pytest.fixture
+def few_sequences(monkeypatch):
+    """Everything is measured on 20 sequences, for tests that measure often."""
+    def first(run, length=None, count=20):
+        return unseen_sequences(run, length, min(count, 20))
+
+    monkeypatch.setattr(analysis, "unseen_sequences", first)
+
+
+def in_training_mode(model):
+    model.train()
+    for part in model.modules():
+        if isinstance(part, nn.Dropout):
+            part.p = 0.5
+    return model
+
+
+@pytest.mark.parametrize(
+    ("change", "digits"),
+    [
+        (AveragedModel, 6), (lambda model: torch.compile(model, backend="eager"), 6), (in_training_mode, 6),
+        (lambda model: model.double(), 4), (lambda model: model.half(), 1),
+        (lambda model: model.bfloat16(), 1),
+    ],
+    ids=["AveragedModel", "compiled", "training mode", "float64", "float16", "bfloat16"],
+)
+def test_measures_of_a_wrapped_model_or_of_another_precision_are_the_same(run, change, digits, few_sequences):
+    expected = measure(run)
+    other = replace(run, model=change(copy.deepcopy(run.model)))
+    modes = [part.training for part in other.model.modules()]
+    evidence = measure(other)
+    assert [part.training for part in other.model.modules()] == modes
+    tolerance = 10**-digits
+    torch.testing.assert_close(
+        evidence.influence, expected.influence, atol=tolerance, rtol=0, equal_nan=True, check_dtype=False
+    )
+    for kind, maps in expected.reading.maps.items():
+        torch.testing.assert_close(evidence.reading.maps[kind], maps, atol=tolerance, rtol=0)
+    assert evidence.zero_ablation.keys() == expected.zero_ablation.keys()
+    if digits > 1:
+        assert evidence.zero_ablation == expected.zero_ablation and evidence.lens == expected.lens
+        assert evidence.mean_ablation == expected.mean_ablation
+    rows = head_table(other, evidence)
+    assert len(rows) == len(head_table(run, expected)) and all(math.isfinite(row["cost"]) for row in rows)
+    scores = scores_of_query(other.model, evidence.reading.given, (KINDS[run.architecture][0], 1, 1), 3)
+    assert scores.isfinite().all()
+
+
+def test_mean_head_outputs_are_means_over_tokens_of_weights_times_values(run):
     _, given, _ = unseen_sequences(run)
-    kind = KINDS[run.config.architecture][-1]
+    kind = KINDS[run.architecture][-1]
     attention, is_token, memory = attentions(run.model, kind)[1], given[-1] != 0, {}
     hook = attention.value_projection.register_forward_pre_hook(lambda _, inputs: memory.update(x=inputs[0]))
     run.model(*given)
     hook.remove()
     values = attention.value_projection(memory["x"]).unflatten(-1, (2, 8))
     reads = [attention.attention_weights[:, head] @ values[:, :, head] for head in range(2)]
-    readings = mean_readings(run)
+    outputs = mean_head_outputs(run)
     for head, values in enumerate(reads):
         mean = (values * is_token[:, :, None]).sum(dim=(0, 1)) / is_token.sum()
-        torch.testing.assert_close(readings[kind, 1, head], mean)
+        torch.testing.assert_close(outputs[kind, 1, head], mean)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +203,7 @@ def test_shares_are_those_of_a_loop(run):
     shares = read(run, source, given, to_say).shares
     run.model(*given)
     kind, first = {"encoder": ("encoder", 1), "decoder": ("decoder", 9), "encoder-decoder": ("cross", 0)}[
-        run.config.architecture
+        run.architecture
     ]
     for layer, attention in enumerate(attentions(run.model, kind)):
         for head in range(2):
@@ -150,7 +213,7 @@ def test_shares_are_those_of_a_loop(run):
 
 
 def test_the_chance_level_is_the_share_of_a_reader_that_reads_alike_all_that_it_may(run):
-    decoder = run.config.architecture == "decoder"
+    decoder = run.architecture == "decoder"
     expected = [1 / (10 + i) if decoder else 1 / 10 for i in range(8)]
     assert read(run, *unseen_sequences(run, 8)).chance == pytest.approx(sum(expected) / 8)
 
@@ -180,7 +243,9 @@ def test_scores_of_maps_that_are_known_in_closed_form():
     maps = torch.stack([torch.full((4, 4), 0.25), torch.eye(4), mirror])[None, None]       # (1, 1, 3, 4, 4)
     allowed = torch.ones(4, 4, dtype=torch.bool)
     torch.testing.assert_close(relative_entropy(maps, allowed), torch.tensor([[1.0, 0, 0]]))
-    torch.testing.assert_close(mean_distance(maps), torch.tensor([[1.25, 0, 2]]))
+    torch.testing.assert_close(mean_distance(maps, (0, 0)), torch.tensor([[1.25, 0, 2]]))
+    copying = torch.eye(4).roll(1, dims=1)[:3]                  # cross-attention: query 0 reads key 1, …
+    assert mean_distance(copying[None, None, None], (0, 1)).item() == 0
     corner = torch.zeros(1, 4, 4, dtype=torch.bool)
     corner[0, 0, 2:] = True                                     # a single query has cells: the right half
     torch.testing.assert_close(share_on(corner, maps), torch.tensor([[0.5, 0, 1]]))
@@ -329,25 +394,25 @@ def test_lengths_that_the_task_does_not_have_or_positions_do_not_reach_are_left_
 def test_the_table_of_heads_has_each_once_and_starts_with_the_most_costly(run):
     evidence = measure(run)
     for cost, part in enumerate(parts_of(run.model)):           # the tiny model itself may have none right
-        evidence.exact_match[part] = 1 - cost / 100
-    evidence.exact_match[None] = 1
-    rows, kinds = head_table(run, evidence), KINDS[run.config.architecture]
+        evidence.zero_ablation[part] = 1 - cost / 100
+    evidence.zero_ablation[NOTHING] = 1
+    rows, kinds = head_table(run, evidence), KINDS[run.architecture]
     assert {(row["kind"], row["layer"], row["head"]) for row in rows} == {
         (kind, layer, head) for kind in kinds for layer in (1, 2) for head in (1, 2)
     }
     assert len(rows) == 4 * len(kinds) and rows == sorted(rows, key=lambda row: -row["cost"])
     for row in rows:
         place = row["layer"] - 1, row["head"] - 1
-        assert row["exact_match_without"] == 1 - row["cost"] == evidence.exact_match[(row["kind"], *place)]
+        assert row["exact_match_without"] == 1 - row["cost"] == evidence.zero_ablation[(row["kind"], *place)]
         weights = evidence.reading.maps[row["kind"]][place[0], :, place[1]]
         query, key = {"encoder": (1, 1), "cross": (0, 1), "decoder": (0, 0)}[row["kind"]]
-        query, key = (9, 1) if run.config.architecture == "decoder" else (query, key)
+        query, key = (9, 1) if run.architecture == "decoder" else (query, key)
         mirrored = [weights[:, query + i, key + 7 - i].mean().item() for i in range(8)]
         assert row["anti_diagonal"] == pytest.approx(sum(mirrored) / 8, abs=1e-6)
         answering = row["kind"] == kinds[-1]                    # there the answer of reverse is just that
         assert row["answer"] == (pytest.approx(row["anti_diagonal"]) if answering else None)
+        queries, keys = range(query, weights.size(1)), range(weights.size(2))
         distance = sum(
-            weights[:, t, s].mean().item() * abs(t - s)
-            for t in range(weights.size(1)) for s in range(weights.size(2))
+            weights[:, t, s].mean().item() * abs((t - query) - (s - key)) for t in queries for s in keys
         )
-        assert row["mean_distance"] == pytest.approx(distance / weights.size(1), abs=1e-5)
+        assert row["mean_distance"] == pytest.approx(distance / len(queries), abs=1e-5)

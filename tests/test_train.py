@@ -204,12 +204,12 @@ def test_a_sample_stands_aligned_and_marks_what_is_wrong():
     answers = torch.tensor([[9, 12, 5, 2, 7, 7]])
     model.forward = lambda source: torch.nn.functional.one_hot(answers, 20).float()
     source, target = torch.tensor([1, 5, 14, 2, 0, 0]), torch.tensor([1, 14, 5, 2, 0, 0])
-    given, wanted, predicted = train.sample(model, Config(), source, target).splitlines()
+    given, wanted, predicted = train.prediction_text(model, Config(), source, target).splitlines()
     assert given.split() == ["input", "5", "14", "END"] and wanted.split() == ["target", "14", "5", "END"]
     assert predicted.split() == ["prediction", "[12]", "5", "END", "1", "wrong"]
     assert wanted.index("14") == predicted.index("12") and wanted.index("END") == predicted.index("END")
     source, target = torch.tensor([1, 13, 14, 5, 2]), torch.tensor([1, 5, 4, 2])            # 9 + 1 → 1 0
-    lines = train.sample(model, Config(task="add"), source, target).splitlines()
+    lines = train.prediction_text(model, Config(task="add"), source, target).splitlines()
     words = [line.split()[1:] for line in lines]
     assert words[:2] == [["9", "+", "1", "END"], ["1", "0", "END"]] and words[2][:2] == ["[8]", "[1]"]
 

@@ -55,12 +55,12 @@ def test_a_map_has_query_down_key_across_and_row_0_on_top(run):
     view = look_at(run, ["5", "9", "12"])
     source = torch.tensor([[1, 5, 9, 12, 2]])
     prompt = ["0:START", "1:5", "2:9", "3:12", "4:END"]
-    if run.config.architecture == "encoder":
+    if run.architecture == "encoder":
         given, expected = (source,), {"encoder": (prompt, prompt)}
     else:
         answer = generate(run.model, source, 4)
         names = [to_text(token) for token in answer[0].split(1)]
-        if run.config.architecture == "decoder":
+        if run.architecture == "decoder":
             given = (torch.cat([source, answer[:, :-1]], dim=1),)
             keys = prompt + [f"{5 + i}:{name}" for i, name in enumerate(names[:-1])]
             writing = [f"{key} → {name}" for key, name in zip(keys[4:], names, strict=True)]
@@ -72,7 +72,7 @@ def test_a_map_has_query_down_key_across_and_row_0_on_top(run):
             expected = {"encoder": (prompt, prompt), "decoder": (writing, keys)}
             expected["cross"] = writing, prompt
     run.model(*given)
-    assert list(expected) == KINDS[run.config.architecture]
+    assert list(expected) == KINDS[run.architecture]
     for kind, (queries, keys) in expected.items():
         axes = Figure().subplots()
         draw_map(axes, view, (kind, 1, 0), ticks=True)
@@ -115,7 +115,7 @@ def test_digits_and_gaps_are_shown_as_a_person_writes_them(task, question, ticks
 def view(run):
     """One question to a tiny run of each architecture, with evidence that is not the same everywhere."""
     view = look_at(run, ["5", "9", "12"])
-    for scores in view.evidence.exact_match, view.evidence.exact_match_by_mean:
+    for scores in view.evidence.zero_ablation, view.evidence.mean_ablation:
         scores |= {part: 1 - place / 50 for place, part in enumerate(scores)}
     view.evidence.lens = [(0.1, 0.0), (0.3, 0.25), (1.0, 0.875)]
     for row in view.evidence.lengths:
@@ -148,15 +148,15 @@ def test_the_influence_picture_shows_attention_rollout_and_influence_on_one_scal
 
 def test_the_knock_out_picture_shows_what_is_left_without_each_part(view):
     map_axes, bar_axes = knock_out_picture(view).axes
-    left, by_mean = view.evidence.exact_match, view.evidence.exact_match_by_mean
+    left, by_mean = view.evidence.zero_ablation, view.evidence.mean_ablation
     drawn = map_axes.collections[0].get_array()
     layers = [name.rsplit(" ", 1) for name in names(map_axes.get_yticklabels())]
     for (kind, layer), row in zip(layers, drawn, strict=True):
         numpy.testing.assert_allclose(row, [100 * left[kind, int(layer) - 1, head] for head in range(2)])
     assert [text.get_text() for text in map_axes.texts] == [f"{share:.0f}" for share in drawn.flat]
     bars = dict(zip(names(bar_axes.get_yticklabels()), zip(*bar_axes.containers, strict=True), strict=True))
-    assert bars["all attention"][0].get_width() == 100 * left[()]
-    assert bars["all attention"][1].get_width() == 100 * by_mean[()]
+    assert bars["all attention"][0].get_width() == 100 * left[visualize.ALL_ATTENTION]
+    assert bars["all attention"][1].get_width() == 100 * by_mean[visualize.ALL_ATTENTION]
     if len(view.maps) > 1:
         assert bars["all cross"][1].get_width() == 100 * by_mean["cross",]
     last = view.kind, 1
@@ -174,7 +174,7 @@ def test_the_cards_are_those_of_the_table_of_heads_in_its_order(view):
         expected = view.evidence.reading.maps[row["kind"]][row["layer"] - 1, :, row["head"] - 1].mean(dim=0)
         numpy.testing.assert_allclose(drawn, expected, atol=1e-6)
     assert f"{cards[0][0]} {cards[0][1].replace('costs', 'costs most,')} of exact" in figure.get_suptitle()
-    view.evidence.exact_match |= dict.fromkeys(view.evidence.exact_match, 1.0)
+    view.evidence.zero_ablation |= dict.fromkeys(view.evidence.zero_ablation, 1.0)
     assert "no head alone costs exact match" in heads_picture(view).get_suptitle()
 
 
