@@ -476,7 +476,7 @@ def ask(task: str, content: Tensor) -> Tensor:
     try:
         answer = TASKS[task].answer(content)
     except Exception as error:                              # a reader's function can fail in any way
-        *_, frame = traceback.extract_tb(error.__traceback__)[:2]
+        frame = traceback.extract_tb(error.__traceback__)[:2][-1]           # in the reader's function
         place = f"{Path(frame.filename).name}, line {frame.lineno}"
         raise ValueError(
             f"task {task} raises {type(error).__name__} on {to_text(before[0], task)}: {first_line(error)} "
@@ -589,13 +589,14 @@ def main() -> None:
     description = "Check each task and print examples of it."
     parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
     parser.add_argument("--task", nargs="+", choices=task_names(), help="only these")
-    tasks = parse_options(parser).task
+    options = parse_options(parser)
+    tasks = options.task or list(TASKS)
     try:
-        for task in tasks or TASKS:
+        for task in tasks:
             print_examples(task)
     except ValueError as error:
         fail(str(error))
-    if tasks:
+    if options.task:
         return
     print_arranged("reverse")
     print_arranged("double")

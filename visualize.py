@@ -569,12 +569,13 @@ def lengths_picture(view: View) -> Figure:
         axes.plot(lengths, chances, ":", color="grey", label="uniform attention")
     axes.set(xlabel="symbols in the question", ylabel="%", ylim=(-3, 103), xticks=lengths)
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-    at = {row["length"]: f"{percent(row['exact_match'])} of {row['length']} symbols" for row in rows}
-    beyond = [at[length] for length in lengths if length > seq_len]
-    return finish(figure, (
-        f"{name_of(view)}: exact match {at[view.length]}, the most in training"
-        + "\nbeyond it " * bool(beyond) + ", ".join([*beyond[:1], *beyond[1:][-1:]])
-    ), [f"{SEQUENCES_EACH} unseen sequences of each length."])
+    right = {row["length"]: percent(row["exact_match"]) for row in rows}
+    finding = f"{name_of(view)}: {right[view.length]} right at length {view.length}, the longest in training"
+    beyond = [length for length in lengths if length > seq_len]
+    if beyond:
+        ends = dict.fromkeys([beyond[0], beyond[-1]])       # a single length once
+        finding += "\n" + ", ".join(f"{right[length]} at length {length}" for length in ends)
+    return finish(figure, finding, [f"{SEQUENCES_EACH} unseen sequences of each length."])
 
 
 def layers_picture(view: View) -> Figure:

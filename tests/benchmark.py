@@ -126,7 +126,11 @@ def median_and_most(rows: list[dict], key: str, digits: int) -> str:
     """Of that column, over the seeds; > where a run gave up there."""
     values, unsolved = [row[key] for row in rows], sum(not row["solved"] for row in rows)
     median, most = f"{statistics.median(values):.{digits}f}", f"{max(values):.{digits}f}"
-    return ">" * (2 * unsolved >= len(rows)) + median + f" ({'>' * bool(unsolved)}{most})"
+    if unsolved:
+        most = f">{most}"
+    if 2 * unsolved >= len(rows):
+        median = f">{median}"
+    return f"{median} ({most})"
 
 
 def solved_of(rows: list[dict]) -> str:
@@ -239,7 +243,7 @@ def all_tasks(tasks: list[str], architectures: list[str], seeds: int) -> None:
         print(line.format(
             task, architecture, solved_of(rows), median_and_most(rows, "step", 0),
             median_and_most(rows, "train_seconds", 1), f"{history[-1]['train_seconds']:.0f}",
-            ", ".join(matches) + "; hardest sums: " * bool(hardest) + ", ".join(hardest),
+            "; hardest sums: ".join(filter(None, [", ".join(matches), ", ".join(hardest)])),
         ), flush=True)
 
 

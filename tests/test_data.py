@@ -395,7 +395,7 @@ def test_a_wrong_task_is_refused_in_one_line(answer, message, monkeypatch):
 def test_a_task_whose_questions_are_wrong_is_refused(task, message, monkeypatch):
     monkeypatch.setitem(TASKS, "wrong", task)
     with pytest.raises(ValueError, match=message):
-        train.check(Config("wrong"))
+        train.check_config(Config("wrong"))
 
 
 @pytest.mark.parametrize(

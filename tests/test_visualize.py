@@ -245,7 +245,7 @@ def test_every_picture_of_a_task_of_ones_own_is_drawn_and_claims_nothing_false(
 ):
     monkeypatch.setitem(TASKS, task, OWN[task][0])
     of_many, config = analysis.unseen_sequences, train.recipe(task, architecture, **TINY | {"epochs": 1})
-    train.check(config)
+    train.check_config(config)
     (_, checkpoint), = train.train(config, torch.device("cpu"))
     folder = run_folder(tmp_path, task, architecture)
     folder.mkdir(parents=True)
