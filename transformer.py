@@ -530,8 +530,8 @@ def fail(*messages: str) -> None:
     raise SystemExit(2)
 
 
-def run_script(main: Callable[[], None]) -> None:
-    """Call main. A reader who leaves, as in `| head -2`, ends it quietly, and no character is too strange.
+def run_script(main: Callable[[], None], status_if_left: int = 0) -> None:
+    """Call main, and end quietly with this status if the reader of the output leaves, as in `| head -2`.
 
     A terminal or file of another encoding, such as Windows' cp1252, gets "?" for what it cannot show.
     """
@@ -542,6 +542,7 @@ def run_script(main: Callable[[], None]) -> None:
         sys.stdout.flush()
     except BrokenPipeError:                                 # else Python complains once more at its exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(status_if_left) from None
 
 
 def main() -> None:

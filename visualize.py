@@ -930,4 +930,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run_script(main, status_if_left=130)                    # interrupted

@@ -5,6 +5,7 @@ import io
 import itertools
 import json
 import math
+import os
 import shlex
 import shutil
 import subprocess
@@ -304,7 +305,8 @@ def test_a_failed_write_keeps_the_old_checkpoint(tmp_path, monkeypatch):
 def command(*options, folder):
     return subprocess.run(
         [sys.executable, "train.py", "--output-dir", str(folder), *options],
-        capture_output=True, text=True, cwd=Path(train.__file__).parent, timeout=100,
+        capture_output=True, text=True, cwd=Path(train.__file__).parent, timeout=100, encoding="cp1252",
+        env=os.environ | {"PYTHONIOENCODING": "cp1252"},    # as Windows has it
     )
 
 

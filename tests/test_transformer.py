@@ -1,6 +1,10 @@
 """Each part of transformer.py against PyTorch's own layer, a closed form or a brute-force loop."""
 
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -583,3 +587,27 @@ def test_the_walk_a_student_keeps_checks_itself(monkeypatch, capsys):
     monkeypatch.setattr(transformer, "scaled_dot_product_attention", unscaled)
     with pytest.raises(SystemExit, match="disagrees"):
         transformer.attention_by_hand()
+
+
+@pytest.mark.parametrize("script", ["transformer.py", "data.py"])
+def test_a_reader_who_leaves_and_an_encoding_without_arrows_end_no_script_badly(script):
+    process = subprocess.Popen(
+        [sys.executable, "-u", script], cwd=Path(transformer.__file__).parent, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {"PYTHONIOENCODING": "cp1252"},
+    )
+    process.stdout.readline()
+    process.stdout.close()                                  # as `| head -1` does
+    assert process.stderr.read() == "" and process.wait(timeout=100) == 0
+    process.stderr.close()
+
+
+def test_an_argument_that_is_not_there_is_refused_in_one_line_and_help_is_given(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["transformer.py", "--layers"])
+    with pytest.raises(SystemExit) as ended:
+        transformer.main()
+    printed = capsys.readouterr()
+    assert ended.value.code == 2 and printed.out == ""
+    assert printed.err == "error: --layers is unknown; python transformer.py takes no arguments\n"
+    monkeypatch.setattr("sys.argv", ["transformer.py", "--help"])
+    transformer.main()
+    assert "from scratch" in capsys.readouterr().out

@@ -436,7 +436,7 @@ def test_pictures_land_beside_the_run_without_a_display(models_dir, tmp_path):
         [sys.executable, "visualize.py", "--task=copy", "--architecture=decoder", "--dark",
          f"--models-dir={tmp_path / 'models'}"],
         capture_output=True, text=True, cwd=Path(visualize.__file__).parent, timeout=100,
-        env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)},
+        env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "PYTHONIOENCODING": "cp1252"},  # as on Windows
     )
     assert result.returncode == 0, result.stderr
     for name in NAMES:
