@@ -1,9 +1,9 @@
 """The Transformer, from scratch, in reading order.
 
 Attention → heads → positions → layer norm → feed-forward → block → three models → generate. PyTorch gives us
-the linear layer, the embedding table, dropout, softmax, ReLU, GELU and autograd. Attention and all else is
-written out here, and what you read is what runs, in training, generation and pictures. Only LayerNorm calls
-PyTorch's fused function. tests/test_transformer.py compares each part with PyTorch's own layers.
+the linear layer, the embedding table, dropout, softmax, ReLU, GELU and autograd. Everything else is written
+out here, and what you read is what runs: in training, in generation and for the pictures. Only LayerNorm
+calls PyTorch's fused function. tests/test_transformer.py compares each part with PyTorch's own layers.
 `python transformer.py` walks one small batch through a model.
 
 Shapes, batch first everywhere:
@@ -39,8 +39,7 @@ def check_known(choices: Iterable, **chosen: object) -> None:
     """ValueError for the first value that is not among the choices."""
     for name, value in chosen.items():
         if value not in list(choices):
-            *others, last = map(repr, choices)
-            raise ValueError(f"{name}={value!r} is unknown; choose {', '.join(others)} or {last}")
+            raise ValueError(f"{name}={value!r} is unknown; choose from {', '.join(map(repr, choices))}")
 
 
 def scaled_dot_product_attention(
@@ -52,8 +51,8 @@ def scaled_dot_product_attention(
     Returns the mixture (B, H, T, Dh) and the weights (B, H, T, S), whose rows sum to one; a row that may
     attend to nothing is all zeros. Dropout strikes the weights that mix, not those that are returned.
 
-    A product of Dh terms spreads as √Dh. Without the division softmax of a wide head is all or nothing, and
-    its gradient vanishes (`python tests/benchmark.py --what-decides`).
+    A sum of Dh products spreads as √Dh. Without the division, the softmax of a wide head is all or nothing,
+    and its gradient vanishes (`python tests/benchmark.py --what-decides`).
     """
     scores = query @ key.transpose(-2, -1) / math.sqrt(query.size(-1))      # (B, H, T, S)
     if mask is not None:
@@ -209,7 +208,7 @@ class TransformerBlock(nn.Module):
     ):
         super().__init__()
         if not 0 <= dropout < 1:
-            raise ValueError(f"dropout={dropout} is not a share below one; choose 0 … 0.9, e.g. 0.1")
+            raise ValueError(f"dropout={dropout} must be at least 0 and below 1; choose e.g. 0.1")
         check_known([True, False], norm_first=norm_first, cross=cross)
         self.norm_first, self.cross = norm_first, cross
         self.attention = MultiHeadAttention(d_model, num_heads, dropout)

@@ -500,8 +500,8 @@ def test_both_files_mean_the_same_by_the_special_tokens():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"task": "revers"}, "task='revers' is unknown; choose .*copy', .*reverse',"),
-        ({"split": "tests"}, "split='tests' is unknown; choose 'train', 'validation' or 'test'"),
+        ({"task": "revers"}, "task='revers' is unknown; choose from .*copy', .*reverse',"),
+        ({"split": "tests"}, "split='tests' is unknown; choose from 'train', 'validation', 'test'"),
         ({"seq_len": 0}, "seq_len=0 .* 1 or more"),
         ({"task": "add", "vocab_size": 14}, "vocab_size=14 is too small for add; choose 15 or more"),
         ({"task": "add", "seq_len": 2}, "seq_len=2 leave no valid question for add in the train split"),

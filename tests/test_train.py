@@ -148,11 +148,11 @@ def test_prediction_has_dropout_off_and_leaves_the_mode_and_an_empty_set_alone()
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ({"norm_first": "prenorm"}, "norm_first='prenorm' is unknown; choose True or False"),
-        ({"architecture": "gpt"}, "architecture='gpt' is unknown; choose 'encoder', 'decoder' or 'enc"),
-        ({"task": "revers"}, "task='revers' is unknown; choose 'copy', "),
-        ({"positional": "rotary"}, "positional='rotary' is unknown; choose 'sinusoidal' or 'learned'"),
-        ({"activation": "tanh"}, "activation='tanh' is unknown; choose 'relu' or 'gelu'"),
+        ({"norm_first": "prenorm"}, "norm_first='prenorm' is unknown; choose from True, False"),
+        ({"architecture": "gpt"}, "architecture='gpt' is unknown; choose from 'encoder', 'decoder', 'enc"),
+        ({"task": "revers"}, "task='revers' is unknown; choose from 'copy', "),
+        ({"positional": "rotary"}, "positional='rotary' is unknown; choose from 'sinusoidal', 'learned'"),
+        ({"activation": "tanh"}, "activation='tanh' is unknown; choose from 'relu', 'gelu'"),
     ],
 )
 def test_a_word_that_is_unknown_is_refused_where_it_enters(words, message):
