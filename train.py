@@ -542,7 +542,7 @@ def load_run(models_dir: Path, task: str, architecture: str = "encoder") -> Run:
     """The run that training left in models_dir. ValueError where there is none or it cannot be used."""
     folder = run_folder(models_dir, task, architecture)
     checkpoint, config, model = read_checkpoint(folder, task, architecture)
-    return Run(model.eval(), config, checkpoint["history"], folder)
+    return Run(model=model.eval(), config=config, history=checkpoint["history"], folder=folder)
 
 
 def percent(share: float) -> str:
@@ -692,7 +692,7 @@ def choose_device(name: str) -> torch.device:
     if name == "auto":
         name = next(device for device, is_there in available.items() if is_there)
     if not available[name]:
-        raise ValueError(f"device {name!r} is not available here; choose --device cpu or leave it out")
+        raise ValueError(f"device {name!r} is not available here; choose --device cpu, or drop --device")
     return torch.device(name)
 
 

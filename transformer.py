@@ -254,10 +254,10 @@ def token_embedding(vocab_size: int, d_model: int, std: float) -> nn.Embedding:
     return embedding
 
 
-def make_blocks(num_layers: int, *block_settings, **more) -> nn.ModuleList:
+def make_blocks(num_layers: int, **settings) -> nn.ModuleList:
     """Blocks one above the other, all with the same settings."""
     check_positive(num_layers=num_layers)
-    return nn.ModuleList(TransformerBlock(*block_settings, **more) for _ in range(num_layers))
+    return nn.ModuleList(TransformerBlock(**settings) for _ in range(num_layers))
 
 
 def check_tokens(tokens: Tensor, vocab_size: int) -> Tensor:
@@ -315,7 +315,10 @@ class MiniTransformer(nn.Module):
         self.embedding = token_embedding(vocab_size, d_model, embedding_std)
         self.positional_encoding = PositionalEncoding(d_model, max_len, positional, position_base)
         self.dropout = nn.Dropout(dropout)
-        self.blocks = make_blocks(num_layers, d_model, num_heads, d_ff, dropout, norm_first, activation)
+        self.blocks = make_blocks(
+            num_layers, d_model=d_model, num_heads=num_heads, d_ff=d_ff, dropout=dropout,
+            norm_first=norm_first, activation=activation,
+        )
         self.final_norm = LayerNorm(d_model) if norm_first else nn.Identity()   # post-norm ends with a norm
         self.output_projection = nn.Linear(d_model, vocab_size)
 
@@ -353,13 +356,16 @@ class EncoderDecoder(nn.Module):
         embedding_std: float = 0.25,
     ):
         super().__init__()
-        block_settings = d_model, num_heads, d_ff, dropout, norm_first, activation
+        settings = {
+            "num_layers": num_layers, "d_model": d_model, "num_heads": num_heads, "d_ff": d_ff,
+            "dropout": dropout, "norm_first": norm_first, "activation": activation,
+        }
         self.embedding = token_embedding(vocab_size, d_model, embedding_std)
         self.positional_encoding = PositionalEncoding(d_model, max_len, positional, position_base)
         self.dropout = nn.Dropout(dropout)
-        self.encoder_blocks = make_blocks(num_layers, *block_settings)
+        self.encoder_blocks = make_blocks(**settings)
         self.encoder_norm = LayerNorm(d_model) if norm_first else nn.Identity()
-        self.decoder_blocks = make_blocks(num_layers, *block_settings, cross=True)
+        self.decoder_blocks = make_blocks(**settings, cross=True)
         self.decoder_norm = LayerNorm(d_model) if norm_first else nn.Identity()
         self.output_projection = nn.Linear(d_model, vocab_size)             # the paper shares the embedding's
 

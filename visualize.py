@@ -500,7 +500,7 @@ def knock_out_picture(view: View) -> Figure:
         xticklabels=range(1, grid.size(1) + 1), yticklabels=[names[layer] for layer in layers],
     )
     map_axes.tick_params("y", rotation=0)
-    map_axes.set(xlabel="head that is cut out", ylabel="layer", title="exact match without one head, %")
+    map_axes.set(xlabel="head that is ablated", ylabel="layer", title="exact match without one head, %")
     for offset, scores, label in (-0.2, left, "zero ablation"), (0.2, by_mean, "mean ablation"):
         shares = [100 * scores[part] for part in names]
         bars = bar_axes.barh([place + offset for place in range(len(names))], shares, 0.38, label=label)
@@ -548,7 +548,7 @@ def heads_picture(view: View) -> Figure:
     if view.pattern:
         finding += f"\n{name_of_head(best)} reads {view.pattern} most and costs {percent(best['cost'])}"
     return finish(figure, f"{name_of(view)}: {finding}", [
-        f"Means over {SEQUENCES} unseen sequences; dark is 0, bright 1. Entropy: 0 one key, 1 all alike. "
+        f"Means over {SEQUENCES} unseen sequences; dark is 0, bright 1. Entropy: 0 one key, 1 uniform. "
         "Distance: in tokens."
     ])
 

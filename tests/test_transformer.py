@@ -352,6 +352,12 @@ def test_a_row_of_only_padding_gives_no_nan():
     logits.sum().backward()
     assert logits.isfinite().all()
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+    model, (source, target) = model_and_input("encoder-decoder")
+    logits = model(torch.cat([source, source * 0]), torch.cat([target, target]))
+    torch.testing.assert_close(logits[:2], model(source, target))   # beside rows without a source
+    logits.sum().backward()
+    assert logits.isfinite().all()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
 
 
 def test_attention_is_kept_before_dropout_also_in_training():
