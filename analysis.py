@@ -1,6 +1,6 @@
 """What a trained model's attention does, in numbers, and whether the answer depends on it.
 
-Shares, scores and maps say where heads read. Interventions on the real model, cutting out heads or replacing
+Shares, scores and maps say where heads read. Interventions on the real model, ablating heads or replacing
 a symbol, say what matters. Everything is measured on sequences that training never saw.
 
 Shapes: N sequences, L symbols of content, A symbols of the answer, H heads, T queries, S keys.

@@ -198,8 +198,8 @@ class TransformerBlock(nn.Module):
     """Attention, then feed-forward, each added to what was there before: the residual stream (figure 1).
 
     cross=True is the paper's decoder block: between the two, each token also reads from another sequence.
-    norm_first=True normalises what a sublayer reads, x + sublayer(norm(x)), which trains without fuss (Xiong
-    et al. 2020, arXiv:2002.04745); False is the paper's norm(x + sublayer(x)).
+    norm_first=True normalises what a sublayer reads, x + sublayer(norm(x)). Deep models then need no warm-up
+    (Xiong et al. 2020, arXiv:2002.04745). The paper has norm(x + sublayer(x)), which learns to reverse as fast.
     """
 
     def __init__(
