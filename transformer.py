@@ -199,7 +199,7 @@ class TransformerBlock(nn.Module):
 
     cross=True is the paper's decoder block: between the two, each token also reads from another sequence.
     norm_first=True normalises what a sublayer reads, x + sublayer(norm(x)). Deep models then need no warm-up
-    (Xiong et al. 2020, arXiv:2002.04745). The paper has norm(x + sublayer(x)), which learns to reverse as fast.
+    (Xiong et al. 2020, arXiv:2002.04745). The paper has norm(x + sublayer(x)), which reverses as well.
     """
 
     def __init__(
