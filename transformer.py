@@ -541,7 +541,8 @@ def run_script(main: Callable[[], None], status_if_left: int = 0) -> None:
     A terminal or file of another encoding, such as Windows' cp1252, gets "?" for what it cannot show.
     """
     for stream in sys.stdout, sys.stderr:
-        stream.reconfigure(errors="replace")
+        if hasattr(stream, "reconfigure"):                  # a notebook's has not, and shows everything
+            stream.reconfigure(errors="replace")
     try:
         main()
         sys.stdout.flush()

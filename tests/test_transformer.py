@@ -1,5 +1,6 @@
 """Each part of transformer.py against PyTorch's own layer, a closed form or a brute-force loop."""
 
+import io
 import math
 import os
 import subprocess
@@ -605,6 +606,13 @@ def test_a_reader_who_leaves_and_an_encoding_without_arrows_end_no_script_badly(
     process.stdout.close()                                  # as `| head -1` does
     assert process.stderr.read() == "" and process.wait(timeout=100) == 0
     process.stderr.close()
+
+
+def test_a_script_runs_in_a_notebook_whose_output_is_no_file(monkeypatch):
+    notebook = io.StringIO()
+    monkeypatch.setattr("sys.stdout", notebook)
+    transformer.run_script(lambda: print("5 → 7"))
+    assert notebook.getvalue() == "5 → 7\n"
 
 
 def test_an_argument_that_is_not_there_is_refused_in_one_line_and_help_is_given(monkeypatch, capsys):
