@@ -232,7 +232,7 @@ OWN = {
         Task(lambda content: 4 + (functional.one_hot(content - 4).amax(dim=1).sum(dim=1, keepdim=True) - 1)),
         "on the needed symbols",
     ),
-    "triple": (Task(lambda content: content.repeat(1, 3), settings={"seq_len": 30}), "on the needed symbols"),
+    "triple": (Task(lambda content: content.repeat(1, 3), settings={"seq_len": 14}), "on the needed symbols"),
     "constant": (Task(lambda content: torch.full((len(content), 1), 7)), "on nothing"),
     "palindrome": (
         Task(lambda content: content[:, :1], is_valid=lambda content: (content == content.flip(1)).all(dim=1),
