@@ -27,7 +27,7 @@ from data import (
     usable_lengths,
 )
 from train import Run, fixed_generator
-from transformer import attention_mask, evaluating, unwrapped
+from transformer import MultiHeadAttention, attention_mask, evaluating, unwrapped
 
 SEQUENCES = 500                                             # test sequences behind each number
 SEQUENCES_EACH = 200                                        # where all lengths or all symbols have their turn
@@ -39,20 +39,29 @@ NOTHING: Part = ("nothing",)
 ALL_ATTENTION: Part = ("all attention",)
 
 
+def attention_at(model: nn.Module) -> dict[tuple[str, int], MultiHeadAttention]:
+    """The attention of each kind and layer."""
+    return {
+        (kind, layer): attention for kind, attentions in unwrapped(model).attention_layers().items()
+        for layer, attention in enumerate(attentions)
+    }
+
+
 def heads_of(model: nn.Module, part: Part = ALL_ATTENTION) -> list[Head]:
     """The heads of one part of the model's attention. ValueError where the model has no such part."""
-    layers = unwrapped(model).attention_layers()
     heads = [
-        (kind, layer, head) for kind, attentions in layers.items()
-        for layer, attention in enumerate(attentions) for head in range(attention.num_heads)
+        (*place, head) for place, attention in attention_at(model).items()
+        for head in range(attention.num_heads)
     ]
-    if part in (NOTHING, ALL_ATTENTION):
-        return heads if part == ALL_ATTENTION else []
+    if part == NOTHING:
+        return []
+    if part == ALL_ATTENTION:
+        return heads
     chosen = [head for head in heads if head[: len(part)] == part]
     if not part or not chosen:
         there = ", ".join(
             f"{kind} layers 0 … {len(attentions) - 1} with heads 0 … {attentions[0].num_heads - 1}"
-            for kind, attentions in layers.items()
+            for kind, attentions in unwrapped(model).attention_layers().items()
         )
         raise ValueError(f"part={part} is not in this model; choose from {there}, or ALL_ATTENTION")
     return chosen
@@ -95,20 +104,19 @@ def ablated(
     Each head of the part gives zeros, or its replacement (Dh,), to the output projection that mixes the
     heads. Afterwards the model is as it was. ValueError where it has no such part.
     """
-    model, heads = unwrapped(model), heads_of(model, part)
-    layers = model.attention_layers()
-    place = {layers[kind][layer].output_projection: (kind, layer) for kind, layer, _ in heads}
+    attentions, heads = attention_at(model), heads_of(model, part)
+    place_of = {attentions[head[:2]].output_projection: head[:2] for head in heads}
 
     def replace_outputs(output_projection: nn.Module, inputs: tuple[Tensor]) -> Tensor:
-        kind, layer = place[output_projection]
-        by_head = inputs[0].unflatten(-1, (layers[kind][layer].num_heads, -1)).clone()  # (B, T, H, Dh)
+        place = place_of[output_projection]
+        by_head = inputs[0].unflatten(-1, (attentions[place].num_heads, -1)).clone()    # (B, T, H, Dh)
         for head in heads:
-            if head[:2] == (kind, layer):
+            if head[:2] == place:
                 by_head[:, :, head[2]] = replacement[head] if replacement else 0.0
         return by_head.flatten(2)
 
-    with with_pre_hooks(place, replace_outputs):
-        yield model
+    with with_pre_hooks(place_of, replace_outputs):
+        yield unwrapped(model)
 
 
 def answering_kind(architecture: str) -> str:
@@ -222,6 +230,11 @@ class Reading:
     shares: Tensor                                          # of the answering kind, on cells: (layers, H)
     chance: float                                           # the share of uniform attention
 
+    @property
+    def length(self) -> int:
+        """How many symbols each question has."""
+        return self.source.size(1) - 2
+
 
 def read(run: Run, source: Tensor, given: tuple[Tensor, ...], to_say: Tensor) -> Reading:
     """Look where the heads read; all sources are equally long."""
@@ -244,14 +257,9 @@ def read(run: Run, source: Tensor, given: tuple[Tensor, ...], to_say: Tensor) ->
 def mean_head_outputs(run: Run) -> dict[Head, Tensor]:
     """What each head gives to the output projection (Dh,), a mean over all tokens of the test sequences."""
     _, given, _ = unseen_sequences(run)
-    layers = {
-        (kind, layer): attention
-        for kind, attentions in unwrapped(run.model).attention_layers().items()
-        for layer, attention in enumerate(attentions)
-    }
-    outputs = inputs_of(run.model, [attention.output_projection for attention in layers.values()], given)
-    means = {}
-    for (place, attention), output in zip(layers.items(), outputs, strict=True):
+    attentions, means = attention_at(run.model), {}
+    outputs = inputs_of(run.model, [attention.output_projection for attention in attentions.values()], given)
+    for (place, attention), output in zip(attentions.items(), outputs, strict=True):
         is_token = given[0 if place[0] == "encoder" else -1] != PAD                     # (N, T)
         by_head = output[is_token].float().mean(dim=0).unflatten(0, (attention.num_heads, -1))      # (H, Dh)
         means |= {(*place, head): mean for head, mean in enumerate(by_head)}
@@ -392,7 +400,7 @@ def scores_of_query(model: nn.Module, given: tuple[Tensor, ...], head: Head, que
     Divided by √Dh, softmax makes the attention weights of them (Vaswani et al. 2017, eq. 1).
     """
     (kind, layer, index), = heads_of(model, head)           # ValueError where there is no such head
-    attention = unwrapped(model).attention_layers()[kind][layer]
+    attention = attention_at(model)[kind, layer]
     projections = [attention.query_projection, attention.key_projection]
     inputs = inputs_of(model, projections, given)
     with torch.no_grad():
@@ -410,7 +418,7 @@ class Evidence:
     reading: Reading                                        # of the longest sequences
     influence: Tensor                                       # on the first of them, (N, T, S)
     zero_ablation: dict[Part, float]                        # exact match without NOTHING and each part
-    mean_ablation: dict[Part, float]                        # the same for NOTHING and layers or more
+    mean_ablation: dict[Part, float]                        # the same without each layer, kind and all
     lens: list[tuple[float, float]]                         # after each layer: token accuracy, exact match
     lengths: list[dict]                                     # see by_length
 
@@ -419,12 +427,12 @@ def measure(run: Run) -> Evidence:
     """Measure everything; a few seconds for a model of the default size."""
     source, given, to_say = unseen_sequences(run, longest(run))
     first = slice(SEQUENCES_EACH)
-    parts = [NOTHING, *parts_of(run.model)]
-    larger = [part for part in parts if len(part) < 3]
+    parts = parts_of(run.model)
+    larger = [part for part in parts if len(part) < 3]      # than a head
     return Evidence(
         reading=read(run, source, given, to_say),
         influence=influence(run, source[first], tuple(tokens[first] for tokens in given), to_say[first]),
-        zero_ablation=exact_match_ablated(run, parts),
+        zero_ablation=exact_match_ablated(run, [NOTHING, *parts]),
         mean_ablation=exact_match_ablated(run, larger, mean_head_outputs(run)),
         lens=lens_scores(run),
         lengths=by_length(run),
@@ -439,15 +447,14 @@ def head_table(run: Run, evidence: Evidence) -> list[dict]:
     answer's of a kind that cannot find it or where it depends on nothing, a diagonal's outside the map.
     """
     rows, reading, architecture = [], evidence.reading, run.architecture
-    length = reading.source.size(1) - 2
     for kind, maps in reading.maps.items():
         causal = kind == "decoder"
         allowed = attention_mask(reading.given[-1 if causal else 0], causal)
-        both = diagonals(architecture, kind, length, *maps.shape[-2:])
+        both = diagonals(architecture, kind, reading.length, *maps.shape[-2:])
         scores = {
             "diagonal": share_on(both[:1], maps), "anti_diagonal": share_on(both[1:], maps),
             "relative_entropy": relative_entropy(maps, allowed),
-            "mean_distance": mean_distance(maps, first_symbol(architecture, kind, length)),
+            "mean_distance": mean_distance(maps, first_symbol(architecture, kind, reading.length)),
         }
         if kind == answering_kind(architecture):
             scores["answer"] = reading.shares

@@ -224,13 +224,13 @@ def evaluate(model: nn.Module, source: Tensor, target: Tensor, thorough: bool) -
     The others are looked at only until there is a mistake: all of them after each epoch would take longer
     than training does.
     """
-    (questions, answers), *others = zip(
+    (first, answers), *others = zip(
         source.split(EVALUATION_BATCH), target.split(EVALUATION_BATCH), strict=True
     )
-    said = predict(model, questions, answers)
+    said = predict(model, first, answers)
     scores = {"token_accuracy": token_accuracy(said, answers), "exact_match": exact_match(said, answers)}
     scores["solved"] = thorough and scores["exact_match"] == 1 and all(
-        bool(all_right(predict(model, questions, answers), answers).all()) for questions, answers in others
+        exact_match(predict(model, *batch), batch[1]) == 1 for batch in others
     )
     return scores
 
@@ -594,12 +594,8 @@ def training_plot(config: Config, metrics: dict, history: list[dict]) -> Figure:
 # ---------------------------------------------------------------- command line
 
 
-def parse() -> argparse.Namespace:
-    """The command line. A setting of Config that is not given is absent, and so keeps its default."""
-    parser = argparse.ArgumentParser(
-        description="Train a Transformer on sequence tasks; python visualize.py then shows what it learned.",
-        allow_abbrev=False, argument_default=argparse.SUPPRESS,
-    )
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """An option for each setting of Config; the help names its default, and where a task has another."""
     option = parser.add_argument
 
     def setting(flag: str, help: str, name: str = "", **how) -> None:
@@ -612,10 +608,6 @@ def parse() -> argparse.Namespace:
         words = [f"{whose}: {setting_text(name, value).split()[-1]}" for whose, value in values.items()]
         option(flag, help=f"{help} ({'; '.join(words)})", **how)
 
-    option("--task", nargs="+", choices=task_names(), default=DEFAULT_TASKS,
-           help=f"default: {' '.join(DEFAULT_TASKS)}")
-    option("--architecture", nargs="+", choices=ARCHITECTURES, default=DEFAULT_ARCHITECTURES,
-           help=f"default: {' '.join(DEFAULT_ARCHITECTURES)}")
     setting("--epochs", "each draws fresh data and ends with an evaluation")
     setting("--steps-per-epoch", "optimiser steps in an epoch")
     setting("--batch-size", "sequences in a step")
@@ -635,6 +627,20 @@ def parse() -> argparse.Namespace:
     setting("--norm", "LayerNorm before or after a sublayer", name="norm_first", choices=["pre", "post"])
     setting("--activation", "of the feed-forward network", choices=list(ACTIVATIONS))
     setting("--seed", "of weights and training data")
+
+
+def parse() -> argparse.Namespace:
+    """The command line. A setting of Config that is not given is absent, and so keeps its default."""
+    parser = argparse.ArgumentParser(
+        description="Train a Transformer on sequence tasks; python visualize.py then shows what it learned.",
+        allow_abbrev=False, argument_default=argparse.SUPPRESS,
+    )
+    option = parser.add_argument
+    option("--task", nargs="+", choices=task_names(), default=DEFAULT_TASKS,
+           help=f"default: {' '.join(DEFAULT_TASKS)}")
+    option("--architecture", nargs="+", choices=ARCHITECTURES, default=DEFAULT_ARCHITECTURES,
+           help=f"default: {' '.join(DEFAULT_ARCHITECTURES)}")
+    add_settings(parser)
     devices = ["auto", "cpu", "cuda", "mps"]
     option("--device", choices=devices, default="auto", help="default: auto, a GPU if there is one")
     option("--threads", type=int, default=None, help="CPU threads (default: OMP_NUM_THREADS or else 1)")

@@ -432,8 +432,7 @@ def generate(model: nn.Module, source: Tensor, max_new_tokens: int) -> Tensor:
     """
     check_positive(max_new_tokens=max_new_tokens)
     with evaluating(model) as model:
-        check_tokens(source.cpu(), model.embedding.num_embeddings)
-        source = source.long()
+        source = check_tokens(source.cpu(), model.embedding.num_embeddings).to(source.device)
         if model.architecture == "encoder":
             raise ValueError("an encoder answers all at once; to generate, use causal=True or EncoderDecoder")
         if not (source != PAD).any(dim=1).all():

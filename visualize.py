@@ -114,12 +114,12 @@ class View:
     best: Head                                              # the one that attends most to the cells
     evidence: Evidence                                      # of many questions
 
-    @property
+    @cached_property
     def maps(self) -> dict[str, Tensor]:
         """The attention of each kind, (layers, H, T, S)."""
         return {kind: weights[:, 0] for kind, weights in self.reading.maps.items()}
 
-    @property
+    @cached_property
     def cells(self) -> list[list[int]]:
         """Where the answers come from: query, key."""
         return self.reading.cells[0].nonzero().tolist()
@@ -149,12 +149,7 @@ class View:
     @property
     def length(self) -> int:
         """How many symbols the questions of evidence.reading have: the most in training."""
-        return self.evidence.reading.source.size(1) - 2
-
-    @property
-    def question_length(self) -> int:
-        """How many symbols the question of this view has."""
-        return self.reading.source.size(1) - 2
+        return self.evidence.reading.length
 
 
 def labels_of(architecture: str, task: str, given: tuple[Tensor, ...], said: Tensor) -> dict:
@@ -277,8 +272,8 @@ def of_this_sequence(view: View, which: str = "") -> list[str]:
     lines = [f"this sequence: {view.answer[-1]}"]
     if view.cells:
         lines[0] += f", {percent(view.reading.shares[view.best[1:]].item())} on {view.pattern}{which}"
-    if view.question_length > view.length:
-        symbols = f"{view.question_length} symbols instead of at most {view.length}"
+    if view.reading.length > view.length:
+        symbols = f"{view.reading.length} symbols instead of at most {view.length}"
         lines.append(f"longer than in training: {symbols}")
     return lines
 
@@ -678,7 +673,7 @@ def query_picture(view: View) -> Figure:
     """One row of the best head's map in numbers, from the scores to the weights, to be redone on paper."""
     kind, layer, head = view.best
     queries, keys = view.labels[kind]
-    query, _ = first_symbol(view.run.architecture, kind, view.question_length)
+    query, _ = first_symbol(view.run.architecture, kind, view.reading.length)
     if view.cells:
         query, _ = view.cells[len(view.cells) // 2]         # one that says a symbol from the middle
     keys = keys[: query + 1] if kind == "decoder" else keys     # causal: it may read no more than these

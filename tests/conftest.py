@@ -6,7 +6,9 @@ from unittest.mock import patch
 import pytest
 import torch
 
+import analysis
 import train
+from analysis import unseen_sequences
 from data import ARCHITECTURES
 from train import Config, load_run, run_folder, train_and_save
 
@@ -38,3 +40,12 @@ def models_dir(tmp_path_factory):
 def run(models_dir, request):
     """A tiny run of each architecture in turn; its two layers have two heads each. Leave it as it is."""
     return load_run(models_dir, "reverse", request.param)
+
+
+@pytest.fixture
+def few_sequences(monkeypatch):
+    """Everything is measured on 30 sequences, for tests that measure often."""
+    def first(run, length=None, count=None):
+        return unseen_sequences(run, length, 30)
+
+    monkeypatch.setattr(analysis, "unseen_sequences", first)

@@ -107,15 +107,6 @@ def test_a_part_that_the_model_does_not_have_is_refused(part, models_dir):
             refuse()
 
 
-@pytest.fixture
-def few_sequences(monkeypatch):
-    """Everything is measured on 20 sequences, for tests that measure often."""
-    def first(run, length=None, count=20):
-        return unseen_sequences(run, length, min(count, 20))
-
-    monkeypatch.setattr(analysis, "unseen_sequences", first)
-
-
 def in_training_mode(model):
     model.train()
     for part in model.modules():

@@ -14,7 +14,6 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from torch.nn import functional
 
-import analysis
 import data
 import train
 import visualize
@@ -248,20 +247,15 @@ OWN = {
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("task", OWN)
 def test_every_picture_of_a_task_of_ones_own_is_drawn_and_claims_nothing_false(
-    task, architecture, tmp_path, monkeypatch
+    task, architecture, tmp_path, monkeypatch, few_sequences
 ):
     monkeypatch.setitem(TASKS, task, OWN[task][0])
-    of_many, config = analysis.unseen_sequences, train.recipe(task, architecture, **TINY | {"epochs": 1})
+    config = train.recipe(task, architecture, **TINY | {"epochs": 1})
     train.check_config(config)
     (_, checkpoint), = train.train(config, torch.device("cpu"))
     folder = run_folder(tmp_path, task, architecture)
     folder.mkdir(parents=True)
     save_checkpoint(checkpoint, folder)
-
-    def a_few_sequences(run, length=None, count=None):
-        return of_many(run, length, 30)
-
-    monkeypatch.setattr(analysis, "unseen_sequences", a_few_sequences)
     view = look_at(load_run(tmp_path, task, architecture), ["cab"] if task == "letters" else None)
     if task == "letters":
         assert view.answer.startswith("c a b → ")
