@@ -7,9 +7,11 @@ Shapes: N sequences, L symbols of content, A symbols of the answer, H heads, T q
 A map is (T, S): row = query (who reads), column = key (what is read).
 """
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor, nn
@@ -26,17 +28,20 @@ from data import (
     token_accuracy,
     usable_lengths,
 )
-from train import Run, fixed_generator
-from transformer import MultiHeadAttention, attention_mask, evaluating, unwrapped
+from train import Config, Run, fixed_generator
+from transformer import FeedForward, MultiHeadAttention, attention_mask, evaluating, unwrapped
 
-SEQUENCES = 500                                             # test sequences behind each number
-SEQUENCES_EACH = 200                                        # where all lengths or all symbols have their turn
+SEQUENCES = 320                                             # test sequences of all lengths, …
+SEQUENCES_EACH = 100                                        # … and of a single length
 BATCH = 100                                                 # of them at a time: small enough for the caches
+LARGEST = 4_000_000                                         # numbers in one tensor, where rows are long
 
 Head = tuple[str, int, int]                                 # kind, layer, head; here both count from 0
 Part = tuple[str] | tuple[str, int] | Head                  # one of the two below, a kind, a layer or a head
 NOTHING: Part = ("nothing",)
 ALL_ATTENTION: Part = ("all attention",)
+MOST_HARMLESS, PAIRS = 48, 4                                # of so many heads, so many pairs are measured
+SMALLEST_COST = 0.01                                        # of a pair that is worth telling
 
 
 def attention_at(model: nn.Module) -> dict[tuple[str, int], MultiHeadAttention]:
@@ -72,39 +77,32 @@ def parts_of(model: nn.Module) -> list[Part]:
     return [ALL_ATTENTION, *sorted({head[:size] for head in heads_of(model) for size in (1, 2, 3)})]
 
 
-@contextmanager
-def with_pre_hooks(modules: Iterable[nn.Module], hook: Callable) -> Iterator[None]:
-    """Call hook(module, inputs) before each of these modules; what it returns takes the inputs' place."""
-    handles = [module.register_forward_pre_hook(hook) for module in modules]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def inputs_of(model: nn.Module, modules: list[nn.Module], given: tuple[Tensor, ...]) -> list[Tensor]:
-    """What each of these modules is given in one pass of the model, (B, T, …)."""
+def inputs_and_outputs(
+    model: nn.Module, modules: list[nn.Module], given: tuple[Tensor, ...]
+) -> list[tuple[Tensor, Tensor]]:
+    """What each of these modules is given and gives in one pass of the model, both (B, T, …)."""
     seen = {}
 
-    def note(module: nn.Module, inputs: tuple[Tensor]) -> None:
-        seen[module] = inputs[0]
+    def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        seen[module] = inputs[0], output
 
-    with evaluating(model) as model, with_pre_hooks(modules, note):
+    with evaluating(model) as model, ExitStack() as hooks:
+        for module in modules:
+            hooks.enter_context(module.register_forward_hook(note))
         model(*given)
     return [seen[module] for module in modules]
 
 
 @contextmanager
 def ablated(
-    model: nn.Module, part: Part, replacement: dict[Head, Tensor] | None = None
+    model: nn.Module, *parts: Part, replacement: dict[Head, Tensor] | None = None
 ) -> Iterator[nn.Module]:
-    """The model without one part of its attention: zero ablation, or mean ablation with mean_head_outputs.
+    """The model without parts of its attention: zero ablation, or mean ablation with mean_head_outputs.
 
-    Each head of the part gives zeros, or its replacement (Dh,), to the output projection that mixes the
+    Each head of the parts gives zeros, or its replacement (Dh,), to the output projection that mixes the
     heads. Afterwards the model is as it was. ValueError where it has no such part.
     """
-    attentions, heads = attention_at(model), heads_of(model, part)
+    attentions, heads = attention_at(model), {head for part in parts for head in heads_of(model, part)}
     place_of = {attentions[head[:2]].output_projection: head[:2] for head in heads}
 
     def replace_outputs(output_projection: nn.Module, inputs: tuple[Tensor]) -> Tensor:
@@ -115,7 +113,9 @@ def ablated(
                 by_head[:, :, head[2]] = replacement[head] if replacement else 0.0
         return by_head.flatten(2)
 
-    with with_pre_hooks(place_of, replace_outputs):
+    with ExitStack() as hooks:
+        for output_projection in place_of:
+            hooks.enter_context(output_projection.register_forward_pre_hook(replace_outputs))
         yield unwrapped(model)
 
 
@@ -182,10 +182,10 @@ def unseen_sequences(
 def share_on(cells: Tensor, maps: Tensor) -> Tensor:
     """What share of its attention a query with such cells spends on them, a mean for each head (…, H).
 
-    cells (N or 1, T, S) boolean, maps (…, N, H, T, S). nan where no sequence has a cell.
+    maps (…, H, T, S), cells (T, S) boolean or (N, 1, T, S) for maps of N sequences. nan without any cell.
     """
-    queries = cells.any(dim=2).sum(dim=1)[:, None]                                      # (N or 1, 1)
-    return ((maps * cells[:, None]).sum(dim=(-2, -1)) / queries).nanmean(dim=-2)
+    queries = cells.any(dim=-1).sum(dim=-1)
+    return (maps * cells).sum(dim=(-2, -1)) / queries
 
 
 def uniform_attention(allowed: Tensor) -> Tensor:
@@ -197,36 +197,44 @@ def relative_entropy(maps: Tensor, allowed: Tensor) -> Tensor:
     """How evenly a head reads, a mean for each head (…, H): 0 is a single key, 1 is uniform attention.
 
     That is −Σ w·ln w / ln n over the n keys that a query may read, of the queries that have a choice.
-    maps (…, N, H, T, S), allowed broadcastable to it, boolean.
+    maps (…, H, T, S), allowed broadcastable to it, boolean.
     """
-    entropy = torch.special.entr(maps).sum(dim=-1)                                      # (…, N, H, T), nats
+    entropy = torch.special.entr(maps).sum(dim=-1)                                      # (…, H, T), nats
     keys = allowed.sum(dim=-1)
-    return (entropy / keys.log()).where(keys > 1, torch.nan).nanmean(dim=(-3, -1))
+    return (entropy / keys.log()).where(keys > 1, torch.nan).nanmean(dim=-1)
 
 
 def mean_distance(maps: Tensor, first: tuple[int, int]) -> Tensor:
     """How far what a query reads is from the symbol of its number, a mean for each head (…, H), in tokens.
 
-    A head that copies has 0. maps (…, N, H, T, S); first are the query and key of symbol 0, see first_symbol.
+    A head that copies has 0. maps (…, H, T, S); first are the query and key of symbol 0, see first_symbol.
     The queries before it are left out.
     """
     query, key = first
     numbers = torch.arange(maps.size(-2) - query)[:, None], torch.arange(maps.size(-1)) - key
     distances = (numbers[0] - numbers[1]).abs()                                         # (T − query, S)
-    return (maps[..., query:, :] * distances).sum(dim=-1).mean(dim=(-3, -1))
+    return (maps[..., query:, :] * distances).sum(dim=-1).mean(dim=-1)
+
+
+def portions(config: Config, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The rows (N,) of what a model is given, so many at a time that no tensor of a pass is large."""
+    length = max(tokens.size(1) for tokens in given)
+    numbers = length * max(config.vocab_size, config.d_ff, config.num_heads * length)   # logits, maps, …
+    return torch.arange(len(given[0])).split(max(1, min(BATCH, LARGEST // numbers)))
 
 
 @dataclass
 class Reading:
-    """One pass over sequences of one length: what was asked and said, and where the heads read."""
+    """Where the heads read in sequences of one length: in a single one, or means over N."""
 
     source: Tensor                                          # (N, L + 2)
     given: tuple[Tensor, ...]
     to_say: Tensor                                          # (N, T)
     said: Tensor                                            # (N, T)
-    maps: dict[str, Tensor]                                 # of each kind: (layers, N, H, T, S)
+    maps: dict[str, Tensor]                                 # of each kind: (layers, H, T, S)
+    entropy: dict[str, Tensor]                              # of each kind: (layers, H), see relative_entropy
     depends: Tensor                                         # of the right answer, see data.dependence
-    cells: Tensor                                           # see answer_cells
+    cells: Tensor                                           # (N, T, S), see answer_cells
     shares: Tensor                                          # of the answering kind, on cells: (layers, H)
     chance: float                                           # the share of uniform attention
 
@@ -238,19 +246,29 @@ class Reading:
 
 def read(run: Run, source: Tensor, given: tuple[Tensor, ...], to_say: Tensor) -> Reading:
     """Look where the heads read; all sources are equally long."""
-    kind = answering_kind(run.architecture)
-    with evaluating(run.model) as model:
-        said = model(*given).argmax(dim=-1)
-        maps = {
-            name: torch.stack([attention.attention_weights.float() for attention in layers])
-            for name, layers in model.attention_layers().items()
-        }
+    answering = answering_kind(run.architecture)
     depends = dependence(run.config.task, source[:, 1:-1], run.config.vocab_size)
-    cells = answer_cells(run.architecture, depends, *maps[kind].shape[-2:])
-    uniform = uniform_attention(attention_mask(given[0], causal=kind == "decoder"))
+    cells = answer_cells(run.architecture, depends, to_say.size(1), given[0].size(1))[:, None]
+    allowed = {
+        kind: attention_mask(given[-1 if kind == "decoder" else 0][:1], causal=kind == "decoder")
+        for kind in unwrapped(run.model).attention_layers()
+    }
+    said, shares = [], []
+    maps, entropy = {kind: 0 for kind in allowed}, {kind: 0 for kind in allowed}
+    with evaluating(run.model) as model:
+        for rows in portions(run.config, given):
+            said.append(model(*(tokens[rows] for tokens in given)).argmax(dim=-1))
+            for kind, attentions in model.attention_layers().items():
+                weights = torch.stack([attention.attention_weights.float() for attention in attentions])
+                maps[kind] += weights.sum(dim=1) / len(source)
+                entropy[kind] += relative_entropy(weights, allowed[kind]).sum(dim=1) / len(source)
+                if kind == answering:
+                    shares.append(share_on(cells[rows], weights))
+    uniform = share_on(cells, uniform_attention(allowed[answering]))
     return Reading(
-        source=source, given=given, to_say=to_say, said=said, maps=maps, depends=depends, cells=cells,
-        shares=share_on(cells, maps[kind]), chance=share_on(cells, uniform).item(),
+        source=source, given=given, to_say=to_say, said=torch.cat(said), maps=maps, entropy=entropy,
+        depends=depends, cells=cells[:, 0], shares=torch.cat(shares, dim=1).nanmean(dim=1),
+        chance=uniform.nanmean().item(),
     )
 
 
@@ -258,44 +276,89 @@ def mean_head_outputs(run: Run) -> dict[Head, Tensor]:
     """What each head gives to the output projection (Dh,), a mean over all tokens of the test sequences."""
     _, given, _ = unseen_sequences(run)
     attentions, means = attention_at(run.model), {}
-    outputs = inputs_of(run.model, [attention.output_projection for attention in attentions.values()], given)
-    for (place, attention), output in zip(attentions.items(), outputs, strict=True):
+    projections = [attention.output_projection for attention in attentions.values()]
+    mixed = inputs_and_outputs(run.model, projections, given)
+    for (place, attention), (mixture, _) in zip(attentions.items(), mixed, strict=True):
         is_token = given[0 if place[0] == "encoder" else -1] != PAD                     # (N, T)
-        by_head = output[is_token].float().mean(dim=0).unflatten(0, (attention.num_heads, -1))      # (H, Dh)
+        by_head = mixture[is_token].float().mean(dim=0).unflatten(0, (attention.num_heads, -1))     # (H, Dh)
         means |= {(*place, head): mean for head, mean in enumerate(by_head)}
     return means
 
 
-def answers(model: nn.Module, given: tuple[Tensor, ...]) -> Tensor:
-    """The likeliest symbol at each query, (N, T); PAD where the query is one.
+@contextmanager
+def remembering(model: nn.Module, given: tuple[Tensor, ...]) -> Iterator[None]:
+    """While this lasts, a sublayer that is given just what it is given in this pass does not work again.
 
-    Each different row goes through the model once, beside others of like length, without needless PAD.
+    Only the output projection of an attention does: that is where ablated replaces heads.
     """
-    widths = [tokens.size(1) for tokens in given]
-    different, place = torch.cat(given, dim=1).unique(dim=0, return_inverse=True)
-    said = torch.full((len(different), widths[-1]), PAD)
-    with evaluating(model) as model:
-        for rows in (different != PAD).sum(dim=1).argsort().split(BATCH):
-            parts = different[rows].split(widths, dim=1)
-            short = [tokens[:, : (tokens != PAD).sum(dim=1).max()] for tokens in parts]
-            said[rows, : short[-1].size(1)] = model(*short).argmax(dim=-1)
-    return said[place]
+    sublayers = [part for part in model.modules() if isinstance(part, (MultiHeadAttention, FeedForward))]
+    projections = [getattr(part, "output_projection", part) for part in sublayers]
+    seen = {}
+
+    def note(module: nn.Module, inputs: tuple[Tensor, ...], more: dict, output: Tensor) -> None:
+        seen[module] = inputs[0], more.get("memory", inputs[0]), output
+
+    def recall(part: nn.Module, compute: Callable, x: Tensor, **more: Tensor | None) -> Tensor:
+        *before, output = seen[part]
+        if not all(map(torch.equal, (x, more.get("memory", x)), before)):
+            return compute(x, **more)
+        if isinstance(part, FeedForward):
+            return output
+        return part.output_projection(seen[part.output_projection][0])
+
+    with ExitStack() as hooks:
+        for module in {*sublayers, *projections}:
+            hooks.enter_context(module.register_forward_hook(note, with_kwargs=True))
+        model(*given)
+    for part in sublayers:
+        part.forward = partial(recall, part, part.forward)  # hides the method of the class
+    try:
+        yield
+    finally:
+        for part in sublayers:
+            del part.forward
 
 
-def exact_match_ablated(
-    run: Run, parts: list[Part], replacement: dict[Head, Tensor] | None = None
-) -> dict[Part, float]:
-    """Exact match on test sequences of all lengths, each time with one part ablated; see ablated.
+def margins(logits: Tensor, to_say: Tensor) -> Tensor:
+    """How far the right symbol's logit is ahead of the best other one, (N, T); ∞ where nothing is asked.
 
-    For a generating model that of what it generates: greedy decoding is right just where each step after the
-    right beginning is.
+    The model says the right symbol just where this is above 0. logits (N, T, V), to_say (N, T).
+    """
+    right = to_say[:, :, None]
+    ahead = logits.gather(2, right) - logits.scatter(2, right, -torch.inf).amax(dim=2, keepdim=True)
+    return ahead[:, :, 0].float().where(is_scored(to_say), torch.inf)
+
+
+def margins_without(
+    run: Run, cuts: list[tuple[Part, ...]], replacement: dict[Head, Tensor] | None = None
+) -> Tensor:
+    """The margins on test sequences of all lengths, each time with some parts ablated, (cuts, N, T).
+
+    For a generating model that says what it generates: greedy decoding is right just where each step after
+    the right beginning is. Each different row goes through the model once, beside others of like length,
+    and after each cut only the blocks that it can reach are computed again.
     """
     _, given, to_say = unseen_sequences(run)
-    scores = {}
-    for part in parts:
-        with ablated(run.model, part, replacement) as model:
-            scores[part] = exact_match(answers(model, given), to_say)
-    return scores
+    widths = [tokens.size(1) for tokens in given]
+    different, place = torch.cat([*given, to_say], dim=1).unique(dim=0, return_inverse=True)
+    given, to_say = different[:, : sum(widths)].split(widths, dim=1), different[:, sum(widths) :]
+    result = torch.full((len(cuts), *to_say.shape), torch.inf)
+    order = sum((tokens != PAD).sum(dim=1) for tokens in given).argsort()
+    with evaluating(run.model) as model:
+        for rows in portions(run.config, given):
+            rows = order[rows]
+            short = [tokens[rows, : (tokens[rows] != PAD).sum(dim=1).max()] for tokens in given]
+            length = short[-1].size(1)
+            with remembering(model, short):
+                for number, parts in enumerate(cuts):
+                    with ablated(model, *parts, replacement=replacement):
+                        result[number, rows, :length] = margins(model(*short), to_say[rows, :length])
+    return result[:, place]
+
+
+def share_right(margins: Tensor) -> Tensor:
+    """Exact match from margins (…, N, T), (…)."""
+    return (margins > 0).all(dim=-1).double().mean(dim=-1)
 
 
 def by_length(run: Run) -> list[dict]:
@@ -326,21 +389,26 @@ def influence(run: Run, source: Tensor, given: tuple[Tensor, ...], to_say: Tenso
     """
     config, question = run.config, source[:, 1:-1]
     symbols, generator = symbols_of(config.task, config.vocab_size), fixed_generator("influence")
-    columns = []
+    result = torch.full((*to_say.shape, given[0].size(1)), torch.nan)
     with evaluating(run.model) as model:
-        before = model(*given).float().softmax(dim=-1)
-        for key in range(given[0].size(1)):
-            shift = torch.randint(1, max(2, len(symbols)), (len(source),), generator=generator)
-            if 1 <= key <= question.size(1):
-                replaced, changed = other_question(config.task, question, key - 1, shift, config.vocab_size)
-                other = given[0].clone()
-                other[:, 1 : question.size(1) + 1] = replaced
-            else:                                           # a symbol that a decoder has written
-                other, changed = replace_symbol(symbols, given[0], key, shift)
-            after = model(other, *given[1:]).float().softmax(dim=-1)
-            moved = (after - before).abs().sum(dim=-1) / 2                                  # (N, T)
-            columns.append(moved.where(changed[:, None] & is_scored(to_say), torch.nan))
-    return torch.stack(columns, dim=2)
+        for rows in portions(config, given):
+            asked = [tokens[rows] for tokens in given]
+            before = model(*asked).float().softmax(dim=-1)
+            for key in range(given[0].size(1)):
+                shift = torch.randint(1, max(2, len(symbols)), (len(rows),), generator=generator)
+                if 1 <= key <= question.size(1):
+                    replaced, changed = other_question(
+                        config.task, question[rows], key - 1, shift, config.vocab_size
+                    )
+                    other = asked[0].clone()
+                    other[:, 1 : question.size(1) + 1] = replaced
+                else:                                       # a symbol that a decoder has written
+                    other, changed = replace_symbol(symbols, asked[0], key, shift)
+                after = model(other, *asked[1:]).float().softmax(dim=-1)
+                moved = (after - before).abs().sum(dim=-1) / 2                          # (N, T)
+                counts = changed[:, None] & is_scored(to_say[rows])
+                result[rows, :, key] = moved.where(counts, torch.nan)
+    return result
 
 
 def influence_on(cells: Tensor, moved: Tensor) -> tuple[float, float, float]:
@@ -352,46 +420,46 @@ def influence_on(cells: Tensor, moved: Tensor) -> tuple[float, float, float]:
     return (there.nansum() / moved.nansum()).item(), there.nanmean().item(), elsewhere.nanmean().item()
 
 
-def rollout(maps: dict[str, Tensor]) -> Tensor:
-    """How much of each source token is in each query's end, if attention were all that moves it, (N, T, S).
+def sublayers_of(model: nn.Module) -> dict[str, nn.Module]:
+    """What is given the residual stream before each sublayer of the stack that answers, and after the last.
 
-    Attention rollout (Abnar and Zuidema 2020, section 3): from layer to layer R ← (A + I)/2 · R, with the
-    mean A of the heads, and I for the residual stream; through cross-attention by the same rule. Weights are
-    all that it looks at. It gives each head the same say and the stream one half, whatever they carry.
+    Each is named after the sublayer before it: "embedding", "layer 1 attention", "layer 1 feed-forward", …
     """
-    means = {kind: weights.mean(dim=2) for kind, weights in maps.items()}               # (layers, N, T, S)
-    first = means.get("encoder", means.get("decoder"))
-    result = torch.eye(first.size(-1)).expand_as(first[0])
-    for layer in first:
-        result = (result + layer @ result) / 2
-    if "cross" not in maps:
-        return result
-    memory, result = result, torch.zeros_like(means["cross"][0])                        # no source read yet
-    for layer, cross in zip(means["decoder"], means["cross"], strict=True):
-        result = (result + layer @ result) / 2
-        result = (result + cross @ memory) / 2
-    return result
+    encoder_decoder = model.architecture == "encoder-decoder"
+    names, readers = ["embedding"], []
+    for layer, block in enumerate(model.decoder_blocks if encoder_decoder else model.blocks, start=1):
+        for name in "attention", "cross_attention", "feed_forward":
+            if hasattr(block, name):
+                names.append(f"layer {layer} {name.replace('_', '-')}")
+                readers.append(getattr(block, f"{name}_norm" if block.norm_first else name))
+    readers.append(model.decoder_norm if encoder_decoder else model.final_norm)
+    return dict(zip(names, readers, strict=True))
 
 
-def logit_lens(model: nn.Module, given: tuple[Tensor, ...]) -> Tensor:
-    """What the model would say after each layer, (layers + 1, N, T, V) logits; first, without any.
+def logit_lens(model: nn.Module, given: tuple[Tensor, ...]) -> dict[str, Tensor]:
+    """What the model would say after each sublayer, ids (N, T); first, after the embedding alone.
 
     Each state goes straight through the final norm and the output projection (nostalgebraist 2020,
     "interpreting GPT: the logit lens"). The last is what the model says.
     """
     with evaluating(model) as model:
-        if model.architecture == "encoder-decoder":
-            blocks, norm = model.decoder_blocks, model.decoder_norm
-        else:
-            blocks, norm = model.blocks, model.final_norm
-        return model.output_projection(norm(torch.stack(inputs_of(model, [*blocks, norm], given))))
+        readers = sublayers_of(model)
+        *_, norm = readers.values()
+        streams = inputs_and_outputs(model, list(readers.values()), given)
+        return {
+            name: model.output_projection(norm(stream)).argmax(dim=-1)
+            for name, (stream, _) in zip(readers, streams, strict=True)
+        }
 
 
-def lens_scores(run: Run) -> list[tuple[float, float]]:
-    """Token accuracy and exact match of what the lens sees after each layer, on test sequences."""
+def lens_scores(run: Run) -> dict[str, tuple[float, float]]:
+    """Token accuracy and exact match of what the lens sees after each sublayer, on test sequences."""
     _, given, to_say = unseen_sequences(run)
-    said = logit_lens(run.model, given).argmax(dim=-1)
-    return [(token_accuracy(early, to_say), exact_match(early, to_say)) for early in said]
+    early = [
+        logit_lens(run.model, tuple(tokens[rows] for tokens in given)) for rows in portions(run.config, given)
+    ]
+    said = {name: torch.cat([portion[name] for portion in early]) for name in early[0]}
+    return {name: (token_accuracy(ids, to_say), exact_match(ids, to_say)) for name, ids in said.items()}
 
 
 def scores_of_query(model: nn.Module, given: tuple[Tensor, ...], head: Head, query: int) -> Tensor:
@@ -402,67 +470,114 @@ def scores_of_query(model: nn.Module, given: tuple[Tensor, ...], head: Head, que
     (kind, layer, index), = heads_of(model, head)           # ValueError where there is no such head
     attention = attention_at(model)[kind, layer]
     projections = [attention.query_projection, attention.key_projection]
-    inputs = inputs_of(model, projections, given)
-    with torch.no_grad():
-        queries, keys = (
-            attention.split_heads(projection(x))[0, index].float()
-            for projection, x in zip(projections, inputs, strict=True)
-        )
+    (_, queries), (_, keys) = inputs_and_outputs(model, projections, given)
+    queries, keys = (attention.split_heads(x)[0, index].float() for x in (queries, keys))
     return keys @ queries[query]
 
 
 @dataclass
 class Evidence:
-    """All that is measured of a run, on sequences that training never saw."""
+    """What is measured of a run on sequences that training never saw; each measure when it is first asked."""
 
-    reading: Reading                                        # of the longest sequences
-    influence: Tensor                                       # on the first of them, (N, T, S)
-    zero_ablation: dict[Part, float]                        # exact match without NOTHING and each part
-    mean_ablation: dict[Part, float]                        # the same without each layer, kind and all
-    lens: list[tuple[float, float]]                         # after each layer: token accuracy, exact match
-    lengths: list[dict]                                     # see by_length
+    run: Run
+
+    @cached_property
+    def reading(self) -> Reading:
+        """Where the heads read in the longest sequences."""
+        return read(self.run, *unseen_sequences(self.run, longest(self.run), SEQUENCES_EACH))
+
+    @cached_property
+    def influence(self) -> Tensor:
+        """What the answers of the same sequences depend on, (N, T, S)."""
+        return influence(self.run, self.reading.source, self.reading.given, self.reading.to_say)
+
+    @cached_property
+    def lengths(self) -> list[dict]:
+        return by_length(self.run)
+
+    @cached_property
+    def lens(self) -> dict[str, tuple[float, float]]:
+        return lens_scores(self.run)
+
+    @cached_property
+    def source(self) -> Tensor:
+        """The test sequences of all lengths on which ablation and lens are measured, (N, S)."""
+        return unseen_sequences(self.run)[0]
+
+    @cached_property
+    def margins(self) -> dict[Part, Tensor]:
+        """The margins (N, T) on sequences of all lengths after zero ablation of NOTHING and of each part."""
+        model = self.run.model
+        cuts = {part: tuple(heads_of(model, part)) for part in [NOTHING, *parts_of(model)]}
+        different = list(dict.fromkeys(cuts.values()))      # a layer may have one head, a model one kind
+        ahead = dict(zip(different, margins_without(self.run, different), strict=True))
+        return {part: ahead[heads] for part, heads in cuts.items()}
+
+    @cached_property
+    def right(self) -> dict[Part, Tensor]:
+        """Which of these sequences are right without each part, (N,) boolean."""
+        return {part: (ahead > 0).all(dim=1) for part, ahead in self.margins.items()}
+
+    def left(self, part: Part = NOTHING) -> float:
+        """The exact match that is left without this part."""
+        return share_right(self.margins[part]).item()
+
+    def cost(self, part: Part) -> float:
+        """How much exact match it costs to lose this part."""
+        return self.left() - self.left(part)
+
+    @cached_property
+    def mean_ablation(self) -> dict[Part, float]:
+        """Exact match without each kind of attention, by mean ablation."""
+        kinds = [(kind,) for kind in unwrapped(self.run.model).attention_layers()]
+        ahead = margins_without(self.run, [(kind,) for kind in kinds], mean_head_outputs(self.run))
+        return dict(zip(kinds, share_right(ahead).tolist(), strict=True))
+
+    @cached_property
+    def pair(self) -> tuple[Head, Head, float] | None:
+        """Two heads of which either can be lost at no cost, but not both, and what is left without both.
+
+        To first order, what two cuts take from a margin adds up. So the pairs are ranked by that sum, and the
+        first PAIRS are measured. None where none of them costs as much as SMALLEST_COST.
+        """
+        harmless = [head for head in heads_of(self.run.model) if self.cost(head) < SMALLEST_COST]
+        taken = {head: (self.margins[head] - self.margins[NOTHING]).nan_to_num() for head in harmless}
+        harmless = sorted(harmless, key=lambda head: taken[head].sum())[:MOST_HARMLESS]
+
+        def expected(pair: tuple[Head, Head]) -> tuple[float, float]:
+            ahead = self.margins[pair[0]] + taken[pair[1]]
+            return share_right(ahead).item(), ahead.amin(dim=1).mean().item()
+
+        pairs = sorted(itertools.combinations(harmless, 2), key=expected)[:PAIRS]
+        left = share_right(margins_without(self.run, pairs)).tolist()
+        least, pair = min(zip(left, pairs, strict=True), default=(1.0, None))
+        return (*pair, least) if self.left() - least >= SMALLEST_COST else None
 
 
-def measure(run: Run) -> Evidence:
-    """Measure everything; a few seconds for a model of the default size."""
-    source, given, to_say = unseen_sequences(run, longest(run))
-    first = slice(SEQUENCES_EACH)
-    parts = parts_of(run.model)
-    larger = [part for part in parts if len(part) < 3]      # than a head
-    return Evidence(
-        reading=read(run, source, given, to_say),
-        influence=influence(run, source[first], tuple(tokens[first] for tokens in given), to_say[first]),
-        zero_ablation=exact_match_ablated(run, [NOTHING, *parts]),
-        mean_ablation=exact_match_ablated(run, larger, mean_head_outputs(run)),
-        lens=lens_scores(run),
-        lengths=by_length(run),
-    )
-
-
-def head_table(run: Run, evidence: Evidence) -> list[dict]:
+def head_table(evidence: Evidence) -> list[dict]:
     """One row for each head, from the one that costs most to lose; layers and heads are counted from 1.
 
     Shares of attention on the diagonals and on where the answer comes from, entropy against uniform, distance
     in tokens, and the exact match that is left without the head. A score is None where it has no meaning: the
     answer's of a kind that cannot find it or where it depends on nothing, a diagonal's outside the map.
     """
-    rows, reading, architecture = [], evidence.reading, run.architecture
+    run, reading, rows = evidence.run, evidence.reading, []
+    architecture = run.architecture
     for kind, maps in reading.maps.items():
-        causal = kind == "decoder"
-        allowed = attention_mask(reading.given[-1 if causal else 0], causal)
-        both = diagonals(architecture, kind, reading.length, *maps.shape[-2:])
+        diagonal, anti_diagonal = diagonals(architecture, kind, reading.length, *maps.shape[-2:])
         scores = {
-            "diagonal": share_on(both[:1], maps), "anti_diagonal": share_on(both[1:], maps),
-            "relative_entropy": relative_entropy(maps, allowed),
+            "diagonal": share_on(diagonal, maps), "anti_diagonal": share_on(anti_diagonal, maps),
+            "relative_entropy": reading.entropy[kind],
             "mean_distance": mean_distance(maps, first_symbol(architecture, kind, reading.length)),
         }
         if kind == answering_kind(architecture):
             scores["answer"] = reading.shares
         for head in heads_of(run.model, (kind,)):
             _, layer, index = head
-            left = evidence.zero_ablation[head]
             row = {"kind": kind, "layer": layer + 1, "head": index + 1, "answer": None}
             for name, score in scores.items():
                 row[name] = None if score[layer, index].isnan() else score[layer, index].item()
-            rows.append(row | {"exact_match_without": left, "cost": evidence.zero_ablation[NOTHING] - left})
+            rows.append(
+                row | {"exact_match_without": evidence.left(head), "cost": evidence.cost(head)}
+            )
     return sorted(rows, key=lambda row: (-row["cost"], -(row["answer"] or 0)))

@@ -2,7 +2,7 @@
 
 `python train.py` trains copy and reverse, each with an encoder and with an encoder–decoder, and writes
 models/<task>_task/<architecture>/. The loop is `train_epoch` and `train`; above them stand loss, schedule and
-scores, below them files, the plot and the command line.
+scores, below them files, the picture and the command line.
 """
 
 import argparse
@@ -23,6 +23,7 @@ from copy import deepcopy
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+import matplotlib
 import torch
 import torch.nn.functional as F
 from matplotlib.axes import Axes
@@ -384,8 +385,8 @@ CHECKPOINT_KEYS = {
 DEFAULT_TASKS, DEFAULT_ARCHITECTURES = ["copy", "reverse"], ["encoder", "encoder-decoder"]
 DEFAULT_FOLDER = Path("models")
 OF_WEIGHTS = re.compile(                                    # what shows the weights in a run's folder
-    r"metrics\.json|(history|heads)\.csv|training\.png"
-    r"|(attention|influence|knock_out|heads|lengths|layers|query).*\.(png|svg|pdf)"
+    r"metrics\.json|(history|heads)\.csv"
+    r"|(training|attention|influence|ablation|lengths|layers).*\.(png|svg|pdf)"
 )
 
 
@@ -460,8 +461,8 @@ def save_figures(config: Config, metrics: dict, history: list[dict], folder: Pat
     with replacing(folder / "metrics.json") as path:
         path.write_text(json.dumps(metrics, indent=2) + "\n")
     save_table(history, folder / "history.csv")
-    with replacing(folder / "training.png") as path:
-        training_plot(config, metrics, history).savefig(path, dpi=150)
+    with picture_style():
+        save_picture(training_picture(config, history), folder / "training.png")
 
 
 @dataclass
@@ -545,9 +546,11 @@ def load_run(models_dir: Path, task: str, architecture: str = "encoder") -> Run:
     return Run(model=model.eval(), config=config, history=checkpoint["history"], folder=folder)
 
 
-def percent(share: float) -> str:
-    """Two decimals, rounded down, so that 100% means all."""
-    return f"{math.floor(round(share * 10_000, 6)) / 100:.2f}".removesuffix(".00") + "%"
+def percent(share: float, decimals: int = 0) -> str:
+    """Rounded down, so that 100% means all."""
+    factor = 10**decimals
+    text = f"{math.floor(round(100 * factor * share, 6)) / factor:.{decimals}f}"
+    return text.removesuffix(".00") + "%"
 
 
 def differing_settings(config: Config) -> str:
@@ -557,37 +560,104 @@ def differing_settings(config: Config) -> str:
     return ", ".join(setting_text(name, settings[name]) for name in usual if settings[name] != usual[name])
 
 
+WIDTH, MARGIN = 8.0, 0.15                                   # of all pictures, in inches
+SENTENCE, SMALL = 73, 105                                  # characters in a line
+PICTURES = {                                                # the same input gives the same bytes, …
+    "svg.hashsalt": "attention", "svg.fonttype": "none", "pdf.fonttype": 42,    # … text stays text, …
+    "font.size": 9, "axes.titlesize": 9, "axes.spines.top": False, "axes.spines.right": False,
+}
+LIGHT = {"text.color": "#1f2328", "grid.color": "#59636e"}
+DARK = {"text.color": "#f0f6fc", "grid.color": "#9198a1"} | dict.fromkeys(     # of GitHub's dark pages
+    ["figure.facecolor", "axes.facecolor", "savefig.facecolor"], "#0d1117"
+)
+
+
+@contextmanager
+def picture_style(dark: bool = False) -> Iterator[None]:
+    """How all pictures look, whatever the reader's own matplotlibrc says."""
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.style.use("dark_background" if dark else "default")
+        matplotlib.rcParams.update(PICTURES | (DARK if dark else LIGHT))
+        yield
+
+
+def new_picture(height: float, sentence: str, numbers: str = "", how: str = "") -> tuple[Figure, float]:
+    """An empty picture with room of a height in inches, and how far below its top edge that begins.
+
+    Above the room stands what the picture says and, in grey, with which numbers; below it, how to read it.
+    """
+    sentence = textwrap.fill(sentence[:1].upper() + sentence[1:], SENTENCE, break_on_hyphens=False)
+    numbers, how = (
+        "\n".join(textwrap.fill(line, SMALL) for line in text.splitlines()) for text in (numbers, how)
+    )
+    top = MARGIN + 0.22 * (sentence.count("\n") + 1) + 0.17 * (numbers.count("\n") + 1) + 0.1
+    below = MARGIN + 0.17 * (how.count("\n") + 1)
+    figure = Figure(figsize=(WIDTH, top + height + below))
+    grey, left = matplotlib.rcParams["grid.color"], MARGIN / WIDTH
+    figure.suptitle(
+        sentence, x=left, y=1 - MARGIN / figure.get_figheight(), ha="left", va="top", size=12, weight="bold"
+    )
+    lines = {"x": left, "color": grey, "ha": "left", "size": 9, "linespacing": 1.25}
+    figure.text(y=1 - (top - 0.1) / figure.get_figheight(), s=numbers, va="bottom", **lines)
+    figure.supxlabel(how, y=MARGIN / figure.get_figheight(), va="bottom", **lines)
+    return figure, top
+
+
+def panel(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
+    """Axes at a place in inches, from the figure's upper left corner."""
+    across, down = figure.get_size_inches()
+    return figure.add_axes((left / across, 1 - (top + height) / down, width / across, height / down))
+
+
+def name_lines(axes: Axes) -> None:
+    """Write the name of each line at its end, in its colour, and none upon another."""
+    gap, place = 0.17 / (axes.get_position().height * axes.figure.get_figheight()), -math.inf
+    into_axes = axes.transData + axes.transAxes.inverted()
+    ends = {line: into_axes.transform(line.get_xydata()[-1])[1] for line in axes.get_lines()}
+    for line in sorted(ends, key=ends.get):
+        place = max(place + gap, ends[line])
+        style = {"color": line.get_color(), "va": "center", "transform": axes.transAxes}
+        axes.text(1.02, place, line.get_label(), **style)
+
+
+def save_picture(figure: Figure, path: Path) -> None:
+    """Write the picture as its suffix says, without the date."""
+    undated = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(path.suffix)
+    with replacing(path) as unfinished:
+        figure.savefig(unfinished, dpi=150, metadata=undated)
+
+
 def name_loss_axes(axes: Axes) -> None:
     axes.set(yscale="log", xlabel="training step", ylabel="loss, nats per token")
     axes.yaxis.set_major_formatter("{x:g}")                 # 0.1, not 10⁻¹
     axes.yaxis.set_minor_formatter(LogFormatter())
 
 
-def training_plot(config: Config, metrics: dict, history: list[dict]) -> Figure:
+def training_picture(config: Config, history: list[dict]) -> Figure:
     """Loss and accuracies over the steps, with the step at which the task was solved."""
-    steps = [row["step"] for row in history]
-    figure = Figure(figsize=(10, 4.2), layout="constrained")
-    loss_axes, accuracy_axes = figure.subplots(1, 2)
+    steps, solved = [row["step"] for row in history], first_solved(history)
+    last = percent(history[-1]["exact_match"])
+    sentence = f"not solved in {steps[-1]} steps: {last} of the sequences right at the end"
+    how = f"Accuracy: on the same {EVALUATION_BATCH} validation sequences after each epoch."
+    if solved:
+        sentence = f"solved at step {solved['step']}"
+        how += f" Dotted: solved, all {VALIDATION_SEQUENCES:,} validation sequences right."
+    numbers = f"{config.task}, {config.architecture}"
+    if differing := differing_settings(config):
+        numbers += f"; not the default: {differing}"
+    figure, top = new_picture(3.0, sentence, numbers, how)
+    loss_axes = panel(figure, 0.75, top + 0.1, 2.7, 2.4)
+    accuracy_axes = panel(figure, 4.15, top + 0.1, 2.55, 2.4)
     loss_axes.plot(steps, [row["loss"] for row in history])
     name_loss_axes(loss_axes)
-    accuracy_axes.plot(steps, [100 * row["token_accuracy"] for row in history], "--", label="tokens right")
-    accuracy_axes.plot(steps, [100 * row["exact_match"] for row in history], label="sequences right")
-    ylabel = f"% of the same {EVALUATION_BATCH} validation sequences"
-    accuracy_axes.set(xlabel="training step", ylabel=ylabel, ylim=(-3, 103))
-    solved = metrics["steps_to_solve"]
+    for name, key, style in ("sequences right", "exact_match", "-"), ("tokens right", "token_accuracy", "--"):
+        accuracy_axes.plot(steps, [100 * row[key] for row in history], style, label=name)
+    accuracy_axes.set(xlabel="training step", ylabel="%", ylim=(-3, 103))
+    name_lines(accuracy_axes)
     if solved:
         for axes in loss_axes, accuracy_axes:
-            axes.axvline(solved, color="grey", linestyle=":", label=f"solved: step {solved}")
-    above = {"loc": "lower right", "bbox_to_anchor": (1, 0.99), "ncols": 3, "frameon": False}
-    accuracy_axes.legend(**above, columnspacing=1, handlelength=1.5)
-    outcome = "not solved on validation"
-    if solved:
-        outcome = f"all {VALIDATION_SEQUENCES:,} validation sequences right at step {solved}"
-    test = f"{percent(metrics['test_exact_match'])} of {metrics['test_sequences']:,} test sequences right"
-    title = f"{config.task}, {config.architecture}: {outcome}; {test}"
-    if differing := differing_settings(config):
-        title += "\n" + textwrap.fill(f"not the default: {differing}", 110)
-    figure.suptitle(title)
+            axes.axvline(solved["step"], color="grey", linestyle=":")
     return figure
 
 
@@ -791,7 +861,7 @@ def print_table(results: list[dict]) -> None:
         print(line.format(
             metrics["task"], metrics["architecture"], f"{metrics['parameters']:,}",
             "never" if step is None else f"step {step}", "" if step is None else f"{seconds:.1f} s",
-            percent(metrics["test_token_accuracy"]), percent(metrics["test_exact_match"]),
+            percent(metrics["test_token_accuracy"], 2), percent(metrics["test_exact_match"], 2),
         ))
 
 

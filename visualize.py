@@ -2,17 +2,19 @@
 
 `python visualize.py` reads the checkpoints that `python train.py` wrote and saves PICTURES for each run, and
 all runs side by side. A map shows where a head reads; only an intervention shows whether the answer depends
-on it. So each title has the finding with its number, which analysis.py measured.
+on it. Above each picture stands what it says, with the numbers that analysis.py measured.
 
 Shapes: N sequences, H heads, T queries, S keys.
 A map is (T, S): row = query (who reads), column = key (what is read).
 """
 
 import argparse
+import itertools
 import math
 import os
 import sys
 import textwrap
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,37 +26,36 @@ import numpy
 import seaborn
 import torch
 from matplotlib.axes import Axes
+from matplotlib.collections import PatchCollection
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 from tqdm import tqdm
 
 from analysis import (
     ALL_ATTENTION,
-    NOTHING,
-    SEQUENCES,
     SEQUENCES_EACH,
     Evidence,
     Head,
     Part,
     Reading,
     answering_kind,
-    answers,
-    diagonals,
     first_symbol,
     head_table,
     heads_of,
     influence_on,
     longest,
-    measure,
+    parts_of,
     read,
-    rollout,
     scores_of_query,
-    share_on,
     unseen_sequences,
 )
 from data import (
     ARCHITECTURES,
+    MASK,
     PAD,
     TASKS,
     add_start_end,
@@ -71,29 +72,36 @@ from train import (
     DEFAULT_FOLDER,
     DEFAULT_TASKS,
     EVALUATION_BATCH,
+    SMALL,
+    WIDTH,
     Config,
     Run,
     command_line,
     first_solved,
     load_run,
+    name_lines,
     name_loss_axes,
+    new_picture,
     open_checkpoint,
-    replacing,
+    panel,
+    percent,
+    picture_style,
     runs_below,
+    save_picture,
     save_table,
     setting_text,
     task_of,
+    training_picture,
 )
-from transformer import fail, generate, run_script
+from transformer import evaluating, fail, generate, run_script
 
-RULE = "Attention shows where a head reads; only an intervention shows whether it matters."
-MOST_KEYS = 20                                              # whose numbers fit beside one another
-MOST_NAMES = 40                                             # of more tokens, every second or third is named
-KINDS = {"encoder": "self-attention", "decoder": "causal self-attention", "cross": "cross-attention"}
-
-
-def percent(share: float) -> str:
-    return f"{share:.1%}".replace(".0%", "%")
+MOST_KEYS = 16                                              # whose numbers fit beside one another
+SEAMLESS = {"edgecolors": "face", "linewidth": 0.3, "antialiased": True}    # in svg and pdf, too
+MOST_HEADS = 6                                              # of which ablation is shown by length
+KINDS = {
+    "encoder": "the encoder's self-attention", "decoder": "the decoder's self-attention",
+    "cross": "cross-attention",
+}
 
 
 def clearest_example(run: Run) -> Tensor:
@@ -108,68 +116,60 @@ class View:
 
     run: Run
     reading: Reading                                        # of this one question
-    own_question: bool                                      # whether the reader has chosen it
-    labels: dict[str, tuple[list[str], list[str]]]          # of each kind: queries (T) and keys (S)
     answer: str                                             # the model's, as text, and ✓ or ✗
-    best: Head                                              # the one that attends most to the cells
     evidence: Evidence                                      # of many questions
 
-    @cached_property
-    def maps(self) -> dict[str, Tensor]:
-        """The attention of each kind, (layers, H, T, S)."""
-        return {kind: weights[:, 0] for kind, weights in self.reading.maps.items()}
-
-    @cached_property
-    def cells(self) -> list[list[int]]:
-        """Where the answers come from: query, key."""
-        return self.reading.cells[0].nonzero().tolist()
+    def __str__(self) -> str:
+        return f"{self.run.config.task}, {self.run.architecture}"
 
     @property
     def kind(self) -> str:
         """The kind of attention that can find the answers; cells and shares are of this kind."""
-        return self.best[0]
-
-    @property
-    def shares(self) -> Tensor:
-        """What share of its reading each head spends on the answers, (layers, H)."""
-        return self.evidence.reading.shares
+        return answering_kind(self.run.architecture)
 
     @cached_property
-    def pattern(self) -> str | None:
-        """What a map has outlined for the longest questions; None where the answer depends on nothing."""
-        cells = self.evidence.reading.cells
-        if not cells.any():
-            return None
-        both = diagonals(self.run.architecture, self.kind, self.length, *cells.shape[1:])
-        for name, diagonal in zip(("the diagonal", "the anti-diagonal"), both, strict=True):
-            if (cells == diagonal).all():
-                return name
-        return "the needed symbols"
+    def best(self) -> Head:
+        """The head that reads the answers most, or the most focused one where nothing is outlined."""
+        shares = self.evidence.reading.shares
+        if shares.isnan().any():                            # how close each query comes to a single key
+            shares = self.reading.maps[self.kind].amax(dim=-1).mean(dim=-1)
+        return self.kind, *divmod(int(shares.argmax()), shares.size(1))
+
+    @cached_property
+    def cells(self) -> Tensor:
+        """Where the answers come from, (T, S) boolean."""
+        return self.reading.cells[0]
 
     @property
-    def length(self) -> int:
-        """How many symbols the questions of evidence.reading have: the most in training."""
-        return self.evidence.reading.length
+    def outlined(self) -> bool:
+        """Whether there is anything to outline, in this sequence and in the others."""
+        return bool(self.cells.any()) and not self.evidence.reading.shares.isnan().any()
 
+    def labels(self, kind: str) -> tuple[list[str], list[str]]:
+        """The names of a map's queries and keys: the tokens."""
+        task, given = self.run.config.task, self.reading.given
+        names = [[to_text(token, task) for token in tokens[0].split(1)] for tokens in given]
+        return names[0 if kind == "encoder" else -1], names[-1 if kind == "decoder" else 0]
 
-def labels_of(architecture: str, task: str, given: tuple[Tensor, ...], said: Tensor) -> dict:
-    """Each kind's names of queries and keys, "index:token", and "→ next" for a query that writes."""
-    tokens = [[f"{i}:{to_text(token, task)}" for i, token in enumerate(row[0].split(1))] for row in given]
-    if architecture == "encoder":
-        return {"encoder": (tokens[0], tokens[0])}
-    writing = [
-        f"{name} → {to_text(token, task)}" if token != PAD else name
-        for name, token in zip(tokens[-1], said[0].split(1), strict=True)
-    ]
-    if architecture == "decoder":
-        return {"decoder": (writing, tokens[0])}
-    return {
-        "encoder": (tokens[0], tokens[0]), "decoder": (writing, tokens[1]), "cross": (writing, tokens[0])
-    }
+    def share(self, head: Head) -> float:
+        """What share of its attention the head spends on the outlined cells of this sequence."""
+        return self.reading.shares[head[1:]].item()
+
+    def name(self, part: Part) -> str:
+        """What a person calls a part: layer 1, head 6, with its kind where the model has several."""
+        kind, *place = part
+        if part == ALL_ATTENTION or len(self.reading.maps) == 1 and not place:
+            return "any attention"
+        if not place:
+            return KINDS[kind]
+        words = [f"{word} {number + 1}" for word, number in zip(("layer", "head"), place, strict=False)]
+        if len(self.reading.maps) > 1:
+            words[0] = f"{'cross-attention' if kind == 'cross' else kind} {words[0]}"
+        return ", ".join(words)
 
 
 def shorten(text: str) -> str:
-    """So many words as fit into a line of a caption beside as many others."""
+    """So many words as fit into a line beside as many others."""
     return textwrap.shorten(text, 40, placeholder=" …")
 
 
@@ -185,7 +185,8 @@ def ask(run: Run, words: list[str] | None = None) -> tuple[Tensor, tuple[Tensor,
     source, target = add_start_end(content[None], len(content) + 2), add_start_end(answer, answer.size(1) + 2)
     if architecture == "encoder":
         given, _ = arrange(architecture, source, target)
-        said = answers(run.model, given)
+        with evaluating(run.model) as model:
+            said = model(*given).argmax(dim=-1)
         written = said[:, : target.size(1)]
     else:
         written = torch.cat([source[:, :1], generate(run.model, source, target.size(1) - 1)], dim=1)
@@ -196,419 +197,582 @@ def ask(run: Run, words: list[str] | None = None) -> tuple[Tensor, tuple[Tensor,
     return source, given, said, text
 
 
-def best_head(kind: str, scores: Tensor) -> Head:
-    """The head with the highest score, of (layers, H)."""
-    return kind, *divmod(int(scores.argmax()), scores.size(1))
-
-
-def most_focused(kind: str, maps: Tensor) -> Head:
-    """The head whose queries come closest to attending to a single key each; maps (layers, H, T, S)."""
-    return best_head(kind, maps.amax(dim=-1).mean(dim=-1))
-
-
 def look_at(run: Run, words: list[str] | None = None) -> View:
-    """Ask the model one question, and measure it. ValueError as ask."""
+    """Ask the model one question. ValueError as ask."""
     source, given, said, text = ask(run, words)
-    reading, evidence = read(run, source, given, said), measure(run)
-    kind, shares = answering_kind(run.architecture), evidence.reading.shares
-    best = most_focused(kind, reading.maps[kind][:, 0]) if shares.isnan().any() else best_head(kind, shares)
-    return View(
-        run=run, reading=reading, own_question=bool(words), answer=text, best=best, evidence=evidence,
-        labels=labels_of(run.architecture, run.config.task, given, said),
-    )
+    return View(run=run, reading=read(run, source, given, said), answer=text, evidence=Evidence(run))
 
 
-def effect_of_cutting(view: View, part: Part) -> str:
-    left = view.evidence.zero_ablation
-    return f"exact match {percent(left[NOTHING])} → {percent(left[part])}"
+# ---------------------------------------------------------------- what pictures share
 
 
-# ---------------------------------------------------------------- pictures
+def inches(names: list[str], size: float = 8) -> float:
+    """How wide the longest of these names is, in letters of this size in points; rather too wide."""
+    return max(len(name) for name in names) * 0.68 * size / 72
 
 
-def draw_matrix(
-    axes: Axes, weights: Tensor, queries: list[str] | None, keys: list[str] | None,
-    cells: list[tuple[int, int]] | tuple[()] = (),
+def name_ticks(axes: Axes, queries: list[str], keys: list[str], size: float = 8) -> None:
+    """Name the rows and columns of a map, every second, third, … where not all of them find room.
+
+    Without names, there are no ticks either.
+    """
+    width, height = axes.figure.get_size_inches() * axes.get_position().size
+    for axis, names, room in (axes.xaxis, keys, width), (axes.yaxis, queries, height):
+        step = math.ceil(1.25 * size / 72 * len(names) / room) or 1
+        places = range(0, len(names), step)
+        axis.set_ticks([place + 0.5 for place in places], [names[place] for place in places])
+    turned = bool(keys) and is_turned(keys, width, size)
+    axes.tick_params(length=0, pad=3, labelsize=size)
+    axes.tick_params("x", rotation=90 * turned)
+
+
+def is_turned(keys: list[str], width: float, size: float = 8) -> bool:
+    """Whether the names of columns must stand upright to find room."""
+    return inches(keys, size) + 0.04 > width / len(keys)
+
+
+def room_below(keys: list[str], width: float, size: float = 8) -> float:
+    """How much room these names need below a map of this width, in inches."""
+    return 0.08 + (inches(keys, size) if is_turned(keys, width, size) else 1.25 * size / 72)
+
+
+def draw_map(
+    axes: Axes, weights: Tensor, cells: Tensor | None = None, box: tuple[float, ...] | None = None
 ) -> None:
-    """A map (T, S), grey where it is nan, with cells outlined; without names, no ticks either."""
-    seaborn.heatmap(
-        weights.numpy(), mask=weights.isnan().numpy(), ax=axes, vmin=0, vmax=1, cmap="viridis", square=True,
-        cbar=False, xticklabels=False, yticklabels=False,
+    """A map (T, S), hatched where it is nan, with cells (T, S) outlined.
+
+    It fills the axes, with one unit for each row and column, or a box of them: left, top, width, height.
+    """
+    rows, columns = weights.shape
+    if box is None:
+        axes.set(xlim=(0, columns), ylim=(rows, 0))         # row 0 on top
+        axes.spines[:].set_visible(True)
+    left, top, width, height = box or (0, 0, columns, rows)
+    across, down = width / columns, height / rows
+    if weights.isnan().any():
+        style = {"hatch": "////", "edgecolor": matplotlib.rcParams["grid.color"], "linewidth": 0, "zorder": 0}
+        axes.add_patch(Rectangle((left, top), width, height, facecolor="none", **style))
+    axes.pcolormesh(
+        left + across * numpy.arange(columns + 1), top + down * numpy.arange(rows + 1), weights.numpy(),
+        vmin=0, vmax=1, cmap="viridis", **SEAMLESS,
     )
-    axes.collections[0].set(edgecolor="face", linewidth=0.4)    # else viewers show seams in svg and pdf
-    axes.set_facecolor("silver")
-    for query, key in cells:
-        width = 1.8 if queries and len(queries) < MOST_NAMES else 0.6
-        axes.add_patch(Rectangle((key, query), 1, 1, fill=False, edgecolor="tomato", linewidth=width))
-    for axis, names in (axes.xaxis, keys), (axes.yaxis, queries):
-        if names is not None:
-            places = range(0, len(names), len(names) // MOST_NAMES + 1)
-            axis.set_ticks([place + 0.5 for place in places], [names[place] for place in places])
-    axes.tick_params("x", rotation=90)
-    axes.tick_params("y", rotation=0)
+    if cells is not None and cells.any():
+        points = 72 * axes.figure.get_figwidth() * axes.get_position().width / abs(numpy.ptp(axes.get_xlim()))
+        line = min(1.2, 0.08 * across * points)
+        axes.add_collection(PatchCollection(
+            [
+                Rectangle((left + key * across, top + query * down), across, down)
+                for query, key in cells.nonzero().tolist()
+            ],
+            facecolor="none", edgecolor="white", linewidth=line,
+            path_effects=[withStroke(linewidth=2.5 * line, foreground="black")],
+        ))
 
 
-def draw_map(axes: Axes, view: View, head: Head, ticks: bool) -> None:
-    """One head's map of the view's sequence, grey where the causal mask forbids reading."""
+def draw_head(axes: Axes, view: View, head: Head, box: tuple[float, ...] | None = None) -> None:
+    """One head's map of the view's sequence."""
     kind, layer, index = head
-    weights = view.maps[kind][layer, index]
+    weights, cells = view.reading.maps[kind][layer, index], None
     if kind == "decoder":
         weights = weights.masked_fill(torch.ones_like(weights).triu(1).bool(), torch.nan)
-    queries, keys = view.labels[kind] if ticks else (None, None)
-    draw_matrix(axes, weights, queries, keys, view.cells if kind == view.kind else ())
-    if ticks:
-        writes = any("→" in name for name in queries)
-        axes.set(xlabel="key: what is read", ylabel="query: who reads" + " → writes next" * writes)
+    if kind == view.kind and view.outlined:
+        cells = view.cells
+    draw_map(axes, weights, cells, box)
 
 
-def name_of(view: View) -> str:
-    return f"{view.run.config.task}, {view.run.architecture}"
+def fitting(height: float, long: str, short: str) -> str:
+    """The name of an axis of this height in inches."""
+    return long if height > 1.7 else short
 
 
-def of_this_sequence(view: View, which: str = "") -> list[str]:
-    """What a title says of a sequence of one's own, since its other numbers are means over many sequences."""
-    if not view.own_question:
-        return []
-    lines = [f"this sequence: {view.answer[-1]}"]
-    if view.cells:
-        lines[0] += f", {percent(view.reading.shares[view.best[1:]].item())} on {view.pattern}{which}"
-    if view.reading.length > view.length:
-        symbols = f"{view.reading.length} symbols instead of at most {view.length}"
-        lines.append(f"longer than in training: {symbols}")
-    return lines
+def colour_bar(figure: Figure, left: float, top: float, height: float) -> None:
+    """What the colours of a map mean, in axes of their own."""
+    axes = panel(figure, left, top, 0.13, height)
+    axes.pcolormesh(numpy.linspace(0, 1, 64)[:, None], cmap="viridis", **SEAMLESS)
+    axes.set(xticks=[], yticks=[0, 64], yticklabels=["0", "1"])
+    axes.yaxis.set(ticks_position="right", label_position="right")
+    axes.set_ylabel(fitting(height, "attention weight", ""))
+    axes.tick_params(length=0)
 
 
-def head_name(head: Head) -> str:
-    _, layer, index = head
-    return f"layer {layer + 1}, head {index + 1}"
+def run_text(view: View) -> str:
+    """The grey line of a picture of one sequence."""
+    text = f"{view}: {view.answer}"
+    if view.reading.length > (most := longest(view.run)):
+        text += f" ({view.reading.length} symbols, in training at most {most})"
+    return f"{text}."
 
 
-def layers_of(view: View) -> list[Part]:
-    return [(kind, layer) for kind, maps in view.maps.items() for layer in range(len(maps))]
+def how_to_read(view: View, kinds: Iterable[str]) -> str:
+    """How to read maps of these kinds of attention."""
+    text = "Row: the query, which reads. Column: the key, which is read."
+    if view.outlined:
+        text += " Outlined: where the answer comes from."
+    if "decoder" in kinds:
+        text += " Hatched: comes later."
+    if any((tokens == MASK).any() for tokens in view.reading.given):
+        text += " _: to be filled in."
+    return text
 
 
-def finish(figure: Figure, title: str, lines: list[str], bar: str = "") -> Figure:
-    """What all pictures share: the finding as title, a colour bar for all maps, how to read it, the rule."""
-    figure.suptitle(title)
-    if bar:
-        shown = figure.colorbar(figure.axes[0].collections[0], ax=figure.axes, label=bar, shrink=0.8)
-        shown.solids.set(rasterized=False, edgecolor="face")    # else it would be pixels in svg and pdf
-    width = int(13.5 * figure.get_figwidth())               # characters of this size in a line
-    figure.supxlabel("\n".join(textwrap.fill(line, width) for line in [*lines, RULE]), fontsize="small")
-    return figure
-
-
-def finish_maps(figure: Figure, title: str, *views: View) -> Figure:
-    """finish for maps of one sequence: one view, or several side by side."""
-    gaps = any(":_" in name for view in views for names in view.labels.values() for name in names[1])
-    causal = any(numpy.ma.is_masked(axes.collections[0].get_array()) for axes in figure.axes)
-    lengths = " or ".join(dict.fromkeys(str(view.length) for view in views))
-    chances = dict.fromkeys(percent(view.evidence.reading.chance) for view in views if view.pattern)
-    rows = "Row: query, who reads. Column: key, what is read."
-    if any(view.cells for view in views):
-        rows += " Outlined: where the answer comes from, the needed symbols."
-    if causal:
-        rows += " Grey: not allowed to read."
-    if gaps:
-        rows += " _: to be filled in."
-    lines = [*(f"{name_of(view)}: {view.answer}" for view in views), rows]
-    if len(views) == 1:
-        title = "\n".join([title, *of_this_sequence(views[0], f" ({head_name(views[0].best)})")])
-    if chances:
-        lines.append(
-            f"Shares: means over {SEQUENCES} unseen sequences of {lengths} symbols; "
-            f"uniform attention would have {' or '.join(chances)}."
-        )
-    return finish(figure, title, lines, "attention weight")
-
-
-def on_pattern(view: View, share: float | None = None) -> str:
-    """The share, by default that of the best head, in words."""
-    if view.pattern is None and view.evidence.reading.depends.isnan().any():
+def nothing_outlined(view: View) -> str:
+    if view.evidence.reading.depends.isnan().any() or view.reading.depends.isnan().any():
         return "what the answer depends on cannot be measured"
-    if view.pattern is None:
-        return "the answer depends on nothing"
-    share = view.shares[view.best[1:]].item() if share is None else share
-    return f"{percent(share)} on {view.pattern}"
+    return "the answer depends on no symbol"
 
 
-def place_of(view: View, head: Head) -> str:
-    kind, layer, index = head
-    layers, heads = view.maps[kind].shape[:2]
-    return f"{KINDS[kind]}, layer {layer + 1} of {layers}, head {index + 1} of {heads}"
+def sample(source: Tensor) -> str:
+    """How many sequences a number stands on, and how many of them are different."""
+    lengths = (source != PAD).sum(dim=1) - 2
+    shortest, most, different = int(lengths.min()), int(lengths.max()), len(source.unique(dim=0))
+    count = f"{len(source)} unseen sequences"
+    if different < len(source):
+        count += f" ({different} different)"
+    return f"{count} of length {most}" if shortest == most else f"{count} of lengths {shortest} to {most}"
+
+
+def change(view: View, part: Part) -> str:
+    return f"{percent(view.evidence.left())} → {percent(view.evidence.left(part))}"
+
+
+def points_lost(view: View, part: Part) -> int:
+    """Points of exact match that it costs to lose a part; a cost of less than one counts as one."""
+    return math.ceil(round(100 * view.evidence.cost(part), 6))
+
+
+# ---------------------------------------------------------------- pictures of one sequence
+
+
+def instructive_query(view: View) -> int:
+    """The query of the best head's map to look at in numbers: neither uniform nor all on a single key."""
+    kind, layer, index = view.best
+    weights, cells = view.reading.maps[kind][layer, index], view.cells
+    first, _ = first_symbol(view.run.architecture, kind, view.reading.length)
+    queries = cells.any(dim=1).nonzero().flatten().tolist()
+    return min(queries or range(min(first, len(weights) - 1), len(weights)), key=lambda query: (
+        view.outlined and not cells[query, weights[query].argmax()], abs(weights[query].max().item() - 0.75)
+    ))
+
+
+def number(value: float) -> str:
+    return f"{value:.0e}".replace("e-0", "e-") if 0 < value < 0.001 else f"{value:.3f}"
+
+
+def softmax_of_row(view: View, query: int) -> tuple[dict[str, list[str]], float]:
+    """How one row of the best head becomes weights, step by step for each key, and the sum of the powers."""
+    kind, layer, index = view.best
+    weights = view.reading.maps[kind][layer, index, query]
+    weights = weights[: query + 1] if kind == "decoder" else weights        # it can read no more than these
+    size = view.run.config.d_model // view.run.config.num_heads
+    scores = scores_of_query(view.run.model, view.reading.given, view.best, query)[: len(weights)]
+    scaled = scores / math.sqrt(size)
+    powers = (scaled - scaled.max()).exp()
+    return {
+        "q·k": [f"{score:.2f}".replace("-", "−") for score in scores],
+        f"x = q·k / √{size}": [f"{score:.2f}".replace("-", "−") for score in scaled],
+        "e^(x − largest x)": [number(power) for power in powers.tolist()],
+        "weight": [number(weight) for weight in weights.tolist()],
+    }, powers.sum().item()
 
 
 def head_picture(view: View) -> Figure:
-    """The head that reads the answers most."""
-    figure = Figure(figsize=(7.5, 7.2), layout="constrained")
-    draw_map(figure.subplots(), view, view.best, ticks=True)
-    return finish_maps(figure, (
-        f"{name_of(view)}: {place_of(view, view.best)}\n{on_pattern(view)}; "
-        f"{effect_of_cutting(view, view.best)} without this head"
-    ), view)
+    """The head that reads the answers most, and one row of it in numbers, to be redone on paper."""
+    kind, layer, index = view.best
+    weights, (queries, keys) = view.reading.maps[kind][layer, index], view.labels(kind)
+    query = instructive_query(view)
+    rows, total = softmax_of_row(view, query)
+    readable = len(rows["weight"])
+    shown = weights[query, :readable].topk(min(MOST_KEYS, readable)).indices.sort().values.tolist()
+    below = len(keys) <= MOST_KEYS                          # each number stands below its key's column
+    columns = keys if below else [keys[key] for key in shown]
+    name, share = view.name(view.best), view.share(view.best)
+    sentence = f"{name} is the most focused head; {nothing_outlined(view)}"
+    if view.outlined and share >= 0.5:
+        sentence = f"{name} reads what the answer needs, with {percent(share)} of its attention"
+    elif view.outlined:
+        sentence = f"no head reads mostly what the answer needs; {name} with {percent(share)} does most"
+    numbers = run_text(view)
+    if view.outlined:
+        numbers += f" Uniform attention: {percent(view.reading.chance)}."
+    how = f" The framed row, in numbers: a weight is its power divided by the sum of all, {total:.3f}."
+    left = max(1.35, 0.5 + inches(queries))
+    across = WIDTH - left - 0.95
+    width, height = min(0.62 * len(keys), across), min(0.3 * len(queries), 4.6)
+    table_width = width if below else across
+    gap = room_below(keys, width) + (0 if below else 0.1 + room_below(columns, table_width))
+    figure, top = new_picture(height + gap + 1.4, sentence, numbers, how_to_read(view, [kind]) + how)
+    axes = panel(figure, left, top, width, height)
+    draw_head(axes, view, view.best)
+    name_ticks(axes, queries, keys)
+    axes.set_ylabel(fitting(height, "query: who reads", "query"))
+    axes.add_patch(Rectangle((0, query), len(keys), 1, fill=False, edgecolor="tab:orange", linewidth=2))
+    colour_bar(figure, left + width + 0.2, top, height)
+    table = panel(figure, left, top + height + gap, table_width, 1.08)
+    places = shown if below else range(len(shown))
+    table.set(xlim=(0, len(columns)), ylim=(4, 0))
+    for place, key in zip(places, shown, strict=True):
+        cell = view.cells[query, key].view(1, 1) & view.outlined
+        draw_map(table, weights[query, key].view(1, 1), cell, (place, 3, 1, 1))
+    name_ticks(table, list(rows), [] if below else columns)
+    table.xaxis.tick_top()
+    table.set_xlabel("key: what is read")
+    for row, texts in enumerate(rows.values()):
+        for place, key in zip(places, shown, strict=True):
+            colour = None if row < 3 else "white" if weights[query, key] < 0.6 else "black"
+            table.text(place + 0.5, row + 0.5, texts[key], ha="center", va="center", size=7, color=colour)
+    table.add_patch(Rectangle((0, 0), len(columns), 4, fill=False, edgecolor="tab:orange", linewidth=2))
+    return figure
 
 
 def layer_picture(view: View) -> Figure:
     """All heads of the layer with that head."""
     kind, layer, _ = view.best
-    heads = range(view.run.config.num_heads)
-    columns = min(4, len(heads))
-    rows = math.ceil(len(heads) / columns)
-    figure = Figure(figsize=(3.4 * columns + 1, 3.4 * rows + 1.2), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False).flat
-    for head, axes in zip(heads, grid, strict=False):
-        draw_map(axes, view, (kind, layer, head), ticks=True)
-        if head % columns:                                  # the axes' names once for each row and column
-            axes.set_ylabel("")
-        if head + columns < len(heads):
-            axes.set_xlabel("")
-        share = f": {percent(view.shares[layer, head].item())}" if view.pattern else ""
-        axes.set_title(f"head {head + 1}{share}", fontsize="medium")
-        axes.tick_params(labelsize="x-small")
-    for unused in grid:
-        unused.remove()
-    return finish_maps(figure, (
-        f"{name_of(view)}: {KINDS[kind]}, layer {layer + 1} of {len(view.shares)}, "
-        f"{on_pattern(view, view.shares[layer].mean().item())}\n"
-        f"{effect_of_cutting(view, (kind, layer))} without these heads"
-    ), view)
+    heads, (queries, keys) = view.run.config.num_heads, view.labels(kind)
+    columns = min(4, heads)
+    left = 0.5 + inches(queries)
+    width = min((WIDTH - left - 0.85) / columns - 0.12, 2.8)
+    height = width * len(queries) / len(keys)
+    rows = math.ceil(heads / columns)
+    most, name = int((view.reading.shares[layer] > 0.5).sum()), view.name((kind, layer))
+    sentence = f"{name}: {nothing_outlined(view)}"
+    if view.outlined:
+        verb = "spends" if most == 1 else "spend"
+        sentence = f"{most or 'none'} of {heads} heads in {name} {verb} most attention on the outlined cells"
+    figure, top = new_picture(rows * (height + 0.3) + room_below(keys, width) + 0.3, sentence, (
+        f"{run_text(view)} Without this layer's attention: {change(view, (kind, layer))} right."
+    ), f"{how_to_read(view, [kind])} Right: of {sample(view.evidence.source)}.")
+    for head in range(heads):
+        row, column = divmod(head, columns)
+        axes = panel(figure, left + column * (width + 0.12), top + 0.2 + row * (height + 0.3), width, height)
+        draw_head(axes, view, (kind, layer, head))
+        name_ticks(axes, [] if column else queries, keys if head + columns >= heads else [], size=7)
+        title = f"head {head + 1}"
+        axes.set_title(f"{title}: {percent(view.share((kind, layer, head)))}" if view.outlined else title)
+    figure.axes[0].set_ylabel(fitting(height, "query: who reads", "query"))
+    figure.axes[heads - columns].set_xlabel("key: what is read")
+    colour_bar(figure, left + columns * (width + 0.12) + 0.05, top + 0.2, height)
+    return figure
 
 
 def model_picture(view: View) -> Figure:
-    """All layers of all kinds (rows) and heads (columns)."""
-    rows = layers_of(view)
+    """All layers of all kinds (rows) and heads (columns), each with what losing it costs."""
+    layers = [(kind, layer) for kind, maps in view.reading.maps.items() for layer in range(len(maps))]
     heads = view.run.config.num_heads
-    figure = Figure(figsize=(1.35 * heads + 1.5, 1.35 * len(rows) + 1.8), layout="constrained")
-    grid = figure.subplots(len(rows), heads, squeeze=False)
-    for (kind, layer), axes_of_row in zip(rows, grid, strict=True):
-        for head, axes in enumerate(axes_of_row):
-            draw_map(axes, view, (kind, layer, head), ticks=False)
-            axes.set_title(f"head {head + 1}" if axes in grid[0] else "", fontsize="medium")
-            axes.set_ylabel(f"{kind} {layer + 1}" if head == 0 else "")
-    finding, readers = on_pattern(view), int((view.shares > 0.5).sum())
-    if view.pattern:
-        finding = f"{readers} of {view.shares.numel()} heads of {KINDS[view.kind]} read mostly {view.pattern}"
-    return finish_maps(figure, (
-        f"{name_of(view)}: {finding}\n"
-        f"{effect_of_cutting(view, ALL_ATTENTION)} without any attention"
-    ), view)
+    lost = {head: points_lost(view, head) for head in heads_of(view.run.model)}
+    costly, most = sum(points > 0 for points in lost.values()), min(lost, key=view.evidence.left)
+    sentence = f"each of the {len(lost)} heads can be lost alone at no cost"
+    if costly:
+        costs = "costs" if costly == 1 else "cost"
+        sentence = (
+            f"{costly} of {len(lost)} heads {costs} anything to lose; without {view.name(most)}: "
+            f"{change(view, most)} right"
+        )
+    left = 0.3 + inches([view.name(layer) for layer in layers], 9)
+    width = min((WIDTH - left - 0.1) / heads, 1.6)
+    size = 0.88 * width
+    shapes = [size * len(view.labels(kind)[0]) / len(view.labels(kind)[1]) for kind, _ in layers]
+    figure, top = new_picture(sum(shapes) + 0.28 * len(layers) + 0.25, sentence, run_text(view), (
+        "Framed: losing the head costs so many points of exact match. Pale: nothing. "
+        f"Measured by zero ablation on {sample(view.evidence.source)}."
+    ))
+    height = figure.get_figheight() - top
+    axes = panel(figure, 0, top, WIDTH, height)             # one for all maps, in inches
+    axes.set(xlim=(0, WIDTH), ylim=(height, 0))
+    axes.set_axis_off()
+    paper, bottom = matplotlib.rcParams["axes.facecolor"], 0
+    for place, shape in zip(layers, shapes, strict=True):
+        at, bottom = bottom + 0.28, bottom + 0.28 + shape
+        axes.text(left - 0.1, at + shape / 2, view.name(place), ha="right", va="center")
+        for head in range(heads):
+            box = left + head * width, at, size, shape
+            draw_head(axes, view, (*place, head), box)
+            points = lost[(*place, head)]
+            if points:
+                axes.text(box[0] + size / 2, at - 0.05, f"−{points}", ha="center", va="bottom", weight="bold")
+            else:
+                axes.add_patch(Rectangle(box[:2], *box[2:], color=paper, alpha=0.6, linewidth=0, zorder=3))
+            edge = {"edgecolor": "tab:orange" if points else "grey", "linewidth": 2.5 if points else 0.5}
+            axes.add_patch(Rectangle(box[:2], *box[2:], fill=False, zorder=4, **edge))
+    for head in range(heads):
+        text = f"head {head + 1}" if heads <= 10 else head + 1
+        axes.text(left + head * width + size / 2, bottom + 0.06, text, ha="center", va="top")
+    return figure
+
+
+def grid_picture(sentence: str, numbers: str, how: str, rows: list[list[tuple[View, Head, str]]]) -> Figure:
+    """Several heads' maps with equal cells, each with a title, in rows and columns."""
+    slot, at = (WIDTH - 0.9) / len(rows[0]), 0.45
+    labels = [[view.labels(kind) for view, (kind, _, _), _ in row] for row in rows]
+    left = 0.4 + max(inches(queries) for row in labels for queries, _ in row)
+    cell = min(0.3, (slot - left - 0.1) / max(len(keys) for row in labels for _, keys in row))
+    heights = [cell * max(len(queries) for queries, _ in row) for row in labels]
+    below = max(room_below(keys, cell * len(keys)) for row in labels for _, keys in row)
+    figure, top = new_picture(sum(heights) + len(rows) * (below + 0.75), sentence, numbers, how)
+    for row, height in zip(rows, heights, strict=True):
+        for place, (view, head, title) in enumerate(row):
+            queries, keys = view.labels(head[0])
+            axes = panel(figure, place * slot + left, top + at, cell * len(keys), cell * len(queries))
+            draw_head(axes, view, head)
+            name_ticks(axes, queries, keys)
+            axes.set_title(title, loc="left")
+            if place == 0:
+                axes.set(xlabel="key: what is read", ylabel=fitting(height, "query: who reads", "query"))
+        at += height + below + 0.75
+    colour_bar(figure, WIDTH - 0.7, top + 0.45, heights[0])
+    return figure
 
 
 def kinds_picture(view: View) -> Figure:
     """One head of each kind of attention, and what is left without all of that kind."""
-    figure = Figure(figsize=(5.5 * len(view.maps) + 1, 6.8), layout="constrained")
-    for kind, axes in zip(view.maps, figure.subplots(1, len(view.maps)), strict=True):
-        head = view.best if kind == view.kind else most_focused(kind, view.maps[kind])
-        draw_map(axes, view, head, ticks=True)
-        cut = effect_of_cutting(view, (kind,))
-        side = "encoder" if kind == "encoder" else "decoder"
-        axes.set_title(f"{side}: {place_of(view, head)}\n{cut} without {KINDS[kind]}", fontsize="medium")
-    return finish_maps(figure, f"{name_of(view)}: {on_pattern(view)} in a head of {KINDS[view.kind]}", view)
+    maps, evidence, row = view.reading.maps, view.evidence, []
+    for kind, layers in maps.items():
+        focus = layers.amax(dim=-1).mean(dim=-1)            # how close each query comes to a single key
+        head = view.best if kind == view.kind else (kind, *divmod(int(focus.argmax()), focus.size(1)))
+        row.append((view, head, f"{KINDS[kind]}\nlayer {head[1] + 1}, head {head[2] + 1}"))
+    without = ", ".join(f"without {view.name((kind,))} {percent(evidence.left((kind,)))}" for kind in maps)
+    by_mean = ", ".join(percent(evidence.mean_ablation[kind,]) for kind in maps)
+    return grid_picture(f"{without} is right", run_text(view), (
+        f"{how_to_read(view, maps)} Right: after zero ablation, of {sample(evidence.source)}. "
+        f"After mean ablation: {by_mean}."
+    ), [row])
 
 
 def comparison_picture(views: list[list[View]]) -> Figure:
     """Of each run the head that reads the answers most: architectures are rows, tasks columns."""
-    rows, columns = len(views), len(views[0])
-    figure = Figure(figsize=(4.8 * columns + 1, 4.9 * rows + 1.4), layout="constrained")
-    findings = ["Without the kind of attention shown"]
-    for row, axes_of_row in zip(views, figure.subplots(rows, columns, squeeze=False), strict=True):
-        tasks = []
-        for view, axes in zip(row, axes_of_row, strict=True):
-            share_right = percent(view.evidence.zero_ablation[view.kind,])
-            draw_map(axes, view, view.best, ticks=True)
-            lines = [
-                f"{name_of(view)}: exact match {percent(view.evidence.zero_ablation[NOTHING])}",
-                f"{on_pattern(view)} ({head_name(view.best)})", *of_this_sequence(view),
-            ]
-            axes.set_title("\n".join(lines), fontsize="medium")
-            axes.set_xlabel(f"key: what is read\nexact match without any {KINDS[view.kind]}: {share_right}")
-            tasks.append(f"{view.run.config.task} is {share_right} right")
-        findings.append(f"{row[0].run.architecture}: {' and '.join(tasks)}")
-    finish_maps(figure, "\n".join(findings), *sum(views, []))
-    figure.draw_without_rendering()                         # a second pass of the layout, else titles collide
-    return figure
+    findings, rows = [], []
+    for row in views:
+        right = [f"{view.run.config.task} {percent(view.evidence.left((view.kind,)))}" for view in row]
+        kind = "cross-attention" if row[0].kind == "cross" else "attention"
+        findings.append(f"{row[0].run.architecture} without {kind}: {', '.join(right)} right")
+        titles = [f"{view}\n{view.name(view.best)}" for view in row]
+        rows.append([(view, view.best, title) for view, title in zip(row, titles, strict=True)])
+    how = how_to_read(views[-1][-1], [row[0].kind for row in views])
+    return grid_picture("; ".join(findings), "The head of each model that reads the answers most.", (
+        f"{how} Right: after zero ablation, of {sample(views[0][0].evidence.source)}."
+    ), rows)
+
+
+# ---------------------------------------------------------------- pictures of many sequences
 
 
 def labels_of_means(view: View) -> tuple[list[str], list[str]]:
-    """Names of the queries that answer and of all keys, for means over sequences of the longest length."""
-    length, reading = view.length, view.evidence.reading
-    queries = [f"→ {place}" for place in [*range(1, int(is_scored(reading.to_say[0]).sum())), "END"]]
-    behind = "_" if view.run.architecture == "encoder" else "→ {}"
-    places = range(1, reading.given[0].size(1) - length - 1)
-    return queries, ["START", *map(str, range(1, length + 1)), "END", *map(behind.format, places)]
+    """Names of the queries that answer and of all keys, for means over sequences of one length."""
+    reading = view.evidence.reading
+    queries = [*range(1, int(is_scored(reading.to_say[0]).sum())), "END"]
+    behind = "_" if view.run.architecture == "encoder" else "a{}"
+    places = range(1, reading.given[0].size(1) - reading.length - 1)
+    keys = ["START", *range(1, reading.length + 1), "END", *map(behind.format, places)]
+    return list(map(str, queries)), list(map(str, keys))
 
 
 def influence_picture(view: View) -> Figure:
-    """Where the best head reads, and all layers together, beside what the answers depend on."""
+    """Where the best head reads, beside what the answers depend on, in the same sequences."""
     reading, moved = view.evidence.reading, view.evidence.influence
     (kind, layer, head), (queries, keys) = view.best, labels_of_means(view)
-    rolled = rollout(reading.maps)
-    share, own, other = influence_on(reading.cells[: len(moved)], moved)
-    panels = {
-        f"looks at\n{head_name(view.best)}": (
-            reading.maps[kind][layer, :, head], view.shares[layer, head].item()
-        ),
-        "looks at, by rollout\nall layers": (rolled, share_on(reading.cells, rolled[:, None]).item()),
-        "depends on\ninfluence": (moved, share),
-    }
-    asked = is_scored(reading.to_say[0])                       # of the queries, only those that answer
-    always = reading.cells.all(dim=0)[asked].nonzero().tolist()     # the same cells in all sequences
-    figure = Figure(figsize=(10.5, 2.8 + 2.6 * len(queries) / len(keys)), layout="constrained")
-    for axes, (name, (maps, on_answers)) in zip(figure.subplots(1, 3), panels.items(), strict=True):
-        draw_matrix(axes, maps.nanmean(dim=0)[asked], queries, keys, always)
-        title = f"{name}: {percent(on_answers)}" if view.pattern else name
-        axes.set(title=title, xlabel="key: symbol of the source", ylabel="")
-        axes.tick_params(labelsize="medium" if len(keys) < 12 else "xx-small")
-    figure.axes[0].set_ylabel("query: symbol it says")
-    averages = f"Means over {SEQUENCES} unseen sequences (influence: {SEQUENCES_EACH})."
-    if always:
-        averages += " Outlined: where the answer comes from."
-    finding = on_pattern(view)
-    if not math.isnan(other):                               # it is where there is no other symbol
-        finding += f"\nreplacing a symbol moves it by {other:.2f}"
-    moves = "Influence: how far the answer moves (total variation) when a symbol is replaced"
-    if view.pattern:
-        finding = (
-            f"{percent(share)} of the influence on the answers comes from {view.pattern}\n"
-            f"the most attention that any head has there is {percent(view.shares.max().item())}"
-        )
-        moves += f"; where the answer comes from {own:.2f}, elsewhere {other:.2f}"
-    return finish(figure, f"{name_of(view)}: {finding}", [
-        averages, moves + ".",
-        "Rollout multiplies all layers' maps, blind to what they carry. Grey: nothing was replaced.",
-    ], "attention or influence")
+    share, own, other = influence_on(reading.cells, moved)
+    asked = is_scored(reading.to_say[0])                    # of the queries, only those that answer
+    always = reading.cells.all(dim=0)[asked]                # the same cells in all sequences
+    name, sentence = view.name(view.best), nothing_outlined(view)
+    numbers = f"{view}: means over {sample(reading.source)}."
+    how = "Influence: how far the answer moves (total variation, 0 to 1) when a symbol is replaced."
+    if math.isnan(share):
+        sentence = "no symbol of the question moves the answers"
+    elif view.outlined:
+        looks = reading.shares[layer, head].item()
+        there = f"and {name} looks there ({percent(looks)} of its attention)"
+        if looks < 0.5:
+            there = f"but no head looks there: at most {percent(looks)}"
+        sentence = f"{percent(share)} of the influence comes from the needed symbols, {there}"
+        how += f" Needed symbols: {own:.2f}"
+        how += "." if math.isnan(other) else f", others: {other:.2f}."
+    if always.any():
+        how += " Outlined: the needed symbols."
+    how += " Hatched: forbidden, or nothing was replaced."
+    if view.run.architecture == "decoder":
+        how += " a: symbols of the answer so far."
+    left = 0.5 + inches(queries)
+    width = min((WIDTH - left - 0.95) / 2, 0.4 * len(keys))
+    height = width * len(queries) / len(keys)
+    figure, top = new_picture(height + room_below(keys, width) + 0.75, sentence, numbers, how)
+    step = max(width + 0.1, 2.4)
+    titles = f"the attention of\n{name}", "what the answers\ndepend on"
+    for place, weights in enumerate([reading.maps[kind][layer, head], moved.nanmean(dim=0)]):
+        axes = panel(figure, left + place * step, top + 0.4, width, height)
+        draw_map(axes, weights[asked], always)
+        name_ticks(axes, [] if place else queries, keys)
+        axes.set_title(titles[place], loc="left")
+    figure.axes[0].set_xlabel("key: symbol of the question")
+    figure.axes[0].set_ylabel(fitting(height, "query: symbol it says", "query"))
+    colour_bar(figure, left + step + width + 0.1, top + 0.4, height)
+    return figure
 
 
-def knock_out_picture(view: View) -> Figure:
-    """Exact match without each head, and without each layer, each kind and all attention."""
-    left, by_mean = view.evidence.zero_ablation, view.evidence.mean_ablation
-    layers = layers_of(view)
-    grid = torch.tensor([[left[head] for head in heads_of(view.run.model, layer)] for layer in layers])
-    names = {(kind, layer): f"{kind} {layer + 1}" for kind, layer in layers}
-    if len(view.maps) > 1:
-        names |= {(kind,): f"all {kind}" for kind in view.maps}
-    names[ALL_ATTENTION] = "all attention"
-    figure = Figure(figsize=(10.5, 1.9 + 0.42 * len(names)), layout="constrained")
-    map_axes, bar_axes = figure.subplots(1, 2, width_ratios=[1.6, 1])
-    seaborn.heatmap(
-        100 * grid.numpy(), ax=map_axes, vmin=0, vmax=100, cmap="viridis", annot=True, fmt=".0f", cbar=False,
-        xticklabels=range(1, grid.size(1) + 1), yticklabels=[names[layer] for layer in layers],
+def rows_of_ablation(view: View) -> list[Part]:
+    """The costliest heads and the one that reads the answers most, then each layer and each kind."""
+    evidence, parts = view.evidence, parts_of(view.run.model)
+    heads = sorted((part for part in parts if len(part) == 3), key=evidence.left)[:MOST_HEADS]
+    heads = [head for head in heads if evidence.cost(head) > 0 and head != view.best]
+    layers = [part for part in parts if len(part) == 2]
+    kinds = [(kind,) for kind in view.reading.maps if len(view.reading.maps) > 1]
+    return [*heads, view.best, *layers, *kinds, ALL_ATTENTION]
+
+
+def ablation_sentence(view: View) -> str:
+    evidence, without_any = view.evidence, f"{change(view, ALL_ATTENTION)} right without any"
+    costly = min(heads_of(view.run.model), key=evidence.left)
+    if evidence.left(ALL_ATTENTION) > 0.99 * evidence.left() > 0:
+        return f"{view.run.config.task} needs no attention in this {view.run.architecture}: {without_any}"
+    if evidence.cost(costly) <= 0:
+        return f"no single head is needed, but attention is: {without_any}"
+    costs = f"costs most to lose: {change(view, costly)} right"
+    if not view.outlined:
+        return f"{view.name(costly)} {costs}"
+    if costly == view.best:
+        return f"{view.name(costly)} reads the answers most and {costs}"
+    return (
+        f"{view.name(costly)} {costs}; {view.name(view.best)} reads the answers most and costs "
+        f"{points_lost(view, view.best) or 'nothing'}"
     )
-    map_axes.tick_params("y", rotation=0)
-    map_axes.set(xlabel="head that is ablated", ylabel="layer", title="exact match without one head, %")
-    for offset, scores, label in (-0.2, left, "zero ablation"), (0.2, by_mean, "mean ablation"):
-        shares = [100 * scores[part] for part in names]
-        bars = bar_axes.barh([place + offset for place in range(len(names))], shares, 0.38, label=label)
-        bar_axes.bar_label(bars, fmt="%.0f", padding=2, fontsize="small")
-    bar_axes.set(yticks=range(len(names)), yticklabels=names.values(), xlim=(0, 119), ylim=(len(names), -0.6),
-                 xticks=range(0, 101, 25), title="without a layer or more, %")
-    bar_axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.35 / figure.get_figheight()), ncols=2,
-                    fontsize="small")
-    return finish(figure, (
-        f"{name_of(view)}: {effect_of_cutting(view, ALL_ATTENTION)} without any attention\n"
-        f"worst layer to lose: {percent(min(left[layer] for layer in layers))} still right; "
-        f"worst head: {percent(grid.min())}"
-    ), [f"On {SEQUENCES} unseen sequences of all lengths. A head's output is set to zero, or to its mean."])
 
 
-def name_of_head(row: dict) -> str:
-    return f"{row['kind']} {row['layer']}, head {row['head']}"
+def ablation_picture(view: View) -> Figure:
+    """What is right without heads, layers and kinds, by length; beside it, what all heads read and cost."""
+    evidence, rows = view.evidence, rows_of_ablation(view)
+    of_length = (evidence.source != PAD).sum(dim=1) - 2
+    lengths = of_length.unique().tolist()
+    columns = [*(of_length == length for length in lengths), of_length > 0]
+    right = torch.stack([evidence.right[row] for row in rows]).double()
+    right = torch.stack([right[:, column].mean(dim=1) for column in columns], dim=1)        # (rows, columns)
+    names = [view.name(row) for row in rows]
+    how = ""
+    if view.outlined:
+        how += f"On the answers: in {sample(evidence.reading.source)}; a dot is a head."
+    if evidence.pair:
+        first, second, both = evidence.pair
+        either = f"{view.name(first)} and {view.name(second)}"
+        how += f"\nEither can go, both cannot ({percent(both)} right): {either}."
+    left = 0.2 + inches(names) * 0.9
+    width, height = min(2.9, max(1.7, 0.4 * len(columns))), 0.24 * len(rows)
+    figure, top = new_picture(max(height, 2.2) + 0.75, ablation_sentence(view), (
+        f"{view}: zero ablation on {sample(evidence.source)}."
+    ), how)
+    axes = panel(figure, left, top + 0.25, width, height)
+    paper, loss = matplotlib.rcParams["axes.facecolor"], "firebrick"
+    colours = LinearSegmentedColormap.from_list("loss", [paper, loss])
+    axes.pcolormesh(1 - right.numpy(), cmap=colours, vmin=0, vmax=1, **SEAMLESS)
+    axes.set(xlim=(0, len(lengths) + 1), ylim=(len(rows), 0), xlabel="symbols in the question")
+    axes.spines[:].set_visible(True)
+    axes.axvline(len(lengths), color=matplotlib.rcParams["text.color"], linewidth=0.8)
+    name_ticks(axes, names, [*map(str, lengths), "all"])
+    axes.set_title("% right without …", loc="left")
+    if width / (len(lengths) + 1) > 0.25:
+        for (row, column), share in numpy.ndenumerate(right.numpy()):
+            colour = matplotlib.rcParams["text.color"] if share > 0.4 else paper
+            text = percent(share).removesuffix("%")
+            axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", size=7, color=colour)
+    if view.outlined:
+        draw_scatter(panel(figure, left + width + 0.75, top + 0.25, WIDTH - left - width - 1.0, 2.0), view)
+    return figure
 
 
-def heads_picture(view: View) -> Figure:
-    """A card for each head: its mean map and its scores, from the one that costs most to lose."""
-    table, columns = head_table(view.run, view.evidence), 4
-    rows = math.ceil(len(table) / columns)
-    figure = Figure(figsize=(10.5, 1.25 * rows + 1.6))
-    margin = 0.8 / figure.get_figheight()
-    figure.subplots_adjust(0.01, margin, 0.99, 1 - margin, wspace=0.05, hspace=0.12)
-    grid = figure.subplots(rows, 2 * columns, squeeze=False)
-    for axes in grid.flat:
-        axes.set_axis_off()
-    for row, (picture, text) in zip(table, grid.reshape(-1, 2), strict=False):
-        maps = view.evidence.reading.maps[row["kind"]][row["layer"] - 1, :, row["head"] - 1]
-        draw_matrix(picture, maps.mean(dim=0), None, None)
-        lines = [name_of_head(row), f"costs {percent(row['cost'])}"]
-        for score in "answer", "diagonal", "anti_diagonal":
-            if row[score] is not None:
-                lines.append(f"{score.replace('_', '-')} {row[score]:.0%}")
-        if row["relative_entropy"] is not None:
-            lines.append(f"entropy {row['relative_entropy']:.2f}")
-        lines.append(f"distance {row['mean_distance']:.1f}")
-        text.text(0, 0.5, "\n".join(lines), va="center", fontsize="small")
-    costly, best = table[0], max(table, key=lambda row: row["answer"] or 0)
-    finding = "no head alone costs exact match"
-    if costly["cost"] > 0:
-        finding = f"{name_of_head(costly)} costs most, {percent(costly['cost'])} of exact match"
-    if view.pattern:
-        finding += f"\n{name_of_head(best)} reads {view.pattern} most and costs {percent(best['cost'])}"
-    return finish(figure, f"{name_of(view)}: {finding}", [
-        f"Means over {SEQUENCES} unseen sequences; dark is 0, bright 1. Entropy: 0 one key, 1 uniform. "
-        "Distance: in tokens."
-    ])
+def draw_scatter(axes: Axes, view: View) -> None:
+    """What share of its attention each head spends on the answers, against what it costs to lose it."""
+    heads = heads_of(view.run.model, (view.kind,))
+    shares = {head: 100 * view.evidence.reading.shares[head[1:]].item() for head in heads}
+    costs = {head: 100 * view.evidence.cost(head) for head in heads}
+    seaborn.scatterplot(x=shares.values(), y=costs.values(), ax=axes, alpha=0.7)
+    axes.set(xlim=(-4, 104), xlabel="% of attention on the answers", ylabel="points lost without it")
+    low, high = min(0, *costs.values()), max(1, *costs.values())
+    axes.set_ylim(low - 0.25 * (high - low), high + 0.25 * (high - low))
+    costly = max(heads, key=costs.get)
+    below = view.best if costs[costly] - costs[view.best] < 0.3 * (high - low) else None
+    for head in {costly, view.best}:
+        if costs[head] > 0 or head == view.best:
+            axes.annotate(
+                view.name(head).replace("cross-attention ", "cross-attention\n"), (shares[head], costs[head]),
+                xytext=(0, -6 if head == below else 6), textcoords="offset points", size=8,
+                va="top" if head == below else "bottom", ha="left" if shares[head] < 50 else "right",
+            )
 
 
 def lengths_picture(view: View) -> Figure:
     """Exact match, and what the best head reads, on sequences shorter and longer than those of training."""
     rows, (_, layer, head) = view.evidence.lengths, view.best
-    lengths, seq_len = [row["length"] for row in rows], view.run.config.seq_len
+    lengths, seq_len, most = [row["length"] for row in rows], view.run.config.seq_len, longest(view.run)
     shortest = seq_len if view.run.config.fixed_length else 1
-    figure = Figure(figsize=(10.5, 4.6), layout="constrained")
-    axes = figure.subplots()
-    axes.axvspan(shortest - 0.5, seq_len + 0.5, color="grey", alpha=0.2, label="lengths of training")
-    axes.plot(lengths, [100 * row["exact_match"] for row in rows], "o-", label="exact match")
-    if view.pattern:
-        shares = [100 * row["shares"][layer, head].item() for row in rows]
-        axes.plot(lengths, shares, "s--", label=f"{head_name(view.best)} on {view.pattern}")
-        chances = [100 * row["chance"] for row in rows]
-        axes.plot(lengths, chances, ":", color="grey", label="uniform attention")
-    axes.set(xlabel="symbols in the question", ylabel="%", ylim=(-3, 103), xticks=lengths)
-    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     right = {row["length"]: percent(row["exact_match"]) for row in rows}
-    finding = f"{name_of(view)}: {right[view.length]} right at length {view.length}, the longest in training"
     beyond = [length for length in lengths if length > seq_len]
-    if beyond:
-        ends = dict.fromkeys([beyond[0], beyond[-1]])       # a single length once
-        finding += "\n" + ", ".join(f"{right[length]} at length {length}" for length in ends)
-    return finish(figure, finding, [f"{SEQUENCES_EACH} unseen sequences of each length."])
+    sentence = f"{right[most]} right at length {most}, the longest in training"
+    sentence += "".join(f", {right[length]} at length {length}" for length in beyond[:1])
+    how = f"{SEQUENCES_EACH} unseen sequences of each length. Shaded: the lengths of training."
+    if view.outlined:
+        how += f" Share: of the attention of {view.name(view.best)}, on the needed symbols."
+    figure, top = new_picture(2.9, sentence, str(view), how)
+    axes = panel(figure, 0.9, top + 0.1, 5.1, 2.3)
+    axes.axvspan(shortest - 0.5, seq_len + 0.5, color="grey", alpha=0.2)
+    axes.plot(lengths, [100 * row["exact_match"] for row in rows], "o-", label="sequences right")
+    if view.outlined:
+        shares = [100 * row["shares"][layer, head].item() for row in rows]
+        axes.plot(lengths, shares, "s--", label="best head's share")
+        axes.plot(lengths, [100 * row["chance"] for row in rows], ":", label="uniform attention")
+    axes.set(xlabel="symbols in the question", ylabel="%", ylim=(-3, 103))
+    axes.set_xlim(min(lengths) - 0.5, max(lengths) + 0.5)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    name_lines(axes)
+    return figure
+
+
+def layers_sentence(scores: dict[str, float]) -> str:
+    """After which sublayer the answer appears: the first with 90% of the final score."""
+    names, values = list(scores), list(scores.values())
+    if values[-1] < 0.5:
+        return f"the answers appear in no layer: {percent(values[-1])} of the tokens are right at the end"
+    steps = [after - before for before, after in itertools.pairwise(values)]
+    if max(steps, default=0) < values[-1] / 2:
+        return f"the answers build up gradually, to {percent(values[-1])} of the tokens right"
+    first = next(place for place, value in enumerate(values) if value >= 0.9 * values[-1])
+    return f"the answers first appear after {names[first]}: {percent(values[first])} of the tokens right"
 
 
 def layers_picture(view: View) -> Figure:
-    """Each layer's attention, above what the model would say if it stopped there."""
-    lens, shares, maps = view.evidence.lens, view.shares, view.evidence.reading.maps[view.kind]
-    layers = range(1, len(lens))
-    figure = Figure(figsize=(10.5, 6), layout="constrained")
-    grid = figure.subplot_mosaic([["names", *layers], ["scores"] * len(lens)], height_ratios=[1, 1.6])
-    for layer in layers:
-        draw_matrix(grid[layer], maps[layer - 1].mean(dim=(0, 1)), None, None)
-        grid[layer].set_title(f"layer {layer}")
-    axes = grid["scores"]
-    axes.plot([100 * whole for _, whole in lens], "o-", label="exact match")
-    axes.plot([100 * tokens for tokens, _ in lens], "s--", label="tokens right")
-    if view.pattern:
-        axes.bar(layers, 100 * shares.amax(dim=1).numpy(), 0.5, color="silver", label="best head on answers")
-        axes.bar(layers, 100 * shares.mean(dim=1).numpy(), 0.3, color="grey", label="mean of its heads")
-    side = "decoder " * (len(view.maps) > 1)
-    axes.set(
-        xticks=[0, *layers], xticklabels=["embedding", *(f"after {side}layer {layer}" for layer in layers)],
-        xlim=(-0.5, len(layers) + 0.5), ylabel="%", ylim=(-3, 103),
+    """What the model would say if it stopped after each sublayer, and how much its heads read the answers."""
+    lens, shares = view.evidence.lens, view.evidence.reading.shares
+    names, places = list(lens), range(len(lens))
+    largest = max(itertools.pairwise(names), key=lambda step: lens[step[1]][0] - lens[step[0]][0])
+    before, after = (percent(lens[name][0]) for name in largest)
+    sentence = layers_sentence({name: tokens for name, (tokens, _) in lens.items()})
+    numbers = f"{view}. The largest step is {largest[1]}: {before} → {after}."
+    how = (
+        "Right, by logit lens: what final norm and output projection make of the residual stream, "
+        f"on {sample(view.evidence.source)}."
     )
-    grid["names"].legend(*axes.get_legend_handles_labels(), loc="center", fontsize="small")
-    grid["names"].set_axis_off()
-    first = next((layer for layer in layers if lens[layer][0] > 0.5), None)
-    finding = f"the answers appear in no layer; tokens right at the end {percent(lens[-1][0])}"
-    if first:
-        before, after, share = lens[first - 1][0], lens[first][0], shares[first - 1].mean().item()
-        finding = (
-            f"the answers first appear in {side}layer {first}, "
-            f"tokens right {percent(before)} → {percent(after)}"
-        )
-        if view.pattern:
-            finding += f"\nits heads spend {percent(share)} of their attention on {view.pattern}"
-    return finish(figure, f"{name_of(view)}: {finding}", [
-        f"Maps: mean of a layer's heads over {SEQUENCES} unseen sequences. Right, by logit lens: what final",
-        "norm and output projection would make of each layer's state. First: more than half of the tokens.",
-    ])
+    if view.outlined:
+        how += f" Dots: heads, on {sample(view.evidence.reading.source)}."
+    spacing, below = 5.8 / len(names), 0.55
+    labels = ["\n".join(name.rsplit(" ", 1)).replace("-", "-\n") for name in names]
+    if turned := spacing < 0.6:
+        labels, below = names, 0.1 + inches(names, 7)
+    figure, top = new_picture(2.2 + below + 1.1 * view.outlined, sentence, numbers, how)
+    axes = panel(figure, 0.9, top + 0.1, 5.8, 2.0)
+    axes.plot(places, [100 * tokens for tokens, _ in lens.values()], "s--", label="tokens right")
+    axes.plot(places, [100 * whole for _, whole in lens.values()], "o-", label="sequences right")
+    limits = -0.5, len(names) - 0.5
+    axes.set(ylabel="%", ylim=(-3, 103), xlim=limits)
+    if view.outlined:
+        dots = panel(figure, 0.9, top + 2.3, 5.8, 0.9)
+        sublayer = "cross-attention" if view.kind == "cross" else " attention"
+        at = [place for place, name in enumerate(names) if name.endswith(sublayer)]
+        for place, of_layer in zip(at, 100 * shares, strict=True):
+            dots.plot([place] * len(of_layer), of_layer, "o", color="grey", alpha=0.6)
+        dots.set(ylabel="% of attention\non the answers", ylim=(-6, 106), xlim=limits)
+        axes.set_xticks(places, [])
+    step = math.ceil(0.13 / spacing)
+    figure.axes[-1].set_xticks(places[::step], labels[::step], rotation=90 * turned, size=7)
+    name_lines(axes)
+    return figure
+
+
+# ---------------------------------------------------------------- pictures of several runs
 
 
 Curves = dict[Path, tuple[Config, list[dict]]]              # of each run's folder: settings and history
@@ -646,106 +810,66 @@ def labels_by_difference(configs: dict[Path, Config]) -> dict[Path, str]:
 def training_curves_picture(runs: Curves) -> Figure:
     """Loss and exact match of several runs over their steps, labelled by what differs."""
     labels = labels_by_difference({path: config for path, (config, _) in runs.items()})
-    figure = Figure(figsize=(10.5, 4.6), layout="constrained")
-    loss_axes, accuracy_axes = figure.subplots(1, 2)
     solved = {path: first_solved(history) for path, (_, history) in runs.items()}
     solved = {path: row["step"] for path, row in solved.items() if row}
-    for path, (_, history) in runs.items():
+    sentence = f"none of {len(runs)} runs solved it"
+    if solved:
+        first = min(solved, key=solved.get)
+        sentence = (
+            f"{len(solved)} of {len(runs)} runs solved it, the first at step {solved[first]}: {labels[first]}"
+        )
+    names = ["\n".join(textwrap.wrap(label, SMALL - 20)) for label in labels.values()]
+    below = 0.17 * sum(name.count("\n") + 1 for name in names) + 0.15
+    tasks = dict.fromkeys(f"{config.task}, {config.architecture}" for config, _ in runs.values())
+    figure, top = new_picture(3.1 + below, sentence, " and ".join(tasks))
+    loss_axes, accuracy_axes = (panel(figure, left, top + 0.1, 3.1, 2.4) for left in (0.75, 4.65))
+    for name, (path, (_, history)) in zip(names, runs.items(), strict=True):
         outcome = f"solved at step {solved[path]}" if path in solved else "not solved"
-        steps, label = [row["step"] for row in history], f"{labels[path]}: {outcome}"
+        steps, label = [row["step"] for row in history], f"{name}: {outcome}"
         loss_axes.plot(steps, [row["loss"] for row in history], label=label)
         accuracy_axes.plot(steps, [100 * row["exact_match"] for row in history], label=label)
     name_loss_axes(loss_axes)
     ylabel = f"% of {EVALUATION_BATCH} validation sequences right"
     accuracy_axes.set(xlabel="training step", ylabel=ylabel, ylim=(-3, 103))
-    figure.legend(*loss_axes.get_legend_handles_labels(), loc="outside lower left", frameon=False)
-    finding = f"none of {len(runs)} runs solved it"
-    if solved:
-        first = min(solved, key=solved.get)
-        count = f"{len(solved)} of {len(runs)} runs solved it"
-        finding = f"{count}, the first at step {solved[first]}: {labels[first]}"
-    tasks = dict.fromkeys(f"{config.task}, {config.architecture}" for config, _ in runs.values())
-    figure.suptitle(textwrap.fill(f"{' and '.join(tasks)}: {finding}", 90))
+    figure.legend(*loss_axes.get_legend_handles_labels(), loc="lower left", frameon=False)
     return figure
-
-
-def query_picture(view: View) -> Figure:
-    """One row of the best head's map in numbers, from the scores to the weights, to be redone on paper."""
-    kind, layer, head = view.best
-    queries, keys = view.labels[kind]
-    query, _ = first_symbol(view.run.architecture, kind, view.reading.length)
-    if view.cells:
-        query, _ = view.cells[len(view.cells) // 2]         # one that says a symbol from the middle
-    keys = keys[: query + 1] if kind == "decoder" else keys     # causal: it may read no more than these
-    scores = scores_of_query(view.run.model, view.reading.given, view.best, query)[: len(keys)]
-    size = view.run.config.d_model // view.run.config.num_heads
-    scaled, weights = scores / math.sqrt(size), view.maps[kind][layer, head, query, : len(keys)]
-    powers = (scaled - scaled.max()).exp()
-    shown_keys = weights.topk(min(len(keys), MOST_KEYS)).indices.sort().values
-    rows = {
-        "q·k": scores, f"x = q·k / √{size}": scaled, "e^(x − largest x)": powers, "weight": weights,
-    }
-    rows = {name: numbers[shown_keys] for name, numbers in rows.items()}
-    figure = Figure(figsize=(10.5, 3.9), layout="constrained")
-    axes = figure.subplots()
-    shown = torch.full((len(rows), len(shown_keys)), torch.nan)
-    shown[-1] = rows["weight"]
-    draw_matrix(axes, shown, list(rows), [keys[key] for key in shown_keys])
-    axes.set(aspect="auto", facecolor="none", xlabel="key: what is read")
-    for row, numbers in enumerate(rows.values()):
-        for key, number in enumerate(numbers.tolist()):
-            color = None if row < len(rows) - 1 else "white" if number < 0.6 else "black"
-            text = f"{number:.3f}" if row > 1 else f"{number:.2f}"
-            axes.text(key + 0.5, row + 0.5, text, ha="center", va="center", fontsize="small", color=color)
-    best, total = int(weights.argmax()), powers.sum()
-    lines = [
-        f"{view.answer}. Softmax divides the third line by its sum, {total:.3f}; {powers[best]:.3f} / "
-        f"{total:.3f} = {weights[best]:.3f}."
-    ]
-    if len(shown_keys) < len(keys):
-        lines.append(f"The {len(shown_keys)} largest weights of {len(keys)}; the sum is that of all.")
-    return finish(figure, "\n".join([
-        f"{name_of(view)}: query {queries[query]} reads {keys[best]} with weight {weights[best]:.3f}",
-        place_of(view, view.best), *of_this_sequence(view),
-    ]), lines)
 
 
 # ---------------------------------------------------------------- command line
 
 
+def training_view(view: View) -> Figure:
+    """The training of the run, as train.py draws it."""
+    return training_picture(view.run.config, view.run.history)
+
+
 OF_ONE_SEQUENCE = {                                         # these show one sequence, …
     "attention_head": head_picture, "attention_layer": layer_picture, "attention_model": model_picture,
-    "attention_kinds": kinds_picture, "query": query_picture,
+    "attention_kinds": kinds_picture,
 }
-PICTURES = OF_ONE_SEQUENCE | {                              # … the others means over many
-    "influence": influence_picture, "knock_out": knock_out_picture, "heads": heads_picture,
-    "lengths": lengths_picture, "layers": layers_picture,
-}
-FIXED = {                                                   # the same input gives the same bytes, …
-    "svg.hashsalt": "attention", "svg.fonttype": "none", "pdf.fonttype": 42,    # … text stays text, …
-    "font.size": 11,                                        # … and can be read at the README's width
+PICTURES = OF_ONE_SEQUENCE | {                              # … the others what was measured on many
+    "influence": influence_picture, "ablation": ablation_picture, "layers": layers_picture,
+    "lengths": lengths_picture, "training": training_view,
 }
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write the picture as its suffix says, without the date."""
-    undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(path.suffix[1:])
-    with replacing(path) as unfinished:
-        figure.savefig(unfinished, dpi=130, metadata=undated)
-    tqdm.write(f"{path}: " + figure.get_suptitle().replace("\n", "; "), file=sys.stdout)
+    """Write the picture and tell what it says."""
+    save_picture(figure, path)
+    tqdm.write(f"{path}: " + figure.get_suptitle().replace("\n", " "), file=sys.stdout)
 
 
 def save_all(view: View, folder: Path, suffix: str, sequence: str, bar: tqdm) -> None:
     """All pictures of a run and the table of its heads, or those that show a sequence of one's own."""
     pictures = OF_ONE_SEQUENCE if sequence else PICTURES
     for name, picture in pictures.items():
-        if name != "attention_kinds" or len(view.maps) > 1:
+        if name != "attention_kinds" or len(view.reading.maps) > 1:
             save(picture(view), folder / f"{'_'.join(filter(None, [name, sequence]))}.{suffix}")
         bar.update()
     if not sequence:
         save_table([
             {name: round(x, 4) if isinstance(x, float) else x for name, x in row.items()}
-            for row in head_table(view.run, view.evidence)
+            for row in head_table(view.evidence)
         ], folder / "heads.csv")
 
 
@@ -900,8 +1024,7 @@ def read_and_draw(options: argparse.Namespace) -> None:
             runs, problems = load_runs(options)
     except ValueError as error:
         fail(str(error))
-    style = "dark_background" if options.dark else "default"
-    with matplotlib.style.context(style), matplotlib.rc_context(FIXED):
+    with picture_style(options.dark):
         if options.compare:
             draw_training_curves(options, curves)
         else:

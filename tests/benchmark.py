@@ -198,7 +198,7 @@ def compare(architectures: list[str], seeds: int, max_steps: int) -> None:
             f"{statistics.median(milliseconds):.1f}", f"{statistics.median(shares):.0%}",
         ), flush=True)
         unsolved = [row for row in rows if not row["solved"]]
-        given_up = ", ".join(train.percent(row["exact_match"]) for row in unsolved)
+        given_up = ", ".join(train.percent(row["exact_match"], 2) for row in unsolved)
         if given_up:
             print(f"         exact match where it gave up: {given_up}", flush=True)
     print("\nSteps, seconds, ms/step and share of peak are medians over the seeds.", end="")
@@ -238,7 +238,7 @@ def all_tasks(tasks: list[str], architectures: list[str], seeds: int) -> None:
             history = checkpoint["history"]
             metrics = train.metrics_of(config, model, history, CPU)
             rows.append(until_solved(iter(history), history[-1]["step"]))
-            matches.append(train.percent(metrics["test_exact_match"]))
+            matches.append(train.percent(metrics["test_exact_match"], 2))
             hardest += [right_of_hardest_sums(model, config)] if task == "add" else []
         print(line.format(
             task, architecture, solved_of(rows), median_and_most(rows, "step", 0),

@@ -17,30 +17,31 @@ import analysis
 from analysis import (
     ALL_ATTENTION,
     NOTHING,
+    Evidence,
     ablated,
     answer_cells,
     by_length,
     diagonals,
-    exact_match_ablated,
     head_table,
     heads_of,
     influence,
     influence_on,
     logit_lens,
     longest,
+    margins,
+    margins_without,
     mean_distance,
     mean_head_outputs,
-    measure,
     parts_of,
     read,
     relative_entropy,
-    rollout,
+    remembering,
     scores_of_query,
     share_on,
     uniform_attention,
     unseen_sequences,
 )
-from data import TASKS, add_start_end, arrange, dependence, exact_match, to_content, to_text
+from data import TASKS, add_start_end, arrange, dependence, to_content, to_text
 from train import Config, Run, load_run
 
 
@@ -76,9 +77,8 @@ def with_edited_weights(model, heads, outputs=None):
 def test_ablating_a_part_equals_editing_the_weights_and_leaves_no_trace(run, by_mean, monkeypatch):
     source, given, to_say = unseen_sequences(run)
     before = run.model(*given)
-    to_say = before.argmax(dim=-1).where(to_say != 0, 0)        # as if the whole model were always right
     monkeypatch.setattr(analysis, "unseen_sequences", lambda run: (source, given, to_say))
-    scores = {NOTHING: 1.0}
+    expected_margins = {NOTHING: margins(before, to_say)}
     kinds, places = KINDS[run.architecture], [(0, 0), (0, 1), (1, 0), (1, 1)]
     heads_in = {(kind, *place): [(kind, *place)] for kind in kinds for place in places}
     heads_in |= {(kind, layer): [(kind, layer, 0), (kind, layer, 1)] for kind in kinds for layer in (0, 1)}
@@ -88,12 +88,15 @@ def test_ablating_a_part_equals_editing_the_weights_and_leaves_no_trace(run, by_
     outputs = mean_head_outputs(run) if by_mean else None
     for part, heads in heads_in.items():
         expected = with_edited_weights(run.model, heads, outputs)(*given)
-        with ablated(run.model, part, outputs):
+        with ablated(run.model, part, replacement=outputs):
             torch.testing.assert_close(run.model(*given), expected, atol=1e-5, rtol=0)
         assert torch.equal(run.model(*given), before) and not torch.allclose(before, expected, atol=1e-4)
-        scores[part] = exact_match(expected.argmax(dim=-1), to_say)
-    assert exact_match_ablated(run, [NOTHING, *heads_in], outputs) == scores
-    assert len(set(scores.values())) > 4
+        expected_margins[part] = margins(expected, to_say)
+    first, second = (kinds[0], 0, 1), (kinds[-1], 1, 0)         # a pair of heads, in two layers
+    measured = margins_without(run, [*((part,) for part in expected_margins), (first, second)], outputs)
+    pair = with_edited_weights(run.model, [first, second], outputs)(*given)
+    for ahead, expected in zip(measured, [*expected_margins.values(), margins(pair, to_say)], strict=True):
+        torch.testing.assert_close(ahead, expected, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("part", [("encoder", 4), ("cross",), ("Encoder", 0), ("encoder", 0, 2), (), "all"])
@@ -101,7 +104,7 @@ def test_a_part_that_the_model_does_not_have_is_refused(part, models_dir):
     run = load_run(models_dir, "reverse", "encoder")
     for refuse in (
         lambda: ablated(run.model, part).__enter__(), lambda: heads_of(run.model, part),
-        lambda: exact_match_ablated(run, [part]),
+        lambda: margins_without(run, [(part,)]),
     ):
         with pytest.raises(ValueError, match="not in this model; choose from encoder layers 0 … 1 "):
             refuse()
@@ -125,10 +128,11 @@ def in_training_mode(model):
     ids=["AveragedModel", "compiled", "training mode", "float64", "float16", "bfloat16"],
 )
 def test_measures_of_a_wrapped_model_or_of_another_precision_are_the_same(run, change, digits, few_sequences):
-    expected = measure(run)
+    expected = Evidence(run)
     other = replace(run, model=change(copy.deepcopy(run.model)))
     modes = [part.training for part in other.model.modules()]
-    evidence = measure(other)
+    evidence = Evidence(other)
+    rows = head_table(evidence)
     assert [part.training for part in other.model.modules()] == modes
     tolerance = 10**-digits
     torch.testing.assert_close(
@@ -136,12 +140,11 @@ def test_measures_of_a_wrapped_model_or_of_another_precision_are_the_same(run, c
     )
     for kind, maps in expected.reading.maps.items():
         torch.testing.assert_close(evidence.reading.maps[kind], maps, atol=tolerance, rtol=0)
-    assert evidence.zero_ablation.keys() == expected.zero_ablation.keys()
+    assert evidence.right.keys() == expected.right.keys()
     if digits > 1:
-        assert evidence.zero_ablation == expected.zero_ablation and evidence.lens == expected.lens
-        assert evidence.mean_ablation == expected.mean_ablation
-    rows = head_table(other, evidence)
-    assert len(rows) == len(head_table(run, expected)) and all(math.isfinite(row["cost"]) for row in rows)
+        assert all(evidence.left(part) == expected.left(part) for part in expected.right)
+        assert evidence.lens == expected.lens and evidence.mean_ablation == expected.mean_ablation
+    assert len(rows) == len(head_table(expected)) and all(math.isfinite(row["cost"]) for row in rows)
     scores = scores_of_query(other.model, evidence.reading.given, (KINDS[run.architecture][0], 1, 1), 3)
     assert scores.isfinite().all()
 
@@ -190,7 +193,7 @@ def test_answer_cells_are_where_the_symbol_to_say_stands(architecture, task, que
 
 def test_shares_are_those_of_a_loop(run):
     source, given, to_say = unseen_sequences(run, longest(run))
-    assert given[0].shape[0] == 500 and (given[0] != 0).all()
+    assert given[0].shape[0] == 320 and (given[0] != 0).all()
     shares = read(run, source, given, to_say).shares
     run.model(*given)
     kind, first = {"encoder": ("encoder", 1), "decoder": ("decoder", 9), "encoder-decoder": ("cross", 0)}[
@@ -231,22 +234,22 @@ def test_diagonals_join_the_query_that_says_a_symbol_with_that_symbol(
 def test_scores_of_maps_that_are_known_in_closed_form():
     """Three heads of 4 queries: one reads all alike, one its own place, one the mirror image of it."""
     mirror = torch.eye(4).flip(1)
-    maps = torch.stack([torch.full((4, 4), 0.25), torch.eye(4), mirror])[None, None]       # (1, 1, 3, 4, 4)
+    maps = torch.stack([torch.full((4, 4), 0.25), torch.eye(4), mirror])        # (3, 4, 4)
     allowed = torch.ones(4, 4, dtype=torch.bool)
-    torch.testing.assert_close(relative_entropy(maps, allowed), torch.tensor([[1.0, 0, 0]]))
-    torch.testing.assert_close(mean_distance(maps, (0, 0)), torch.tensor([[1.25, 0, 2]]))
+    torch.testing.assert_close(relative_entropy(maps, allowed), torch.tensor([1.0, 0, 0]))
+    torch.testing.assert_close(mean_distance(maps, (0, 0)), torch.tensor([1.25, 0, 2]))
     copying = torch.eye(4).roll(1, dims=1)[:3]                  # cross-attention: query 0 reads key 1, …
-    assert mean_distance(copying[None, None, None], (0, 1)).item() == 0
-    corner = torch.zeros(1, 4, 4, dtype=torch.bool)
-    corner[0, 0, 2:] = True                                     # a single query has cells: the right half
-    torch.testing.assert_close(share_on(corner, maps), torch.tensor([[0.5, 0, 1]]))
+    assert mean_distance(copying, (0, 1)).item() == 0
+    corner = torch.zeros(4, 4, dtype=torch.bool)
+    corner[0, 2:] = True                                        # a single query has cells: the right half
+    torch.testing.assert_close(share_on(corner, maps), torch.tensor([0.5, 0, 1]))
 
 
 def test_entropy_counts_only_what_a_query_may_read_and_queries_that_may_choose():
     allowed = torch.ones(5, 5, dtype=torch.bool).tril()
-    maps = uniform_attention(allowed)[None, None]                      # (1, 1, 5, 5)
+    maps = uniform_attention(allowed)
     assert relative_entropy(maps, allowed).item() == pytest.approx(1)
-    maps[0, 0, 4] = torch.tensor([0.5, 0.5, 0, 0, 0])           # may read five keys, and reads two
+    maps[4] = torch.tensor([0.5, 0.5, 0, 0, 0])           # may read five keys, and reads two
     assert relative_entropy(maps, allowed).item() == pytest.approx((3 + math.log(2) / math.log(5)) / 4)
 
 
@@ -266,7 +269,7 @@ def test_the_influence_on_a_perfect_mirror_is_its_anti_diagonal(models_dir):
     expected[[0, 9]] = 0                                        # START and END are not replaced, …
     moved = influence(replace(run, model=Mirror()), source, given, to_say)
     assert moved[:, 0].isnan().all() and moved[:, :, [0, 9]].isnan().all()      # … START is not asked
-    torch.testing.assert_close(moved[:, 1:, 1:9], expected[1:, 1:9].expand(500, -1, -1))
+    torch.testing.assert_close(moved[:, 1:, 1:9], expected[1:, 1:9].expand(320, -1, -1))
 
 
 def test_influence_on_cells_leaves_out_what_was_not_measured():
@@ -297,7 +300,7 @@ def test_influence_is_that_of_a_loop_over_keys(architecture):
 
 def test_digits_are_replaced_by_digits(models_dir):
     run = load_run(models_dir, "add", "encoder")
-    source, given, to_say = unseen_sequences(run, longest(run))
+    source, given, to_say = unseen_sequences(run, longest(run), count=50)
     seen = []
     run.model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     influence(run, source, given, to_say)
@@ -308,39 +311,81 @@ def test_digits_are_replaced_by_digits(models_dir):
         assert changed[key, :, key].equal(was_digit) and changed[key].sum() == was_digit.sum()
 
 
-def test_rollout_halves_what_the_residual_stream_and_attention_carry():
-    uniform, mirror = torch.full((4, 4), 0.25), torch.eye(4).flip(1)
-
-    def layers(*maps):
-        return torch.stack(maps)[:, None, None]                 # one sequence, one head
-
-    twice = rollout({"encoder": layers(uniform, mirror)})[0]
-    torch.testing.assert_close(twice, (mirror + torch.eye(4)) / 2 @ (uniform + torch.eye(4)) / 2)
-    heads = torch.stack([uniform, mirror])[None, None]
-    mean = (torch.eye(4) + (uniform + mirror) / 2) / 2
-    torch.testing.assert_close(rollout({"decoder": heads})[0], mean)
-    maps = {"encoder": layers(torch.eye(4)), "decoder": layers(torch.eye(4), torch.eye(4))}
-    through = rollout(maps | {"cross": layers(mirror, mirror)})[0]
-    torch.testing.assert_close(through, mirror * 3 / 4)         # a half, then half of what is left
-
-
-def test_the_logit_lens_sees_the_embedding_first_and_the_logits_last(run):
+def test_the_logit_lens_sees_the_embedding_first_and_what_the_model_says_last(run):
+    """Without what the later sublayers add to the stream, the model says what the lens sees earlier."""
     _, given, _ = unseen_sequences(run)
     model = copy.deepcopy(run.model)
-    lens, logits = logit_lens(model, given), model(*given)
-    torch.testing.assert_close(lens[-1], logits)
-    assert len(lens) == 3 and not torch.allclose(lens[1], lens[2], atol=1e-3)
     blocks = model.decoder_blocks if len(given) == 2 else model.blocks
-    for layer in 1, 0:
-        zero(blocks[layer], "contract", "output_projection")    # a block that adds nothing
-        torch.testing.assert_close(model(*given), lens[layer])
+    sublayers = ["attention", "cross-attention", "feed-forward"][:: 1 if len(given) == 2 else 2]
+    lens = logit_lens(model, given)
+    assert list(lens) == ["embedding", *(f"layer {layer} {name}" for layer in (1, 2) for name in sublayers)]
+    *early, last = lens.values()
+    assert last.equal(model(*given).argmax(dim=-1)) and not last.equal(early[0])
+    for said, (layer, name) in zip(
+        reversed(early), reversed([*itertools.product((0, 1), sublayers)]), strict=True
+    ):
+        part = blocks[layer].get_submodule(name.replace("-", "_"))
+        zero(part, "contract" if name == "feed-forward" else "output_projection")
+        assert model(*given).argmax(dim=-1).equal(said)
+
+
+def test_the_lens_sees_a_post_norm_stream_after_its_norm():
+    config = Config(**TINY, norm_first=False)
+    run = Run(config.model().eval(), config, [], Path())
+    _, given, _ = unseen_sequences(run)
+    block, stream = run.model.blocks[0], run.model.positional_encoding(run.model.embedding(given[0]))
+    stream = block.attention_norm(stream + block.attention(stream, mask=(given[0] != 0)[:, None, None]))
+    said = run.model.output_projection(stream).argmax(dim=-1)
+    assert logit_lens(run.model, given)["layer 1 attention"].equal(said)
+
+
+def test_the_margin_is_the_lead_over_the_best_other_symbol():
+    logits = torch.tensor([[[1.0, 5, 2, 3], [4, 1, 0, 2], [9, 9, 9, 9]]])
+    ahead = margins(logits, torch.tensor([[3, 2, 0]]))
+    assert ahead.tolist() == [[-2, -4, math.inf]]               # nothing is asked at PAD
+
+
+def test_a_remembered_pass_is_repeated_only_for_the_same_input(run):
+    _, given, _ = unseen_sequences(run)
+    other = tuple(tokens.flip(0) for tokens in given)
+    expected, calls = [run.model(*given), run.model(*other)], []
+    with remembering(run.model, given):
+        hook = attentions(run.model, KINDS[run.architecture][0])[0].query_projection.register_forward_hook(
+            lambda *_: calls.append(1)
+        )
+        for tokens, logits in zip((given, other), expected, strict=True):
+            torch.testing.assert_close(run.model(*tokens), logits)
+    hook.remove()
+    assert len(calls) == 1                                      # for the other input alone
+    torch.testing.assert_close(run.model(*other), expected[1])
+
+
+def test_two_heads_that_can_each_be_lost_but_not_both_are_found(run, monkeypatch):
+    """Each of two heads takes 3 of a lead of 5; a third takes 1."""
+    evidence, (first, second, third, *others) = Evidence(run), heads_of(run.model)
+    taken = {first: 3.0, second: 3.0, third: 1.0} | dict.fromkeys(others, 0.0)
+    evidence.margins = {NOTHING: torch.full((10, 4), 5.0)} | {
+        head: torch.full((10, 4), 5.0 - much) for head, much in taken.items()
+    }
+    asked = []
+
+    def without(run, pairs):
+        asked.extend(pairs)
+        return torch.stack([torch.full((10, 4), 5 - sum(taken[head] for head in pair)) for pair in pairs])
+
+    monkeypatch.setattr(analysis, "margins_without", without)
+    assert evidence.pair == (first, second, 0.0) and len(asked) == analysis.PAIRS
+    harmless = Evidence(run)
+    harmless.margins = evidence.margins | {first: torch.full((10, 4), 5.0)}
+    taken[first] = 0.0
+    assert harmless.pair is None
 
 
 def test_the_scores_of_a_query_give_its_weights_and_are_the_projections_products(run):
-    source, given, to_say = unseen_sequences(run, 5)
+    source, given, to_say = unseen_sequences(run, 5, count=1)
     made = {}
     for kind, maps in read(run, source, given, to_say).maps.items():
-        scores, weights = scores_of_query(run.model, given, (kind, 1, 1), 3), maps[1, 0, 1, 3]
+        scores, weights = scores_of_query(run.model, given, (kind, 1, 1), 3), maps[1, 1, 3]
         allowed = weights > 0
         torch.testing.assert_close((scores / math.sqrt(8))[allowed].softmax(dim=0), weights[allowed])
         attention = attentions(run.model, kind)[1]
@@ -383,19 +428,22 @@ def test_lengths_that_the_task_does_not_have_or_positions_do_not_reach_are_left_
 
 
 def test_the_table_of_heads_has_each_once_and_starts_with_the_most_costly(run):
-    evidence = measure(run)
-    for cost, part in enumerate(parts_of(run.model)):           # the tiny model itself may have none right
-        evidence.zero_ablation[part] = 1 - cost / 100
-    evidence.zero_ablation[NOTHING] = 1
-    rows, kinds = head_table(run, evidence), KINDS[run.architecture]
+    evidence = Evidence(run)
+    wrong = {part: cost for cost, part in enumerate(parts_of(run.model))} | {NOTHING: 0}
+    evidence.margins = {                                        # the tiny model itself may have none right
+        part: torch.cat([-torch.ones(cost, 3), torch.ones(100 - cost, 3)]) for part, cost in wrong.items()
+    }
+    rows, kinds = head_table(evidence), KINDS[run.architecture]
     assert {(row["kind"], row["layer"], row["head"]) for row in rows} == {
         (kind, layer, head) for kind in kinds for layer in (1, 2) for head in (1, 2)
     }
     assert len(rows) == 4 * len(kinds) and rows == sorted(rows, key=lambda row: -row["cost"])
     for row in rows:
         place = row["layer"] - 1, row["head"] - 1
-        assert row["exact_match_without"] == 1 - row["cost"] == evidence.zero_ablation[(row["kind"], *place)]
-        weights = evidence.reading.maps[row["kind"]][place[0], :, place[1]]
+        assert row["exact_match_without"] == pytest.approx(1 - wrong[(row["kind"], *place)] / 100)
+        assert row["cost"] == pytest.approx(1 - row["exact_match_without"])
+        run.model(*evidence.reading.given)
+        weights = attentions(run.model, row["kind"])[place[0]].attention_weights[:, place[1]]
         query, key = {"encoder": (1, 1), "cross": (0, 1), "decoder": (0, 0)}[row["kind"]]
         query, key = (9, 1) if run.architecture == "decoder" else (query, key)
         mirrored = [weights[:, query + i, key + 7 - i].mean().item() for i in range(8)]

@@ -180,23 +180,24 @@ def test_solved_means_that_all_validation_sequences_were_looked_at():
     assert row["exact_match"] == pytest.approx(0.99) and not row["solved"]
 
 
-def test_the_training_plot_names_what_differs_and_how_many_sequences_its_accuracies_stand_on():
+def test_the_training_picture_names_what_differs_and_how_many_sequences_its_accuracies_stand_on():
     config = train.recipe("add", "encoder", num_layers=1, fixed_length=True)
     history = [
         {"epoch": 1, "step": 8, "loss": 2.0, "token_accuracy": 0.5, "exact_match": 0.25, "solved": False},
         {"epoch": 2, "step": 16, "loss": 1.0, "token_accuracy": 1.0, "exact_match": 1.0, "solved": True},
     ]
-    metrics = {"steps_to_solve": 16, "test_exact_match": 0.9999, "test_sequences": 10_000}
-    figure = train.training_plot(config, metrics, history)
-    first, second = figure.get_suptitle().split("\n")
-    assert first == "add, encoder: all 2,000 validation sequences right at step 16; 99.99% of 10,000 test " \
-        "sequences right"
-    assert second == "not the default: fixed_length, num_layers 1"      # not what add trains best with
-    loss_axes, accuracy_axes = figure.axes
-    assert accuracy_axes.get_ylabel() == "% of the same 100 validation sequences"
-    assert [list(line.get_ydata()) for line in accuracy_axes.get_lines()[:2]] == [[50, 100], [25, 100]]
-    plain = train.training_plot(train.recipe("add", "encoder"), metrics, history)
-    assert "\n" not in plain.get_suptitle()
+    figure = train.training_picture(config, history)
+    assert figure.get_suptitle() == "Solved at step 16"
+    numbers = figure.texts[1].get_text()                        # not what add trains best with
+    assert numbers == "add, encoder; not the default: fixed_length, num_layers 1"
+    assert "on the same 100 validation sequences" in figure.get_supxlabel()
+    assert "all 2,000 validation sequences right" in figure.get_supxlabel()
+    _, accuracy_axes = figure.axes
+    assert [list(line.get_ydata()) for line in accuracy_axes.get_lines()[:2]] == [[25, 100], [50, 100]]
+    assert [text.get_text() for text in accuracy_axes.texts] == ["sequences right", "tokens right"]
+    plain = train.training_picture(train.recipe("add", "encoder"), history[:1])
+    assert plain.get_suptitle() == "Not solved in 8 steps: 25% of the sequences right at the end"
+    assert plain.texts[1].get_text() == "add, encoder"
 
 
 def test_a_sample_stands_aligned_and_marks_what_is_wrong():
@@ -216,10 +217,12 @@ def test_a_sample_stands_aligned_and_marks_what_is_wrong():
 
 
 @pytest.mark.parametrize(
-    ("share", "text"), [(1.0, "100%"), (0.99999, "99.99%"), (0.204, "20.40%"), (0.29, "29%"), (0.0, "0%")]
+    ("share", "text", "whole"),
+    [(1.0, "100%", "100%"), (0.99999, "99.99%", "99%"), (0.204, "20.40%", "20%"), (0.29, "29%", "29%"),
+     (0.0, "0%", "0%")],
 )
-def test_percent_never_rounds_up_to_all(share, text):
-    assert percent(share) == text
+def test_percent_never_rounds_up_to_all(share, text, whole):
+    assert percent(share, 2) == text and percent(share) == whole
 
 
 def test_a_run_can_be_loaded_and_answers_as_it_did(finished):

@@ -1,6 +1,8 @@
 """The pictures show what the model did, the right way round, and the numbers beside them are true."""
 
 import copy
+import itertools
+import math
 import shutil
 import subprocess
 import sys
@@ -11,33 +13,35 @@ import pytest
 import torch
 from conftest import KINDS, TINY
 from matplotlib.figure import Figure
-from matplotlib.text import Text
 from torch.nn import functional
 
+import analysis
 import data
 import train
 import visualize
-from analysis import head_table, rollout
+from analysis import ALL_ATTENTION, NOTHING, heads_of
 from data import ARCHITECTURES, TASKS, Task, to_text
-from train import load_run, run_folder, save_checkpoint
+from train import Run, load_run, picture_style, run_folder, save_checkpoint
 from transformer import generate
 from visualize import (
-    draw_map,
+    ablation_picture,
+    draw_head,
     head_picture,
-    heads_picture,
     influence_picture,
-    knock_out_picture,
+    kinds_picture,
+    layer_picture,
     layers_picture,
     lengths_picture,
     look_at,
-    query_picture,
+    model_picture,
+    name_ticks,
     runs_in,
     training_curves_picture,
 )
 
 NAMES = [
-    "attention_head", "attention_layer", "attention_model", "influence", "knock_out", "heads", "lengths",
-    "layers", "query",
+    "attention_head", "attention_layer", "attention_model", "influence", "ablation", "layers", "lengths",
+    "training",
 ]
 
 
@@ -47,20 +51,22 @@ def measured(run):
     return look_at(run, ["5", "9", "12"])
 
 
-def test_the_best_head_has_the_largest_share_and_its_number_is_in_the_title(measured):
+def test_the_best_head_has_the_largest_share_and_its_title_the_number_of_the_sequence_shown(measured):
     view = measured
     (kind, layer, head), shares = view.best, view.evidence.reading.shares
     assert kind == view.kind and shares[layer, head] == shares.max()
-    title = head_picture(view).get_suptitle()
-    assert f"layer {layer + 1} of 2, head {head + 1} of 2" in title
-    assert f"{shares.max():.1%} on the anti-diagonal" in title
+    first = {"encoder": 1, "decoder": 4, "cross": 0}[kind]      # the query that says symbol 0
+    weights = view.reading.maps[kind][layer, head]
+    there = [weights[first + i, 3 - i] for i in range(3) if first + i < len(weights)]
+    title = sentence_of(head_picture(view))
+    assert f"layer {layer + 1}, head {head + 1} with {int(100 * sum(there) / len(there))}%" in title
 
 
 def test_a_map_has_query_down_key_across_and_row_0_on_top(run, measured):
     """Each kind of attention, on what the untrained model itself wrote."""
     view = measured
     source = torch.tensor([[1, 5, 9, 12, 2]])
-    prompt = ["0:START", "1:5", "2:9", "3:12", "4:END"]
+    prompt = ["START", "5", "9", "12", "END"]
     if run.architecture == "encoder":
         given, expected = (source,), {"encoder": (prompt, prompt)}
     else:
@@ -68,120 +74,158 @@ def test_a_map_has_query_down_key_across_and_row_0_on_top(run, measured):
         names = [to_text(token) for token in answer[0].split(1)]
         if run.architecture == "decoder":
             given = (torch.cat([source, answer[:, :-1]], dim=1),)
-            keys = prompt + [f"{5 + i}:{name}" for i, name in enumerate(names[:-1])]
-            writing = [f"{key} → {name}" for key, name in zip(keys[4:], names, strict=True)]
-            expected = {"decoder": (prompt[:4] + writing, keys)}
+            tokens = prompt + names[:-1]
+            expected = {"decoder": (tokens, tokens)}
         else:
             given = (source, torch.cat([source[:, :1], answer[:, :-1]], dim=1))
-            keys = ["0:START"] + [f"{1 + i}:{name}" for i, name in enumerate(names[:-1])]
-            writing = [f"{key} → {name}" for key, name in zip(keys, names, strict=True)]
-            expected = {"encoder": (prompt, prompt), "decoder": (writing, keys)}
-            expected["cross"] = writing, prompt
+            tokens = ["START", *names[:-1]]
+            expected = {"encoder": (prompt, prompt), "decoder": (tokens, tokens), "cross": (tokens, prompt)}
     run.model(*given)
     assert list(expected) == KINDS[run.architecture]
     for kind, (queries, keys) in expected.items():
-        axes = Figure().subplots()
-        draw_map(axes, view, (kind, 1, 0), ticks=True)
+        axes = Figure(figsize=(8, 8)).subplots()
+        draw_head(axes, view, (kind, 1, 0))
+        name_ticks(axes, queries, keys)
         weights = run.model.attention_layers()[kind][1].attention_weights[0, 0]
         drawn = axes.collections[0].get_array().reshape(len(queries), len(keys))
-        numpy.testing.assert_allclose(drawn.filled(0), weights.numpy(), atol=1e-6)
         forbidden = numpy.triu(numpy.ones(weights.shape), 1) * (kind == "decoder")
         assert (numpy.ma.getmaskarray(drawn) == forbidden).all()
+        numpy.testing.assert_allclose(drawn.filled(0), weights.numpy(), atol=1e-6)
+        assert bool(axes.patches) == (kind == "decoder")        # the hatching behind what is not drawn
         bottom, top = axes.get_ylim()
         left, right = axes.get_xlim()
         assert bottom > top and left < right                    # row 0 on top, key 0 on the left
-        assert [label.get_text() for label in axes.get_yticklabels()] == queries
-        assert [label.get_text() for label in axes.get_xticklabels()] == keys
-        assert axes.get_ylabel().startswith("query") and axes.get_xlabel().startswith("key")
+        assert names_of(axes.get_yticklabels()) == queries and names_of(axes.get_xticklabels()) == keys
         assert axes.collections[0].get_clim() == (0, 1)
         first = {"encoder": 1, "decoder": 4, "cross": 0}[kind]
         cells = [(3 - i, first + i) for i in range(3) if first + i < len(queries)]          # key, query
-        assert [cell.get_xy() for cell in axes.patches] == (cells if kind == view.kind else [])
+        assert outlined(axes) == (sorted(cells) if kind == view.kind else [])
+    draw = head_picture(view)
+    assert draw.axes[0].get_ylabel().startswith("query") and draw.axes[-1].get_xlabel().startswith("key")
+
+
+def sentence_of(figure):
+    """What stands on top of a picture, in one line."""
+    return figure.get_suptitle().replace("\n", " ")
+
+
+def numbers_of(figure):
+    """The grey line below it."""
+    return figure.texts[1].get_text().replace("\n", " ")
+
+
+def names_of(labels):
+    return [label.get_text() for label in labels]
+
+
+def outlined(axes):
+    """Key and query of each outlined cell."""
+    paths = axes.collections[1].get_paths() if len(axes.collections) > 1 else []
+    return sorted(tuple(path.vertices.min(axis=0).round().astype(int).tolist()) for path in paths)
 
 
 @pytest.mark.parametrize(
     ("task", "question", "ticks"),
     [
-        ("add", "4 2 + 1 9", ["0:START", "1:4", "2:2", "3:+", "4:1", "5:9", "6:END"]),
-        ("complete", "5 _ 5 7", ["0:START", "1:5", "2:_", "3:5", "4:7", "5:END"]),
+        ("add", "4 2 + 1 9", ["START", "4", "2", "+", "1", "9", "END"]),
+        ("complete", "5 _ 5 7", ["START", "5", "_", "5", "7", "END"]),
     ],
 )
 def test_digits_and_gaps_are_shown_as_a_person_writes_them(task, question, ticks, models_dir):
-    view = look_at(load_run(models_dir, task, "encoder"), question.split())
-    picture = head_picture(view)
-    assert [label.get_text() for label in picture.axes[0].get_xticklabels()] == ticks
-    caption = picture.get_supxlabel()
-    assert f"{task}, encoder: {question} → " in caption
-    assert ("to be filled in" in caption) == (task == "complete")
-    length = 7 if task == "add" else 8                      # of seq_len 8, the longest sum has 7
-    assert f"sequences of {length} symbols" in caption
+    picture = head_picture(look_at(load_run(models_dir, task, "encoder"), question.split()))
+    assert names_of(picture.axes[0].get_xticklabels()) == ticks
+    assert numbers_of(picture).startswith(f"{task}, encoder: {question} → ")
+    assert ("_: to" in picture.get_supxlabel()) == (task == "complete")
 
 
 @pytest.fixture
 def view(measured):
-    """One question to a tiny run of each architecture, with evidence that is not the same everywhere."""
+    """One question to a tiny run of each architecture; each part that is lost costs one sequence more."""
     view = copy.deepcopy(measured)
-    for scores in view.evidence.zero_ablation, view.evidence.mean_ablation:
-        scores |= {part: 1 - place / 50 for place, part in enumerate(scores)}
-    view.evidence.lens = [(0.1, 0.0), (0.3, 0.25), (1.0, 0.875)]
-    for row in view.evidence.lengths:
+    evidence, count = view.evidence, len(view.evidence.source)
+    evidence.margins = {
+        part: torch.cat([-torch.ones(cost, 3), torch.ones(count - cost, 3)])
+        for cost, part in enumerate(evidence.margins)
+    }
+    *early, last = evidence.lens
+    evidence.lens = dict.fromkeys(early, (0.1, 0.0)) | {last: (1.0, 0.875)}
+    for row in evidence.lengths:
         row["exact_match"] = 1 / row["length"]
     return view
 
 
-def names(labels):
-    return [label.get_text() for label in labels]
-
-
-def test_the_influence_picture_shows_attention_rollout_and_influence_on_one_scale(view):
+def test_the_influence_picture_shows_attention_and_influence_in_the_same_sequences(view):
     figure, evidence = influence_picture(view), view.evidence
     kind, layer, head = view.best
     first = 9 if kind == "decoder" else 1 if kind == "encoder" else 0       # the query that says symbol 0
-    maps = evidence.reading.maps[kind][layer, :, head], rollout(evidence.reading.maps), evidence.influence
-    for axes, expected in zip(figure.axes[:3], maps, strict=True):
+    view.run.model(*evidence.reading.given)
+    weights = view.run.model.attention_layers()[kind][layer].attention_weights[:, head].mean(dim=0)
+    for axes, expected in zip(figure.axes, (weights, evidence.influence.nanmean(dim=0)), strict=False):
         drawn = axes.collections[0].get_array()
-        numpy.testing.assert_allclose(drawn.filled(numpy.nan), expected.nanmean(dim=0)[first:], atol=1e-6)
-        assert axes.collections[0].get_clim() == (0, 1) and names(axes.get_yticklabels())[0] == "→ 1"
-        assert names(axes.get_xticklabels())[:10] == ["START", *"12345678", "END"]
-        assert [cell.get_xy() for cell in axes.patches] == [(8 - i, i) for i in range(8)]       # key, query
-    shares = [axes.get_title().split(": ")[1] for axes in figure.axes[:3]]
+        numpy.testing.assert_allclose(drawn.filled(numpy.nan), expected[first:], atol=1e-6)
+        assert axes.collections[0].get_clim() == (0, 1)
+        assert names_of(axes.get_xticklabels())[:10] == ["START", *"12345678", "END"]
+        assert outlined(axes) == sorted((8 - i, i) for i in range(8))       # key, query
     on_answers = sum(evidence.influence[:, first + i, 8 - i].sum() for i in range(8))
-    first_share, last_share = float(shares[0][:-1]), float(shares[2][:-1])
-    assert first_share == pytest.approx(100 * evidence.reading.shares.max().item(), abs=0.051)
-    assert last_share == pytest.approx(100 * (on_answers / evidence.influence.nansum()).item(), abs=0.051)
-    assert f"{shares[2]} of the influence on the answers comes from the anti" in figure.get_suptitle()
+    share = int(100 * on_answers / evidence.influence.nansum())
+    assert sentence_of(figure).startswith(f"{share}% of the influence comes from the needed symbols")
 
 
-def test_the_knock_out_picture_shows_what_is_left_without_each_part(view):
-    map_axes, bar_axes = knock_out_picture(view).axes
-    left, by_mean = view.evidence.zero_ablation, view.evidence.mean_ablation
-    drawn = map_axes.collections[0].get_array()
-    layers = [name.rsplit(" ", 1) for name in names(map_axes.get_yticklabels())]
-    for (kind, layer), row in zip(layers, drawn, strict=True):
-        numpy.testing.assert_allclose(row, [100 * left[kind, int(layer) - 1, head] for head in range(2)])
-    assert [text.get_text() for text in map_axes.texts] == [f"{share:.0f}" for share in drawn.flat]
-    bars = dict(zip(names(bar_axes.get_yticklabels()), zip(*bar_axes.containers, strict=True), strict=True))
-    assert bars["all attention"][0].get_width() == 100 * left[visualize.ALL_ATTENTION]
-    assert bars["all attention"][1].get_width() == 100 * by_mean[visualize.ALL_ATTENTION]
-    if len(view.maps) > 1:
-        assert bars["all cross"][1].get_width() == 100 * by_mean["cross",]
-    last = view.kind, 1
-    assert bars[f"{view.kind} 2"][0].get_width() == 100 * left[last]
+def test_the_ablation_picture_shows_what_is_left_by_length(view):
+    figure, evidence = ablation_picture(view), view.evidence
+    axes = figure.axes[0]
+    lengths = (evidence.source > 3).sum(dim=1)
+    names, columns = names_of(axes.get_yticklabels()), names_of(axes.get_xticklabels())
+    assert columns == [*"12345678", "all"] and names[-1] == "any attention"
+    parts = {view.name(part): part for part in [*evidence.margins, ALL_ATTENTION] if part != NOTHING}
+    drawn = axes.collections[0].get_array()
+    texts = numpy.array([int(text.get_text()) for text in axes.texts]).reshape(drawn.shape)
+    for name, row, shown in zip(names, drawn, texts, strict=True):
+        right = evidence.margins[parts[name]][:, 0] > 0
+        expected = [right[lengths == length].double().mean() for length in range(1, 9)]
+        expected.append(right.double().mean())
+        numpy.testing.assert_allclose(1 - row, expected)
+        numpy.testing.assert_array_equal(shown, [int(100 * share + 1e-9) for share in expected])
+    scatter = figure.axes[1].collections[0].get_offsets()
+    heads = heads_of(view.run.model, (view.kind,))
+    costs = [100 * (evidence.margins[head][:, 0] < 0).double().mean() for head in heads]
+    numpy.testing.assert_allclose(scatter[:, 1], costs)
+    numpy.testing.assert_allclose(scatter[:, 0], 100 * evidence.reading.shares.flatten())
 
 
-def test_the_cards_are_those_of_the_table_of_heads_in_its_order(view):
-    figure, table = heads_picture(view), head_table(view.run, view.evidence)
-    cards = [axes.texts[0].get_text().split("\n") for axes in figure.axes if axes.texts]
-    maps = [axes.collections[0].get_array() for axes in figure.axes if axes.collections]
-    assert len(cards) == len(maps) == len(table)
-    for card, drawn, row in zip(cards, maps, table, strict=True):
-        assert card[0] == f"{row['kind']} {row['layer']}, head {row['head']}"
-        assert card[1] == f"costs {row['cost']:.1%}".replace(".0%", "%")
-        expected = view.evidence.reading.maps[row["kind"]][row["layer"] - 1, :, row["head"] - 1].mean(dim=0)
-        numpy.testing.assert_allclose(drawn, expected, atol=1e-6)
-    assert f"{cards[0][0]} {cards[0][1].replace('costs', 'costs most,')} of exact" in figure.get_suptitle()
-    view.evidence.zero_ablation |= dict.fromkeys(view.evidence.zero_ablation, 1.0)
-    assert "no head alone costs exact match" in heads_picture(view).get_suptitle()
+def test_the_sentence_of_ablation_names_the_costliest_head_and_the_one_that_reads_most(view):
+    evidence, count = view.evidence, len(view.evidence.source)
+    right = torch.ones(count, 3)
+    costly = next(head for head in heads_of(view.run.model) if head != view.best)
+
+    def sentence(**costs):
+        parts = {"costly": costly, "best": view.best, "all": ALL_ATTENTION}
+        evidence.margins = {part: right for part in evidence.margins} | {
+            parts[name]: torch.cat([-right[:cost], right[cost:]]) for name, cost in costs.items()
+        }
+        vars(evidence).pop("right", None)
+        return visualize.ablation_sentence(view)
+
+    assert sentence().startswith(f"reverse needs no attention in this {view.run.architecture}: 100% → 100%")
+    assert sentence(all=count) == "no single head is needed, but attention is: 100% → 0% right without any"
+    text = sentence(all=count, costly=1)
+    assert text.startswith(f"{view.name(costly)} costs most to lose: 100% → 99% right; ")
+    assert text.endswith("costs nothing")
+    assert "reads the answers most and costs most to lose" in sentence(all=count, best=count // 2)
+
+
+def test_the_model_picture_frames_what_costs_and_pales_the_rest(view):
+    evidence, heads = view.evidence, heads_of(view.run.model)
+    evidence.margins |= {head: evidence.margins[NOTHING] for head in heads[1:]}
+    figure = model_picture(view)
+    axes, = figure.axes
+    assert f"1 of {len(heads)} heads costs anything to lose; without {view.name(heads[0])}" in (
+        sentence_of(figure)
+    )
+    lost = 100 * (evidence.margins[heads[0]] < 0)[:, 0].double().mean().item()
+    assert [text.get_text() for text in axes.texts if "−" in text.get_text()] == [f"−{math.ceil(lost)}"]
+    veils = [patch for patch in axes.patches if patch.get_alpha() == 0.6]
+    assert len(veils) == len(heads) - 1
 
 
 def test_lengths_and_layers_are_drawn_as_measured(view):
@@ -194,27 +238,58 @@ def test_lengths_and_layers_are_drawn_as_measured(view):
     shaded = axes.patches[0].get_extents().transformed(axes.transData.inverted())
     assert (shaded.x0, shaded.x1) == (pytest.approx(0.5), pytest.approx(8.5))           # trained on 1 … 8
     picture = layers_picture(view)
-    scores = next(axes for axes in picture.axes if axes.get_lines())
-    assert [list(line.get_ydata()) for line in scores.get_lines()] == [[0, 25, 87.5], [10, 30, 100]]
-    assert "first appear in " in (title := picture.get_suptitle())
-    assert "layer 2, tokens right 30% → 100%\n" in title
-    view.evidence.lens[2] = (0.5, 0.25)
-    assert "in no layer; tokens right at the end 50%" in layers_picture(view).get_suptitle()
+    tokens, sequences = picture.axes[0].get_lines()
+    assert list(tokens.get_ydata())[-2:] == [10, 100] and list(sequences.get_ydata())[-2:] == [0, 87.5]
+    labels = [" ".join(name.get_text().split()) for name in picture.axes[-1].get_xticklabels()]
+    assert labels[0] == "embedding" and labels[-1].replace("- ", "-") == "layer 2 feed-forward"
+    dots = [line.get_ydata() for line in picture.axes[1].get_lines()]
+    numpy.testing.assert_allclose(dots, 100 * view.evidence.reading.shares)
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ([0.2, 0.23, 0.89, 0.91, 1], "the answers first appear after 3: 91% of the tokens right"),
+        ([0.1, 0.999], "the answers first appear after 1: 99% of the tokens right"),
+        ([0.1, 0.3, 0.509, 0.7, 0.9], "the answers build up gradually, to 90% of the tokens right"),
+        ([0.1, 0.2, 0.3], "the answers appear in no layer: 30% of the tokens are right at the end"),
+    ],
+)
+def test_the_answer_appears_at_90_percent_of_the_final_score_or_gradually(values, sentence):
+    assert visualize.layers_sentence({str(place): value for place, value in enumerate(values)}) == sentence
+
+
+def test_each_kind_is_ablated_in_the_sentence_on_top(models_dir):
+    view = look_at(load_run(models_dir, "reverse", "encoder-decoder"))
+    count = len(view.evidence.source)
+    for cost, kind in (count, "encoder"), (count // 2, "decoder"), (1, "cross"):
+        view.evidence.margins[kind,] = torch.cat([-torch.ones(cost, 3), torch.ones(count - cost, 3)])
+    assert sentence_of(kinds_picture(view)) == (
+        "Without the encoder's self-attention 0%, without the decoder's self-attention 50%, "
+        "without cross-attention 99% is right"
+    )
 
 
 def test_a_query_can_be_redone_from_the_numbers_shown(view):
-    axes = query_picture(view).axes[0]
-    assert names(axes.get_yticklabels())[1] == "x = q·k / √8"
-    columns = len(axes.get_xticklabels())
-    numbers = numpy.array([float(text.get_text()) for text in axes.texts])
-    scores, scaled, powers, weights = numbers.reshape(4, columns)
+    table = head_picture(view).axes[-1]
+    assert names_of(table.get_yticklabels())[1] == "x = q·k / √8"
+    numbers = numpy.array([float(text.get_text().replace("−", "-")) for text in table.texts])
+    scores, scaled, powers, weights = numbers.reshape(4, -1)
     numpy.testing.assert_allclose(scaled, scores / 8**0.5, atol=0.01)
     numpy.testing.assert_allclose(powers, numpy.exp(scaled - scaled.max()), atol=0.02)
     numpy.testing.assert_allclose(weights, powers / powers.sum(), atol=0.002)
     kind, layer, head = view.best
-    query = view.cells[len(view.cells) // 2][0]
-    numpy.testing.assert_allclose(weights, view.maps[kind][layer, head, query, :columns], atol=0.0006)
-    assert view.maps[kind][layer, head, query, columns:].sum() == 0
+    query = visualize.instructive_query(view)
+    assert view.cells[query].any()
+    row = view.reading.maps[kind][layer, head, query]
+    numpy.testing.assert_allclose(weights, row[: len(weights)], atol=0.0006)
+    assert row[len(weights) :].sum() == 0
+    assert outlined(table) or len(table.collections) > len(weights)     # the right key is marked
+
+
+def test_small_numbers_are_written_in_powers_of_ten():
+    written = [visualize.number(value) for value in (1.0, 0.0123, 0.001, 0.00031, 2e-12, 0.0)]
+    assert written == ["1.000", "0.012", "0.001", "3e-4", "2e-12", "0.000"]
 
 
 def rank_of_each_symbol(content):
@@ -223,25 +298,58 @@ def rank_of_each_symbol(content):
     return 4 + (counts.cumsum(dim=1) - counts).gather(1, content - 4)
 
 
-OWN = {
-    "shift": (Task(lambda content: content.roll(1, dims=1)), "on the needed symbols"),
-    "next": (Task(lambda content: 4 + (content - 3) % 16), "on the diagonal"),
-    "parity": (Task(lambda content: 4 + content.sum(dim=1, keepdim=True) % 2), "on the needed symbols"),
+OWN = {                                                     # a task, and what it has outlined
+    "shift": (Task(lambda content: content.roll(1, dims=1)), True),
+    "next": (Task(lambda content: 4 + (content - 3) % 16), True),
+    "parity": (Task(lambda content: 4 + content.sum(dim=1, keepdim=True) % 2), True),
     "different": (
-        Task(lambda content: 4 + (functional.one_hot(content - 4).amax(dim=1).sum(dim=1, keepdim=True) - 1)),
-        "on the needed symbols",
+        Task(lambda content: 3 + functional.one_hot(content - 4).amax(dim=1).sum(dim=1, keepdim=True)), True
     ),
-    "triple": (Task(lambda content: content.repeat(1, 3), settings={"seq_len": 14}), "on the needed symbols"),
-    "constant": (Task(lambda content: torch.full((len(content), 1), 7)), "on nothing"),
+    "triple": (Task(lambda content: content.repeat(1, 3), settings={"seq_len": 14}), True),
+    "constant": (Task(lambda content: torch.full((len(content), 1), 7)), "the answer depends on no symbol"),
     "palindrome": (
         Task(lambda content: content[:, :1], is_valid=lambda content: (content == content.flip(1)).all(dim=1),
-             settings={"seq_len": 2}), "cannot be measured",
+             settings={"seq_len": 2}), "what the answer depends on cannot be measured",
     ),
-    "rank": (Task(rank_of_each_symbol), "on the needed symbols"),
-    "letters": (
-        Task(data.reverse, symbols=range(4, 7), names={4: "a", 5: "b", 6: "c"}), "on the anti-diagonal"
-    ),
+    "rank": (Task(rank_of_each_symbol), True),
+    "letters": (Task(data.reverse, symbols=range(4, 7), names={4: "a", 5: "b", 6: "c"}), True),
 }
+
+
+def texts_of(figure):
+    """Every text that is seen and the box that it fills, in pixels."""
+    figure.draw_without_rendering()
+    texts = [*figure.texts, *figure.legends]
+    for axes in figure.axes:
+        texts += axes.texts
+        if axes.axison:
+            ticks = [tick for axis in (axes.xaxis, axes.yaxis) for tick in axis._update_ticks()]
+            texts += [axes.title, axes._left_title, axes.xaxis.label, axes.yaxis.label]
+            texts += [label for tick in ticks for label in (tick.label1, tick.label2)]
+    texts = {text for text in texts if text.get_visible()}
+    named = {text: text.get_text() if hasattr(text, "get_text") else "legend" for text in texts}
+    return [(name, text.get_window_extent()) for text, name in named.items() if name.strip()]
+
+
+def assert_readable(figure):
+    """No text leaves the picture, none touches another, and none tells of nan."""
+    texts = texts_of(figure)
+    width, height = figure.bbox.size
+    for name, box in texts:
+        assert "nan" not in name
+        assert box.x0 > -1 and box.y0 > -1 and box.x1 < width + 1 and box.y1 < height + 1, f"{name!r} is cut"
+    for (one, first), (other, second) in itertools.combinations(texts, 2):
+        across = min(first.x1, second.x1) - max(first.x0, second.x0)
+        down = min(first.y1, second.y1) - max(first.y0, second.y0)
+        assert min(across, down) <= 1, f"{one!r} and {other!r} collide"
+
+
+def pictures_of_view(view):
+    with picture_style():
+        return {
+            name: picture(view) for name, picture in visualize.PICTURES.items()
+            if name != "attention_kinds" or len(view.reading.maps) > 1
+        }
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -259,18 +367,62 @@ def test_every_picture_of_a_task_of_ones_own_is_drawn_and_claims_nothing_false(
     view = look_at(load_run(tmp_path, task, architecture), ["cab"] if task == "letters" else None)
     if task == "letters":
         assert view.answer.startswith("c a b → ")
-    for name, picture in visualize.PICTURES.items():
-        if name != "attention_kinds" or len(view.maps) > 1:
-            figure = picture(view)
-            figure.draw_without_rendering()
-            words = figure.findobj(Text)
-            assert not any("nan" in text.get_text() for text in words), name
-            if name in ("attention_head", "attention_layer", "attention_kinds"):
-                assert OWN[task][1] in figure.get_suptitle()
-            if OWN[task][1] in ("on nothing", "cannot be measured"):
-                assert not any("% on" in text.get_text() for text in words), name
-                assert "utlined" not in figure.get_supxlabel()
-    assert bool(view.cells) == OWN[task][1].startswith("on the")
+    outlines = OWN[task][1]
+    for name, figure in pictures_of_view(view).items():
+        assert_readable(figure)
+        if outlines is not True:
+            assert "utlined:" not in figure.get_supxlabel() and "needed sy" not in sentence_of(figure)
+            if name in ("attention_head", "attention_layer"):
+                assert outlines in sentence_of(figure)
+    assert view.outlined == (outlines is True)
+
+
+SIZES = {
+    "62 symbols": {"seq_len": 60, "d_model": 8, "num_layers": 1},
+    "one layer, one head": {"num_layers": 1, "num_heads": 1},
+    "odd width": {"d_model": 9, "num_heads": 1},
+    "width 1": {"d_model": 1, "num_heads": 1},
+    "one symbol": {"vocab_size": 5},
+    "length 1": {"seq_len": 1},
+    "five digits": {"vocab_size": 20_000, "d_model": 2, "num_layers": 1, "seq_len": 14},
+    "many heads": {"num_heads": 16, "num_layers": 6, "seq_len": 3},
+}
+
+
+@pytest.mark.parametrize(("size", "architecture"), [
+    *zip(SIZES, itertools.cycle(ARCHITECTURES), strict=False), ("length 1", "encoder-decoder"),
+    ("one symbol", "encoder-decoder"),
+])
+def test_texts_of_odd_models_never_collide_or_leave_the_picture(
+    size, architecture, few_sequences, monkeypatch
+):
+    """They are not trained, so they answer nonsense."""
+    if size == "62 symbols":                                    # the other lengths take long
+        monkeypatch.setattr(analysis, "usable_lengths", lambda *sizes: [60])
+    torch.manual_seed(0)
+    config = train.recipe("reverse", architecture, **TINY | SIZES[size])
+    row = {"step": 8, "loss": 1.0, "token_accuracy": 0.2, "exact_match": 0.1, "seconds": 1.0, "solved": False}
+    for figure in pictures_of_view(look_at(Run(config.model().eval(), config, [row], Path()))).values():
+        assert_readable(figure)
+
+
+def test_a_readers_own_matplotlibrc_changes_no_byte(models_dir, tmp_path):
+    models = tmp_path / "models"
+    shutil.copytree(run_folder(models_dir, "copy", "encoder"), run_folder(models, "copy", "encoder"))
+    (tmp_path / "matplotlibrc").write_text(
+        "text.usetex: True\nfont.family: serif\nfont.size: 20\naxes.grid: True\nsavefig.dpi: 40\n"
+    )
+    written = []
+    script, asked = Path(visualize.__file__), ["--sequence", "5 9"]
+    for folder, more in ("plain", {}), ("own", {"MATPLOTLIBRC": str(tmp_path / "matplotlibrc")}):
+        result = subprocess.run(
+            [sys.executable, script, "--models-dir", models, "--output-dir", tmp_path / folder, *asked],
+            capture_output=True, text=True, timeout=100,
+            env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)} | more,
+        )
+        assert result.returncode == 0, result.stderr
+        written.append({path.name: path.read_bytes() for path in (tmp_path / folder).rglob("*.png")})
+    assert written[0] == written[1] and len(written[0]) == 3
 
 
 def call_main(monkeypatch, *options):
@@ -361,17 +513,14 @@ def test_a_sequence_of_ones_own_replaces_no_picture_and_its_title_tells_of_it(
     drawn = {path.name for path in kept.parent.glob("*_5-9-12-14-7-8-4-10-11.png")}
     assert drawn == {
         f"{name}_5-9-12-14-7-8-4-10-11.png"
-        for name in ("attention_head", "attention_layer", "attention_model", "query")
+        for name in ("attention_head", "attention_layer", "attention_model")
     }
     view = look_at(load_run(models, "copy"), [question])
-    share = view.maps["encoder"][view.best[1:]].diagonal()[1:10].mean()
-    for picture in head_picture, query_picture:
-        *_, first, second = picture(view).get_suptitle().split("\n")
-        assert first.startswith(f"this sequence: {view.answer[-1]}, {share:.1%} on the diagonal")
-        assert second == "longer than in training: 9 symbols instead of at most 8"
-    short = head_picture(look_at(view.run, ["5 9"])).get_suptitle()
-    assert "this sequence: " in short and "longer" not in short
-    assert "this sequence" not in head_picture(look_at(view.run)).get_suptitle()
+    share = view.reading.maps["encoder"][view.best[1:]].diagonal()[1:10].mean()
+    for picture in head_picture, layer_picture:
+        assert "(9 symbols, in training at most 8)" in numbers_of(picture(view))
+    assert f"with {int(100 * share)}%" in sentence_of(head_picture(view))
+    assert "in training" not in numbers_of(head_picture(look_at(view.run, ["5 9"])))
 
 
 def test_training_again_removes_the_pictures_of_the_older_weights_and_nothing_else(
@@ -382,7 +531,7 @@ def test_training_again_removes_the_pictures_of_the_older_weights_and_nothing_el
     trained = {path.name for path in folder.iterdir()}
     call_main(monkeypatch, "--models-dir", tmp_path)
     call_main(monkeypatch, "--models-dir", tmp_path, "--sequence", "5 9", "--format", "svg")
-    assert len(list(folder.iterdir())) > 3 * len(trained)
+    assert len(list(folder.iterdir())) > 2 * len(trained)
     stale = tmp_path / "copy_vs_reverse_encoder.png", tmp_path / "sort_vs_copy_5-9.svg"
     kept = (
         folder / "my_notes.png", tmp_path / "reverse_vs_photocopy.png", tmp_path / "training_copy_vs_b.png"
@@ -413,7 +562,7 @@ def test_training_curves_of_several_runs_are_labelled_by_what_differs(
     path, title = capsys.readouterr().out.strip().split(": ", 1)
     assert Path(path) == tmp_path / "training_narrow_vs_changed.png"
     assert Path(path).read_bytes()[1:4] == b"PNG"
-    assert title == "reverse, encoder: 1 of 2 runs solved it, the first at step 6: d_model 8, seed 3"
+    assert title == "1 of 2 runs solved it, the first at step 6: d_model 8, seed 3"
     loss_axes, accuracy_axes = training_curves_picture(runs_in([narrow, changed])).axes
     curves = dict(zip(["d_model 8, seed 3", "d_model 16, seed 0"], (checkpoint, other), strict=True))
     for axes, key, factor in (loss_axes, "loss", 1), (accuracy_axes, "exact_match", 100):
@@ -493,7 +642,7 @@ def test_runs_that_cannot_be_read_are_named_and_the_others_are_drawn(
     reasons = {foreign: "of task copy, architecture encoder", damaged: "damaged (wrong checksum"}
     for line, (folder, reason) in zip(errors, reasons.items(), strict=True):
         assert line.startswith(f"error: {folder / 'checkpoint.pt'} is {reason}")
-    drawn = {path.relative_to(output).parent.as_posix() for path in output.rglob("query.png")}
+    drawn = {path.relative_to(output).parent.as_posix() for path in output.rglob("layers.png")}
     assert drawn == {"copy_task/encoder", "reverse_task/encoder"}
     assert (output / "copy_vs_reverse_encoder.png").exists()    # the architecture with both
 
@@ -501,7 +650,7 @@ def test_runs_that_cannot_be_read_are_named_and_the_others_are_drawn(
 def test_a_folder_that_cannot_be_written_is_one_line_before_any_measuring(
     models_dir, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr(visualize, "measure", lambda run: pytest.fail("measured for nothing"))
+    monkeypatch.setattr(visualize, "Evidence", lambda run: pytest.fail("measured for nothing"))
     (tmp_path / "file").write_text("kept")
     with pytest.raises(SystemExit) as stopped:
         call_main(monkeypatch, "--models-dir", models_dir, "--output-dir", tmp_path / "file")
@@ -514,7 +663,7 @@ def test_an_interrupted_run_ends_quietly_with_130(models_dir, tmp_path, monkeypa
     def interrupt(run):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(visualize, "measure", interrupt)
+    monkeypatch.setattr(visualize, "Evidence", interrupt)
     with pytest.raises(SystemExit) as stopped:
         call_main(monkeypatch, "--models-dir", models_dir, "--output-dir", tmp_path)
     assert stopped.value.code == 130
