@@ -437,7 +437,7 @@ def layer_picture(view: View) -> Figure:
     sentence = f"{name}: {nothing_outlined(view)}"
     if view.outlined:
         verb = "spends" if most == 1 else "spend"
-        sentence = f"{most or 'none'} of {heads} heads in {name} {verb} most attention on the outlined cells"
+        sentence = f"{most or 'none'} of {heads} heads in {name} {verb} most attention where the answer is"
     figure, top = new_picture(rows * (height + 0.3) + room_below(keys, width) + 0.3, sentence, (
         f"{run_text(view)} Without this layer's attention: {change(view, (kind, layer))} right."
     ), f"{how_to_read(view, [kind])} Right: of {sample(view.evidence.source)}.")
@@ -629,10 +629,9 @@ def ablation_sentence(view: View) -> str:
         return f"{view.name(costly)} {costs}"
     if costly == view.best:
         return f"{view.name(costly)} reads the answers most and {costs}"
-    return (
-        f"{view.name(costly)} {costs}; {view.name(view.best)} reads the answers most and costs "
-        f"{points_lost(view, view.best) or 'nothing'}"
-    )
+    points = points_lost(view, view.best)
+    price = {0: "nothing", 1: "1 point"}.get(points, f"{points} points")
+    return f"{view.name(costly)} {costs}; {view.name(view.best)} reads the answers most and costs {price}"
 
 
 def ablation_picture(view: View) -> Figure:
@@ -667,7 +666,7 @@ def ablation_picture(view: View) -> Figure:
     axes.set_title("% right without …", loc="left")
     if width / (len(lengths) + 1) > 0.25:
         for (row, column), share in numpy.ndenumerate(right.numpy()):
-            colour = matplotlib.rcParams["text.color"] if share > 0.4 else paper
+            colour = matplotlib.rcParams["text.color"] if share > 0.4 else "white"
             text = percent(share).removesuffix("%")
             axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", size=7, color=colour)
     if view.outlined:
