@@ -110,6 +110,11 @@ def clearest_example(run: Run) -> Tensor:
     return max(source[:, 1:-1], key=lambda content: len(content.unique()))
 
 
+def most_focused(kind: str, maps: Tensor) -> Head:
+    """The head whose queries come closest to attending to a single key each; maps (layers, H, T, S)."""
+    return kind, *divmod(int(maps.amax(dim=-1).mean(dim=-1).argmax()), maps.size(1))
+
+
 @dataclass
 class View:
     """What the pictures of one run and one sequence are drawn from."""
@@ -131,8 +136,8 @@ class View:
     def best(self) -> Head:
         """The head that reads the answers most, or the most focused one where nothing is outlined."""
         shares = self.evidence.reading.shares
-        if shares.isnan().any():                            # how close each query comes to a single key
-            shares = self.reading.maps[self.kind].amax(dim=-1).mean(dim=-1)
+        if shares.isnan().any():
+            return most_focused(self.kind, self.reading.maps[self.kind])
         return self.kind, *divmod(int(shares.argmax()), shares.size(1))
 
     @cached_property
@@ -144,12 +149,6 @@ class View:
     def outlined(self) -> bool:
         """Whether there is anything to outline, in this sequence and in the others."""
         return bool(self.cells.any()) and not self.evidence.reading.shares.isnan().any()
-
-    def labels(self, kind: str) -> tuple[list[str], list[str]]:
-        """The names of a map's queries and keys: the tokens."""
-        task, given = self.run.config.task, self.reading.given
-        names = [[to_text(token, task) for token in tokens[0].split(1)] for tokens in given]
-        return names[0 if kind == "encoder" else -1], names[-1 if kind == "decoder" else 0]
 
     def share(self, head: Head) -> float:
         """What share of its attention the head spends on the outlined cells of this sequence."""
@@ -166,11 +165,6 @@ class View:
         if len(self.reading.maps) > 1:
             words[0] = f"{'cross-attention' if kind == 'cross' else kind} {words[0]}"
         return ", ".join(words)
-
-
-def shorten(text: str) -> str:
-    """So many words as fit into a line beside as many others."""
-    return textwrap.shorten(text, 40, placeholder=" …")
 
 
 def ask(run: Run, words: list[str] | None = None) -> tuple[Tensor, tuple[Tensor, ...], Tensor, str]:
@@ -192,9 +186,9 @@ def ask(run: Run, words: list[str] | None = None) -> tuple[Tensor, tuple[Tensor,
         written = torch.cat([source[:, :1], generate(run.model, source, target.size(1) - 1)], dim=1)
         given, said = arrange(architecture, source, written)
     mark = "✓" if written.shape == target.shape and exact_match(written, target) == 1 else "✗"
-    said_text = to_text(written[0, 1:], task).removesuffix(" END")
-    text = f"{shorten(to_text(content, task))} → {shorten(said_text)} {mark}"
-    return source, given, said, text
+    texts = to_text(content, task), to_text(written[0, 1:], task).removesuffix(" END")
+    text = " → ".join(textwrap.shorten(text, 40, placeholder=" …") for text in texts)
+    return source, given, said, f"{text} {mark}"
 
 
 def look_at(run: Run, words: list[str] | None = None) -> View:
@@ -204,6 +198,30 @@ def look_at(run: Run, words: list[str] | None = None) -> View:
 
 
 # ---------------------------------------------------------------- what pictures share
+
+
+@dataclass
+class Map:
+    """Weights (T, S) with names for rows and columns; nan is hatched, cells (T, S) are outlined."""
+
+    weights: Tensor
+    cells: Tensor
+    queries: list[str]
+    keys: list[str]
+    title: str = ""
+
+
+def map_of(view: View, head: Head, title: str = "") -> Map:
+    """One head's map of the view's sequence."""
+    kind, layer, index = head
+    weights, given = view.reading.maps[kind][layer, index], view.reading.given
+    if kind == "decoder":
+        weights = weights.masked_fill(torch.ones_like(weights).triu(1).bool(), torch.nan)
+    outlined = kind == view.kind and view.outlined
+    cells = view.cells if outlined else torch.zeros_like(weights, dtype=torch.bool)
+    names = [[to_text(token, view.run.config.task) for token in tokens[0].split(1)] for tokens in given]
+    queries, keys = names[0 if kind == "encoder" else -1], names[-1 if kind == "decoder" else 0]
+    return Map(weights, cells, queries, keys, title)
 
 
 def inches(names: list[str], size: float = 8) -> float:
@@ -221,9 +239,14 @@ def name_ticks(axes: Axes, queries: list[str], keys: list[str], size: float = 8)
         step = math.ceil(1.25 * size / 72 * len(names) / room) or 1
         places = range(0, len(names), step)
         axis.set_ticks([place + 0.5 for place in places], [names[place] for place in places])
-    turned = bool(keys) and is_turned(keys, width, size)
     axes.tick_params(length=0, pad=3, labelsize=size)
-    axes.tick_params("x", rotation=90 * turned)
+    axes.tick_params("x", rotation=90 if keys and is_turned(keys, width, size) else 0)
+
+
+def name_axes(axes: Axes, query: str = "query: who reads", key: str = "key: what is read") -> None:
+    """Say what rows and columns are; a low map has no room for more than a word."""
+    low = axes.figure.get_figheight() * axes.get_position().height < 1.7
+    axes.set(xlabel=key, ylabel="query" if low else query)
 
 
 def is_turned(keys: list[str], width: float, size: float = 8) -> bool:
@@ -236,53 +259,59 @@ def room_below(keys: list[str], width: float, size: float = 8) -> float:
     return 0.08 + (inches(keys, size) if is_turned(keys, width, size) else 1.25 * size / 72)
 
 
-def draw_map(
-    axes: Axes, weights: Tensor, cells: Tensor | None = None, box: tuple[float, ...] | None = None
-) -> None:
-    """A map (T, S), hatched where it is nan, with cells (T, S) outlined.
-
-    It fills the axes, with one unit for each row and column, or a box of them: left, top, width, height.
-    """
-    rows, columns = weights.shape
+def draw_map(axes: Axes, shown: Map, box: tuple[float, ...] | None = None) -> None:
+    """Fill the axes with a map, one unit for each row and column, or a box: left, top, width, height."""
+    rows, columns = shown.weights.shape
     if box is None:
         axes.set(xlim=(0, columns), ylim=(rows, 0))         # row 0 on top
         axes.spines[:].set_visible(True)
     left, top, width, height = box or (0, 0, columns, rows)
     across, down = width / columns, height / rows
-    if weights.isnan().any():
+    if shown.weights.isnan().any():
         style = {"hatch": "////", "edgecolor": matplotlib.rcParams["grid.color"], "linewidth": 0, "zorder": 0}
         axes.add_patch(Rectangle((left, top), width, height, facecolor="none", **style))
     axes.pcolormesh(
-        left + across * numpy.arange(columns + 1), top + down * numpy.arange(rows + 1), weights.numpy(),
+        left + across * numpy.arange(columns + 1), top + down * numpy.arange(rows + 1), shown.weights.numpy(),
         vmin=0, vmax=1, cmap="viridis", **SEAMLESS,
     )
-    if cells is not None and cells.any():
-        points = 72 * axes.figure.get_figwidth() * axes.get_position().width / abs(numpy.ptp(axes.get_xlim()))
-        line = min(1.2, 0.08 * across * points)
-        axes.add_collection(PatchCollection(
-            [
-                Rectangle((left + key * across, top + query * down), across, down)
-                for query, key in cells.nonzero().tolist()
-            ],
-            facecolor="none", edgecolor="white", linewidth=line,
-            path_effects=[withStroke(linewidth=2.5 * line, foreground="black")],
-        ))
+    points = 72 * axes.figure.get_figwidth() * axes.get_position().width / abs(numpy.ptp(axes.get_xlim()))
+    line = min(1.2, 0.08 * across * points)
+    places = [(left + key * across, top + query * down) for query, key in shown.cells.nonzero().tolist()]
+    axes.add_collection(PatchCollection(
+        [Rectangle(place, across, down) for place in places], facecolor="none", edgecolor="white",
+        linewidth=line, path_effects=[withStroke(linewidth=2.5 * line, foreground="black")],
+    ))
 
 
-def draw_head(axes: Axes, view: View, head: Head, box: tuple[float, ...] | None = None) -> None:
-    """One head's map of the view's sequence."""
-    kind, layer, index = head
-    weights, cells = view.reading.maps[kind][layer, index], None
-    if kind == "decoder":
-        weights = weights.masked_fill(torch.ones_like(weights).triu(1).bool(), torch.nan)
-    if kind == view.kind and view.outlined:
-        cells = view.cells
-    draw_map(axes, weights, cells, box)
-
-
-def fitting(height: float, long: str, short: str) -> str:
-    """The name of an axis of this height in inches."""
-    return long if height > 1.7 else short
+def grid_picture(
+    sentence: str, numbers: str, how: str, rows: list[list[Map]], shared: bool = False, **names: str
+) -> Figure:
+    """Several maps with equal cells in rows and columns; shared, they name their keys and queries once."""
+    left = 0.4 + max(inches(shown.queries) for row in rows for shown in row)
+    margin, inner = (left, 0) if shared else (0, left)
+    slot = (WIDTH - 0.95 - margin) / len(rows[0])
+    keys = max(len(shown.keys) for row in rows for shown in row)
+    cell = min(0.36, (slot - inner - 0.1) / keys)
+    heights = [cell * max(len(shown.queries) for shown in row) for row in rows]
+    below = max(room_below(shown.keys, cell * len(shown.keys)) for row in rows for shown in row)
+    above = 0.1 + 0.16 * (rows[0][0].title.count("\n") + 1)
+    gap = above + (0 if shared else below + 0.3)
+    figure, top = new_picture(sum(heights) + len(rows) * gap + shared * (below + 0.3), sentence, numbers, how)
+    at = top + above
+    for row, height in zip(rows, heights, strict=True):
+        for place, shown in enumerate(row):
+            x, last = margin + place * slot + inner, row is rows[-1] or place >= len(rows[-1])
+            axes = panel(figure, x, at, cell * len(shown.keys), cell * len(shown.queries))
+            draw_map(axes, shown)
+            queries = shown.queries if place == 0 or not shared else []
+            name_ticks(axes, queries, shown.keys if last or not shared else [])
+            axes.set_title(shown.title, loc="left")
+            if place == 0:
+                name_axes(axes, **names)
+                axes.set_xlabel(axes.get_xlabel() if last or not shared else "")
+        at += height + gap
+    colour_bar(figure, WIDTH - 0.7, top + above, heights[0])
+    return figure
 
 
 def colour_bar(figure: Figure, left: float, top: float, height: float) -> None:
@@ -291,7 +320,7 @@ def colour_bar(figure: Figure, left: float, top: float, height: float) -> None:
     axes.pcolormesh(numpy.linspace(0, 1, 64)[:, None], cmap="viridis", **SEAMLESS)
     axes.set(xticks=[], yticks=[0, 64], yticklabels=["0", "1"])
     axes.yaxis.set(ticks_position="right", label_position="right")
-    axes.set_ylabel(fitting(height, "attention weight", ""))
+    axes.set_ylabel("attention weight" if height > 1.7 else "")
     axes.tick_params(length=0)
 
 
@@ -378,7 +407,8 @@ def softmax_of_row(view: View, query: int) -> tuple[dict[str, list[str]], float]
 def head_picture(view: View) -> Figure:
     """The head that reads the answers most, and one row of it in numbers, to be redone on paper."""
     kind, layer, index = view.best
-    weights, (queries, keys) = view.reading.maps[kind][layer, index], view.labels(kind)
+    shown_map = map_of(view, view.best)
+    weights, queries, keys = view.reading.maps[kind][layer, index], shown_map.queries, shown_map.keys
     query = instructive_query(view)
     rows, total = softmax_of_row(view, query)
     readable = len(rows["weight"])
@@ -390,7 +420,7 @@ def head_picture(view: View) -> Figure:
     if view.outlined and share >= 0.5:
         sentence = f"{name} reads what the answer needs, with {percent(share)} of its attention"
     elif view.outlined:
-        sentence = f"no head reads mostly what the answer needs; {name} with {percent(share)} does most"
+        sentence = f"no head reads what the answer needs: {name} comes closest, with {percent(share)}"
     numbers = run_text(view)
     if view.outlined:
         numbers += f" Uniform attention: {percent(view.reading.chance)}."
@@ -402,17 +432,17 @@ def head_picture(view: View) -> Figure:
     gap = room_below(keys, width) + (0 if below else 0.1 + room_below(columns, table_width))
     figure, top = new_picture(height + gap + 1.4, sentence, numbers, how_to_read(view, [kind]) + how)
     axes = panel(figure, left, top, width, height)
-    draw_head(axes, view, view.best)
+    draw_map(axes, shown_map)
     name_ticks(axes, queries, keys)
-    axes.set_ylabel(fitting(height, "query: who reads", "query"))
+    name_axes(axes, key="")
     axes.add_patch(Rectangle((0, query), len(keys), 1, fill=False, edgecolor="tab:orange", linewidth=2))
     colour_bar(figure, left + width + 0.2, top, height)
     table = panel(figure, left, top + height + gap, table_width, 1.08)
     places = shown if below else range(len(shown))
     table.set(xlim=(0, len(columns)), ylim=(4, 0))
     for place, key in zip(places, shown, strict=True):
-        cell = view.cells[query, key].view(1, 1) & view.outlined
-        draw_map(table, weights[query, key].view(1, 1), cell, (place, 3, 1, 1))
+        one = Map(weights[query, key].view(1, 1), shown_map.cells[query, key].view(1, 1), [""], [""])
+        draw_map(table, one, (place, 3, 1, 1))
     name_ticks(table, list(rows), [] if below else columns)
     table.xaxis.tick_top()
     table.set_xlabel("key: what is read")
@@ -427,31 +457,19 @@ def head_picture(view: View) -> Figure:
 def layer_picture(view: View) -> Figure:
     """All heads of the layer with that head."""
     kind, layer, _ = view.best
-    heads, (queries, keys) = view.run.config.num_heads, view.labels(kind)
-    columns = min(4, heads)
-    left = 0.5 + inches(queries)
-    width = min((WIDTH - left - 0.85) / columns - 0.12, 2.8)
-    height = width * len(queries) / len(keys)
-    rows = math.ceil(heads / columns)
-    most, name = int((view.reading.shares[layer] > 0.5).sum()), view.name((kind, layer))
+    heads = heads_of(view.run.model, (kind, layer))
+    name, titles = view.name((kind, layer)), [f"head {index + 1}" for _, _, index in heads]
     sentence = f"{name}: {nothing_outlined(view)}"
     if view.outlined:
-        verb = "spends" if most == 1 else "spend"
-        sentence = f"{most or 'none'} of {heads} heads in {name} {verb} most attention where the answer is"
-    figure, top = new_picture(rows * (height + 0.3) + room_below(keys, width) + 0.3, sentence, (
-        f"{run_text(view)} Without this layer's attention: {change(view, (kind, layer))} right."
-    ), f"{how_to_read(view, [kind])} Right: of {sample(view.evidence.source)}.")
-    for head in range(heads):
-        row, column = divmod(head, columns)
-        axes = panel(figure, left + column * (width + 0.12), top + 0.2 + row * (height + 0.3), width, height)
-        draw_head(axes, view, (kind, layer, head))
-        name_ticks(axes, [] if column else queries, keys if head + columns >= heads else [], size=7)
-        title = f"head {head + 1}"
-        axes.set_title(f"{title}: {percent(view.share((kind, layer, head)))}" if view.outlined else title)
-    figure.axes[0].set_ylabel(fitting(height, "query: who reads", "query"))
-    figure.axes[heads - columns].set_xlabel("key: what is read")
-    colour_bar(figure, left + columns * (width + 0.12) + 0.05, top + 0.2, height)
-    return figure
+        most = int((view.reading.shares[layer] > 0.5).sum())
+        count = f"{most or 'none'} of {len(heads)} heads in {name}"
+        sentence = f"{count} {'spends' if most == 1 else 'spend'} most attention where the answer is"
+        titles = [f"{title}: {percent(view.share(head))}" for title, head in zip(titles, heads, strict=True)]
+    maps = [map_of(view, head, title) for head, title in zip(heads, titles, strict=True)]
+    numbers = f"{run_text(view)} Without this layer: {percent(view.evidence.left((kind, layer)))} right."
+    how = f"{how_to_read(view, [kind])} Right: of {sample(view.evidence.source)}."
+    rows = [maps[first : first + 4] for first in range(0, len(maps), 4)]
+    return grid_picture(sentence, numbers, how, rows, shared=True)
 
 
 def model_picture(view: View) -> Figure:
@@ -470,7 +488,8 @@ def model_picture(view: View) -> Figure:
     left = 0.3 + inches([view.name(layer) for layer in layers], 9)
     width = min((WIDTH - left - 0.1) / heads, 1.6)
     size = 0.88 * width
-    shapes = [size * len(view.labels(kind)[0]) / len(view.labels(kind)[1]) for kind, _ in layers]
+    shapes = [view.reading.maps[kind].shape[2:] for kind, _ in layers]
+    shapes = [size * queries / keys for queries, keys in shapes]
     figure, top = new_picture(sum(shapes) + 0.28 * len(layers) + 0.25, sentence, run_text(view), (
         "Framed: losing the head costs so many points of exact match. Pale: nothing. "
         f"Measured by zero ablation on {sample(view.evidence.source)}."
@@ -485,7 +504,7 @@ def model_picture(view: View) -> Figure:
         axes.text(left - 0.1, at + shape / 2, view.name(place), ha="right", va="center")
         for head in range(heads):
             box = left + head * width, at, size, shape
-            draw_head(axes, view, (*place, head), box)
+            draw_map(axes, map_of(view, (*place, head)), box)
             points = lost[(*place, head)]
             if points:
                 axes.text(box[0] + size / 2, at - 0.05, f"−{points}", ha="center", va="bottom", weight="bold")
@@ -499,36 +518,12 @@ def model_picture(view: View) -> Figure:
     return figure
 
 
-def grid_picture(sentence: str, numbers: str, how: str, rows: list[list[tuple[View, Head, str]]]) -> Figure:
-    """Several heads' maps with equal cells, each with a title, in rows and columns."""
-    slot, at = (WIDTH - 0.9) / len(rows[0]), 0.45
-    labels = [[view.labels(kind) for view, (kind, _, _), _ in row] for row in rows]
-    left = 0.4 + max(inches(queries) for row in labels for queries, _ in row)
-    cell = min(0.3, (slot - left - 0.1) / max(len(keys) for row in labels for _, keys in row))
-    heights = [cell * max(len(queries) for queries, _ in row) for row in labels]
-    below = max(room_below(keys, cell * len(keys)) for row in labels for _, keys in row)
-    figure, top = new_picture(sum(heights) + len(rows) * (below + 0.75), sentence, numbers, how)
-    for row, height in zip(rows, heights, strict=True):
-        for place, (view, head, title) in enumerate(row):
-            queries, keys = view.labels(head[0])
-            axes = panel(figure, place * slot + left, top + at, cell * len(keys), cell * len(queries))
-            draw_head(axes, view, head)
-            name_ticks(axes, queries, keys)
-            axes.set_title(title, loc="left")
-            if place == 0:
-                axes.set(xlabel="key: what is read", ylabel=fitting(height, "query: who reads", "query"))
-        at += height + below + 0.75
-    colour_bar(figure, WIDTH - 0.7, top + 0.45, heights[0])
-    return figure
-
-
 def kinds_picture(view: View) -> Figure:
     """One head of each kind of attention, and what is left without all of that kind."""
     maps, evidence, row = view.reading.maps, view.evidence, []
-    for kind, layers in maps.items():
-        focus = layers.amax(dim=-1).mean(dim=-1)            # how close each query comes to a single key
-        head = view.best if kind == view.kind else (kind, *divmod(int(focus.argmax()), focus.size(1)))
-        row.append((view, head, f"{KINDS[kind]}\nlayer {head[1] + 1}, head {head[2] + 1}"))
+    for kind in maps:
+        head = view.best if kind == view.kind else most_focused(kind, maps[kind])
+        row.append(map_of(view, head, f"{KINDS[kind]}\nlayer {head[1] + 1}, head {head[2] + 1}"))
     without = ", ".join(f"without {view.name((kind,))} {percent(evidence.left((kind,)))}" for kind in maps)
     by_mean = ", ".join(percent(evidence.mean_ablation[kind,]) for kind in maps)
     return grid_picture(f"{without} is right", run_text(view), (
@@ -544,8 +539,7 @@ def comparison_picture(views: list[list[View]]) -> Figure:
         right = [f"{view.run.config.task} {percent(view.evidence.left((view.kind,)))}" for view in row]
         kind = "cross-attention" if row[0].kind == "cross" else "attention"
         findings.append(f"{row[0].run.architecture} without {kind}: {', '.join(right)} right")
-        titles = [f"{view}\n{view.name(view.best)}" for view in row]
-        rows.append([(view, view.best, title) for view, title in zip(row, titles, strict=True)])
+        rows.append([map_of(view, view.best, f"{view}\n{view.name(view.best)}") for view in row])
     how = how_to_read(views[-1][-1], [row[0].kind for row in views])
     return grid_picture("; ".join(findings), "The head of each model that reads the answers most.", (
         f"{how} Right: after zero ablation, of {sample(views[0][0].evidence.source)}."
@@ -578,10 +572,10 @@ def influence_picture(view: View) -> Figure:
     if math.isnan(share):
         sentence = "no symbol of the question moves the answers"
     elif view.outlined:
-        looks = reading.shares[layer, head].item()
-        there = f"and {name} looks there ({percent(looks)} of its attention)"
-        if looks < 0.5:
-            there = f"but no head looks there: at most {percent(looks)}"
+        seen = reading.shares[layer, head].item()
+        there = f"and {name} looks there ({percent(seen)} of its attention)"
+        if seen < 0.5:
+            there = f"but no head looks there: at most {percent(seen)}"
         sentence = f"{percent(share)} of the influence comes from the needed symbols, {there}"
         how += f" Needed symbols: {own:.2f}"
         how += "." if math.isnan(other) else f", others: {other:.2f}."
@@ -590,21 +584,12 @@ def influence_picture(view: View) -> Figure:
     how += " Hatched: forbidden, or nothing was replaced."
     if view.run.architecture == "decoder":
         how += " a: symbols of the answer so far."
-    left = 0.5 + inches(queries)
-    width = min((WIDTH - left - 0.95) / 2, 0.4 * len(keys))
-    height = width * len(queries) / len(keys)
-    figure, top = new_picture(height + room_below(keys, width) + 0.75, sentence, numbers, how)
-    step = max(width + 0.1, 2.4)
-    titles = f"the attention of\n{name}", "what the answers\ndepend on"
-    for place, weights in enumerate([reading.maps[kind][layer, head], moved.nanmean(dim=0)]):
-        axes = panel(figure, left + place * step, top + 0.4, width, height)
-        draw_map(axes, weights[asked], always)
-        name_ticks(axes, [] if place else queries, keys)
-        axes.set_title(titles[place], loc="left")
-    figure.axes[0].set_xlabel("key: symbol of the question")
-    figure.axes[0].set_ylabel(fitting(height, "query: symbol it says", "query"))
-    colour_bar(figure, left + step + width + 0.1, top + 0.4, height)
-    return figure
+    looks = Map(reading.maps[kind][layer, head][asked], always, queries, keys, f"the attention of\n{name}")
+    depends = Map(moved.nanmean(dim=0)[asked], always, queries, keys, "what the answers\ndepend on")
+    return grid_picture(
+        sentence, numbers, how, [[looks, depends]], shared=True,
+        query="query: symbol it says", key="key: symbol of the question",
+    )
 
 
 def rows_of_ablation(view: View) -> list[Part]:
@@ -618,12 +603,13 @@ def rows_of_ablation(view: View) -> list[Part]:
 
 
 def ablation_sentence(view: View) -> str:
-    evidence, without_any = view.evidence, f"{change(view, ALL_ATTENTION)} right without any"
+    evidence = view.evidence
     costly = min(heads_of(view.run.model), key=evidence.left)
     if evidence.left(ALL_ATTENTION) > 0.99 * evidence.left() > 0:
-        return f"{view.run.config.task} needs no attention in this {view.run.architecture}: {without_any}"
+        needs_none = f"{view.run.config.task} needs no attention in this {view.run.architecture}"
+        return f"{needs_none}: {percent(evidence.left(ALL_ATTENTION))} right without any"
     if evidence.cost(costly) <= 0:
-        return f"no single head is needed, but attention is: {without_any}"
+        return f"no single head is needed, but attention is: {change(view, ALL_ATTENTION)} right without any"
     costs = f"costs most to lose: {change(view, costly)} right"
     if not view.outlined:
         return f"{view.name(costly)} {costs}"
@@ -681,7 +667,7 @@ def draw_scatter(axes: Axes, view: View) -> None:
     costs = {head: 100 * view.evidence.cost(head) for head in heads}
     seaborn.scatterplot(x=shares.values(), y=costs.values(), ax=axes, alpha=0.7)
     axes.set(xlim=(-4, 104), xlabel="% of attention on the answers", ylabel="points lost without it")
-    low, high = min(0, *costs.values()), max(1, *costs.values())
+    low, high = min(0, *costs.values()), max(10, *costs.values())
     axes.set_ylim(low - 0.25 * (high - low), high + 0.25 * (high - low))
     costly = max(heads, key=costs.get)
     below = view.best if costs[costly] - costs[view.best] < 0.3 * (high - low) else None

@@ -25,7 +25,7 @@ from train import Run, load_run, picture_style, run_folder, save_checkpoint
 from transformer import generate
 from visualize import (
     ablation_picture,
-    draw_head,
+    draw_map,
     head_picture,
     influence_picture,
     kinds_picture,
@@ -33,6 +33,7 @@ from visualize import (
     layers_picture,
     lengths_picture,
     look_at,
+    map_of,
     model_picture,
     name_ticks,
     runs_in,
@@ -58,8 +59,8 @@ def test_the_best_head_has_the_largest_share_and_its_title_the_number_of_the_seq
     first = {"encoder": 1, "decoder": 4, "cross": 0}[kind]      # the query that says symbol 0
     weights = view.reading.maps[kind][layer, head]
     there = [weights[first + i, 3 - i] for i in range(3) if first + i < len(weights)]
-    title = sentence_of(head_picture(view))
-    assert f"layer {layer + 1}, head {head + 1} with {int(100 * sum(there) / len(there))}%" in title
+    sentence, share = sentence_of(head_picture(view)), int(100 * sum(there) / len(there))
+    assert f"layer {layer + 1}, head {head + 1} comes closest, with {share}%" in sentence
 
 
 def test_a_map_has_query_down_key_across_and_row_0_on_top(run, measured):
@@ -84,8 +85,9 @@ def test_a_map_has_query_down_key_across_and_row_0_on_top(run, measured):
     assert list(expected) == KINDS[run.architecture]
     for kind, (queries, keys) in expected.items():
         axes = Figure(figsize=(8, 8)).subplots()
-        draw_head(axes, view, (kind, 1, 0))
-        name_ticks(axes, queries, keys)
+        shown = map_of(view, (kind, 1, 0))
+        draw_map(axes, shown)
+        name_ticks(axes, shown.queries, shown.keys)
         weights = run.model.attention_layers()[kind][1].attention_weights[0, 0]
         drawn = axes.collections[0].get_array().reshape(len(queries), len(keys))
         forbidden = numpy.triu(numpy.ones(weights.shape), 1) * (kind == "decoder")
@@ -206,7 +208,7 @@ def test_the_sentence_of_ablation_names_the_costliest_head_and_the_one_that_read
         vars(evidence).pop("right", None)
         return visualize.ablation_sentence(view)
 
-    assert sentence().startswith(f"reverse needs no attention in this {view.run.architecture}: 100% → 100%")
+    assert sentence() == f"reverse needs no attention in this {view.run.architecture}: 100% right without any"
     assert sentence(all=count) == "no single head is needed, but attention is: 100% → 0% right without any"
     text = sentence(all=count, costly=1)
     assert text.startswith(f"{view.name(costly)} costs most to lose: 100% → 99% right; ")
