@@ -217,9 +217,13 @@ def mean_distance(maps: Tensor, first: tuple[int, int]) -> Tensor:
 
 
 def portions(config: Config, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """The rows (N,) of what a model is given, so many at a time that no tensor of a pass is large."""
+    """The rows (N,) of what a model is given, so many at a time that no tensor of a pass is large.
+
+    What is kept of each portion belongs in a tensor made before: small tensors between large ones that are
+    freed again would leave gaps that take more memory than all of them.
+    """
     length = max(tokens.size(1) for tokens in given)
-    numbers = length * max(config.vocab_size, config.d_ff, config.num_heads * length)   # logits, maps, …
+    numbers = length * max(config.vocab_size, config.num_layers * config.num_heads * length)    # logits, maps
     return torch.arange(len(given[0])).split(max(1, min(BATCH, LARGEST // numbers)))
 
 
@@ -253,21 +257,21 @@ def read(run: Run, source: Tensor, given: tuple[Tensor, ...], to_say: Tensor) ->
         kind: attention_mask(given[-1 if kind == "decoder" else 0][:1], causal=kind == "decoder")
         for kind in unwrapped(run.model).attention_layers()
     }
-    said, shares = [], []
-    maps, entropy = {kind: 0 for kind in allowed}, {kind: 0 for kind in allowed}
+    said, maps, entropy = torch.zeros_like(to_say), dict.fromkeys(allowed, 0), dict.fromkeys(allowed, 0)
+    shares = torch.zeros(len(source), run.config.num_layers, run.config.num_heads)
     with evaluating(run.model) as model:
         for rows in portions(run.config, given):
-            said.append(model(*(tokens[rows] for tokens in given)).argmax(dim=-1))
+            said[rows] = model(*(tokens[rows] for tokens in given)).argmax(dim=-1)
             for kind, attentions in model.attention_layers().items():
                 weights = torch.stack([attention.attention_weights.float() for attention in attentions])
                 maps[kind] += weights.sum(dim=1) / len(source)
                 entropy[kind] += relative_entropy(weights, allowed[kind]).sum(dim=1) / len(source)
                 if kind == answering:
-                    shares.append(share_on(cells[rows], weights))
+                    shares[rows] = share_on(cells[rows], weights).transpose(0, 1)
     uniform = share_on(cells, uniform_attention(allowed[answering]))
     return Reading(
-        source=source, given=given, to_say=to_say, said=torch.cat(said), maps=maps, entropy=entropy,
-        depends=depends, cells=cells[:, 0], shares=torch.cat(shares, dim=1).nanmean(dim=1),
+        source=source, given=given, to_say=to_say, said=said, maps=maps, entropy=entropy,
+        depends=depends, cells=cells[:, 0], shares=shares.nanmean(dim=0),
         chance=uniform.nanmean().item(),
     )
 
@@ -436,29 +440,27 @@ def sublayers_of(model: nn.Module) -> dict[str, nn.Module]:
     return dict(zip(names, readers, strict=True))
 
 
-def logit_lens(model: nn.Module, given: tuple[Tensor, ...]) -> dict[str, Tensor]:
+def logit_lens(run: Run, given: tuple[Tensor, ...]) -> dict[str, Tensor]:
     """What the model would say after each sublayer, ids (N, T); first, after the embedding alone.
 
     Each state goes straight through the final norm and the output projection (nostalgebraist 2020,
     "interpreting GPT: the logit lens"). The last is what the model says.
     """
-    with evaluating(model) as model:
+    with evaluating(run.model) as model:
         readers = sublayers_of(model)
         *_, norm = readers.values()
-        streams = inputs_and_outputs(model, list(readers.values()), given)
-        return {
-            name: model.output_projection(norm(stream)).argmax(dim=-1)
-            for name, (stream, _) in zip(readers, streams, strict=True)
-        }
+        said = {name: torch.zeros_like(given[-1]) for name in readers}
+        for rows in portions(run.config, given):
+            passed = inputs_and_outputs(model, [*readers.values()], [tokens[rows] for tokens in given])
+            for ids, (stream, _) in zip(said.values(), passed, strict=True):
+                ids[rows] = model.output_projection(norm(stream)).argmax(dim=-1)
+    return said
 
 
 def lens_scores(run: Run) -> dict[str, tuple[float, float]]:
     """Token accuracy and exact match of what the lens sees after each sublayer, on test sequences."""
     _, given, to_say = unseen_sequences(run)
-    early = [
-        logit_lens(run.model, tuple(tokens[rows] for tokens in given)) for rows in portions(run.config, given)
-    ]
-    said = {name: torch.cat([portion[name] for portion in early]) for name in early[0]}
+    said = logit_lens(run, given)
     return {name: (token_accuracy(ids, to_say), exact_match(ids, to_say)) for name, ids in said.items()}
 
 

@@ -317,7 +317,7 @@ def test_the_logit_lens_sees_the_embedding_first_and_what_the_model_says_last(ru
     model = copy.deepcopy(run.model)
     blocks = model.decoder_blocks if len(given) == 2 else model.blocks
     sublayers = ["attention", "cross-attention", "feed-forward"][:: 1 if len(given) == 2 else 2]
-    lens = logit_lens(model, given)
+    lens = logit_lens(replace(run, model=model), given)
     assert list(lens) == ["embedding", *(f"layer {layer} {name}" for layer in (1, 2) for name in sublayers)]
     *early, last = lens.values()
     assert last.equal(model(*given).argmax(dim=-1)) and not last.equal(early[0])
@@ -336,7 +336,7 @@ def test_the_lens_sees_a_post_norm_stream_after_its_norm():
     block, stream = run.model.blocks[0], run.model.positional_encoding(run.model.embedding(given[0]))
     stream = block.attention_norm(stream + block.attention(stream, mask=(given[0] != 0)[:, None, None]))
     said = run.model.output_projection(stream).argmax(dim=-1)
-    assert logit_lens(run.model, given)["layer 1 attention"].equal(said)
+    assert logit_lens(run, given)["layer 1 attention"].equal(said)
 
 
 def test_the_margin_is_the_lead_over_the_best_other_symbol():
