@@ -605,7 +605,9 @@ def rows_of_ablation(view: View) -> list[Part]:
 def ablation_sentence(view: View) -> str:
     evidence = view.evidence
     costly = min(heads_of(view.run.model), key=evidence.left)
-    if evidence.left(ALL_ATTENTION) > 0.99 * evidence.left() > 0:
+    if evidence.left() == 0:
+        return "the model is never right, so there is nothing to lose"
+    if evidence.left(ALL_ATTENTION) > 0.99 * evidence.left():
         needs_none = f"{view.run.config.task} needs no attention in this {view.run.architecture}"
         return f"{needs_none}: {percent(evidence.left(ALL_ATTENTION))} right without any"
     if evidence.cost(costly) <= 0:

@@ -214,6 +214,8 @@ def test_the_sentence_of_ablation_names_the_costliest_head_and_the_one_that_read
     assert text.startswith(f"{view.name(costly)} costs most to lose: 100% → 99% right; ")
     assert text.endswith("costs nothing")
     assert "reads the answers most and costs most to lose" in sentence(all=count, best=count // 2)
+    evidence.margins = {part: -right for part in evidence.margins}
+    assert visualize.ablation_sentence(view) == "the model is never right, so there is nothing to lose"
 
 
 def test_the_model_picture_frames_what_costs_and_pales_the_rest(view):
