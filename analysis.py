@@ -296,24 +296,22 @@ def remembering(model: nn.Module, given: tuple[Tensor, ...]) -> Iterator[None]:
     Only the output projection of an attention does: that is where ablated replaces heads.
     """
     sublayers = [part for part in model.modules() if isinstance(part, (MultiHeadAttention, FeedForward))]
-    projections = [getattr(part, "output_projection", part) for part in sublayers]
-    seen = {}
-
-    def note(module: nn.Module, inputs: tuple[Tensor, ...], more: dict, output: Tensor) -> None:
-        seen[module] = inputs[0], more.get("memory", inputs[0]), output
+    watched = list(sublayers)
+    for part in sublayers:
+        if isinstance(part, MultiHeadAttention):            # these are given memory and the mixed values
+            watched += [part.key_projection, part.output_projection]
+    seen = dict(zip(watched, inputs_and_outputs(model, watched, given), strict=True))
 
     def recall(part: nn.Module, compute: Callable, x: Tensor, **more: Tensor | None) -> Tensor:
-        *before, output = seen[part]
-        if not all(map(torch.equal, (x, more.get("memory", x)), before)):
-            return compute(x, **more)
+        before, output = seen[part]
         if isinstance(part, FeedForward):
-            return output
-        return part.output_projection(seen[part.output_projection][0])
+            return output if x.equal(before) else compute(x)
+        memory, _ = seen[part.key_projection]
+        if x.equal(before) and more.get("memory", x).equal(memory):
+            mixture, _ = seen[part.output_projection]
+            return part.output_projection(mixture)
+        return compute(x, **more)
 
-    with ExitStack() as hooks:
-        for module in {*sublayers, *projections}:
-            hooks.enter_context(module.register_forward_hook(note, with_kwargs=True))
-        model(*given)
     for part in sublayers:
         part.forward = partial(recall, part, part.forward)  # hides the method of the class
     try:
@@ -360,9 +358,9 @@ def margins_without(
     return result[:, place]
 
 
-def share_right(margins: Tensor) -> Tensor:
-    """Exact match from margins (…, N, T), (…)."""
-    return (margins > 0).all(dim=-1).double().mean(dim=-1)
+def is_right(margins: Tensor) -> Tensor:
+    """Which sequences have the right symbol ahead at every query; margins (…, N, T) → (…, N) boolean."""
+    return (margins > 0).all(dim=-1)
 
 
 def by_length(run: Run) -> list[dict]:
@@ -515,14 +513,9 @@ class Evidence:
         ahead = dict(zip(different, margins_without(self.run, different), strict=True))
         return {part: ahead[heads] for part, heads in cuts.items()}
 
-    @cached_property
-    def right(self) -> dict[Part, Tensor]:
-        """Which of these sequences are right without each part, (N,) boolean."""
-        return {part: (ahead > 0).all(dim=1) for part, ahead in self.margins.items()}
-
     def left(self, part: Part = NOTHING) -> float:
         """The exact match that is left without this part."""
-        return share_right(self.margins[part]).item()
+        return is_right(self.margins[part]).double().mean().item()
 
     def cost(self, part: Part) -> float:
         """How much exact match it costs to lose this part."""
@@ -533,7 +526,7 @@ class Evidence:
         """Exact match without each kind of attention, by mean ablation."""
         kinds = [(kind,) for kind in unwrapped(self.run.model).attention_layers()]
         ahead = margins_without(self.run, [(kind,) for kind in kinds], mean_head_outputs(self.run))
-        return dict(zip(kinds, share_right(ahead).tolist(), strict=True))
+        return dict(zip(kinds, is_right(ahead).double().mean(dim=1).tolist(), strict=True))
 
     @cached_property
     def pair(self) -> tuple[Head, Head, float] | None:
@@ -548,10 +541,10 @@ class Evidence:
 
         def expected(pair: tuple[Head, Head]) -> tuple[float, float]:
             ahead = self.margins[pair[0]] + taken[pair[1]]
-            return share_right(ahead).item(), ahead.amin(dim=1).mean().item()
+            return is_right(ahead).double().mean().item(), ahead.amin(dim=1).mean().item()
 
         pairs = sorted(itertools.combinations(harmless, 2), key=expected)[:PAIRS]
-        left = share_right(margins_without(self.run, pairs)).tolist()
+        left = is_right(margins_without(self.run, pairs)).double().mean(dim=1).tolist()
         least, pair = min(zip(left, pairs, strict=True), default=(1.0, None))
         return (*pair, least) if self.left() - least >= SMALLEST_COST else None
 

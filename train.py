@@ -23,7 +23,7 @@ from copy import deepcopy
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-import matplotlib
+import matplotlib.style
 import torch
 import torch.nn.functional as F
 from matplotlib.axes import Axes
@@ -561,8 +561,8 @@ def differing_settings(config: Config) -> str:
 
 
 WIDTH, MARGIN = 8.0, 0.15                                   # of all pictures, in inches
-SENTENCE, SMALL = 73, 105                                  # characters in a line
-PICTURES = {                                                # the same input gives the same bytes, …
+SENTENCE, SMALL = 73, 105                                   # characters in a line
+STYLE = {                                                   # the same input gives the same bytes, …
     "svg.hashsalt": "attention", "svg.fonttype": "none", "pdf.fonttype": 42,    # … text stays text, …
     "font.size": 9, "axes.titlesize": 9, "axes.spines.top": False, "axes.spines.right": False,
 }
@@ -577,8 +577,9 @@ def picture_style(dark: bool = False) -> Iterator[None]:
     """How all pictures look, whatever the reader's own matplotlibrc says."""
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
-        matplotlib.style.use("dark_background" if dark else "default")
-        matplotlib.rcParams.update(PICTURES | (DARK if dark else LIGHT))
+        if dark:
+            matplotlib.style.use("dark_background")
+        matplotlib.rcParams.update(STYLE | (DARK if dark else LIGHT))
         yield
 
 

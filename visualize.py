@@ -47,6 +47,7 @@ from analysis import (
     head_table,
     heads_of,
     influence_on,
+    is_right,
     longest,
     parts_of,
     read,
@@ -97,6 +98,7 @@ from transformer import evaluating, fail, generate, run_script
 
 MOST_KEYS = 16                                              # whose numbers fit beside one another
 SEAMLESS = {"edgecolors": "face", "linewidth": 0.3, "antialiased": True}    # in svg and pdf, too
+FRAME = {"fill": False, "edgecolor": "tab:orange", "linewidth": 2}
 MOST_HEADS = 6                                              # of which ablation is shown by length
 KINDS = {
     "encoder": "the encoder's self-attention", "decoder": "the decoder's self-attention",
@@ -296,7 +298,8 @@ def grid_picture(
     below = max(room_below(shown.keys, cell * len(shown.keys)) for row in rows for shown in row)
     above = 0.1 + 0.16 * (rows[0][0].title.count("\n") + 1)
     gap = above + (0 if shared else below + 0.3)
-    figure, top = new_picture(sum(heights) + len(rows) * gap + shared * (below + 0.3), sentence, numbers, how)
+    room = sum(heights) + len(rows) * gap + (below + 0.3 if shared else 0)
+    figure, top = new_picture(room, sentence, numbers, how)
     at = top + above
     for row, height in zip(rows, heights, strict=True):
         for place, shown in enumerate(row):
@@ -350,9 +353,14 @@ def nothing_outlined(view: View) -> str:
     return "the answer depends on no symbol"
 
 
+def lengths_of(source: Tensor) -> Tensor:
+    """How many symbols each question has, without START and END, (N,)."""
+    return (source != PAD).sum(dim=1) - 2
+
+
 def sample(source: Tensor) -> str:
     """How many sequences a number stands on, and how many of them are different."""
-    lengths = (source != PAD).sum(dim=1) - 2
+    lengths = lengths_of(source)
     shortest, most, different = int(lengths.min()), int(lengths.max()), len(source.unique(dim=0))
     count = f"{len(source)} unseen sequences"
     if different < len(source):
@@ -404,53 +412,60 @@ def softmax_of_row(view: View, query: int) -> tuple[dict[str, list[str]], float]
     }, powers.sum().item()
 
 
+def head_sentence(view: View) -> str:
+    name, share = view.name(view.best), view.share(view.best)
+    if not view.outlined:
+        return f"{name} is the most focused head; {nothing_outlined(view)}"
+    if share < 0.5:
+        return f"no head reads what the answer needs: {name} comes closest, with {percent(share)}"
+    return f"{name} reads what the answer needs, with {percent(share)} of its attention"
+
+
+def draw_table(table: Axes, rows: dict[str, list[str]], shown: Map, columns: int) -> None:
+    """The steps from scores to weights in numbers, below one another; the last are those shown, (1, keys)."""
+    _, keys = shown.weights.shape
+    table.set(xlim=(0, columns), ylim=(len(rows), 0))
+    draw_map(table, shown, (0, len(rows) - 1, keys, 1))
+    for row, texts in enumerate(rows.values()):
+        for key, weight in enumerate(shown.weights[0]):
+            colour = None if row < len(rows) - 1 else "white" if weight < 0.6 else "black"
+            table.text(key + 0.5, row + 0.5, texts[key], ha="center", va="center", size=7, color=colour)
+    table.add_patch(Rectangle((0, 0), columns, len(rows), **FRAME))
+
+
 def head_picture(view: View) -> Figure:
     """The head that reads the answers most, and one row of it in numbers, to be redone on paper."""
-    kind, layer, index = view.best
-    shown_map = map_of(view, view.best)
-    weights, queries, keys = view.reading.maps[kind][layer, index], shown_map.queries, shown_map.keys
-    query = instructive_query(view)
+    shown, query = map_of(view, view.best), instructive_query(view)
     rows, total = softmax_of_row(view, query)
-    readable = len(rows["weight"])
-    shown = weights[query, :readable].topk(min(MOST_KEYS, readable)).indices.sort().values.tolist()
-    below = len(keys) <= MOST_KEYS                          # each number stands below its key's column
-    columns = keys if below else [keys[key] for key in shown]
-    name, share = view.name(view.best), view.share(view.best)
-    sentence = f"{name} is the most focused head; {nothing_outlined(view)}"
-    if view.outlined and share >= 0.5:
-        sentence = f"{name} reads what the answer needs, with {percent(share)} of its attention"
-    elif view.outlined:
-        sentence = f"no head reads what the answer needs: {name} comes closest, with {percent(share)}"
+    keys = list(range(len(rows["weight"])))                 # that the query can read
+    below = len(shown.keys) <= MOST_KEYS                    # each number stands below its key's column
+    if not below:
+        keys = shown.weights[query, keys].topk(min(MOST_KEYS, len(keys))).indices.sort().values.tolist()
+    columns = shown.keys if below else [shown.keys[key] for key in keys]
     numbers = run_text(view)
     if view.outlined:
         numbers += f" Uniform attention: {percent(view.reading.chance)}."
     how = f" The framed row, in numbers: a weight is its power divided by the sum of all, {total:.3f}."
-    left = max(1.35, 0.5 + inches(queries))
+    left = max(1.35, 0.5 + inches(shown.queries))
     across = WIDTH - left - 0.95
-    width, height = min(0.62 * len(keys), across), min(0.3 * len(queries), 4.6)
+    width, height = min(0.62 * len(shown.keys), across), min(0.3 * len(shown.queries), 4.6)
     table_width = width if below else across
-    gap = room_below(keys, width) + (0 if below else 0.1 + room_below(columns, table_width))
-    figure, top = new_picture(height + gap + 1.4, sentence, numbers, how_to_read(view, [kind]) + how)
+    gap = room_below(shown.keys, width) + (0 if below else 0.1 + room_below(columns, table_width))
+    figure, top = new_picture(
+        height + gap + 1.4, head_sentence(view), numbers, how_to_read(view, [view.kind]) + how
+    )
     axes = panel(figure, left, top, width, height)
-    draw_map(axes, shown_map)
-    name_ticks(axes, queries, keys)
+    draw_map(axes, shown)
+    name_ticks(axes, shown.queries, shown.keys)
     name_axes(axes, key="")
-    axes.add_patch(Rectangle((0, query), len(keys), 1, fill=False, edgecolor="tab:orange", linewidth=2))
+    axes.add_patch(Rectangle((0, query), len(shown.keys), 1, **FRAME))
     colour_bar(figure, left + width + 0.2, top, height)
     table = panel(figure, left, top + height + gap, table_width, 1.08)
-    places = shown if below else range(len(shown))
-    table.set(xlim=(0, len(columns)), ylim=(4, 0))
-    for place, key in zip(places, shown, strict=True):
-        one = Map(weights[query, key].view(1, 1), shown_map.cells[query, key].view(1, 1), [""], [""])
-        draw_map(table, one, (place, 3, 1, 1))
+    row = Map(shown.weights[query, keys][None], shown.cells[query, keys][None], [], [])
+    draw_table(table, {name: [texts[key] for key in keys] for name, texts in rows.items()}, row, len(columns))
     name_ticks(table, list(rows), [] if below else columns)
     table.xaxis.tick_top()
     table.set_xlabel("key: what is read")
-    for row, texts in enumerate(rows.values()):
-        for place, key in zip(places, shown, strict=True):
-            colour = None if row < 3 else "white" if weights[query, key] < 0.6 else "black"
-            table.text(place + 0.5, row + 0.5, texts[key], ha="center", va="center", size=7, color=colour)
-    table.add_patch(Rectangle((0, 0), len(columns), 4, fill=False, edgecolor="tab:orange", linewidth=2))
     return figure
 
 
@@ -606,7 +621,7 @@ def ablation_sentence(view: View) -> str:
     evidence = view.evidence
     costly = min(heads_of(view.run.model), key=evidence.left)
     if evidence.left() == 0:
-        return "the model is never right, so there is nothing to lose"
+        return "the model is never right, so no cut can make it worse"
     if evidence.left(ALL_ATTENTION) > 0.99 * evidence.left():
         needs_none = f"{view.run.config.task} needs no attention in this {view.run.architecture}"
         return f"{needs_none}: {percent(evidence.left(ALL_ATTENTION))} right without any"
@@ -625,10 +640,10 @@ def ablation_sentence(view: View) -> str:
 def ablation_picture(view: View) -> Figure:
     """What is right without heads, layers and kinds, by length; beside it, what all heads read and cost."""
     evidence, rows = view.evidence, rows_of_ablation(view)
-    of_length = (evidence.source != PAD).sum(dim=1) - 2
+    of_length = lengths_of(evidence.source)
     lengths = of_length.unique().tolist()
     columns = [*(of_length == length for length in lengths), of_length > 0]
-    right = torch.stack([evidence.right[row] for row in rows]).double()
+    right = torch.stack([is_right(evidence.margins[row]) for row in rows]).double()
     right = torch.stack([right[:, column].mean(dim=1) for column in columns], dim=1)        # (rows, columns)
     names = [view.name(row) for row in rows]
     how = ""
@@ -644,15 +659,14 @@ def ablation_picture(view: View) -> Figure:
         f"{view}: zero ablation on {sample(evidence.source)}."
     ), how)
     axes = panel(figure, left, top + 0.25, width, height)
-    paper, loss = matplotlib.rcParams["axes.facecolor"], "firebrick"
-    colours = LinearSegmentedColormap.from_list("loss", [paper, loss])
+    colours = LinearSegmentedColormap.from_list("loss", [matplotlib.rcParams["axes.facecolor"], "firebrick"])
     axes.pcolormesh(1 - right.numpy(), cmap=colours, vmin=0, vmax=1, **SEAMLESS)
-    axes.set(xlim=(0, len(lengths) + 1), ylim=(len(rows), 0), xlabel="symbols in the question")
+    axes.set(xlim=(0, len(columns)), ylim=(len(rows), 0), xlabel="symbols in the question")
     axes.spines[:].set_visible(True)
     axes.axvline(len(lengths), color=matplotlib.rcParams["text.color"], linewidth=0.8)
     name_ticks(axes, names, [*map(str, lengths), "all"])
     axes.set_title("% right without …", loc="left")
-    if width / (len(lengths) + 1) > 0.25:
+    if width / len(columns) > 0.25:
         for (row, column), share in numpy.ndenumerate(right.numpy()):
             colour = matplotlib.rcParams["text.color"] if share > 0.4 else "white"
             text = percent(share).removesuffix("%")
@@ -739,7 +753,7 @@ def layers_picture(view: View) -> Figure:
     labels = ["\n".join(name.rsplit(" ", 1)).replace("-", "-\n") for name in names]
     if turned := spacing < 0.6:
         labels, below = names, 0.1 + inches(names, 7)
-    figure, top = new_picture(2.2 + below + 1.1 * view.outlined, sentence, numbers, how)
+    figure, top = new_picture(2.2 + below + (1.1 if view.outlined else 0), sentence, numbers, how)
     axes = panel(figure, 0.9, top + 0.1, 5.8, 2.0)
     axes.plot(places, [100 * tokens for tokens, _ in lens.values()], "s--", label="tokens right")
     axes.plot(places, [100 * whole for _, whole in lens.values()], "o-", label="sequences right")

@@ -205,7 +205,6 @@ def test_the_sentence_of_ablation_names_the_costliest_head_and_the_one_that_read
         evidence.margins = {part: right for part in evidence.margins} | {
             parts[name]: torch.cat([-right[:cost], right[cost:]]) for name, cost in costs.items()
         }
-        vars(evidence).pop("right", None)
         return visualize.ablation_sentence(view)
 
     assert sentence() == f"reverse needs no attention in this {view.run.architecture}: 100% right without any"
@@ -215,7 +214,7 @@ def test_the_sentence_of_ablation_names_the_costliest_head_and_the_one_that_read
     assert text.endswith("costs nothing")
     assert "reads the answers most and costs most to lose" in sentence(all=count, best=count // 2)
     evidence.margins = {part: -right for part in evidence.margins}
-    assert visualize.ablation_sentence(view) == "the model is never right, so there is nothing to lose"
+    assert visualize.ablation_sentence(view) == "the model is never right, so no cut can make it worse"
 
 
 def test_the_model_picture_frames_what_costs_and_pales_the_rest(view):
@@ -288,7 +287,8 @@ def test_a_query_can_be_redone_from_the_numbers_shown(view):
     row = view.reading.maps[kind][layer, head, query]
     numpy.testing.assert_allclose(weights, row[: len(weights)], atol=0.0006)
     assert row[len(weights) :].sum() == 0
-    assert outlined(table) or len(table.collections) > len(weights)     # the right key is marked
+    cells = [key for key, _ in outlined(table)]                 # the right keys are marked
+    assert cells == view.cells[query].nonzero().flatten().tolist()
 
 
 def test_small_numbers_are_written_in_powers_of_ten():
@@ -382,7 +382,7 @@ def test_every_picture_of_a_task_of_ones_own_is_drawn_and_claims_nothing_false(
 
 
 SIZES = {
-    "62 symbols": {"seq_len": 60, "d_model": 8, "num_layers": 1},
+    "62 symbols": {"seq_len": 62, "d_model": 8, "num_layers": 1},
     "one layer, one head": {"num_layers": 1, "num_heads": 1},
     "odd width": {"d_model": 9, "num_heads": 1},
     "width 1": {"d_model": 1, "num_heads": 1},
@@ -394,7 +394,7 @@ SIZES = {
 
 
 @pytest.mark.parametrize(("size", "architecture"), [
-    *zip(SIZES, itertools.cycle(ARCHITECTURES), strict=False), ("length 1", "encoder-decoder"),
+    *zip(SIZES, itertools.cycle(ARCHITECTURES), strict=False), ("length 1", "encoder"),
     ("one symbol", "encoder-decoder"),
 ])
 def test_texts_of_odd_models_never_collide_or_leave_the_picture(
@@ -402,7 +402,7 @@ def test_texts_of_odd_models_never_collide_or_leave_the_picture(
 ):
     """They are not trained, so they answer nonsense."""
     if size == "62 symbols":                                    # the other lengths take long
-        monkeypatch.setattr(analysis, "usable_lengths", lambda *sizes: [60])
+        monkeypatch.setattr(analysis, "usable_lengths", lambda *sizes: [62])
     torch.manual_seed(0)
     config = train.recipe("reverse", architecture, **TINY | SIZES[size])
     row = {"step": 8, "loss": 1.0, "token_accuracy": 0.2, "exact_match": 0.1, "seconds": 1.0, "solved": False}
