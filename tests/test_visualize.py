@@ -81,11 +81,11 @@ def test_a_map_has_query_down_key_across_and_row_0_on_top(run, measured):
             given = (source, torch.cat([source[:, :1], answer[:, :-1]], dim=1))
             tokens = ["START", *names[:-1]]
             expected = {"encoder": (prompt, prompt), "decoder": (tokens, tokens), "cross": (tokens, prompt)}
-    run.model(*given)
     assert list(expected) == KINDS[run.architecture]
     for kind, (queries, keys) in expected.items():
         axes = Figure(figsize=(8, 8)).subplots()
         shown = map_of(view, (kind, 1, 0))
+        run.model(*given)                                       # after what map_of may have to measure
         draw_map(axes, shown)
         name_ticks(axes, shown.queries, shown.keys)
         weights = run.model.attention_layers()[kind][1].attention_weights[0, 0]
