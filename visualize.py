@@ -911,65 +911,55 @@ def parse() -> argparse.Namespace:
     return parse_options(parser)
 
 
-def found_in(models_dir: Path) -> list[tuple[str, str]]:
-    """Architecture and task of each run in a models folder, whatever they are."""
-    return [(folder.name, task_of(folder)) for folder in runs_below(models_dir)]
-
-
 def wanted_runs(options: argparse.Namespace) -> list[tuple[str, str]]:
-    """Architecture and task of the runs to draw: those that are named, or else found.
+    """Architecture and task of the runs to draw: those that are found, of what is named or else of all.
 
     What is named and not found is among them, so that reading it says how to train it. ValueError where
     nothing is named and nothing found.
     """
-    found, all_named = found_in(options.models_dir), options.task and options.architecture
+    found = [(folder.name, task_of(folder)) for folder in runs_below(options.models_dir)]
     wanted = [
-        (name, task) for name in options.architecture or ARCHITECTURES for task in options.task or TASKS
-        if all_named or (name, task) in found
+        (architecture, task) for architecture in options.architecture or ARCHITECTURES
+        for task in options.task or TASKS if (architecture, task) in found
     ]
-    wanted += [
-        (DEFAULT_ARCHITECTURES[0], task) for task in options.task or []
-        if task not in [there for _, there in wanted]
-    ]
-    wanted += [
-        (name, DEFAULT_TASKS[0]) for name in options.architecture or []
-        if name not in [there for there, _ in wanted]
-    ]
-    if not wanted:
-        command = command_line("train.py", DEFAULT_TASKS, DEFAULT_ARCHITECTURES, options.models_dir)
-        raise ValueError(f"there is no run in {options.models_dir}; train first: {command}")
+    if not options.task and not options.architecture:
+        for architecture, task in found:
+            if (architecture, task) not in wanted:
+                print(f"not drawn: {task}, {architecture}, which data.py does not know", file=sys.stderr)
+        if not wanted:
+            command = command_line("train.py", DEFAULT_TASKS, DEFAULT_ARCHITECTURES, options.models_dir)
+            raise ValueError(f"there is no run in {options.models_dir}; train first: {command}")
+    for architecture, task in itertools.product(options.architecture or [""], options.task or [""]):
+        if not any(architecture in ("", one) and task in ("", other) for one, other in wanted):
+            wanted.append((architecture or DEFAULT_ARCHITECTURES[0], task or DEFAULT_TASKS[0]))
     return list(dict.fromkeys(wanted))
 
 
 def load_runs(options: argparse.Namespace) -> tuple[dict[tuple[str, str], Run], list[str]]:
-    """The runs that can be read, by architecture and task, and what is wrong with the others.
+    """The runs that can be read and asked, by architecture and task, and what is wrong with the others.
 
-    ValueError where none can be read, or none of a task that was named can be asked the given sequence.
+    A task that was not named may refuse the given sequence: that is no more than said. ValueError where no
+    run is left.
     """
-    runs, problems, unnamed = {}, [], not options.task and not options.architecture
-    for architecture, task in found_in(options.models_dir):
-        if unnamed and (task not in TASKS or architecture not in ARCHITECTURES):
-            print(f"not drawn: {task}, {architecture}, which data.py does not know", file=sys.stderr)
+    runs, problems, refused = {}, [], {}
     for architecture, task in wanted_runs(options):
         try:
-            runs[architecture, task] = load_run(options.models_dir, task, architecture)
+            run = load_run(options.models_dir, task, architecture)
         except ValueError as error:
             problems.append(str(error))
-    if not runs:
-        raise ValueError(problems[0])
-    if not options.sequence:
-        return runs, problems
-    refused = {}
-    for key, run in runs.items():
+            continue
         try:
             ask(run, options.sequence)                      # so that nothing is measured for nothing
+            runs[architecture, task] = run
         except ValueError as error:
-            refused[key] = error
-    if refused and (options.task or len(refused) == len(runs)):
-        raise next(iter(refused.values()))
-    for (architecture, task), error in refused.items():
-        print(f"not drawn: {task}, {architecture}: {error}", file=sys.stderr)
-        del runs[architecture, task]
+            if options.task:
+                problems.append(str(error))
+            else:
+                refused[f"{task}, {architecture}"] = error
+    if not runs:
+        raise ValueError([*problems, *refused.values()][0])
+    for name, error in refused.items():
+        print(f"not drawn: {name}: {error}", file=sys.stderr)
     return runs, problems
 
 
