@@ -64,11 +64,8 @@ def heads_of(model: nn.Module, part: Part = ALL_ATTENTION) -> list[Head]:
         return heads
     chosen = [head for head in heads if head[: len(part)] == part]
     if not part or not chosen:
-        there = ", ".join(
-            f"{kind} layers 0 … {len(attentions) - 1} with heads 0 … {attentions[0].num_heads - 1}"
-            for kind, attentions in unwrapped(model).attention_layers().items()
-        )
-        raise ValueError(f"part={part} is not in this model; choose from {there}, or ALL_ATTENTION")
+        kinds = ", ".join(unwrapped(model).attention_layers())
+        raise ValueError(f"part={part} is not in this model: it has {kinds}, its last head is {heads[-1]}")
     return chosen
 
 
@@ -188,11 +185,6 @@ def share_on(cells: Tensor, maps: Tensor) -> Tensor:
     return (maps * cells).sum(dim=(-2, -1)) / queries
 
 
-def uniform_attention(allowed: Tensor) -> Tensor:
-    """The map (…, T, S) of a head that attends uniformly to all that it may attend to."""
-    return allowed.double() / allowed.sum(dim=-1, keepdim=True)
-
-
 def relative_entropy(maps: Tensor, allowed: Tensor) -> Tensor:
     """How evenly a head reads, a mean for each head (…, H): 0 is a single key, 1 is uniform attention.
 
@@ -247,6 +239,11 @@ class Reading:
         """How many symbols each question has."""
         return self.source.size(1) - 2
 
+    @property
+    def right(self) -> float:
+        """The exact match of what is said."""
+        return exact_match(self.said, self.to_say)
+
 
 def read(run: Run, source: Tensor, given: tuple[Tensor, ...], to_say: Tensor) -> Reading:
     """Look where the heads read; all sources are equally long."""
@@ -268,11 +265,11 @@ def read(run: Run, source: Tensor, given: tuple[Tensor, ...], to_say: Tensor) ->
                 entropy[kind] += relative_entropy(weights, allowed[kind]).sum(dim=1) / len(source)
                 if kind == answering:
                     shares[rows] = share_on(cells[rows], weights).transpose(0, 1)
-    uniform = share_on(cells, uniform_attention(allowed[answering]))
+    uniform = allowed[answering].double() / allowed[answering].sum(dim=-1, keepdim=True)
     return Reading(
         source=source, given=given, to_say=to_say, said=said, maps=maps, entropy=entropy,
         depends=depends, cells=cells[:, 0], shares=shares.nanmean(dim=0),
-        chance=uniform.nanmean().item(),
+        chance=share_on(cells, uniform).nanmean().item(),
     )
 
 
@@ -363,22 +360,18 @@ def is_right(margins: Tensor) -> Tensor:
     return (margins > 0).all(dim=-1)
 
 
-def by_length(run: Run) -> list[dict]:
-    """Exact match, and where the heads read, on sequences of each length up to twice those of training.
+def by_length(run: Run) -> list[Reading]:
+    """What is said and read in sequences of each length up to twice those of training.
 
     A length that the task does not have, or that is too long for the model's positions, is left out.
     """
-    config, rows = run.config, []
+    config, readings = run.config, []
     for length in usable_lengths(config.task, "test", 2 * config.seq_len, config.vocab_size):
-        asked = unseen_sequences(run, length, SEQUENCES_EACH)
-        if max(tokens.size(1) for tokens in asked[1]) > len(unwrapped(run.model).positional_encoding.table):
+        source, given, to_say = unseen_sequences(run, length, SEQUENCES_EACH)
+        if max(tokens.size(1) for tokens in given) > len(unwrapped(run.model).positional_encoding.table):
             break
-        reading = read(run, *asked)
-        rows.append({
-            "length": length, "exact_match": exact_match(reading.said, reading.to_say),
-            "shares": reading.shares, "chance": reading.chance,
-        })
-    return rows
+        readings.append(read(run, source, given, to_say))
+    return readings
 
 
 def influence(run: Run, source: Tensor, given: tuple[Tensor, ...], to_say: Tensor) -> Tensor:

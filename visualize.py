@@ -698,26 +698,26 @@ def draw_scatter(axes: Axes, view: View) -> None:
 
 def lengths_picture(view: View) -> Figure:
     """Exact match, and what the best head reads, on sequences shorter and longer than those of training."""
-    rows, (_, layer, head) = view.evidence.lengths, view.best
-    lengths, seq_len, most = [row["length"] for row in rows], view.run.config.seq_len, longest(view.run)
+    readings, (_, layer, head) = view.evidence.lengths, view.best
+    right = {reading.length: reading.right for reading in readings}
+    seq_len, most = view.run.config.seq_len, longest(view.run)
     shortest = seq_len if view.run.config.fixed_length else 1
-    right = {row["length"]: percent(row["exact_match"]) for row in rows}
-    beyond = [length for length in lengths if length > seq_len]
-    sentence = f"{right[most]} right at length {most}, the longest in training"
-    sentence += "".join(f", {right[length]} at length {length}" for length in beyond[:1])
+    beyond = [length for length in right if length > seq_len]
+    sentence = f"{percent(right[most])} right at length {most}, the longest in training"
+    sentence += "".join(f", {percent(right[length])} at length {length}" for length in beyond[:1])
     how = f"{SEQUENCES_EACH} unseen sequences of each length. Shaded: the lengths of training."
     if view.outlined:
         how += f" Share: of the attention of {view.name(view.best)}, on the needed symbols."
     figure, top = new_picture(2.9, sentence, str(view), how)
     axes = panel(figure, 0.9, top + 0.1, 5.1, 2.3)
     axes.axvspan(shortest - 0.5, seq_len + 0.5, color="grey", alpha=0.2)
-    axes.plot(lengths, [100 * row["exact_match"] for row in rows], "o-", label="sequences right")
+    axes.plot([*right], [100 * share for share in right.values()], "o-", label="sequences right")
     if view.outlined:
-        shares = [100 * row["shares"][layer, head].item() for row in rows]
-        axes.plot(lengths, shares, "s--", label="best head's share")
-        axes.plot(lengths, [100 * row["chance"] for row in rows], ":", label="uniform attention")
+        shares = [100 * reading.shares[layer, head].item() for reading in readings]
+        axes.plot([*right], shares, "s--", label="best head's share")
+        axes.plot([*right], [100 * reading.chance for reading in readings], ":", label="uniform attention")
     axes.set(xlabel="symbols in the question", ylabel="%", ylim=(-3, 103))
-    axes.set_xlim(min(lengths) - 0.5, max(lengths) + 0.5)
+    axes.set_xlim(min(right) - 0.5, max(right) + 0.5)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     name_lines(axes)
     return figure

@@ -38,7 +38,6 @@ from analysis import (
     remembering,
     scores_of_query,
     share_on,
-    uniform_attention,
     unseen_sequences,
 )
 from data import TASKS, add_start_end, arrange, dependence, to_content, to_text
@@ -106,7 +105,7 @@ def test_a_part_that_the_model_does_not_have_is_refused(part, models_dir):
         lambda: ablated(run.model, part).__enter__(), lambda: heads_of(run.model, part),
         lambda: margins_without(run, [(part,)]),
     ):
-        with pytest.raises(ValueError, match="not in this model; choose from encoder layers 0 … 1 "):
+        with pytest.raises(ValueError, match=r"it has encoder, its last head is \('encoder', 1, 1\)"):
             refuse()
 
 
@@ -247,7 +246,7 @@ def test_scores_of_maps_that_are_known_in_closed_form():
 
 def test_entropy_counts_only_what_a_query_may_read_and_queries_that_may_choose():
     allowed = torch.ones(5, 5, dtype=torch.bool).tril()
-    maps = uniform_attention(allowed)
+    maps = allowed / allowed.sum(dim=-1, keepdim=True)          # uniform attention
     assert relative_entropy(maps, allowed).item() == pytest.approx(1)
     maps[4] = torch.tensor([0.5, 0.5, 0, 0, 0])           # may read five keys, and reads two
     assert relative_entropy(maps, allowed).item() == pytest.approx((3 + math.log(2) / math.log(5)) / 4)
@@ -410,21 +409,22 @@ def copying_by_hand(config):
 
 def test_scores_by_length_are_those_of_a_model_known_in_closed_form():
     run = copying_by_hand(Config(task="copy", d_model=32, num_heads=2, num_layers=2))
-    rows = by_length(run)
-    assert [row["length"] for row in rows] == list(range(1, 17))
-    for row in rows:
-        assert row["exact_match"] == 1 and row["chance"] == pytest.approx(1 / (row["length"] + 2))
-        torch.testing.assert_close(row["shares"], torch.full((2, 2), 1 / (row["length"] + 2)))
+    readings = by_length(run)
+    assert [reading.length for reading in readings] == list(range(1, 17))
+    for reading in readings:
+        uniform = 1 / (reading.length + 2)
+        assert reading.right == 1 and reading.chance == pytest.approx(uniform)
+        torch.testing.assert_close(reading.shares, torch.full((2, 2), uniform))
     run.config.task = "reverse"                                 # right just where a palindrome is asked
-    rows = by_length(run)
-    assert rows[0]["exact_match"] == 1 and 0 < rows[1]["exact_match"] < 0.5
+    one, two, *_ = by_length(run)
+    assert one.right == 1 and 0 < two.right < 0.5
 
 
 def test_lengths_that_the_task_does_not_have_or_positions_do_not_reach_are_left_out(models_dir):
     run = load_run(models_dir, "add", "encoder")
-    assert [row["length"] for row in by_length(run)] == [3, 5, 7, 9, 11, 13, 15]
+    assert [reading.length for reading in by_length(run)] == [3, 5, 7, 9, 11, 13, 15]
     run.model.positional_encoding.table = run.model.positional_encoding.table[:12]
-    assert [row["length"] for row in by_length(run)] == [3, 5, 7, 9]
+    assert [reading.length for reading in by_length(run)] == [3, 5, 7, 9]
 
 
 def test_the_table_of_heads_has_each_once_and_starts_with_the_most_costly(run):

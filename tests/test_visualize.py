@@ -151,8 +151,9 @@ def view(measured):
     }
     *early, last = evidence.lens
     evidence.lens = dict.fromkeys(early, (0.1, 0.0)) | {last: (1.0, 0.875)}
-    for row in evidence.lengths:
-        row["exact_match"] = 1 / row["length"]
+    for reading in evidence.lengths:                            # 8 more of 100 right with each symbol
+        reading.said = reading.to_say.clone()
+        reading.said[8 * reading.length :] = 0
     return view
 
 
@@ -235,8 +236,8 @@ def test_lengths_and_layers_are_drawn_as_measured(view):
     axes = lengths_picture(view).axes[0]
     exact_match, shares, _ = axes.get_lines()
     assert list(exact_match.get_xdata()) == list(range(1, 17))
-    assert list(exact_match.get_ydata()) == pytest.approx([100 / length for length in range(1, 17)])
-    expected = [100 * row["shares"][view.best[1:]].item() for row in view.evidence.lengths]
+    assert list(exact_match.get_ydata()) == pytest.approx([min(100, 8 * length) for length in range(1, 17)])
+    expected = [100 * reading.shares[view.best[1:]].item() for reading in view.evidence.lengths]
     assert list(shares.get_ydata()) == pytest.approx(expected)
     shaded = axes.patches[0].get_extents().transformed(axes.transData.inverted())
     assert (shaded.x0, shaded.x1) == (pytest.approx(0.5), pytest.approx(8.5))           # trained on 1 … 8
