@@ -132,6 +132,17 @@ def first_symbol(architecture: str, kind: str, length: int) -> tuple[int, int]:
     return {"encoder": (1, 1), "decoder": (0, 0), "cross": (0, 1)}[kind]
 
 
+def cells_of_symbols(symbols: Tensor, first: tuple[int, int], queries: int, keys: int) -> Tensor:
+    """Cells of a map (…, T, S), from those of symbols (…, A, L) that begin at this query and key, boolean.
+
+    A map may have room for fewer symbols: an answer can end too early.
+    """
+    (query, key), symbols = first, symbols[..., : queries - first[0], : keys - first[1]]
+    cells = torch.zeros(*symbols.shape[:-2], queries, keys, dtype=torch.bool)
+    cells[..., query : query + symbols.size(-2), key : key + symbols.size(-1)] = symbols
+    return cells
+
+
 def answer_cells(architecture: str, depends: Tensor, queries: int, keys: int) -> Tensor:
     """Where in a map (T, S) of the answering kind the answers come from, (N, T, S) boolean.
 
@@ -140,21 +151,14 @@ def answer_cells(architecture: str, depends: Tensor, queries: int, keys: int) ->
     """
     known = depends.nan_to_num()
     behind = (known > 0) & (known >= known.amax(dim=2, keepdim=True) / 2)
-    query, key = first_symbol(architecture, answering_kind(architecture), behind.size(2))
-    cells = torch.zeros(len(behind), queries, keys, dtype=torch.bool)
-    behind = behind[:, : queries - query]                   # an answer that ended too early has fewer
-    cells[:, query : query + behind.size(1), key : key + behind.size(2)] = behind
-    return cells
+    first = first_symbol(architecture, answering_kind(architecture), behind.size(2))
+    return cells_of_symbols(behind, first, queries, keys)
 
 
-def diagonals(architecture: str, kind: str, length: int, queries: int, keys: int) -> Tensor:
+def diagonals(first: tuple[int, int], length: int, queries: int, keys: int) -> Tensor:
     """The diagonal and the anti-diagonal of the symbols in a map (T, S), (2, T, S) boolean."""
-    query, key = first_symbol(architecture, kind, length)
     square = torch.eye(length, dtype=torch.bool)
-    both = torch.stack([square, square.flip(1)])[:, : queries - query]      # an answer may have fewer symbols
-    cells = torch.zeros(2, queries, keys, dtype=torch.bool)
-    cells[:, query : query + both.size(1), key : key + length] = both[:, :, : keys - key]
-    return cells
+    return cells_of_symbols(torch.stack([square, square.flip(1)]), first, queries, keys)
 
 
 def longest(run: Run) -> int:
@@ -448,13 +452,6 @@ def logit_lens(run: Run, given: tuple[Tensor, ...]) -> dict[str, Tensor]:
     return said
 
 
-def lens_scores(run: Run) -> dict[str, tuple[float, float]]:
-    """Token accuracy and exact match of what the lens sees after each sublayer, on test sequences."""
-    _, given, to_say = unseen_sequences(run)
-    said = logit_lens(run, given)
-    return {name: (token_accuracy(ids, to_say), exact_match(ids, to_say)) for name, ids in said.items()}
-
-
 def scores_of_query(model: nn.Module, given: tuple[Tensor, ...], head: Head, query: int) -> Tensor:
     """The products q·k of one query with each key, in the first row given, (S,).
 
@@ -489,13 +486,18 @@ class Evidence:
         return by_length(self.run)
 
     @cached_property
-    def lens(self) -> dict[str, tuple[float, float]]:
-        return lens_scores(self.run)
-
-    @cached_property
     def source(self) -> Tensor:
         """The test sequences of all lengths on which ablation and lens are measured, (N, S)."""
         return unseen_sequences(self.run)[0]
+
+    @cached_property
+    def lens(self) -> dict[str, tuple[float, float]]:
+        """Token accuracy and exact match of what the logit lens sees after each sublayer."""
+        _, given, to_say = unseen_sequences(self.run)
+        return {
+            name: (token_accuracy(said, to_say), exact_match(said, to_say))
+            for name, said in logit_lens(self.run, given).items()
+        }
 
     @cached_property
     def margins(self) -> dict[Part, Tensor]:
@@ -552,11 +554,11 @@ def head_table(evidence: Evidence) -> list[dict]:
     run, reading, rows = evidence.run, evidence.reading, []
     architecture = run.architecture
     for kind, maps in reading.maps.items():
-        diagonal, anti_diagonal = diagonals(architecture, kind, reading.length, *maps.shape[-2:])
+        first = first_symbol(architecture, kind, reading.length)
+        diagonal, anti_diagonal = diagonals(first, reading.length, *maps.shape[-2:])
         scores = {
             "diagonal": share_on(diagonal, maps), "anti_diagonal": share_on(anti_diagonal, maps),
-            "relative_entropy": reading.entropy[kind],
-            "mean_distance": mean_distance(maps, first_symbol(architecture, kind, reading.length)),
+            "relative_entropy": reading.entropy[kind], "mean_distance": mean_distance(maps, first),
         }
         if kind == answering_kind(architecture):
             scores["answer"] = reading.shares

@@ -22,6 +22,7 @@ from analysis import (
     answer_cells,
     by_length,
     diagonals,
+    first_symbol,
     head_table,
     heads_of,
     influence,
@@ -224,9 +225,10 @@ def test_the_chance_level_is_the_share_of_a_reader_that_reads_alike_all_that_it_
 def test_diagonals_join_the_query_that_says_a_symbol_with_that_symbol(
     architecture, kind, diagonal, anti_diagonal
 ):
-    cells = diagonals(architecture, kind, 3, 8, 5)
+    first = first_symbol(architecture, kind, 3)
+    cells = diagonals(first, 3, 8, 5)
     assert [[tuple(cell) for cell in part.nonzero().tolist()] for part in cells] == [diagonal, anti_diagonal]
-    fewer = diagonals(architecture, kind, 3, diagonal[1][0] + 1, 5)         # two symbols are said
+    fewer = diagonals(first, 3, diagonal[1][0] + 1, 5)         # two symbols are said
     assert fewer.equal(cells[:, : diagonal[1][0] + 1])
 
 
