@@ -14,7 +14,7 @@ import math
 import os
 import sys
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -811,8 +811,7 @@ def labels_by_difference(configs: dict[Path, Config]) -> dict[Path, str]:
 def training_curves_picture(runs: Curves) -> Figure:
     """Loss and exact match of several runs over their steps, labelled by what differs."""
     labels = labels_by_difference({path: config for path, (config, _) in runs.items()})
-    solved = {path: first_solved(history) for path, (_, history) in runs.items()}
-    solved = {path: row["step"] for path, row in solved.items() if row}
+    solved = {path: row["step"] for path, (_, history) in runs.items() if (row := first_solved(history))}
     sentence = f"none of {len(runs)} runs solved it"
     if solved:
         first = min(solved, key=solved.get)
@@ -860,14 +859,12 @@ def save(figure: Figure, path: Path) -> None:
     tqdm.write(f"{path}: " + figure.get_suptitle().replace("\n", " "), file=sys.stdout)
 
 
-def save_all(view: View, folder: Path, suffix: str, sequence: str, bar: tqdm) -> None:
-    """All pictures of a run and the table of its heads, or those that show a sequence of one's own."""
-    pictures = OF_ONE_SEQUENCE if sequence else PICTURES
+def save_all(view: View, folder: Path, ending: str, pictures: dict[str, Callable[[View], Figure]]) -> None:
+    """These pictures of a run, and with the ones of many sequences the table of its heads."""
     for name, picture in pictures.items():
         if name != "attention_kinds" or len(view.reading.maps) > 1:
-            save(picture(view), folder / f"{'_'.join(filter(None, [name, sequence]))}.{suffix}")
-        bar.update()
-    if not sequence:
+            save(picture(view), folder / f"{name}{ending}")
+    if pictures is PICTURES:
         save_table([
             {name: round(x, 4) if isinstance(x, float) else x for name, x in row.items()}
             for row in head_table(view.evidence)
@@ -963,47 +960,40 @@ def load_runs(options: argparse.Namespace) -> tuple[dict[tuple[str, str], Run], 
     return runs, problems
 
 
-def compared_runs(options: argparse.Namespace, views: dict[tuple[str, str], View]) -> list[list[View]]:
-    """The runs to show side by side, those named or else copy and reverse: one row for each architecture.
+def save_comparison(
+    views: dict[tuple[str, str], View], options: argparse.Namespace, output: Path, ending: str
+) -> None:
+    """The runs that are named, or else copy and reverse, side by side: a row for each architecture.
 
-    An architecture that lacks a task is left out.
+    An architecture that lacks a task is left out. The runs of python train.py give copy_vs_reverse.
     """
     tasks = list(dict.fromkeys(options.task or DEFAULT_TASKS))
     architectures = options.architecture or (ARCHITECTURES if options.task else DEFAULT_ARCHITECTURES)
-    return [
-        [views[architecture, task] for task in tasks] for architecture in dict.fromkeys(architectures)
+    rows = {
+        architecture: [views[architecture, task] for task in tasks] for architecture in architectures
         if all((architecture, task) in views for task in tasks)
-    ]
-
-
-def comparison_name(views: list[list[View]], sequence: str) -> str:
-    """copy_vs_reverse for the runs of python train.py; others have a name of their own."""
-    tasks = [view.run.config.task for view in views[0]]
-    architectures = [row[0].run.architecture for row in views]
-    parts = ["_vs_".join(tasks)]
-    if len(tasks) == 1 or architectures != DEFAULT_ARCHITECTURES:
-        parts.append("_vs_".join(architectures))
-    return "_".join(filter(None, [*parts, sequence]))
+    }
+    if len(rows) * len(tasks) > 1:
+        name = "_vs_".join(tasks)
+        if len(tasks) == 1 or [*rows] != DEFAULT_ARCHITECTURES:
+            name += f"_{'_vs_'.join(rows)}"
+        save(comparison_picture([*rows.values()]), output / f"{name}{ending}")
 
 
 def draw_all(options: argparse.Namespace, runs: dict[tuple[str, str], Run]) -> None:
     """Measure and draw one run after the other, then those with all tasks side by side."""
-    output = options.output_dir or options.models_dir
-    sequence = name_in_file(" ".join(options.sequence or []))
+    output, ending, pictures = options.output_dir or options.models_dir, f".{options.format}", PICTURES
+    if options.sequence:
+        pictures, ending = OF_ONE_SEQUENCE, f"_{name_in_file(' '.join(options.sequence))}{ending}"
     folders = {key: output / run.folder.relative_to(options.models_dir) for key, run in runs.items()}
     for folder in folders.values():
         folder.mkdir(parents=True, exist_ok=True)
     print("drawing " + "; ".join(f"{task}, {architecture}" for architecture, task in runs))
-    views, count = {}, len(OF_ONE_SEQUENCE if sequence else PICTURES)
-    with tqdm(total=len(runs) * count, unit="picture", disable=None) as bar:
-        for key, run in runs.items():
-            bar.set_description(", ".join(reversed(key)))
-            views[key] = look_at(run, options.sequence)
-            save_all(views[key], folders[key], options.format, sequence, bar)
-        compared = compared_runs(options, views)
-        if len(sum(compared, [])) > 1:
-            name = comparison_name(compared, sequence)
-            save(comparison_picture(compared), output / f"{name}.{options.format}")
+    views = {}
+    for key, run in tqdm(runs.items(), unit="run", disable=None):
+        views[key] = look_at(run, options.sequence)
+        save_all(views[key], folders[key], ending, pictures)
+    save_comparison(views, options, output, ending)
 
 
 def read_and_draw(options: argparse.Namespace) -> None:
