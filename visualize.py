@@ -933,10 +933,10 @@ def wanted_runs(options: argparse.Namespace) -> list[tuple[str, str]]:
 
 
 def load_runs(options: argparse.Namespace) -> tuple[dict[tuple[str, str], Run], list[str]]:
-    """The runs that can be read and asked, by architecture and task, and what is wrong with the others.
+    """The runs that can be drawn, by architecture and task, and what is wrong with the others.
 
-    A task that was not named may refuse the given sequence: that is no more than said. ValueError where no
-    run is left.
+    Runs whose task was not named and cannot be asked the given sequence are only mentioned. ValueError where
+    no run is left.
     """
     runs, problems, refused = {}, [], {}
     for architecture, task in wanted_runs(options):

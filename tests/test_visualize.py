@@ -526,6 +526,10 @@ def test_a_sequence_of_ones_own_replaces_no_picture_and_its_title_tells_of_it(
         assert "(9 symbols, in training at most 8)" in numbers_of(picture(view))
     assert f"with {int(100 * share)}%" in sentence_of(head_picture(view))
     assert "in training" not in numbers_of(head_picture(look_at(view.run, ["5 9"])))
+    with pytest.raises(SystemExit):                             # a task that is named must take the question
+        call_main(monkeypatch, "--models-dir", models, "--task", "copy", "add", "--sequence", "5 9")
+    assert capsys.readouterr().err.startswith("error: 5 9 is not a valid question for add;")
+    assert (kept.parent / "attention_head_5-9.png").exists()
 
 
 def test_training_again_removes_the_pictures_of_the_older_weights_and_nothing_else(
