@@ -37,9 +37,9 @@ BATCH = 100                                                 # of them at a time:
 LARGEST = 4_000_000                                         # numbers in one tensor, where rows are long
 
 Head = tuple[str, int, int]                                 # kind, layer, head; here both count from 0
-Part = tuple[str] | tuple[str, int] | Head                  # one of the two below, a kind, a layer or a head
-NOTHING: Part = ("nothing",)
-ALL_ATTENTION: Part = ("all attention",)
+Part = tuple[()] | tuple[str] | tuple[str, int] | Head      # all attention, a kind, a layer or a head
+ALL_ATTENTION: Part = ()
+NOTHING = "nothing"                                         # in place of a part
 MOST_HARMLESS, PAIRS = 48, 4                                # of so many heads, so many pairs are measured
 SMALLEST_COST = 0.01                                        # of a pair that is worth telling
 
@@ -58,12 +58,8 @@ def heads_of(model: nn.Module, part: Part = ALL_ATTENTION) -> list[Head]:
         (*place, head) for place, attention in attention_at(model).items()
         for head in range(attention.num_heads)
     ]
-    if part == NOTHING:
-        return []
-    if part == ALL_ATTENTION:
-        return heads
     chosen = [head for head in heads if head[: len(part)] == part]
-    if not part or not chosen:
+    if not chosen:
         kinds = ", ".join(unwrapped(model).attention_layers())
         raise ValueError(f"part={part} is not in this model: it has {kinds}, its last head is {heads[-1]}")
     return chosen
@@ -71,7 +67,7 @@ def heads_of(model: nn.Module, part: Part = ALL_ATTENTION) -> list[Head]:
 
 def parts_of(model: nn.Module) -> list[Part]:
     """All that can be ablated: each head, each layer, each kind, and all attention."""
-    return [ALL_ATTENTION, *sorted({head[:size] for head in heads_of(model) for size in (1, 2, 3)})]
+    return sorted({head[:size] for head in heads_of(model) for size in range(4)})
 
 
 def inputs_and_outputs(
@@ -500,15 +496,15 @@ class Evidence:
         }
 
     @cached_property
-    def margins(self) -> dict[Part, Tensor]:
+    def margins(self) -> dict[Part | str, Tensor]:
         """The margins (N, T) on sequences of all lengths after zero ablation of NOTHING and of each part."""
         model = self.run.model
-        cuts = {part: tuple(heads_of(model, part)) for part in [NOTHING, *parts_of(model)]}
+        cuts = {NOTHING: ()} | {part: tuple(heads_of(model, part)) for part in parts_of(model)}
         different = list(dict.fromkeys(cuts.values()))      # a layer may have one head, a model one kind
         ahead = dict(zip(different, margins_without(self.run, different), strict=True))
         return {part: ahead[heads] for part, heads in cuts.items()}
 
-    def left(self, part: Part = NOTHING) -> float:
+    def left(self, part: Part | str = NOTHING) -> float:
         """The exact match that is left without this part."""
         return is_right(self.margins[part]).double().mean().item()
 
@@ -534,9 +530,9 @@ class Evidence:
         taken = {head: (self.margins[head] - self.margins[NOTHING]).nan_to_num() for head in harmless}
         harmless = sorted(harmless, key=lambda head: taken[head].sum())[:MOST_HARMLESS]
 
-        def expected(pair: tuple[Head, Head]) -> tuple[float, float]:
-            ahead = self.margins[pair[0]] + taken[pair[1]]
-            return is_right(ahead).double().mean().item(), ahead.amin(dim=1).mean().item()
+        def expected(pair: tuple[Head, Head]) -> float:
+            least = (self.margins[pair[0]] + taken[pair[1]]).amin(dim=1)
+            return least.sigmoid().mean().item()            # the exact match, rounded off
 
         pairs = sorted(itertools.combinations(harmless, 2), key=expected)[:PAIRS]
         left = is_right(margins_without(self.run, pairs)).double().mean(dim=1).tolist()

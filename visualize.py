@@ -158,14 +158,12 @@ class View:
 
     def name(self, part: Part) -> str:
         """What a person calls a part: layer 1, head 6, with its kind where the model has several."""
-        kind, *place = part
-        if part == ALL_ATTENTION or len(self.reading.maps) == 1 and not place:
-            return "any attention"
+        place, several = part[1:], len(self.reading.maps) > 1
         if not place:
-            return KINDS[kind]
+            return KINDS[part[0]] if part and several else "any attention"
         words = [f"{word} {number + 1}" for word, number in zip(("layer", "head"), place, strict=False)]
-        if len(self.reading.maps) > 1:
-            words[0] = f"{'cross-attention' if kind == 'cross' else kind} {words[0]}"
+        if several:
+            words[0] = f"{'cross-attention' if part[0] == 'cross' else part[0]} {words[0]}"
         return ", ".join(words)
 
 
