@@ -648,9 +648,9 @@ def ablation_picture(view: View) -> Figure:
     if view.outlined:
         how += f"On the answers: in {sample(evidence.reading.source)}; a dot is a head."
     if evidence.pair:
-        first, second, both = evidence.pair
-        either = f"{view.name(first)} and {view.name(second)}"
-        how += f"\nEither can go, both cannot ({percent(both)} right): {either}."
+        *pair, both = evidence.pair
+        either = " and ".join(view.name(head) for head in sorted(pair))
+        how += f"\nEither can go; without both {percent(both)}: {either}."
     left = 0.2 + inches(names) * 0.9
     width, height = min(2.9, max(1.7, 0.4 * len(columns))), 0.24 * len(rows)
     figure, top = new_picture(max(height, 2.2) + 0.75, ablation_sentence(view), (

@@ -180,6 +180,10 @@ def test_the_ablation_picture_shows_what_is_left_by_length(view):
     lengths = (evidence.source > 3).sum(dim=1)
     names, columns = names_of(axes.get_yticklabels()), names_of(axes.get_xticklabels())
     assert columns == [*"12345678", "all"] and names[-1] == "any attention"
+    either, other = heads_of(view.run.model)[:2]
+    evidence.pair = other, either, 0.5
+    pair = f"{view.name(either)} and {view.name(other)}"
+    assert f"Either can go; without both 50%: {pair}." in ablation_picture(view).get_supxlabel()
     parts = {view.name(part): part for part in [*evidence.margins, ALL_ATTENTION] if part != NOTHING}
     drawn = axes.collections[0].get_array()
     texts = numpy.array([int(text.get_text()) for text in axes.texts]).reshape(drawn.shape)
