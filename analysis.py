@@ -563,7 +563,5 @@ def head_table(evidence: Evidence) -> list[dict]:
             row = {"kind": kind, "layer": layer + 1, "head": index + 1, "answer": None}
             for name, score in scores.items():
                 row[name] = None if score[layer, index].isnan() else score[layer, index].item()
-            rows.append(
-                row | {"exact_match_without": evidence.left(head), "cost": evidence.cost(head)}
-            )
+            rows.append(row | {"exact_match_without": evidence.left(head), "cost": evidence.cost(head)})
     return sorted(rows, key=lambda row: (-row["cost"], -(row["answer"] or 0)))

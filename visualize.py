@@ -287,8 +287,8 @@ def grid_picture(
     sentence: str, numbers: str, how: str, rows: list[list[Map]], shared: bool = False, **names: str
 ) -> Figure:
     """Several maps with equal cells in rows and columns; shared, they name their keys and queries once."""
-    left = 0.4 + max(inches(shown.queries) for row in rows for shown in row)
-    margin, inner = (left, 0) if shared else (0, left)
+    beside = 0.4 + max(inches(shown.queries) for row in rows for shown in row)
+    margin, inner = (beside, 0) if shared else (0, beside)
     slot = (WIDTH - 0.95 - margin) / len(rows[0])
     keys = max(len(shown.keys) for row in rows for shown in row)
     cell = min(0.36, (slot - inner - 0.1) / keys)
@@ -301,15 +301,17 @@ def grid_picture(
     at = top + above
     for row, height in zip(rows, heights, strict=True):
         for place, shown in enumerate(row):
-            x, last = margin + place * slot + inner, row is rows[-1] or place >= len(rows[-1])
-            axes = panel(figure, x, at, cell * len(shown.keys), cell * len(shown.queries))
+            left = margin + place * slot + inner
+            axes = panel(figure, left, at, cell * len(shown.keys), cell * len(shown.queries))
             draw_map(axes, shown)
+            names_keys = not shared or row is rows[-1] or place >= len(rows[-1])
             queries = shown.queries if place == 0 or not shared else []
-            name_ticks(axes, queries, shown.keys if last or not shared else [])
+            name_ticks(axes, queries, shown.keys if names_keys else [])
             axes.set_title(shown.title, loc="left")
             if place == 0:
                 name_axes(axes, **names)
-                axes.set_xlabel(axes.get_xlabel() if last or not shared else "")
+                if not names_keys:
+                    axes.set_xlabel("")
         at += height + gap
     colour_bar(figure, WIDTH - 0.7, top + above, heights[0])
     return figure
@@ -721,26 +723,31 @@ def lengths_picture(view: View) -> Figure:
     return figure
 
 
+def largest_step(scores: dict[str, float]) -> tuple[str, str]:
+    """The sublayer that adds most to the score, after the name of the one before it."""
+    return max(itertools.pairwise(scores), key=lambda step: scores[step[1]] - scores[step[0]])
+
+
 def layers_sentence(scores: dict[str, float]) -> str:
     """After which sublayer the answer appears: the first with 90% of the final score."""
-    names, values = list(scores), list(scores.values())
-    if values[-1] < 0.5:
-        return f"the answers appear in no layer: {percent(values[-1])} of the tokens are right at the end"
-    steps = [after - before for before, after in itertools.pairwise(values)]
-    if max(steps, default=0) < values[-1] / 2:
-        return f"the answers build up gradually, to {percent(values[-1])} of the tokens right"
-    first = next(place for place, value in enumerate(values) if value >= 0.9 * values[-1])
-    return f"the answers first appear after {names[first]}: {percent(values[first])} of the tokens right"
+    *_, final = scores.values()
+    if final < 0.5:
+        return f"the answers appear in no layer: {percent(final)} of the tokens are right at the end"
+    before, after = largest_step(scores)
+    if scores[after] - scores[before] < final / 2:
+        return f"the answers build up gradually, to {percent(final)} of the tokens right"
+    first = next(name for name, score in scores.items() if score >= 0.9 * final)
+    return f"the answers first appear after {first}: {percent(scores[first])} of the tokens right"
 
 
 def layers_picture(view: View) -> Figure:
     """What the model would say if it stopped after each sublayer, and how much its heads read the answers."""
     lens, shares = view.evidence.lens, view.evidence.reading.shares
     names, places = list(lens), range(len(lens))
-    largest = max(itertools.pairwise(names), key=lambda step: lens[step[1]][0] - lens[step[0]][0])
-    before, after = (percent(lens[name][0]) for name in largest)
-    sentence = layers_sentence({name: tokens for name, (tokens, _) in lens.items()})
-    numbers = f"{view}. The largest step is {largest[1]}: {before} → {after}."
+    tokens = {name: score for name, (score, _) in lens.items()}
+    before, after = largest_step(tokens)
+    change_there = f"{percent(tokens[before])} → {percent(tokens[after])}"
+    numbers = f"{view}. The largest step is {after}: {change_there}."
     how = (
         "Right, by logit lens: what final norm and output projection make of the residual stream, "
         f"on {sample(view.evidence.source)}."
@@ -751,9 +758,10 @@ def layers_picture(view: View) -> Figure:
     labels = ["\n".join(name.rsplit(" ", 1)).replace("-", "-\n") for name in names]
     if turned := spacing < 0.6:
         labels, below = names, 0.1 + inches(names, 7)
-    figure, top = new_picture(2.2 + below + (1.1 if view.outlined else 0), sentence, numbers, how)
+    height = 2.2 + below + (1.1 if view.outlined else 0)
+    figure, top = new_picture(height, layers_sentence(tokens), numbers, how)
     axes = panel(figure, 0.9, top + 0.1, 5.8, 2.0)
-    axes.plot(places, [100 * tokens for tokens, _ in lens.values()], "s--", label="tokens right")
+    axes.plot(places, [100 * score for score in tokens.values()], "s--", label="tokens right")
     axes.plot(places, [100 * whole for _, whole in lens.values()], "o-", label="sequences right")
     limits = -0.5, len(names) - 0.5
     axes.set(ylabel="%", ylim=(-3, 103), xlim=limits)
