@@ -20,7 +20,7 @@ import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 import matplotlib.style
@@ -109,6 +109,7 @@ class Config:
     embedding_std: float = MODEL["embedding_std"]
     norm_first: bool = MODEL["norm_first"]
     activation: str = MODEL["activation"]
+    max_len: int | None = None                              # None: the model's own, or what the task needs
     seed: int = 0
 
     def __post_init__(self):
@@ -124,7 +125,7 @@ class Config:
     def model(self) -> MiniTransformer | EncoderDecoder:
         """A new model; the weights come from torch's global generator."""
         settings = {name: value for name, value in asdict(self).items() if name in MODEL}
-        settings["max_len"] = max(MODEL["max_len"], self.longest_row())
+        settings["max_len"] = self.max_len or max(MODEL["max_len"], self.longest_row())
         if self.architecture == "encoder-decoder":
             return EncoderDecoder(**settings)
         return MiniTransformer(**settings, causal=self.architecture == "decoder")
@@ -457,12 +458,36 @@ def save_table(rows: list[dict], path: Path) -> None:
 
 
 def save_figures(config: Config, metrics: dict, history: list[dict], folder: Path) -> None:
-    """metrics.json, history.csv and training.png."""
+    """metrics.json and history.csv, and training.png of a model that was trained."""
     with replacing(folder / "metrics.json") as path:
         path.write_text(json.dumps(metrics, indent=2) + "\n")
     save_table(history, folder / "history.csv")
-    with picture_style():
-        save_picture(training_picture(config, history), folder / "training.png")
+    if metrics["steps"]:
+        with picture_style():
+            save_picture(training_picture(config, history), folder / "training.png")
+
+
+def save_untrained(config: Config, model: nn.Module, models_dir: Path, **known: dict) -> dict:
+    """Save a model whose weights were set by hand as a run that the other scripts read; returns its metrics.
+
+    known may hold the purposes and the stream of Run.
+    """
+    folder = run_folder(models_dir, config.task, config.architecture)
+    run = Training(config, torch.device("cpu"))
+    run.model.load_state_dict(model.state_dict())
+    run.average.module.load_state_dict(model.state_dict())
+    source, target = validation_set(config)
+    given, to_say = arrange(config.architecture, source, target)
+    with evaluating(model):
+        loss = loss_of(model(*given), to_say).item()
+    row = {"epoch": 0, "step": 0, "loss": loss, "train_seconds": 0.0}
+    run.history = [row | evaluate(model, source, target, thorough=True)]
+    metrics = metrics_of(config, model, run.history, run.device)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_checkpoint(run.checkpoint() | {"known": known}, folder)
+    remove_stale(folder)
+    save_figures(config, metrics, run.history, folder)
+    return metrics
 
 
 @dataclass
@@ -473,6 +498,8 @@ class Run:
     config: Config
     history: list[dict]
     folder: Path
+    purposes: dict[str, str] = field(default_factory=dict)              # "layer 1, head 1": "finds END"
+    stream: dict[str, tuple[int, int]] = field(default_factory=dict)    # "WHAT": first feature, last + 1
 
     @property
     def architecture(self) -> str:
@@ -543,7 +570,8 @@ def load_run(models_dir: Path, task: str, architecture: str = "encoder") -> Run:
     """The run that training left in models_dir. ValueError where there is none or it cannot be used."""
     folder = run_folder(models_dir, task, architecture)
     checkpoint, config, model = read_checkpoint(folder, task, architecture)
-    return Run(model=model.eval(), config=config, history=checkpoint["history"], folder=folder)
+    known = checkpoint.get("known", {})
+    return Run(model=model.eval(), config=config, history=checkpoint["history"], folder=folder, **known)
 
 
 def percent(share: float, decimals: int = 0) -> str:
@@ -896,10 +924,6 @@ def main() -> None:
     options = parse()
     try:
         train_all(options)
-    except BrokenPipeError:                                 # run_script ends it quietly
-        raise
-    except OSError as error:
-        fail(f"cannot write the run: {error}")
     except KeyboardInterrupt as interrupt:
         print(str(interrupt) or "interrupted: no run was under way", file=sys.stderr)
         raise SystemExit(130) from None

@@ -537,7 +537,8 @@ def fail(*messages: str) -> None:
 def run_script(main: Callable[[], None], status_if_left: int = 0) -> None:
     """Call main, and end quietly with this status if the reader of the output leaves, as in `| head -2`.
 
-    A terminal or file of another encoding, such as Windows' cp1252, gets "?" for what it cannot show.
+    A file that cannot be read or written ends it with one line. A terminal or file of another encoding, such
+    as Windows' cp1252, gets "?" for what it cannot show.
     """
     for stream in sys.stdout, sys.stderr:
         if hasattr(stream, "reconfigure"):                  # a notebook's has not, and shows everything
@@ -548,6 +549,8 @@ def run_script(main: Callable[[], None], status_if_left: int = 0) -> None:
     except BrokenPipeError:                                 # else Python complains once more at its exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(status_if_left) from None
+    except OSError as error:
+        fail(f"cannot read or write: {error}")
 
 
 def main() -> None:

@@ -1026,10 +1026,6 @@ def main() -> None:
         torch.set_num_threads(1)                            # as in training
     try:
         read_and_draw(options)
-    except BrokenPipeError:                                 # run_script ends it quietly
-        raise
-    except OSError as error:
-        fail(f"cannot write the pictures: {error}")
     except KeyboardInterrupt:
         raise SystemExit(130) from None
 

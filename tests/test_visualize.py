@@ -22,7 +22,7 @@ import visualize
 from analysis import ALL_ATTENTION, NOTHING, heads_of
 from data import ARCHITECTURES, TASKS, Task, to_text
 from train import Run, load_run, picture_style, run_folder, save_checkpoint
-from transformer import generate
+from transformer import generate, run_script
 from visualize import (
     ablation_picture,
     draw_map,
@@ -436,7 +436,7 @@ def test_a_readers_own_matplotlibrc_changes_no_byte(models_dir, tmp_path):
 
 def call_main(monkeypatch, *options):
     monkeypatch.setattr(sys, "argv", ["visualize.py", *map(str, options)])
-    visualize.main()
+    run_script(visualize.main, status_if_left=130)
 
 
 def pictures_of(tasks, architectures, suffix):
@@ -669,7 +669,7 @@ def test_a_folder_that_cannot_be_written_is_one_line_before_any_measuring(
         call_main(monkeypatch, "--models-dir", models_dir, "--output-dir", tmp_path / "file")
     printed = capsys.readouterr()
     assert stopped.value.code == 2 and (tmp_path / "file").read_text() == "kept"
-    assert printed.err.startswith("error: cannot write the pictures: ") and printed.err.count("\n") == 1
+    assert printed.err.startswith("error: cannot read or write: ") and printed.err.count("\n") == 1
 
 
 def test_an_interrupted_run_ends_quietly_with_130(models_dir, tmp_path, monkeypatch):

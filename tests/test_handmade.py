@@ -1,0 +1,132 @@
+"""The models whose weights are set by hand are exact, and each part of them does what its name promises."""
+
+import sys
+
+import pytest
+import torch
+
+import handmade
+import train
+from analysis import ablated
+from data import FIRST_SYMBOL, add_start_end, arrange, draw
+from handmade import (
+    PAIRS,
+    VOCAB,
+    copying_encoder,
+    copying_encoder_decoder,
+    reversing_encoder,
+    reversing_encoder_decoder,
+    right_by_length,
+)
+from train import load_run, predict
+from transformer import PAD, EncoderDecoder, MiniTransformer, run_script
+
+BUILDERS = copying_encoder, reversing_encoder, copying_encoder_decoder, reversing_encoder_decoder
+SYMBOLS = torch.arange(FIRST_SYMBOL, VOCAB)
+
+
+@pytest.mark.parametrize("build", BUILDERS)
+def test_every_sequence_is_right_alone_and_beside_longer_ones(build):
+    config, model, _ = build()
+    answer = {"copy": lambda content: content, "reverse": lambda content: content.flip(1)}[config.task]
+    assert type(model) in (MiniTransformer, EncoderDecoder)         # nothing is overridden
+    assert right_by_length(model, answer) == dict.fromkeys(range(1, 9), 1.0)
+    source, target = draw(config.task, 2_000, torch.Generator().manual_seed(0))         # lengths 1 to 8: PAD
+    said = predict(model, source, target)
+    assert torch.equal(said.where(target != PAD, PAD), target)      # START and END, too
+
+
+@pytest.mark.parametrize("build", BUILDERS)
+def test_a_longer_sequence_is_refused(build):
+    config, model, _ = build()
+    content = torch.arange(4, 13)[None]
+    given, _ = arrange(config.architecture, add_start_end(content, 11), add_start_end(content, 11))
+    with pytest.raises(ValueError, match="11 tokens are more than max_len=10"):
+        model(*given)
+
+
+def test_without_its_first_head_no_token_finds_the_end_and_all_later_steps_are_blind():
+    _, model, heads = reversing_encoder()
+    assert heads["layer 1, head 1"] == "finds END"
+    given = add_start_end(torch.tensor([[5, 7, 9], [8, 4, 6]]), 5)
+    ends, fetches = model.attention_layers()["encoder"]
+    model(given)
+    assert torch.equal(ends.attention_weights[:, 0], torch.eye(5)[[4] * 5].expand(2, 5, 5))
+    assert torch.equal(fetches.attention_weights[:, 0, 1:], torch.eye(5)[[3, 2, 1, 4]].expand(2, 4, 5))
+    with ablated(model, ("encoder", 0, 0)):
+        logits = model(given)
+    assert torch.allclose(fetches.attention_weights, torch.tensor(1 / 5))
+    assert torch.allclose(logits, logits[:, :1].expand_as(logits), atol=1e-4)           # same at each place
+
+
+def test_without_the_head_that_fetches_every_symbol_is_equally_likely():
+    for build, part in (
+        (reversing_encoder, ("encoder", 1, 0)), (copying_encoder_decoder, ("cross", 0, 0)),
+        (reversing_encoder_decoder, ("cross", 0, 0)),
+    ):
+        config, model, _ = build()
+        given, _ = arrange(config.architecture, *[add_start_end(torch.tensor([[5, 7, 9]]), 5)] * 2)
+        with ablated(model, part):
+            logits = model(*given)
+        assert torch.allclose(logits, logits[..., :1].expand_as(logits), atol=1e-4)
+
+
+def test_cross_attention_reads_the_place_that_is_due():
+    source = add_start_end(torch.tensor([[5, 7, 9]]), 5)
+    for build, order in (copying_encoder_decoder, [1, 2, 3, 4]), (reversing_encoder_decoder, [3, 2, 1, 4]):
+        _, model, _ = build()
+        model(source, source[:, :4])
+        cross, = model.attention_layers()["cross"]
+        assert torch.equal(cross.attention_weights[0, 0], torch.eye(5)[order])
+        with ablated(model, ("decoder",)):
+            model(source, source[:, :4])
+        assert torch.equal(cross.attention_weights[0, 0], torch.eye(5)[order])
+
+
+def test_copying_needs_no_attention_and_other_output_rows_add_one():
+    _, model, heads = copying_encoder()
+    assert heads == {"layer 1, head 1": "does nothing"}
+    with ablated(model, ()):
+        assert set(right_by_length(model, lambda content: content).values()) == {1.0}
+    rows = model.output_projection.weight[FIRST_SYMBOL:]
+    model.output_projection.weight[FIRST_SYMBOL:] = rows.roll(1, dims=0)
+    right = right_by_length(model, lambda content: torch.where(content == 19, 4, content + 1))
+    assert set(right.values()) == {1.0}
+
+
+@pytest.mark.parametrize("unit", range(len(PAIRS)))
+def test_each_hidden_unit_serves_one_place_of_one_length(unit):
+    _, model, _ = reversing_encoder()
+    last, here = PAIRS[unit]
+    model.blocks[0].feed_forward.expand.bias[unit] = -4             # 2 + 2 − 4: never on
+    for length in range(1, 9):
+        model(add_start_end(SYMBOLS[None, :length], length + 2))
+        weights = model.attention_layers()["encoder"][1].attention_weights[0, 0]
+        blind = (weights.amax(dim=1) < 0.99).nonzero().flatten().tolist()
+        assert blind == ([here] if last == length + 1 else [])
+
+
+def test_saved_and_loaded_they_are_the_same(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["handmade.py"])
+    monkeypatch.setattr(train, "TEST_SEQUENCES", 500)
+    monkeypatch.setattr(handmade, "right_by_length", lambda model, answer: {1: 1.0})
+    run_script(handmade.main)
+    assert "visualize.py --models-dir models/handmade\n" in capsys.readouterr().out
+    for build in BUILDERS:
+        config, model, heads = build()
+        run = load_run(tmp_path / "models" / "handmade", config.task, config.architecture)
+        assert run.config == config and run.purposes == heads and run.stream["WHERE"] == (20, 30)
+        weights = run.model.state_dict()
+        assert all(torch.equal(weight, weights[name]) for name, weight in model.state_dict().items())
+        assert run.history[-1]["solved"] and not (run.folder / "training.png").exists()
+
+
+def test_a_model_that_errs_is_told(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["handmade.py"])
+    monkeypatch.setattr(train, "TEST_SEQUENCES", 500)
+    monkeypatch.setattr(handmade, "HARD", 1.0)
+    monkeypatch.setattr(handmade, "LONGEST", 2)
+    with pytest.raises(SystemExit, match="not all of them are right"):
+        run_script(handmade.main)
