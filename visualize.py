@@ -157,7 +157,13 @@ class View:
         return self.reading.shares[head[1:]].item()
 
     def name(self, part: Part) -> str:
-        """What a person calls a part: layer 1, head 6, with its kind where the model has several."""
+        """What a person calls a part, with its purpose where that is known: layer 1, head 1 (finds END)."""
+        place = self.place(part)
+        purpose = self.run.purposes.get(place)
+        return f"{place} ({purpose})" if purpose else place
+
+    def place(self, part: Part) -> str:
+        """Where a part is: layer 1, head 6, with its kind where the model has several."""
         place, several = part[1:], len(self.reading.maps) > 1
         if not place:
             return KINDS[part[0]] if part and several else "any attention"
@@ -391,6 +397,10 @@ def instructive_query(view: View) -> int:
     ))
 
 
+def two_decimals(value: float) -> str:
+    return f"{round(value, 2) + 0.0:.2f}".replace("-", "−")             # + 0.0: not −0.00
+
+
 def number(value: float) -> str:
     return f"{value:.0e}".replace("e-0", "e-") if 0 < value < 0.001 else f"{value:.3f}"
 
@@ -405,8 +415,8 @@ def softmax_of_row(view: View, query: int) -> tuple[dict[str, list[str]], float]
     scaled = scores / math.sqrt(size)
     powers = (scaled - scaled.max()).exp()
     return {
-        "q·k": [f"{score:.2f}".replace("-", "−") for score in scores],
-        f"x = q·k / √{size}": [f"{score:.2f}".replace("-", "−") for score in scaled],
+        "q·k": list(map(two_decimals, scores.tolist())),
+        f"x = q·k / √{size}": list(map(two_decimals, scaled.tolist())),
         "e^(x − largest x)": [number(power) for power in powers.tolist()],
         "weight": [number(weight) for weight in weights.tolist()],
     }, powers.sum().item()
@@ -478,7 +488,10 @@ def layer_picture(view: View) -> Figure:
     if view.outlined:
         most = int((view.reading.shares[layer] > 0.5).sum())
         count = f"{most or 'none'} of {len(heads)} heads in {name}"
-        sentence = f"{count} {'spends' if most == 1 else 'spend'} most attention where the answer is"
+        sentence = f"{count} {'spends' if most == 1 else 'spend'} most attention"
+        if len(heads) == 1:
+            sentence = f"the only head in {name} spends {percent(view.share(view.best))} of its attention"
+        sentence += " where the answer is"
         titles = [f"{title}: {percent(view.share(head))}" for title, head in zip(titles, heads, strict=True)]
     maps = [map_of(view, head, title) for head, title in zip(heads, titles, strict=True)]
     numbers = f"{run_text(view)} Without this layer: {percent(view.evidence.left((kind, layer)))} right."
@@ -494,7 +507,9 @@ def model_picture(view: View) -> Figure:
     lost = {head: points_lost(view, head) for head in heads_of(view.run.model)}
     costly, most = sum(points > 0 for points in lost.values()), min(lost, key=view.evidence.left)
     sentence = f"each of the {len(lost)} heads can be lost alone at no cost"
-    if costly:
+    if len(lost) == 1:
+        sentence = f"without its only head, {view.name(most)}: {change(view, most)} right"
+    elif costly:
         costs = "costs" if costly == 1 else "cost"
         sentence = (
             f"{costly} of {len(lost)} heads {costs} anything to lose; without {view.name(most)}: "
@@ -607,14 +622,19 @@ def influence_picture(view: View) -> Figure:
     )
 
 
-def rows_of_ablation(view: View) -> list[Part]:
-    """The costliest heads and the one that reads the answers most, then each layer and each kind."""
-    evidence, parts = view.evidence, parts_of(view.run.model)
-    heads = sorted((part for part in parts if len(part) == 3), key=evidence.left)[:MOST_HEADS]
+def rows_of_ablation(view: View, most_heads: int = MOST_HEADS) -> list[Part]:
+    """The costliest heads and the one that reads the answers most, then each layer and each kind.
+
+    Of parts with the same heads, such as a layer and its only head, just the first.
+    """
+    evidence, parts, different = view.evidence, parts_of(view.run.model), {}
+    heads = sorted((part for part in parts if len(part) == 3), key=evidence.left)[:most_heads]
     heads = [head for head in heads if evidence.cost(head) > 0 and head != view.best]
     layers = [part for part in parts if len(part) == 2]
     kinds = [(kind,) for kind in view.reading.maps if len(view.reading.maps) > 1]
-    return [*heads, view.best, *layers, *kinds, ALL_ATTENTION]
+    for part in [*heads, view.best, *layers, *kinds, ALL_ATTENTION]:
+        different.setdefault(tuple(heads_of(view.run.model, part)), part)
+    return list(different.values())
 
 
 def ablation_sentence(view: View) -> str:
@@ -637,14 +657,30 @@ def ablation_sentence(view: View) -> str:
     return f"{view.name(costly)} {costs}; {view.name(view.best)} reads the answers most and costs {price}"
 
 
+def draw_ablation(axes: Axes, view: View, rows: list[Part], names: list[str]) -> None:
+    """What is right without each of these parts: a column for each length of question, and one for all."""
+    of_length = lengths_of(view.evidence.source)
+    lengths = of_length.unique().tolist()
+    columns = [*(of_length == length for length in lengths), of_length > 0]
+    right = torch.stack([is_right(view.evidence.margins[row]) for row in rows]).double()
+    right = torch.stack([right[:, column].mean(dim=1) for column in columns], dim=1)        # (rows, columns)
+    colours = LinearSegmentedColormap.from_list("loss", [matplotlib.rcParams["axes.facecolor"], "firebrick"])
+    axes.pcolormesh(1 - right.numpy(), cmap=colours, vmin=0, vmax=1, **SEAMLESS)
+    axes.set(xlim=(0, len(columns)), ylim=(len(rows), 0), xlabel="symbols in the question")
+    axes.spines[:].set_visible(True)
+    axes.axvline(len(lengths), color=matplotlib.rcParams["text.color"], linewidth=0.8)
+    name_ticks(axes, names, [*map(str, lengths), "all"])
+    axes.set_title("% right without …", loc="left")
+    if axes.figure.get_figwidth() * axes.get_position().width / len(columns) > 0.25:
+        for (row, column), share in numpy.ndenumerate(right.numpy()):
+            colour = matplotlib.rcParams["text.color"] if share > 0.4 else "white"
+            text = percent(share).removesuffix("%")
+            axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", size=7, color=colour)
+
+
 def ablation_picture(view: View) -> Figure:
     """What is right without heads, layers and kinds, by length; beside it, what all heads read and cost."""
     evidence, rows = view.evidence, rows_of_ablation(view)
-    of_length = lengths_of(evidence.source)
-    lengths = of_length.unique().tolist()
-    columns = [*(of_length == length for length in lengths), of_length > 0]
-    right = torch.stack([is_right(evidence.margins[row]) for row in rows]).double()
-    right = torch.stack([right[:, column].mean(dim=1) for column in columns], dim=1)        # (rows, columns)
     names = [view.name(row) for row in rows]
     how = ""
     if view.outlined:
@@ -654,25 +690,14 @@ def ablation_picture(view: View) -> Figure:
         either = " and ".join(view.name(head) for head in sorted(pair))
         how += f"\nEither can go; without both {percent(both)}: {either}."
     left = 0.2 + inches(names) * 0.9
-    width, height = min(2.9, max(1.7, 0.4 * len(columns))), 0.24 * len(rows)
+    lengths = len(lengths_of(evidence.source).unique())
+    width, height = min(2.9, max(1.7, 0.4 * (lengths + 1))), 0.24 * len(rows)
     figure, top = new_picture(max(height, 2.2) + 0.75, ablation_sentence(view), (
         f"{view}: zero ablation on {sample(evidence.source)}."
     ), how)
-    axes = panel(figure, left, top + 0.25, width, height)
-    colours = LinearSegmentedColormap.from_list("loss", [matplotlib.rcParams["axes.facecolor"], "firebrick"])
-    axes.pcolormesh(1 - right.numpy(), cmap=colours, vmin=0, vmax=1, **SEAMLESS)
-    axes.set(xlim=(0, len(columns)), ylim=(len(rows), 0), xlabel="symbols in the question")
-    axes.spines[:].set_visible(True)
-    axes.axvline(len(lengths), color=matplotlib.rcParams["text.color"], linewidth=0.8)
-    name_ticks(axes, names, [*map(str, lengths), "all"])
-    axes.set_title("% right without …", loc="left")
-    if width / len(columns) > 0.25:
-        for (row, column), share in numpy.ndenumerate(right.numpy()):
-            colour = matplotlib.rcParams["text.color"] if share > 0.4 else "white"
-            text = percent(share).removesuffix("%")
-            axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", size=7, color=colour)
-    if view.outlined:
-        draw_scatter(panel(figure, left + width + 0.75, top + 0.25, WIDTH - left - width - 1.0, 2.0), view)
+    draw_ablation(panel(figure, left, top + 0.25, width, height), view, rows, names)
+    if view.outlined and (room := WIDTH - left - width - 1.0) > 1.2:
+        draw_scatter(panel(figure, left + width + 0.75, top + 0.25, room, 2.0), view)
     return figure
 
 
@@ -689,8 +714,9 @@ def draw_scatter(axes: Axes, view: View) -> None:
     below = view.best if costs[costly] - costs[view.best] < 0.3 * (high - low) else None
     for head in {costly, view.best}:
         if costs[head] > 0 or head == view.best:
+            name = view.place(head).replace("cross-attention ", "cross-attention\n")
             axes.annotate(
-                view.name(head).replace("cross-attention ", "cross-attention\n"), (shares[head], costs[head]),
+                name, (shares[head], costs[head]),
                 xytext=(0, -6 if head == below else 6), textcoords="offset points", size=8,
                 va="top" if head == below else "bottom", ha="left" if shares[head] < 50 else "right",
             )
@@ -730,9 +756,11 @@ def largest_step(scores: dict[str, float]) -> tuple[str, str]:
 
 def layers_sentence(scores: dict[str, float]) -> str:
     """After which sublayer the answer appears: the first with 90% of the final score."""
-    *_, final = scores.values()
+    embedding, *_, final = scores.values()
     if final < 0.5:
         return f"the answers appear in no layer: {percent(final)} of the tokens are right at the end"
+    if embedding >= 0.9 * final:
+        return f"the answers are there before the first layer: {percent(embedding)} of the tokens right"
     before, after = largest_step(scores)
     if scores[after] - scores[before] < final / 2:
         return f"the answers build up gradually, to {percent(final)} of the tokens right"
@@ -747,7 +775,9 @@ def layers_picture(view: View) -> Figure:
     tokens = {name: score for name, (score, _) in lens.items()}
     before, after = largest_step(tokens)
     change_there = f"{percent(tokens[before])} → {percent(tokens[after])}"
-    numbers = f"{view}. The largest step is {after}: {change_there}."
+    numbers = f"{view}."
+    if tokens[after] > tokens[before]:
+        numbers = f"{view}. The largest step is {after}: {change_there}."
     how = (
         "Right, by logit lens: what final norm and output projection make of the residual stream, "
         f"on {sample(view.evidence.source)}."
@@ -865,10 +895,17 @@ def save(figure: Figure, path: Path) -> None:
     tqdm.write(f"{path}: " + figure.get_suptitle().replace("\n", " "), file=sys.stdout)
 
 
+def says_nothing(name: str, view: View) -> bool:
+    """Whether this picture would say nothing about the run."""
+    if name in ("training", "lengths"):
+        return view.run.history[-1]["step"] == 0            # it was never trained
+    return name == "attention_kinds" and len(view.reading.maps) == 1
+
+
 def save_all(view: View, folder: Path, ending: str, pictures: dict[str, Callable[[View], Figure]]) -> None:
     """These pictures of a run, and with the ones of many sequences the table of its heads."""
     for name, picture in pictures.items():
-        if name != "attention_kinds" or len(view.reading.maps) > 1:
+        if not says_nothing(name, view):
             save(picture(view), folder / f"{name}{ending}")
     if pictures is PICTURES:
         save_table([
