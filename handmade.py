@@ -116,7 +116,10 @@ def reversing_encoder() -> Built:
     find_end(model.blocks[0].attention)
     look_up(model.blocks[0].feed_forward, [last - here if 0 < here < last else here for last, here in PAIRS])
     fetch(model.blocks[1].attention, query=MIRROR, key=WHERE)
-    return config, model, {"layer 1, head 1": "finds END", "layer 2, head 1": "fetches the symbol"}
+    return config, model, {
+        "layer 1, head 1": "finds END", "layer 1, feed-forward": "looks up the mirror place",
+        "layer 2, head 1": "fetches the symbol",
+    }
 
 
 def copying_encoder_decoder() -> Built:
@@ -134,8 +137,10 @@ def reversing_encoder_decoder() -> Built:
     due = [{0: last, last: last - 1}.get(here, last - 1 - here) for last, here in PAIRS]
     look_up(model.encoder_blocks[0].feed_forward, due)
     fetch(model.decoder_blocks[0].cross_attention, query=WHERE, key=MIRROR)
-    heads = {"encoder layer 1, head 1": "finds END", "cross-attention layer 1, head 1": "fetches what is due"}
-    return config, model, heads
+    return config, model, {
+        "encoder layer 1, head 1": "finds END", "encoder layer 1, feed-forward": "looks up where it is due",
+        "cross-attention layer 1, head 1": "fetches what is due",
+    }
 
 
 def right_by_length(model: nn.Module, answer: Callable[[Tensor], Tensor]) -> dict[int, float]:
@@ -156,13 +161,13 @@ def main() -> None:
     models_dir, wrong = DEFAULT_FOLDER / "handmade", False
     print("Right of every sequence of 1 to 4 symbols, and of 10,000 longer ones, by length:\n")
     for build in copying_encoder, reversing_encoder, copying_encoder_decoder, reversing_encoder_decoder:
-        config, model, heads = build()
-        weights = nn.utils.parameters_to_vector(model.parameters())
+        config, model, purposes = build()
+        weights = torch.cat([x.flatten() for name, x in model.named_parameters() if "norm" not in name])
         right = right_by_length(model, TASKS[config.task].answer)
         print(f"{config.task}, {config.architecture}: {' '.join(map(percent, right.values()))}")
         print(f"  {build.__doc__}")
-        print(f"  {weights.count_nonzero():,} of {len(weights):,} weights are not zero\n")
-        save_untrained(config, model, models_dir, purposes=heads, stream=STREAM)
+        print(f"  {weights.count_nonzero()} of {len(weights):,} weights are not zero, the norms left out\n")
+        save_untrained(config, model, models_dir, purposes=purposes, stream=STREAM)
         wrong |= min(right.values()) < 1
     command = command_line("visualize.py", DEFAULT_TASKS, DEFAULT_ARCHITECTURES, models_dir)
     print(f"Saved under {models_dir}/. Next, see how they work: {command}")

@@ -387,7 +387,7 @@ DEFAULT_TASKS, DEFAULT_ARCHITECTURES = ["copy", "reverse"], ["encoder", "encoder
 DEFAULT_FOLDER = Path("models")
 OF_WEIGHTS = re.compile(                                    # what shows the weights in a run's folder
     r"metrics\.json|(history|heads)\.csv"
-    r"|(training|attention|influence|ablation|lengths|layers).*\.(png|svg|pdf)"
+    r"|(training|attention|influence|ablation|lengths|layers|weights).*\.(png|svg|pdf)"
 )
 
 

@@ -26,13 +26,14 @@ import numpy
 import seaborn
 import torch
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.collections import PatchCollection
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from analysis import (
@@ -94,7 +95,7 @@ from train import (
     task_of,
     training_picture,
 )
-from transformer import evaluating, fail, generate, run_script
+from transformer import FeedForward, MultiHeadAttention, evaluating, fail, generate, run_script
 
 MOST_KEYS = 16                                              # whose numbers fit beside one another
 SEAMLESS = {"edgecolors": "face", "linewidth": 0.3, "antialiased": True}    # in svg and pdf, too
@@ -809,6 +810,88 @@ def layers_picture(view: View) -> Figure:
     return figure
 
 
+# ---------------------------------------------------------------- pictures of weights that were set by hand
+
+
+READS_AND_WRITES = {                                        # the matrices of attention and feed-forward
+    "query_projection": ("stream", "head"), "key_projection": ("stream", "head"),
+    "value_projection": ("stream", "head"), "output_projection": ("head", "stream"),
+    "expand": ("stream", "hidden unit"), "contract": ("hidden unit", "stream"),
+}
+Matrix = tuple[Tensor, str, str]                            # (written, read), what is read, what is written
+
+
+def with_bias(layer: nn.Linear, read: str, written: str) -> Matrix:
+    """The weights of a layer, with its bias as one more column."""
+    return torch.cat([layer.weight, layer.bias[:, None]], dim=1).detach(), read, written
+
+
+def weight_matrices(run: Run) -> dict[str, dict[str, Matrix]]:
+    """The matrices outside the layers and of each sublayer that does something; norms are left out."""
+    model = run.model
+    groups = {"outside the layers": {
+        "token embedding": (model.embedding.weight.detach().T, "token", "stream"),
+        "position signal": (model.positional_encoding.table.detach().T, "place", "stream"),
+        "output projection": with_bias(model.output_projection, "stream", "token"),
+    }}
+    for path, sublayer in model.named_modules():
+        if isinstance(sublayer, (MultiHeadAttention, FeedForward)):
+            stack, layer, kind = path.split(".")
+            side = {"blocks": "", "encoder_blocks": "encoder ", "decoder_blocks": "decoder "}[stack]
+            side = "cross-attention " if kind == "cross_attention" else side
+            name = f"{side}layer {int(layer) + 1}, {'head 1' if 'attention' in kind else 'feed-forward'}"
+            matrices = {
+                part.removesuffix("_projection"): with_bias(getattr(sublayer, part), *ends)
+                for part, ends in READS_AND_WRITES.items() if hasattr(sublayer, part)
+            }
+            if any(matrix.any() for matrix, _, _ in matrices.values()):
+                groups[f"{name}: {run.purposes.get(name, '')}"] = matrices
+    return groups
+
+
+def name_parts(axis: Axis, size: int, what: str, stream: dict[str, tuple[int, int]]) -> None:
+    """Name the parts of the residual stream along an axis, or else what its rows or columns are."""
+    parts = stream if what == "stream" else {what: (0, size)}
+    axis.set_ticks([sum(edges) / 2 for edges in parts.values()], list(parts), size=7)
+    axis.set_ticks(sorted({edge for edges in parts.values() for edge in edges}), minor=True)
+    axis.set_tick_params(which="both", length=0, pad=3)
+    axis.grid(which="minor", linewidth=0.4)
+    upright = (axis.axis_name == "x") == (what == "stream")
+    axis.set_tick_params(rotation=90 if upright else 0)
+
+
+def draw_matrix(axes: Axes, matrix: Matrix, stream: dict[str, tuple[int, int]]) -> None:
+    """A square for each weight that is not zero."""
+    weights, read, written = matrix
+    rows, columns = weights.shape
+    style = {"s": 7, "marker": "s", "linewidth": 0, "clip_on": False, "zorder": 3}
+    for sign, colour in (weights > 0, "tab:blue"), (weights < 0, "tab:orange"):
+        down, across = sign.nonzero().T.numpy()
+        axes.scatter(across + 0.5, down + 0.5, color=colour, **style)
+    axes.set(xlim=(0, columns), ylim=(rows, 0))
+    axes.spines[:].set_visible(True)
+    name_parts(axes.xaxis, columns, read, stream)
+    name_parts(axes.yaxis, rows, written, stream)
+
+
+def weights_picture(view: View) -> Figure:
+    """Every weight matrix of a model that was built by hand, with the parts of the residual stream named."""
+    groups, size, across, down = weight_matrices(view.run), 1.3, 1.95, 2.15
+    count = sum(int(matrix.count_nonzero()) for group in groups.values() for matrix, _, _ in group.values())
+    figure, top = new_picture(down * len(groups), f"only {count} weights are not zero", f"{view}.", (
+        "Row: what is written. Column: what is read; at its end the bias. Blue: positive, orange: negative.\n"
+        "Not shown: sublayers that are all zero, and the norms, which give back what they read."
+    ))
+    for row, (group, matrices) in enumerate(groups.items()):
+        y = top + 0.4 + down * row
+        figure.text(0.7 / WIDTH, 1 - (y - 0.22) / figure.get_figheight(), group, weight="bold", va="bottom")
+        for column, (name, matrix) in enumerate(matrices.items()):
+            axes = panel(figure, 0.7 + across * column, y, size, size)
+            draw_matrix(axes, matrix, view.run.stream)
+            axes.set_title(name, loc="left")
+    return figure
+
+
 # ---------------------------------------------------------------- pictures of several runs
 
 
@@ -885,7 +968,7 @@ OF_ONE_SEQUENCE = {                                         # these show one seq
 }
 PICTURES = OF_ONE_SEQUENCE | {                              # … the others what was measured on many
     "influence": influence_picture, "ablation": ablation_picture, "layers": layers_picture,
-    "lengths": lengths_picture, "training": training_view,
+    "lengths": lengths_picture, "training": training_view, "weights": weights_picture,
 }
 
 
@@ -899,6 +982,8 @@ def says_nothing(name: str, view: View) -> bool:
     """Whether this picture would say nothing about the run."""
     if name in ("training", "lengths"):
         return view.run.history[-1]["step"] == 0            # it was never trained
+    if name == "weights":
+        return not view.run.stream                          # the parts of a learned stream have no names
     return name == "attention_kinds" and len(view.reading.maps) == 1
 
 

@@ -46,8 +46,8 @@ def test_a_longer_sequence_is_refused(build):
 
 
 def test_without_its_first_head_no_token_finds_the_end_and_all_later_steps_are_blind():
-    _, model, heads = reversing_encoder()
-    assert heads["layer 1, head 1"] == "finds END"
+    _, model, purposes = reversing_encoder()
+    assert purposes["layer 1, head 1"] == "finds END"
     given = add_start_end(torch.tensor([[5, 7, 9], [8, 4, 6]]), 5)
     ends, fetches = model.attention_layers()["encoder"]
     model(given)
@@ -84,8 +84,8 @@ def test_cross_attention_reads_the_place_that_is_due():
 
 
 def test_copying_needs_no_attention_and_other_output_rows_add_one():
-    _, model, heads = copying_encoder()
-    assert heads == {"layer 1, head 1": "does nothing"}
+    _, model, purposes = copying_encoder()
+    assert purposes == {"layer 1, head 1": "does nothing"}
     with ablated(model, ()):
         assert set(right_by_length(model, lambda content: content).values()) == {1.0}
     rows = model.output_projection.weight[FIRST_SYMBOL:]
@@ -114,9 +114,9 @@ def test_saved_and_loaded_they_are_the_same(tmp_path, monkeypatch, capsys):
     run_script(handmade.main)
     assert "visualize.py --models-dir models/handmade\n" in capsys.readouterr().out
     for build in BUILDERS:
-        config, model, heads = build()
+        config, model, purposes = build()
         run = load_run(tmp_path / "models" / "handmade", config.task, config.architecture)
-        assert run.config == config and run.purposes == heads and run.stream["WHERE"] == (20, 30)
+        assert run.config == config and run.purposes == purposes and run.stream["WHERE"] == (20, 30)
         weights = run.model.state_dict()
         assert all(torch.equal(weight, weights[name]) for name, weight in model.state_dict().items())
         assert run.history[-1]["solved"] and not (run.folder / "training.png").exists()
