@@ -387,7 +387,7 @@ DEFAULT_TASKS, DEFAULT_ARCHITECTURES = ["copy", "reverse"], ["encoder", "encoder
 DEFAULT_FOLDER = Path("models")
 OF_WEIGHTS = re.compile(                                    # what shows the weights in a run's folder
     r"metrics\.json|(history|heads)\.csv"
-    r"|(training|attention|influence|ablation|lengths|layers|weights).*\.(png|svg|pdf)"
+    r"|(training|attention|influence|ablation|lengths|layers|weights|beside).*\.(png|svg|pdf)"
 )
 
 
@@ -438,11 +438,13 @@ def save_checkpoint(checkpoint: dict, folder: Path) -> None:
 def remove_stale(folder: Path) -> int:
     """Remove the figures, tables and pictures of weights that are no longer there; how many there were.
 
-    So a picture never outlives the weights that it shows. Files with other names stay.
+    So a picture never outlives the weights that it shows, also where it shows them beside those of a folder
+    below. Files with other names stay.
     """
     beside_others = re.compile(rf"(?!.*training_)(.*_)?{re.escape(task_of(folder))}(_.*)?\.(png|svg|pdf)")
     stale = [path for path in folder.iterdir() if OF_WEIGHTS.fullmatch(path.name)]
     stale += [path for path in folder.parents[1].glob("*_vs_*") if beside_others.fullmatch(path.name)]
+    stale += folder.parents[1].glob(f"*/{folder.parent.name}/{folder.name}/beside_trained*")
     stale = [path for path in stale if path.is_file()]
     for path in stale:
         path.unlink()

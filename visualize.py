@@ -74,6 +74,7 @@ from train import (
     DEFAULT_FOLDER,
     DEFAULT_TASKS,
     EVALUATION_BATCH,
+    MARGIN,
     SMALL,
     WIDTH,
     Config,
@@ -384,6 +385,11 @@ def points_lost(view: View, part: Part) -> int:
     return math.ceil(round(100 * view.evidence.cost(part), 6))
 
 
+def price(view: View, part: Part) -> str:
+    points = points_lost(view, part)
+    return {0: "nothing", 1: "1 point"}.get(points, f"{points} points")
+
+
 # ---------------------------------------------------------------- pictures of one sequence
 
 
@@ -615,7 +621,8 @@ def influence_picture(view: View) -> Figure:
     how += " Hatched: forbidden, or nothing was replaced."
     if view.run.architecture == "decoder":
         how += " a: symbols of the answer so far."
-    looks = Map(reading.maps[kind][layer, head][asked], always, queries, keys, f"the attention of\n{name}")
+    title = f"the attention of\n{view.place(view.best)}"
+    looks = Map(reading.maps[kind][layer, head][asked], always, queries, keys, title)
     depends = Map(moved.nanmean(dim=0)[asked], always, queries, keys, "what the answers\ndepend on")
     return grid_picture(
         sentence, numbers, how, [[looks, depends]], shared=True,
@@ -653,9 +660,8 @@ def ablation_sentence(view: View) -> str:
         return f"{view.name(costly)} {costs}"
     if costly == view.best:
         return f"{view.name(costly)} reads the answers most and {costs}"
-    points = points_lost(view, view.best)
-    price = {0: "nothing", 1: "1 point"}.get(points, f"{points} points")
-    return f"{view.name(costly)} {costs}; {view.name(view.best)} reads the answers most and costs {price}"
+    reads_most = f"{view.name(view.best)} reads the answers most and costs {price(view, view.best)}"
+    return f"{view.name(costly)} {costs}; {reads_most}"
 
 
 def draw_ablation(axes: Axes, view: View, rows: list[Part], names: list[str]) -> None:
@@ -892,6 +898,45 @@ def weights_picture(view: View) -> Figure:
     return figure
 
 
+def draw_half(figure: Figure, view: View, label: str, left: float, top: float, width: float) -> None:
+    """The costliest head and the one that reads the answers most, above what is left without parts."""
+    figure.text(left / WIDTH, 1 - top / figure.get_figheight(), label, weight="bold", va="top", size=10)
+    costliest = [min(heads_of(view.run.model), key=view.evidence.left)]
+    heads = [head for head in costliest if points_lost(view, head) > 0 and head != view.best] + [view.best]
+    for place, head in enumerate(heads):
+        purpose = view.run.purposes.get(view.place(head)) or f"costs {price(view, head)}"
+        shown = map_of(view, head)
+        names = 0.15 + inches(shown.queries)
+        size = width / 2 - 0.05 - names
+        height = size * len(shown.queries) / len(shown.keys)
+        axes = panel(figure, left + names + place * width / 2, top + 0.75, size, height)
+        draw_map(axes, shown)
+        name_ticks(axes, shown.queries, shown.keys, 7)
+        axes.set_title(f"{textwrap.fill(view.place(head), 24)}\n{purpose}", loc="left")
+    rows = rows_of_ablation(view, most_heads=3)
+    names = [view.place(row) for row in rows]
+    beside = 0.1 + 0.9 * inches(names)
+    table = panel(figure, left + beside, top + 1.5 + size, width - beside - 0.1, 0.24 * len(rows))
+    draw_ablation(table, view, rows, names)
+
+
+def beside_picture(built: View, trained: View) -> Figure:
+    """A model that was built by hand beside one that was trained, on the same sequence and the same tests."""
+    costly = []
+    for view in built, trained:
+        heads = heads_of(view.run.model)
+        costly.append(f"{sum(points_lost(view, head) > 0 for head in heads) or 'none'} of {len(heads)}")
+    sentence = f"built by hand, {costly[0]} heads cost anything to lose; trained, {costly[1]} do"
+    rows = max(len(rows_of_ablation(view, most_heads=3)) for view in (built, trained))
+    figure, top = new_picture(3.35 + 0.24 * rows, sentence, run_text(trained), (
+        f"{how_to_read(trained, [trained.kind])} Maps: the head that costs most to lose, and the one that "
+        f"reads the answers most. Tables: zero ablation on {sample(trained.evidence.source)}."
+    ))
+    draw_half(figure, built, "built by hand", MARGIN, top, 3.85)
+    draw_half(figure, trained, "trained", MARGIN + 3.9, top, 3.85)
+    return figure
+
+
 # ---------------------------------------------------------------- pictures of several runs
 
 
@@ -1108,6 +1153,16 @@ def save_comparison(
         save(comparison_picture([*rows.values()]), output / f"{name}{ending}")
 
 
+def trained_beside(view: View, models_dir: Path) -> View | None:
+    """Of a model that was built by hand, the one of the same task that was trained in the folder above."""
+    run, question = view.run, to_text(view.reading.source[0, 1:-1], view.run.config.task)
+    try:
+        trained = load_run(models_dir.resolve().parent, run.config.task, run.architecture)
+        return look_at(trained, question.split())
+    except ValueError:                                      # there is none, or none that knows these symbols
+        return None
+
+
 def draw_all(options: argparse.Namespace, runs: dict[tuple[str, str], Run]) -> None:
     """Measure and draw one run after the other, then those with all tasks side by side."""
     output, ending, pictures = options.output_dir or options.models_dir, f".{options.format}", PICTURES
@@ -1121,6 +1176,8 @@ def draw_all(options: argparse.Namespace, runs: dict[tuple[str, str], Run]) -> N
     for key, run in tqdm(runs.items(), unit="run", disable=None):
         views[key] = look_at(run, options.sequence)
         save_all(views[key], folders[key], ending, pictures)
+        if run.stream and (trained := trained_beside(views[key], options.models_dir)):
+            save(beside_picture(views[key], trained), folders[key] / f"beside_trained{ending}")
     save_comparison(views, options, output, ending)
 
 

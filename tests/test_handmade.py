@@ -1,9 +1,12 @@
 """The models whose weights are set by hand are exact, and each part of them does what its name promises."""
 
+import shutil
 import sys
+from unittest.mock import patch
 
 import pytest
 import torch
+from test_visualize import assert_readable, call_main, names_of, pictures_of_view, sentence_of
 
 import handmade
 import train
@@ -11,6 +14,7 @@ from analysis import ablated
 from data import FIRST_SYMBOL, add_start_end, arrange, draw
 from handmade import (
     PAIRS,
+    STREAM,
     VOCAB,
     copying_encoder,
     copying_encoder_decoder,
@@ -18,8 +22,9 @@ from handmade import (
     reversing_encoder_decoder,
     right_by_length,
 )
-from train import load_run, predict
+from train import load_run, picture_style, predict, run_folder, save_untrained
 from transformer import PAD, EncoderDecoder, MiniTransformer, run_script
+from visualize import beside_picture, look_at, weights_picture
 
 BUILDERS = copying_encoder, reversing_encoder, copying_encoder_decoder, reversing_encoder_decoder
 SYMBOLS = torch.arange(FIRST_SYMBOL, VOCAB)
@@ -120,6 +125,81 @@ def test_saved_and_loaded_they_are_the_same(tmp_path, monkeypatch, capsys):
         weights = run.model.state_dict()
         assert all(torch.equal(weight, weights[name]) for name, weight in model.state_dict().items())
         assert run.history[-1]["solved"] and not (run.folder / "training.png").exists()
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """All four, saved as runs; read only, please."""
+    folder = tmp_path_factory.mktemp("built") / "models" / "handmade"
+    with patch.object(train, "TEST_SEQUENCES", 500):
+        for build in BUILDERS:
+            config, model, purposes = build()
+            save_untrained(config, model, folder, purposes=purposes, stream=STREAM)
+    return folder
+
+
+@pytest.mark.parametrize("architecture", ["encoder", "encoder-decoder"])
+@pytest.mark.parametrize("task", ["copy", "reverse"])
+def test_its_pictures_name_the_parts_and_stand_beside_those_of_a_trained_model(
+    task, architecture, built, models_dir, few_sequences
+):
+    view = look_at(load_run(built, task, architecture), ["5", "7", "9"])
+    pictures = pictures_of_view(view)
+    assert "weights" in pictures and not {"training", "lengths"} & pictures.keys()
+    with picture_style():
+        trained = look_at(load_run(models_dir, task, architecture), ["5", "7", "9"])
+        pictures["beside"] = beside_picture(view, trained)
+    for figure in pictures.values():
+        assert_readable(figure)
+    costly = {"copy": {"encoder": "none of 1", "encoder-decoder": "1 of 3"},
+              "reverse": {"encoder": "2 of 2", "encoder-decoder": "2 of 3"}}[task][architecture]
+    assert sentence_of(pictures["beside"]).startswith(f"Built by hand, {costly} heads cost anything to lose;")
+    labels = names_of(pictures["ablation"].axes[0].get_yticklabels())
+    for name, purpose in view.run.purposes.items():
+        if "head" in name:
+            assert f"{name} ({purpose})" in labels
+
+
+def test_the_weights_are_drawn_each_where_it_stands(built):
+    view = look_at(load_run(built, "reverse", "encoder"))
+    with picture_style():
+        figure = weights_picture(view)
+    shown = sum(len(points.get_offsets()) for axes in figure.axes for points in axes.collections)
+    model = reversing_encoder()[1]
+    expected = sum((x != 0).sum() for name, x in model.named_parameters() if "norm" not in name)
+    assert shown == expected and sentence_of(figure) == f"Only {expected} weights are not zero"
+    query = figure.axes[-4].collections[0].get_offsets().tolist()           # of layer 2: MIRROR into WHERE
+    assert query == [[40.5 + place, 20.5 + place] for place in range(10)]
+    assert figure.axes[-4].get_title("left") == "query"
+    assert names_of(figure.axes[-4].get_xticklabels()) == ["WHAT", "WHERE", "LAST", "MIRROR", "ANSWER"]
+
+
+def test_the_picture_beside_a_trained_model_is_removed_when_either_is_made_again(built, models_dir, tmp_path):
+    handmade_dir, copied = tmp_path / "models" / "handmade", []
+    for folder, into in (models_dir, tmp_path / "models"), (built, handmade_dir):
+        copied.append(run_folder(into, "reverse", "encoder"))
+        shutil.copytree(run_folder(folder, "reverse", "encoder"), copied[-1])
+    picture = copied[1] / "beside_trained.png"
+    for folder in copied:
+        picture.write_bytes(b"an old picture")
+        other = handmade_dir / "copy_task" / "encoder" / picture.name
+        other.parent.mkdir(parents=True, exist_ok=True)
+        other.write_bytes(b"of other weights")
+        train.remove_stale(folder)
+        assert not picture.exists() and other.exists()
+
+
+def test_visualize_draws_both_when_a_trained_model_is_in_the_folder_above(
+    built, models_dir, tmp_path, monkeypatch, few_sequences
+):
+    models, handmade_dir = tmp_path / "models", tmp_path / "models" / "handmade"
+    shutil.copytree(run_folder(models_dir, "reverse", "encoder"), run_folder(models, "reverse", "encoder"))
+    for task in "copy", "reverse":
+        shutil.copytree(run_folder(built, task, "encoder"), run_folder(handmade_dir, task, "encoder"))
+    call_main(monkeypatch, "--models-dir", handmade_dir)
+    assert [path.parents[1].name for path in handmade_dir.rglob("beside_trained.png")] == ["reverse_task"]
+    call_main(monkeypatch, "--models-dir", handmade_dir, "--task", "reverse", "--sequence", "5", "9")
+    assert (run_folder(handmade_dir, "reverse", "encoder") / "beside_trained_5-9.png").exists()
 
 
 def test_a_model_that_errs_is_told(tmp_path, monkeypatch, capsys):

@@ -357,7 +357,7 @@ def pictures_of_view(view):
     with picture_style():
         return {
             name: picture(view) for name, picture in visualize.PICTURES.items()
-            if name != "attention_kinds" or len(view.reading.maps) > 1
+            if not visualize.says_nothing(name, view)
         }
 
 
