@@ -15,8 +15,10 @@ from functools import cached_property, partial
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, linear
 
 from data import (
+    END,
     PAD,
     arrange,
     dependence,
@@ -459,6 +461,78 @@ def scores_of_query(model: nn.Module, given: tuple[Tensor, ...], head: Head, que
     (_, queries), (_, keys) = inputs_and_outputs(model, projections, given)
     queries, keys = (attention.split_heads(x)[0, index].float() for x in (queries, keys))
     return keys @ queries[query]
+
+
+# ---------------------------------------------------------------- does an encoder know where END stands?
+
+
+def linear_probe(states: Tensor, labels: Tensor, held_out: Tensor) -> float:
+    """How often a logistic regression reads labels (N,) from states (N, D), on the rows held out (N,).
+
+    That a probe can read something does not show that the model uses it, nor that it was learned: probe an
+    untrained model, too (Alain & Bengio 2016, arXiv:1610.01644; Hewitt & Liang 2019, arXiv:1909.03368).
+    """
+    classes, labels = labels.unique(return_inverse=True)
+    fitted = states[~held_out]
+    states = (states - fitted.mean(dim=0)) / (fitted.std(dim=0) + 1e-6)
+    weight, bias = torch.zeros(len(classes), states.size(1)), torch.zeros(len(classes))
+    weight.requires_grad_(), bias.requires_grad_()
+    optimizer = torch.optim.LBFGS([weight, bias], max_iter=100, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        logits = linear(states[~held_out], weight, bias)
+        loss = cross_entropy(logits, labels[~held_out]) + 1e-3 * weight.square().sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(loss)
+    said = linear(states[held_out], weight, bias).argmax(dim=1)
+    return (said == labels[held_out]).double().mean().item()
+
+
+def probe_places(run: Run, shuffled: bool = False) -> dict[str, tuple[float, float]]:
+    """How often a linear probe reads where END stands and where the mirror place is, after each sublayer.
+
+    It reads the state of a reversing encoder at each symbol, of 2 symbols or more: of a single one there are
+    too few sequences to hold some out. Shuffled is a control: each sequence has the END of another one.
+    """
+    source, given, _ = unseen_sequences(run, count=1_000)
+    last = (source == END).int().argmax(dim=1)
+    is_symbol = is_scored(source) & (source != END) & (last[:, None] > 2)
+    held_out = source.unique(dim=0, return_inverse=True)[1] % 2 == 1        # every second different one
+    if shuffled:
+        last = last[torch.randperm(len(last), generator=fixed_generator("analysis"))]
+    last, held_out = (row[:, None].expand_as(source) for row in (last, held_out))
+    labels = last[is_symbol], (last - torch.arange(source.size(1)))[is_symbol]
+    readers = sublayers_of(run.model)
+    passed = inputs_and_outputs(run.model, [*readers.values()], given)
+    return {
+        name: tuple(linear_probe(states[is_symbol], places, held_out[is_symbol]) for places in labels)
+        for name, (states, _) in zip(readers, passed, strict=True)
+    }
+
+
+def swap_end(run: Run, length: int, other_length: int) -> tuple[float, float]:
+    """Give each symbol what the first attention of a reversing encoder wrote there at another length.
+
+    Returns what share of the symbols the model then says from the mirror place of its own sequence, and from
+    where the mirror place would be in the other one. Where that is no symbol, nothing is counted. This is an
+    interchange intervention: unlike a probe, it shows what the model uses (Geiger et al. 2021,
+    arXiv:2106.02997).
+    """
+    source, other = (unseen_sequences(run, each, SEQUENCES_EACH)[0] for each in (length, other_length))
+    attention, here = run.model.blocks[0].attention, torch.arange(1, min(length, other_length) + 1)
+    (_, written), = inputs_and_outputs(run.model, [attention], (other,))
+
+    def swap(attention: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return output.index_copy(1, here, written[:, here])
+
+    with evaluating(run.model) as model, attention.register_forward_hook(swap):
+        said = model(source).argmax(dim=-1)
+    here = here[other_length + 1 - here <= length]          # where both mirror places are symbols
+    own, moved = source[:, length + 1 - here], source[:, other_length + 1 - here]
+    return tuple((said[:, here] == places).double().mean().item() for places in (own, moved))
 
 
 @dataclass

@@ -3,10 +3,12 @@
     python tests/benchmark.py --seeds 10
     python tests/benchmark.py --seeds 10 --what-decides --architecture encoder
     python tests/benchmark.py --all-tasks
+    python tests/benchmark.py --by-hand
 
 The first shows all three architectures, the second takes one thing at a time out of the recipe; the third
 trains each task with each architecture to the end of its schedule, and scores what the models then write.
-With --ones-first, a sum's digits are written from the ones on, as by hand.
+With --ones-first, a sum's digits are written from the ones on, as by hand. The last asks whether the encoder
+that learned to reverse does what the one of handmade.py does.
 
 "Solved" is the same for both: all of 2,000 validation sequences right, looked at every 8 steps. The share of
 peak is the arithmetic of the weight matrices (2 flops a weight and token, three times: forward and twice
@@ -28,6 +30,8 @@ import torch
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+import analysis  # noqa: E402
+import handmade  # noqa: E402
 import train  # noqa: E402
 import transformer  # noqa: E402
 from data import ARCHITECTURES, TASKS, add, add_start_end, all_right, arrange, to_content  # noqa: E402
@@ -247,6 +251,38 @@ def all_tasks(tasks: list[str], architectures: list[str], seeds: int) -> None:
         ), flush=True)
 
 
+def swapped(run: train.Run, longer: bool) -> str:
+    """Means of analysis.swap_end over all pairs of lengths of which the other one is longer or shorter."""
+    pairs = itertools.permutations(run.config.lengths("test"), 2)
+    shares = [analysis.swap_end(run, own, other) for own, other in pairs if (other > own) == longer]
+    return ", ".join(f"{share:.1%}" for share in torch.tensor(shares).nanmean(dim=0).tolist())
+
+
+def by_hand(seeds: int) -> None:
+    """Is END's place known, and used, in reversing encoders: built by hand, untrained and trained?"""
+    print("END's place and the mirror place, as probes read them after each sublayer; and symbols said from their\n"
+          "own mirror place and from the other's, with what a shorter or longer sequence has after attention 1:\n")
+    line = "{:<19}{:>15}{:>15}{:>16}{:>15}{:>15}".format
+    print(line("", "embedding", "attention 1", "feed-forward 1", "shorter", "longer"))
+
+    def report(name: str, run: train.Run, *swaps: str, shuffled: bool = False) -> None:
+        probed = [*analysis.probe_places(run, shuffled).values()][:3]
+        cells = [f"{end:.1%}, {mirror:.1%}" for end, mirror in probed] + [*swaps, "", ""][:2]
+        print(line(name, *cells), flush=True)
+
+    config, model, _ = handmade.reversing_encoder()
+    run = train.Run(model, config, [], Path())
+    report("built by hand", run, swapped(run, longer=False), swapped(run, longer=True))
+    for seed in range(seeds):
+        config = train.Config(seed=seed)
+        torch.manual_seed(seed)
+        report(f"untrained, seed {seed}", train.Run(config.model(), config, [], Path()))
+        *_, (model, checkpoint) = train.train(config, CPU)
+        run = train.Run(model, config, checkpoint["history"], Path())
+        report(f"trained, seed {seed}", run, swapped(run, longer=False), swapped(run, longer=True))
+        report("  labels shuffled", run, shuffled=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--architecture", nargs="+", choices=ARCHITECTURES, default=ARCHITECTURES,
@@ -256,6 +292,7 @@ def main() -> None:
     parser.add_argument("--max-steps", type=int, default=400, help="where to give up (default: 400)")
     parser.add_argument("--what-decides", action="store_true", help="change one thing at a time instead")
     parser.add_argument("--all-tasks", action="store_true", help="each task with each architecture instead")
+    parser.add_argument("--by-hand", action="store_true", help="learned beside hand-built instead")
     parser.add_argument("--ones-first", action="store_true", help="with --all-tasks: sums from the ones on")
     parser.add_argument("--task", nargs="+", choices=list(TASKS), default=list(TASKS),
                         help="with --all-tasks: only these")
@@ -265,6 +302,8 @@ def main() -> None:
         ones_first = {"add": replace(TASKS["add"], answer=lambda content: add(content).flip(-1))}
         with patch.dict(TASKS, ones_first if options.ones_first else {}):
             all_tasks(options.task, options.architecture, options.seeds)
+    elif options.by_hand:
+        by_hand(options.seeds)
     elif options.what_decides:
         what_decides(options.architecture, options.seeds, options.max_steps)
     else:

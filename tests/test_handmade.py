@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+from pathlib import Path
 from unittest.mock import patch
 
 import pytest
@@ -10,7 +11,7 @@ from test_visualize import assert_readable, call_main, names_of, pictures_of_vie
 
 import handmade
 import train
-from analysis import ablated
+from analysis import ablated, linear_probe, probe_places, swap_end
 from data import FIRST_SYMBOL, add_start_end, arrange, draw
 from handmade import (
     PAIRS,
@@ -22,7 +23,7 @@ from handmade import (
     reversing_encoder_decoder,
     right_by_length,
 )
-from train import load_run, picture_style, predict, run_folder, save_untrained
+from train import Run, load_run, picture_style, predict, run_folder, save_untrained
 from transformer import PAD, EncoderDecoder, MiniTransformer, run_script
 from visualize import beside_picture, look_at, weights_picture
 
@@ -125,6 +126,34 @@ def test_saved_and_loaded_they_are_the_same(tmp_path, monkeypatch, capsys):
         weights = run.model.state_dict()
         assert all(torch.equal(weight, weights[name]) for name, weight in model.state_dict().items())
         assert run.history[-1]["solved"] and not (run.folder / "training.png").exists()
+
+
+def test_a_probe_reads_the_end_after_layer_1_attention_and_the_mirror_place_after_its_feed_forward():
+    config, model, _ = reversing_encoder()
+    run = Run(model, config, [], Path())
+    read, control = probe_places(run), probe_places(run, shuffled=True)
+    assert max(read["embedding"]) < 0.4
+    assert read["layer 1 attention"][0] == 1 and read["layer 1 feed-forward"] == (1, 1)
+    assert max(max(pair) for pair in control.values()) < 0.25       # one of seven lengths, by chance 0.14
+
+
+def test_a_linear_probe_reads_what_is_linear_and_no_more():
+    generator = torch.Generator().manual_seed(0)
+    states = torch.randn(600, 8, generator=generator)
+    held_out = torch.arange(600) >= 400
+    assert linear_probe(states, states[:, :3].argmax(dim=1), held_out) > 0.95
+    assert linear_probe(states, (states[:, 0] * states[:, 1] > 0).long(), held_out) < 0.65      # as XOR
+    assert linear_probe(states, torch.randint(3, (600,), generator=generator), held_out) < 0.45
+
+
+def test_given_the_end_of_another_length_every_symbol_comes_from_the_mirror_place_there():
+    config, model, _ = reversing_encoder()
+    run = Run(model, config, [], Path())
+    for length in range(1, 9):
+        assert swap_end(run, length, length) == (1, 1)
+    for length, other in (8, 7), (7, 8), (5, 2), (6, 8):
+        own, moved = swap_end(run, length, other)
+        assert moved == 1 and own < 0.2
 
 
 @pytest.fixture(scope="module")
