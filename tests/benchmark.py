@@ -260,8 +260,8 @@ def swapped(run: train.Run, longer: bool) -> str:
 
 def by_hand(seeds: int) -> None:
     """Is END's place known, and used, in reversing encoders: built by hand, untrained and trained?"""
-    print("END's place and the mirror place, as probes read them after each sublayer; and symbols said from their\n"
-          "own mirror place and from the other's, with what a shorter or longer sequence has after attention 1:\n")
+    print("Read by probes after a sublayer: END's place, the mirror place. Said from one's own mirror place, and\n"
+          "from that of a shorter or longer sequence, of which each symbol has what attention 1 wrote:\n")
     line = "{:<19}{:>15}{:>15}{:>16}{:>15}{:>15}".format
     print(line("", "embedding", "attention 1", "feed-forward 1", "shorter", "longer"))
 
