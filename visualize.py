@@ -926,7 +926,7 @@ def beside_picture(built: View, trained: View) -> Figure:
     for view in built, trained:
         heads = heads_of(view.run.model)
         costly.append(f"{sum(points_lost(view, head) > 0 for head in heads) or 'none'} of {len(heads)}")
-    sentence = f"built by hand, {costly[0]} heads cost anything to lose; trained, {costly[1]} do"
+    sentence = f"heads that cost anything to lose: {costly[0]} built by hand, {costly[1]} trained"
     rows = max(len(rows_of_ablation(view, most_heads=3)) for view in (built, trained))
     figure, top = new_picture(3.35 + 0.24 * rows, sentence, run_text(trained), (
         f"{how_to_read(trained, [trained.kind])} Maps: the head that costs most to lose, and the one that "

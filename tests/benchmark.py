@@ -260,15 +260,17 @@ def swapped(run: train.Run, longer: bool) -> str:
 
 def by_hand(seeds: int) -> None:
     """Is END's place known, and used, in reversing encoders: built by hand, untrained and trained?"""
-    print("Read by probes after a sublayer: END's place, the mirror place. Said from one's own mirror place, and\n"
-          "from that of a shorter or longer sequence, of which each symbol has what attention 1 wrote:\n")
-    line = "{:<19}{:>15}{:>15}{:>16}{:>15}{:>15}".format
-    print(line("", "embedding", "attention 1", "feed-forward 1", "shorter", "longer"))
+    print("Most attention of a head of layer 1 on END, at length 8. What probes read after a sublayer: END's\n"
+          "place, the mirror place. What is said if each symbol has what attention 1 wrote in a shorter or\n"
+          "longer sequence: from the own mirror place, from the other.\n")
+    line = "{:<19}{:>7}{:>15}{:>15}{:>16}{:>15}{:>15}".format
+    print(line("", "END", "embedding", "attention 1", "feed-forward 1", "shorter", "longer"))
 
     def report(name: str, run: train.Run, *swaps: str, shuffled: bool = False) -> None:
         probed = [*analysis.probe_places(run, shuffled).values()][:3]
+        on_end = analysis.Evidence(run).reading.maps["encoder"][0, :, :, -1].mean(dim=1).max()
         cells = [f"{end:.1%}, {mirror:.1%}" for end, mirror in probed] + [*swaps, "", ""][:2]
-        print(line(name, *cells), flush=True)
+        print(line(name, f"{on_end:.1%}", *cells), flush=True)
 
     config, model, _ = handmade.reversing_encoder()
     run = train.Run(model, config, [], Path())
