@@ -260,9 +260,9 @@ def swapped(run: train.Run, longer: bool) -> str:
 
 def by_hand(seeds: int) -> None:
     """Is END's place known, and used, in reversing encoders: built by hand, untrained and trained?"""
-    print("Most attention of a head of layer 1 on END, at length 8. What probes read after a sublayer: END's\n"
-          "place, the mirror place. What is said if each symbol has what attention 1 wrote in a shorter or\n"
-          "longer sequence: from the own mirror place, from the other.\n")
+    print("Most attention of a head of layer 1 on END, at length 8. What probes read after a sublayer:\n"
+          "END's place, the mirror place. What is said if each symbol has what attention 1 wrote in a\n"
+          "shorter or longer sequence: from the own mirror place, from the other.\n")
     line = "{:<19}{:>7}{:>15}{:>15}{:>16}{:>15}{:>15}".format
     print(line("", "END", "embedding", "attention 1", "feed-forward 1", "shorter", "longer"))
 
