@@ -696,7 +696,7 @@ def training_picture(config: Config, history: list[dict]) -> Figure:
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
-    """An option for each setting of Config; the help names its default, and where a task has another."""
+    """An option for each setting of Config but max_len; the help names its default, and a task's own."""
     option = parser.add_argument
 
     def setting(flag: str, help: str, name: str = "", **how) -> None:

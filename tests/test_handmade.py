@@ -238,6 +238,17 @@ def test_visualize_draws_both_when_a_trained_model_is_in_the_folder_above(
     assert (run_folder(handmade_dir, "reverse", "encoder") / "beside_trained_5-9.png").exists()
 
 
+def test_longer_sequences_and_fewer_symbols_need_other_numbers_on_top_and_nothing_else(tmp_path, monkeypatch):
+    source = Path(handmade.__file__).read_text()
+    assert "VOCAB, LONGEST = 20, 8\n" in source
+    changed = {"__name__": "changed"}
+    exec(source.replace("VOCAB, LONGEST = 20, 8\n", "VOCAB, LONGEST = 9, 11\n"), changed)
+    for name, answer in ("reversing", lambda content: content.flip(1)), ("copying", lambda content: content):
+        for architecture in "encoder", "encoder_decoder":
+            _, model, _ = changed[f"{name}_{architecture}"]()
+            assert changed["right_by_length"](model, answer) == dict.fromkeys(range(1, 12), 1.0)
+
+
 def test_a_model_that_errs_is_told(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["handmade.py"])
