@@ -469,8 +469,8 @@ def save_figures(config: Config, metrics: dict, history: list[dict], folder: Pat
             save_picture(training_picture(config, history), folder / "training.png")
 
 
-def save_untrained(config: Config, model: nn.Module, models_dir: Path, **known: dict) -> dict:
-    """Save a model whose weights were set by hand as a run that the other scripts read; returns its metrics.
+def save_untrained(config: Config, model: nn.Module, models_dir: Path, **known: dict) -> None:
+    """Save a model whose weights were set by hand as a run that the other scripts read.
 
     known may hold the purposes and the stream of Run.
     """
@@ -484,12 +484,10 @@ def save_untrained(config: Config, model: nn.Module, models_dir: Path, **known: 
         loss = loss_of(model(*given), to_say).item()
     row = {"epoch": 0, "step": 0, "loss": loss, "train_seconds": 0.0}
     run.history = [row | evaluate(model, source, target, thorough=True)]
-    metrics = metrics_of(config, model, run.history, run.device)
     folder.mkdir(parents=True, exist_ok=True)
     save_checkpoint(run.checkpoint() | {"known": known}, folder)
     remove_stale(folder)
-    save_figures(config, metrics, run.history, folder)
-    return metrics
+    save_figures(config, metrics_of(config, model, run.history, run.device), run.history, folder)
 
 
 @dataclass
