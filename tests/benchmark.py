@@ -278,7 +278,11 @@ def by_hand(seeds: int) -> None:
     for seed in range(seeds):
         config = train.Config(seed=seed)
         torch.manual_seed(seed)
-        report(f"untrained, seed {seed}", train.Run(config.model(), config, [], Path()))
+        run = train.Run(config.model().requires_grad_(False), config, [], Path())
+        report(f"untrained, seed {seed}", run)
+        for parameter in run.model.blocks[0].attention.query_projection.parameters():
+            parameter.zero_()                               # all scores are 0
+        report("  uniform attention", run)
         *_, (model, checkpoint) = train.train(config, CPU)
         run = train.Run(model, config, checkpoint["history"], Path())
         report(f"trained, seed {seed}", run, swapped(run, longer=False), swapped(run, longer=True))
