@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear
 
 from data import (
-    END,
     PAD,
     arrange,
     dependence,
@@ -498,17 +497,17 @@ def probe_places(run: Run, shuffled: bool = False) -> dict[str, tuple[float, flo
     too few sequences to hold some out. Shuffled is a control: each sequence has the END of another one.
     """
     source, given, _ = unseen_sequences(run, count=1_000)
-    last = (source == END).int().argmax(dim=1)
-    is_symbol = is_scored(source) & (source != END) & (last[:, None] > 2)
+    last, here = (source != PAD).sum(dim=1, keepdim=True) - 1, torch.arange(source.size(1))
+    is_symbol = (here > 0) & (here < last) & (last > 2)
     held_out = source.unique(dim=0, return_inverse=True)[1] % 2 == 1        # every second different one
+    held_out = held_out[:, None].expand_as(source)[is_symbol]
     if shuffled:
         last = last[torch.randperm(len(last), generator=fixed_generator("analysis"))]
-    last, held_out = (row[:, None].expand_as(source) for row in (last, held_out))
-    labels = last[is_symbol], (last - torch.arange(source.size(1)))[is_symbol]
+    labels = last.expand_as(source)[is_symbol], (last - here)[is_symbol]
     readers = sublayers_of(run.model)
     passed = inputs_and_outputs(run.model, [*readers.values()], given)
     return {
-        name: tuple(linear_probe(states[is_symbol], places, held_out[is_symbol]) for places in labels)
+        name: tuple(linear_probe(states[is_symbol], places, held_out) for places in labels)
         for name, (states, _) in zip(readers, passed, strict=True)
     }
 

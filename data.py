@@ -209,11 +209,15 @@ def can_be_listed(task: str, length: int, vocab_size: int) -> bool:
     return len(alphabet(task, vocab_size)) ** length <= SMALL_POOL
 
 
+def every_content(tokens: list[int] | range, length: int) -> Tensor:
+    """All sequences of this length that are made of these tokens, (N, length)."""
+    return torch.cartesian_prod(*[torch.tensor(tokens)] * length).reshape(-1, length)
+
+
 def some_questions(task: str, length: int, vocab_size: int) -> Tensor:
     """Valid questions (N, length) of all splits: all of them where they can be listed, else some."""
     if can_be_listed(task, length, vocab_size):
-        tokens = torch.tensor(alphabet(task, vocab_size))
-        contents = torch.cartesian_prod(*[tokens] * length).reshape(-1, length)
+        contents = every_content(alphabet(task, vocab_size), length)
     else:
         symbols, generator = symbols_of(task, vocab_size), torch.Generator().manual_seed(0)
         contents = TASKS[task].propose(symbols, 100, length, generator)

@@ -30,7 +30,15 @@ from itertools import accumulate, pairwise
 import torch
 from torch import Tensor, nn
 
-from data import FIRST_SYMBOL, TASKS, add_start_end, exact_match, parse_options, uniform_symbols
+from data import (
+    FIRST_SYMBOL,
+    TASKS,
+    add_start_end,
+    every_content,
+    exact_match,
+    parse_options,
+    uniform_symbols,
+)
 from train import (
     DEFAULT_ARCHITECTURES,
     DEFAULT_FOLDER,
@@ -84,7 +92,9 @@ def fetch(attention: MultiHeadAttention, query: slice, key: slice) -> None:
     connect(attention.output_projection, WHAT, ANSWER)
 
 
-def blank(task: str, architecture: str, num_layers: int, ones: list[int], answer: slice = ANSWER) -> tuple:
+def blank(
+    task: str, architecture: str, num_layers: int, ones: list[int], answer: slice = ANSWER
+) -> tuple[Config, nn.Module]:
     """Settings, and a model whose sublayers are all zero; its norms, in order, read so many ones."""
     config = Config(
         task=task, architecture=architecture, num_layers=num_layers, num_heads=1, d_model=ANSWER.stop,
@@ -148,7 +158,7 @@ def right_by_length(model: nn.Module, answer: Callable[[Tensor], Tensor]) -> dic
     symbols, generator, right = range(FIRST_SYMBOL, VOCAB), torch.Generator().manual_seed(0), {}
     for length in range(1, LONGEST + 1):
         if length <= 4:
-            content = torch.cartesian_prod(*[torch.tensor(symbols)] * length).reshape(-1, length)
+            content = every_content(symbols, length)
         else:
             content = uniform_symbols(symbols, 10_000 // (LONGEST - 4), length, generator)
         source, target = (add_start_end(rows, length + 2) for rows in (content, answer(content)))

@@ -44,6 +44,7 @@ from analysis import (
     Part,
     Reading,
     answering_kind,
+    attention_at,
     first_symbol,
     head_table,
     heads_of,
@@ -96,7 +97,7 @@ from train import (
     task_of,
     training_picture,
 )
-from transformer import FeedForward, MultiHeadAttention, evaluating, fail, generate, run_script
+from transformer import TransformerBlock, evaluating, fail, generate, run_script
 
 MOST_KEYS = 16                                              # whose numbers fit beside one another
 SEAMLESS = {"edgecolors": "face", "linewidth": 0.3, "antialiased": True}    # in svg and pdf, too
@@ -143,6 +144,12 @@ class View:
         if shares.isnan().any():
             return most_focused(self.kind, self.reading.maps[self.kind])
         return self.kind, *divmod(int(shares.argmax()), shares.size(1))
+
+    @property
+    def costly(self) -> list[Head]:
+        """The heads that cost anything to lose, the costliest first."""
+        heads = [head for head in heads_of(self.run.model) if self.evidence.cost(head) > 0]
+        return sorted(heads, key=self.evidence.left)
 
     @cached_property
     def cells(self) -> Tensor:
@@ -512,14 +519,15 @@ def model_picture(view: View) -> Figure:
     layers = [(kind, layer) for kind, maps in view.reading.maps.items() for layer in range(len(maps))]
     heads = view.run.config.num_heads
     lost = {head: points_lost(view, head) for head in heads_of(view.run.model)}
-    costly, most = sum(points > 0 for points in lost.values()), min(lost, key=view.evidence.left)
     sentence = f"each of the {len(lost)} heads can be lost alone at no cost"
     if len(lost) == 1:
-        sentence = f"without its only head, {view.name(most)}: {change(view, most)} right"
-    elif costly:
-        costs = "costs" if costly == 1 else "cost"
+        (only,) = lost
+        sentence = f"without its only head, {view.name(only)}: {change(view, only)} right"
+    elif view.costly:
+        most = view.costly[0]
+        costs = "costs" if len(view.costly) == 1 else "cost"
         sentence = (
-            f"{costly} of {len(lost)} heads {costs} anything to lose; without {view.name(most)}: "
+            f"{len(view.costly)} of {len(lost)} heads {costs} anything to lose; without {view.name(most)}: "
             f"{change(view, most)} right"
         )
     left = 0.3 + inches([view.name(layer) for layer in layers], 9)
@@ -635,10 +643,8 @@ def rows_of_ablation(view: View, most_heads: int = MOST_HEADS) -> list[Part]:
 
     Of parts with the same heads, such as a layer and its only head, just the first.
     """
-    evidence, parts, different = view.evidence, parts_of(view.run.model), {}
-    heads = sorted((part for part in parts if len(part) == 3), key=evidence.left)[:most_heads]
-    heads = [head for head in heads if evidence.cost(head) > 0 and head != view.best]
-    layers = [part for part in parts if len(part) == 2]
+    heads, different = [head for head in view.costly[:most_heads] if head != view.best], {}
+    layers = [part for part in parts_of(view.run.model) if len(part) == 2]
     kinds = [(kind,) for kind in view.reading.maps if len(view.reading.maps) > 1]
     for part in [*heads, view.best, *layers, *kinds, ALL_ATTENTION]:
         different.setdefault(tuple(heads_of(view.run.model, part)), part)
@@ -647,14 +653,14 @@ def rows_of_ablation(view: View, most_heads: int = MOST_HEADS) -> list[Part]:
 
 def ablation_sentence(view: View) -> str:
     evidence = view.evidence
-    costly = min(heads_of(view.run.model), key=evidence.left)
     if evidence.left() == 0:
         return "the model is never right, so no cut can make it worse"
     if evidence.left(ALL_ATTENTION) > 0.99 * evidence.left():
         needs_none = f"{view.run.config.task} needs no attention in this {view.run.architecture}"
         return f"{needs_none}: {percent(evidence.left(ALL_ATTENTION))} right without any"
-    if evidence.cost(costly) <= 0:
+    if not view.costly:
         return f"no single head is needed, but attention is: {change(view, ALL_ATTENTION)} right without any"
+    costly = view.costly[0]
     costs = f"costs most to lose: {change(view, costly)} right"
     if not view.outlined:
         return f"{view.name(costly)} {costs}"
@@ -832,26 +838,26 @@ def with_bias(layer: nn.Linear, read: str, written: str) -> Matrix:
     return torch.cat([layer.weight, layer.bias[:, None]], dim=1).detach(), read, written
 
 
-def weight_matrices(run: Run) -> dict[str, dict[str, Matrix]]:
+def weight_matrices(view: View) -> dict[str, dict[str, Matrix]]:
     """The matrices outside the layers and of each sublayer that does something; norms are left out."""
-    model = run.model
+    model = view.run.model
+    names = {attention: view.place((*place, 0)) for place, attention in attention_at(model).items()}
+    for block in model.modules():
+        if isinstance(block, TransformerBlock):
+            names[block.feed_forward] = names[block.attention].replace("head 1", "feed-forward")
     groups = {"outside the layers": {
         "token embedding": (model.embedding.weight.detach().T, "token", "stream"),
         "position signal": (model.positional_encoding.table.detach().T, "place", "stream"),
         "output projection": with_bias(model.output_projection, "stream", "token"),
     }}
-    for path, sublayer in model.named_modules():
-        if isinstance(sublayer, (MultiHeadAttention, FeedForward)):
-            stack, layer, kind = path.split(".")
-            side = {"blocks": "", "encoder_blocks": "encoder ", "decoder_blocks": "decoder "}[stack]
-            side = "cross-attention " if kind == "cross_attention" else side
-            name = f"{side}layer {int(layer) + 1}, {'head 1' if 'attention' in kind else 'feed-forward'}"
-            matrices = {
-                part.removesuffix("_projection"): with_bias(getattr(sublayer, part), *ends)
-                for part, ends in READS_AND_WRITES.items() if hasattr(sublayer, part)
-            }
-            if any(matrix.any() for matrix, _, _ in matrices.values()):
-                groups[f"{name}: {run.purposes.get(name, '')}"] = matrices
+    for sublayer in [module for module in model.modules() if module in names]:     # in their order
+        matrices = {
+            part.removesuffix("_projection"): with_bias(getattr(sublayer, part), *ends)
+            for part, ends in READS_AND_WRITES.items() if hasattr(sublayer, part)
+        }
+        if any(matrix.any() for matrix, _, _ in matrices.values()):
+            name = names[sublayer]
+            groups[f"{name}: {view.run.purposes.get(name, '')}"] = matrices
     return groups
 
 
@@ -882,7 +888,7 @@ def draw_matrix(axes: Axes, matrix: Matrix, stream: dict[str, tuple[int, int]]) 
 
 def weights_picture(view: View) -> Figure:
     """Every weight matrix of a model that was built by hand, with the parts of the residual stream named."""
-    groups, size, across, down = weight_matrices(view.run), 1.3, 1.95, 2.15
+    groups, size, across, down = weight_matrices(view), 1.3, 1.95, 2.15
     count = sum(int(matrix.count_nonzero()) for group in groups.values() for matrix, _, _ in group.values())
     figure, top = new_picture(down * len(groups), f"only {count} weights are not zero", f"{view}.", (
         "Row: what is written. Column: what is read; at its end the bias. Blue: positive, orange: negative.\n"
@@ -898,12 +904,12 @@ def weights_picture(view: View) -> Figure:
     return figure
 
 
-def draw_half(figure: Figure, view: View, label: str, left: float, top: float, width: float) -> None:
-    """The costliest head and the one that reads the answers most, above what is left without parts."""
+def draw_half(
+    figure: Figure, view: View, rows: list[Part], label: str, left: float, top: float, width: float
+) -> None:
+    """The costliest head and the one that reads the answers most, above what is left without these parts."""
     figure.text(left / WIDTH, 1 - top / figure.get_figheight(), label, weight="bold", va="top", size=10)
-    costliest = [min(heads_of(view.run.model), key=view.evidence.left)]
-    heads = [head for head in costliest if points_lost(view, head) > 0 and head != view.best] + [view.best]
-    for place, head in enumerate(heads):
+    for place, head in enumerate(dict.fromkeys([*view.costly[:1], view.best])):
         purpose = view.run.purposes.get(view.place(head)) or f"costs {price(view, head)}"
         shown = map_of(view, head)
         names = 0.15 + inches(shown.queries)
@@ -913,7 +919,6 @@ def draw_half(figure: Figure, view: View, label: str, left: float, top: float, w
         draw_map(axes, shown)
         name_ticks(axes, shown.queries, shown.keys, 7)
         axes.set_title(f"{textwrap.fill(view.place(head), 24)}\n{purpose}", loc="left")
-    rows = rows_of_ablation(view, most_heads=3)
     names = [view.place(row) for row in rows]
     beside = 0.1 + 0.9 * inches(names)
     table = panel(figure, left + beside, top + 1.5 + size, width - beside - 0.1, 0.24 * len(rows))
@@ -922,18 +927,20 @@ def draw_half(figure: Figure, view: View, label: str, left: float, top: float, w
 
 def beside_picture(built: View, trained: View) -> Figure:
     """A model that was built by hand beside one that was trained, on the same sequence and the same tests."""
-    costly = []
-    for view in built, trained:
-        heads = heads_of(view.run.model)
-        costly.append(f"{sum(points_lost(view, head) > 0 for head in heads) or 'none'} of {len(heads)}")
-    sentence = f"heads that cost anything to lose: {costly[0]} built by hand, {costly[1]} trained"
-    rows = max(len(rows_of_ablation(view, most_heads=3)) for view in (built, trained))
-    figure, top = new_picture(3.35 + 0.24 * rows, sentence, run_text(trained), (
+    halves = {"built by hand": built, "trained": trained}
+    counts = [
+        f"{len(view.costly) or 'none'} of {len(heads_of(view.run.model))} {label}"
+        for label, view in halves.items()
+    ]
+    rows = [rows_of_ablation(view, most_heads=3) for view in halves.values()]
+    height = 3.35 + 0.24 * max(map(len, rows))
+    sentence = f"heads that cost anything to lose: {', '.join(counts)}"
+    figure, top = new_picture(height, sentence, run_text(trained), (
         f"{how_to_read(trained, [trained.kind])} Maps: the head that costs most to lose, and the one that "
         f"reads the answers most. Tables: zero ablation on {sample(trained.evidence.source)}."
     ))
-    draw_half(figure, built, "built by hand", MARGIN, top, 3.85)
-    draw_half(figure, trained, "trained", MARGIN + 3.9, top, 3.85)
+    for left, label, shown in zip((MARGIN, MARGIN + 3.9), halves, rows, strict=True):
+        draw_half(figure, halves[label], shown, label, left, top, 3.85)
     return figure
 
 
