@@ -20,10 +20,11 @@ import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 import matplotlib.style
+import numpy
 import torch
 import torch.nn.functional as F
 from matplotlib.axes import Axes
@@ -68,6 +69,7 @@ from transformer import (
 
 VALIDATION_SEQUENCES, TEST_SEQUENCES = 2_000, 10_000
 EVALUATION_BATCH = 100                                      # of them at a time, and scored after each epoch
+LONGEST_PROBE = 16                                          # symbols of which attention is recorded
 SEEDS = {"validation": 1, "test": 2, "examples": 3, "analysis": 4, "influence": 5}      # the same in all runs
 WARM_UP_STEPS = 15
 BETAS = (0.85, 0.99)                                        # Adam's memory of the gradient and of its square
@@ -373,6 +375,40 @@ def metrics_of(config: Config, model: nn.Module, history: list[dict], device: to
     }
 
 
+# ---------------------------------------------------------------- how attention forms
+
+
+Record = dict[str, numpy.ndarray]                           # of each kind (epochs, layers, H, T, S), and more
+
+
+def probe_of(config: Config) -> tuple[Tensor, Tensor]:
+    """The unseen question (1, S) of which attention is recorded, long and clear, and its answer (1, T)."""
+    lengths = config.lengths("validation")
+    length = max((length for length in lengths if length <= LONGEST_PROBE), default=lengths[0])
+    fixed = replace(config, seq_len=length, fixed_length=True)
+    source, target = fixed.draw(100, fixed_generator("examples"), "validation")
+    clearest = max(range(100), key=lambda row: len(source[row].unique()))
+    return source[[clearest]], target[[clearest]]
+
+
+def extended(record: Record | None, model: nn.Module, probe: tuple[Tensor, Tensor], row: dict) -> Record:
+    """The record after one more epoch, of which row is the history; one that begins has None before it."""
+    device = next(model.parameters()).device
+    given, _ = arrange(model.architecture, *(tokens.to(device) for tokens in probe))
+    with evaluating(model) as model:
+        model(*given)
+    now = {
+        kind: torch.cat([attention.attention_weights for attention in attentions]).half().cpu().numpy()
+        for kind, attentions in model.attention_layers().items()
+    } | {name: numpy.array(row[name]) for name in ("step", "loss")}
+    grown = {
+        name: numpy.concatenate([record[name], new[None]]) if record else new[None]
+        for name, new in now.items()
+    }
+    source, target = probe
+    return grown | {"source": source[0].numpy(), "target": target[0].numpy()}
+
+
 # ---------------------------------------------------------------- files
 
 
@@ -435,6 +471,27 @@ def save_checkpoint(checkpoint: dict, folder: Path) -> None:
         torch.save(checkpoint, path)
 
 
+def save_record(record: Record, folder: Path) -> None:
+    with replacing(folder / "attention.npz") as path:
+        numpy.savez(path, **record)
+
+
+def read_record(folder: Path, history: list[dict]) -> Record | None:
+    """The record of these epochs, in whole; None where there is none, or it is damaged or of other weights.
+
+    It is of these weights if it has the losses of the history.
+    """
+    try:
+        with numpy.load(folder / "attention.npz") as arrays:
+            record = dict(arrays)
+        epochs = len(history)
+        if record["loss"][:epochs].tolist() != [row["loss"] for row in history]:
+            return None
+        return {name: x if name in ("source", "target") else x[:epochs] for name, x in record.items()}
+    except Exception:                                       # a broken file can fail in any way
+        return None
+
+
 def remove_stale(folder: Path) -> int:
     """Remove the figures, tables and pictures of weights that are no longer there; how many there were.
 
@@ -487,6 +544,7 @@ def save_untrained(config: Config, model: nn.Module, models_dir: Path, **known: 
     folder.mkdir(parents=True, exist_ok=True)
     save_checkpoint(run.checkpoint() | {"known": known}, folder)
     remove_stale(folder)
+    (folder / "attention.npz").unlink(missing_ok=True)
     save_figures(config, metrics_of(config, model, run.history, run.device), run.history, folder)
 
 
@@ -852,6 +910,7 @@ def train_and_save(
     sources, targets = config.draw(100, fixed_generator("examples"), "validation")
     middling_and_longest = is_scored(targets).sum(dim=1).argsort()[[50, -1]].tolist()
     examples = [(sources[row], targets[row]) for row in middling_and_longest]
+    probe, record = probe_of(config), read_record(folder, checkpoint["history"]) if checkpoint else None
     epochs_saved = len(checkpoint["history"]) if checkpoint else 0
     replaces = checkpoint is None and (folder / "checkpoint.pt").exists()
     name = f"{config.task}, {config.architecture}"
@@ -862,6 +921,8 @@ def train_and_save(
                 row = state["history"][-1]
                 lines = [] if quiet else progress_lines(config, model, state["history"], examples)
                 if row["epoch"] > epochs_saved:
+                    record = extended(record, model, probe, row)
+                    save_record(record, folder)             # before the checkpoint, so that none lacks it
                     save_checkpoint(state, folder)
                     removed = remove_stale(folder)
                     if not quiet and (removed or replaces and not epochs_saved):

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy
 import pytest
 import torch
 import torch.nn.functional as F
@@ -256,8 +257,43 @@ def test_figures_agree_with_each_other(finished):
     assert float(rows[1]["train_seconds"]) == metrics["train_seconds"]
     assert (finished / "training.png").read_bytes().startswith(b"\x89PNG")
     assert sorted(path.name for path in finished.iterdir()) == [
-        "checkpoint.pt", "history.csv", "metrics.json", "training.png"
+        "attention.npz", "checkpoint.pt", "history.csv", "metrics.json", "training.png"
     ]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_record_holds_the_attention_to_an_unseen_question_after_each_epoch(architecture, models_dir):
+    run = load_run(models_dir, "reverse", architecture)
+    record = train.read_record(run.folder, run.history)
+    assert record["step"].tolist() == [3, 6]
+    source, target = torch.tensor(record["source"]), torch.tensor(record["target"])
+    assert target[1:-1].tolist() == source[1:-1].tolist()[::-1]
+    assert len(source) == 10 and data.split_of(source[None, 1:-1]).item() == train.SPLITS.index("validation")
+    run.model(*arrange(architecture, source[None], target[None])[0])
+    for kind, attentions in run.model.attention_layers().items():
+        weights = torch.stack([attention.attention_weights[0] for attention in attentions])
+        numpy.testing.assert_allclose(record[kind][1], weights, atol=1e-3)
+        assert not numpy.array_equal(record[kind][0], record[kind][1])
+
+
+def test_a_record_of_other_weights_or_epochs_is_none(finished, tmp_path):
+    history = load_run(finished.parents[1], "reverse").history
+    shutil.copy(finished / "attention.npz", tmp_path)
+    assert len(train.read_record(tmp_path, history[:1])["encoder"]) == 1
+    assert train.read_record(tmp_path, [*history, history[-1]]) is None
+    assert train.read_record(tmp_path, [history[0] | {"loss": 1.0}]) is None
+    whole = (tmp_path / "attention.npz").read_bytes()
+    for damaged in whole[:-100], whole[:500] + bytes([whole[500] ^ 1]) + whole[501:]:
+        (tmp_path / "attention.npz").write_bytes(damaged)
+        assert train.read_record(tmp_path, history) is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "length"), [({"seq_len": 30}, 16), ({"seq_len": 20, "fixed_length": True}, 20), ({}, 8)]
+)
+def test_the_recorded_question_is_as_long_as_a_picture_can_show(settings, length):
+    source, target = train.probe_of(Config(**settings))
+    assert source.shape == target.shape == (1, length + 2)
 
 
 def test_a_damaged_or_missing_checkpoint_is_told_in_one_line(finished, tmp_path):
@@ -531,7 +567,16 @@ def test_a_killed_run_resumes_to_the_same_weights_and_history_bit_for_bit(tmp_pa
     again = command(*encoder, "--threads", "1", "--quiet", "--resume", folder=tmp_path / "killed")
     assert again.returncode == 0
     resumed = torch.load(path, weights_only=True)
-    expected = trained(**settings)[1]
+    whole = run_folder(tmp_path / "whole", "reverse", "encoder")
+    whole.mkdir(parents=True)
+    train.train_and_save(Config(**settings), CPU, whole, quiet=True)
+    expected = torch.load(whole / "checkpoint.pt", weights_only=True)
+    records = [
+        train.read_record(folder, checkpoint["history"])
+        for folder, checkpoint in ((path.parent, resumed), (whole, expected))
+    ]
+    for name, array in records[1].items():
+        numpy.testing.assert_array_equal(records[0][name], array)
     for part in "model", "trained_weights":
         assert all(torch.equal(resumed[part][name], expected[part][name]) for name in expected[part])
     for moments, others in zip(*(c["optimizer"]["state"].values() for c in (resumed, expected)), strict=True):
