@@ -652,10 +652,9 @@ STYLE = {                                                   # the same input giv
     "svg.hashsalt": "attention", "svg.fonttype": "none", "pdf.fonttype": 42,    # … text stays text, …
     "font.size": 9, "axes.titlesize": 9, "axes.spines.top": False, "axes.spines.right": False,
 }
-LIGHT = {"text.color": "#1f2328", "grid.color": "#59636e"}
-DARK = {"text.color": "#f0f6fc", "grid.color": "#9198a1"} | dict.fromkeys(     # of GitHub's dark pages
-    ["figure.facecolor", "axes.facecolor", "savefig.facecolor"], "#0d1117"
-)
+LIGHT = {"text.color": "#1f2328", "grid.color": "#59636e", "lines.color": "#0969da"}
+DARK = {"text.color": "#f0f6fc", "grid.color": "#9198a1", "lines.color": "#58a6ff"}
+DARK |= dict.fromkeys(["figure.facecolor", "axes.facecolor", "savefig.facecolor"], "#0d1117")     # GitHub's
 
 
 @contextmanager

@@ -27,7 +27,7 @@ import seaborn
 import torch
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
-from matplotlib.collections import PatchCollection
+from matplotlib.collections import LineCollection, PatchCollection
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -58,6 +58,7 @@ from analysis import (
 )
 from data import (
     ARCHITECTURES,
+    END,
     MASK,
     PAD,
     TASKS,
@@ -251,11 +252,16 @@ def name_ticks(axes: Axes, queries: list[str], keys: list[str], size: float = 8)
     """
     width, height = axes.figure.get_size_inches() * axes.get_position().size
     for axis, names, room in (axes.xaxis, keys, width), (axes.yaxis, queries, height):
-        step = math.ceil(1.25 * size / 72 * len(names) / room) or 1
-        places = range(0, len(names), step)
-        axis.set_ticks([place + 0.5 for place in places], [names[place] for place in places])
-    axes.tick_params(length=0, pad=3, labelsize=size)
-    axes.tick_params("x", rotation=90 if keys and is_turned(keys, width, size) else 0)
+        name_places(axis, names, room, size)
+
+
+def name_places(axis: Axis, names: list[str], room: float, size: float = 8) -> None:
+    """Name the unit steps of an axis that has so many inches, upright below one another where they must."""
+    step = math.ceil(1.25 * size / 72 * len(names) / room) or 1
+    places = range(0, len(names), step)
+    axis.set_ticks([place + 0.5 for place in places], [names[place] for place in places])
+    upright = axis.axis_name == "x" and names and is_turned(names, room, size)
+    axis.set_tick_params(length=0, pad=3, labelsize=size, rotation=90 if upright else 0)
 
 
 def name_axes(axes: Axes, query: str = "query: who reads", key: str = "key: what is read") -> None:
@@ -265,8 +271,10 @@ def name_axes(axes: Axes, query: str = "query: who reads", key: str = "key: what
 
 
 def is_turned(keys: list[str], width: float, size: float = 8) -> bool:
-    """Whether the names of columns must stand upright to find room."""
-    return inches(keys, size) + 0.04 > width / len(keys)
+    """Whether the names of columns must stand upright, so that they touch no neighbour."""
+    wide = [inches([key], size) for key in keys]
+    most = max(wide[0] - 0.1, wide[-1] - 0.1, *(sum(pair) / 2 for pair in itertools.pairwise(wide)))
+    return most + 0.04 > width / len(keys)
 
 
 def room_below(keys: list[str], width: float, size: float = 8) -> float:
@@ -577,8 +585,92 @@ def kinds_picture(view: View) -> Figure:
     ), [row])
 
 
+def needs_no_attention(view: View) -> bool:
+    return view.evidence.left(ALL_ATTENTION) > 0.99 * view.evidence.left()
+
+
+def doing(task: str) -> str:
+    """What a task is called while one does it: copying, reversing."""
+    return f"{task.removesuffix('e')}ing" if task.isalpha() else task
+
+
+def with_article(architecture: str) -> str:
+    return f"{'an' if architecture[0] in 'aeiou' else 'a'} {architecture}"
+
+
+def comparison_sentence(views: list[list[View]]) -> str:
+    """Which tasks need no attention in the first architecture where some do not, and which do."""
+    for number, row in enumerate(views):
+        names = [doing(view.run.config.task) for view in row]
+        needless = [name for name, view in zip(names, row, strict=True) if needs_no_attention(view)]
+        if not needless:
+            continue
+        one, where = len(needless) == 1, with_article(row[0].run.architecture)
+        text = f"{' and '.join(needless)} in {where} {'needs' if one else 'need'} no attention"
+        if others := [name for name in names if name not in needless]:
+            return f"{text}; {' and '.join(others)} {'does' if len(others) == 1 else 'do'}"
+        others = [
+            with_article(other[0].run.architecture) for other in views[number + 1 :]
+            if not any(map(needs_no_attention, other))
+        ]
+        return f"{text}; in {' and '.join(others)} {'it does' if one else 'they do'}" if others else text
+    most = max(view.evidence.left((view.kind,)) for row in views for view in row)
+    return f"none of these models works without its attention: at most {percent(most)} right"
+
+
+def draw_lines(axes: Axes, shown: Map, view: View, columns: int) -> None:
+    """A line from each symbol of the answer, below, to each token that it attends to, above."""
+    query, key = first_symbol(view.run.architecture, view.kind, view.reading.length)
+    said = view.reading.said[0, query:].tolist()
+    said = said[: said.index(END) + 1] if END in said else said
+    weights, cells = (x[query : query + len(said)] for x in (shown.weights.nan_to_num(), shown.cells))
+    width, _ = axes.figure.get_size_inches() * axes.get_position().size
+    thickest = min(4.5, 14 * width / columns)               # in points, of a weight of 1
+    faint = {"color": matplotlib.rcParams["grid.color"], "alpha": 0.4}
+    for chosen, style in (~cells, faint), (cells, {"color": matplotlib.rcParams["lines.color"]}):
+        lines = [[(answer + key + 0.5, 0), (read + 0.5, 1)] for answer, read in chosen.nonzero().tolist()]
+        axes.add_collection(LineCollection(lines, linewidths=thickest * weights[chosen].numpy(), **style))
+    axes.set(xlim=(0, columns), ylim=(0, 1), yticks=[])
+    axes.spines[:].set_visible(False)
+    names = [to_text(token, view.run.config.task) for token in torch.tensor(said).split(1)]
+    above = axes.secondary_xaxis("top")
+    above.spines[:].set_visible(False)
+    for axis, row in (axes.xaxis, [""] * key + names), (above.xaxis, shown.keys):
+        name_places(axis, row, width * len(row) / columns)
+
+
+def lines_picture(views: list[list[View]]) -> Figure:
+    """Lines from the answers to what they attend to: a row for each architecture, a column for each task.
+
+    They are of the head that reads the answers most.
+    """
+    shown = [[map_of(view, view.best) for view in row] for row in views]
+    columns = max(len(each.keys) for row in shown for each in row)
+    slot, height = (WIDTH - 0.65) / len(views[0]), 0.9
+    names = max(room_below(each.keys, slot - 0.1) for row in shown for each in row)
+    above = 0.45 + names
+    each = above + height + names + 0.1
+    numbers = f"Right: after zero ablation, of {sample(views[0][0].evidence.source)}."
+    figure, top = new_picture(each * len(views), comparison_sentence(views), numbers, (
+        "A line's width: how much attention a symbol of the answer pays to a token of the question, in the "
+        "head that reads the answers most. Blue: where the answer comes from."
+    ))
+    for number, row in enumerate(views):
+        at = top + above + number * each
+        for place, view in enumerate(row):
+            axes = panel(figure, 0.65 + place * slot, at, slot - 0.1, height)
+            draw_lines(axes, shown[number][place], view, columns)
+            left = percent(view.evidence.left((view.kind,)))
+            text = f"{view}\nwithout {view.name((view.kind,))}: {left} right"
+            axes.set_title(text[:1].upper() + text[1:], loc="left", pad=72 * (above - 0.4))
+            if place == 0:
+                for y, name in (0, "answer"), (1, "question"):
+                    axes.text(-0.05, y, name, ha="right", va="center", color="grey", size=8)
+    return figure
+
+
 def comparison_picture(views: list[list[View]]) -> Figure:
-    """Of each run the head that reads the answers most: architectures are rows, tasks columns."""
+    """Of each run the map of the head that reads the answers most: architectures are rows, tasks columns."""
     findings, rows = [], []
     for row in views:
         right = [f"{view.run.config.task} {percent(view.evidence.left((view.kind,)))}" for view in row]
@@ -655,7 +747,7 @@ def ablation_sentence(view: View) -> str:
     evidence = view.evidence
     if evidence.left() == 0:
         return "the model is never right, so no cut can make it worse"
-    if evidence.left(ALL_ATTENTION) > 0.99 * evidence.left():
+    if needs_no_attention(view):
         needs_none = f"{view.run.config.task} needs no attention in this {view.run.architecture}"
         return f"{needs_none}: {percent(evidence.left(ALL_ATTENTION))} right without any"
     if not view.costly:
@@ -1157,7 +1249,8 @@ def save_comparison(
         name = "_vs_".join(tasks)
         if len(tasks) == 1 or [*rows] != DEFAULT_ARCHITECTURES:
             name += f"_{'_vs_'.join(rows)}"
-        save(comparison_picture([*rows.values()]), output / f"{name}{ending}")
+        save(lines_picture([*rows.values()]), output / f"{name}{ending}")
+        save(comparison_picture([*rows.values()]), output / f"{name}_maps{ending}")
 
 
 def trained_beside(view: View, models_dir: Path) -> View | None:

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy
 import pytest
@@ -296,6 +297,44 @@ def test_a_query_can_be_redone_from_the_numbers_shown(view):
     assert cells == view.cells[query].nonzero().flatten().tolist()
 
 
+def test_lines_run_from_each_symbol_of_the_answer_to_the_tokens_and_are_as_wide_as_the_weights(view):
+    figure = visualize.lines_picture([[view]])
+    (kind, layer, head), (axes,) = view.best, figure.axes
+    view.run.model(*view.reading.given)
+    weights = view.run.model.attention_layers()[kind][layer].attention_weights[0, head]
+    first = {"encoder": 1, "decoder": 4, "cross": 0}[kind]      # the query that says symbol 0
+    for lines, outlined in zip(axes.collections, (False, True), strict=True):
+        for (below, above), width in zip(lines.get_segments(), lines.get_linewidths(), strict=True):
+            answer, key = int(below[0] - 1.5), int(above[0] - 0.5)
+            assert (below[1], above[1]) == (0, 1) and outlined == (answer + key == 3 and answer < 3)
+            assert width == pytest.approx(4.5 * weights[first + answer, key].item(), abs=1e-5)
+    left = int(100 * view.evidence.left((view.kind,)) + 1e-9)
+    without = "cross-attention" if kind == "cross" else "any attention"
+    assert axes.get_title(loc="left") == f"Reverse, {view.run.architecture}\nwithout {without}: {left}% right"
+
+
+def test_the_sentence_of_the_lines_says_who_needs_attention():
+    def row(architecture, **right):
+        kind = "cross" if architecture == "encoder-decoder" else architecture
+        return [
+            SimpleNamespace(
+                kind=kind, run=SimpleNamespace(architecture=architecture, config=SimpleNamespace(task=task)),
+                evidence=SimpleNamespace(left=lambda part=NOTHING, left=left: 1 if part == NOTHING else left),
+            ) for task, left in right.items()
+        ]
+
+    sentence = visualize.comparison_sentence
+    encoder, both = row("encoder", copy=1, reverse=0), row("encoder-decoder", copy=0, reverse=0.125)
+    assert sentence([encoder, both]) == "copying in an encoder needs no attention; reversing does"
+    assert sentence([encoder[:1], both[:1]]) == (
+        "copying in an encoder needs no attention; in an encoder-decoder it does"
+    )
+    assert sentence([both]) == "none of these models works without its attention: at most 12% right"
+    needless = [row("decoder", add=1, add_one=1, sort=0), both]
+    assert sentence(needless) == "adding and add_one in a decoder need no attention; sorting does"
+    assert sentence([encoder[:1]]) == "copying in an encoder needs no attention"
+
+
 def test_small_numbers_are_written_in_powers_of_ten():
     written = [visualize.number(value) for value in (1.0, 0.0123, 0.001, 0.00031, 2e-12, 0.0)]
     assert written == ["1.000", "0.012", "0.001", "3e-4", "2e-12", "0.000"]
@@ -411,7 +450,8 @@ def test_texts_of_odd_models_never_collide_or_leave_the_picture(
     torch.manual_seed(0)
     config = train.recipe("reverse", architecture, **TINY | SIZES[size])
     row = {"step": 8, "loss": 1.0, "token_accuracy": 0.2, "exact_match": 0.1, "seconds": 1.0, "solved": False}
-    for figure in pictures_of_view(look_at(Run(config.model().eval(), config, [row], Path()))).values():
+    view = look_at(Run(config.model().eval(), config, [row], Path()))
+    for figure in *pictures_of_view(view).values(), visualize.lines_picture([[view, view], [view, view]]):
         assert_readable(figure)
 
 
@@ -460,7 +500,7 @@ def test_without_options_the_runs_that_are_found_are_drawn_and_named(
     call_main(monkeypatch, "--models-dir", models, "--output-dir", output)
     written = {path.relative_to(output) for path in output.rglob("*.*")}
     assert written == pictures_of(["copy", "reverse", "add"], ["encoder"], "png") | {
-        Path("copy_vs_reverse_encoder.png")
+        Path("copy_vs_reverse_encoder.png"), Path("copy_vs_reverse_encoder_maps.png")
     }
     printed = capsys.readouterr()
     assert printed.out.startswith("drawing copy, encoder; reverse, encoder; add, encoder\n")
