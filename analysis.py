@@ -29,7 +29,7 @@ from data import (
     token_accuracy,
     usable_lengths,
 )
-from train import Config, Run, fixed_generator
+from train import Config, Record, Run, fixed_generator
 from transformer import FeedForward, MultiHeadAttention, attention_mask, evaluating, unwrapped
 
 SEQUENCES = 320                                             # test sequences of all lengths, …
@@ -532,6 +532,27 @@ def swap_end(run: Run, length: int, other_length: int) -> tuple[float, float]:
     here = here[other_length + 1 - here <= length]          # where both mirror places are symbols
     own, moved = source[:, length + 1 - here], source[:, other_length + 1 - here]
     return tuple((said[:, here] == places).double().mean().item() for places in (own, moved))
+
+
+# ---------------------------------------------------------------- how attention forms in training
+
+
+def shares_in_training(run: Run, record: Record) -> Tensor:
+    """What share of its attention each head spent on the answers after each epoch, (epochs, layers, H).
+
+    Of the kind that can find them, in the question of the record; nan where its answer comes from nowhere.
+    """
+    question = torch.from_numpy(record["source"])[None, 1:-1]
+    depends = dependence(run.config.task, question, run.config.vocab_size)
+    maps = torch.from_numpy(record[answering_kind(run.architecture)]).float()
+    cells = answer_cells(run.architecture, depends, *maps.shape[-2:])[0]
+    return share_on(cells, maps)
+
+
+def half_way(values: list[float]) -> int:
+    """Where values that rise are first at least half-way from the first of them to the last."""
+    middle = (values[0] + values[-1]) / 2
+    return next((place for place, value in enumerate(values) if value >= middle), 0)
 
 
 @dataclass

@@ -423,7 +423,7 @@ DEFAULT_TASKS, DEFAULT_ARCHITECTURES = ["copy", "reverse"], ["encoder", "encoder
 DEFAULT_FOLDER = Path("models")
 OF_WEIGHTS = re.compile(                                    # what shows the weights in a run's folder
     r"metrics\.json|(history|heads)\.csv"
-    r"|(training|attention|influence|ablation|lengths|layers|weights|beside).*\.(png|svg|pdf)"
+    r"|(training|attention|influence|ablation|lengths|layers|film|weights|beside).*\.(png|svg|pdf|gif)"
 )
 
 

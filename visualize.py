@@ -15,7 +15,7 @@ import os
 import sys
 import textwrap
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from urllib.parse import quote
@@ -27,12 +27,14 @@ import seaborn
 import torch
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection, PatchCollection
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
+from PIL import Image  # comes with matplotlib
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -46,6 +48,7 @@ from analysis import (
     answering_kind,
     attention_at,
     first_symbol,
+    half_way,
     head_table,
     heads_of,
     influence_on,
@@ -54,6 +57,7 @@ from analysis import (
     parts_of,
     read,
     scores_of_query,
+    shares_in_training,
     unseen_sequences,
 )
 from data import (
@@ -80,6 +84,7 @@ from train import (
     SMALL,
     WIDTH,
     Config,
+    Record,
     Run,
     command_line,
     first_solved,
@@ -91,6 +96,8 @@ from train import (
     panel,
     percent,
     picture_style,
+    read_record,
+    replacing,
     runs_below,
     save_picture,
     save_table,
@@ -129,6 +136,7 @@ class View:
     reading: Reading                                        # of this one question
     answer: str                                             # the model's, as text, and ✓ or ✗
     evidence: Evidence                                      # of many questions
+    record: Record | None                                   # of how attention formed in training
 
     def __str__(self) -> str:
         return f"{self.run.config.task}, {self.run.architecture}"
@@ -210,7 +218,8 @@ def ask(run: Run, words: list[str] | None = None) -> tuple[Tensor, tuple[Tensor,
 def look_at(run: Run, words: list[str] | None = None) -> View:
     """Ask the model one question. ValueError as ask."""
     source, given, said, text = ask(run, words)
-    return View(run=run, reading=read(run, source, given, said), answer=text, evidence=Evidence(run))
+    reading, record = read(run, source, given, said), read_record(run.folder, run.history)
+    return View(run=run, reading=reading, answer=text, evidence=Evidence(run), record=record)
 
 
 # ---------------------------------------------------------------- what pictures share
@@ -914,6 +923,170 @@ def layers_picture(view: View) -> Figure:
     return figure
 
 
+# ---------------------------------------------------------------- how attention forms in training
+
+
+def recorded(view: View) -> View:
+    """The view of the question whose attention was recorded in training."""
+    source, target = (torch.from_numpy(view.record[name])[None] for name in ("source", "target"))
+    return replace(view, reading=read(view.run, source, *arrange(view.run.architecture, source, target)))
+
+
+def heads_of_film(view: View) -> list[Head]:
+    """Of each layer the head that in the end reads the answer most, or else the most focused one."""
+    heads = []
+    for kind, maps in view.reading.maps.items():
+        for layer, of_layer in enumerate(maps):
+            *_, head = most_focused(kind, of_layer[None])
+            if kind == view.kind and view.outlined:
+                head = int(view.reading.shares[layer].argmax())
+            heads.append((kind, layer, head))
+    return heads
+
+
+def best_of(view: View, heads: list[Head]) -> Head:
+    """The one of these heads that reads the answer of the view's sequence most."""
+    return max((head for head in heads if head[0] == view.kind), key=view.share)
+
+
+def map_in_training(view: View, head: Head, epoch: int) -> Map:
+    """What a head read after an epoch, which counts from 0."""
+    shown, (kind, layer, index) = map_of(view, head), head
+    weights = torch.from_numpy(view.record[kind][epoch, layer, index]).float()
+    return replace(shown, weights=weights.masked_fill(shown.weights.isnan(), torch.nan))
+
+
+def film_curves(view: View, heads: list[Head]) -> dict[str, list[float]]:
+    """Exact match after each epoch and, where there is an answer to read, the best head's share on it."""
+    curves = {"sequences right": [row["exact_match"] for row in view.run.history]}
+    if view.outlined:
+        _, layer, head = best_of(view, heads)
+        shares = shares_in_training(view.run, view.record)[:, layer, head]
+        curves["attention on the answer"] = shares.tolist()
+    return curves
+
+
+def film_sentence(history: list[dict], right: list[float], share: list[float] | None = None) -> str:
+    """Whether the right answers come first or the pattern of attention."""
+    answers = history[half_way(right)]["step"]
+    if right[-1] < 0.5:
+        return f"most answers are still wrong at step {history[-1]['step']}"
+    text = f"the right answers come at step {answers}"
+    if share is None:
+        return text
+    if share[-1] < 0.5:
+        return f"{text}; no head ever reads what they need"
+    pattern = history[half_way(share)]["step"]
+    if answers == pattern:
+        return f"the right answers and the pattern of attention come together, at step {answers}"
+    if answers < pattern:
+        return f"{text}, the pattern of attention at step {pattern}"
+    return f"the pattern of attention comes at step {pattern}, the right answers at step {answers}"
+
+
+def film_moments(curves: Iterable[list[float]], early: int, late: int) -> list[int]:
+    """Epochs to show, which count from 0: so many while it learns, then so many up to the last."""
+    curves = list(curves)
+    last = len(curves[0]) - 1
+    learned = min(last, 2 * max(map(half_way, curves)))
+    places = [*numpy.linspace(0, learned, early), *numpy.linspace(learned, last, late)]
+    return sorted({round(place) for place in places})
+
+
+def film_picture(view: View, moments: list[int] | None = None) -> Figure:
+    """Four moments of training below one another, or those given: a head of each layer, then the curves."""
+    view = recorded(view)
+    heads, history = heads_of_film(view), view.run.history
+    curves = film_curves(view, heads)
+    moments = moments or film_moments(curves.values(), early=3, late=2)
+    maps = [map_of(view, head) for head in heads]
+    rows = [range(first, min(first + 6, len(heads))) for first in range(0, len(heads), 6)]
+    slot, beside = (WIDTH - 0.55) / len(rows[0]), 0.1 + max(inches(shown.queries, 7) for shown in maps)
+    cell = min(
+        min(1.4, slot - beside - 0.1) / max(len(shown.keys) for shown in maps),
+        1.4 / max(len(shown.queries) for shown in maps),
+    )
+    tall = 0.08 + cell * max(len(shown.queries) for shown in maps)
+    below = 0.05 + max(room_below(shown.keys, cell * len(shown.keys), 7) for shown in maps)
+    block = 0.4 + tall * len(moments) + below
+    how = "Maps: the head of each layer that in the end reads the answer most, or is the most focused.\n"
+    how += f"Solid: {EVALUATION_BATCH} validation sequences."
+    if view.outlined:
+        how += f" Dashed: {view.place(best_of(view, heads))}, in this sequence."
+    question = to_text(view.reading.source[0, 1:-1], view.run.config.task)
+    numbers = f"{view}, seed {view.run.config.seed}, on {question}. Each comes when its curve is half-way up."
+    figure, top = new_picture(block * len(rows) + 2.1, film_sentence(history, *curves.values()), numbers, how)
+    for number, row in enumerate(rows):
+        for moment, epoch in enumerate(moments):
+            at = top + number * block + 0.4 + moment * tall
+            for place, index in enumerate(row):
+                shown, left = map_in_training(view, heads[index], epoch), 0.4 + place * slot + beside
+                axes = panel(figure, left, at, cell * len(shown.keys), cell * len(shown.queries))
+                draw_map(axes, shown)
+                name_ticks(axes, shown.queries, shown.keys if epoch == moments[-1] else [], 7)
+                if moment == 0:
+                    axes.set_title(textwrap.fill(view.place(heads[index]), 18), loc="left", size=8)
+                if place == 0:
+                    axes.text(
+                        -beside / cell / len(shown.keys), 0.5, f"step {history[epoch]['step']}", rotation=90,
+                        ha="right", va="center", transform=axes.transAxes,
+                    )
+    axes = panel(figure, 0.75, top + block * len(rows) + 0.1, 5.2, 1.5)
+    steps = [row["step"] for row in history]
+    for (name, values), style in zip(curves.items(), ("-", "--"), strict=False):
+        axes.plot(steps, [100 * value for value in values], style, label=name)
+    axes.set(xlabel="training step", ylabel="%", ylim=(-3, 103), xlim=(0, 1.02 * steps[-1]))
+    name_lines(axes)
+    return figure
+
+
+def film_palette() -> Image.Image:
+    """The 256 colours of a GIF: those of maps, and from the paper's colour to those of texts and lines."""
+    paper, inks = matplotlib.rcParams["figure.facecolor"], ["text.color", "grid.color", "axes.edgecolor"]
+    ramps = [
+        LinearSegmentedColormap.from_list("ramp", [paper, ink])
+        for ink in (*(matplotlib.rcParams[name] for name in inks), "C0", "C1")
+    ]
+    colours = numpy.concatenate([
+        colours(numpy.linspace(0, 1, count))[:, :3]
+        for colours, count in zip([matplotlib.colormaps["viridis"], *ramps], [196, *[12] * 5], strict=True)
+    ])
+    palette = Image.new("P", (1, 1))
+    palette.putpalette((255 * colours).round().astype("uint8").tobytes())
+    return palette
+
+
+def save_film(view: View, path: Path) -> None:
+    """The same as moving pictures that play once, at most 5 seconds long."""
+    figure = film_picture(view, [len(view.run.history) - 1])
+    figure.set_dpi(100)
+    canvas, view = FigureCanvasAgg(figure), recorded(view)
+    heads, (*maps, axes), history = heads_of_film(view), figure.axes, view.run.history
+    lines, (step,) = axes.get_lines(), maps[0].texts
+    curves = [line.get_data() for line in lines]
+    moving = [artist for axes in maps for artist in (*axes.collections, *axes.spines.values())]
+    moving += [*lines, step]
+    for artist in moving:
+        artist.set_animated(True)
+    canvas.draw()                                           # what does not move, once for all frames
+    still, frames = canvas.copy_from_bbox(figure.bbox), []
+    for epoch in film_moments(film_curves(view, heads).values(), early=36, late=12):
+        canvas.restore_region(still)
+        step.set_text(f"step {history[epoch]['step']}")
+        for each, head in zip(maps, heads, strict=True):
+            weights = map_in_training(view, head, epoch).weights.numpy()
+            each.collections[0].set_array(numpy.ma.masked_invalid(weights))
+        for line, (steps, values) in zip(lines, curves, strict=True):
+            line.set_data(steps[: epoch + 1], values[: epoch + 1])
+        for artist in moving:
+            artist.draw(canvas.get_renderer())
+        frames.append(Image.fromarray(numpy.array(canvas.buffer_rgba())).convert("RGB"))
+    first, *others = [frame.quantize(palette=film_palette(), dither=Image.Dither.NONE) for frame in frames]
+    with replacing(path) as unfinished:
+        duration = 5000 // len(frames) // 10 * 10           # of a frame, in milliseconds
+        first.save(unfinished, save_all=True, append_images=others, duration=duration)
+
+
 # ---------------------------------------------------------------- pictures of weights that were set by hand
 
 
@@ -1112,7 +1285,7 @@ OF_ONE_SEQUENCE = {                                         # these show one seq
 }
 PICTURES = OF_ONE_SEQUENCE | {                              # … the others what was measured on many
     "influence": influence_picture, "ablation": ablation_picture, "layers": layers_picture,
-    "lengths": lengths_picture, "training": training_view, "weights": weights_picture,
+    "lengths": lengths_picture, "training": training_view, "film": film_picture, "weights": weights_picture,
 }
 
 
@@ -1124,8 +1297,11 @@ def save(figure: Figure, path: Path) -> None:
 
 def says_nothing(name: str, view: View) -> bool:
     """Whether this picture would say nothing about the run."""
+    trained = view.run.history[-1]["step"] > 0
     if name in ("training", "lengths"):
-        return view.run.history[-1]["step"] == 0            # it was never trained
+        return not trained
+    if name == "film":
+        return not trained or view.record is None
     if name == "weights":
         return not view.run.stream                          # the parts of a learned stream have no names
     return name == "attention_kinds" and len(view.reading.maps) == 1
@@ -1137,6 +1313,12 @@ def save_all(view: View, folder: Path, ending: str, pictures: dict[str, Callable
         if not says_nothing(name, view):
             save(picture(view), folder / f"{name}{ending}")
     if pictures is PICTURES:
+        if not says_nothing("film", view):
+            save_film(view, folder / "film.gif")
+        elif not says_nothing("training", view):
+            path = view.run.folder / "attention.npz"
+            reason = "is of another training or damaged" if path.exists() else "is not there"
+            print(f"no film of {view}: {path} {reason}; train again to record it", file=sys.stderr)
         save_table([
             {name: round(x, 4) if isinstance(x, float) else x for name, x in row.items()}
             for row in head_table(view.evidence)

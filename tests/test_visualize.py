@@ -14,6 +14,7 @@ import pytest
 import torch
 from conftest import KINDS, TINY
 from matplotlib.figure import Figure
+from PIL import Image, ImageSequence
 from torch.nn import functional
 
 import analysis
@@ -43,7 +44,7 @@ from visualize import (
 
 NAMES = [
     "attention_head", "attention_layer", "attention_model", "influence", "ablation", "layers", "lengths",
-    "training",
+    "training", "film",
 ]
 
 
@@ -255,6 +256,71 @@ def test_lengths_and_layers_are_drawn_as_measured(view):
     numpy.testing.assert_allclose(dots, 100 * view.evidence.reading.shares)
 
 
+def test_the_film_shows_the_record_from_the_first_epoch_to_the_last(run, measured, tmp_path):
+    record, history, kind = measured.record, run.history, measured.kind
+    figure = visualize.film_picture(measured)
+    *maps, curves = figure.axes
+    layers = 2 * len(KINDS[run.architecture])
+    assert len(maps) == 2 * layers                              # at each of two moments
+    head = int(maps[layers - 1].get_title(loc="left").split("head")[1]) - 1
+    for epoch in 0, 1:
+        step, = maps[epoch * layers].texts
+        assert step.get_text() == f"step {history[epoch]['step']}"
+        drawn = maps[(epoch + 1) * layers - 1].collections[0].get_array()          # of the last layer
+        expected = numpy.ma.masked_array(record[kind][epoch, 1, head], numpy.ma.getmaskarray(drawn))
+        numpy.testing.assert_allclose(drawn.filled(0), expected.filled(0))
+    right, share = (list(line.get_ydata()) for line in curves.get_lines())
+    assert right == [100 * row["exact_match"] for row in history]
+    most = visualize.recorded(measured).reading.shares.max().item()
+    assert share[-1] == pytest.approx(100 * most, abs=0.1)
+    path = tmp_path / "film.gif"
+    with picture_style(dark=True):
+        visualize.save_film(measured, path)
+    with Image.open(path) as film:
+        assert film.n_frames == 2 and "loop" not in film.info   # it plays once
+        assert film.n_frames * film.info["duration"] <= 5000 and film.size[0] == 800
+        first, second = (numpy.array(frame.convert("RGB")) for frame in ImageSequence.Iterator(film))
+    assert first[0, 0].tolist() == [0x0D, 0x11, 0x17] and (first != second).any()
+
+
+@pytest.mark.parametrize(
+    ("right", "share", "sentence"),
+    [
+        ([0, 0.6, 1], [0, 0.2, 1], "the right answers come at step 16, the pattern of attention at step 24"),
+        ([0, 0.2, 1], [0, 0.6, 1], "the pattern of attention comes at step 16, the right answers at step 24"),
+        ([0, 0, 1], [0, 0, 1], "the right answers and the pattern of attention come together, at step 24"),
+        ([0, 1, 1], [0, 0.2, 0.2], "the right answers come at step 16; no head ever reads what they need"),
+        ([0, 0.1, 0.4], [0, 0.5, 1], "most answers are still wrong at step 24"),
+        ([1, 1, 1], None, "the right answers come at step 8"),
+    ],
+)
+def test_the_sentence_of_the_film_says_what_comes_first(right, share, sentence):
+    history = [{"step": step} for step in (8, 16, 24)]
+    assert visualize.film_sentence(history, right, share) == sentence
+
+
+def test_the_film_spends_its_time_where_the_model_learns_and_has_at_most_48_frames():
+    epochs = visualize.film_moments([[0.0] * 9 + [1.0] * 41, [0.0] * 5 + [1.0] * 45], early=36, late=12)
+    assert epochs[:19] == list(range(19)) and epochs[-1] == 49 and len(epochs) == 30
+    assert len(visualize.film_moments([[0.0] * 300 + [1.0] * 200], early=36, late=12)) <= 48
+    assert visualize.film_moments([[1.0]], early=3, late=2) == [0]
+
+
+def test_a_run_without_its_record_is_drawn_without_a_film_and_that_is_told(
+    models_dir, tmp_path, monkeypatch, capsys
+):
+    folder = run_folder(tmp_path, "copy", "encoder")
+    shutil.copytree(run_folder(models_dir, "copy", "encoder"), folder)
+    for remove, reason in (False, "is of another training or damaged"), (True, "is not there"):
+        (folder / "attention.npz").write_text("no record")
+        if remove:
+            (folder / "attention.npz").unlink()
+        call_main(monkeypatch, "--models-dir", tmp_path)
+        told = f"no film of copy, encoder: {folder / 'attention.npz'} {reason}; train again to record it\n"
+        assert capsys.readouterr().err == told and not list(folder.glob("film*"))
+        assert (folder / "layers.png").exists()
+
+
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
@@ -408,10 +474,12 @@ def test_every_picture_of_a_task_of_ones_own_is_drawn_and_claims_nothing_false(
     monkeypatch.setitem(TASKS, task, OWN[task][0])
     config = train.recipe(task, architecture, **TINY | {"epochs": 1})
     train.check_config(config)
-    (_, checkpoint), = train.train(config, torch.device("cpu"))
+    (model, checkpoint), = train.train(config, torch.device("cpu"))
     folder = run_folder(tmp_path, task, architecture)
     folder.mkdir(parents=True)
     save_checkpoint(checkpoint, folder)
+    record = train.extended(None, model, train.probe_of(config), checkpoint["history"][0])
+    train.save_record(record, folder)
     view = look_at(load_run(tmp_path, task, architecture), ["cab"] if task == "letters" else None)
     if task == "letters":
         assert view.answer.startswith("c a b → ")
@@ -451,6 +519,7 @@ def test_texts_of_odd_models_never_collide_or_leave_the_picture(
     config = train.recipe("reverse", architecture, **TINY | SIZES[size])
     row = {"step": 8, "loss": 1.0, "token_accuracy": 0.2, "exact_match": 0.1, "seconds": 1.0, "solved": False}
     view = look_at(Run(config.model().eval(), config, [row], Path()))
+    view.record = train.extended(None, view.run.model, train.probe_of(config), row)
     for figure in *pictures_of_view(view).values(), visualize.lines_picture([[view, view], [view, view]]):
         assert_readable(figure)
 
@@ -483,7 +552,7 @@ def pictures_of(tasks, architectures, suffix):
     """The files that a run of visualize.py writes for these, besides the comparison."""
     expected = {
         Path(f"{task}_task", architecture, name) for task in tasks for architecture in architectures
-        for name in ["heads.csv", *(f"{name}.{suffix}" for name in NAMES)]
+        for name in ["heads.csv", "film.gif", *(f"{name}.{suffix}" for name in NAMES)]
     }
     if "encoder-decoder" in architectures:
         expected |= {Path(f"{task}_task/encoder-decoder/attention_kinds.{suffix}") for task in tasks}
