@@ -18,7 +18,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear
 
 from data import (
+    END,
     PAD,
+    TASKS,
+    add_start_end,
     arrange,
     dependence,
     exact_match,
@@ -29,7 +32,7 @@ from data import (
     token_accuracy,
     usable_lengths,
 )
-from train import Config, Record, Run, fixed_generator
+from train import Config, Record, Run, fixed_generator, predict
 from transformer import FeedForward, MultiHeadAttention, attention_mask, evaluating, unwrapped
 
 SEQUENCES = 320                                             # test sequences of all lengths, …
@@ -361,18 +364,49 @@ def is_right(margins: Tensor) -> Tensor:
     return (margins > 0).all(dim=-1)
 
 
-def by_length(run: Run) -> list[Reading]:
-    """What is said and read in sequences of each length up to twice those of training.
+@dataclass
+class AtLength:
+    """What a model answers to questions of one length."""
+
+    reading: Reading
+    target: Tensor                                          # the right answers (N, T), with START and END
+    answers: Tensor                                         # the model's own (N, T), of train.predict
+
+    @property
+    def length(self) -> int:
+        """How many symbols each question has."""
+        return self.reading.length
+
+    @property
+    def exact_match(self) -> float:
+        return exact_match(self.answers, self.target)
+
+    @property
+    def right(self) -> Tensor:
+        """How often each symbol of the answer and its END is right, (T − 1,)."""
+        return (self.answers == self.target)[:, 1:].double().mean(dim=0)
+
+    def stops_after(self, symbols: int) -> int:
+        """How many answers have END after so many symbols."""
+        ends = self.answers[:, 1:] == END
+        return int((ends.any(dim=1) & (ends.long().argmax(dim=1) == symbols)).sum())
+
+
+def by_length(run: Run) -> list[AtLength]:
+    """What is answered to questions of each length up to twice those of training.
 
     A length that the task does not have, or that is too long for the model's positions, is left out.
     """
-    config, readings = run.config, []
+    config, lengths = run.config, []
     for length in usable_lengths(config.task, "test", 2 * config.seq_len, config.vocab_size):
         source, given, to_say = unseen_sequences(run, length, SEQUENCES_EACH)
         if max(tokens.size(1) for tokens in given) > len(unwrapped(run.model).positional_encoding.table):
             break
-        readings.append(read(run, source, given, to_say))
-    return readings
+        answer = TASKS[config.task].answer(source[:, 1:-1])
+        target = add_start_end(answer, answer.size(1) + 2)
+        answers = predict(run.model, source, target)
+        lengths.append(AtLength(read(run, source, given, to_say), target, answers))
+    return lengths
 
 
 def influence(run: Run, source: Tensor, given: tuple[Tensor, ...], to_say: Tensor) -> Tensor:
@@ -572,7 +606,7 @@ class Evidence:
         return influence(self.run, self.reading.source, self.reading.given, self.reading.to_say)
 
     @cached_property
-    def lengths(self) -> list[dict]:
+    def lengths(self) -> list[AtLength]:
         return by_length(self.run)
 
     @cached_property

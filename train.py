@@ -502,6 +502,7 @@ def remove_stale(folder: Path) -> int:
     stale = [path for path in folder.iterdir() if OF_WEIGHTS.fullmatch(path.name)]
     stale += [path for path in folder.parents[1].glob("*_vs_*") if beside_others.fullmatch(path.name)]
     stale += folder.parents[1].glob(f"*/{folder.parent.name}/{folder.name}/beside_trained*")
+    stale += [path for path in folder.parent.iterdir() if OF_WEIGHTS.fullmatch(path.name)]
     stale = [path for path in stale if path.is_file()]
     for path in stale:
         path.unlink()

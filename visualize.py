@@ -33,7 +33,6 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import MaxNLocator
 from PIL import Image  # comes with matplotlib
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -41,6 +40,7 @@ from tqdm import tqdm
 from analysis import (
     ALL_ATTENTION,
     SEQUENCES_EACH,
+    AtLength,
     Evidence,
     Head,
     Part,
@@ -291,6 +291,12 @@ def room_below(keys: list[str], width: float, size: float = 8) -> float:
     return 0.08 + (inches(keys, size) if is_turned(keys, width, size) else 1.25 * size / 72)
 
 
+def hatch(axes: Axes, left: float, top: float, width: float, height: float) -> None:
+    """What is seen where nothing is drawn."""
+    style = {"hatch": "////", "edgecolor": matplotlib.rcParams["grid.color"], "linewidth": 0, "zorder": 0}
+    axes.add_patch(Rectangle((left, top), width, height, facecolor="none", **style))
+
+
 def draw_map(axes: Axes, shown: Map, box: tuple[float, ...] | None = None) -> None:
     """Fill the axes with a map, one unit for each row and column, or a box: left, top, width, height."""
     rows, columns = shown.weights.shape
@@ -300,8 +306,7 @@ def draw_map(axes: Axes, shown: Map, box: tuple[float, ...] | None = None) -> No
     left, top, width, height = box or (0, 0, columns, rows)
     across, down = width / columns, height / rows
     if shown.weights.isnan().any():
-        style = {"hatch": "////", "edgecolor": matplotlib.rcParams["grid.color"], "linewidth": 0, "zorder": 0}
-        axes.add_patch(Rectangle((left, top), width, height, facecolor="none", **style))
+        hatch(axes, left, top, width, height)
     axes.pcolormesh(
         left + across * numpy.arange(columns + 1), top + down * numpy.arange(rows + 1), shown.weights.numpy(),
         vmin=0, vmax=1, cmap="viridis", **SEAMLESS,
@@ -771,6 +776,11 @@ def ablation_sentence(view: View) -> str:
     return f"{view.name(costly)} {costs}; {reads_most}"
 
 
+def loss_colours() -> LinearSegmentedColormap:
+    """From the paper's colour, where nothing is lost, to dark red."""
+    return LinearSegmentedColormap.from_list("loss", [matplotlib.rcParams["axes.facecolor"], "firebrick"])
+
+
 def draw_ablation(axes: Axes, view: View, rows: list[Part], names: list[str]) -> None:
     """What is right without each of these parts: a column for each length of question, and one for all."""
     of_length = lengths_of(view.evidence.source)
@@ -778,8 +788,7 @@ def draw_ablation(axes: Axes, view: View, rows: list[Part], names: list[str]) ->
     columns = [*(of_length == length for length in lengths), of_length > 0]
     right = torch.stack([is_right(view.evidence.margins[row]) for row in rows]).double()
     right = torch.stack([right[:, column].mean(dim=1) for column in columns], dim=1)        # (rows, columns)
-    colours = LinearSegmentedColormap.from_list("loss", [matplotlib.rcParams["axes.facecolor"], "firebrick"])
-    axes.pcolormesh(1 - right.numpy(), cmap=colours, vmin=0, vmax=1, **SEAMLESS)
+    axes.pcolormesh(1 - right.numpy(), cmap=loss_colours(), vmin=0, vmax=1, **SEAMLESS)
     axes.set(xlim=(0, len(columns)), ylim=(len(rows), 0), xlabel="symbols in the question")
     axes.spines[:].set_visible(True)
     axes.axvline(len(lengths), color=matplotlib.rcParams["text.color"], linewidth=0.8)
@@ -836,30 +845,100 @@ def draw_scatter(axes: Axes, view: View) -> None:
             )
 
 
-def lengths_picture(view: View) -> Figure:
-    """Exact match, and what the best head reads, on sequences shorter and longer than those of training."""
-    readings, (_, layer, head) = view.evidence.lengths, view.best
-    right = {reading.length: reading.right for reading in readings}
-    seq_len, most = view.run.config.seq_len, longest(view.run)
-    shortest = seq_len if view.run.config.fixed_length else 1
-    beyond = [length for length in right if length > seq_len]
-    sentence = f"{percent(right[most])} right at length {most}, the longest in training"
-    sentence += "".join(f", {percent(right[length])} at length {length}" for length in beyond[:1])
-    how = f"{SEQUENCES_EACH} unseen sequences of each length. Shaded: the lengths of training."
-    if view.outlined:
-        how += f" Share: of the attention of {view.name(view.best)}, on the needed symbols."
-    figure, top = new_picture(2.9, sentence, str(view), how)
-    axes = panel(figure, 0.9, top + 0.1, 5.1, 2.3)
-    axes.axvspan(shortest - 0.5, seq_len + 0.5, color="grey", alpha=0.2)
-    axes.plot([*right], [100 * share for share in right.values()], "o-", label="sequences right")
-    if view.outlined:
-        shares = [100 * reading.shares[layer, head].item() for reading in readings]
-        axes.plot([*right], shares, "s--", label="best head's share")
-        axes.plot([*right], [100 * reading.chance for reading in readings], ":", label="uniform attention")
-    axes.set(xlabel="symbols in the question", ylabel="%", ylim=(-3, 103))
-    axes.set_xlim(min(right) - 0.5, max(right) + 0.5)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+def beyond_training(view: View) -> AtLength | None:
+    """What is answered at the first length that is longer than those of training."""
+    return next((each for each in view.evidence.lengths if each.length > view.run.config.seq_len), None)
+
+
+def stops(view: View) -> tuple[int, int] | None:
+    """After how many symbols a model stops beyond the lengths of training, and in how many answers.
+
+    None where it does not stop just where the longest answers of training did, having been right until then.
+    """
+    at, beyond = {each.length: each for each in view.evidence.lengths}, beyond_training(view)
+    if beyond:
+        symbols = at[longest(view.run)].target.size(1) - 2
+        count, most = beyond.stops_after(symbols), len(beyond.answers)
+        if symbols < beyond.target.size(1) - 2 and min(beyond.right[:symbols].min(), count / most) >= 0.9:
+            return symbols, count
+    return None
+
+
+def lengths_sentence(views: list[View]) -> str:
+    """What happens at the first length that training never had."""
+    task, beyond = views[0].run.config.task, {view.run.architecture: beyond_training(view) for view in views}
+    stopping = [view for view in views if stops(view)]
+    if stopping:
+        names = " and ".join(view.run.architecture for view in stopping)
+        return f"the {names} learned to {task}, and to stop after {stops(stopping[0])[0]} symbols"
+    right = {name: each.exact_match for name, each in beyond.items() if each}
+    if not right:
+        return f"{task}: no longer questions than in training fit into the model"
+    best = max(right, key=right.get)
+    there = f"{percent(right[best])} right at length {beyond[best].length}"
+    if right[best] >= 0.5:
+        return f"beyond the lengths of training the {best} goes on: {there}"
+    return f"no model goes on beyond the lengths of training: at most {there}"
+
+
+def draw_places(axes: Axes, view: View) -> None:
+    """How often each place of the answer is right (columns), by the length of the question (rows)."""
+    lengths, name = view.evidence.lengths, view.run.architecture
+    places = max(len(each.right) for each in lengths)
+    wrong = torch.full((len(lengths), places), torch.nan)
+    for row, each in enumerate(lengths):
+        wrong[row, : len(each.right)] = 1 - each.right
+        axes.add_patch(Rectangle((len(each.right) - 1, row), 1, 1, fill=False, linewidth=0.6, zorder=3))
+    hatch(axes, 0, 0, places, len(lengths))
+    axes.pcolormesh(wrong.numpy(), cmap=loss_colours(), vmin=0, vmax=1, **SEAMLESS)
+    axes.set(xlim=(0, places), ylim=(len(lengths), 0))
+    axes.spines[:].set_visible(True)
+    trained = sum(each.length <= view.run.config.seq_len for each in lengths)
+    axes.axhline(trained, color=matplotlib.rcParams["text.color"], linewidth=1.2)
+    name_ticks(axes, [str(each.length) for each in lengths], [str(place + 1) for place in range(places)], 7)
+    if beyond := beyond_training(view):
+        name += f"\nlength {beyond.length}: {percent(beyond.exact_match)} right"
+        if found := stops(view):
+            name += f"\nEND after {found[0]} symbols: {found[1]} of {len(beyond.answers)}"
+        if view.outlined:
+            share = beyond.reading.shares[view.best[1:]].item()
+            name += f"\nbest head: {percent(share)} on the answer"
+    axes.set_title(name, loc="left", size=8)
+
+
+def lengths_picture(views: list[View]) -> Figure:
+    """Of all runs of one task, what is right on questions shorter and longer than those of training."""
+    most = max((view.evidence.lengths for view in views), key=len)
+    how = (
+        "Shaded: the lengths of training. Different: so many of the sequences of that length.\n"
+        "Tables: red is wrong; outlined is END; below the line, the lengths that were not in training."
+    )
+    numbers = f"{views[0].run.config.task}: {SEQUENCES_EACH} unseen sequences of each length."
+    rows, slot = len(most), (WIDTH - 0.45) / len(views)
+    height = min(2.0, max(0.5, 0.16 * rows))
+    figure, top = new_picture(height + 3.25, lengths_sentence(views), numbers, how)
+    axes = panel(figure, 0.75, top + 0.1, 5.6, 1.5)
+    for shortest, seq_len in {
+        (view.run.config.seq_len if view.run.config.fixed_length else 1, view.run.config.seq_len)
+        for view in views
+    }:
+        axes.axvspan(shortest - 0.5, seq_len + 0.5, color="grey", alpha=0.2)
+    for view, style in zip(views, ("o-", "s--", "^:"), strict=False):
+        lengths = view.evidence.lengths
+        right = [100 * each.exact_match for each in lengths]
+        axes.plot([each.length for each in lengths], right, style, label=view.run.architecture)
+    axes.set(ylabel="% right", ylim=(-3, 103), xlim=(most[0].length - 0.5, most[-1].length + 0.5))
+    step = math.ceil(rows / 20)
+    names = [f"{each.length}\n{len(each.reading.source.unique(dim=0))}" for each in most]
+    axes.set_xticks([each.length for each in most][::step], names[::step])
+    axes.text(-0.02, -0.07, "length\ndifferent", ha="right", va="top", transform=axes.transAxes)
     name_lines(axes)
+    for place, view in enumerate(views):
+        axes = panel(figure, 0.45 + place * slot, top + 2.65, slot - 0.35, height)
+        draw_places(axes, view)
+        axes.set_xlabel("place in the answer")
+        if place == 0:
+            axes.set_ylabel("symbols in the question" if height > 1.7 else "length")
     return figure
 
 
@@ -1285,7 +1364,7 @@ OF_ONE_SEQUENCE = {                                         # these show one seq
 }
 PICTURES = OF_ONE_SEQUENCE | {                              # … the others what was measured on many
     "influence": influence_picture, "ablation": ablation_picture, "layers": layers_picture,
-    "lengths": lengths_picture, "training": training_view, "film": film_picture, "weights": weights_picture,
+    "training": training_view, "film": film_picture, "weights": weights_picture,
 }
 
 
@@ -1298,7 +1377,7 @@ def save(figure: Figure, path: Path) -> None:
 def says_nothing(name: str, view: View) -> bool:
     """Whether this picture would say nothing about the run."""
     trained = view.run.history[-1]["step"] > 0
-    if name in ("training", "lengths"):
+    if name == "training":
         return not trained
     if name == "film":
         return not trained or view.record is None
@@ -1435,6 +1514,23 @@ def save_comparison(
         save(comparison_picture([*rows.values()]), output / f"{name}_maps{ending}")
 
 
+def save_lengths(
+    views: dict[tuple[str, str], View], options: argparse.Namespace, output: Path, ending: str
+) -> None:
+    """For each task, what its runs answer to longer questions, in the folder of the task.
+
+    Where not all of its runs are drawn, the name of the file tells which.
+    """
+    for task in dict.fromkeys(task for _, task in views):
+        drawn = [view for (_, other), view in views.items() if other == task]
+        drawn = [view for view in drawn if view.run.history[-1]["step"]]    # those that were trained
+        names = [view.run.architecture for view in drawn]
+        found = [folder.name for folder in runs_below(options.models_dir) if task_of(folder) == task]
+        name = "lengths" if set(names) == set(found) else f"lengths_{'_'.join(names)}"
+        if drawn:
+            save(lengths_picture(drawn), output / f"{task}_task" / f"{name}{ending}")
+
+
 def trained_beside(view: View, models_dir: Path) -> View | None:
     """Of a model that was built by hand, the one of the same task that was trained in the folder above."""
     run, question = view.run, to_text(view.reading.source[0, 1:-1], view.run.config.task)
@@ -1460,6 +1556,8 @@ def draw_all(options: argparse.Namespace, runs: dict[tuple[str, str], Run]) -> N
         save_all(views[key], folders[key], ending, pictures)
         if run.stream and (trained := trained_beside(views[key], options.models_dir)):
             save(beside_picture(views[key], trained), folders[key] / f"beside_trained{ending}")
+    if not options.sequence:
+        save_lengths(views, options, output, ending)
     save_comparison(views, options, output, ending)
 
 

@@ -43,6 +43,7 @@ from analysis import (
 )
 from data import TASKS, add_start_end, arrange, dependence, to_content, to_text
 from train import Config, Run, load_run
+from transformer import generate
 
 
 def attentions(model, kind):
@@ -412,22 +413,35 @@ def copying_by_hand(config):
 
 def test_scores_by_length_are_those_of_a_model_known_in_closed_form():
     run = copying_by_hand(Config(task="copy", d_model=32, num_heads=2, num_layers=2))
-    readings = by_length(run)
-    assert [reading.length for reading in readings] == list(range(1, 17))
-    for reading in readings:
-        uniform = 1 / (reading.length + 2)
-        assert reading.right == 1 and reading.chance == pytest.approx(uniform)
-        torch.testing.assert_close(reading.shares, torch.full((2, 2), uniform))
+    lengths = by_length(run)
+    assert [each.length for each in lengths] == list(range(1, 17))
+    for each in lengths:
+        uniform = 1 / (each.length + 2)
+        assert each.exact_match == 1 and each.reading.chance == pytest.approx(uniform)
+        assert each.right.tolist() == [1] * (each.length + 1)                               # and END
+        assert each.stops_after(each.length) == 100 and each.stops_after(each.length - 1) == 0
+        torch.testing.assert_close(each.reading.shares, torch.full((2, 2), uniform))
     run.config.task = "reverse"                                 # right just where a palindrome is asked
-    one, two, *_ = by_length(run)
-    assert one.right == 1 and 0 < two.right < 0.5
+    one, two, three, *_ = by_length(run)
+    assert one.exact_match == 1 and 0 < two.exact_match < 0.5
+    edge, middle, other_edge, end = three.right
+    assert edge == other_edge < 0.5 and middle == end == 1
+
+
+def test_what_a_generating_model_writes_after_a_mistake_is_its_own(models_dir):
+    """Not what it would have said after the right beginning."""
+    run = load_run(models_dir, "copy", "encoder-decoder")
+    each = by_length(run)[4]
+    written = generate(run.model, each.reading.source, each.target.size(1) - 1)
+    assert each.answers[:, 1 : 1 + written.size(1)].equal(written)
+    assert each.exact_match == each.reading.right
 
 
 def test_lengths_that_the_task_does_not_have_or_positions_do_not_reach_are_left_out(models_dir):
     run = load_run(models_dir, "add", "encoder")
-    assert [reading.length for reading in by_length(run)] == [3, 5, 7, 9, 11, 13, 15]
+    assert [each.length for each in by_length(run)] == [3, 5, 7, 9, 11, 13, 15]
     run.model.positional_encoding.table = run.model.positional_encoding.table[:12]
-    assert [reading.length for reading in by_length(run)] == [3, 5, 7, 9]
+    assert [each.length for each in by_length(run)] == [3, 5, 7, 9]
 
 
 def test_the_table_of_heads_has_each_once_and_starts_with_the_most_costly(run):

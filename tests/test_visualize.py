@@ -43,8 +43,8 @@ from visualize import (
 )
 
 NAMES = [
-    "attention_head", "attention_layer", "attention_model", "influence", "ablation", "layers", "lengths",
-    "training", "film",
+    "attention_head", "attention_layer", "attention_model", "influence", "ablation", "layers", "training",
+    "film",
 ]
 
 
@@ -153,9 +153,9 @@ def view(measured):
     }
     *early, last = evidence.lens
     evidence.lens = dict.fromkeys(early, (0.1, 0.0)) | {last: (1.0, 0.875)}
-    for reading in evidence.lengths:                            # 8 more of 100 right with each symbol
-        reading.said = reading.to_say.clone()
-        reading.said[8 * reading.length :] = 0
+    for each in evidence.lengths:                               # 8 more of 100 right with each symbol
+        each.answers = each.target.clone()
+        each.answers[8 * each.length :] = 0
     return view
 
 
@@ -239,12 +239,18 @@ def test_the_model_picture_frames_what_costs_and_pales_the_rest(view):
 
 
 def test_lengths_and_layers_are_drawn_as_measured(view):
-    axes = lengths_picture(view).axes[0]
-    exact_match, shares, _ = axes.get_lines()
+    axes, places = lengths_picture([view]).axes
+    exact_match, = axes.get_lines()
     assert list(exact_match.get_xdata()) == list(range(1, 17))
     assert list(exact_match.get_ydata()) == pytest.approx([min(100, 8 * length) for length in range(1, 17)])
-    expected = [100 * reading.shares[view.best[1:]].item() for reading in view.evidence.lengths]
-    assert list(shares.get_ydata()) == pytest.approx(expected)
+    different = [len(each.reading.source.unique(dim=0)) for each in view.evidence.lengths]
+    assert names_of(axes.get_xticklabels()) == [f"{row + 1}\n{count}" for row, count in enumerate(different)]
+    wrong = places.collections[0].get_array()
+    for row, of_length in enumerate(wrong):                     # each symbol and END, and nothing behind it
+        assert of_length.compressed() == pytest.approx([1 - min(100, 8 * (row + 1)) / 100] * (row + 2))
+    share = int(100 * view.evidence.lengths[8].reading.shares[view.best[1:]] + 1e-6)
+    title = f"{view.run.architecture}\nlength 9: 72% right\nbest head: {share}% on the answer"
+    assert places.get_title(loc="left") == title
     shaded = axes.patches[0].get_extents().transformed(axes.transData.inverted())
     assert (shaded.x0, shaded.x1) == (pytest.approx(0.5), pytest.approx(8.5))           # trained on 1 … 8
     picture = layers_picture(view)
@@ -281,6 +287,23 @@ def test_the_film_shows_the_record_from_the_first_epoch_to_the_last(run, measure
         assert film.n_frames * film.info["duration"] <= 5000 and film.size[0] == 800
         first, second = (numpy.array(frame.convert("RGB")) for frame in ImageSequence.Iterator(film))
     assert first[0, 0].tolist() == [0x0D, 0x11, 0x17] and (first != second).any()
+
+
+def test_the_picture_of_lengths_tells_who_stops_and_who_goes_on(view):
+    def sentence():
+        return visualize.lengths_sentence([view])
+
+    name, beyond = view.run.architecture, view.evidence.lengths[8]
+    assert sentence() == f"beyond the lengths of training the {name} goes on: 72% right at length 9"
+    beyond.answers = beyond.target.clone()
+    beyond.answers[1:, 9], beyond.answers[1:, 10] = data.END, data.PAD
+    assert sentence() == f"the {name} learned to reverse, and to stop after 8 symbols"
+    lines = lengths_picture([view]).axes[1].get_title(loc="left").splitlines()
+    assert lines[1:3] == ["length 9: 1% right", "END after 8 symbols: 99 of 100"]
+    beyond.answers[:80, 3] = 0                                  # it is not right until there
+    assert sentence() == "no model goes on beyond the lengths of training: at most 0% right at length 9"
+    view.evidence.lengths = view.evidence.lengths[:8]
+    assert sentence() == "reverse: no longer questions than in training fit into the model"
 
 
 @pytest.mark.parametrize(
@@ -520,7 +543,8 @@ def test_texts_of_odd_models_never_collide_or_leave_the_picture(
     row = {"step": 8, "loss": 1.0, "token_accuracy": 0.2, "exact_match": 0.1, "seconds": 1.0, "solved": False}
     view = look_at(Run(config.model().eval(), config, [row], Path()))
     view.record = train.extended(None, view.run.model, train.probe_of(config), row)
-    for figure in *pictures_of_view(view).values(), visualize.lines_picture([[view, view], [view, view]]):
+    several = visualize.lines_picture([[view, view], [view, view]]), lengths_picture([view, view, view])
+    for figure in *pictures_of_view(view).values(), *several:
         assert_readable(figure)
 
 
@@ -548,12 +572,13 @@ def call_main(monkeypatch, *options):
     run_script(visualize.main, status_if_left=130)
 
 
-def pictures_of(tasks, architectures, suffix):
+def pictures_of(tasks, architectures, suffix, lengths="lengths"):
     """The files that a run of visualize.py writes for these, besides the comparison."""
     expected = {
         Path(f"{task}_task", architecture, name) for task in tasks for architecture in architectures
         for name in ["heads.csv", "film.gif", *(f"{name}.{suffix}" for name in NAMES)]
     }
+    expected |= {Path(f"{task}_task/{lengths}.{suffix}") for task in tasks}
     if "encoder-decoder" in architectures:
         expected |= {Path(f"{task}_task/encoder-decoder/attention_kinds.{suffix}") for task in tasks}
     return expected
@@ -596,18 +621,22 @@ def test_naming_runs_asks_for_just_those(options, expected, models_dir, monkeypa
 
 
 @pytest.mark.parametrize(
-    ("suffix", "task", "architecture"),
-    [("png", "complete", "encoder"), ("svg", "reverse", "encoder-decoder"), ("pdf", "copy", "encoder")],
+    ("suffix", "task", "architecture", "lengths"),
+    [
+        ("png", "complete", "encoder", "lengths"), ("pdf", "copy", "encoder", "lengths_encoder"),
+        ("svg", "reverse", "encoder-decoder", "lengths_encoder-decoder"),
+    ],
 )
 def test_the_same_input_gives_the_same_bytes_and_vectors_are_vectors(
-    suffix, task, architecture, models_dir, tmp_path, monkeypatch
+    suffix, task, architecture, lengths, models_dir, tmp_path, monkeypatch
 ):
     written = []
     for output in (tmp_path / "first", tmp_path / "second"):
         options = ["--task", task, "--architecture", architecture, "--format", suffix]
         call_main(monkeypatch, "--models-dir", models_dir, "--output-dir", output, *options)
         written.append({path.relative_to(output): path.read_bytes() for path in output.rglob("*.*")})
-    assert set(written[0]) == pictures_of([task], [architecture], suffix) and written[0] == written[1]
+    assert set(written[0]) == pictures_of([task], [architecture], suffix, lengths)
+    assert written[0] == written[1]
     marks = {"svg": (b"<image", b"</text>"), "pdf": (b"/Subtype /Image", b"/ToUnicode")}
     for path, picture in written[0].items():
         if path.suffix[1:] in marks:                            # vectors, no pixels, and text stays text
@@ -654,7 +683,11 @@ def test_training_again_removes_the_pictures_of_the_older_weights_and_nothing_el
     call_main(monkeypatch, "--models-dir", tmp_path)
     call_main(monkeypatch, "--models-dir", tmp_path, "--sequence", "5 9", "--format", "svg")
     assert len(list(folder.iterdir())) > 2 * len(trained)
-    stale = tmp_path / "copy_vs_reverse_encoder.png", tmp_path / "sort_vs_copy_5-9.svg"
+    assert (folder.parent / "lengths.png").exists()
+    stale = (
+        tmp_path / "copy_vs_reverse_encoder.png", tmp_path / "sort_vs_copy_5-9.svg",
+        folder.parent / "lengths.png", folder.parent / "lengths_encoder.svg",
+    )
     kept = (
         folder / "my_notes.png", tmp_path / "reverse_vs_photocopy.png", tmp_path / "training_copy_vs_b.png"
     )
