@@ -632,24 +632,29 @@ def comparison_sentence(views: list[list[View]]) -> str:
     return f"none of these models works without its attention: at most {percent(most)} right"
 
 
-def draw_lines(axes: Axes, shown: Map, view: View, columns: int) -> None:
-    """A line from each symbol of the answer, below, to each token that it attends to, above."""
+def answer_of(view: View) -> tuple[list[str], int, int]:
+    """The model's answer, up to END, and in a map of the answering kind the query and key of its symbol 0."""
     query, key = first_symbol(view.run.architecture, view.kind, view.reading.length)
     said = view.reading.said[0, query:].tolist()
     said = said[: said.index(END) + 1] if END in said else said
-    weights, cells = (x[query : query + len(said)] for x in (shown.weights.nan_to_num(), shown.cells))
+    return [to_text(token, view.run.config.task) for token in torch.tensor(said).split(1)], query, key
+
+
+def draw_lines(axes: Axes, shown: Map, view: View, columns: int) -> None:
+    """A line from each symbol of the answer, below, to each token that it attends to, above."""
+    answer, query, key = answer_of(view)
+    weights, cells = (x[query : query + len(answer)] for x in (shown.weights.nan_to_num(), shown.cells))
     width, _ = axes.figure.get_size_inches() * axes.get_position().size
     thickest = min(4.5, 14 * width / columns)               # in points, of a weight of 1
     faint = {"color": matplotlib.rcParams["grid.color"], "alpha": 0.4}
     for chosen, style in (~cells, faint), (cells, {"color": matplotlib.rcParams["lines.color"]}):
-        lines = [[(answer + key + 0.5, 0), (read + 0.5, 1)] for answer, read in chosen.nonzero().tolist()]
+        lines = [[(symbol + key + 0.5, 0), (read + 0.5, 1)] for symbol, read in chosen.nonzero().tolist()]
         axes.add_collection(LineCollection(lines, linewidths=thickest * weights[chosen].numpy(), **style))
     axes.set(xlim=(0, columns), ylim=(0, 1), yticks=[])
     axes.spines[:].set_visible(False)
-    names = [to_text(token, view.run.config.task) for token in torch.tensor(said).split(1)]
     above = axes.secondary_xaxis("top")
     above.spines[:].set_visible(False)
-    for axis, row in (axes.xaxis, [""] * key + names), (above.xaxis, shown.keys):
+    for axis, row in (axes.xaxis, [""] * key + answer), (above.xaxis, shown.keys):
         name_places(axis, row, width * len(row) / columns)
 
 
@@ -659,16 +664,19 @@ def lines_picture(views: list[list[View]]) -> Figure:
     They are of the head that reads the answers most.
     """
     shown = [[map_of(view, view.best) for view in row] for row in views]
-    columns = max(len(each.keys) for row in shown for each in row)
+    answers = [answer_of(view) for row in views for view in row]
+    columns = max(key + len(answer) for answer, _, key in answers)
+    columns = max(columns, *(len(each.keys) for row in shown for each in row))
     slot, height = (WIDTH - 0.65) / len(views[0]), 0.9
     names = max(room_below(each.keys, slot - 0.1) for row in shown for each in row)
     above = 0.45 + names
     each = above + height + names + 0.1
     numbers = f"Right: after zero ablation, of {sample(views[0][0].evidence.source)}."
-    figure, top = new_picture(each * len(views), comparison_sentence(views), numbers, (
-        "A line's width: how much attention a symbol of the answer pays to a token of the question, in the "
-        "head that reads the answers most. Blue: where the answer comes from."
-    ))
+    how = "A line's width: how much attention a symbol of the answer pays to a token, in the head that reads "
+    how += "the answers most."
+    if any(view.outlined for row in views for view in row):
+        how += " Blue: where the answer comes from."
+    figure, top = new_picture(each * len(views), comparison_sentence(views), numbers, how)
     for number, row in enumerate(views):
         at = top + above + number * each
         for place, view in enumerate(row):

@@ -184,7 +184,7 @@ def test_its_pictures_name_the_parts_and_stand_beside_those_of_a_trained_model(
 ):
     view = look_at(load_run(built, task, architecture), ["5", "7", "9"])
     pictures = pictures_of_view(view)
-    assert "weights" in pictures and not {"training", "lengths"} & pictures.keys()
+    assert "weights" in pictures and not {"training", "film"} & pictures.keys()
     with picture_style():
         trained = look_at(load_run(models_dir, task, architecture), ["5", "7", "9"])
         pictures["beside"] = beside_picture(view, trained)
@@ -237,6 +237,7 @@ def test_visualize_draws_both_when_a_trained_model_is_in_the_folder_above(
         shutil.copytree(run_folder(built, task, "encoder"), run_folder(handmade_dir, task, "encoder"))
     call_main(monkeypatch, "--models-dir", handmade_dir)
     assert [path.parents[1].name for path in handmade_dir.rglob("beside_trained.png")] == ["reverse_task"]
+    assert not [*handmade_dir.rglob("lengths*")]                # it was not trained on any
     call_main(monkeypatch, "--models-dir", handmade_dir, "--task", "reverse", "--sequence", "5", "9")
     assert (run_folder(handmade_dir, "reverse", "encoder") / "beside_trained_5-9.png").exists()
 
