@@ -8,6 +8,7 @@ A map is (T, S): row = query (who reads), column = key (what is read).
 """
 
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -33,7 +34,14 @@ from data import (
     usable_lengths,
 )
 from train import Config, Record, Run, fixed_generator, predict
-from transformer import FeedForward, MultiHeadAttention, attention_mask, evaluating, unwrapped
+from transformer import (
+    FeedForward,
+    MultiHeadAttention,
+    TransformerBlock,
+    attention_mask,
+    evaluating,
+    unwrapped,
+)
 
 SEQUENCES = 320                                             # test sequences of all lengths, …
 SEQUENCES_EACH = 100                                        # … and of a single length
@@ -494,6 +502,65 @@ def scores_of_query(model: nn.Module, given: tuple[Tensor, ...], head: Head, que
     (_, queries), (_, keys) = inputs_and_outputs(model, projections, given)
     queries, keys = (attention.split_heads(x)[0, index].float() for x in (queries, keys))
     return keys @ queries[query]
+
+
+# ---------------------------------------------------------------- the balance of what and where
+
+
+def untrained(config: Config) -> nn.Module:
+    """The model with which the training of these settings began."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return config.model().eval()
+
+
+def score_parts(model: nn.Module, tokens: Tensor) -> dict[str, Tensor]:
+    """The scores q·k / √Dh of the first attention, split by what they come from, each (B, H, T, S).
+
+    It reads a symbol's vector plus a position's. With the divisor of the norm held fixed, norm and
+    projections are linear, so a score is a sum: of positions alone, of symbols alone, and of one of each.
+    Left out is what is the same for all keys, since softmax ignores it.
+    """
+    model = unwrapped(model)
+    block = next(module for module in model.modules() if isinstance(module, TransformerBlock))
+    attention, norm = block.attention, block.attention_norm
+    symbols = model.embedding(tokens)
+    positions = model.positional_encoding(torch.zeros_like(symbols))
+    deviation = (symbols + positions).var(dim=-1, unbiased=False, keepdim=True).add(norm.epsilon).sqrt()
+
+    def projected(x: Tensor, projection: nn.Linear) -> Tensor:
+        """What this part of the sum adds to the queries or keys, (B, H, length, Dh)."""
+        if block.norm_first:
+            x = (x - x.mean(dim=-1, keepdim=True)) / deviation * norm.weight
+        return attention.split_heads(linear(x, projection.weight))
+
+    bias = norm.bias if block.norm_first else torch.zeros_like(norm.bias)
+    constant = attention.split_heads(attention.query_projection(bias).expand_as(symbols))
+    (query_symbols, key_symbols), (query_positions, key_positions) = (
+        [projected(x, projection) for projection in (attention.query_projection, attention.key_projection)]
+        for x in (symbols, positions)
+    )
+    parts = {
+        "positions": (query_positions + constant) @ key_positions.mT,
+        "symbols": (query_symbols + constant) @ key_symbols.mT,
+        "both": query_symbols @ key_positions.mT + query_positions @ key_symbols.mT,
+    }
+    return {name: part / math.sqrt(constant.size(-1)) for name, part in parts.items()}
+
+
+def loudness(model: nn.Module, source: Tensor) -> dict[str, float]:
+    """How loud each part of those scores is: its standard deviation over the keys that a query may read.
+
+    Of all queries, heads and questions, the root mean square. source are questions of one length, (N, S).
+    """
+    result = {}
+    with evaluating(model) as model:
+        mask = attention_mask(source[:1], causal=model.architecture == "decoder")
+        share = mask / mask.sum(dim=-1, keepdim=True)                                   # of a key, in a mean
+        for name, part in score_parts(model, source).items():
+            centred = part - (part * share).sum(dim=-1, keepdim=True)
+            result[name] = (centred.square() * share).sum(dim=-1).mean().sqrt().item()
+    return result
 
 
 # ---------------------------------------------------------------- does an encoder know where END stands?

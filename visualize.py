@@ -54,11 +54,13 @@ from analysis import (
     influence_on,
     is_right,
     longest,
+    loudness,
     parts_of,
     read,
     scores_of_query,
     shares_in_training,
     unseen_sequences,
+    untrained,
 )
 from data import (
     ARCHITECTURES,
@@ -110,6 +112,7 @@ from transformer import TransformerBlock, evaluating, fail, generate, run_script
 MOST_KEYS = 16                                              # whose numbers fit beside one another
 SEAMLESS = {"edgecolors": "face", "linewidth": 0.3, "antialiased": True}    # in svg and pdf, too
 FRAME = {"fill": False, "edgecolor": "tab:orange", "linewidth": 2}
+MOST_BALANCED = 4                                           # runs that fit beside one another
 MOST_HEADS = 6                                              # of which ablation is shown by length
 KINDS = {
     "encoder": "the encoder's self-attention", "decoder": "the decoder's self-attention",
@@ -1358,6 +1361,62 @@ def training_curves_picture(runs: Curves) -> Figure:
     return figure
 
 
+def views_in(folders: list[Path]) -> dict[str, View]:
+    """The runs in these folders, by what sets them apart. ValueError for a missing one or too many."""
+    labels = labels_by_difference({path: config for path, (config, _) in runs_in(folders).items()})
+    if len(labels) > MOST_BALANCED:
+        raise ValueError(f"{len(labels)} runs are too many for --balance; name at most {MOST_BALANCED}")
+    return {
+        label or path.name: look_at(load_run(path.parents[1], task_of(path), path.name))
+        for path, label in labels.items()
+    }
+
+
+def balance_sentence(views: dict[str, View], loud: dict[str, list[dict[str, float]]]) -> str:
+    """Whether the task is learned just where positions are louder than symbols."""
+    task = views[next(iter(views))].run.config.task
+    learned = {label for label, view in views.items() if view.evidence.left() > 0.99}
+    positions_lead = {label for label, (_, after) in loud.items() if after["positions"] > after["symbols"]}
+    if learned == positions_lead and 0 < len(learned) < len(views):
+        return f"{task} is learned where positions become louder than symbols"
+    return "how loud positions and symbols are in the scores of layer 1"
+
+
+def balance_picture(views: dict[str, View]) -> Figure:
+    """How loud positions and symbols are in the first attention of some runs, before and after training."""
+    loud = {}
+    for label, view in views.items():
+        source, _, _ = unseen_sequences(view.run, longest(view.run), SEQUENCES_EACH)
+        models = untrained(view.run.config), view.run.model
+        loud[label] = [loudness(model, source) for model in models]
+    how = (
+        "Loud: the standard deviation over the keys of a part of the scores q·k / √Dh of layer 1.\n"
+        "Positions: the part from position signals alone; symbols: the part from token embeddings alone."
+    )
+    slot = (WIDTH - 0.6) / len(views)
+    names = {label: textwrap.fill(label, int(12 * slot) - 4) for label in views}
+    above = 0.3 + 0.15 * max(name.count("\n") + 1 for name in names.values())
+    numbers = f"Means over {sample(source)}."
+    figure, top = new_picture(above + 2.3, balance_sentence(views, loud), numbers, how)
+    most = max(max(one.values()) for both in loud.values() for one in both)
+    for place, (label, view) in enumerate(views.items()):
+        axes = panel(figure, 0.6 + place * slot, top + above, slot - 0.25, 1.8)
+        for offset, name, pattern in (-0.2, "positions", ""), (0.2, "symbols", "///"):
+            heights = [one[name] for one in loud[label]]
+            style = {"hatch": pattern, "edgecolor": matplotlib.rcParams["axes.facecolor"], "label": name}
+            bars = axes.bar([offset, 1 + offset], heights, 0.36, **style)
+            axes.bar_label(bars, [f"{height:.2g}" for height in heights], padding=1, size=8)
+        axes.set_xticks([0, 1], ["before", "after"])
+        axes.set(ylim=(0, 1.1 * most), xlim=(-0.5, 1.5), xlabel="training")
+        axes.set_title(f"{names[label]}\n{percent(view.evidence.left())} right", loc="left")
+        if place:
+            axes.set_yticklabels([])
+        else:
+            axes.set_ylabel("loudness")
+            axes.legend(frameon=False)
+    return figure
+
+
 # ---------------------------------------------------------------- command line
 
 
@@ -1418,16 +1477,16 @@ def name_in_file(text: str) -> str:
     return name if len(name) <= 80 else f"{name[:70]}-{crc32(name.encode()):08x}"
 
 
-def draw_training_curves(options: argparse.Namespace, curves: Curves) -> None:
-    """The training curves of several runs in one picture, in a file named after their folders."""
+def save_of_folders(figure: Figure, what: str, folders: list[Path], options: argparse.Namespace) -> None:
+    """Save a picture of the runs in several folders, in a file named after them."""
     output = options.output_dir or options.models_dir
     output.mkdir(parents=True, exist_ok=True)
     names = [
         " ".join(part for part in Path(os.path.relpath(folder, options.models_dir)).parts if part != "..")
-        for folder in options.compare
+        for folder in folders
     ]
     name = "_vs_".join(name_in_file(name) or options.models_dir.name for name in names)
-    save(training_curves_picture(curves), output / f"training_{name}.{options.format}")
+    save(figure, output / f"{what}_{name}.{options.format}")
 
 
 def parse() -> argparse.Namespace:
@@ -1441,6 +1500,8 @@ def parse() -> argparse.Namespace:
     option("--sequence", nargs="+", help="a question as data.py prints it: 5 7 9, 4 2 + 1 9 or 5 _ 5 7")
     option("--compare", nargs="+", type=Path, metavar="FOLDER",
            help="only draw the training curves of the runs in these folders, in one picture")
+    option("--balance", nargs="+", type=Path, metavar="FOLDER",
+           help="only draw how loud positions and symbols are in layer 1 of the runs in these folders")
     option("--models-dir", type=Path, default=DEFAULT_FOLDER,
            help="where python train.py wrote the runs (default: models)")
     option("--output-dir", type=Path, help="where to write the pictures (default: beside the runs)")
@@ -1572,15 +1633,20 @@ def draw_all(options: argparse.Namespace, runs: dict[tuple[str, str], Run]) -> N
 def read_and_draw(options: argparse.Namespace) -> None:
     """Read everything first, then draw; what could not be read is told at the end."""
     try:
+        problems = []
         if options.compare:
-            curves, problems = runs_in(options.compare), []
+            curves = runs_in(options.compare)
+        elif options.balance:
+            balanced = views_in(options.balance)
         else:
             runs, problems = load_runs(options)
     except ValueError as error:
         fail(str(error))
     with picture_style(options.dark):
         if options.compare:
-            draw_training_curves(options, curves)
+            save_of_folders(training_curves_picture(curves), "training", options.compare, options)
+        elif options.balance:
+            save_of_folders(balance_picture(balanced), "balance", options.balance, options)
         else:
             draw_all(options, runs)
     if problems:

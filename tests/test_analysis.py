@@ -41,7 +41,7 @@ from analysis import (
     share_on,
     unseen_sequences,
 )
-from data import TASKS, add_start_end, arrange, dependence, to_content, to_text
+from data import ARCHITECTURES, TASKS, add_start_end, arrange, dependence, to_content, to_text
 from train import Config, Run, load_run
 from transformer import generate
 
@@ -399,6 +399,50 @@ def test_the_scores_of_a_query_give_its_weights_and_are_the_projections_products
             hook.remove()
         query, keys = (made[part][0, :, 8:] for part in parts)  # the second head's half
         torch.testing.assert_close(scores, keys @ query[3])
+
+
+@pytest.mark.parametrize("norm_first", [True, False])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_parts_of_the_scores_add_up_to_the_scores_that_the_model_uses(architecture, norm_first):
+    """But for what is the same for all keys; with biases and scales as after training."""
+    torch.manual_seed(0)
+    config = Config(**TINY, architecture=architecture, norm_first=norm_first, positional="learned")
+    model = config.model()
+    for parameter in model.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    source = torch.tensor([[1, 5, 9, 12, 2], [1, 7, 7, 4, 2]])
+    parts = analysis.score_parts(model, source)
+    kind, expected = KINDS[architecture][0], torch.empty(1, 2, 5, 5)
+    for head, query in itertools.product(range(2), range(5)):
+        given = (source[:1], source[:1]) if architecture == "encoder-decoder" else (source[:1],)
+        scores = analysis.scores_of_query(model, given, (kind, 0, head), query)
+        expected[0, head, query] = scores / math.sqrt(8)
+
+    def centred(scores):
+        return scores - scores.mean(dim=-1, keepdim=True)
+
+    torch.testing.assert_close(centred(sum(parts.values()))[:1], centred(expected), atol=1e-5, rtol=1e-5)
+
+
+def test_loudness_is_the_spread_over_the_keys_of_what_comes_from_positions_or_symbols_alone():
+    config = Config(**TINY)
+    source = torch.tensor([[1, 5, 9, 12, 2], [1, 7, 7, 4, 2]])
+    model = analysis.untrained(config)
+    torch.manual_seed(config.seed)
+    assert torch.equal(config.model().embedding.weight, model.embedding.weight)
+    full = analysis.loudness(model, source)
+    model.embedding.weight.data.zero_()
+    model.embedding.weight.data += 3.0                          # all symbols alike: the norm removes the mean
+    only_positions = analysis.loudness(model, source)
+    assert only_positions["symbols"] == only_positions["both"] == pytest.approx(0, abs=1e-6)
+    scores = analysis.score_parts(model, source)["positions"]
+    expected = scores.var(dim=-1, unbiased=False).mean().sqrt().item()
+    assert only_positions["positions"] == pytest.approx(expected, rel=1e-5) and full["symbols"] > 0.01
+    causal = Config(**TINY, architecture="decoder").model()
+    scores = analysis.score_parts(causal, source)["symbols"]
+    rows = [scores[:, :, query, : query + 1].var(dim=-1, unbiased=False).mean() for query in range(5)]
+    expected = (sum(rows) / 5).sqrt().item()
+    assert analysis.loudness(causal, source)["symbols"] == pytest.approx(expected, rel=1e-5)
 
 
 def copying_by_hand(config):

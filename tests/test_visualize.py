@@ -735,6 +735,44 @@ def test_training_curves_of_several_runs_are_labelled_by_what_differs(
     assert f"there is no run in {tmp_path / 'nothing'}" in capsys.readouterr().err
 
 
+def test_the_balance_of_positions_and_symbols_is_drawn_as_measured(models_dir, tmp_path, monkeypatch, capsys):
+    one, other = (run_folder(models_dir, "reverse", name) for name in ("encoder", "encoder-decoder"))
+    call_main(monkeypatch, "--balance", one, other, "--models-dir", models_dir, "--output-dir", tmp_path)
+    path = tmp_path / "balance_reverse_task-encoder_vs_reverse_task-encoder-decoder.png"
+    assert path.exists() and capsys.readouterr().out.startswith(f"{path}: How loud positions and symbols are")
+    views = visualize.views_in([one, other])
+    assert list(views) == ["architecture encoder", "architecture encoder-decoder"]
+    figure = visualize.balance_picture(views | {f"{name}, and so on and on": views[name] for name in views})
+    assert_readable(figure)
+    for axes, view in zip(figure.axes, [*views.values()] * 2, strict=True):
+        source, _, _ = analysis.unseen_sequences(view.run, 8, 100)
+        models = analysis.untrained(view.run.config), view.run.model
+        before, after = (analysis.loudness(model, source) for model in models)
+        expected = [before["positions"], after["positions"], before["symbols"], after["symbols"]]
+        assert [bar.get_height() for bar in axes.patches] == pytest.approx(expected)
+    with pytest.raises(SystemExit):
+        call_main(monkeypatch, "--balance", models_dir, "--output-dir", tmp_path)
+    assert capsys.readouterr().err == "error: 9 runs are too many for --balance; name at most 4\n"
+
+
+def test_the_sentence_of_the_balance_claims_only_what_all_runs_show():
+    def sentence(**runs):
+        run = SimpleNamespace(config=SimpleNamespace(task="reverse"))
+        views = {
+            name: SimpleNamespace(run=run, evidence=SimpleNamespace(left=lambda right=right: right))
+            for name, (right, _, _) in runs.items()
+        }
+        return visualize.balance_sentence(views, {
+            name: [{}, {"positions": positions, "symbols": symbols}]
+            for name, (_, positions, symbols) in runs.items()
+        })
+
+    claim, neutral = "reverse is learned where positions become louder than symbols", "how loud positions"
+    assert sentence(loud=(1.0, 2, 1), drowned=(0.3, 1, 2)) == claim
+    assert sentence(loud=(1.0, 2, 1), drowned=(1.0, 1, 2)).startswith(neutral)
+    assert sentence(loud=(1.0, 2, 1), louder=(1.0, 3, 1)).startswith(neutral)
+
+
 def test_pictures_land_beside_the_run_without_a_display(models_dir, tmp_path):
     shutil.copytree(models_dir, tmp_path / "models")
     result = subprocess.run(
