@@ -1175,6 +1175,7 @@ def save_film(view: View, path: Path) -> None:
     with replacing(path) as unfinished:
         duration = 5000 // len(frames) // 10 * 10           # of a frame, in milliseconds
         first.save(unfinished, save_all=True, append_images=others, duration=duration)
+    tqdm.write(f"{path}: the same in {len(frames)} moving pictures", file=sys.stdout)
 
 
 # ---------------------------------------------------------------- pictures of weights that were set by hand

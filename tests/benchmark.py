@@ -4,11 +4,13 @@
     python tests/benchmark.py --seeds 10 --what-decides --architecture encoder
     python tests/benchmark.py --all-tasks
     python tests/benchmark.py --by-hand
+    python tests/benchmark.py --pattern --seeds 5
 
 The first shows all three architectures, the second takes one thing at a time out of the recipe; the third
 trains each task with each architecture to the end of its schedule, and scores what the models then write.
-With --ones-first, a sum's digits are written from the ones on, as by hand. The last asks whether the encoder
-that learned to reverse does what the one of handmade.py does.
+With --ones-first, a sum's digits are written from the ones on, as by hand. The fourth asks whether the
+encoder that learned to reverse does what the one of handmade.py does. The last asks what comes first in
+training, the right answers or the pattern of attention.
 
 "Solved" is the same for both: all of 2,000 validation sequences right, looked at every 8 steps. The share of
 peak is the arithmetic of the weight matrices (2 flops a weight and token, three times: forward and twice
@@ -289,6 +291,32 @@ def by_hand(seeds: int) -> None:
         report("  labels shuffled", run, shuffled=True)
 
 
+def pattern(tasks: list[str], architectures: list[str], seeds: int) -> None:
+    """At which step the right answers come and the pattern of attention, each when it is half-way up."""
+    print("Steps at which the right answers and the pattern of attention are half-way up, by seed\n"
+          "(pattern: the share of the best head's attention on the answer of one recorded question):\n")
+    for task, architecture in itertools.product(tasks, architectures):
+        cells, order = [], []
+        for seed in range(seeds):
+            config, record = train.recipe(task, architecture, seed=seed), None
+            probe = train.probe_of(config)
+            for model, checkpoint in train.train(config, CPU):
+                record = train.extended(record, model, probe, checkpoint["history"][-1])
+            run = train.Run(model, config, checkpoint["history"], Path())
+            share = analysis.shares_in_training(run, record)
+            best = share[-1].argmax()
+            right = [row["exact_match"] for row in run.history]
+            answers = run.history[analysis.half_way(right)]["step"]
+            pattern = run.history[analysis.half_way(share.flatten(1)[:, best].tolist())]["step"]
+            if share[-1].max() < 0.5:
+                cells.append(f"{answers}, none")
+            else:
+                cells.append(f"{answers}, {pattern}")
+                order.append((pattern > answers) - (pattern < answers))
+        print(f"{task}, {architecture}: {'; '.join(cells)}. Answers first: {order.count(1)}, "
+              f"together: {order.count(0)}, pattern first: {order.count(-1)}", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--architecture", nargs="+", choices=ARCHITECTURES, default=ARCHITECTURES,
@@ -299,6 +327,7 @@ def main() -> None:
     parser.add_argument("--what-decides", action="store_true", help="change one thing at a time instead")
     parser.add_argument("--all-tasks", action="store_true", help="each task with each architecture instead")
     parser.add_argument("--by-hand", action="store_true", help="learned beside hand-built instead")
+    parser.add_argument("--pattern", action="store_true", help="what comes first in training instead")
     parser.add_argument("--ones-first", action="store_true", help="with --all-tasks: sums from the ones on")
     parser.add_argument("--task", nargs="+", choices=list(TASKS), default=list(TASKS),
                         help="with --all-tasks: only these")
@@ -308,6 +337,8 @@ def main() -> None:
         ones_first = {"add": replace(TASKS["add"], answer=lambda content: add(content).flip(-1))}
         with patch.dict(TASKS, ones_first if options.ones_first else {}):
             all_tasks(options.task, options.architecture, options.seeds)
+    elif options.pattern:
+        pattern(train.DEFAULT_TASKS, options.architecture, options.seeds)
     elif options.by_hand:
         by_hand(options.seeds)
     elif options.what_decides:
