@@ -1016,14 +1016,43 @@ def layers_picture(view: View) -> Figure:
 # ---------------------------------------------------------------- how attention forms in training
 
 
-def recorded(view: View) -> View:
-    """The view of the question whose attention was recorded in training."""
-    source, target = (torch.from_numpy(view.record[name])[None] for name in ("source", "target"))
-    return replace(view, reading=read(view.run, source, *arrange(view.run.architecture, source, target)))
+@dataclass
+class Film:
+    """What the film of a run shows; moments are epochs, which count from 0."""
+
+    view: View                                              # of the question whose attention was recorded
+    heads: list[Head]                                       # one of each layer
+    curves: dict[str, list[float]]                          # shares after each epoch, by name
+
+    @property
+    def history(self) -> list[dict]:
+        return self.view.run.history
+
+    @property
+    def best(self) -> Head:
+        """The head that in the end reads the answer most."""
+        return max((head for head in self.heads if head[0] == self.view.kind), key=self.view.share)
+
+    def map(self, head: Head, epoch: int) -> Map:
+        """What a head read after an epoch."""
+        shown, (kind, layer, index) = map_of(self.view, head), head
+        weights = torch.from_numpy(self.view.record[kind][epoch, layer, index]).float()
+        return replace(shown, weights=weights.masked_fill(shown.weights.isnan(), torch.nan))
+
+    def moments(self, early: int, late: int) -> list[int]:
+        """So many epochs while it learns, then so many up to the last."""
+        last = len(self.history) - 1
+        learned = min(last, 2 * max(map(half_way, self.curves.values())))
+        places = [*numpy.linspace(0, learned, early), *numpy.linspace(learned, last, late)]
+        return sorted({round(place) for place in places})
 
 
-def heads_of_film(view: View) -> list[Head]:
-    """Of each layer the head that in the end reads the answer most, or else the most focused one."""
+def film_of(view: View) -> Film:
+    """Of each layer the head that in the end reads the answer most, or else the most focused one; the curves
+    of exact match and, where there is an answer to read, of the best head's share on it."""
+    run, record = view.run, view.record
+    source, target = (torch.from_numpy(record[name])[None] for name in ("source", "target"))
+    view = replace(view, reading=read(run, source, *arrange(run.architecture, source, target)))
     heads = []
     for kind, maps in view.reading.maps.items():
         for layer, of_layer in enumerate(maps):
@@ -1031,29 +1060,11 @@ def heads_of_film(view: View) -> list[Head]:
             if kind == view.kind and view.outlined:
                 head = int(view.reading.shares[layer].argmax())
             heads.append((kind, layer, head))
-    return heads
-
-
-def best_of(view: View, heads: list[Head]) -> Head:
-    """The one of these heads that reads the answer of the view's sequence most."""
-    return max((head for head in heads if head[0] == view.kind), key=view.share)
-
-
-def map_in_training(view: View, head: Head, epoch: int) -> Map:
-    """What a head read after an epoch, which counts from 0."""
-    shown, (kind, layer, index) = map_of(view, head), head
-    weights = torch.from_numpy(view.record[kind][epoch, layer, index]).float()
-    return replace(shown, weights=weights.masked_fill(shown.weights.isnan(), torch.nan))
-
-
-def film_curves(view: View, heads: list[Head]) -> dict[str, list[float]]:
-    """Exact match after each epoch and, where there is an answer to read, the best head's share on it."""
-    curves = {"sequences right": [row["exact_match"] for row in view.run.history]}
+    film = Film(view, heads, {"sequences right": [row["exact_match"] for row in run.history]})
     if view.outlined:
-        _, layer, head = best_of(view, heads)
-        shares = shares_in_training(view.run, view.record)[:, layer, head]
-        curves["attention on the answer"] = shares.tolist()
-    return curves
+        _, layer, head = film.best
+        film.curves["attention on the answer"] = shares_in_training(run, record)[:, layer, head].tolist()
+    return film
 
 
 def film_sentence(history: list[dict], right: list[float], share: list[float] | None = None) -> str:
@@ -1074,106 +1085,108 @@ def film_sentence(history: list[dict], right: list[float], share: list[float] | 
     return f"the pattern of attention comes at step {pattern}, the right answers at step {answers}"
 
 
-def film_moments(curves: Iterable[list[float]], early: int, late: int) -> list[int]:
-    """Epochs to show, which count from 0: so many while it learns, then so many up to the last."""
-    curves = list(curves)
-    last = len(curves[0]) - 1
-    learned = min(last, 2 * max(map(half_way, curves)))
-    places = [*numpy.linspace(0, learned, early), *numpy.linspace(learned, last, late)]
-    return sorted({round(place) for place in places})
-
-
-def film_picture(view: View, moments: list[int] | None = None) -> Figure:
-    """Four moments of training below one another, or those given: a head of each layer, then the curves."""
-    view = recorded(view)
-    heads, history = heads_of_film(view), view.run.history
-    curves = film_curves(view, heads)
-    moments = moments or film_moments(curves.values(), early=3, late=2)
-    maps = [map_of(view, head) for head in heads]
-    rows = [range(first, min(first + 6, len(heads))) for first in range(0, len(heads), 6)]
-    slot, beside = (WIDTH - 0.55) / len(rows[0]), 0.1 + max(inches(shown.queries, 7) for shown in maps)
-    cell = min(
-        min(1.4, slot - beside - 0.1) / max(len(shown.keys) for shown in maps),
-        1.4 / max(len(shown.queries) for shown in maps),
-    )
-    tall = 0.08 + cell * max(len(shown.queries) for shown in maps)
-    below = 0.05 + max(room_below(shown.keys, cell * len(shown.keys), 7) for shown in maps)
-    block = 0.4 + tall * len(moments) + below
+def film_texts(film: Film) -> tuple[str, str, str]:
+    """The sentence, the numbers and how to read it."""
+    view, config = film.view, film.view.run.config
+    question = to_text(view.reading.source[0, 1:-1], config.task)
     how = "Maps: the head of each layer that in the end reads the answer most, or is the most focused.\n"
     how += f"Solid: {EVALUATION_BATCH} validation sequences."
     if view.outlined:
-        how += f" Dashed: {view.place(best_of(view, heads))}, in this sequence."
-    question = to_text(view.reading.source[0, 1:-1], view.run.config.task)
-    numbers = f"{view}, seed {view.run.config.seed}, on {question}. Each comes when its curve is half-way up."
-    figure, top = new_picture(block * len(rows) + 2.1, film_sentence(history, *curves.values()), numbers, how)
-    for number, row in enumerate(rows):
-        for moment, epoch in enumerate(moments):
-            at = top + number * block + 0.4 + moment * tall
-            for place, index in enumerate(row):
-                shown, left = map_in_training(view, heads[index], epoch), 0.4 + place * slot + beside
-                axes = panel(figure, left, at, cell * len(shown.keys), cell * len(shown.queries))
-                draw_map(axes, shown)
-                name_ticks(axes, shown.queries, shown.keys if epoch == moments[-1] else [], 7)
-                if moment == 0:
-                    axes.set_title(textwrap.fill(view.place(heads[index]), 18), loc="left", size=8)
-                if place == 0:
-                    axes.text(
-                        -beside / cell / len(shown.keys), 0.5, f"step {history[epoch]['step']}", rotation=90,
-                        ha="right", va="center", transform=axes.transAxes,
-                    )
-    axes = panel(figure, 0.75, top + block * len(rows) + 0.1, 5.2, 1.5)
-    steps = [row["step"] for row in history]
-    for (name, values), style in zip(curves.items(), ("-", "--"), strict=False):
+        how += f" Dashed: {view.place(film.best)}, in this sequence."
+    numbers = f"{view}, seed {config.seed}, on {question}. Each comes when its curve is half-way up."
+    return film_sentence(film.history, *film.curves.values()), numbers, how
+
+
+def draw_film(film: Film, moments: list[int]) -> Figure:
+    """A row of maps for each of these moments, of at most six layers beside one another; then the curves."""
+    maps = [map_of(film.view, head) for head in film.heads]
+    rows = [range(first, min(first + 6, len(maps))) for first in range(0, len(maps), 6)]
+    slot, beside = (WIDTH - 0.55) / len(rows[0]), 0.1 + max(inches(shown.queries, 7) for shown in maps)
+    queries, keys = (max(len(getattr(shown, name)) for shown in maps) for name in ("queries", "keys"))
+    cell = min(min(1.4, slot - beside - 0.1) / keys, 1.4 / queries)
+    below = max(room_below(shown.keys, cell * len(shown.keys), 7) for shown in maps)
+    tall = 0.08 + cell * queries
+    block = 0.45 + tall * len(moments) + below
+    sentence, numbers, how = film_texts(film)
+    figure, top = new_picture(block * len(rows) + 2.1, sentence, numbers, how)
+    for (number, row), (moment, epoch) in itertools.product(enumerate(rows), enumerate(moments)):
+        at = top + number * block + 0.4 + moment * tall
+        for place, head in enumerate(film.heads[row.start : row.stop]):
+            shown, left = film.map(head, epoch), 0.4 + place * slot + beside
+            axes = panel(figure, left, at, cell * len(shown.keys), cell * len(shown.queries))
+            draw_map(axes, shown)
+            name_ticks(axes, shown.queries, shown.keys if epoch == moments[-1] else [], 7)
+            if moment == 0:
+                axes.set_title(textwrap.fill(film.view.place(head), 18), loc="left", size=8)
+            if place == 0:
+                x, text = -beside / cell / len(shown.keys), f"step {film.history[epoch]['step']}"
+                style = {"rotation": 90, "ha": "right", "va": "center", "transform": axes.transAxes}
+                axes.text(x, 0.5, text, **style)
+    draw_film_curves(panel(figure, 0.75, top + block * len(rows) + 0.1, 5.2, 1.5), film)
+    return figure
+
+
+def draw_film_curves(axes: Axes, film: Film) -> None:
+    """How the answers come right and how attention to them rises."""
+    steps = [row["step"] for row in film.history]
+    for (name, values), style in zip(film.curves.items(), ("-", "--"), strict=False):
         axes.plot(steps, [100 * value for value in values], style, label=name)
     axes.set(xlabel="training step", ylabel="%", ylim=(-3, 103), xlim=(0, 1.02 * steps[-1]))
     name_lines(axes)
-    return figure
+
+
+def film_picture(view: View) -> Figure:
+    """Four moments of training."""
+    film = film_of(view)
+    return draw_film(film, film.moments(early=3, late=2))
 
 
 def film_palette() -> Image.Image:
     """The 256 colours of a GIF: those of maps, and from the paper's colour to those of texts and lines."""
-    paper, inks = matplotlib.rcParams["figure.facecolor"], ["text.color", "grid.color", "axes.edgecolor"]
-    ramps = [
-        LinearSegmentedColormap.from_list("ramp", [paper, ink])
-        for ink in (*(matplotlib.rcParams[name] for name in inks), "C0", "C1")
-    ]
+    style = matplotlib.rcParams
+    inks = [style[name] for name in ("text.color", "grid.color", "axes.edgecolor")] + ["C0", "C1"]
+    ramps = [LinearSegmentedColormap.from_list("ramp", [style["figure.facecolor"], ink]) for ink in inks]
     colours = numpy.concatenate([
         colours(numpy.linspace(0, 1, count))[:, :3]
-        for colours, count in zip([matplotlib.colormaps["viridis"], *ramps], [196, *[12] * 5], strict=True)
+        for colours, count in [(matplotlib.colormaps["viridis"], 196), *((ramp, 12) for ramp in ramps)]
     ])
     palette = Image.new("P", (1, 1))
     palette.putpalette((255 * colours).round().astype("uint8").tobytes())
     return palette
 
 
-def save_film(view: View, path: Path) -> None:
-    """The same as moving pictures that play once, at most 5 seconds long."""
-    figure = film_picture(view, [len(view.run.history) - 1])
+def film_frames(film: Film) -> list[Image.Image]:
+    """The pictures one after the other; what does not move is drawn only once."""
+    figure = draw_film(film, [len(film.history) - 1])
     figure.set_dpi(100)
-    canvas, view = FigureCanvasAgg(figure), recorded(view)
-    heads, (*maps, axes), history = heads_of_film(view), figure.axes, view.run.history
-    lines, (step,) = axes.get_lines(), maps[0].texts
-    curves = [line.get_data() for line in lines]
-    moving = [artist for axes in maps for artist in (*axes.collections, *axes.spines.values())]
-    moving += [*lines, step]
+    canvas, (*maps, axes) = FigureCanvasAgg(figure), figure.axes
+    (step,), lines = maps[0].texts, axes.get_lines()
+    curves, moving = [line.get_data() for line in lines], [*lines, step]
+    for axes in maps:
+        moving += [*axes.collections, *axes.spines.values()]
     for artist in moving:
         artist.set_animated(True)
-    canvas.draw()                                           # what does not move, once for all frames
+    canvas.draw()                                           # without them
     still, frames = canvas.copy_from_bbox(figure.bbox), []
-    for epoch in film_moments(film_curves(view, heads).values(), early=36, late=12):
+    for epoch in film.moments(early=36, late=12):
         canvas.restore_region(still)
-        step.set_text(f"step {history[epoch]['step']}")
-        for each, head in zip(maps, heads, strict=True):
-            weights = map_in_training(view, head, epoch).weights.numpy()
-            each.collections[0].set_array(numpy.ma.masked_invalid(weights))
+        step.set_text(f"step {film.history[epoch]['step']}")
+        for axes, head in zip(maps, film.heads, strict=True):
+            axes.collections[0].set_array(film.map(head, epoch).weights.numpy())
         for line, (steps, values) in zip(lines, curves, strict=True):
             line.set_data(steps[: epoch + 1], values[: epoch + 1])
         for artist in moving:
             artist.draw(canvas.get_renderer())
         frames.append(Image.fromarray(numpy.array(canvas.buffer_rgba())).convert("RGB"))
-    first, *others = [frame.quantize(palette=film_palette(), dither=Image.Dither.NONE) for frame in frames]
+    return frames
+
+
+def save_film(view: View, path: Path) -> None:
+    """The formation of attention as moving pictures that play once, at most 5 seconds long."""
+    frames, palette = film_frames(film_of(view)), film_palette()
+    first, *others = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
+    duration = 5000 // len(frames) // 10 * 10               # of a frame, in milliseconds
     with replacing(path) as unfinished:
-        duration = 5000 // len(frames) // 10 * 10           # of a frame, in milliseconds
         first.save(unfinished, save_all=True, append_images=others, duration=duration)
     tqdm.write(f"{path}: the same in {len(frames)} moving pictures", file=sys.stdout)
 

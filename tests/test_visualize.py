@@ -277,7 +277,7 @@ def test_the_film_shows_the_record_from_the_first_epoch_to_the_last(run, measure
         numpy.testing.assert_allclose(drawn.filled(0), expected.filled(0))
     right, share = (list(line.get_ydata()) for line in curves.get_lines())
     assert right == [100 * row["exact_match"] for row in history]
-    most = visualize.recorded(measured).reading.shares.max().item()
+    most = visualize.film_of(measured).view.reading.shares.max().item()
     assert share[-1] == pytest.approx(100 * most, abs=0.1)
     path = tmp_path / "film.gif"
     with picture_style(dark=True):
@@ -323,10 +323,16 @@ def test_the_sentence_of_the_film_says_what_comes_first(right, share, sentence):
 
 
 def test_the_film_spends_its_time_where_the_model_learns_and_has_at_most_48_frames():
-    epochs = visualize.film_moments([[0.0] * 9 + [1.0] * 41, [0.0] * 5 + [1.0] * 45], early=36, late=12)
+    def moments(right, *others, early, late):
+        run = SimpleNamespace(history=[{} for _ in right])
+        curves = dict(enumerate([right, *others]))
+        return visualize.Film(SimpleNamespace(run=run), [], curves).moments(early, late)
+
+    epochs = moments([0] * 9 + [1] * 41, [0] * 5 + [1] * 45, early=36, late=12)
     assert epochs[:19] == list(range(19)) and epochs[-1] == 49 and len(epochs) == 30
-    assert len(visualize.film_moments([[0.0] * 300 + [1.0] * 200], early=36, late=12)) <= 48
-    assert visualize.film_moments([[1.0]], early=3, late=2) == [0]
+    assert len(moments([0] * 300 + [1] * 200, early=36, late=12)) <= 48
+    assert moments([0] * 9 + [1] * 41, early=3, late=2) == [0, 9, 18, 49]
+    assert moments([1], early=3, late=2) == [0]
 
 
 def test_a_run_without_its_record_is_drawn_without_a_film_and_that_is_told(
