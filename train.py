@@ -69,7 +69,7 @@ from transformer import (
 
 VALIDATION_SEQUENCES, TEST_SEQUENCES = 2_000, 10_000
 EVALUATION_BATCH = 100                                      # of them at a time, and scored after each epoch
-LONGEST_PROBE = 16                                          # symbols of which attention is recorded
+PROBES, LONGEST_PROBE = 4, 16                               # questions of the record, and symbols in them
 SEEDS = {"validation": 1, "test": 2, "examples": 3, "analysis": 4, "influence": 5}      # the same in all runs
 WARM_UP_STEPS = 15
 BETAS = (0.85, 0.99)                                        # Adam's memory of the gradient and of its square
@@ -382,27 +382,30 @@ Record = dict[str, numpy.ndarray]                           # of each kind (epoc
 
 
 def probe_of(config: Config) -> tuple[Tensor, Tensor]:
-    """The unseen question (1, S) of which attention is recorded, long and clear, and its answer (1, T)."""
+    """Unseen, long questions (N, S) and their answers (N, T), all of one length, the clearest first.
+
+    Of the first the attention is recorded, of all how many symbols are right.
+    """
     lengths = config.lengths("validation")
     length = max((length for length in lengths if length <= LONGEST_PROBE), default=lengths[0])
     fixed = replace(config, seq_len=length, fixed_length=True)
     source, target = fixed.draw(100, fixed_generator("examples"), "validation")
-    clearest = max(range(100), key=lambda row: len(source[row].unique()))
-    return source[[clearest]], target[[clearest]]
+    clearest = sorted(range(100), key=lambda row: -len(source[row].unique()))[:PROBES]
+    return source[clearest], target[clearest]
 
 
 def extended(record: Record | None, model: nn.Module, probe: tuple[Tensor, Tensor], row: dict) -> Record:
     """The record after one more epoch, of which row is the history; one that begins has None before it."""
     device = next(model.parameters()).device
-    given, _ = arrange(model.architecture, *(tokens.to(device) for tokens in probe))
+    given, to_say = arrange(model.architecture, *(tokens.to(device) for tokens in probe))
     with evaluating(model) as model:
-        model(*given)
+        said = model(*given).argmax(dim=-1)
     now = {
-        kind: torch.cat([attention.attention_weights for attention in attentions]).half().cpu().numpy()
+        kind: torch.stack([attention.attention_weights[0] for attention in attentions]).half().cpu().numpy()
         for kind, attentions in model.attention_layers().items()
-    } | {name: numpy.array(row[name]) for name in ("step", "loss")}
+    } | {"step": row["step"], "loss": row["loss"], "right": token_accuracy(said, to_say)}
     grown = {
-        name: numpy.concatenate([record[name], new[None]]) if record else new[None]
+        name: numpy.concatenate([record[name], [new]]) if record else numpy.array([new])
         for name, new in now.items()
     }
     source, target = probe

@@ -83,6 +83,7 @@ from train import (
     DEFAULT_TASKS,
     EVALUATION_BATCH,
     MARGIN,
+    PROBES,
     SMALL,
     WIDTH,
     Config,
@@ -1025,8 +1026,9 @@ class Film:
     curves: dict[str, list[float]]                          # shares after each epoch, by name
 
     @property
-    def history(self) -> list[dict]:
-        return self.view.run.history
+    def steps(self) -> list[int]:
+        """At which step each epoch ended."""
+        return self.view.record["step"].tolist()
 
     @property
     def best(self) -> Head:
@@ -1041,7 +1043,7 @@ class Film:
 
     def moments(self, early: int, late: int) -> list[int]:
         """So many epochs while it learns, then so many up to the last."""
-        last = len(self.history) - 1
+        last = len(self.steps) - 1
         learned = min(last, 2 * max(map(half_way, self.curves.values())))
         places = [*numpy.linspace(0, learned, early), *numpy.linspace(learned, last, late)]
         return sorted({round(place) for place in places})
@@ -1049,7 +1051,7 @@ class Film:
 
 def film_of(view: View) -> Film:
     """Of each layer the head that in the end reads the answer most, or else the most focused one; the curves
-    of exact match and, where there is an answer to read, of the best head's share on it."""
+    of symbols right and, where there is an answer to read, of the best head's share on it."""
     run, record = view.run, view.record
     source, target = (torch.from_numpy(record[name])[None] for name in ("source", "target"))
     view = replace(view, reading=read(run, source, *arrange(run.architecture, source, target)))
@@ -1060,29 +1062,29 @@ def film_of(view: View) -> Film:
             if kind == view.kind and view.outlined:
                 head = int(view.reading.shares[layer].argmax())
             heads.append((kind, layer, head))
-    film = Film(view, heads, {"sequences right": [row["exact_match"] for row in run.history]})
+    film = Film(view, heads, {"symbols right": record["right"].tolist()})
     if view.outlined:
         _, layer, head = film.best
         film.curves["attention on the answer"] = shares_in_training(run, record)[:, layer, head].tolist()
     return film
 
 
-def film_sentence(history: list[dict], right: list[float], share: list[float] | None = None) -> str:
-    """Whether the right answers come first or the pattern of attention."""
-    answers = history[half_way(right)]["step"]
+def film_sentence(steps: list[int], right: list[float], share: list[float] | None = None) -> str:
+    """Whether the right symbols come first or the pattern of attention."""
+    symbols = steps[half_way(right)]
     if right[-1] < 0.5:
-        return f"most answers are still wrong at step {history[-1]['step']}"
-    text = f"the right answers come at step {answers}"
+        return f"most symbols are still wrong at step {steps[-1]}"
+    text = f"the right symbols come at step {symbols}"
     if share is None:
         return text
     if share[-1] < 0.5:
         return f"{text}; no head ever reads what they need"
-    pattern = history[half_way(share)]["step"]
-    if answers == pattern:
-        return f"the right answers and the pattern of attention come together, at step {answers}"
-    if answers < pattern:
+    pattern = steps[half_way(share)]
+    if symbols == pattern:
+        return f"the right symbols and the pattern of attention come together, at step {symbols}"
+    if symbols < pattern:
         return f"{text}, the pattern of attention at step {pattern}"
-    return f"the pattern of attention comes at step {pattern}, the right answers at step {answers}"
+    return f"the pattern of attention comes at step {pattern}, the right symbols at step {symbols}"
 
 
 def film_texts(film: Film) -> tuple[str, str, str]:
@@ -1090,11 +1092,11 @@ def film_texts(film: Film) -> tuple[str, str, str]:
     view, config = film.view, film.view.run.config
     question = to_text(view.reading.source[0, 1:-1], config.task)
     how = "Maps: the head of each layer that in the end reads the answer most, or is the most focused.\n"
-    how += f"Solid: {EVALUATION_BATCH} validation sequences."
+    how += f"Solid: in {PROBES} questions of this length."
     if view.outlined:
-        how += f" Dashed: {view.place(film.best)}, in this sequence."
+        how += f" Dashed: {view.place(film.best)}, in this one."
     numbers = f"{view}, seed {config.seed}, on {question}. Each comes when its curve is half-way up."
-    return film_sentence(film.history, *film.curves.values()), numbers, how
+    return film_sentence(film.steps, *film.curves.values()), numbers, how
 
 
 def draw_film(film: Film, moments: list[int]) -> Figure:
@@ -1119,7 +1121,7 @@ def draw_film(film: Film, moments: list[int]) -> Figure:
             if moment == 0:
                 axes.set_title(textwrap.fill(film.view.place(head), 18), loc="left", size=8)
             if place == 0:
-                x, text = -beside / cell / len(shown.keys), f"step {film.history[epoch]['step']}"
+                x, text = -beside / cell / len(shown.keys), f"step {film.steps[epoch]}"
                 style = {"rotation": 90, "ha": "right", "va": "center", "transform": axes.transAxes}
                 axes.text(x, 0.5, text, **style)
     draw_film_curves(panel(figure, 0.75, top + block * len(rows) + 0.1, 5.2, 1.5), film)
@@ -1128,10 +1130,9 @@ def draw_film(film: Film, moments: list[int]) -> Figure:
 
 def draw_film_curves(axes: Axes, film: Film) -> None:
     """How the answers come right and how attention to them rises."""
-    steps = [row["step"] for row in film.history]
     for (name, values), style in zip(film.curves.items(), ("-", "--"), strict=False):
-        axes.plot(steps, [100 * value for value in values], style, label=name)
-    axes.set(xlabel="training step", ylabel="%", ylim=(-3, 103), xlim=(0, 1.02 * steps[-1]))
+        axes.plot(film.steps, [100 * value for value in values], style, label=name)
+    axes.set(xlabel="training step", ylabel="%", ylim=(-3, 103), xlim=(0, 1.02 * film.steps[-1]))
     name_lines(axes)
 
 
@@ -1157,7 +1158,7 @@ def film_palette() -> Image.Image:
 
 def film_frames(film: Film) -> list[Image.Image]:
     """The pictures one after the other; what does not move is drawn only once."""
-    figure = draw_film(film, [len(film.history) - 1])
+    figure = draw_film(film, [len(film.steps) - 1])
     figure.set_dpi(100)
     canvas, (*maps, axes) = FigureCanvasAgg(figure), figure.axes
     (step,), lines = maps[0].texts, axes.get_lines()
@@ -1170,7 +1171,7 @@ def film_frames(film: Film) -> list[Image.Image]:
     still, frames = canvas.copy_from_bbox(figure.bbox), []
     for epoch in film.moments(early=36, late=12):
         canvas.restore_region(still)
-        step.set_text(f"step {film.history[epoch]['step']}")
+        step.set_text(f"step {film.steps[epoch]}")
         for axes, head in zip(maps, film.heads, strict=True):
             axes.collections[0].set_array(film.map(head, epoch).weights.numpy())
         for line, (steps, values) in zip(lines, curves, strict=True):

@@ -10,7 +10,7 @@ The first shows all three architectures, the second takes one thing at a time ou
 trains each task with each architecture to the end of its schedule, and scores what the models then write.
 With --ones-first, a sum's digits are written from the ones on, as by hand. The fourth asks whether the
 encoder that learned to reverse does what the one of handmade.py does. The last asks what comes first in
-training, the right answers or the pattern of attention.
+training, the right symbols or the pattern of attention.
 
 "Solved" is the same for both: all of 2,000 validation sequences right, looked at every 8 steps. The share of
 peak is the arithmetic of the weight matrices (2 flops a weight and token, three times: forward and twice
@@ -292,8 +292,8 @@ def by_hand(seeds: int) -> None:
 
 
 def pattern(tasks: list[str], architectures: list[str], seeds: int) -> None:
-    """At which step the right answers come and the pattern of attention, each when it is half-way up."""
-    print("Steps at which the right answers and the pattern of attention are half-way up, by seed\n"
+    """At which step the right symbols come and the pattern of attention, each when it is half-way up."""
+    print("Steps at which the right symbols and the pattern of attention are half-way up, by seed\n"
           "(pattern: the share of the best head's attention on the answer of one recorded question):\n")
     for task, architecture in itertools.product(tasks, architectures):
         cells, order = [], []
@@ -305,15 +305,14 @@ def pattern(tasks: list[str], architectures: list[str], seeds: int) -> None:
             run = train.Run(model, config, checkpoint["history"], Path())
             share = analysis.shares_in_training(run, record)
             best = share[-1].argmax()
-            right = [row["exact_match"] for row in run.history]
-            answers = run.history[analysis.half_way(right)]["step"]
-            pattern = run.history[analysis.half_way(share.flatten(1)[:, best].tolist())]["step"]
+            symbols = record["step"][analysis.half_way(record["right"])]
+            pattern = record["step"][analysis.half_way(share.flatten(1)[:, best].tolist())]
             if share[-1].max() < 0.5:
-                cells.append(f"{answers}, none")
+                cells.append(f"{symbols}, none")
             else:
-                cells.append(f"{answers}, {pattern}")
-                order.append((pattern > answers) - (pattern < answers))
-        print(f"{task}, {architecture}: {'; '.join(cells)}. Answers first: {order.count(1)}, "
+                cells.append(f"{symbols}, {pattern}")
+                order.append(int(pattern > symbols) - int(pattern < symbols))
+        print(f"{task}, {architecture}: {'; '.join(cells)}. Symbols first: {order.count(1)}, "
               f"together: {order.count(0)}, pattern first: {order.count(-1)}", flush=True)
 
 

@@ -269,6 +269,11 @@ def test_the_record_holds_the_attention_to_an_unseen_question_after_each_epoch(a
     source, target = torch.tensor(record["source"]), torch.tensor(record["target"])
     assert target[1:-1].tolist() == source[1:-1].tolist()[::-1]
     assert len(source) == 10 and data.split_of(source[None, 1:-1]).item() == train.SPLITS.index("validation")
+    sources, targets = train.probe_of(run.config)
+    assert torch.equal(sources[0], source) and len(sources) == 4
+    given, to_say = arrange(architecture, sources, targets)
+    right = (run.model(*given).argmax(dim=-1) == to_say)[(to_say != PAD) & (to_say != START)]
+    assert record["right"][1] == pytest.approx(right.double().mean().item())
     run.model(*arrange(architecture, source[None], target[None])[0])
     for kind, attentions in run.model.attention_layers().items():
         weights = torch.stack([attention.attention_weights[0] for attention in attentions])
@@ -293,7 +298,8 @@ def test_a_record_of_other_weights_or_epochs_is_none(finished, tmp_path):
 )
 def test_the_recorded_question_is_as_long_as_a_picture_can_show(settings, length):
     source, target = train.probe_of(Config(**settings))
-    assert source.shape == target.shape == (1, length + 2)
+    assert source.shape == target.shape == (4, length + 2)
+    assert len(source[0].unique()) >= len(source[3].unique())
 
 
 def test_a_damaged_or_missing_checkpoint_is_told_in_one_line(finished, tmp_path):

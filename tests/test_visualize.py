@@ -276,7 +276,7 @@ def test_the_film_shows_the_record_from_the_first_epoch_to_the_last(run, measure
         expected = numpy.ma.masked_array(record[kind][epoch, 1, head], numpy.ma.getmaskarray(drawn))
         numpy.testing.assert_allclose(drawn.filled(0), expected.filled(0))
     right, share = (list(line.get_ydata()) for line in curves.get_lines())
-    assert right == [100 * row["exact_match"] for row in history]
+    assert right == pytest.approx([100 * share for share in record["right"]])
     most = visualize.film_of(measured).view.reading.shares.max().item()
     assert share[-1] == pytest.approx(100 * most, abs=0.1)
     path = tmp_path / "film.gif"
@@ -309,24 +309,22 @@ def test_the_picture_of_lengths_tells_who_stops_and_who_goes_on(view):
 @pytest.mark.parametrize(
     ("right", "share", "sentence"),
     [
-        ([0, 0.6, 1], [0, 0.2, 1], "the right answers come at step 16, the pattern of attention at step 24"),
-        ([0, 0.2, 1], [0, 0.6, 1], "the pattern of attention comes at step 16, the right answers at step 24"),
-        ([0, 0, 1], [0, 0, 1], "the right answers and the pattern of attention come together, at step 24"),
-        ([0, 1, 1], [0, 0.2, 0.2], "the right answers come at step 16; no head ever reads what they need"),
-        ([0, 0.1, 0.4], [0, 0.5, 1], "most answers are still wrong at step 24"),
-        ([1, 1, 1], None, "the right answers come at step 8"),
+        ([0, 0.6, 1], [0, 0.2, 1], "the right symbols come at step 16, the pattern of attention at step 24"),
+        ([0, 0.2, 1], [0, 0.6, 1], "the pattern of attention comes at step 16, the right symbols at step 24"),
+        ([0, 0, 1], [0, 0, 1], "the right symbols and the pattern of attention come together, at step 24"),
+        ([0, 1, 1], [0, 0.2, 0.2], "the right symbols come at step 16; no head ever reads what they need"),
+        ([0, 0.1, 0.4], [0, 0.5, 1], "most symbols are still wrong at step 24"),
+        ([1, 1, 1], None, "the right symbols come at step 8"),
     ],
 )
 def test_the_sentence_of_the_film_says_what_comes_first(right, share, sentence):
-    history = [{"step": step} for step in (8, 16, 24)]
-    assert visualize.film_sentence(history, right, share) == sentence
+    assert visualize.film_sentence([8, 16, 24], right, share) == sentence
 
 
 def test_the_film_spends_its_time_where_the_model_learns_and_has_at_most_48_frames():
     def moments(right, *others, early, late):
-        run = SimpleNamespace(history=[{} for _ in right])
-        curves = dict(enumerate([right, *others]))
-        return visualize.Film(SimpleNamespace(run=run), [], curves).moments(early, late)
+        view = SimpleNamespace(record={"step": numpy.arange(len(right))})
+        return visualize.Film(view, [], dict(enumerate([right, *others]))).moments(early, late)
 
     epochs = moments([0] * 9 + [1] * 41, [0] * 5 + [1] * 45, early=36, late=12)
     assert epochs[:19] == list(range(19)) and epochs[-1] == 49 and len(epochs) == 30
