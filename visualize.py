@@ -674,15 +674,15 @@ def lines_picture(views: list[list[View]]) -> Figure:
     slot, height = (WIDTH - 0.65) / len(views[0]), 0.9
     names = max(room_below(each.keys, slot - 0.1) for row in shown for each in row)
     above = 0.45 + names
-    each = above + height + names + 0.1
+    below = names + 0.1
     numbers = f"Right: after zero ablation, of {sample(views[0][0].evidence.source)}."
     how = "A line's width: how much attention a symbol of the answer pays to a token, in the head that reads "
     how += "the answers most."
     if any(view.outlined for row in views for view in row):
         how += " Blue: where the answer comes from."
-    figure, top = new_picture(each * len(views), comparison_sentence(views), numbers, how)
+    figure, top = new_picture((above + height + below) * len(views), comparison_sentence(views), numbers, how)
     for number, row in enumerate(views):
-        at = top + above + number * each
+        at = top + above + number * (above + height + below)
         for place, view in enumerate(row):
             axes = panel(figure, 0.65 + place * slot, at, slot - 0.1, height)
             draw_lines(axes, shown[number][place], view, columns)
@@ -1050,8 +1050,11 @@ class Film:
 
 
 def film_of(view: View) -> Film:
-    """Of each layer the head that in the end reads the answer most, or else the most focused one; the curves
-    of symbols right and, where there is an answer to read, of the best head's share on it."""
+    """The film of a run that has a record.
+
+    Of each layer it shows the head that in the end reads the answer most, or else the most focused one. Its
+    curves are the symbols right and, where there is an answer to read, the best head's share on it.
+    """
     run, record = view.run, view.record
     source, target = (torch.from_numpy(record[name])[None] for name in ("source", "target"))
     view = replace(view, reading=read(run, source, *arrange(run.architecture, source, target)))
@@ -1102,7 +1105,7 @@ def film_texts(film: Film) -> tuple[str, str, str]:
 def draw_film(film: Film, moments: list[int]) -> Figure:
     """A row of maps for each of these moments, of at most six layers beside one another; then the curves."""
     maps = [map_of(film.view, head) for head in film.heads]
-    rows = [range(first, min(first + 6, len(maps))) for first in range(0, len(maps), 6)]
+    rows = [film.heads[first : first + 6] for first in range(0, len(maps), 6)]
     slot, beside = (WIDTH - 0.55) / len(rows[0]), 0.1 + max(inches(shown.queries, 7) for shown in maps)
     queries, keys = (max(len(getattr(shown, name)) for shown in maps) for name in ("queries", "keys"))
     cell = min(min(1.4, slot - beside - 0.1) / keys, 1.4 / queries)
@@ -1113,7 +1116,7 @@ def draw_film(film: Film, moments: list[int]) -> Figure:
     figure, top = new_picture(block * len(rows) + 2.1, sentence, numbers, how)
     for (number, row), (moment, epoch) in itertools.product(enumerate(rows), enumerate(moments)):
         at = top + number * block + 0.4 + moment * tall
-        for place, head in enumerate(film.heads[row.start : row.stop]):
+        for place, head in enumerate(row):
             shown, left = film.map(head, epoch), 0.4 + place * slot + beside
             axes = panel(figure, left, at, cell * len(shown.keys), cell * len(shown.queries))
             draw_map(axes, shown)
@@ -1513,10 +1516,11 @@ def parse() -> argparse.Namespace:
     option("--task", nargs="+", choices=task_names(), help="only runs of these")
     option("--architecture", nargs="+", choices=ARCHITECTURES, help="only runs of these")
     option("--sequence", nargs="+", help="a question as data.py prints it: 5 7 9, 4 2 + 1 9 or 5 _ 5 7")
-    option("--compare", nargs="+", type=Path, metavar="FOLDER",
-           help="only draw the training curves of the runs in these folders, in one picture")
-    option("--balance", nargs="+", type=Path, metavar="FOLDER",
-           help="only draw how loud positions and symbols are in layer 1 of the runs in these folders")
+    only = parser.add_mutually_exclusive_group().add_argument
+    only("--compare", nargs="+", type=Path, metavar="FOLDER",
+         help="only draw the training curves of the runs in these folders, in one picture")
+    only("--balance", nargs="+", type=Path, metavar="FOLDER",
+         help="only draw how loud positions and symbols are in layer 1 of the runs in these folders")
     option("--models-dir", type=Path, default=DEFAULT_FOLDER,
            help="where python train.py wrote the runs (default: models)")
     option("--output-dir", type=Path, help="where to write the pictures (default: beside the runs)")

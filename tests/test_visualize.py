@@ -807,6 +807,7 @@ def test_pictures_land_beside_the_run_without_a_display(models_dir, tmp_path):
         (["--models-dir", "nowhere"], "there is no run in nowhere; train first: python train.py"),
         (["--task", "sort"], "train it: python train.py --task sort --architecture encoder --output-dir "),
         (["--format", "gif"], "invalid choice: 'gif'"),
+        (["--compare", "a", "--balance", "b"], "argument --balance: not allowed with argument --compare"),
     ],
 )
 def test_bad_input_is_one_line_exit_2_and_nothing_written(
