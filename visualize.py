@@ -1481,7 +1481,7 @@ def save_all(view: View, folder: Path, ending: str, pictures: dict[str, Callable
             save_film(view, folder / "film.gif")
         elif not says_nothing("training", view):
             path = view.run.folder / "attention.npz"
-            reason = "is of another training or damaged" if path.exists() else "is not there"
+            reason = "does not hold this whole training" if path.exists() else "is not there"
             print(f"no film of {view}: {path} {reason}; train again to record it", file=sys.stderr)
         save_table([
             {name: round(x, 4) if isinstance(x, float) else x for name, x in row.items()}

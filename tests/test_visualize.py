@@ -338,7 +338,7 @@ def test_a_run_without_its_record_is_drawn_without_a_film_and_that_is_told(
 ):
     folder = run_folder(tmp_path, "copy", "encoder")
     shutil.copytree(run_folder(models_dir, "copy", "encoder"), folder)
-    for remove, reason in (False, "is of another training or damaged"), (True, "is not there"):
+    for remove, reason in (False, "does not hold this whole training"), (True, "is not there"):
         (folder / "attention.npz").write_text("no record")
         if remove:
             (folder / "attention.npz").unlink()
