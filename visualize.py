@@ -669,12 +669,11 @@ def lines_picture(views: list[list[View]]) -> Figure:
     """
     shown = [[map_of(view, view.best) for view in row] for row in views]
     answers = [answer_of(view) for row in views for view in row]
-    columns = max(key + len(answer) for answer, _, key in answers)
-    columns = max(columns, *(len(each.keys) for row in shown for each in row))
+    rows = [[""] * key + answer for answer, _, key in answers] + [each.keys for row in shown for each in row]
+    columns = max(map(len, rows))
     slot, height = (WIDTH - 0.65) / len(views[0]), 0.9
-    names = max(room_below(each.keys, slot - 0.1) for row in shown for each in row)
-    above = 0.45 + names
-    below = names + 0.1
+    names = max(room_below(row, (slot - 0.1) * len(row) / columns) for row in rows)
+    above, below = 0.45 + names, 0.1 + names
     numbers = f"Right: after zero ablation, of {sample(views[0][0].evidence.source)}."
     how = "A line's width: how much attention a symbol of the answer pays to a token, in the head that reads "
     how += "the answers most."
@@ -688,7 +687,7 @@ def lines_picture(views: list[list[View]]) -> Figure:
             draw_lines(axes, shown[number][place], view, columns)
             left = percent(view.evidence.left((view.kind,)))
             text = f"{view}\nwithout {view.name((view.kind,))}: {left} right"
-            axes.set_title(text[:1].upper() + text[1:], loc="left", pad=72 * (above - 0.4))
+            axes.set_title(text[:1].upper() + text[1:], loc="left", y=1, pad=72 * (0.05 + names))
             if place == 0:
                 for y, name in (0, "answer"), (1, "question"):
                     axes.text(-0.05, y, name, ha="right", va="center", color="grey", size=8)

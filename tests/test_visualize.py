@@ -51,7 +51,10 @@ NAMES = [
 @pytest.fixture(scope="session")
 def measured(run):
     """One question to a tiny run of each architecture, and what is measured of it; leave it as it is."""
-    return look_at(run, ["5", "9", "12"])
+    view = look_at(run, ["5", "9", "12"])
+    for measure in "reading", "influence", "lengths", "source", "lens", "margins":
+        getattr(view.evidence, measure)                         # once, not in each copy of it
+    return view
 
 
 def test_the_best_head_has_the_largest_share_and_its_title_the_number_of_the_sequence_shown(measured):
@@ -334,7 +337,7 @@ def test_the_film_spends_its_time_where_the_model_learns_and_has_at_most_48_fram
 
 
 def test_a_run_without_its_record_is_drawn_without_a_film_and_that_is_told(
-    models_dir, tmp_path, monkeypatch, capsys
+    models_dir, tmp_path, monkeypatch, capsys, few_sequences
 ):
     folder = run_folder(tmp_path, "copy", "encoder")
     shutil.copytree(run_folder(models_dir, "copy", "encoder"), folder)
@@ -485,29 +488,36 @@ def assert_readable(figure):
         assert min(across, down) <= 1, f"{one!r} and {other!r} collide"
 
 
-def pictures_of_view(view):
+def pictures_of_view(view, several=1):
+    """All of one run, and those of several runs as if there were so many of it."""
     with picture_style():
         return {
             name: picture(view) for name, picture in visualize.PICTURES.items()
             if not visualize.says_nothing(name, view)
-        } | {"lengths": lengths_picture([view] * 3), "lines": visualize.lines_picture([[view] * 2] * 2)}
+        } | {
+            "lengths": lengths_picture([view] * several),
+            "lines": visualize.lines_picture([[view] * several] * several),
+        }
+
+
+def untrained_view(task, architecture, words=None, **sizes):
+    """Of a model that answers nonsense, as if it had been trained for an epoch."""
+    config = train.recipe(task, architecture, **TINY | sizes)
+    train.check_config(config)
+    torch.manual_seed(0)
+    row = {"step": 8, "loss": 1.0, "token_accuracy": 0.2, "exact_match": 0.1, "seconds": 1.0, "solved": False}
+    view = look_at(Run(config.model().eval(), config, [row], Path()), words)
+    view.record = train.extended(None, view.run.model, train.probe_of(config), row)
+    return view
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("task", OWN)
 def test_every_picture_of_a_task_of_ones_own_is_drawn_and_claims_nothing_false(
-    task, architecture, tmp_path, monkeypatch, few_sequences
+    task, architecture, monkeypatch, few_sequences
 ):
     monkeypatch.setitem(TASKS, task, OWN[task][0])
-    config = train.recipe(task, architecture, **TINY | {"epochs": 1})
-    train.check_config(config)
-    (model, checkpoint), = train.train(config, torch.device("cpu"))
-    folder = run_folder(tmp_path, task, architecture)
-    folder.mkdir(parents=True)
-    save_checkpoint(checkpoint, folder)
-    record = train.extended(None, model, train.probe_of(config), checkpoint["history"][0])
-    train.save_record(record, folder)
-    view = look_at(load_run(tmp_path, task, architecture), ["cab"] if task == "letters" else None)
+    view = untrained_view(task, architecture, ["cab"] if task == "letters" else None)
     if task == "letters":
         assert view.answer.startswith("c a b → ")
     outlines = OWN[task][1]
@@ -540,15 +550,10 @@ SIZES = {
 def test_texts_of_odd_models_never_collide_or_leave_the_picture(
     size, architecture, few_sequences, monkeypatch
 ):
-    """They are not trained, so they answer nonsense."""
-    if size == "62 symbols":                                    # the other lengths take long
-        monkeypatch.setattr(analysis, "usable_lengths", lambda *sizes: [62])
-    torch.manual_seed(0)
-    config = train.recipe("reverse", architecture, **TINY | SIZES[size])
-    row = {"step": 8, "loss": 1.0, "token_accuracy": 0.2, "exact_match": 0.1, "seconds": 1.0, "solved": False}
-    view = look_at(Run(config.model().eval(), config, [row], Path()))
-    view.record = train.extended(None, view.run.model, train.probe_of(config), row)
-    for figure in pictures_of_view(view).values():
+    if size in ("62 symbols", "five digits"):                   # the other lengths take long
+        monkeypatch.setattr(analysis, "usable_lengths", lambda *sizes: [SIZES[size]["seq_len"]])
+    view = untrained_view("reverse", architecture, **SIZES[size])
+    for figure in pictures_of_view(view, several=2).values():
         assert_readable(figure)
 
 
@@ -589,7 +594,7 @@ def pictures_of(tasks, architectures, suffix, lengths="lengths"):
 
 
 def test_without_options_the_runs_that_are_found_are_drawn_and_named(
-    models_dir, tmp_path, monkeypatch, capsys
+    models_dir, tmp_path, monkeypatch, capsys, few_sequences
 ):
     models, output = tmp_path / "models", tmp_path / "out"
     for task, architecture in ("copy", "encoder"), ("reverse", "encoder"), ("add", "encoder"):
@@ -632,7 +637,7 @@ def test_naming_runs_asks_for_just_those(options, expected, models_dir, monkeypa
     ],
 )
 def test_the_same_input_gives_the_same_bytes_and_vectors_are_vectors(
-    suffix, task, architecture, lengths, models_dir, tmp_path, monkeypatch
+    suffix, task, architecture, lengths, models_dir, tmp_path, monkeypatch, few_sequences
 ):
     written = []
     for output in (tmp_path / "first", tmp_path / "second"):
@@ -821,7 +826,7 @@ def test_bad_input_is_one_line_exit_2_and_nothing_written(
 
 
 def test_runs_that_cannot_be_read_are_named_and_the_others_are_drawn(
-    models_dir, tmp_path, monkeypatch, capsys
+    models_dir, tmp_path, monkeypatch, capsys, few_sequences
 ):
     """Of four runs one is another architecture's, and one is damaged."""
     models, output = tmp_path / "models", tmp_path / "out"
