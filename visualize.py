@@ -939,9 +939,12 @@ def lengths_picture(views: list[View]) -> Figure:
         right = [100 * each.exact_match for each in lengths]
         axes.plot([each.length for each in lengths], right, style, label=view.run.architecture)
     axes.set(ylabel="% right", ylim=(-3, 103), xlim=(most[0].length - 0.5, most[-1].length + 0.5))
-    step = math.ceil(rows / 20)
-    names = [f"{each.length}\n{len(each.reading.source.unique(dim=0))}" for each in most]
-    axes.set_xticks([each.length for each in most][::step], names[::step])
+    room, named = 5.6 / (most[-1].length - most[0].length + 1), most[:1]
+    for each in most:
+        if (each.length - named[-1].length) * room > 0.25:
+            named.append(each)
+    names = [f"{each.length}\n{len(each.reading.source.unique(dim=0))}" for each in named]
+    axes.set_xticks([each.length for each in named], names)
     axes.text(-0.02, -0.07, "length\ndifferent", ha="right", va="top", transform=axes.transAxes)
     name_lines(axes)
     for place, view in enumerate(views):

@@ -357,7 +357,7 @@ def command(*options, folder):
 
 def test_the_command_trains_each_task_and_prints_a_table(tmp_path):
     folder = tmp_path / "my models"
-    result = command(*TINY_OPTIONS, "--quiet", folder=folder)
+    result = command(*TINY_OPTIONS, "--seq-len=4", "--quiet", folder=folder)
     assert result.returncode == 0 and result.stderr == ""
     *_, headings, first, second, third, fourth, _, next_step = result.stdout.splitlines()
     assert [line.split()[:2] for line in (headings, first, second, third, fourth)] == [
@@ -380,7 +380,7 @@ def test_a_task_may_have_settings_of_its_own_and_an_option_wins(monkeypatch):
     assert train.config_of("copy", "decoder", options)[0] == Config("copy", "decoder", **given)
 
 
-def test_a_task_of_ones_own_is_a_function_and_a_line(tmp_path, monkeypatch, capsys):
+def test_a_task_of_ones_own_is_a_function_and_a_line(tmp_path, monkeypatch, capsys, few_sequences):
     """All else follows: data, options, training, scores, and the pictures."""
     def every_other(content):
         return content[:, ::2]
@@ -557,7 +557,7 @@ def test_a_setting_that_is_gone_or_a_task_that_is_wrong_is_told_in_one_line(fini
 
 def test_a_killed_run_resumes_to_the_same_weights_and_history_bit_for_bit(tmp_path):
     """With dropout, so that both random generators matter; SIGKILL can strike within a step or a write."""
-    settings = TINY | {"dropout": 0.1, "epochs": 100}
+    settings = TINY | {"dropout": 0.1, "epochs": 60}
     options = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
     encoder = ["--task", "reverse", "--architecture", "encoder"]
     options += [*encoder, "--quiet", "--threads", "1", "--output-dir", str(tmp_path / "killed")]
@@ -568,7 +568,7 @@ def test_a_killed_run_resumes_to_the_same_weights_and_history_bit_for_bit(tmp_pa
     process.kill()
     process.wait()
     epochs_before = len(load_run(tmp_path / "killed", "reverse").history)
-    assert 5 <= epochs_before < 100
+    assert 5 <= epochs_before < 60
 
     again = command(*encoder, "--threads", "1", "--quiet", "--resume", folder=tmp_path / "killed")
     assert again.returncode == 0
@@ -583,7 +583,7 @@ def test_a_killed_run_resumes_to_the_same_weights_and_history_bit_for_bit(tmp_pa
     for moments, others in zip(*(c["optimizer"]["state"].values() for c in (resumed, expected)), strict=True):
         assert all(torch.equal(moments[name], others[name]) for name in moments)
     timeless = [[row | {"train_seconds": 0} for row in c["history"]] for c in (resumed, expected)]
-    assert timeless[0] == timeless[1] and len(timeless[0]) == 100
+    assert timeless[0] == timeless[1] and len(timeless[0]) == 60
     assert resumed["random_states"]["data"].equal(expected["random_states"]["data"])
 
 
