@@ -502,10 +502,10 @@ def remove_stale(folder: Path) -> int:
     below. Files with other names stay.
     """
     beside_others = re.compile(rf"(?!.*training_)(.*_)?{re.escape(task_of(folder))}(_.*)?\.(png|svg|pdf)")
-    stale = [path for path in folder.iterdir() if OF_WEIGHTS.fullmatch(path.name)]
+    shown_in = folder, folder.parent
+    stale = [path for place in shown_in for path in place.iterdir() if OF_WEIGHTS.fullmatch(path.name)]
     stale += [path for path in folder.parents[1].glob("*_vs_*") if beside_others.fullmatch(path.name)]
     stale += folder.parents[1].glob(f"*/{folder.parent.name}/{folder.name}/beside_trained*")
-    stale += [path for path in folder.parent.iterdir() if OF_WEIGHTS.fullmatch(path.name)]
     stale = [path for path in stale if path.is_file()]
     for path in stale:
         path.unlink()

@@ -165,6 +165,11 @@ class View:
         return sorted(heads, key=self.evidence.left)
 
     @cached_property
+    def film(self) -> "Film":
+        """How attention formed in training; only of a run that has a record."""
+        return film_of(self)
+
+    @cached_property
     def cells(self) -> Tensor:
         """Where the answers come from, (T, S) boolean."""
         return self.reading.cells[0]
@@ -1063,9 +1068,10 @@ def film_of(view: View) -> Film:
     heads = []
     for kind, maps in view.reading.maps.items():
         for layer, of_layer in enumerate(maps):
-            *_, head = most_focused(kind, of_layer[None])
             if kind == view.kind and view.outlined:
                 head = int(view.reading.shares[layer].argmax())
+            else:
+                *_, head = most_focused(kind, of_layer[None])
             heads.append((kind, layer, head))
     film = Film(view, heads, {"symbols right": record["right"].tolist()})
     if view.outlined:
@@ -1143,8 +1149,7 @@ def draw_film_curves(axes: Axes, film: Film) -> None:
 
 def film_picture(view: View) -> Figure:
     """Four moments of training."""
-    film = film_of(view)
-    return draw_film(film, film.moments(early=3, late=2))
+    return draw_film(view.film, view.film.moments(early=3, late=2))
 
 
 def film_palette() -> Image.Image:
@@ -1189,7 +1194,7 @@ def film_frames(film: Film) -> list[Image.Image]:
 
 def save_film(view: View, path: Path) -> None:
     """The formation of attention as moving pictures that play once, at most 5 seconds long."""
-    frames, palette = film_frames(film_of(view)), film_palette()
+    frames, palette = film_frames(view.film), film_palette()
     first, *others = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     duration = 5000 // len(frames) // 10 * 10               # of a frame, in milliseconds
     with replacing(path) as unfinished:
@@ -1381,45 +1386,45 @@ def training_curves_picture(runs: Curves) -> Figure:
     return figure
 
 
-def views_in(folders: list[Path]) -> dict[str, View]:
+def evidence_in(folders: list[Path]) -> dict[str, Evidence]:
     """The runs in these folders, by what sets them apart. ValueError for a missing one or too many."""
     labels = labels_by_difference({path: config for path, (config, _) in runs_in(folders).items()})
     if len(labels) > MOST_BALANCED:
         raise ValueError(f"{len(labels)} runs are too many for --balance; name at most {MOST_BALANCED}")
     return {
-        label or path.name: look_at(load_run(path.parents[1], task_of(path), path.name))
+        label or path.name: Evidence(load_run(path.parents[1], task_of(path), path.name))
         for path, label in labels.items()
     }
 
 
-def balance_sentence(views: dict[str, View], loud: dict[str, list[dict[str, float]]]) -> str:
+def balance_sentence(runs: dict[str, Evidence], loud: dict[str, list[dict[str, float]]]) -> str:
     """Whether the task is learned just where positions are louder than symbols."""
-    task = views[next(iter(views))].run.config.task
-    learned = {label for label, view in views.items() if view.evidence.left() > 0.99}
+    task = next(iter(runs.values())).run.config.task
+    learned = {label for label, evidence in runs.items() if evidence.left() > 0.99}
     positions_lead = {label for label, (_, after) in loud.items() if after["positions"] > after["symbols"]}
-    if learned == positions_lead and 0 < len(learned) < len(views):
+    if learned == positions_lead and 0 < len(learned) < len(runs):
         return f"{task} is learned where positions become louder than symbols"
     return "how loud positions and symbols are in the scores of layer 1"
 
 
-def balance_picture(views: dict[str, View]) -> Figure:
+def balance_picture(runs: dict[str, Evidence]) -> Figure:
     """How loud positions and symbols are in the first attention of some runs, before and after training."""
     loud = {}
-    for label, view in views.items():
-        source, _, _ = unseen_sequences(view.run, longest(view.run), SEQUENCES_EACH)
-        models = untrained(view.run.config), view.run.model
-        loud[label] = [loudness(model, source) for model in models]
+    for label, evidence in runs.items():
+        run = evidence.run
+        source, _, _ = unseen_sequences(run, longest(run), SEQUENCES_EACH)
+        loud[label] = [loudness(model, source) for model in (untrained(run.config), run.model)]
     how = (
         "Loud: the standard deviation over the keys of a part of the scores q·k / √Dh of layer 1.\n"
         "Positions: the part from position signals alone; symbols: the part from token embeddings alone."
     )
-    slot = (WIDTH - 0.6) / len(views)
-    names = {label: textwrap.fill(label, int(12 * slot) - 4) for label in views}
+    slot = (WIDTH - 0.6) / len(runs)
+    names = {label: textwrap.fill(label, int(12 * slot) - 4) for label in runs}
     above = 0.3 + 0.15 * max(name.count("\n") + 1 for name in names.values())
     numbers = f"Means over {sample(source)}."
-    figure, top = new_picture(above + 2.3, balance_sentence(views, loud), numbers, how)
+    figure, top = new_picture(above + 2.3, balance_sentence(runs, loud), numbers, how)
     most = max(max(one.values()) for both in loud.values() for one in both)
-    for place, (label, view) in enumerate(views.items()):
+    for place, (label, evidence) in enumerate(runs.items()):
         axes = panel(figure, 0.6 + place * slot, top + above, slot - 0.25, 1.8)
         for offset, name, pattern in (-0.2, "positions", ""), (0.2, "symbols", "///"):
             heights = [one[name] for one in loud[label]]
@@ -1428,7 +1433,7 @@ def balance_picture(views: dict[str, View]) -> Figure:
             axes.bar_label(bars, [f"{height:.2g}" for height in heights], padding=1, size=8)
         axes.set_xticks([0, 1], ["before", "after"])
         axes.set(ylim=(0, 1.1 * most), xlim=(-0.5, 1.5), xlabel="training")
-        axes.set_title(f"{names[label]}\n{percent(view.evidence.left())} right", loc="left")
+        axes.set_title(f"{names[label]}\n{percent(evidence.left())} right", loc="left")
         if place:
             axes.set_yticklabels([])
         else:
@@ -1613,7 +1618,7 @@ def save_lengths(
     """
     for task in dict.fromkeys(task for _, task in views):
         drawn = [view for (_, other), view in views.items() if other == task]
-        drawn = [view for view in drawn if view.run.history[-1]["step"]]    # those that were trained
+        drawn = [view for view in drawn if not says_nothing("training", view)]
         names = [view.run.architecture for view in drawn]
         found = [folder.name for folder in runs_below(options.models_dir) if task_of(folder) == task]
         name = "lengths" if set(names) == set(found) else f"lengths_{'_'.join(names)}"
@@ -1658,7 +1663,7 @@ def read_and_draw(options: argparse.Namespace) -> None:
         if options.compare:
             curves = runs_in(options.compare)
         elif options.balance:
-            balanced = views_in(options.balance)
+            balanced = evidence_in(options.balance)
         else:
             runs, problems = load_runs(options)
     except ValueError as error:

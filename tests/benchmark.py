@@ -279,8 +279,7 @@ def by_hand(seeds: int) -> None:
     report("built by hand", run, swapped(run, longer=False), swapped(run, longer=True))
     for seed in range(seeds):
         config = train.Config(seed=seed)
-        torch.manual_seed(seed)
-        run = train.Run(config.model().requires_grad_(False), config, [], Path())
+        run = train.Run(analysis.untrained(config).requires_grad_(False), config, [], Path())
         report(f"untrained, seed {seed}", run)
         for parameter in run.model.blocks[0].attention.query_projection.parameters():
             parameter.zero_()                               # all scores are 0

@@ -758,13 +758,13 @@ def test_the_balance_of_positions_and_symbols_is_drawn_as_measured(models_dir, t
     call_main(monkeypatch, "--balance", one, other, "--models-dir", models_dir, "--output-dir", tmp_path)
     path = tmp_path / "balance_reverse_task-encoder_vs_reverse_task-encoder-decoder.png"
     assert path.exists() and capsys.readouterr().out.startswith(f"{path}: How loud positions and symbols are")
-    views = visualize.views_in([one, other])
-    assert list(views) == ["architecture encoder", "architecture encoder-decoder"]
-    figure = visualize.balance_picture(views | {f"{name}, and so on and on": views[name] for name in views})
+    runs = visualize.evidence_in([one, other])
+    assert list(runs) == ["architecture encoder", "architecture encoder-decoder"]
+    figure = visualize.balance_picture(runs | {f"{name}, and so on and on": runs[name] for name in runs})
     assert_readable(figure)
-    for axes, view in zip(figure.axes, [*views.values()] * 2, strict=True):
-        source, _, _ = analysis.unseen_sequences(view.run, 8, 100)
-        models = analysis.untrained(view.run.config), view.run.model
+    for axes, evidence in zip(figure.axes, [*runs.values()] * 2, strict=True):
+        source, _, _ = analysis.unseen_sequences(evidence.run, 8, 100)
+        models = analysis.untrained(evidence.run.config), evidence.run.model
         before, after = (analysis.loudness(model, source) for model in models)
         expected = [before["positions"], after["positions"], before["symbols"], after["symbols"]]
         assert [bar.get_height() for bar in axes.patches] == pytest.approx(expected)
@@ -776,11 +776,11 @@ def test_the_balance_of_positions_and_symbols_is_drawn_as_measured(models_dir, t
 def test_the_sentence_of_the_balance_claims_only_what_all_runs_show():
     def sentence(**runs):
         run = SimpleNamespace(config=SimpleNamespace(task="reverse"))
-        views = {
-            name: SimpleNamespace(run=run, evidence=SimpleNamespace(left=lambda right=right: right))
+        measured = {
+            name: SimpleNamespace(run=run, left=lambda right=right: right)
             for name, (right, _, _) in runs.items()
         }
-        return visualize.balance_sentence(views, {
+        return visualize.balance_sentence(measured, {
             name: [{}, {"positions": positions, "symbols": symbols}]
             for name, (_, positions, symbols) in runs.items()
         })
