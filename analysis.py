@@ -188,6 +188,12 @@ def unseen_sequences(
     return source, *arrange(run.architecture, source, target)
 
 
+def clearest_example(run: Run, length: int | None = None) -> Tensor:
+    """The unseen content (L,), by default one of the longest, in which the fewest symbols occur twice."""
+    source, _, _ = unseen_sequences(run, length or longest(run))
+    return max(source[:, 1:-1], key=lambda content: len(content.unique()))
+
+
 def share_on(cells: Tensor, maps: Tensor) -> Tensor:
     """What share of its attention a query with such cells spends on them, a mean for each head (…, H).
 
@@ -341,7 +347,8 @@ def margins(logits: Tensor, to_say: Tensor) -> Tensor:
 
 
 def margins_without(
-    run: Run, cuts: list[tuple[Part, ...]], replacement: dict[Head, Tensor] | None = None
+    run: Run, cuts: list[tuple[Part, ...]], replacement: dict[Head, Tensor] | None = None,
+    count: int = SEQUENCES,
 ) -> Tensor:
     """The margins on test sequences of all lengths, each time with some parts ablated, (cuts, N, T).
 
@@ -349,7 +356,7 @@ def margins_without(
     the right beginning is. Each different row goes through the model once, beside others of like length,
     and after each cut only the blocks that it can reach are computed again.
     """
-    _, given, to_say = unseen_sequences(run)
+    _, given, to_say = unseen_sequences(run, count=count)
     widths = [tokens.size(1) for tokens in given]
     different, place = torch.cat([*given, to_say], dim=1).unique(dim=0, return_inverse=True)
     given, to_say = different[:, : sum(widths)].split(widths, dim=1), different[:, sum(widths) :]
@@ -661,6 +668,7 @@ class Evidence:
     """What is measured of a run on sequences that training never saw; each measure when it is first asked."""
 
     run: Run
+    count: int = SEQUENCES                                  # of all lengths, for ablation and lens
 
     @cached_property
     def reading(self) -> Reading:
@@ -679,12 +687,12 @@ class Evidence:
     @cached_property
     def source(self) -> Tensor:
         """The test sequences of all lengths on which ablation and lens are measured, (N, S)."""
-        return unseen_sequences(self.run)[0]
+        return unseen_sequences(self.run, count=self.count)[0]
 
     @cached_property
     def lens(self) -> dict[str, tuple[float, float]]:
         """Token accuracy and exact match of what the logit lens sees after each sublayer."""
-        _, given, to_say = unseen_sequences(self.run)
+        _, given, to_say = unseen_sequences(self.run, count=self.count)
         return {
             name: (token_accuracy(said, to_say), exact_match(said, to_say))
             for name, said in logit_lens(self.run, given).items()
@@ -696,7 +704,7 @@ class Evidence:
         model = self.run.model
         cuts = {NOTHING: ()} | {part: tuple(heads_of(model, part)) for part in parts_of(model)}
         different = list(dict.fromkeys(cuts.values()))      # a layer may have one head, a model one kind
-        ahead = dict(zip(different, margins_without(self.run, different), strict=True))
+        ahead = dict(zip(different, margins_without(self.run, different, count=self.count), strict=True))
         return {part: ahead[heads] for part, heads in cuts.items()}
 
     def left(self, part: Part | str = NOTHING) -> float:
@@ -711,7 +719,8 @@ class Evidence:
     def mean_ablation(self) -> dict[Part, float]:
         """Exact match without each kind of attention, by mean ablation."""
         kinds = [(kind,) for kind in unwrapped(self.run.model).attention_layers()]
-        ahead = margins_without(self.run, [(kind,) for kind in kinds], mean_head_outputs(self.run))
+        replacement = mean_head_outputs(self.run)
+        ahead = margins_without(self.run, [(kind,) for kind in kinds], replacement, self.count)
         return dict(zip(kinds, is_right(ahead).double().mean(dim=1).tolist(), strict=True))
 
     @cached_property
@@ -730,7 +739,7 @@ class Evidence:
             return least.sigmoid().mean().item()            # the exact match, rounded off
 
         pairs = sorted(itertools.combinations(harmless, 2), key=expected)[:PAIRS]
-        left = is_right(margins_without(self.run, pairs)).double().mean(dim=1).tolist()
+        left = is_right(margins_without(self.run, pairs, count=self.count)).double().mean(dim=1).tolist()
         least, pair = min(zip(left, pairs, strict=True), default=(1.0, None))
         return (*pair, least) if self.left() - least >= SMALLEST_COST else None
 

@@ -249,6 +249,11 @@ def validation_set(config: Config) -> tuple[Tensor, Tensor]:
     return config.draw(VALIDATION_SEQUENCES, fixed_generator("validation"), "validation")
 
 
+def test_set(config: Config) -> tuple[Tensor, Tensor]:
+    """Source and target of the sequences on which every run of these settings is tested in the end."""
+    return config.draw(TEST_SEQUENCES, fixed_generator("test"), "test")
+
+
 def first_solved(history: list[dict]) -> dict | None:
     """The first row at which all validation sequences were right, if there is one."""
     return next((row for row in history if row["solved"]), None)
@@ -352,7 +357,7 @@ def train(
 
 def metrics_of(config: Config, model: nn.Module, history: list[dict], device: torch.device) -> dict:
     """The run's figures: when validation was first solved, and the scores on fresh test sequences."""
-    source, target = config.draw(TEST_SEQUENCES, fixed_generator("test"), "test")
+    source, target = test_set(config)
     prediction = predict(model, source, target)
     solved = first_solved(history) or {}
     return {
@@ -425,7 +430,7 @@ CHECKPOINT_KEYS = {
 DEFAULT_TASKS, DEFAULT_ARCHITECTURES = ["copy", "reverse"], ["encoder", "encoder-decoder"]
 DEFAULT_FOLDER = Path("models")
 OF_WEIGHTS = re.compile(                                    # what shows the weights in a run's folder
-    r"metrics\.json|(history|heads)\.csv"
+    r"metrics\.json|(history|heads)\.csv|explorer\.html"
     r"|(training|attention|influence|ablation|lengths|layers|film|weights|beside).*\.(png|svg|pdf|gif)"
 )
 

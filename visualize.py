@@ -47,6 +47,7 @@ from analysis import (
     Reading,
     answering_kind,
     attention_at,
+    clearest_example,
     first_symbol,
     half_way,
     head_table,
@@ -119,12 +120,6 @@ KINDS = {
     "encoder": "the encoder's self-attention", "decoder": "the decoder's self-attention",
     "cross": "cross-attention",
 }
-
-
-def clearest_example(run: Run) -> Tensor:
-    """The unseen content (L,) in which the fewest symbols occur twice."""
-    source, _, _ = unseen_sequences(run, longest(run))
-    return max(source[:, 1:-1], key=lambda content: len(content.unique()))
 
 
 def most_focused(kind: str, maps: Tensor) -> Head:

@@ -1,0 +1,140 @@
+/* Asks the model, cuts its heads, and measures what is left, as train.py and analysis.py do. */
+"use strict";
+
+/** Numbers from base64: float32, or float16 in which all are finite. */
+function decodeNumbers(base64, format) {
+  const text = atob(base64.trim()), bytes = new Uint8Array(text.length);
+  for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);
+  if (format === "float32") return new Float32Array(bytes.buffer);
+  const halves = new Uint16Array(bytes.buffer), bits = new Uint32Array(halves.length);
+  halves.forEach((half, i) => { bits[i] = (half & 0x8000) << 16 | (half & 0x7fff) << 13; });
+  return new Float32Array(bits.buffer).map(value => value * 2 ** 112);    // the exponents count differently
+}
+
+/** The model from {config, tensors: [[name, size], …]} and all numbers, one tensor behind the other. */
+function buildModel({config, tensors}, numbers) {
+  const model = {config};
+  let at = 0;
+  for (const [name, size] of tensors) {
+    const path = name.split(".");
+    let part = model;
+    path.slice(0, -1).forEach((word, i) => {
+      part = part[word] ??= /^\d/.test(path[i + 1]) ? [] : {name: path.slice(0, i + 1).join(".")};
+    });
+    part[path.at(-1)] = numbers.subarray(at, at += size);
+  }
+  return model;
+}
+
+/** All heads [kind, layer, head] of a part, which may be all attention [], a kind, a layer or a head. */
+function headsOf(model, part = []) {
+  const heads = [];
+  for (const [kind, layers] of Object.entries(model.means)) {
+    if (kind === "name") continue;
+    layers.forEach((means, layer) => means.forEach((_, head) => heads.push([kind, layer, head])));
+  }
+  const chosen = heads.filter(head => part.every((word, i) => word === head[i]));
+  if (!chosen.length || part.length > 3) throw new Error(`the model has no part [${part.join(", ")}]`);
+  return chosen;
+}
+
+/** The cuts of a pass: what replaces the outputs of all heads of these parts. */
+function cutsOf(model, parts, mode = "zero") {
+  const heads = parts.flatMap(part => headsOf(model, part));
+  return new Map(heads.map(([kind, layer, head]) => {
+    const mean = model.means[kind][layer][head];
+    return [`${kind}.${layer}.${head}`, mode === "mean" ? mean : new Float32Array(mean.length)];
+  }));
+}
+
+/** Ask one question. Returns the answer's tokens up to and including END, which is at most as long as the right
+    answer and its END; all that the model was given; its logits, a row for each of the last tokens given; and
+    for each kind and layer the queries, keys, values and weights. */
+function ask(model, content, answerLength, parts, mode) {
+  const {architecture, vocab_size} = model.config, cuts = cutsOf(model, parts, mode), trace = {};
+  const row = (logits, i) => logits.subarray(i * vocab_size, (i + 1) * vocab_size);
+  let answer, {given} = arrange(architecture, content, Array(answerLength).fill(MASK));
+  if (architecture !== "encoder") {
+    answer = generate({model, cuts}, [START, ...content, END], answerLength + 1);
+    const read = answer.slice(0, answerLength);             // the last token is not read again
+    ({given} = arrange(architecture, content, answer.at(-1) === END ? answer.slice(0, -1) : read));
+  }
+  const numbers = forward({model, cuts, trace}, given.map(tokens => [tokens]));
+  const logits = given.at(-1).map((_, i) => row(numbers, i));
+  if (architecture === "encoder") {
+    answer = logits.slice(1, answerLength + 2).map(likeliest);
+    answer = answer.slice(0, answer.indexOf(END) + 1 || undefined);
+  }
+  return {answer, given, logits, trace};
+}
+
+/** Measures which of many sequences are right after cuts, a few at a time, so that others get their turn.
+
+    sequences are {given, toSay}; report(id, right) is called for each job with a list of booleans. The newest
+    urgent job comes first, and an older one that is not done is dropped. */
+class Scorer {
+  constructor(model, sequences, report) {
+    Object.assign(this, {model, report, count: sequences.length, batches: [], jobs: [], urgent: null});
+    this.channel = new MessageChannel();                    // a message is quicker than a timeout
+    const places = new Map();                               // the same sequence is looked at only once
+    sequences.forEach((sequence, i) => {
+      const key = JSON.stringify(sequence);
+      places.set(key, [...places.get(key) ?? [], i]);
+    });
+    const different = [...places.values()].sort((a, b) => length(sequences[a[0]]) - length(sequences[b[0]]));
+    for (let i = 0; i < different.length; i += 8) {
+      const rows = different.slice(i, i + 8), chosen = rows.map(row => sequences[row[0]]);
+      const given = chosen[0].given.map((_, side) => chosen.map(sequence => sequence.given[side]));
+      this.batches.push({rows, given, toSay: chosen.map(sequence => sequence.toSay), kept: new Map()});
+    }
+    function length({given}) { return given.reduce((sum, tokens) => sum + tokens.length, 0); }
+  }
+
+  add(id, parts, mode, urgent) {
+    const job = {id, cuts: cutsOf(this.model, parts, mode), next: 0, right: Array(this.count).fill(false)};
+    if (urgent) this.urgent = job;
+    else this.jobs.push(job);
+    if (!this.working) this.work();
+  }
+
+  async work() {
+    this.working = true;
+    while (this.urgent ?? this.jobs[0]) {
+      const job = this.urgent ?? this.jobs[0];
+      this.judge(this.batches[job.next++], job);
+      if (job.next === this.batches.length) {
+        if (job === this.urgent) this.urgent = null;
+        else this.jobs.shift();
+        this.report(job.id, job.right);
+      }
+      await new Promise(resolve => {
+        this.channel.port1.onmessage = resolve;
+        this.channel.port2.postMessage(null);
+      });
+    }
+    this.working = false;
+  }
+
+  judge({rows, given, toSay, kept}, {cuts, right}) {
+    const {model} = this, width = model.config.vocab_size;
+    if (!kept.size) forward({model, cuts: new Map(), kept}, given);
+    const logits = forward({model, cuts, kept}, given);
+    let at = 0;
+    toSay.forEach((tokens, n) => {
+      const good = tokens.map(token => {                    // without short cuts: `at` must move on
+        const said = likeliest(logits.subarray(at, at += width));
+        return token === PAD || token === START || token === said;
+      });
+      for (const row of rows[n]) right[row] = good.every(Boolean);
+    });
+  }
+}
+
+/** What a worker does: builds the model and a Scorer, then takes jobs; what it reports is posted back. */
+function serve(scope) {
+  let scorer = null;
+  scope.onmessage = ({data: {spec, numbers, sequences, job}}) => {
+    if (job) scorer.add(...job);
+    else scorer = new Scorer(buildModel(spec, numbers), sequences, (...report) => scope.postMessage(report));
+  };
+}

@@ -1,0 +1,66 @@
+/* The tasks of data.py once more. The page asks these only if they answer all questions that travel with it as
+   data.py did; so a task that was changed there, or is the reader's own, is never judged by another's rule. */
+"use strict";
+
+const MASK = 3, ZERO = 4, PLUS = 14;
+
+/** What the gaps of a pattern with this period would hold; null where the visible symbols disagree. */
+function repeat(content, period) {
+  const pattern = Array(period).fill(MASK);
+  for (const [place, symbol] of content.entries()) {
+    if (symbol === MASK) continue;
+    if (![MASK, symbol].includes(pattern[place % period])) return null;
+    pattern[place % period] = symbol;
+  }
+  return content.map((_, place) => pattern[place % period]);
+}
+
+/** Every way to fill the gaps, the one with the smallest period first. */
+function completions(content) {
+  const periods = Array.from({length: Math.floor(content.length / 2)}, (_, i) => i + 1);
+  return periods.map(period => repeat(content, period)).filter(whole => whole);
+}
+
+const ANSWERS = {
+  copy: content => content,
+  reverse: content => content.toReversed(),
+  sort: content => content.toSorted((a, b) => a - b),
+  double: content => [...content, ...content],
+  add: content => {
+    const digits = [], half = (content.length - 1) / 2;
+    let carry = 0;
+    for (let column = half - 1; column >= 0; column--) {
+      const total = content[column] + content[half + 1 + column] - 2 * ZERO + carry;
+      digits.unshift(ZERO + total % 10);
+      carry = Math.floor(total / 10);
+    }
+    return [ZERO + carry, ...digits];
+  },
+  complete: content => completions(content).find(whole => !whole.includes(MASK)) ?? content,
+};
+
+/** Which questions are valid, where not all are. */
+const IS_VALID = {
+  add: content => content.length % 2 === 1 && content.length > 1
+    && content.every((symbol, place) => (symbol === PLUS) === (place === (content.length - 1) / 2)),
+  complete: content => {
+    const wholes = completions(content), [first] = wholes;
+    return content.includes(MASK) && wholes.length > 0 && !first.includes(MASK)
+      && wholes.every(whole => whole.join() === first.join());
+  },
+};
+
+/** What a model is given for a question and an answer, and what it is to say; PAD where nothing is asked. */
+function arrange(architecture, content, answer) {
+  const source = [START, ...content, END], target = [START, ...answer, END];
+  if (architecture === "encoder-decoder") return {given: [source, target.slice(0, -1)], toSay: target.slice(1)};
+  if (architecture === "encoder") {
+    const missing = target.length - source.length;          // where the answer is longer: MASK, "write here"
+    return {
+      given: [[...source, ...Array(Math.max(0, missing)).fill(MASK)]],
+      toSay: [...target, ...Array(Math.max(0, -missing)).fill(PAD)],
+    };
+  }
+  const prompt = Array(source.length - 1).fill(PAD);
+  return {given: [[...source, ...answer]], toSay: [...prompt, ...answer, END]};
+}

@@ -1,0 +1,257 @@
+/* The Transformer of transformer.py once more, in plain JavaScript, in the same order and with the same names.
+
+   Read transformer.py first; this file only says what is different here. Matrices are flat Float32Arrays, row
+   after row; sums are taken in double precision. There is no PAD: sequences of any length stand one behind
+   the other, and `starts` says in which row each begins, with the number of all rows at its end. Weights keep
+   PyTorch's names and shapes: model.blocks[0].attention.query_projection.weight is (D, D).
+
+   A pass is {model, cuts}, and what a caller adds to it: cuts maps "kind.layer.head" to what replaces that
+   head's output, kept remembers what was computed, trace is filled with queries, keys, values and weights, past
+   holds the keys and values of the tokens before. */
+"use strict";
+
+const PAD = 0, START = 1, END = 2;
+
+/** compute(), or what it gave earlier for these very arrays: what a cut does not reach is not computed again. */
+function once(kept, name, inputs, compute) {
+  const earlier = kept?.get(name);
+  if (earlier && inputs.every((input, i) => input === earlier.inputs[i])) return earlier.output;
+  const output = compute();
+  if (kept && !earlier) kept.set(name, {inputs, output});
+  return output;
+}
+
+/** x·Wᵀ + b. Four rows by four outputs at a time, so that each number that is fetched is used four times. */
+function linear({weight, bias}, x) {
+  const outs = bias.length, width = weight.length / outs, rows = x.length / width;
+  const y = new Float32Array(rows * outs);
+  for (let r0 = 0; r0 < rows; r0 += 4) {
+    const r1 = Math.min(r0 + 1, rows - 1), r2 = Math.min(r0 + 2, rows - 1), r3 = Math.min(r0 + 3, rows - 1);
+    const x0 = r0 * width, x1 = r1 * width, x2 = r2 * width, x3 = r3 * width;
+    for (let o0 = 0; o0 < outs; o0 += 4) {                  // at the edge the last row or output is done again
+      const o1 = Math.min(o0 + 1, outs - 1), o2 = Math.min(o0 + 2, outs - 1), o3 = Math.min(o0 + 3, outs - 1);
+      const w0 = o0 * width, w1 = o1 * width, w2 = o2 * width, w3 = o3 * width;
+      let s00 = 0, s01 = 0, s02 = 0, s03 = 0, s10 = 0, s11 = 0, s12 = 0, s13 = 0;
+      let s20 = 0, s21 = 0, s22 = 0, s23 = 0, s30 = 0, s31 = 0, s32 = 0, s33 = 0;
+      for (let k = 0; k < width; k++) {
+        const a = x[x0 + k], b = x[x1 + k], c = x[x2 + k], d = x[x3 + k];
+        const p = weight[w0 + k], q = weight[w1 + k], r = weight[w2 + k], s = weight[w3 + k];
+        s00 += a * p; s01 += a * q; s02 += a * r; s03 += a * s;
+        s10 += b * p; s11 += b * q; s12 += b * r; s13 += b * s;
+        s20 += c * p; s21 += c * q; s22 += c * r; s23 += c * s;
+        s30 += d * p; s31 += d * q; s32 += d * r; s33 += d * s;
+      }
+      const b0 = bias[o0], b1 = bias[o1], b2 = bias[o2], b3 = bias[o3];
+      const y0 = r0 * outs, y1 = r1 * outs, y2 = r2 * outs, y3 = r3 * outs;
+      y[y0 + o0] = s00 + b0; y[y0 + o1] = s01 + b1; y[y0 + o2] = s02 + b2; y[y0 + o3] = s03 + b3;
+      y[y1 + o0] = s10 + b0; y[y1 + o1] = s11 + b1; y[y1 + o2] = s12 + b2; y[y1 + o3] = s13 + b3;
+      y[y2 + o0] = s20 + b0; y[y2 + o1] = s21 + b1; y[y2 + o2] = s22 + b2; y[y2 + o3] = s23 + b3;
+      y[y3 + o0] = s30 + b0; y[y3 + o1] = s31 + b1; y[y3 + o2] = s32 + b2; y[y3 + o3] = s33 + b3;
+    }
+  }
+  return y;
+}
+
+/** softmax(QKᵀ/√Dh)·V in each sequence and head. Returns the mixture, and weights[sequence][head], each (T, S).
+
+    Where causal, the last of the T queries sees all S keys, the one before it one fewer, and so on. */
+function scaledDotProductAttention(query, key, value, starts, memoryStarts, numHeads, causal) {
+  const width = query.length / starts.at(-1), size = width / numHeads, scale = Math.sqrt(size);
+  const mixture = new Float32Array(query.length), weights = [];
+  for (let n = 0; n + 1 < starts.length; n++) {
+    const first = starts[n], T = starts[n + 1] - first;
+    const memoryFirst = memoryStarts[n], S = memoryStarts[n + 1] - memoryFirst;
+    weights.push([]);
+    for (let head = 0; head < numHeads; head++) {
+      const rows = new Float32Array(T * S);
+      for (let t = 0; t < T; t++) {
+        const seen = causal ? S - T + t + 1 : S, q = (first + t) * width + head * size;
+        let largest = -Infinity, sum = 0;
+        for (let s = 0; s < seen; s++) {
+          const k = (memoryFirst + s) * width + head * size;
+          let score = 0;
+          for (let d = 0; d < size; d++) score += query[q + d] * key[k + d];
+          rows[t * S + s] = score / scale;
+          largest = Math.max(largest, rows[t * S + s]);
+        }
+        for (let s = 0; s < seen; s++) sum += rows[t * S + s] = Math.exp(rows[t * S + s] - largest);
+        for (let s = 0; s < seen; s++) {
+          const weight = rows[t * S + s] /= sum, v = (memoryFirst + s) * width + head * size;
+          for (let d = 0; d < size; d++) mixture[q + d] += weight * value[v + d];
+        }
+      }
+      weights[n].push(rows);
+    }
+  }
+  return {mixture, weights};
+}
+
+/** Behind the keys or values of the tokens before, those of the new ones. */
+function appended(past, name, x) {
+  const before = past.get(name) ?? new Float32Array(0), all = new Float32Array(before.length + x.length);
+  all.set(before);
+  all.set(x, before.length);
+  past.set(name, all);
+  return all;
+}
+
+/** The cut heads' outputs replaced: zeros, or the mean of the head; the same array where no head is cut. */
+function withoutHeads({model, cuts}, mixture, kind, layer) {
+  const {num_heads, d_model} = model.config, size = d_model / num_heads;
+  let left = mixture;
+  for (let head = 0; head < num_heads; head++) {
+    const replacement = cuts.get(`${kind}.${layer}.${head}`);
+    if (!replacement) continue;
+    if (left === mixture) left = mixture.slice();
+    for (let row = head * size; row < left.length; row += d_model) left.set(replacement, row);
+  }
+  return left;
+}
+
+/** Each row of x reads from memory, which is x itself in self-attention. */
+function multiHeadAttention(pass, attention, kind, layer, x, starts, memory = x, memoryStarts = starts) {
+  const {query_projection, key_projection, value_projection, output_projection, name} = attention;
+  const {kept, past, trace, model: {config}} = pass, causal = kind === "decoder";
+  let key = once(kept, `${name} key`, [memory], () => linear(key_projection, memory));
+  let value = once(kept, `${name} value`, [memory], () => linear(value_projection, memory));
+  if (past && causal) {
+    key = appended(past, `${name} key`, key);
+    value = appended(past, `${name} value`, value);
+    memoryStarts = [0, key.length / config.d_model];
+  }
+  const mixture = once(kept, `${name} mixture`, [x, key, value], () => {
+    const query = linear(query_projection, x);
+    const read = scaledDotProductAttention(query, key, value, starts, memoryStarts, config.num_heads, causal);
+    if (trace) (trace[kind] ??= [])[layer] = {query, key, value, weights: read.weights[0]};
+    return read.mixture;
+  });
+  const left = withoutHeads(pass, mixture, kind, layer);
+  return once(kept, `${name} output`, [left], () => linear(output_projection, left));
+}
+
+/** Token vectors plus positions. Those of generated tokens come one by one: `from` is where the first stands. */
+function embed({model}, sequences, from = 0) {
+  const {d_model} = model.config, {weight} = model.embedding, {table} = model.positional_encoding;
+  const x = new Float32Array(sequences.reduce((sum, tokens) => sum + tokens.length, 0) * d_model);
+  let at = 0;
+  for (const tokens of sequences) {
+    tokens.forEach((token, place) => {
+      for (let d = 0; d < d_model; d++) {
+        x[at++] = weight[token * d_model + d] + table[(from + place) * d_model + d];
+      }
+    });
+  }
+  return x;
+}
+
+/** Of a post-norm model the final norm is missing: x stays as it is. */
+function layerNorm(norm, x) {
+  if (!norm) return x;
+  const {weight, bias} = norm, width = weight.length, y = new Float32Array(x.length);
+  for (let row = 0; row < x.length; row += width) {
+    let mean = 0, variance = 0;
+    for (let d = 0; d < width; d++) mean += x[row + d] / width;
+    for (let d = 0; d < width; d++) variance += (x[row + d] - mean) ** 2 / width;
+    const scale = 1 / Math.sqrt(variance + 1e-5);
+    for (let d = 0; d < width; d++) y[row + d] = (x[row + d] - mean) * scale * weight[d] + bias[d];
+  }
+  return y;
+}
+
+/** The error function to 1.5e-7 (Abramowitz & Stegun 1964, 7.1.26), of which GELU is made. */
+function erf(x) {
+  const t = 1 / (1 + 0.3275911 * Math.abs(x));
+  const series = ((((1.061405429 * t - 1.453152027) * t + 1.421413741) * t - 0.284496736) * t + 0.254829592) * t;
+  return Math.sign(x) * (1 - series * Math.exp(-x * x));
+}
+
+const ACTIVATIONS = {
+  relu: x => x.map(value => Math.max(0, value)),
+  gelu: x => x.map(value => value * (1 + erf(value / Math.SQRT2)) / 2),
+};
+
+/** Works on each row alone. */
+function feedForward({model, kept}, {expand, contract, name}, x) {
+  const activation = ACTIVATIONS[model.config.activation];
+  return once(kept, name, [x], () => linear(contract, activation(linear(expand, x))));
+}
+
+/** x plus what the sublayer makes of it, with the norm before it or, as in the paper, behind. */
+function residual({model, kept}, x, norm, sublayer) {
+  const normed = x => once(kept, norm.name, [x], () => layerNorm(norm, x));
+  const made = sublayer(model.config.norm_first ? normed(x) : x);
+  const sum = once(kept, `${norm.name} sum`, [x, made], () => x.map((value, i) => value + made[i]));
+  return model.config.norm_first ? sum : normed(sum);
+}
+
+/** The blocks of one side, one after the other. */
+function runBlocks(pass, blocks, kind, x, starts, memory, memoryStarts) {
+  blocks.forEach((block, layer) => {
+    x = residual(pass, x, block.attention_norm,
+      x => multiHeadAttention(pass, block.attention, kind, layer, x, starts));
+    if (block.cross_attention) {
+      x = residual(pass, x, block.cross_attention_norm,
+        x => multiHeadAttention(pass, block.cross_attention, "cross", layer, x, starts, memory, memoryStarts));
+    }
+    x = residual(pass, x, block.feed_forward_norm, x => feedForward(pass, block.feed_forward, x));
+  });
+  return x;
+}
+
+/** In which row each sequence begins, and how many rows there are. */
+function startsOf(sequences) {
+  return sequences.reduce((starts, tokens) => [...starts, starts.at(-1) + tokens.length], [0]);
+}
+
+/** Encoder and decoder: sequences of tokens → logits, a row of V for each token. */
+function miniTransformer(pass, sequences, from = 0) {
+  const {model, kept} = pass;
+  let x = once(kept, "embedding", [sequences], () => embed(pass, sequences, from));
+  x = runBlocks(pass, model.blocks, model.config.architecture, x, startsOf(sequences));
+  return linear(model.output_projection, layerNorm(model.final_norm, x));
+}
+
+/** Encoder–decoder: sources → what the decoder reads. */
+function encode(pass, sources) {
+  const {model, kept} = pass;
+  let x = once(kept, "source", [sources], () => embed(pass, sources));
+  x = runBlocks(pass, model.encoder_blocks, "encoder", x, startsOf(sources));
+  return once(kept, "memory", [x], () => layerNorm(model.encoder_norm, x));
+}
+
+/** Encoder–decoder: targets, of which the first token stands at place `from` → logits. */
+function decode(pass, targets, memory, sources, from = 0) {
+  const {model, kept} = pass;
+  let x = once(kept, "target", [targets], () => embed(pass, targets, from));
+  x = runBlocks(pass, model.decoder_blocks, "decoder", x, startsOf(targets), memory, startsOf(sources));
+  return linear(model.output_projection, layerNorm(model.decoder_norm, x));
+}
+
+/** given is [sequences], or [sources, targets] of an encoder–decoder → logits of the last. */
+function forward(pass, given) {
+  return given.length === 1 ? miniTransformer(pass, given[0])
+    : decode(pass, given[1], encode(pass, given[0]), given[0]);
+}
+
+/** Greedy decoding of one source, [START, …, END]: the answer, at most so many tokens, with its END. */
+function generate({model, cuts}, source, mostTokens) {
+  const pass = {model, cuts, past: new Map(), kept: new Map()}, answer = [], width = model.config.vocab_size;
+  const twoSides = model.config.architecture === "encoder-decoder";
+  const memory = twoSides ? encode({model, cuts}, [source]) : null;
+  let fresh = twoSides ? [START] : source, from = 0;        // what the model has not read yet
+  while (answer.length < mostTokens && answer.at(-1) !== END) {
+    const logits = twoSides ? decode(pass, [fresh], memory, [source], from)
+      : miniTransformer(pass, [fresh], from);
+    const token = likeliest(logits.subarray(logits.length - width));
+    if (token === PAD) break;
+    answer.push(token);
+    from += fresh.length;
+    fresh = [token];
+  }
+  return answer;
+}
+
+/** The token with the largest logit, of equal ones the first. */
+function likeliest(logits) {
+  return logits.reduce((best, logit, token) => logit > logits[best] ? token : best, 0);
+}
