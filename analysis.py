@@ -237,6 +237,23 @@ def portions(config: Config, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return torch.arange(len(given[0])).split(max(1, min(BATCH, LARGEST // numbers)))
 
 
+def different_rows(given: tuple[Tensor, ...], to_say: Tensor) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
+    """What is given and to say, each different row once, and in which of them (N,) each row was."""
+    widths = [tokens.size(1) for tokens in given]
+    different, place = torch.cat([*given, to_say], dim=1).unique(dim=0, return_inverse=True)
+    return different[:, : sum(widths)].split(widths, dim=1), different[:, sum(widths) :], place
+
+
+def portions_of_like_length(
+    config: Config, given: tuple[Tensor, ...]
+) -> Iterator[tuple[Tensor, list[Tensor]]]:
+    """Portions of rows (n,), and what is given there: rows of like length, without the PAD behind all."""
+    order = sum((tokens != PAD).sum(dim=1) for tokens in given).argsort()
+    for rows in portions(config, given):
+        rows = order[rows]
+        yield rows, [tokens[rows, : (tokens[rows] != PAD).sum(dim=1).max()] for tokens in given]
+
+
 @dataclass
 class Reading:
     """Where the heads read in sequences of one length: in a single one, or means over N."""
@@ -357,15 +374,10 @@ def margins_without(
     and after each cut only the blocks that it can reach are computed again.
     """
     _, given, to_say = unseen_sequences(run, count=count)
-    widths = [tokens.size(1) for tokens in given]
-    different, place = torch.cat([*given, to_say], dim=1).unique(dim=0, return_inverse=True)
-    given, to_say = different[:, : sum(widths)].split(widths, dim=1), different[:, sum(widths) :]
+    given, to_say, place = different_rows(given, to_say)
     result = torch.full((len(cuts), *to_say.shape), torch.inf)
-    order = sum((tokens != PAD).sum(dim=1) for tokens in given).argsort()
     with evaluating(run.model) as model:
-        for rows in portions(run.config, given):
-            rows = order[rows]
-            short = [tokens[rows, : (tokens[rows] != PAD).sum(dim=1).max()] for tokens in given]
+        for rows, short in portions_of_like_length(run.config, given):
             length = short[-1].size(1)
             with remembering(model, short):
                 for number, parts in enumerate(cuts):

@@ -1,8 +1,9 @@
 """The live page of a run: one file in which a reader asks the model, cuts its heads and sees what breaks.
 
 `python visualize.py` writes explorer.html beside the pictures. It opens by double-click, without network or
-server. The weights travel in it as float16, and assets/transformer.js does with them what transformer.py does.
-What the page computes can be checked: PyTorch's logits of a few sequences, and what each cut costs, travel too.
+server. The weights travel in it, rounded to float16, and assets/transformer.js does with them what
+transformer.py does. The page checks itself: with it travel PyTorch's logits of a few sequences, and what
+PyTorch measured of each cut.
 """
 
 import base64
@@ -23,11 +24,12 @@ from analysis import (
     Head,
     ablated,
     clearest_example,
+    different_rows,
     heads_of,
     is_right,
     longest,
     mean_head_outputs,
-    portions,
+    portions_of_like_length,
     unseen_sequences,
 )
 from data import (
@@ -44,8 +46,8 @@ from data import (
     some_questions,
     token_name,
 )
-from train import Run, replacing, test_set
-from transformer import evaluating
+from train import TEST_SEQUENCES, Run, fixed_generator, percent, replacing
+from transformer import count_parameters, evaluating
 
 ASSETS = Path(__file__).with_name("assets")
 LARGEST_PAGE = 3_000_000                                    # bytes
@@ -63,18 +65,28 @@ def rounded(run: Run) -> Run:
     return replace(run, model=model)
 
 
-def right_in_test(run: Run) -> float:
-    """The exact match on the test set, in one pass over the right answers.
+def right_in_test(run: Run, count: int) -> float:
+    """The exact match on so many test sequences, in one pass over the right answers.
 
     Greedy decoding is right just where each step after the right beginning is.
     """
-    given, to_say = arrange(run.architecture, *test_set(run.config))
+    source, target = run.config.draw(count, fixed_generator("test"), "test")
+    given, to_say, place = different_rows(*arrange(run.architecture, source, target))
+    right = torch.zeros(len(to_say), dtype=torch.bool)
     with evaluating(run.model) as model:
-        right = [
-            all_right(model(*(tokens[rows] for tokens in given)).argmax(dim=-1), to_say[rows])
-            for rows in portions(run.config, given)
-        ]
-    return torch.cat(right).double().mean().item()
+        for rows, short in portions_of_like_length(run.config, given):
+            said = model(*short).argmax(dim=-1)
+            right[rows] = all_right(said, to_say[rows, : said.size(1)])
+    return right[place].double().mean().item()
+
+
+def tested(run: Run) -> tuple[int, float]:
+    """On how many test sequences the run was tested, and the exact match: as training noted, or now."""
+    try:
+        metrics = json.loads((run.folder / "metrics.json").read_text())
+        return metrics["test_sequences"], metrics["test_exact_match"]
+    except (OSError, ValueError, KeyError):                 # training was interrupted
+        return TEST_SEQUENCES, right_in_test(run, TEST_SEQUENCES)
 
 
 def as_base64(tensors: list[Tensor], precision: torch.dtype) -> str:
@@ -173,14 +185,16 @@ def fill_in(template: str, parts: dict[str, str]) -> str:
 
 def live_page(run: Run) -> str:
     """The page of one run, as HTML. ValueError where it would be larger than LARGEST_PAGE."""
-    tested, precise = rounded(run), run
-    same = right_in_test(tested) == right_in_test(run)
-    data, weights = page_data(tested if same else precise, "float16" if same else "float32")
-    config = run.config
-    title = f"{config.task}, {run.architecture}: a trained Transformer to take apart"
+    count, exact_match = tested(run)
+    in_half = rounded(run)
+    same = right_in_test(in_half, count) == exact_match
+    data, weights = page_data(*((in_half, "float16") if same else (run, "float32")))
+    sizes = f"{count_parameters(run.model):,} weights, {percent(exact_match, 2)} of {count:,} test sequences right"
     scripts = {path.name: path.read_text() for path in ASSETS.glob("*.js")}
     page = fill_in((ASSETS / "explorer.html").read_text(), scripts | {
-        "title": html.escape(title), "about": "", "explorer.css": (ASSETS / "explorer.css").read_text(),
+        "title": html.escape(f"Take this Transformer apart: {run.config.task}, {run.architecture}"),
+        "about": f"A trained model: {sizes}. Ask it, cut its heads, and see what breaks. All of it is in this file.",
+        "explorer.css": (ASSETS / "explorer.css").read_text(),
         "data": json.dumps(data).replace("<", "\\u003c"), "weights": weights,
     })
     if len(page.encode()) > LARGEST_PAGE:

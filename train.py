@@ -249,11 +249,6 @@ def validation_set(config: Config) -> tuple[Tensor, Tensor]:
     return config.draw(VALIDATION_SEQUENCES, fixed_generator("validation"), "validation")
 
 
-def test_set(config: Config) -> tuple[Tensor, Tensor]:
-    """Source and target of the sequences on which every run of these settings is tested in the end."""
-    return config.draw(TEST_SEQUENCES, fixed_generator("test"), "test")
-
-
 def first_solved(history: list[dict]) -> dict | None:
     """The first row at which all validation sequences were right, if there is one."""
     return next((row for row in history if row["solved"]), None)
@@ -357,7 +352,7 @@ def train(
 
 def metrics_of(config: Config, model: nn.Module, history: list[dict], device: torch.device) -> dict:
     """The run's figures: when validation was first solved, and the scores on fresh test sequences."""
-    source, target = test_set(config)
+    source, target = config.draw(TEST_SEQUENCES, fixed_generator("test"), "test")
     prediction = predict(model, source, target)
     solved = first_solved(history) or {}
     return {

@@ -5,10 +5,12 @@
 function decodeNumbers(base64, format) {
   const text = atob(base64.trim()), bytes = new Uint8Array(text.length);
   for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);
-  if (format === "float32") return new Float32Array(bytes.buffer);
+  if (format === "float32") return new Float64Array(new Float32Array(bytes.buffer));
   const halves = new Uint16Array(bytes.buffer), bits = new Uint32Array(halves.length);
-  halves.forEach((half, i) => { bits[i] = (half & 0x8000) << 16 | (half & 0x7fff) << 13; });
-  return new Float32Array(bits.buffer).map(value => value * 2 ** 112);    // the exponents count differently
+  for (let i = 0; i < bits.length; i++) bits[i] = (halves[i] & 0x8000) << 16 | (halves[i] & 0x7fff) << 13;
+  const numbers = new Float64Array(new Float32Array(bits.buffer));
+  for (let i = 0; i < numbers.length; i++) numbers[i] *= 2 ** 112;        // the exponents count differently
+  return numbers;
 }
 
 /** The model from {config, tensors: [[name, size], …]} and all numbers, one tensor behind the other. */
@@ -43,7 +45,7 @@ function cutsOf(model, parts, mode = "zero") {
   const heads = parts.flatMap(part => headsOf(model, part));
   return new Map(heads.map(([kind, layer, head]) => {
     const mean = model.means[kind][layer][head];
-    return [`${kind}.${layer}.${head}`, mode === "mean" ? mean : new Float32Array(mean.length)];
+    return [`${kind}.${layer}.${head}`, mode === "mean" ? mean : new Float64Array(mean.length)];
   }));
 }
 
@@ -76,18 +78,13 @@ class Scorer {
   constructor(model, sequences, report) {
     Object.assign(this, {model, report, count: sequences.length, batches: [], jobs: [], urgent: null});
     this.channel = new MessageChannel();                    // a message is quicker than a timeout
-    const places = new Map();                               // the same sequence is looked at only once
-    sequences.forEach((sequence, i) => {
-      const key = JSON.stringify(sequence);
-      places.set(key, [...places.get(key) ?? [], i]);
-    });
-    const different = [...places.values()].sort((a, b) => length(sequences[a[0]]) - length(sequences[b[0]]));
-    for (let i = 0; i < different.length; i += 8) {
-      const rows = different.slice(i, i + 8), chosen = rows.map(row => sequences[row[0]]);
+    const tokens = ({given}) => given.flat().length, rows = [...sequences.keys()];
+    rows.sort((one, other) => tokens(sequences[one]) - tokens(sequences[other]));
+    for (let i = 0; i < rows.length; i += 8) {
+      const some = rows.slice(i, i + 8), chosen = some.map(row => sequences[row]);
       const given = chosen[0].given.map((_, side) => chosen.map(sequence => sequence.given[side]));
-      this.batches.push({rows, given, toSay: chosen.map(sequence => sequence.toSay), kept: new Map()});
+      this.batches.push({rows: some, given, toSay: chosen.map(sequence => sequence.toSay), kept: new Map()});
     }
-    function length({given}) { return given.reduce((sum, tokens) => sum + tokens.length, 0); }
   }
 
   add(id, parts, mode, urgent) {
@@ -125,7 +122,7 @@ class Scorer {
         const said = likeliest(logits.subarray(at, at += width));
         return token === PAD || token === START || token === said;
       });
-      for (const row of rows[n]) right[row] = good.every(Boolean);
+      right[rows[n]] = good.every(Boolean);
     });
   }
 }

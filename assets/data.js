@@ -50,6 +50,25 @@ const IS_VALID = {
   },
 };
 
+/** Where the symbols of the right answer come from, [symbol of the answer][symbol of the question].
+
+    A symbol is replaced by every other one that leaves a valid question. The cells are those that change the
+    answer's symbol at least half as often as the cell that changes it most. A pattern seldom stays one, so for
+    it these are the visible copies of the symbol. */
+function answerCells(task, content, symbols) {
+  const answer = ANSWERS[task](content), isValid = IS_VALID[task] ?? (() => true);
+  if (task === "complete") return answer.map(symbol => content.map(other => other === symbol));
+  const shares = content.map((symbol, place) => {
+    const questions = symbols.filter(other => other !== symbol).map(other => content.with(place, other));
+    const answers = questions.filter(isValid).map(ANSWERS[task]);
+    return answer.map((symbol, i) => answers.filter(other => other[i] !== symbol).length / (answers.length || 1));
+  });
+  return answer.map((_, i) => {
+    const most = Math.max(...shares.map(share => share[i]));
+    return shares.map(share => share[i] > 0 && share[i] >= most / 2);
+  });
+}
+
 /** What a model is given for a question and an answer, and what it is to say; PAD where nothing is asked. */
 function arrange(architecture, content, answer) {
   const source = [START, ...content, END], target = [START, ...answer, END];

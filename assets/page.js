@@ -15,7 +15,8 @@ const state = {
   chosen: [answering, 0, 0], pointed: null,                 // the head that is shown, and the one pointed at
   cell: null, step: null,                                   // [query, key]; null: the whole answer is shown
 };
-let asked = null, right = {};                               // of the present state; right in all unseen sequences
+let asked = null;                                           // what the model said and computed in this state
+const right = {};                                           // of each set of cuts: which unseen sequences
 
 const byId = id => document.getElementById(id);
 const nameOf = token => data.names[token] ?? String(token);
@@ -31,6 +32,13 @@ function element(tag, properties = {}, ...children) {
     else made[name] = value;
   }
   made.append(...children);
+  return made;
+}
+
+/** An element with one property of its style. */
+function styled(tag, properties, name, value, ...children) {
+  const made = element(tag, properties, ...children);
+  made.style.setProperty(name, value);
   return made;
 }
 
@@ -98,16 +106,15 @@ const firstRow = () => ({encoder: 1, decoder: state.content.length + 1, "encoder
 
 // ------------------------------------------------------------------------------------------ changes
 
-/** Changes the state, asks the model where it must be asked again, and shows what is now the case. */
+/** Changes the state, asks the model again where it must be asked, and shows what is now the case. */
 function change(changes) {
-  const askAgain = !asked || "content" in changes || "cut" in changes || "mode" in changes;
   Object.assign(state, changes);
-  if (askAgain) {
-    const parts = state.cut.map(headOf), length = data.answer_lengths[state.content.length];
-    asked = ask(model, state.content, length, parts, state.mode);
-    if (state.step > asked.answer.length || "content" in changes) state.step = null;
-    if ("content" in changes) state.cell = null;
-    if (!("content" in changes)) score(parts);
+  if (!asked || "content" in changes || "cut" in changes || "mode" in changes) {
+    const length = data.answer_lengths[state.content.length];
+    asked = ask(model, state.content, length, state.cut.map(headOf), state.mode);
+    if ("content" in changes) Object.assign(state, {step: null, cell: null});
+    else state.step &&= Math.min(state.step, asked.answer.length);
+    score();
     renderAnswer();
     renderScore();
     renderHeads();
@@ -116,18 +123,23 @@ function change(changes) {
 }
 
 /** What the reader typed or clicked together: asked if it can be, told in one line if not. */
-function askText(text, typed = false) {
-  if (!typed) byId("question").value = text;
-  byId("problem").textContent = "";
+function askText(text) {
+  let problem = "";
   try {
     const content = parse(text);
     check(content);
     if (content.join() !== state.content.join()) change({content});
-    byId("outcome").classList.remove("stale");
   } catch (error) {
-    byId("problem").textContent = error.message;
-    byId("outcome").classList.add("stale");
+    problem = error.message;
   }
+  byId("problem").textContent = problem;
+  for (const id of ["verdict", "answer"]) byId(id).classList.toggle("stale", problem);
+}
+
+/** The same, of text that a button makes. */
+function write(text) {
+  byId("question").value = text;
+  askText(text);
 }
 
 /** Cuts all heads of a part, or restores them where all are cut already. */
@@ -169,28 +181,25 @@ function softmax(logits) {
 
 function renderAnswer() {
   const due = rightAnswer(state.content), {answer, logits} = asked, first = firstRow();
-  const whole = due && [...due, END], good = whole && whole.join() === answer.join();
-  const wrong = whole && whole.filter((token, i) => token !== answer[i]).length + Math.max(0, answer.length - whole.length);
-  byId("verdict").textContent = !whole ? "The right answer to this question is not known here."
-    : good ? "✓ Right." : `✗ ${wrong} of ${whole.length} wrong; right is ${due.map(nameOf).join(" ")}.`;
+  const whole = due && [...due, END], text = tokens => tokens.filter(token => token !== END).map(nameOf).join(" ");
+  byId("verdict").textContent = `${text(state.content)} → ${text(answer)} ` + (
+    !whole ? "(the right answer is not known here)" : whole.join() === answer.join() ? "✓" : `✗ not ${text(whole)}`);
   byId("answer").replaceChildren(...answer.map((token, i) => {
     const chances = softmax(logits[first + i]);
     const three = chances.map((_, other) => other).sort((a, b) => chances[b] - chances[a] || a - b).slice(0, 3);
     const isWrong = whole && whole[i] !== token;
     return element("li", {className: isWrong ? "wrong" : ""}, element("b", {}, nameOf(token)),
       element("span", {className: "due"}, !whole ? "" : isWrong ? `✗ not ${nameOf(whole[i] ?? PAD)}` : "✓"),
-      ...three.map(other => {
-        const line = element("span", {className: "chance"}, element("span", {}, nameOf(other)),
-          element("span", {}, percent(chances[other])));
-        line.style.setProperty("--p", chances[other]);
-        return line;
-      }));
+      ...three.map(other => styled("span", {className: "chance"}, "--p", chances[other],
+        element("span", {}, nameOf(other)), element("span", {}, percent(chances[other])))));
   }));
 }
 
 // ------------------------------------------------------------------------------------------ the score
 
-const sequences = data.unseen.map(([content, answer]) => arrange(architecture, content, answer));
+const different = [...new Map(data.unseen.map(pair => [pair[0].join(), pair])).values()];
+const placeOfContent = new Map(different.map(([content], i) => [content.join(), i]));
+const sequences = different.map(([content, answer]) => arrange(architecture, content, answer));
 const workers = [0, 1].map(half => ({half, sequences: sequences.filter((_, i) => i % 2 === half)}));
 const halves = {};                                          // what has come back of each job
 
@@ -216,7 +225,7 @@ function arrived(half, id, flags) {
   both[half] = flags;
   if (!both[0] || !both[1]) return;
   delete halves[id];
-  const all = sequences.map((_, i) => both[i % 2][i >> 1]);
+  const all = data.unseen.map(([content]) => placeOfContent.get(content.join())).map(i => both[i % 2][i >> 1]);
   if (Number.isInteger(id)) compareCut(id, all.filter(Boolean).length);
   else if (id === jobOf()) {
     right[id] = all;
@@ -225,24 +234,23 @@ function arrived(half, id, flags) {
 }
 
 const jobOf = () => `${state.mode}: ${[...state.cut].sort().join(" ")}`;
-function score(parts) {
-  if (!right[jobOf()]) for (const {scope} of workers) scope?.postMessage({job: [jobOf(), parts, state.mode, true]});
+function score() {
+  if (right[jobOf()]) return;
+  for (const {scope} of workers) scope?.postMessage({job: [jobOf(), state.cut.map(headOf), state.mode, true]});
 }
 
 function renderScore() {
-  const now = right[jobOf()], before = right[Object.keys(right)[0]], words = cutInWords();
-  const cut = words.length ? `Without ${words.join("; ")}` : "Nothing is cut";
-  const share = flags => flags.filter(Boolean).length / flags.length;
-  byId("exact").textContent = now
-    ? `${cut}: ${percent(share(now))} of ${now.length} unseen sequences are right.` : `${cut}: counting …`;
-  byId("score").classList.toggle("stale", !now);
-  if (!now) return;
+  const flags = right[jobOf()], words = cutInWords(), share = flags => flags.filter(Boolean).length / flags.length;
+  const what = words.length ? `Without ${words.join("; ")}` : "Nothing is cut";
+  const left = flags ? `${percent(share(flags))} of ${flags.length} unseen sequences are right` : "counting …";
+  byId("exact").textContent = `${what}: ${left}`;
+  byId("lengths").classList.toggle("stale", !flags);
+  if (!flags) return;
   const lengths = [...new Set(data.unseen.map(([content]) => content.length))].sort((a, b) => a - b);
   byId("lengths").replaceChildren(...lengths.map(length => {
-    const good = share(now.filter((_, i) => data.unseen[i][0].length === length));
-    const bar = element("span", {className: "bar"});
-    bar.style.setProperty("--p", good);
-    return element("li", {title: `length ${length}: ${percent(good)} right`}, percent(good), bar, String(length));
+    const good = share(flags.filter((_, i) => data.unseen[i][0].length === length));
+    return element("li", {title: `length ${length}: ${percent(good)} right`}, percent(good),
+      styled("span", {className: "bar"}, "--p", good), String(length));
   }));
 }
 
@@ -254,11 +262,8 @@ const thumbnails = {}, cutButtons = {};
 
 function cutButton(part, text) {
   const lost = points(part), label = `${text} ${lost > 0 ? `−${lost}` : lost < 0 ? `+${-lost}` : "0"}`;
-  const button = element("button", {type: "button", className: "cut", onclick: () => toggle(part),
-    "aria-label": `cut ${placeOf(part)}, which alone costs ${lost} points`}, label);
-  button.style.setProperty("--loss", Math.max(0, lost) / 100);
-  cutButtons[keyOf(part)] = button;
-  return button;
+  return cutButtons[keyOf(part)] = styled("button", {type: "button", className: "cut", onclick: () => toggle(part),
+    "aria-label": `cut ${placeOf(part)}, which alone costs ${lost} points`}, "--loss", Math.max(0, lost) / 100, label);
 }
 
 /** The tables of all heads are built once; renderHeads draws into them. */
@@ -308,69 +313,91 @@ function accentColour() {
 
 // ------------------------------------------------------------------------------------------ one head
 
-/** The head that is shown, with its names, weights and the cell that is looked into. */
-function view() {
-  const [kind, layer, head] = state.pointed ?? state.chosen, {given, trace} = asked, {weights} = trace[kind][layer];
-  const keys = keysOf(kind, given), queries = queriesOf(kind, given), rows = rowsOf(weights[head], keys.length);
-  const shown = generates && kind !== "encoder" && state.step ? firstRow() + state.step : queries.length;
-  let [query, key] = state.cell ?? [Math.min(shown, queries.length) - 1, null];
-  if (!state.cell && !(generates && state.step)) query = Math.min(Math.max(1, firstRow()), queries.length - 1);
-  query = Math.min(query, queries.length - 1);
-  if (key === null || key >= keys.length || isMasked(kind, query, key)) key = likeliest(rows[query]);
-  return {kind, layer, head, keys, queries, rows, shown, query, key};
+/** The head whose queries, in this question, come closest to reading one key each: a first thing to look at. */
+function brightest() {
+  const heads = headsOf(model, [answering]), clarity = ([kind, layer, head]) => {
+    const size = keysOf(kind, asked.given).length;
+    return rowsOf(asked.trace[kind][layer].weights[head], size).reduce((sum, row) => sum + Math.max(...row), 0);
+  };
+  return heads.reduce((best, head) => clarity(head) > clarity(best) ? head : best);
 }
 
 const isMasked = (kind, query, key) => kind === "decoder" && key > query;
 
+/** The head that is shown, with its names, weights and the cell that is looked into. */
+function view() {
+  const [kind, layer, head] = state.pointed ?? state.chosen, {given, trace} = asked, first = firstRow();
+  const keys = keysOf(kind, given), queries = queriesOf(kind, given);
+  const rows = rowsOf(trace[kind][layer].weights[head], keys.length), answers = kind === answering || kind === "decoder";
+  const shown = answers && state.step ? Math.min(first + state.step, queries.length) : queries.length;
+  let [query, key] = state.cell ?? [answers ? (state.step ? shown - 1 : first) : 1, null];
+  query = Math.min(query, queries.length - 1);
+  if (key === null || key >= keys.length || isMasked(kind, query, key)) key = likeliest(rows[query]);
+  const cells = kind === answering && ruleHolds ? answerCells(data.task, state.content, data.symbols) : [];
+  const isOrigin = (q, k) => cells[q - first]?.[k - 1] ?? false;
+  return {kind, layer, head, keys, queries, rows, shown, query, key, answers, first, isOrigin, outlined: cells.length};
+}
+
+/** Looks into another cell; where the pointer rests while the page changes below it, nothing is to be done. */
+function lookInto(query, key) {
+  const now = view();
+  if (query !== now.query || key !== now.key) change({cell: [query, key]});
+}
+
 /** Everything that shows the head; the same cell is marked among the lines, in the grid and in the numbers. */
 function renderHead() {
-  const shown = view(), {kind, layer, head} = shown, place = [kind, layer, head];
-  for (const [key, {show}] of Object.entries(thumbnails)) show.classList.toggle("chosen", key === keyOf(place));
-  byId("looking-title").textContent = `Look: ${placeOf(place)}${state.cut.includes(keyOf(place)) ? ", which is cut" : ""}`;
-  byId("stepping").hidden = !generates;
+  const shown = view(), {kind, layer, head, keys, queries, rows, query, key} = shown, place = keyOf([kind, layer, head]);
+  for (const [key, {show}] of Object.entries(thumbnails)) show.classList.toggle("chosen", key === place);
+  byId("head-title").textContent = `Look at ${placeOf([kind, layer, head])}`
+    + (state.cut.includes(place) ? ", which is cut: what it reads is lost" : "");
   const count = asked.answer.length, step = state.step ?? count;
+  byId("stepping").hidden = !generates;
   Object.assign(byId("step"), {max: count, value: step});
   byId("step-text").textContent = `token ${step} of ${count}: ${nameOf(asked.answer[step - 1])}`;
   [...byId("answer").children].forEach((item, i) => { item.style.opacity = i < step ? 1 : .15; });
+  byId("cell").textContent = `Query ${nameOf(queries[query])} reads key ${nameOf(keys[key])}: `
+    + `weight ${rows[query][key].toFixed(3)}`;
   renderLines(shown);
   renderGrid(shown);
   renderNumbers(shown);
 }
 
-function renderLines({kind, keys, queries, rows, shown, query, key}) {
-  const gap = 34, across = Math.max(keys.length, queries.length) * gap, svg = byId("lines"), parts = [];
-  const x = i => gap * (i + .5);
-  Object.entries({width: across, height: 170, viewBox: `0 0 ${across} 170`}).forEach(pair => svg.setAttribute(...pair));
+function renderLines({kind, keys, queries, rows, shown, query, key, answers, first}) {
+  const gap = 36, across = Math.max(keys.length, queries.length) * gap + 40, height = answers ? 300 : 280;
+  const svg = byId("lines"), x = i => gap * (i + .5) + 20, lines = [], targets = [];
+  Object.entries({width: across, height, viewBox: `0 0 ${across} ${height}`}).forEach(pair => svg.setAttribute(...pair));
   rows.forEach((row, q) => row.forEach((weight, k) => {
     if (weight < .02 || q >= shown) return;
-    const at = q === query && k === key, ends = {x1: x(k), y1: 24, x2: x(q), y2: 146};
-    parts.push(element("line", {...ends, "stroke-width": 1 + 4 * weight, "stroke-opacity": at ? 1 : .75 * weight}));
-    const hit = element("line", {...ends, class: "hit"});
-    hit.onpointerenter = () => change({cell: [q, k]});
-    parts.push(hit);
+    const at = q === query && k === key, ends = {x1: x(k), y1: 24, x2: x(q), y2: 256};
+    lines.push(element("line", {...ends, "stroke-width": 1 + 4 * weight, "stroke-opacity": at ? 1 : .75 * weight}));
+    targets.push(element("line", {...ends, class: "hit"}));
+    targets.at(-1).onpointerenter = () => lookInto(q, k);
   }));
-  keys.forEach((token, k) => parts.push(element("text", {x: x(k), y: 17, class: k === key ? "at" : ""}, nameOf(token))));
-  queries.forEach((token, q) => parts.push(element("text", {x: x(q), y: 164, class: q === query ? "at" : "",
-    opacity: q < shown ? 1 : .15}, nameOf(token))));
-  svg.replaceChildren(...parts);
+  const word = (text, i, y, name, q = 0) => element("text", {x: x(i), y, class: name, opacity: q < shown ? 1 : .15}, text);
+  svg.replaceChildren(...lines, ...keys.map((token, k) => word(nameOf(token), k, 17, k === key ? "at" : "")),
+    ...queries.map((token, q) => word(nameOf(token), q, 274, q === query ? "at" : "", q)),
+    ...(answers ? asked.answer.map((token, i) => word(`→${nameOf(token)}`, first + i, 293, "says", first + i)) : []),
+    ...targets);
+  byId("lines-caption").textContent = "Above the keys, below the queries that read them"
+    + (answers ? ", and what the model says there (→)." : ".");
 }
 
-function renderGrid({kind, keys, queries, rows, shown, query, key}) {
+function renderGrid({kind, keys, queries, rows, shown, query, key, isOrigin, outlined}) {
   const heading = keys.map((token, k) => element("th", {scope: "col", className: k === key ? "at" : ""}, nameOf(token)));
   const lines = rows.map((row, q) => element("tr", {className: q < shown ? "" : "later"},
     element("th", {scope: "row", className: q === query ? "at" : ""}, nameOf(queries[q])),
     ...row.map((weight, k) => {
       if (isMasked(kind, q, k)) return element("td", {className: "masked", title: "comes later: masked"});
-      const at = q === query && k === key, show = () => change({cell: [q, k]});
-      const cell = element("td", {className: at ? "at" : "", tabIndex: at ? 0 : -1, onclick: show,
-        onpointerenter: ({pointerType}) => pointerType === "mouse" && show(),
-        title: `${nameOf(queries[q])} reads ${nameOf(keys[k])}: ${weight.toFixed(3)}`});
-      cell.style.setProperty("--w", weight);
-      return cell;
+      const at = q === query && k === key;
+      return styled("td", {className: `${at ? "at" : ""} ${isOrigin(q, k) ? "origin" : ""}`, tabIndex: at ? 0 : -1,
+        onclick: () => lookInto(q, k), onpointerenter: ({pointerType}) => pointerType === "mouse" && lookInto(q, k),
+        title: `${nameOf(queries[q])} reads ${nameOf(keys[k])}: ${weight.toFixed(3)}`}, "--w", weight);
     })));
   const focused = byId("grid").contains(document.activeElement);
   byId("grid").replaceChildren(element("tr", {}, element("td", {className: "masked"}), ...heading), ...lines);
   if (focused) byId("grid").querySelector("td.at").focus();
+  byId("grid-caption").textContent = "The same weights: a row for each query, a column for each key."
+    + (outlined ? " Outlined: where the right answer comes from." : "");
 }
 
 /** Arrow keys move through the grid. */
@@ -379,7 +406,7 @@ function moveCell(event) {
   if (!move) return;
   event.preventDefault();
   const {kind, keys, queries, query, key} = view(), cell = [query + move[0], key + move[1]];
-  const inside = cell[0] >= 0 && cell[1] >= 0 && cell[0] < queries.length && cell[1] < keys.length;
+  const inside = cell[0] in queries && cell[1] in keys;
   if (inside && !isMasked(kind, ...cell)) change({cell});
 }
 
@@ -397,9 +424,8 @@ function renderNumbers({kind, layer, head, keys, queries, rows, query, key}) {
     element("th", {scope: "row"}, name), ...values.slice(0, most + (at === undefined ? 0 : keys.length)).map(
       (value, i) => element("td", {className: i === at ? "at" : ""}, format(value))),
     ...(at === undefined && size > most ? [`… ${size - most} more`] : []))));
-  const reader = nameOf(queries[query]), read = nameOf(keys[key]), say = (...words) => element("p", {}, ...words);
+  const say = text => element("p", {}, text);
   byId("numbers").replaceChildren(
-    say(element("b", {}, `Query ${reader} reads key ${read}: weight ${weight.toFixed(3)}`)),
     say(`q·k = ${text(scores[key])}, the sum of ${size} products:`),
     table([["q: what the query looks for", q], ["k: what the key offers", k], ["products", q.map((value, i) => value * k[i])]]),
     say(`The same for each key of the row, divided by √${size} = ${text(Math.sqrt(size))}; softmax makes weights of it that sum to one:`),
@@ -415,8 +441,9 @@ function renderNumbers({kind, layer, head, keys, queries, rows, query, key}) {
 const agreement = {logits: 0, cuts: 0, differing: []};
 
 /** The largest difference between the page's logits and PyTorch's, of the passes that travel with the page. */
-function compareLogits() {
+async function compareLogits() {
   for (const {given, without, mode, logits} of data.checks) {
+    await new Promise(resolve => setTimeout(resolve));      // one at a time: nobody should have to wait
     const theirs = decodeNumbers(logits, "float32"), cuts = cutsOf(model, without, mode);
     const ours = forward({model, cuts}, given.map(tokens => [tokens]));
     theirs.forEach((logit, i) => { agreement.logits = Math.max(agreement.logits, Math.abs(logit - ours[i])); });
@@ -446,32 +473,37 @@ function certify() {
 function start() {
   buildHeads();
   cutButtons[""] = byId("cut-all");
-  byId("question").oninput = ({target}) => askText(target.value, true);
-  byId("delete").onclick = () => askText(state.content.slice(0, -1).map(nameOf).join(" "));
-  byId("symbols").append(...data.symbols.map(token => element("button", {type: "button",
-    onclick: () => askText(`${byId("question").value} ${nameOf(token)}`)}, nameOf(token))));
-  byId("examples").append(element("span", {className: "quiet"}, "examples:"), ...data.examples.map(({content, note}) =>
-    element("button", {type: "button", onclick: () => askText(content.map(nameOf).join(" "))},
-      content.map(nameOf).join(" ") + (note ? ` (${note})` : ""))));
+  const button = (text, onclick) => element("button", {type: "button", onclick}, text), typed = byId("question");
+  typed.oninput = () => askText(typed.value);
+  byId("delete").onclick = () => write(typed.value.trim().split(/\s+/).slice(0, -1).join(" "));
+  byId("symbols").append(...data.symbols.map(nameOf).map(
+    name => button(name, () => write(`${typed.value.trim()} ${name}`.trim()))));
+  byId("examples").append("examples:", ...data.examples.map(({content, note}) => {
+    const text = content.map(nameOf).join(" ");
+    return button(note ? `${text} (${note})` : text, () => write(text));
+  }));
   for (const radio of document.querySelectorAll("[name=mode]")) radio.onchange = () => change({mode: radio.value});
   byId("cut-all").onclick = () => toggle([]);
   byId("undo").onclick = () => change({cut: state.earlier.at(-1), earlier: state.earlier.slice(0, -1)});
   byId("restore").onclick = () => cutHeads([]);
-  byId("step").oninput = ({target}) => change({step: Number(target.value), cell: null});
-  const move = by => change({step: Math.min(asked.answer.length, Math.max(1, (state.step ?? asked.answer.length) + by)), cell: null});
-  byId("back").onclick = () => move(-1);
-  byId("forward").onclick = () => move(1);
+  const stepTo = step => change({step: Math.max(1, Math.min(step, asked.answer.length)), cell: null});
+  byId("step").oninput = ({target}) => stepTo(Number(target.value));
+  byId("back").onclick = () => stepTo((state.step ?? asked.answer.length) - 1);
+  byId("forward").onclick = () => stepTo((state.step ?? 0) + 1);
   byId("grid").onkeydown = moveCell;
   matchMedia("(prefers-color-scheme: dark)").onchange = renderHeads;
-  byId("question").value = state.content.map(nameOf).join(" ");
+  typed.value = state.content.map(nameOf).join(" ");
   change({content: state.content});
-  setTimeout(() => {
-    startWorkers();
-    score([]);
-    compareLogits();
-    data.table.forEach(([part], number) => {
-      for (const {scope} of workers) scope.postMessage({job: [number, [part], "zero", false]});
-    });
+  change({chosen: brightest()});
+  requestAnimationFrame(() => setTimeout(startMeasuring));  // when the answer can be seen
+}
+
+function startMeasuring() {
+  startWorkers();
+  score();
+  compareLogits();
+  data.table.forEach(([part], number) => {
+    for (const {scope} of workers) scope.postMessage({job: [number, [part], "zero", false]});
   });
 }
 

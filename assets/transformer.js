@@ -1,7 +1,7 @@
 /* The Transformer of transformer.py once more, in plain JavaScript, in the same order and with the same names.
 
-   Read transformer.py first; this file only says what is different here. Matrices are flat Float32Arrays, row
-   after row; sums are taken in double precision. There is no PAD: sequences of any length stand one behind
+   Read transformer.py first; this file only says what is different here. Matrices are flat Float64Arrays, row
+   after row: double precision is the faster one in JavaScript. There is no PAD: sequences of any length stand one behind
    the other, and `starts` says in which row each begins, with the number of all rows at its end. Weights keep
    PyTorch's names and shapes: model.blocks[0].attention.query_projection.weight is (D, D).
 
@@ -24,7 +24,7 @@ function once(kept, name, inputs, compute) {
 /** x·Wᵀ + b. Four rows by four outputs at a time, so that each number that is fetched is used four times. */
 function linear({weight, bias}, x) {
   const outs = bias.length, width = weight.length / outs, rows = x.length / width;
-  const y = new Float32Array(rows * outs);
+  const y = new Float64Array(rows * outs);
   for (let r0 = 0; r0 < rows; r0 += 4) {
     const r1 = Math.min(r0 + 1, rows - 1), r2 = Math.min(r0 + 2, rows - 1), r3 = Math.min(r0 + 3, rows - 1);
     const x0 = r0 * width, x1 = r1 * width, x2 = r2 * width, x3 = r3 * width;
@@ -57,13 +57,13 @@ function linear({weight, bias}, x) {
     Where causal, the last of the T queries sees all S keys, the one before it one fewer, and so on. */
 function scaledDotProductAttention(query, key, value, starts, memoryStarts, numHeads, causal) {
   const width = query.length / starts.at(-1), size = width / numHeads, scale = Math.sqrt(size);
-  const mixture = new Float32Array(query.length), weights = [];
+  const mixture = new Float64Array(query.length), weights = [];
   for (let n = 0; n + 1 < starts.length; n++) {
     const first = starts[n], T = starts[n + 1] - first;
     const memoryFirst = memoryStarts[n], S = memoryStarts[n + 1] - memoryFirst;
     weights.push([]);
     for (let head = 0; head < numHeads; head++) {
-      const rows = new Float32Array(T * S);
+      const rows = new Float64Array(T * S);
       for (let t = 0; t < T; t++) {
         const seen = causal ? S - T + t + 1 : S, q = (first + t) * width + head * size;
         let largest = -Infinity, sum = 0;
@@ -88,7 +88,7 @@ function scaledDotProductAttention(query, key, value, starts, memoryStarts, numH
 
 /** Behind the keys or values of the tokens before, those of the new ones. */
 function appended(past, name, x) {
-  const before = past.get(name) ?? new Float32Array(0), all = new Float32Array(before.length + x.length);
+  const before = past.get(name) ?? new Float64Array(0), all = new Float64Array(before.length + x.length);
   all.set(before);
   all.set(x, before.length);
   past.set(name, all);
@@ -132,7 +132,7 @@ function multiHeadAttention(pass, attention, kind, layer, x, starts, memory = x,
 /** Token vectors plus positions. Those of generated tokens come one by one: `from` is where the first stands. */
 function embed({model}, sequences, from = 0) {
   const {d_model} = model.config, {weight} = model.embedding, {table} = model.positional_encoding;
-  const x = new Float32Array(sequences.reduce((sum, tokens) => sum + tokens.length, 0) * d_model);
+  const x = new Float64Array(sequences.reduce((sum, tokens) => sum + tokens.length, 0) * d_model);
   let at = 0;
   for (const tokens of sequences) {
     tokens.forEach((token, place) => {
@@ -147,27 +147,35 @@ function embed({model}, sequences, from = 0) {
 /** Of a post-norm model the final norm is missing: x stays as it is. */
 function layerNorm(norm, x) {
   if (!norm) return x;
-  const {weight, bias} = norm, width = weight.length, y = new Float32Array(x.length);
+  const {weight, bias} = norm, width = weight.length, y = new Float64Array(x.length);
   for (let row = 0; row < x.length; row += width) {
     let mean = 0, variance = 0;
-    for (let d = 0; d < width; d++) mean += x[row + d] / width;
-    for (let d = 0; d < width; d++) variance += (x[row + d] - mean) ** 2 / width;
-    const scale = 1 / Math.sqrt(variance + 1e-5);
+    for (let d = 0; d < width; d++) mean += x[row + d];
+    mean /= width;
+    for (let d = 0; d < width; d++) variance += (x[row + d] - mean) ** 2;
+    const scale = 1 / Math.sqrt(variance / width + 1e-5);
     for (let d = 0; d < width; d++) y[row + d] = (x[row + d] - mean) * scale * weight[d] + bias[d];
   }
   return y;
 }
 
-/** The error function to 1.5e-7 (Abramowitz & Stegun 1964, 7.1.26), of which GELU is made. */
+/** The error function, of which GELU is made, to 1.5e-7 (Abramowitz & Stegun 1964, formula 7.1.26). */
 function erf(x) {
   const t = 1 / (1 + 0.3275911 * Math.abs(x));
   const series = ((((1.061405429 * t - 1.453152027) * t + 1.421413741) * t - 0.284496736) * t + 0.254829592) * t;
   return Math.sign(x) * (1 - series * Math.exp(-x * x));
 }
 
+/** x is changed in place: it is needed nowhere else. */
 const ACTIVATIONS = {
-  relu: x => x.map(value => Math.max(0, value)),
-  gelu: x => x.map(value => value * (1 + erf(value / Math.SQRT2)) / 2),
+  relu(x) {
+    for (let i = 0; i < x.length; i++) x[i] = Math.max(0, x[i]);
+    return x;
+  },
+  gelu(x) {
+    for (let i = 0; i < x.length; i++) x[i] *= (1 + erf(x[i] / Math.SQRT2)) / 2;
+    return x;
+  },
 };
 
 /** Works on each row alone. */
@@ -176,12 +184,18 @@ function feedForward({model, kept}, {expand, contract, name}, x) {
   return once(kept, name, [x], () => linear(contract, activation(linear(expand, x))));
 }
 
+function sum(x, y) {
+  const z = x.slice();
+  for (let i = 0; i < z.length; i++) z[i] += y[i];
+  return z;
+}
+
 /** x plus what the sublayer makes of it, with the norm before it or, as in the paper, behind. */
 function residual({model, kept}, x, norm, sublayer) {
   const normed = x => once(kept, norm.name, [x], () => layerNorm(norm, x));
   const made = sublayer(model.config.norm_first ? normed(x) : x);
-  const sum = once(kept, `${norm.name} sum`, [x, made], () => x.map((value, i) => value + made[i]));
-  return model.config.norm_first ? sum : normed(sum);
+  const after = once(kept, `${norm.name} sum`, [x, made], () => sum(x, made));
+  return model.config.norm_first ? after : normed(after);
 }
 
 /** The blocks of one side, one after the other. */
