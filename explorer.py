@@ -124,13 +124,10 @@ def examples(run: Run, lengths: dict[int, int]) -> list[dict]:
     return result
 
 
-def pairs_of(run: Run) -> list[list[list[int]]]:
-    """Content and right answer of the unseen sequences."""
-    source, _, _ = unseen_sequences(run, count=SEQUENCES)
+def with_answers(task: str, source: Tensor) -> list[list[list[int]]]:
+    """The content of each row of source (N, S), and the right answer to it."""
     contents = [row[(row != PAD) & (row != START) & (row != END)] for row in source]
-    return [
-        [content.tolist(), TASKS[run.config.task].answer(content[None])[0].tolist()] for content in contents
-    ]
+    return [[content.tolist(), TASKS[task].answer(content[None])[0].tolist()] for content in contents]
 
 
 def checks(run: Run, means: dict[Head, Tensor]) -> list[dict]:
@@ -167,7 +164,7 @@ def page_data(run: Run, format: str) -> tuple[dict, str]:
         "names": [token_name(token, task) for token in range(config.vocab_size)],
         "symbols": alphabet(task, config.vocab_size), "gap": MASK if TASKS[task].gaps else None,
         "form": TASKS[task].form, "answer_lengths": lengths, "examples": examples(run, lengths),
-        "unseen": pairs_of(run), "checks": checks(run, means), "purposes": run.purposes,
+        "unseen": with_answers(task, evidence.source), "checks": checks(run, means), "purposes": run.purposes,
         "right": int(is_right(evidence.margins[NOTHING]).sum()),
         "table": [
             [part, int(is_right(margins).sum())] for part, margins in evidence.margins.items()
@@ -189,16 +186,18 @@ def live_page(run: Run) -> str:
     in_half = rounded(run)
     same = right_in_test(in_half, count) == exact_match
     data, weights = page_data(*((in_half, "float16") if same else (run, "float32")))
-    sizes = f"{count_parameters(run.model):,} weights, {percent(exact_match, 2)} of {count:,} test sequences right"
+    about = (
+        f"A trained model: {count_parameters(run.model):,} weights, {percent(exact_match, 2)} of {count:,} "
+        "test sequences right. Ask it, cut its heads, and see what breaks. All of it is in this file."
+    )
     scripts = {path.name: path.read_text() for path in ASSETS.glob("*.js")}
     page = fill_in((ASSETS / "explorer.html").read_text(), scripts | {
         "title": html.escape(f"Take this Transformer apart: {run.config.task}, {run.architecture}"),
-        "about": f"A trained model: {sizes}. Ask it, cut its heads, and see what breaks. All of it is in this file.",
-        "explorer.css": (ASSETS / "explorer.css").read_text(),
+        "about": about, "explorer.css": (ASSETS / "explorer.css").read_text(),
         "data": json.dumps(data).replace("<", "\\u003c"), "weights": weights,
     })
-    if len(page.encode()) > LARGEST_PAGE:
-        raise ValueError(f"its live page would have {len(page.encode()) / 1e6:.1f} MB")
+    if (size := len(page.encode())) > LARGEST_PAGE:
+        raise ValueError(f"it would take {size / 1e6:.1f} MB, more than {LARGEST_PAGE / 1e6:.0f}")
     return page
 
 

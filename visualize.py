@@ -78,6 +78,7 @@ from data import (
     to_content,
     to_text,
 )
+from explorer import save_page
 from train import (
     DEFAULT_ARCHITECTURES,
     DEFAULT_FOLDER,
@@ -1473,8 +1474,16 @@ def says_nothing(name: str, view: View) -> bool:
     return name == "attention_kinds" and len(view.reading.maps) == 1
 
 
+def save_live_page(view: View, path: Path) -> None:
+    try:
+        save_page(view.run, path)
+        tqdm.write(f"{path}: a page to ask this model, cut its heads and see what breaks", file=sys.stdout)
+    except ValueError as error:
+        print(f"no live page of {view}: {error}", file=sys.stderr)
+
+
 def save_all(view: View, folder: Path, ending: str, pictures: dict[str, Callable[[View], Figure]]) -> None:
-    """These pictures of a run, and with the ones of many sequences the table of its heads."""
+    """These pictures of a run, and with the ones of many sequences its live page and a table of its heads."""
     for name, picture in pictures.items():
         if not says_nothing(name, view):
             save(picture(view), folder / f"{name}{ending}")
@@ -1485,6 +1494,7 @@ def save_all(view: View, folder: Path, ending: str, pictures: dict[str, Callable
             path = view.run.folder / "attention.npz"
             reason = "does not hold this whole training" if path.exists() else "is not there"
             print(f"no film of {view}: {path} {reason}; train again to record it", file=sys.stderr)
+        save_live_page(view, folder / "explorer.html")
         save_table([
             {name: round(x, 4) if isinstance(x, float) else x for name, x in row.items()}
             for row in head_table(view.evidence)

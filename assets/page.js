@@ -484,6 +484,7 @@ function start() {
   }));
   for (const radio of document.querySelectorAll("[name=mode]")) radio.onchange = () => change({mode: radio.value});
   byId("cut-all").onclick = () => toggle([]);
+  byId("cut-all").hidden = KINDS.length === 1;              // then the kind is all of it
   byId("undo").onclick = () => change({cut: state.earlier.at(-1), earlier: state.earlier.slice(0, -1)});
   byId("restore").onclick = () => cutHeads([]);
   const stepTo = step => change({step: Math.max(1, Math.min(step, asked.answer.length)), cell: null});

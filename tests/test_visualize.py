@@ -594,7 +594,7 @@ def pictures_of(tasks, architectures, suffix, lengths="lengths"):
     """The files that a run of visualize.py writes for these, besides the comparison."""
     expected = {
         Path(f"{task}_task", architecture, name) for task in tasks for architecture in architectures
-        for name in ["heads.csv", "film.gif", *(f"{name}.{suffix}" for name in NAMES)]
+        for name in ["heads.csv", "film.gif", "explorer.html", *(f"{name}.{suffix}" for name in NAMES)]
     }
     expected |= {Path(f"{task}_task/{lengths}.{suffix}") for task in tasks}
     if "encoder-decoder" in architectures:
