@@ -363,9 +363,10 @@ function renderHead() {
 }
 
 function renderLines({kind, keys, queries, rows, shown, query, key, answers, first}) {
-  const gap = 36, across = Math.max(keys.length, queries.length) * gap + 40, height = answers ? 300 : 280;
+  const gap = 38, across = Math.max(keys.length, queries.length) * gap + 40, height = answers ? 300 : 280;
   const svg = byId("lines"), x = i => gap * (i + .5) + 20, lines = [], targets = [];
   Object.entries({width: across, height, viewBox: `0 0 ${across} ${height}`}).forEach(pair => svg.setAttribute(...pair));
+  svg.style.minWidth = `${.7 * across}px`;                  // smaller, and nobody could read it
   rows.forEach((row, q) => row.forEach((weight, k) => {
     if (weight < .02 || q >= shown) return;
     const at = q === query && k === key, ends = {x1: x(k), y1: 24, x2: x(q), y2: 256};
