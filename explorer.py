@@ -11,6 +11,7 @@ import copy
 import html
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -34,7 +35,6 @@ from analysis import (
 )
 from data import (
     END,
-    MASK,
     PAD,
     START,
     TASKS,
@@ -56,13 +56,16 @@ CHECKED = 3                                                 # of them, whose log
 
 
 def rounded(run: Run) -> Run:
-    """The run with weights as float16 keeps them. ValueError where one is too large for it, or no number."""
+    """The run with weights as float16 keeps them; those above 65,504 become infinite."""
     model = copy.deepcopy(run.model)
-    for name, weights in model.state_dict().items():
+    for weights in model.state_dict().values():
         weights.copy_(weights.half())
-        if not weights.isfinite().all():
-            raise ValueError(f"{name} holds a number that float16 cannot")
     return replace(run, model=model)
+
+
+def is_finite(run: Run) -> bool:
+    """Whether all weights are numbers that a page can hold."""
+    return all(x.isfinite().all() for x in run.model.state_dict().values())
 
 
 def right_in_test(run: Run, count: int) -> float:
@@ -89,8 +92,9 @@ def tested(run: Run) -> tuple[int, float]:
         return TEST_SEQUENCES, right_in_test(run, TEST_SEQUENCES)
 
 
-def as_base64(tensors: list[Tensor], precision: torch.dtype) -> str:
-    numbers = torch.cat([x.detach().flatten() for x in tensors]).to(precision)
+def as_base64(tensors: Iterable[Tensor], format: str) -> str:
+    """All numbers one after the other, in "float16" or "float32"."""
+    numbers = torch.cat([x.detach().flatten() for x in tensors]).to(getattr(torch, format))
     return base64.b64encode(numbers.numpy().tobytes()).decode()
 
 
@@ -144,7 +148,7 @@ def checks(run: Run, means: dict[Head, Tensor]) -> list[dict]:
             result.append({
                 "given": [tokens[row].tolist() for tokens in given], "without": without,
                 "mode": "mean" if replacement else "zero",
-                "logits": as_base64([logits[row]], torch.float32),
+                "logits": as_base64([logits[row]], "float32"),
             })
     return result
 
@@ -162,7 +166,7 @@ def page_data(run: Run, format: str) -> tuple[dict, str]:
         "task": task, "architecture": run.architecture, "config": asdict(config), "format": format,
         "tensors": [[name, x.numel()] for name, x in tensors.items()],
         "names": [token_name(token, task) for token in range(config.vocab_size)],
-        "symbols": alphabet(task, config.vocab_size), "gap": MASK if TASKS[task].gaps else None,
+        "symbols": alphabet(task, config.vocab_size),
         "form": TASKS[task].form, "answer_lengths": lengths, "examples": examples(run, lengths),
         "unseen": with_answers(task, evidence.source), "checks": checks(run, means), "purposes": run.purposes,
         "right": int(is_right(evidence.margins[NOTHING]).sum()),
@@ -171,7 +175,7 @@ def page_data(run: Run, format: str) -> tuple[dict, str]:
             if part != NOTHING
         ],
     }
-    return data, as_base64([*tensors.values()], getattr(torch, format))
+    return data, as_base64(tensors.values(), format)
 
 
 def fill_in(template: str, parts: dict[str, str]) -> str:
@@ -180,27 +184,41 @@ def fill_in(template: str, parts: dict[str, str]) -> str:
     return re.sub(rf"\{{({names})\}}", lambda found: parts[found[1]], template)
 
 
-def live_page(run: Run) -> str:
-    """The page of one run, as HTML. ValueError where it would be larger than LARGEST_PAGE."""
-    count, exact_match = tested(run)
-    in_half = rounded(run)
-    same = right_in_test(in_half, count) == exact_match
-    data, weights = page_data(*((in_half, "float16") if same else (run, "float32")))
+def live_page(run: Run, format: str, tested_on: int, share: float) -> str:
+    """The page of a run, as HTML, with weights in this format; share is its exact match on the test set."""
+    data, weights = page_data(run, format)
     about = (
-        f"A trained model: {count_parameters(run.model):,} weights, {percent(exact_match, 2)} of {count:,} "
+        f"A trained model: {count_parameters(run.model):,} weights, {percent(share, 2)} of {tested_on:,} "
         "test sequences right. Ask it, cut its heads, and see what breaks. All of it is in this file."
     )
-    scripts = {path.name: path.read_text() for path in ASSETS.glob("*.js")}
-    page = fill_in((ASSETS / "explorer.html").read_text(), scripts | {
+    parts = {path.name: path.read_text(encoding="utf-8") for path in ASSETS.glob("explorer.*")}
+    parts |= {path.name: path.read_text(encoding="utf-8") for path in ASSETS.glob("*.js")}
+    return fill_in(parts["explorer.html"], parts | {
         "title": html.escape(f"Take this Transformer apart: {run.config.task}, {run.architecture}"),
-        "about": about, "explorer.css": (ASSETS / "explorer.css").read_text(),
-        "data": json.dumps(data).replace("<", "\\u003c"), "weights": weights,
+        "about": about, "data": json.dumps(data).replace("<", "\\u003c"), "weights": weights,
     })
-    if (size := len(page.encode())) > LARGEST_PAGE:
-        raise ValueError(f"it would take {size / 1e6:.1f} MB, more than {LARGEST_PAGE / 1e6:.0f}")
-    return page
 
 
 def save_page(run: Run, path: Path) -> None:
-    with replacing(path) as unfinished:
-        unfinished.write_text(live_page(run))
+    """Write the page, in float16 where that leaves the exact match on the test set as it is, else in float32.
+
+    Where float32 takes more than LARGEST_PAGE, float16 is used all the same; the exact match that a page
+    tells is its own. ValueError for a model that is too large in any case, or whose weights are no numbers.
+    """
+    numbers = sum(x.numel() for x in run.model.state_dict().values())
+    if (size := numbers * 2 * 4 / 3) > LARGEST_PAGE:        # base64 writes three bytes as four characters
+        raise ValueError(f"its weights take {size / 1e6:.1f} MB, more than {LARGEST_PAGE / 1e6:.0f}")
+    count, exact_match = tested(run)
+    choices, half = [(run, "float32", exact_match)], rounded(run)
+    if is_finite(half):
+        exact_match_in_half = right_in_test(half, count)
+        choices.insert(exact_match_in_half != exact_match, (half, "float16", exact_match_in_half))
+    elif not is_finite(run):
+        raise ValueError("not all of its weights are finite numbers")
+    for shown, format, share in choices:
+        page = live_page(shown, format, count, share)
+        if (size := len(page.encode())) <= LARGEST_PAGE:
+            with replacing(path) as unfinished:
+                unfinished.write_text(page, encoding="utf-8")
+            return
+    raise ValueError(f"it takes {size / 1e6:.1f} MB, more than {LARGEST_PAGE / 1e6:.0f}")

@@ -313,13 +313,22 @@ function accentColour() {
 
 // ------------------------------------------------------------------------------------------ one head
 
-/** The head whose queries, in this question, come closest to reading one key each: a first thing to look at. */
+/** Where the right answer comes from, [query][key] of the answering kind; nothing where that is not known. */
+function origins() {
+  if (!ruleHolds) return [];
+  const cells = [], firstKey = 1;
+  answerCells(data.task, state.content, data.symbols).forEach((row, i) => {
+    cells[firstRow() + i] = [...Array(firstKey).fill(false), ...row];
+  });
+  return cells;
+}
+
+/** The head that reads most where the answer comes from, or else comes closest to reading one key each time. */
 function brightest() {
-  const heads = headsOf(model, [answering]), clarity = ([kind, layer, head]) => {
-    const size = keysOf(kind, asked.given).length;
-    return rowsOf(asked.trace[kind][layer].weights[head], size).reduce((sum, row) => sum + Math.max(...row), 0);
-  };
-  return heads.reduce((best, head) => clarity(head) > clarity(best) ? head : best);
+  const cells = origins(), size = keysOf(answering, asked.given).length;
+  const shareOf = ([kind, layer, head]) => rowsOf(asked.trace[kind][layer].weights[head], size).reduce((sum, row, q) =>
+    sum + (cells.length ? row.reduce((on, weight, k) => on + weight * (cells[q]?.[k] ?? 0), 0) : Math.max(...row)), 0);
+  return headsOf(model, [answering]).reduce((best, head) => shareOf(head) > shareOf(best) ? head : best);
 }
 
 const isMasked = (kind, query, key) => kind === "decoder" && key > query;
@@ -333,16 +342,17 @@ function view() {
   let [query, key] = state.cell ?? [answers ? (state.step ? shown - 1 : first) : 1, null];
   query = Math.min(query, queries.length - 1);
   if (key === null || key >= keys.length || isMasked(kind, query, key)) key = likeliest(rows[query]);
-  const cells = kind === answering && ruleHolds ? answerCells(data.task, state.content, data.symbols) : [];
-  const isOrigin = (q, k) => cells[q - first]?.[k - 1] ?? false;
-  return {kind, layer, head, keys, queries, rows, shown, query, key, answers, first, isOrigin, outlined: cells.length};
+  const cells = kind === answering ? origins() : [];
+  return {kind, layer, head, keys, queries, rows, shown, query, key, answers, first, cells};
 }
 
-/** Looks into another cell; where the pointer rests while the page changes below it, nothing is to be done. */
 function lookInto(query, key) {
   const now = view();
   if (query !== now.query || key !== now.key) change({cell: [query, key]});
 }
+
+/** A mouse that rests while the page changes below it has chosen nothing; a finger chooses by a click. */
+const moved = event => event.pointerType === "mouse" && (event.movementX || event.movementY);
 
 /** Everything that shows the head; the same cell is marked among the lines, in the grid and in the numbers. */
 function renderHead() {
@@ -372,7 +382,8 @@ function renderLines({kind, keys, queries, rows, shown, query, key, answers, fir
     const at = q === query && k === key, ends = {x1: x(k), y1: 24, x2: x(q), y2: 256};
     lines.push(element("line", {...ends, "stroke-width": 1 + 4 * weight, "stroke-opacity": at ? 1 : .75 * weight}));
     targets.push(element("line", {...ends, class: "hit"}));
-    targets.at(-1).onpointerenter = () => lookInto(q, k);
+    targets.at(-1).onpointermove = event => moved(event) && lookInto(q, k);
+    targets.at(-1).onclick = () => lookInto(q, k);
   }));
   const word = (text, i, y, name, q = 0) => element("text", {x: x(i), y, class: name, opacity: q < shown ? 1 : .15}, text);
   svg.replaceChildren(...lines, ...keys.map((token, k) => word(nameOf(token), k, 17, k === key ? "at" : "")),
@@ -383,22 +394,22 @@ function renderLines({kind, keys, queries, rows, shown, query, key, answers, fir
     + (answers ? ", and what the model says there (→)." : ".");
 }
 
-function renderGrid({kind, keys, queries, rows, shown, query, key, isOrigin, outlined}) {
+function renderGrid({kind, keys, queries, rows, shown, query, key, cells}) {
   const heading = keys.map((token, k) => element("th", {scope: "col", className: k === key ? "at" : ""}, nameOf(token)));
   const lines = rows.map((row, q) => element("tr", {className: q < shown ? "" : "later"},
     element("th", {scope: "row", className: q === query ? "at" : ""}, nameOf(queries[q])),
     ...row.map((weight, k) => {
       if (isMasked(kind, q, k)) return element("td", {className: "masked", title: "comes later: masked"});
       const at = q === query && k === key;
-      return styled("td", {className: `${at ? "at" : ""} ${isOrigin(q, k) ? "origin" : ""}`, tabIndex: at ? 0 : -1,
-        onclick: () => lookInto(q, k), onpointerenter: ({pointerType}) => pointerType === "mouse" && lookInto(q, k),
+      return styled("td", {className: `${at ? "at" : ""} ${cells[q]?.[k] ? "origin" : ""}`, tabIndex: at ? 0 : -1,
+        onclick: () => lookInto(q, k), onpointermove: event => moved(event) && lookInto(q, k),
         title: `${nameOf(queries[q])} reads ${nameOf(keys[k])}: ${weight.toFixed(3)}`}, "--w", weight);
     })));
   const focused = byId("grid").contains(document.activeElement);
   byId("grid").replaceChildren(element("tr", {}, element("td", {className: "masked"}), ...heading), ...lines);
-  if (focused) byId("grid").querySelector("td.at").focus();
+  if (focused) byId("grid").querySelector("td.at").focus({preventScroll: true});
   byId("grid-caption").textContent = "The same weights: a row for each query, a column for each key."
-    + (outlined ? " Outlined: where the right answer comes from." : "");
+    + (cells.length ? " Outlined: where the right answer comes from." : "");
 }
 
 /** Arrow keys move through the grid. */
@@ -409,6 +420,7 @@ function moveCell(event) {
   const {kind, keys, queries, query, key} = view(), cell = [query + move[0], key + move[1]];
   const inside = cell[0] in queries && cell[1] in keys;
   if (inside && !isMasked(kind, ...cell)) change({cell});
+  document.activeElement.scrollIntoView({block: "nearest", inline: "nearest"});
 }
 
 /** Inside one cell: q·k, divided by √Dh, softmax over the row, times the value. */

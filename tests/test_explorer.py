@@ -9,11 +9,15 @@ from unittest.mock import patch
 
 import pytest
 import torch
+from selenium import webdriver
+from selenium.webdriver import ActionChains, Keys
+from selenium.webdriver.support.ui import WebDriverWait
 
 import explorer
-from analysis import ablated, parts_of
-from data import END, MASK, PAD, START, TASKS
-from train import Config, Run
+from analysis import Evidence, ablated, answer_cells, mean_head_outputs, parts_of, scores_of_query
+from data import END, MASK, PAD, START, TASKS, alphabet, dependence, some_questions
+from handmade import copying_encoder_decoder, reversing_encoder
+from train import Config, Run, percent
 from transformer import evaluating, generate
 
 SMALL = {"d_model": 20, "num_heads": 2, "num_layers": 2, "d_ff": 24}
@@ -45,7 +49,6 @@ def page_of(run: Run, path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def browser():
-    webdriver = pytest.importorskip("selenium.webdriver", reason="needs pip install selenium")
     programs = [shutil.which(name) for name in ("chromium", "chromedriver")]
     if None in programs:
         pytest.skip("needs a browser: apt-get install chromium chromium-driver")
@@ -114,7 +117,7 @@ def test_answers_logits_and_attention_are_those_of_pytorch(random_page, browser)
             assert torch.allclose(shown, weights, rtol=0, atol=1e-4)
 
 
-def test_each_cut_does_what_ablation_does(random_page, browser):
+def test_each_cut_does_what_zero_and_mean_ablation_do(random_page, browser):
     run, path = random_page
     question = [5, 9, 12, 14, 7]
     opened(browser, path)
@@ -124,3 +127,168 @@ def test_each_cut_does_what_ablation_does(random_page, browser):
             answer, logits = by_pytorch(run, question)
         assert page["answer"] == answer, part
         assert torch.allclose(torch.tensor(page["logits"]), logits, rtol=0, atol=1e-3), part
+    means = mean_head_outputs(run)
+    script = "return ask(model, arguments[0], 5, [arguments[1]], 'mean').answer"
+    for part in parts_of(run.model):
+        with ablated(run.model, part, replacement=means):
+            answer, _ = by_pytorch(run, question)
+        assert browser.execute_script(script, question, part) == answer, part
+
+
+@pytest.fixture(scope="session")
+def handmade(browser, tmp_path_factory):
+    """The reversing encoder that is built by hand, which is always right, and its page."""
+    config, model, purposes = reversing_encoder()
+    run = explorer.rounded(Run(model.eval(), config, [], Path("nowhere"), purposes=purposes))
+    return run, page_of(run, tmp_path_factory.mktemp("handmade") / "explorer.html")
+
+
+# ---------------------------------------------------------------- the tasks, once more in JavaScript
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_page_answers_and_judges_questions_as_data_py_does(task, browser, handmade):
+    """Valid questions of each length, and random ones, of which most are not valid for some tasks."""
+    opened(browser, handmade[1])
+    for length in range(1, 11):
+        symbols = alphabet(task, 20)
+        generator = torch.Generator().manual_seed(length)
+        some = torch.tensor(symbols)[torch.randint(len(symbols), (40, length), generator=generator)]
+        contents = torch.cat([some, some_questions(task, length, 20)[:20]])
+        valid = TASKS[task].is_valid(contents)
+        script = "return arguments[1].map(content => IS_VALID[arguments[0]]?.(content) ?? true)"
+        assert browser.execute_script(script, task, contents.tolist()) == valid.tolist()
+        if not valid.any():
+            continue
+        questions = contents[valid][-20:]
+        answers = TASKS[task].answer(questions)
+        script = "return arguments[1].map(content => ANSWERS[arguments[0]](content))"
+        assert browser.execute_script(script, task, questions.tolist()) == answers.tolist()
+        script = "return arguments[1].map(content => answerCells(arguments[0], content, arguments[2]))"
+        cells = torch.tensor(browser.execute_script(script, task, questions.tolist(), symbols))
+        depends = dependence(task, questions, 20)
+        expected = answer_cells("encoder", depends, depends.size(1) + 1, length + 1)[:, 1:, 1:]
+        assert torch.equal(cells, expected)
+
+
+# ---------------------------------------------------------------- the page
+
+
+def text_of(browser, name: str) -> str:
+    return browser.find_element("id", name).text
+
+
+def wait_for(browser, name: str, words: str) -> str:
+    """The text of an element once these words are in it."""
+    WebDriverWait(browser, 20).until(lambda browser: words in text_of(browser, name))
+    return text_of(browser, name)
+
+
+def test_a_reader_types_and_is_answered_at_once(handmade, browser):
+    opened(browser, handmade[1])
+    question, empty = browser.find_element("id", "question"), [Keys.CONTROL, "a", Keys.NULL, Keys.BACKSPACE]
+    question.send_keys(*empty)
+    assert text_of(browser, "problem") == "type a question: symbols such as 19"
+    question.send_keys("5 7 9")
+    assert text_of(browser, "verdict") == "5 7 9 → 9 7 5 ✓" and text_of(browser, "problem") == ""
+    symbols = browser.find_element("id", "symbols").find_elements("tag name", "button")
+    assert [symbol.text for symbol in symbols] == [str(symbol) for symbol in range(4, 20)]
+    symbols[0].click()
+    assert text_of(browser, "verdict") == "5 7 9 4 → 4 9 7 5 ✓"
+    browser.find_element("id", "delete").click()
+    assert text_of(browser, "verdict") == "5 7 9 → 9 7 5 ✓"
+    for typed, problem in (
+        (" 3", "3 is not a symbol of reverse; choose from 4 … 19"),
+        (" 4 4 4 4 4 4", "9 symbols are too many: this model has positions for 8"),
+    ):
+        question.send_keys(*empty, "5 7 9", typed)
+        assert text_of(browser, "problem") == problem
+    long, short = browser.find_element("id", "examples").find_elements("tag name", "button")
+    short.click()
+    assert text_of(browser, "verdict").startswith(f"{short.text} → ") and text_of(browser, "problem") == ""
+    assert len(long.text.split()) == 8
+
+
+def test_cuts_break_the_answer_and_the_score_is_that_of_ablation(handmade, browser):
+    run, path = handmade
+    opened(browser, path)
+    evidence = Evidence(run, explorer.SEQUENCES)
+    assert wait_for(browser, "exact", "200") == "Nothing is cut: 100% of 200 unseen sequences are right"
+    finds_end, fetches = browser.find_elements("css selector", "td .cut")
+    finds_end.click()
+    assert "✗ not" in text_of(browser, "verdict")
+    left = percent(evidence.left(("encoder", 0)))           # its only head: the whole layer
+    assert wait_for(browser, "exact", "200") == f"Without layer 1: {left} of 200 unseen sequences are right"
+    fetches.click()
+    assert wait_for(browser, "exact", "200").startswith("Without all attention: ")
+    browser.find_element("id", "undo").click()
+    browser.find_element("css selector", "[value=mean]").click()
+    assert finds_end.get_attribute("aria-pressed") == "true"
+    assert fetches.get_attribute("aria-pressed") == "false"
+    browser.find_element("id", "restore").click()
+    assert text_of(browser, "verdict").endswith("✓")
+
+
+def test_pointer_and_arrow_keys_look_into_the_same_cell_everywhere(handmade, browser):
+    run, path = handmade
+    opened(browser, path)
+    question = [5, 7, 9, 11]
+    browser.execute_script("write(arguments[0])", "5 7 9 11")
+    by_pytorch(run, question)
+    maps = [attention.attention_weights[0, 0] for attention in run.model.attention_layers()["encoder"]]
+    names = ["START", "5", "7", "9", "11", "END"]
+
+    def shown(layer: int, query: int, key: int) -> str:
+        weight = maps[layer][query, key].item()
+        return f"Query {names[query]} reads key {names[key]}: weight {weight:.3f}"
+
+    assert text_of(browser, "cell") == shown(1, 1, 4)       # it says the first symbol, and reads it there
+    cell = browser.find_element("css selector", "#grid td.at")
+    cell.click()
+    ActionChains(browser).send_keys(Keys.ARROW_DOWN, Keys.ARROW_LEFT).perform()
+    assert text_of(browser, "cell") == shown(1, 2, 3)
+    marked = browser.find_elements("css selector", "#lines .at, #grid th.at")
+    assert [mark.text for mark in marked] == ["9", "7", "9", "7"]
+    heads, away = browser.find_elements("css selector", ".head"), browser.find_element("id", "question")
+    first, second = "layer 1, head 1 (finds END)", "layer 2, head 1 (fetches the symbol)"
+    browser.execute_script("scrollTo(0, 0)")
+    ActionChains(browser).move_to_element(heads[0]).perform()
+    wait_for(browser, "head-title", first)                  # pointing previews …
+    assert text_of(browser, "cell") == shown(0, 2, 3)
+    ActionChains(browser).move_to_element(away).perform()
+    wait_for(browser, "head-title", second)
+    heads[0].click()                                        # … and a click locks
+    ActionChains(browser).move_to_element(heads[1]).perform()
+    wait_for(browser, "head-title", second)
+    ActionChains(browser).move_to_element(away).perform()
+    wait_for(browser, "head-title", first)
+
+
+def test_the_numbers_inside_a_cell_are_those_of_the_model(handmade, browser):
+    run, path = handmade
+    opened(browser, path)
+    browser.execute_script("write('5 7 9 11'); change({chosen: ['encoder', 1, 0], cell: [1, 4]})")
+    given = torch.tensor([[START, 5, 7, 9, 11, END]]),
+    products = scores_of_query(run.model, given, ("encoder", 1, 0), query=1)
+    scaled = products / run.config.d_model**0.5
+    rows = browser.find_elements("css selector", "#numbers table:nth-of-type(2) tr")
+    numbers = [[float(cell.text) for cell in row.find_elements("tag name", "td")] for row in rows[1:]]
+    assert torch.allclose(torch.tensor(numbers[0]), products, atol=0.006)
+    assert torch.allclose(torch.tensor(numbers[1]), scaled, atol=0.006)
+    assert torch.allclose(torch.tensor(numbers[2]), scaled.softmax(dim=0), atol=0.0006)
+
+
+def test_a_generating_model_is_stepped_token_by_token(browser, tmp_path):
+    config, model, purposes = copying_encoder_decoder()
+    run = Run(model.eval(), config, [], Path("nowhere"), purposes=purposes)
+    opened(browser, page_of(run, tmp_path / "explorer.html"))
+    browser.execute_script("write('5 7 9')")
+    assert text_of(browser, "step-text") == "token 4 of 4: END"
+    browser.find_element("id", "forward").click()
+    assert text_of(browser, "step-text") == "token 1 of 4: 5"
+    assert text_of(browser, "cell") == "Query START reads key 5: weight 1.000"
+    browser.find_element("id", "forward").click()
+    assert text_of(browser, "cell") == "Query 5 reads key 7: weight 1.000"
+    assert len(browser.find_elements("css selector", "#grid tr:not(.later) th[scope=row]")) == 2
+    browser.find_element("id", "back").click()
+    assert text_of(browser, "step-text") == "token 1 of 4: 5"
