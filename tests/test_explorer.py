@@ -3,6 +3,8 @@
 Where these are not installed, the tests that need them are skipped and say so.
 """
 
+import json
+import re
 import shutil
 from pathlib import Path
 from unittest.mock import patch
@@ -15,7 +17,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 import explorer
 from analysis import Evidence, ablated, answer_cells, mean_head_outputs, parts_of, scores_of_query
-from data import END, MASK, PAD, START, TASKS, alphabet, dependence, some_questions
+from data import END, MASK, PAD, START, TASKS, Task, alphabet, dependence, some_questions
 from handmade import copying_encoder_decoder, reversing_encoder
 from train import Config, Run, percent
 from transformer import evaluating, generate
@@ -292,3 +294,101 @@ def test_a_generating_model_is_stepped_token_by_token(browser, tmp_path):
     assert len(browser.find_elements("css selector", "#grid tr:not(.later) th[scope=row]")) == 2
     browser.find_element("id", "back").click()
     assert text_of(browser, "step-text") == "token 1 of 4: 5"
+
+
+# ---------------------------------------------------------------- it checks itself, and needs nothing else
+
+
+def certificate(browser) -> tuple[str, bool]:
+    """What the page says when all is measured again, and whether it says so in red."""
+    text = wait_for(browser, "certificate", "as in PyTorch")
+    return text, "wrong" in browser.find_element("id", "certificate").get_attribute("class")
+
+
+@pytest.mark.parametrize("workers", [True, False])
+def test_a_page_agrees_with_pytorch_and_asks_nobody(random_page, browser, workers):
+    """Also where the browser has no workers, and the page does all the work itself."""
+    run, path = random_page
+    script = "" if workers else "delete window.Worker"
+    added = browser.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": script})
+    opened(browser, path)
+    text, red = certificate(browser)
+    browser.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", added)
+    parts = len(parts_of(run.model))
+    assert not red and f"{parts} of {parts} as in PyTorch" in text
+    assert float(re.search("at most ([0-9.e+-]+)", text)[1].rstrip(".")) < 1e-4
+    assert browser.get_log("browser") == []
+    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    requests = {
+        message["params"]["request"]["url"].split(":")[0] for message in messages
+        if message["method"] == "Network.requestWillBeSent"
+    }
+    assert requests <= {"file", "blob", "data"}
+
+
+def test_a_page_with_other_weights_says_so_in_red(browser, handmade, tmp_path):
+    """The last numbers, of the means, are not asked in most passes: so the first ones are exchanged."""
+    page = handmade[1].read_text()
+    weights = re.search('id="weights">([^<]+)<', page)[1]
+    path = tmp_path / "explorer.html"
+    path.write_text(page.replace(weights, weights[8000:16000] + weights[8000:]))
+    text, red = certificate(opened(browser, path))
+    assert red and text.startswith("This page does not compute what PyTorch does.")
+
+
+def test_a_task_of_ones_own_is_judged_only_where_its_answer_is_known(browser, tmp_path):
+    rotate = Task(lambda content: content.roll(1, dims=1), form="<b>anything</b>")
+    with patch.dict(TASKS, {"rotate": rotate}):
+        path = page_of(random_run(task="rotate", architecture="encoder"), tmp_path / "explorer.html")
+    opened(browser, path)
+    example = browser.execute_script("return data.examples[0]")
+    assert example["answer"] == example["content"][-1:] + example["content"][:-1]
+    assert re.search("✓|✗ not", text_of(browser, "verdict"))
+    browser.execute_script("write('5 7 9 11 13')")
+    assert text_of(browser, "verdict").endswith("(the right answer is not known here)")
+    browser.execute_script("write('')")
+    assert text_of(browser, "problem") == "type a question: <b>anything</b>"
+
+
+def test_a_task_that_was_changed_is_not_judged_by_the_rule_it_had(browser, tmp_path):
+    with patch.dict(TASKS, {"copy": TASKS["reverse"]}):
+        path = page_of(random_run(task="copy", architecture="encoder"), tmp_path / "explorer.html")
+    opened(browser, path)
+    browser.execute_script("write('5 7 9 11 13')")
+    assert text_of(browser, "verdict").endswith("(the right answer is not known here)")
+
+
+# ---------------------------------------------------------------- the file
+
+
+def test_weights_travel_as_float32_where_rounding_would_change_what_is_right(tmp_path):
+    """The right logit is ahead by 2 and more, but float16 rounds numbers above 32,768 to multiples of 32."""
+    config, model, _ = reversing_encoder()
+    with torch.no_grad():
+        model.output_projection.bias += 60_000 + torch.linspace(0, 18, 20)
+    run = Run(model.eval(), config, [], Path("nowhere"))
+    page = page_of(run, tmp_path / "explorer.html").read_text()
+    assert '"format": "float32"' in page and "100% of 50 test sequences right" in page
+    with patch.object(explorer, "LARGEST_PAGE", len(page) - 1):
+        smaller = page_of(run, tmp_path / "explorer.html").read_text()
+    assert '"format": "float16"' in smaller and "100% of 50" not in smaller
+
+
+@pytest.mark.parametrize(
+    ("limit", "said"), [(5_000, "its weights take 0.0 MB, more than 0"), (60_000, "it takes 0.1 MB, more than 0")]
+)
+def test_a_model_that_is_too_large_has_no_page_and_is_told_why(limit, said, tmp_path):
+    with patch.object(explorer, "LARGEST_PAGE", limit), pytest.raises(ValueError, match=said):
+        page_of(random_run(architecture="encoder"), tmp_path / "explorer.html")
+    assert not list(tmp_path.iterdir())
+
+
+def test_weights_that_are_no_numbers_are_refused(tmp_path):
+    run = random_run(architecture="encoder")
+    run.model.output_projection.weight.data[0, 0] = torch.nan
+    with pytest.raises(ValueError, match="not all of its weights are finite"):
+        page_of(run, tmp_path / "explorer.html")
+
+
+def test_what_is_filled_in_is_left_as_it_is():
+    assert explorer.fill_in("{a} and {b}, {c}", {"a": "{b}", "b": "x < y"}) == "{b} and x < y, {c}"
