@@ -137,7 +137,8 @@ def with_answers(task: str, source: Tensor) -> list[list[list[int]]]:
 def checks(run: Run, means: dict[Head, Tensor]) -> list[dict]:
     """PyTorch's logits of a few sequences, by the last token of each row: intact, and with several cuts."""
     _, given, _ = unseen_sequences(run, longest(run), CHECKED)
-    first, *_, last = heads_of(run.model)
+    heads = heads_of(run.model)
+    first, last = heads[0], heads[-1]                       # the same in a model of one head
     result = []
     for without, replacement in (
         ([], None), ([first], None), ([last[:2]], means), ([first, last], means), ([ALL_ATTENTION], None),

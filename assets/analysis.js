@@ -49,24 +49,38 @@ function cutsOf(model, parts, mode = "zero") {
   }));
 }
 
+/** The queries, keys, values and weights of an attention, of the passes in which tokens came one by one. */
+function joined(passes, width) {
+  const {key, value} = passes.at(-1), keys = key.length / width;
+  const query = new Float64Array(passes.reduce((sum, pass) => sum + pass.query.length, 0));
+  const weights = passes[0].weights.map(() => new Float64Array(query.length / width * keys));
+  let from = 0;                                             // the first query of a pass
+  for (const pass of passes) {
+    query.set(pass.query, from * width);
+    pass.weights.forEach((rows, head) => rowsOf(rows, pass.key.length / width).forEach(
+      (row, i) => weights[head].set(row, (from + i) * keys)));
+    from += pass.query.length / width;
+  }
+  return {query, key, value, weights};
+}
+
 /** Ask one question. Returns the answer's tokens up to and including END, which is at most as long as the right
     answer and its END; all that the model was given; its logits, a row for each of the last tokens given; and
-    for each kind and layer the queries, keys, values and weights. */
+    for each kind and layer the queries, keys, values and weights[head], (T, S). */
 function ask(model, content, answerLength, parts, mode) {
-  const {architecture, vocab_size} = model.config, cuts = cutsOf(model, parts, mode), trace = {};
-  const row = (logits, i) => logits.subarray(i * vocab_size, (i + 1) * vocab_size);
-  let answer, {given} = arrange(architecture, content, Array(answerLength).fill(MASK));
-  if (architecture !== "encoder") {
-    answer = generate({model, cuts}, [START, ...content, END], answerLength + 1);
-    const read = answer.slice(0, answerLength);             // the last token is not read again
-    ({given} = arrange(architecture, content, answer.at(-1) === END ? answer.slice(0, -1) : read));
-  }
-  const numbers = forward({model, cuts, trace}, given.map(tokens => [tokens]));
-  const logits = given.at(-1).map((_, i) => row(numbers, i));
+  const {architecture, vocab_size, d_model} = model.config, pass = {model, cuts: cutsOf(model, parts, mode), trace: {}};
+  let answer, logits, {given} = arrange(architecture, content, Array(answerLength).fill(MASK));
   if (architecture === "encoder") {
+    logits = rowsOf(forward(pass, given.map(tokens => [tokens])), vocab_size);
     answer = logits.slice(1, answerLength + 2).map(likeliest);
     answer = answer.slice(0, answer.indexOf(END) + 1 || undefined);
+  } else {
+    ({answer, logits} = generate(pass, [START, ...content, END], answerLength + 1));
+    const read = answer.at(-1) === END ? answer.slice(0, -1) : answer.slice(0, answerLength);
+    ({given} = arrange(architecture, content, read));       // the last token is not read again
   }
+  const trace = Object.fromEntries(Object.entries(pass.trace).map(
+    ([kind, layers]) => [kind, layers.map(passes => joined(passes, d_model))]));
   return {answer, given, logits, trace};
 }
 

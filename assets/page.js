@@ -90,14 +90,11 @@ window.explorer = {
     check(content);
     const {answer, given, logits, trace} = ask(model, content, data.answer_lengths[content.length], without);
     const attention = Object.fromEntries(Object.entries(trace).map(([kind, layers]) => [kind, layers.map(
-      ({weights}) => weights.map(flat => rowsOf(flat, keysOf(kind, given).length)))]));
+      ({weights}) => weights.map(flat => rowsOf(flat, keysOf(kind, given).length).map(row => [...row])))]));
     return {answer, logits: logits.map(row => [...row]), attention};
   },
 };
 
-function rowsOf(flat, size) {
-  return Array.from({length: flat.length / size}, (_, i) => [...flat.subarray(i * size, (i + 1) * size)]);
-}
 const keysOf = (kind, given) => kind === "decoder" ? given.at(-1) : given[0];
 const queriesOf = (kind, given) => kind === "encoder" ? given[0] : given.at(-1);
 
@@ -202,6 +199,7 @@ const placeOfContent = new Map(different.map(([content], i) => [content.join(), 
 const sequences = different.map(([content, answer]) => arrange(architecture, content, answer));
 const workers = [0, 1].map(half => ({half, sequences: sequences.filter((_, i) => i % 2 === half)}));
 const halves = {};                                          // what has come back of each job
+let measuring = null;                                       // the job that was asked for last
 
 /** Starts two workers, or where there are none does their work here, between what the reader does. */
 function startWorkers() {
@@ -235,8 +233,10 @@ function arrived(half, id, flags) {
 
 const jobOf = () => `${state.mode}: ${[...state.cut].sort().join(" ")}`;
 function score() {
-  if (right[jobOf()]) return;
-  for (const {scope} of workers) scope?.postMessage({job: [jobOf(), state.cut.map(headOf), state.mode, true]});
+  const job = jobOf();
+  if (right[job] || job === measuring || !workers[0].scope) return;
+  measuring = job;
+  for (const {scope} of workers) scope.postMessage({job: [job, state.cut.map(headOf), state.mode, true]});
 }
 
 function renderScore() {
@@ -337,7 +337,8 @@ const isMasked = (kind, query, key) => kind === "decoder" && key > query;
 function view() {
   const [kind, layer, head] = state.pointed ?? state.chosen, {given, trace} = asked, first = firstRow();
   const keys = keysOf(kind, given), queries = queriesOf(kind, given);
-  const rows = rowsOf(trace[kind][layer].weights[head], keys.length), answers = kind === answering || kind === "decoder";
+  const rows = rowsOf(trace[kind][layer].weights[head], keys.length).map(row => [...row]);
+  const answers = kind === answering || kind === "decoder"; // whether its queries say the answer
   const shown = answers && state.step ? Math.min(first + state.step, queries.length) : queries.length;
   let [query, key] = state.cell ?? [answers ? (state.step ? shown - 1 : first) : 1, null];
   query = Math.min(query, queries.length - 1);

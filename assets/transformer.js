@@ -6,7 +6,7 @@
    PyTorch's names and shapes: model.blocks[0].attention.query_projection.weight is (D, D).
 
    A pass is {model, cuts}, and what a caller adds to it: cuts maps "kind.layer.head" to what replaces that
-   head's output, kept remembers what was computed, trace is filled with queries, keys, values and weights, past
+   head's output, kept remembers what was computed, trace collects queries, keys, values and weights, past
    holds the keys and values of the tokens before. */
 "use strict";
 
@@ -25,14 +25,15 @@ function once(kept, name, inputs, compute) {
 function linear({weight, bias}, x) {
   const outs = bias.length, width = weight.length / outs, rows = x.length / width;
   const y = new Float64Array(rows * outs);
-  for (let r0 = 0; r0 < rows; r0 += 4) {
-    const r1 = Math.min(r0 + 1, rows - 1), r2 = Math.min(r0 + 2, rows - 1), r3 = Math.min(r0 + 3, rows - 1);
-    const x0 = r0 * width, x1 = r1 * width, x2 = r2 * width, x3 = r3 * width;
-    for (let o0 = 0; o0 < outs; o0 += 4) {                  // at the edge the last row or output is done again
-      const o1 = Math.min(o0 + 1, outs - 1), o2 = Math.min(o0 + 2, outs - 1), o3 = Math.min(o0 + 3, outs - 1);
-      const w0 = o0 * width, w1 = o1 * width, w2 = o2 * width, w3 = o3 * width;
-      let s00 = 0, s01 = 0, s02 = 0, s03 = 0, s10 = 0, s11 = 0, s12 = 0, s13 = 0;
-      let s20 = 0, s21 = 0, s22 = 0, s23 = 0, s30 = 0, s31 = 0, s32 = 0, s33 = 0;
+  for (let o0 = 0; o0 < outs; o0 += 4) {                    // at the edge the last output is done again
+    const o1 = Math.min(o0 + 1, outs - 1), o2 = Math.min(o0 + 2, outs - 1), o3 = Math.min(o0 + 3, outs - 1);
+    const w0 = o0 * width, w1 = o1 * width, w2 = o2 * width, w3 = o3 * width;
+    const b0 = bias[o0], b1 = bias[o1], b2 = bias[o2], b3 = bias[o3];
+    let row = 0;
+    for (; row + 4 <= rows; row += 4) {
+      const x0 = row * width, x1 = x0 + width, x2 = x1 + width, x3 = x2 + width;
+      let s00 = b0, s01 = b1, s02 = b2, s03 = b3, s10 = b0, s11 = b1, s12 = b2, s13 = b3;
+      let s20 = b0, s21 = b1, s22 = b2, s23 = b3, s30 = b0, s31 = b1, s32 = b2, s33 = b3;
       for (let k = 0; k < width; k++) {
         const a = x[x0 + k], b = x[x1 + k], c = x[x2 + k], d = x[x3 + k];
         const p = weight[w0 + k], q = weight[w1 + k], r = weight[w2 + k], s = weight[w3 + k];
@@ -41,12 +42,20 @@ function linear({weight, bias}, x) {
         s20 += c * p; s21 += c * q; s22 += c * r; s23 += c * s;
         s30 += d * p; s31 += d * q; s32 += d * r; s33 += d * s;
       }
-      const b0 = bias[o0], b1 = bias[o1], b2 = bias[o2], b3 = bias[o3];
-      const y0 = r0 * outs, y1 = r1 * outs, y2 = r2 * outs, y3 = r3 * outs;
-      y[y0 + o0] = s00 + b0; y[y0 + o1] = s01 + b1; y[y0 + o2] = s02 + b2; y[y0 + o3] = s03 + b3;
-      y[y1 + o0] = s10 + b0; y[y1 + o1] = s11 + b1; y[y1 + o2] = s12 + b2; y[y1 + o3] = s13 + b3;
-      y[y2 + o0] = s20 + b0; y[y2 + o1] = s21 + b1; y[y2 + o2] = s22 + b2; y[y2 + o3] = s23 + b3;
-      y[y3 + o0] = s30 + b0; y[y3 + o1] = s31 + b1; y[y3 + o2] = s32 + b2; y[y3 + o3] = s33 + b3;
+      const y0 = row * outs, y1 = y0 + outs, y2 = y1 + outs, y3 = y2 + outs;
+      y[y0 + o0] = s00; y[y0 + o1] = s01; y[y0 + o2] = s02; y[y0 + o3] = s03;
+      y[y1 + o0] = s10; y[y1 + o1] = s11; y[y1 + o2] = s12; y[y1 + o3] = s13;
+      y[y2 + o0] = s20; y[y2 + o1] = s21; y[y2 + o2] = s22; y[y2 + o3] = s23;
+      y[y3 + o0] = s30; y[y3 + o1] = s31; y[y3 + o2] = s32; y[y3 + o3] = s33;
+    }
+    for (; row < rows; row++) {                             // the rows that are left, one by one
+      const x0 = row * width, y0 = row * outs;
+      let s0 = b0, s1 = b1, s2 = b2, s3 = b3;
+      for (let k = 0; k < width; k++) {
+        const a = x[x0 + k];
+        s0 += a * weight[w0 + k]; s1 += a * weight[w1 + k]; s2 += a * weight[w2 + k]; s3 += a * weight[w3 + k];
+      }
+      y[y0 + o0] = s0; y[y0 + o1] = s1; y[y0 + o2] = s2; y[y0 + o3] = s3;
     }
   }
   return y;
@@ -122,7 +131,7 @@ function multiHeadAttention(pass, attention, kind, layer, x, starts, memory = x,
   const mixture = once(kept, `${name} mixture`, [x, key, value], () => {
     const query = linear(query_projection, x);
     const read = scaledDotProductAttention(query, key, value, starts, memoryStarts, config.num_heads, causal);
-    if (trace) (trace[kind] ??= [])[layer] = {query, key, value, weights: read.weights[0]};
+    if (trace) ((trace[kind] ??= [])[layer] ??= []).push({query, key, value, weights: read.weights[0]});
     return read.mixture;
   });
   const left = withoutHeads(pass, mixture, kind, layer);
@@ -247,22 +256,27 @@ function forward(pass, given) {
     : decode(pass, given[1], encode(pass, given[0]), given[0]);
 }
 
-/** Greedy decoding of one source, [START, …, END]: the answer, at most so many tokens, with its END. */
-function generate({model, cuts}, source, mostTokens) {
-  const pass = {model, cuts, past: new Map(), kept: new Map()}, answer = [], width = model.config.vocab_size;
+/** Greedy decoding of one source, [START, …, END]: the answer, at most so many tokens, with its END, and the
+    logits of each token that was read. */
+function generate({model, cuts, trace}, source, mostTokens) {
+  const pass = {model, cuts, trace, past: new Map(), kept: new Map()}, answer = [], logits = [];
   const twoSides = model.config.architecture === "encoder-decoder";
-  const memory = twoSides ? encode({model, cuts}, [source]) : null;
+  const memory = twoSides ? encode({model, cuts, trace}, [source]) : null;
   let fresh = twoSides ? [START] : source, from = 0;        // what the model has not read yet
   while (answer.length < mostTokens && answer.at(-1) !== END) {
-    const logits = twoSides ? decode(pass, [fresh], memory, [source], from)
-      : miniTransformer(pass, [fresh], from);
-    const token = likeliest(logits.subarray(logits.length - width));
+    const said = twoSides ? decode(pass, [fresh], memory, [source], from) : miniTransformer(pass, [fresh], from);
+    logits.push(...rowsOf(said, model.config.vocab_size));
+    const token = likeliest(logits.at(-1));
     if (token === PAD) break;
     answer.push(token);
     from += fresh.length;
     fresh = [token];
   }
-  return answer;
+  return {answer, logits};
+}
+
+function rowsOf(numbers, width) {
+  return Array.from({length: numbers.length / width}, (_, i) => numbers.subarray(i * width, (i + 1) * width));
 }
 
 /** The token with the largest logit, of equal ones the first. */
