@@ -115,8 +115,8 @@ def answer_lengths(run: Run) -> dict[int, int]:
     return lengths
 
 
-def examples(run: Run, lengths: dict[int, int]) -> list[dict]:
-    """Questions to begin with: a long one, a short one, and one that is longer than in training."""
+def examples(run: Run, lengths: dict[int, int]) -> list[list]:
+    """Questions to begin with, each with its answer and a note: long, short, and longer than in training."""
     known = run.config.lengths("test")
     longer = [length for length in lengths if length > run.config.seq_len][:1]
     notes = {known[-1]: "", known[len(known) // 3]: ""} | dict.fromkeys(longer, "longer than in training")
@@ -124,7 +124,7 @@ def examples(run: Run, lengths: dict[int, int]) -> list[dict]:
     for length, note in notes.items():
         content = clearest_example(run, length)
         answer = TASKS[run.config.task].answer(content[None])[0]
-        result.append({"content": content.tolist(), "answer": answer.tolist(), "note": note})
+        result.append([content.tolist(), answer.tolist(), note])
     return result
 
 

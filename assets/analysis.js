@@ -28,13 +28,15 @@ function buildModel({config, tensors}, numbers) {
   return model;
 }
 
+/** "encoder", "decoder" and "cross", those that the model has, in this order. */
+function kindsOf(model) {
+  return ["encoder", "decoder", "cross"].filter(kind => kind in model.means);
+}
+
 /** All heads [kind, layer, head] of a part, which may be all attention [], a kind, a layer or a head. */
 function headsOf(model, part = []) {
-  const heads = [];
-  for (const [kind, layers] of Object.entries(model.means)) {
-    if (kind === "name") continue;
-    layers.forEach((means, layer) => means.forEach((_, head) => heads.push([kind, layer, head])));
-  }
+  const heads = kindsOf(model).flatMap(kind => model.means[kind].flatMap(
+    (means, layer) => means.map((_, head) => [kind, layer, head])));
   const chosen = heads.filter(head => part.every((word, i) => word === head[i]));
   if (!chosen.length || part.length > 3) throw new Error(`the model has no part [${part.join(", ")}]`);
   return chosen;

@@ -190,7 +190,7 @@ def test_a_reader_types_and_is_answered_at_once(handmade, browser):
     opened(browser, handmade[1])
     question, empty = browser.find_element("id", "question"), [Keys.CONTROL, "a", Keys.NULL, Keys.BACKSPACE]
     question.send_keys(*empty)
-    assert text_of(browser, "problem") == "type a question: symbols such as 19"
+    assert text_of(browser, "problem") == "type a question: symbols of 4 … 19"
     question.send_keys("5 7 9")
     assert text_of(browser, "verdict") == "5 7 9 → 9 7 5 ✓" and text_of(browser, "problem") == ""
     symbols = browser.find_element("id", "symbols").find_elements("tag name", "button")
@@ -341,8 +341,8 @@ def test_a_task_of_ones_own_is_judged_only_where_its_answer_is_known(browser, tm
     with patch.dict(TASKS, {"rotate": rotate}):
         path = page_of(random_run(task="rotate", architecture="encoder"), tmp_path / "explorer.html")
     opened(browser, path)
-    example = browser.execute_script("return data.examples[0]")
-    assert example["answer"] == example["content"][-1:] + example["content"][:-1]
+    content, answer, _ = browser.execute_script("return data.examples[0]")
+    assert answer == content[-1:] + content[:-1]
     assert re.search("✓|✗ not", text_of(browser, "verdict"))
     browser.execute_script("write('5 7 9 11 13')")
     assert text_of(browser, "verdict").endswith("(the right answer is not known here)")

@@ -1,0 +1,158 @@
+/* One head: its weights as lines between tokens and as a grid, and the numbers inside one cell. All three show
+   the same view, so that what is marked in one is marked in the others. */
+"use strict";
+
+/** The head that reads most where the answer comes from, or else comes closest to reading one key each time. */
+function brightest() {
+  const {first, cells, trace, given} = asked, keys = keysOf(answeringKind, given).length;
+  const shares = headsOf(model, [answeringKind]).map(head => {
+    const rows = rowsOf(trace[answeringKind][head[1]].weights[head[2]], keys);
+    const shareOf = (row, query) => cells.length ? row.reduce(
+      (sum, weight, key) => sum + (isOrigin(query, key) ? weight : 0), 0) : Math.max(...row);
+    return {head, share: rows.map(shareOf).reduce((one, other) => one + other)};
+  });
+  return shares.reduce((best, other) => other.share > best.share ? other : best).head;
+}
+
+/** Whether the answer that this query of the answering kind says comes from this key; keys begin with START. */
+const isOrigin = (query, key) => asked.cells[query - asked.first]?.[key - 1] ?? false;
+const isMasked = (kind, query, key) => kind === "decoder" && key > query;
+
+/** The head that is looked at: its rows and their names, how many queries are shown, and the cell that is marked. */
+function view() {
+  const [kind, layer, head] = state.pointed ?? state.chosen, {given, trace, first} = asked;
+  const keys = keysOf(kind, given), queries = queriesOf(kind, given), traced = trace[kind][layer];
+  const rows = rowsOf(traced.weights[head], keys.length).map(row => [...row]);
+  const says = kind === answeringKind || kind === "decoder";            // whether its queries say the answer
+  const shown = says && state.step ? Math.min(first + state.step, queries.length) : queries.length;
+  const usual = says && state.step ? shown - 1 : says ? first : 1;      // the newest query, or the first
+  const query = Math.min(state.cell?.[0] ?? usual, queries.length - 1);
+  let key = state.cell?.[1] ?? keys.length;
+  if (key >= keys.length || isMasked(kind, query, key)) key = likeliest(rows[query]);
+  return {part: [kind, layer, head], kind, head, keys, queries, traced, rows, says, shown, query, key};
+}
+
+function renderHead() {
+  const seen = view(), {part, keys, queries, rows, query, key} = seen, {answer} = asked;
+  const step = state.step ?? answer.length, place = keyOf(part);
+  for (const [key, {button}] of Object.entries(thumbnails)) button.classList.toggle("chosen", key === place);
+  byId("head-title").textContent = `Look at ${placeOf(part)}`
+    + (state.cut.includes(place) ? ", which is cut: what it reads is lost" : "");
+  Object.assign(byId("step"), {max: answer.length, value: step});
+  byId("step-text").textContent = step ? `token ${step} of ${answer.length}: ${nameOf(answer[step - 1])}` : "no token";
+  [...byId("answer").children].forEach((item, i) => item.classList.toggle("later", i >= step));
+  byId("cell").textContent =
+    `Query ${nameOf(queries[query])} reads key ${nameOf(keys[key])}: weight ${rows[query][key].toFixed(3)}`;
+  renderLines(seen);
+  renderGrid(seen);
+  renderNumbers(seen);
+}
+
+function stepTo(step) {
+  change({step: Math.max(1, Math.min(step, asked.answer.length)), cell: null});
+}
+
+/** What makes an element look into a cell. A mouse that rests while the page changes below it chooses nothing. */
+function looksInto(query, key) {
+  const look = () => {
+    const now = view();
+    if (query !== now.query || key !== now.key) change({cell: [query, key]});
+  };
+  const isMoved = ({pointerType, movementX, movementY}) => pointerType === "mouse" && (movementX || movementY);
+  return {onclick: look, onpointermove: event => isMoved(event) && look()};
+}
+
+/** Arrow keys move through the grid. */
+function moveCell(event) {
+  const moves = {ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1]};
+  if (!(event.key in moves)) return;
+  event.preventDefault();
+  const {kind, keys, queries, query, key} = view(), [down, right] = moves[event.key];
+  const cell = [query + down, key + right], isInside = cell[0] in queries && cell[1] in keys;
+  if (isInside && !isMasked(kind, ...cell)) change({cell});
+  document.activeElement.scrollIntoView({block: "nearest", inline: "nearest"});
+}
+
+/** Keys on top, queries below, and below those what the model says there. */
+function renderLines({keys, queries, rows, says, shown, query, key}) {
+  const gap = 38, width = Math.max(keys.length, queries.length) * gap + 40, height = says ? 300 : 280;
+  const x = i => 20 + gap * (i + .5), lines = [], targets = [], {answer, first} = asked;
+  rows.slice(0, shown).forEach((row, q) => row.forEach((weight, k) => {
+    if (weight < .02) return;
+    const ends = {x1: x(k), y1: 24, x2: x(q), y2: 256}, isAt = q === query && k === key;
+    lines.push(element("line", {
+      ...ends, "stroke-width": 1 + 4 * weight, "stroke-opacity": isAt ? 1 : .75 * weight,
+    }));
+    targets.push(element("line", {...ends, class: "target", ...looksInto(q, k)}));      // wider, and not seen
+  }));
+  const words = (tokens, y, marked, from = 0, before = "") => tokens.map((token, i) => element("text", {
+    x: x(from + i), y, class: `${i === marked ? "at" : ""} ${before ? "says" : ""}`,
+    opacity: y < 100 || from + i < shown ? 1 : .15,
+  }, before + nameOf(token)));
+  const svg = byId("lines");
+  for (const [name, value] of Object.entries({width, height, viewBox: `0 0 ${width} ${height}`})) {
+    svg.setAttribute(name, value);
+  }
+  svg.style.minWidth = `${.7 * width}px`;                   // any smaller, and nobody could read it
+  svg.replaceChildren(
+    ...lines, ...words(keys, 17, key), ...words(queries, 274, query),
+    ...(says ? words(answer, 293, null, first, "→") : []), ...targets,
+  );
+  byId("lines-caption").textContent =
+    `Above the keys, below the queries that read them${says ? ", and what the model says there (→)" : ""}.`;
+}
+
+function renderGrid({kind, keys, queries, rows, shown, query, key}) {
+  const outlined = kind === answeringKind && asked.cells.length, grid = byId("grid");
+  const heading = (scope, token, isAt) => element("th", {scope, className: isAt ? "at" : ""}, nameOf(token));
+  const cell = (weight, q, k) => {
+    if (isMasked(kind, q, k)) return element("td", {className: "masked", title: "masked: it comes later"});
+    const isAt = q === query && k === key;
+    return element("td", {
+      className: `${isAt ? "at" : ""} ${outlined && isOrigin(q, k) ? "origin" : ""}`, tabIndex: isAt ? 0 : -1,
+      title: `${nameOf(queries[q])} reads ${nameOf(keys[k])}: ${weight.toFixed(3)}`, "--w": weight,
+      ...looksInto(q, k),
+    });
+  };
+  const hasFocus = grid.contains(document.activeElement);
+  grid.replaceChildren(
+    element("tr", {}, element("td", {className: "masked"}), ...keys.map((token, k) => heading("col", token, k === key))),
+    ...rows.map((row, q) => element("tr", {className: q < shown ? "" : "later"},
+      heading("row", queries[q], q === query), ...row.map((weight, k) => cell(weight, q, k)))),
+  );
+  if (hasFocus) grid.querySelector("td.at").focus({preventScroll: true});
+  byId("grid-caption").textContent = "The same weights: a row for each query, a column for each key."
+    + (outlined ? " Outlined: where the right answer comes from." : "");
+}
+
+/** Inside one cell: q·k, divided by √Dh, softmax over the row, times the value. */
+function renderNumbers({kind, head, keys, traced, rows, query, key}) {
+  const {d_model: width, num_heads: heads} = data.config, size = width / heads, most = 16, weight = rows[query][key];
+  const part = (all, row) => [...all.subarray(row * width + head * size, row * width + (head + 1) * size)];
+  const dot = (one, other) => one.reduce((sum, value, i) => sum + value * other[i], 0);
+  const q = part(traced.query, query), k = part(traced.key, key), v = part(traced.value, key);
+  const values = keys.map((_, i) => part(traced.value, i)), seen = keys.map((_, i) => !isMasked(kind, query, i));
+  const scores = keys.map((_, i) => seen[i] ? dot(q, part(traced.key, i)) : null);
+  const output = q.map((_, d) => dot(rows[query], values.map(value => value[d])));
+
+  const text = (value, digits = 2) => value === null ? "masked" : value.toFixed(digits);
+  const line = (name, texts, marked) => element("tr", {}, element("th", {scope: "row"}, name),
+    ...texts.map((text, i) => element("td", {className: i === marked ? "at" : ""}, text)));
+  const vector = (name, numbers) => line(name, [
+    ...numbers.slice(0, most).map(number => text(number)), ...(size > most ? [`… ${size - most} more`] : []),
+  ]);
+  const say = words => element("p", {}, words);
+  byId("numbers").replaceChildren(
+    say(`q·k = ${text(scores[key])}, the sum of ${size} products:`),
+    element("table", {}, vector("q: what the query looks for", q), vector("k: what the key offers", k),
+      vector("products", q.map((value, i) => value * k[i]))),
+    say(`The same for each key of the row, divided by √${size} = ${text(Math.sqrt(size))}; `
+      + "softmax makes weights of it that sum to one:"),
+    element("table", {}, line("key", keys.map(nameOf), key), line("q·k", scores.map(score => text(score)), key),
+      line(`÷ √${size}`, scores.map(score => text(score && score / Math.sqrt(size))), key),
+      line("weight", rows[query].map(value => text(value, 3)), key)),
+    say("The weight times the key's value is what this key adds to the head's output, the sum over all keys:"),
+    element("table", {}, vector("v: what the key hands over", v),
+      vector(`${text(weight, 3)} · v`, v.map(value => weight * value)), vector("output of the head", output)),
+  );
+}
