@@ -66,11 +66,12 @@ function joined(passes, width) {
   return {query, key, value, weights};
 }
 
-/** Ask one question. Returns the answer's tokens up to and including END, which is at most as long as the right
-    answer and its END; all that the model was given; its logits, a row for each of the last tokens given; and
-    for each kind and layer the queries, keys, values and weights[head], (T, S). */
+/** Ask one question. Returns the answer up to and including END, with at most as many tokens as the right answer
+    and its END have; all that the model was given; its logits, a row for each token of the last sequence given;
+    and for each kind and layer the queries, keys, values and weights[head], (T, S). */
 function ask(model, content, answerLength, parts, mode) {
-  const {architecture, vocab_size, d_model} = model.config, pass = {model, cuts: cutsOf(model, parts, mode), trace: {}};
+  const {architecture, vocab_size, d_model} = model.config;
+  const pass = {model, cuts: cutsOf(model, parts, mode), trace: {}};
   let answer, logits, {given} = arrange(architecture, content, Array(answerLength).fill(MASK));
   if (architecture === "encoder") {
     logits = rowsOf(forward(pass, given.map(tokens => [tokens])), vocab_size);

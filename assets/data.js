@@ -1,5 +1,5 @@
-/* The tasks of data.py once more. The page asks these only if they answer all questions that travel with it as
-   data.py did; so a task that was changed there, or is the reader's own, is never judged by another's rule. */
+/* The tasks of data.py once more. The page trusts these only if they answer all questions that travel with it
+   as data.py did: a task that was changed there, or is the reader's own, is not judged by another's rule. */
 "use strict";
 
 const MASK = 3, ZERO = 4, PLUS = 14;
@@ -53,15 +53,16 @@ const IS_VALID = {
 /** Where the symbols of the right answer come from, [symbol of the answer][symbol of the question].
 
     A symbol is replaced by every other one that leaves a valid question. The cells are those that change the
-    answer's symbol at least half as often as the cell that changes it most. A pattern seldom stays one, so for
-    it these are the visible copies of the symbol. */
+    answer's symbol at least half as often as the cell that changes it most. A pattern seldom stays one, so
+    there they are the visible copies of the symbol. */
 function answerCells(task, content, symbols) {
   const answer = ANSWERS[task](content), isValid = IS_VALID[task] ?? (() => true);
   if (task === "complete") return answer.map(symbol => content.map(other => other === symbol));
   const shares = content.map((symbol, place) => {
     const questions = symbols.filter(other => other !== symbol).map(other => content.with(place, other));
     const answers = questions.filter(isValid).map(ANSWERS[task]);
-    return answer.map((symbol, i) => answers.filter(other => other[i] !== symbol).length / (answers.length || 1));
+    const changes = (symbol, i) => answers.filter(other => other[i] !== symbol).length;
+    return answer.map((symbol, i) => changes(symbol, i) / (answers.length || 1));
   });
   return answer.map((_, i) => {
     const most = Math.max(...shares.map(share => share[i]));
@@ -72,7 +73,9 @@ function answerCells(task, content, symbols) {
 /** What a model is given for a question and an answer, and what it is to say; PAD where nothing is asked. */
 function arrange(architecture, content, answer) {
   const source = [START, ...content, END], target = [START, ...answer, END];
-  if (architecture === "encoder-decoder") return {given: [source, target.slice(0, -1)], toSay: target.slice(1)};
+  if (architecture === "encoder-decoder") {
+    return {given: [source, target.slice(0, -1)], toSay: target.slice(1)};
+  }
   if (architecture === "encoder") {
     const missing = target.length - source.length;          // where the answer is longer: MASK, "write here"
     return {

@@ -1,8 +1,8 @@
-/* One head: its weights as lines between tokens and as a grid, and the numbers inside one cell. All three show
-   the same view, so that what is marked in one is marked in the others. */
+/* One head: its weights as lines between tokens and as a grid, and the numbers inside one cell. All three
+   show the same view, so that what is marked in one is marked in the others. */
 "use strict";
 
-/** The head that reads most where the answer comes from, or else comes closest to reading one key each time. */
+/** The head that reads most where the answer comes from, or else is closest to reading one key each time. */
 function brightest() {
   const {first, cells, trace, given} = asked, keys = keysOf(answeringKind, given).length;
   const shares = headsOf(model, [answeringKind]).map(head => {
@@ -14,11 +14,11 @@ function brightest() {
   return shares.reduce((best, other) => other.share > best.share ? other : best).head;
 }
 
-/** Whether the answer that this query of the answering kind says comes from this key; keys begin with START. */
+/** Whether what this query of the answering kind says comes from this key; keys begin with START. */
 const isOrigin = (query, key) => asked.cells[query - asked.first]?.[key - 1] ?? false;
 const isMasked = (kind, query, key) => kind === "decoder" && key > query;
 
-/** The head that is looked at: its rows and their names, how many queries are shown, and the cell that is marked. */
+/** The head that is looked at: its rows and their names, how many queries are shown, and the marked cell. */
 function view() {
   const [kind, layer, head] = state.pointed ?? state.chosen, {given, trace, first} = asked;
   const keys = keysOf(kind, given), queries = queriesOf(kind, given), traced = trace[kind][layer];
@@ -39,7 +39,8 @@ function renderHead() {
   byId("head-title").textContent = `Look at ${placeOf(part)}`
     + (state.cut.includes(place) ? ", which is cut: what it reads is lost" : "");
   Object.assign(byId("step"), {max: answer.length, value: step});
-  byId("step-text").textContent = step ? `token ${step} of ${answer.length}: ${nameOf(answer[step - 1])}` : "no token";
+  byId("step-text").textContent =
+    step ? `token ${step} of ${answer.length}: ${nameOf(answer[step - 1])}` : "no token";
   [...byId("answer").children].forEach((item, i) => item.classList.toggle("later", i >= step));
   byId("cell").textContent =
     `Query ${nameOf(queries[query])} reads key ${nameOf(keys[key])}: weight ${rows[query][key].toFixed(3)}`;
@@ -52,13 +53,13 @@ function stepTo(step) {
   change({step: Math.max(1, Math.min(step, asked.answer.length)), cell: null});
 }
 
-/** What makes an element look into a cell. A mouse that rests while the page changes below it chooses nothing. */
+/** What makes an element look into a cell. A mouse at rest, below which the page moves, chooses nothing. */
 function looksInto(query, key) {
   const look = () => {
     const now = view();
     if (query !== now.query || key !== now.key) change({cell: [query, key]});
   };
-  const isMoved = ({pointerType, movementX, movementY}) => pointerType === "mouse" && (movementX || movementY);
+  const isMoved = event => event.pointerType === "mouse" && (event.movementX || event.movementY);
   return {onclick: look, onpointermove: event => isMoved(event) && look()};
 }
 
@@ -116,7 +117,8 @@ function renderGrid({kind, keys, queries, rows, shown, query, key}) {
   };
   const hasFocus = grid.contains(document.activeElement);
   grid.replaceChildren(
-    element("tr", {}, element("td", {className: "masked"}), ...keys.map((token, k) => heading("col", token, k === key))),
+    element("tr", {}, element("td", {className: "masked"}),
+      ...keys.map((token, k) => heading("col", token, k === key))),
     ...rows.map((row, q) => element("tr", {className: q < shown ? "" : "later"},
       heading("row", queries[q], q === query), ...row.map((weight, k) => cell(weight, q, k)))),
   );
@@ -127,12 +129,12 @@ function renderGrid({kind, keys, queries, rows, shown, query, key}) {
 
 /** Inside one cell: q·k, divided by √Dh, softmax over the row, times the value. */
 function renderNumbers({kind, head, keys, traced, rows, query, key}) {
-  const {d_model: width, num_heads: heads} = data.config, size = width / heads, most = 16, weight = rows[query][key];
+  const {d_model: width, num_heads: heads} = data.config, size = width / heads, most = 16;
   const part = (all, row) => [...all.subarray(row * width + head * size, row * width + (head + 1) * size)];
   const dot = (one, other) => one.reduce((sum, value, i) => sum + value * other[i], 0);
   const q = part(traced.query, query), k = part(traced.key, key), v = part(traced.value, key);
-  const values = keys.map((_, i) => part(traced.value, i)), seen = keys.map((_, i) => !isMasked(kind, query, i));
-  const scores = keys.map((_, i) => seen[i] ? dot(q, part(traced.key, i)) : null);
+  const values = keys.map((_, i) => part(traced.value, i)), weight = rows[query][key];
+  const scores = keys.map((_, i) => isMasked(kind, query, i) ? null : dot(q, part(traced.key, i)));
   const output = q.map((_, d) => dot(rows[query], values.map(value => value[d])));
 
   const text = (value, digits = 2) => value === null ? "masked" : value.toFixed(digits);
@@ -148,10 +150,11 @@ function renderNumbers({kind, head, keys, traced, rows, query, key}) {
       vector("products", q.map((value, i) => value * k[i]))),
     say(`The same for each key of the row, divided by √${size} = ${text(Math.sqrt(size))}; `
       + "softmax makes weights of it that sum to one:"),
-    element("table", {}, line("key", keys.map(nameOf), key), line("q·k", scores.map(score => text(score)), key),
+    element("table", {}, line("key", keys.map(nameOf), key),
+      line("q·k", scores.map(score => text(score)), key),
       line(`÷ √${size}`, scores.map(score => text(score && score / Math.sqrt(size))), key),
       line("weight", rows[query].map(value => text(value, 3)), key)),
-    say("The weight times the key's value is what this key adds to the head's output, the sum over all keys:"),
+    say("The weight times the key's value is what this key adds to the head's output, a sum over all keys:"),
     element("table", {}, vector("v: what the key hands over", v),
       vector(`${text(weight, 3)} · v`, v.map(value => weight * value)), vector("output of the head", output)),
   );

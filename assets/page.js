@@ -13,20 +13,21 @@ const KIND_NAMES = {
 
 const state = {
   content: data.examples[0][0], mode: "zero",
-  cut: [], earlier: [],                                     // heads as "kind.layer.head", and what was cut before
+  cut: [], earlier: [],                                     // heads as "kind.layer.head"; what was cut before
   chosen: null, pointed: null,                              // the head to look at, and the one pointed at
   cell: null, step: null,                                   // [query, key], and how many tokens of the answer
 };
 let asked = null;                                           // what the model said and computed in this state
 
 const nameOf = token => data.names[token] ?? String(token), textOf = tokens => tokens.map(nameOf).join(" ");
-const keyOf = part => part.join("."), partOf = key => key.split(".").map((word, i) => i ? Number(word) : word);
+const keyOf = part => part.join(".");
+const partOf = key => key.split(".").map((word, i) => i ? Number(word) : word);
 const percent = share => `${Math.floor(100 * share + 1e-9)}%`;
 
 /** An element: properties with a dash are attributes, with two dashes variables of its style. */
 function element(tag, properties = {}, ...children) {
-  const svg = ["line", "text"].includes(tag);
-  const made = svg ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
+  const svg = ["line", "text"].includes(tag), space = `http://www.w3.org/${svg ? "2000/svg" : "1999/xhtml"}`;
+  const made = document.createElementNS(space, tag);
   for (const [name, value] of Object.entries(properties)) {
     if (name.startsWith("--")) made.style.setProperty(name, value);
     else if (name.startsWith("on") || !svg && !name.includes("-")) made[name] = value;
@@ -43,7 +44,8 @@ const isValid = IS_VALID[data.task] ?? (() => true);
 const rule = data.unseen.every(
   ([content, answer]) => isValid(content) && ANSWERS[data.task]?.(content).join() === answer.join(),
 ) ? ANSWERS[data.task] : null;
-const known = new Map([...data.unseen, ...data.examples].map(([content, answer]) => [content.join(), answer]));
+const known = new Map([...data.unseen, ...data.examples].map(
+  ([content, answer]) => [content.join(), answer]));
 const rightAnswer = content => rule ? rule(content) : known.get(content.join());
 
 /** Throws, in one plain line, if this cannot be asked. */
@@ -73,9 +75,9 @@ function parse(text) {
   return words.map(word => data.symbols[names.indexOf(word)]);
 }
 
-/** For other programs: content is a list of token ids; without is a list of parts, [] for all attention, [kind],
-    [kind, layer] or [kind, layer, head]. Returns the answer up to its END, the logits of all tokens given, and the
-    weights of each kind, [layer][head][query][key]. */
+/** For other programs: content is a list of token ids; without is a list of parts, [] for all attention,
+    [kind], [kind, layer] or [kind, layer, head]. Returns the answer up to its END, the logits of all tokens
+    given, and the weights of each kind, [layer][head][query][key]. */
 window.explorer = {
   ask(content, without = []) {
     check(content);
@@ -99,7 +101,7 @@ function change(changes) {
   if (!asked || "content" in changes || "cut" in changes || "mode" in changes) {
     const {content, cut, mode} = state, length = data.answer_lengths[content.length];
     asked = ask(model, content, length, cut.map(partOf), mode);
-    asked.first = {encoder: 1, decoder: content.length + 1, "encoder-decoder": 0}[architecture];    // to answer
+    asked.first = {encoder: 1, decoder: content.length + 1, "encoder-decoder": 0}[architecture];    // answers
     asked.cells = rule ? answerCells(data.task, content, data.symbols) : [];
     if ("content" in changes) Object.assign(state, {step: null, cell: null});
     state.step &&= Math.min(state.step, asked.answer.length);
@@ -170,7 +172,8 @@ function softmax(logits) {
 
 function renderAnswer() {
   const {answer, logits, first} = asked, right = rightAnswer(state.content), whole = right && [...right, END];
-  const said = textOf(answer.at(-1) === END ? answer.slice(0, -1) : answer), good = whole?.join() === answer.join();
+  const said = textOf(answer.at(-1) === END ? answer.slice(0, -1) : answer);
+  const good = whole?.join() === answer.join();
   const verdict = !right ? "(the right answer is not known here)" : good ? "✓" : `✗ not ${textOf(right)}`;
   byId("verdict").textContent = `${textOf(state.content)} → ${said} ${verdict}`;
   byId("answer").replaceChildren(...answer.map((token, i) => {
@@ -187,8 +190,9 @@ function renderAnswer() {
 // ---------------------------------------------------------------- the unseen sequences
 
 const contents = [...new Set(data.unseen.map(([content]) => content.join()))];      // each different one once
-const sequences = contents.map(content => arrange(architecture, content.split(",").map(Number), known.get(content)));
-const workers = [], answers = {}, right = {};               // of each job: what workers found, in which are right
+const sequences = contents.map(
+  content => arrange(architecture, content.split(",").map(Number), known.get(content)));
+const workers = [], found = {}, right = {};                 // of each job: what workers found, what is right
 let measuring = null;                                       // the state that is being measured
 
 /** Starts two workers, or where there are none does their work here, between what the reader does. */
@@ -206,13 +210,14 @@ function startWorkers() {
       worker = {postMessage: message => scope.onmessage({data: message})};
     }
     const {config, tensors} = data;
-    worker.postMessage({spec: {config, tensors}, numbers, sequences: sequences.filter((_, i) => i % 2 === half)});
+    const some = sequences.filter((_, i) => i % 2 === half);
+    worker.postMessage({spec: {config, tensors}, numbers, sequences: some});
     workers.push(worker);
   }
 }
 
 function arrived(half, job, flags) {
-  const both = answers[job] ??= [];
+  const both = found[job] ??= [];
   both[half] = flags;
   if (!both[0] || !both[1]) return;
   const places = data.unseen.map(([content]) => contents.indexOf(content.join()));
@@ -234,8 +239,8 @@ function measure() {
 
 function renderScore() {
   const flags = right[jobOf()], what = state.cut.length ? `Without ${cutInWords()}` : "Nothing is cut";
-  const left = flags ? `${percent(share(flags))} of ${flags.length} unseen sequences are right` : "counting …";
-  byId("exact").textContent = `${what}: ${left}`;
+  byId("exact").textContent = `${what}: `
+    + (flags ? `${percent(share(flags))} of ${flags.length} unseen sequences are right` : "counting …");
   byId("lengths").classList.toggle("stale", !flags);
   if (!flags) return;
   const lengths = data.unseen.map(([content]) => content.length), different = [...new Set(lengths)];
@@ -316,7 +321,8 @@ async function compareLogits() {
     await new Promise(resolve => setTimeout(resolve));      // one at a time: nobody should have to wait
     const theirs = decodeNumbers(logits, "float32"), cuts = cutsOf(model, without, mode);
     const ours = forward({model, cuts}, given.map(tokens => [tokens]));
-    theirs.forEach((logit, i) => { agreement.logits = Math.max(agreement.logits, Math.abs(logit - ours[i])); });
+    agreement.logits = theirs.reduce(
+      (most, logit, i) => Math.max(most, Math.abs(logit - ours[i])), agreement.logits);
   }
   certify();
 }
@@ -330,7 +336,8 @@ function compareCut(number) {
 }
 
 function certify() {
-  const {logits, cuts, differing} = agreement, all = data.table.length, wrong = !(logits < 1e-3) || differing.length;
+  const {logits, cuts, differing} = agreement, all = data.table.length;
+  const wrong = !(logits < 1e-3) || differing.length;
   byId("certificate").classList.toggle("wrong", wrong);
   byId("certificate").textContent = [
     wrong ? "This page does not compute what PyTorch does." : "",
@@ -345,7 +352,8 @@ function certify() {
 // ---------------------------------------------------------------- start
 
 function start() {
-  const button = (text, onclick) => element("button", {type: "button", onclick}, text), question = byId("question");
+  const button = (text, onclick) => element("button", {type: "button", onclick}, text);
+  const question = byId("question");
   makeHeads();
   question.value = textOf(state.content);
   question.oninput = () => askText(question.value);
@@ -356,7 +364,7 @@ function start() {
     const text = textOf(content);
     return button(note ? `${text} (${note})` : text, () => write(text));
   }));
-  for (const radio of document.querySelectorAll("[name=mode]")) radio.onchange = () => change({mode: radio.value});
+  byId("modes").onchange = event => change({mode: event.target.value});
   byId("cut-all").onclick = () => toggle([]);
   byId("cut-all").hidden = kinds.length === 1;              // then the kind is all of it
   byId("undo").onclick = () => change({cut: state.earlier.at(-1), earlier: state.earlier.slice(0, -1)});

@@ -1,9 +1,9 @@
-/* The Transformer of transformer.py once more, in plain JavaScript, in the same order and with the same names.
+/* The Transformer of transformer.py once more, in plain JavaScript, in the same order, with the same names.
 
    Read transformer.py first; this file only says what is different here. Matrices are flat Float64Arrays, row
-   after row: double precision is the faster one in JavaScript. There is no PAD: sequences of any length stand one behind
-   the other, and `starts` says in which row each begins, with the number of all rows at its end. Weights keep
-   PyTorch's names and shapes: model.blocks[0].attention.query_projection.weight is (D, D).
+   after row: double precision is the faster one in JavaScript. There is no PAD: sequences of any length stand
+   one behind the other, and `starts` says in which row each begins, with the number of all rows at its end.
+   Weights keep PyTorch's names and shapes: model.blocks[0].attention.query_projection.weight is (D, D).
 
    A pass is {model, cuts}, and what a caller adds to it: cuts maps "kind.layer.head" to what replaces that
    head's output, kept remembers what was computed, trace collects queries, keys, values and weights, past
@@ -12,7 +12,7 @@
 
 const PAD = 0, START = 1, END = 2;
 
-/** compute(), or what it gave earlier for these very arrays: what a cut does not reach is not computed again. */
+/** compute(), or what it gave earlier for these very arrays: what no cut reaches is not computed again. */
 function once(kept, name, inputs, compute) {
   const earlier = kept?.get(name);
   if (earlier && inputs.every((input, i) => input === earlier.inputs[i])) return earlier.output;
@@ -53,7 +53,8 @@ function linear({weight, bias}, x) {
       let s0 = b0, s1 = b1, s2 = b2, s3 = b3;
       for (let k = 0; k < width; k++) {
         const a = x[x0 + k];
-        s0 += a * weight[w0 + k]; s1 += a * weight[w1 + k]; s2 += a * weight[w2 + k]; s3 += a * weight[w3 + k];
+        s0 += a * weight[w0 + k]; s1 += a * weight[w1 + k];
+        s2 += a * weight[w2 + k]; s3 += a * weight[w3 + k];
       }
       y[y0 + o0] = s0; y[y0 + o1] = s1; y[y0 + o2] = s2; y[y0 + o3] = s3;
     }
@@ -61,7 +62,7 @@ function linear({weight, bias}, x) {
   return y;
 }
 
-/** softmax(QKᵀ/√Dh)·V in each sequence and head. Returns the mixture, and weights[sequence][head], each (T, S).
+/** softmax(QKᵀ/√Dh)·V in each sequence and head. Returns the mixture, and weights[sequence][head], (T, S).
 
     Where causal, the last of the T queries sees all S keys, the one before it one fewer, and so on. */
 function scaledDotProductAttention(query, key, value, starts, memoryStarts, numHeads, causal) {
@@ -138,7 +139,7 @@ function multiHeadAttention(pass, attention, kind, layer, x, starts, memory = x,
   return once(kept, `${name} output`, [left], () => linear(output_projection, left));
 }
 
-/** Token vectors plus positions. Those of generated tokens come one by one: `from` is where the first stands. */
+/** Token vectors plus positions. Generated tokens come one by one: `from` is where the first stands. */
 function embed({model}, sequences, from = 0) {
   const {d_model} = model.config, {weight} = model.embedding, {table} = model.positional_encoding;
   const x = new Float64Array(sequences.reduce((sum, tokens) => sum + tokens.length, 0) * d_model);
@@ -171,8 +172,8 @@ function layerNorm(norm, x) {
 /** The error function, of which GELU is made, to 1.5e-7 (Abramowitz & Stegun 1964, formula 7.1.26). */
 function erf(x) {
   const t = 1 / (1 + 0.3275911 * Math.abs(x));
-  const series = ((((1.061405429 * t - 1.453152027) * t + 1.421413741) * t - 0.284496736) * t + 0.254829592) * t;
-  return Math.sign(x) * (1 - series * Math.exp(-x * x));
+  const series = ((1.061405429 * t - 1.453152027) * t + 1.421413741) * t - 0.284496736;
+  return Math.sign(x) * (1 - (series * t + 0.254829592) * t * Math.exp(-x * x));
 }
 
 /** x is changed in place: it is needed nowhere else. */
@@ -210,13 +211,14 @@ function residual({model, kept}, x, norm, sublayer) {
 /** The blocks of one side, one after the other. */
 function runBlocks(pass, blocks, kind, x, starts, memory, memoryStarts) {
   blocks.forEach((block, layer) => {
+    const {attention, cross_attention, feed_forward} = block;
     x = residual(pass, x, block.attention_norm,
-      x => multiHeadAttention(pass, block.attention, kind, layer, x, starts));
-    if (block.cross_attention) {
+      x => multiHeadAttention(pass, attention, kind, layer, x, starts));
+    if (cross_attention) {
       x = residual(pass, x, block.cross_attention_norm,
-        x => multiHeadAttention(pass, block.cross_attention, "cross", layer, x, starts, memory, memoryStarts));
+        x => multiHeadAttention(pass, cross_attention, "cross", layer, x, starts, memory, memoryStarts));
     }
-    x = residual(pass, x, block.feed_forward_norm, x => feedForward(pass, block.feed_forward, x));
+    x = residual(pass, x, block.feed_forward_norm, x => feedForward(pass, feed_forward, x));
   });
   return x;
 }
@@ -264,7 +266,8 @@ function generate({model, cuts, trace}, source, mostTokens) {
   const memory = twoSides ? encode({model, cuts, trace}, [source]) : null;
   let fresh = twoSides ? [START] : source, from = 0;        // what the model has not read yet
   while (answer.length < mostTokens && answer.at(-1) !== END) {
-    const said = twoSides ? decode(pass, [fresh], memory, [source], from) : miniTransformer(pass, [fresh], from);
+    const said = twoSides
+      ? decode(pass, [fresh], memory, [source], from) : miniTransformer(pass, [fresh], from);
     logits.push(...rowsOf(said, model.config.vocab_size));
     const token = likeliest(logits.at(-1));
     if (token === PAD) break;
