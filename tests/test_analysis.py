@@ -78,7 +78,7 @@ def with_edited_weights(model, heads, outputs=None):
 def test_ablating_a_part_equals_editing_the_weights_and_leaves_no_trace(run, by_mean, monkeypatch):
     source, given, to_say = unseen_sequences(run)
     before = run.model(*given)
-    monkeypatch.setattr(analysis, "unseen_sequences", lambda run: (source, given, to_say))
+    monkeypatch.setattr(analysis, "unseen_sequences", lambda run, **_: (source, given, to_say))
     expected_margins = {}
     kinds, places = KINDS[run.architecture], [(0, 0), (0, 1), (1, 0), (1, 1)]
     heads_in = {(kind, *place): [(kind, *place)] for kind in kinds for place in places}
@@ -372,7 +372,7 @@ def test_two_heads_that_can_each_be_lost_but_not_both_are_found(run, monkeypatch
     }
     asked = []
 
-    def without(run, pairs):
+    def without(run, pairs, **_):
         asked.extend(pairs)
         return torch.stack([torch.full((10, 4), 5 - sum(taken[head] for head in pair)) for pair in pairs])
 
