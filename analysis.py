@@ -24,11 +24,13 @@ from data import (
     TASKS,
     add_start_end,
     arrange,
+    ask,
     dependence,
     exact_match,
     is_scored,
     other_question,
     replace_symbol,
+    some_questions,
     symbols_of,
     token_accuracy,
     usable_lengths,
@@ -419,16 +421,32 @@ class AtLength:
         return int((ends.any(dim=1) & (ends.long().argmax(dim=1) == symbols)).sum())
 
 
-def by_length(run: Run) -> list[AtLength]:
-    """What is answered to questions of each length up to twice those of training.
+def answer_lengths(run: Run, longest: int) -> dict[int, int]:
+    """How long the answer is to a question of each length up to this one that the task and the model have.
 
     A length that the task does not have, or that is too long for the model's positions, is left out.
     """
-    config, lengths = run.config, []
-    for length in usable_lengths(config.task, "test", 2 * config.seq_len, config.vocab_size):
+    config, places, lengths = run.config, len(unwrapped(run.model).positional_encoding.table), {}
+    for length in range(1, longest + 1):
+        question = some_questions(config.task, length, config.vocab_size)[:1]
+        if len(question):
+            try:
+                answer = ask(config.task, question)
+            except ValueError:                              # a task of the reader's own need not have one
+                continue
+            source, target = (add_start_end(tokens, tokens.size(1) + 2) for tokens in (question, answer))
+            given, _ = arrange(run.architecture, source, target)
+            if max(tokens.size(1) for tokens in given) <= places:
+                lengths[length] = answer.size(1)
+    return lengths
+
+
+def by_length(run: Run) -> list[AtLength]:
+    """What is answered to questions of each length up to twice those of training that there are."""
+    config, longest, lengths = run.config, 2 * run.config.seq_len, []
+    in_test = usable_lengths(config.task, "test", longest, config.vocab_size)
+    for length in sorted(answer_lengths(run, longest).keys() & in_test):
         source, given, to_say = unseen_sequences(run, length, SEQUENCES_EACH)
-        if max(tokens.size(1) for tokens in given) > len(unwrapped(run.model).positional_encoding.table):
-            break
         answer = TASKS[config.task].answer(source[:, 1:-1])
         target = add_start_end(answer, answer.size(1) + 2)
         answers = predict(run.model, source, target)

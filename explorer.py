@@ -24,6 +24,7 @@ from analysis import (
     Evidence,
     Head,
     ablated,
+    answer_lengths,
     clearest_example,
     different_rows,
     heads_of,
@@ -38,12 +39,9 @@ from data import (
     PAD,
     START,
     TASKS,
-    add_start_end,
     all_right,
     alphabet,
     arrange,
-    ask,
-    some_questions,
     token_name,
 )
 from train import TEST_SEQUENCES, Run, fixed_generator, percent, replacing
@@ -98,23 +96,6 @@ def as_base64(tensors: Iterable[Tensor], format: str) -> str:
     return base64.b64encode(numbers.numpy().tobytes()).decode()
 
 
-def answer_lengths(run: Run) -> dict[int, int]:
-    """How long the answer is to a question of each length that the task has and the model can read."""
-    task, vocab_size, lengths = run.config.task, run.config.vocab_size, {}
-    places = len(run.model.positional_encoding.table)
-    for length in range(1, places):
-        questions = some_questions(task, length, vocab_size)[:1]
-        try:
-            answer = ask(task, questions) if len(questions) else questions
-        except ValueError:                                  # a task of the reader's own may end here
-            break
-        sequences = (add_start_end(tokens, tokens.size(1) + 2) for tokens in (questions, answer))
-        given, _ = arrange(run.architecture, *sequences)
-        if len(questions) and max(tokens.size(1) for tokens in given) <= places:
-            lengths[length] = answer.size(1)
-    return lengths
-
-
 def examples(run: Run, lengths: dict[int, int]) -> list[list]:
     """Questions to begin with, each with its answer and a note: long, short, and longer than in training."""
     known = run.config.lengths("test")
@@ -135,7 +116,7 @@ def with_answers(task: str, source: Tensor) -> list[list[list[int]]]:
 
 
 def checks(run: Run, means: dict[Head, Tensor]) -> list[dict]:
-    """PyTorch's logits of a few sequences, by the last token of each row: intact, and with several cuts."""
+    """PyTorch's logits of a few sequences, intact and with several cuts."""
     _, given, _ = unseen_sequences(run, longest(run), CHECKED)
     heads = heads_of(run.model)
     first, last = heads[0], heads[-1]                       # the same in a model of one head
@@ -155,9 +136,10 @@ def checks(run: Run, means: dict[Head, Tensor]) -> list[dict]:
 
 
 def page_data(run: Run, format: str) -> tuple[dict, str]:
-    """What the page knows of the run, whose weights are already rounded, and all its numbers in base64."""
+    """What the page knows of the run, and all numbers of its model in base64."""
     config, task, model = run.config, run.config.task, run.model
-    evidence, lengths, means = Evidence(run, SEQUENCES), answer_lengths(run), mean_head_outputs(run)
+    evidence, means = Evidence(run, SEQUENCES), mean_head_outputs(run)
+    lengths = answer_lengths(run, len(model.positional_encoding.table))
     if format == "float16":
         means = {head: mean.half().float() for head, mean in means.items()}
     tensors = model.state_dict() | {f"means.{'.'.join(map(str, head))}": x for head, x in means.items()}
@@ -167,9 +149,9 @@ def page_data(run: Run, format: str) -> tuple[dict, str]:
         "task": task, "architecture": run.architecture, "config": asdict(config), "format": format,
         "tensors": [[name, x.numel()] for name, x in tensors.items()],
         "names": [token_name(token, task) for token in range(config.vocab_size)],
-        "symbols": alphabet(task, config.vocab_size),
-        "form": TASKS[task].form, "answer_lengths": lengths, "examples": examples(run, lengths),
-        "unseen": with_answers(task, evidence.source), "checks": checks(run, means), "purposes": run.purposes,
+        "symbols": alphabet(task, config.vocab_size), "form": TASKS[task].form, "purposes": run.purposes,
+        "answer_lengths": lengths, "examples": examples(run, lengths),
+        "unseen": with_answers(task, evidence.source), "checks": checks(run, means),
         "right": int(is_right(evidence.margins[NOTHING]).sum()),
         "table": [
             [part, int(is_right(margins).sum())] for part, margins in evidence.margins.items()

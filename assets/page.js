@@ -48,6 +48,12 @@ const known = new Map([...data.unseen, ...data.examples].map(
   ([content, answer]) => [content.join(), answer]));
 const rightAnswer = content => rule ? rule(content) : known.get(content.join());
 
+/** All symbols in words. */
+function range() {
+  const names = data.symbols.map(nameOf);
+  return /^\d+$/.test(names.at(-1)) ? `${names[0]} … ${names.at(-1)}` : names.join(" ");
+}
+
 /** Throws, in one plain line, if this cannot be asked. */
 function check(content) {
   const {task, form, symbols, answer_lengths: lengths} = data, most = Number(Object.keys(lengths).at(-1));
@@ -56,14 +62,9 @@ function check(content) {
     [!content.every(token => symbols.includes(token)), `not all tokens are symbols of ${task}: ${range()}`],
     [content.length > most, `${content.length} symbols are too many: this model has positions for ${most}`],
     [rule && !isValid(content), `${textOf(content)} is not a valid question for ${task}; write ${form}`],
-    [!(content.length in lengths), `${task} has no question of length ${content.length}`],
+    [!(content.length in lengths), `${task}: no question of length ${content.length} is known here`],
   ];
   for (const [is, problem] of problems) if (is) throw new Error(problem);
-}
-
-function range() {
-  const names = data.symbols.map(nameOf);
-  return /^\d+$/.test(names.at(-1)) ? `${names[0]} … ${names.at(-1)}` : names.join(" ");
 }
 
 /** What was typed, as token ids. Spaces may be left out where all names are single characters. */
@@ -74,6 +75,9 @@ function parse(text) {
   if (stranger) throw new Error(`${stranger} is not a symbol of ${data.task}; choose from ${range()}`);
   return words.map(word => data.symbols[names.indexOf(word)]);
 }
+
+const keysOf = (kind, given) => kind === "decoder" ? given.at(-1) : given[0];
+const queriesOf = (kind, given) => kind === "encoder" ? given[0] : given.at(-1);
 
 /** For other programs: content is a list of token ids; without is a list of parts, [] for all attention,
     [kind], [kind, layer] or [kind, layer, head]. Returns the answer up to its END, the logits of all tokens
@@ -90,9 +94,6 @@ window.explorer = {
     return {answer, logits: logits.map(row => [...row]), attention};
   },
 };
-
-const keysOf = (kind, given) => kind === "decoder" ? given.at(-1) : given[0];
-const queriesOf = (kind, given) => kind === "encoder" ? given[0] : given.at(-1);
 
 // ---------------------------------------------------------------- changes
 
@@ -313,6 +314,8 @@ function renderHeads() {
 
 // ---------------------------------------------------------------- the page checks itself
 
+const DIFFERS = "This page does not compute what PyTorch does: if transformer.py was changed, change "
+  + "assets/transformer.js, too";
 const agreement = {logits: 0, cuts: 0, differing: []};
 
 /** The largest difference between the page's logits and PyTorch's, which travel with it. */
@@ -340,7 +343,7 @@ function certify() {
   const wrong = !(logits < 1e-3) || differing.length;
   byId("certificate").classList.toggle("wrong", wrong);
   byId("certificate").textContent = [
-    wrong ? "This page does not compute what PyTorch does." : "",
+    wrong ? `${DIFFERS}.` : "",
     `The logits of ${data.checks.length} passes, intact and with cuts, differ from PyTorch's by at most`,
     `${logits.toExponential(1)}.`,
     cuts < all ? `Every single cut is measured again: ${cuts} of ${all} …`
@@ -388,4 +391,9 @@ function startMeasuring() {
   });
 }
 
-start();
+try {
+  start();
+} catch (error) {                                           // a model with other parts than ours
+  byId("certificate").classList.add("wrong");
+  byId("certificate").textContent = `${DIFFERS}. ${error.message}`;
+}

@@ -194,7 +194,7 @@ function feedForward({model, kept}, {expand, contract, name}, x) {
   return once(kept, name, [x], () => linear(contract, activation(linear(expand, x))));
 }
 
-function sum(x, y) {
+function added(x, y) {
   const z = x.slice();
   for (let i = 0; i < z.length; i++) z[i] += y[i];
   return z;
@@ -204,7 +204,7 @@ function sum(x, y) {
 function residual({model, kept}, x, norm, sublayer) {
   const normed = x => once(kept, norm.name, [x], () => layerNorm(norm, x));
   const made = sublayer(model.config.norm_first ? normed(x) : x);
-  const after = once(kept, `${norm.name} sum`, [x, made], () => sum(x, made));
+  const after = once(kept, `${norm.name} sum`, [x, made], () => added(x, made));
   return model.config.norm_first ? after : normed(after);
 }
 
@@ -258,6 +258,15 @@ function forward(pass, given) {
     : decode(pass, given[1], encode(pass, given[0]), given[0]);
 }
 
+function rowsOf(numbers, width) {
+  return Array.from({length: numbers.length / width}, (_, i) => numbers.subarray(i * width, (i + 1) * width));
+}
+
+/** The token with the largest logit, of equal ones the first. */
+function likeliest(logits) {
+  return logits.reduce((best, logit, token) => logit > logits[best] ? token : best, 0);
+}
+
 /** Greedy decoding of one source, [START, …, END]: the answer, at most so many tokens, with its END, and the
     logits of each token that was read. */
 function generate({model, cuts, trace}, source, mostTokens) {
@@ -276,13 +285,4 @@ function generate({model, cuts, trace}, source, mostTokens) {
     fresh = [token];
   }
   return {answer, logits};
-}
-
-function rowsOf(numbers, width) {
-  return Array.from({length: numbers.length / width}, (_, i) => numbers.subarray(i * width, (i + 1) * width));
-}
-
-/** The token with the largest logit, of equal ones the first. */
-function likeliest(logits) {
-  return logits.reduce((best, logit, token) => logit > logits[best] ? token : best, 0);
 }

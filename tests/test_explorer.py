@@ -16,6 +16,8 @@ from selenium.webdriver import ActionChains, Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
 import explorer
+import transformer
+import visualize
 from analysis import Evidence, ablated, answer_cells, mean_head_outputs, parts_of, scores_of_query
 from data import END, MASK, PAD, START, TASKS, Task, alphabet, dependence, some_questions
 from handmade import copying_encoder_decoder, reversing_encoder
@@ -299,9 +301,9 @@ def test_a_generating_model_is_stepped_token_by_token(browser, tmp_path):
 # ---------------------------------------------------------------- it checks itself, and needs nothing else
 
 
-def certificate(browser) -> tuple[str, bool]:
+def certificate(browser, words: str = "as in PyTorch") -> tuple[str, bool]:
     """What the page says when all is measured again, and whether it says so in red."""
-    text = wait_for(browser, "certificate", "as in PyTorch")
+    text = wait_for(browser, "certificate", words)
     return text, "wrong" in browser.find_element("id", "certificate").get_attribute("class")
 
 
@@ -333,7 +335,7 @@ def test_a_page_with_other_weights_says_so_in_red(browser, handmade, tmp_path):
     path = tmp_path / "explorer.html"
     path.write_text(page.replace(weights, weights[8000:16000] + weights[8000:]))
     text, red = certificate(opened(browser, path))
-    assert red and text.startswith("This page does not compute what PyTorch does.")
+    assert red and text.startswith("This page does not compute what PyTorch does:")
 
 
 def test_a_task_of_ones_own_is_judged_only_where_its_answer_is_known(browser, tmp_path):
@@ -356,6 +358,15 @@ def test_a_task_that_was_changed_is_not_judged_by_the_rule_it_had(browser, tmp_p
     opened(browser, path)
     browser.execute_script("write('5 7 9 11 13')")
     assert text_of(browser, "verdict").endswith("(the right answer is not known here)")
+
+
+def test_a_page_of_a_model_with_other_parts_says_what_to_do(browser, tmp_path):
+    """An exercise: another activation in transformer.py, of which transformer.js knows nothing."""
+    with patch.dict(transformer.ACTIVATIONS, {"silu": torch.nn.functional.silu}):
+        run = random_run(architecture="encoder", activation="silu")
+        opened(browser, page_of(run, tmp_path / "explorer.html"))
+    text, red = certificate(browser, "transformer.js")
+    assert red and "if transformer.py was changed, change assets/transformer.js, too" in text
 
 
 # ---------------------------------------------------------------- the file
@@ -381,6 +392,14 @@ def test_a_model_that_is_too_large_has_no_page_and_is_told_why(limit, said, tmp_
     with patch.object(explorer, "LARGEST_PAGE", limit), pytest.raises(ValueError, match=said):
         page_of(random_run(architecture="encoder"), tmp_path / "explorer.html")
     assert not list(tmp_path.iterdir())
+
+
+def test_visualize_tells_in_one_line_why_there_is_no_page(tmp_path, capsys):
+    run = random_run(architecture="encoder")
+    view = visualize.View(run=run, reading=None, answer="", evidence=None, record=None)
+    with patch.object(explorer, "LARGEST_PAGE", 5_000):
+        visualize.save_live_page(view, tmp_path / "explorer.html")
+    assert capsys.readouterr().err.startswith("no live page of reverse, encoder: its weights take")
 
 
 def test_weights_that_are_no_numbers_are_refused(tmp_path):
