@@ -25,6 +25,7 @@ from data import (
     add_start_end,
     arrange,
     ask,
+    check_answers,
     dependence,
     exact_match,
     is_scored,
@@ -432,6 +433,7 @@ def answer_lengths(run: Run, longest: int) -> dict[int, int]:
         if len(question):
             try:
                 answer = ask(config.task, question)
+                check_answers(config.task, question, answer, config.vocab_size)
             except ValueError:                              # a task of the reader's own need not have one
                 continue
             source, target = (add_start_end(tokens, tokens.size(1) + 2) for tokens in (question, answer))

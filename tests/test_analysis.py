@@ -5,6 +5,7 @@ import itertools
 import math
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from analysis import (
     Evidence,
     ablated,
     answer_cells,
+    answer_lengths,
     by_length,
     diagonals,
     first_symbol,
@@ -41,8 +43,8 @@ from analysis import (
     share_on,
     unseen_sequences,
 )
-from data import ARCHITECTURES, TASKS, add_start_end, arrange, dependence, to_content, to_text
-from train import Config, Run, load_run
+from data import ARCHITECTURES, TASKS, Task, add_start_end, arrange, dependence, to_content, to_text
+from train import Config, Run, load_run, recipe
 from transformer import generate
 
 
@@ -516,3 +518,16 @@ def test_the_table_of_heads_has_each_once_and_starts_with_the_most_costly(run):
             weights[:, t, s].mean().item() * abs((t - query) - (s - key)) for t in queries for s in keys
         )
         assert row["mean_distance"] == pytest.approx(distance / len(queries), abs=1e-5)
+
+
+def test_lengths_that_a_task_cannot_answer_are_left_out():
+    """It swaps the halves of eight symbols; of sixteen, it would make two answers, and of others none."""
+    def swap_halves(content):
+        return content.reshape(-1, 2, 4).flip(1).flatten(1)
+
+    halves = Task(swap_halves, settings={"fixed_length": True})
+    with patch.dict(TASKS, {"halves": halves}):
+        config = recipe("halves", "encoder", **TINY)
+        run = Run(config.model().eval(), config, [], Path("nowhere"))
+        assert answer_lengths(run, 62) == {8: 8}
+        assert [at.length for at in by_length(run)] == [8]
