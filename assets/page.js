@@ -263,7 +263,7 @@ function cutButton(part, text) {
   const cost = lost > 0 ? `−${lost}` : lost < 0 ? `+${-lost}` : "0";
   const button = element("button", {
     type: "button", className: "cut", onclick: () => toggle(part), "--loss": Math.max(0, lost) / 100,
-    "aria-label": `cut ${placeOf(part)}, which alone costs ${lost} points`,
+    "aria-label": `cut ${placeOf(part)}, which alone costs ${lost} ${lost === 1 ? "point" : "points"}`,
   }, `${text} ${cost}`);
   cutButtons[keyOf(part)] = button;
   return button;
