@@ -193,14 +193,15 @@ function renderAnswer() {
 const contents = [...new Set(data.unseen.map(([content]) => content.join()))];      // each different one once
 const sequences = contents.map(
   content => arrange(architecture, content.split(",").map(Number), known.get(content)));
+const workerCount = Math.max(2, Math.min(4, navigator.hardwareConcurrency));        // each has its share of them
 const workers = [], found = {}, right = {};                 // of each job: what workers found, what is right
 let measuring = null;                                       // the state that is being measured
 
-/** Starts two workers, or where there are none does their work here, between what the reader does. */
+/** Starts the workers, or where there are none does their work here, between what the reader does. */
 function startWorkers() {
   const code = new Blob([byId("engine").textContent, "\nserve(self);"], {type: "text/javascript"});
-  for (const half of [0, 1]) {
-    const take = message => arrived(half, ...message);
+  for (let number = 0; number < workerCount; number++) {
+    const take = message => arrived(number, ...message);
     let worker;
     try {
       worker = new Worker(URL.createObjectURL(code));
@@ -211,18 +212,18 @@ function startWorkers() {
       worker = {postMessage: message => scope.onmessage({data: message})};
     }
     const {config, tensors} = data;
-    const some = sequences.filter((_, i) => i % 2 === half);
+    const some = sequences.filter((_, i) => i % workerCount === number);
     worker.postMessage({spec: {config, tensors}, numbers, sequences: some});
     workers.push(worker);
   }
 }
 
-function arrived(half, job, flags) {
-  const both = found[job] ??= [];
-  both[half] = flags;
-  if (!both[0] || !both[1]) return;
+function arrived(number, job, flags) {
+  const all = found[job] ??= {};
+  all[number] = flags;
+  if (Object.keys(all).length < workerCount) return;
   const places = data.unseen.map(([content]) => contents.indexOf(content.join()));
-  right[job] = places.map(place => both[place % 2][place >> 1]);
+  right[job] = places.map(place => all[place % workerCount][Math.floor(place / workerCount)]);
   if (Number.isInteger(job)) compareCut(job);
   else renderScore();
 }
