@@ -115,8 +115,9 @@ class Scorer {
     this.working = true;
     while (this.urgent ?? this.jobs[0]) {
       const job = this.urgent ?? this.jobs[0];
-      this.judge(this.batches[job.next++], job);
-      if (job.next === this.batches.length) {
+      const batch = this.batches[job.next++];
+      if (batch) this.judge(batch, job);                    // there may be fewer than workers
+      if (job.next >= this.batches.length) {
         if (job === this.urgent) this.urgent = null;
         else this.jobs.shift();
         this.report(job.id, job.right);

@@ -352,6 +352,14 @@ def test_a_task_of_ones_own_is_judged_only_where_its_answer_is_known(browser, tm
     assert text_of(browser, "problem") == "type a question: <b>anything</b>"
 
 
+def test_a_task_with_few_questions_is_measured_all_the_same(browser, tmp_path):
+    """Five symbols and length 1: fewer different sequences than workers."""
+    run = random_run(task="copy", architecture="decoder", vocab_size=9, seq_len=1)
+    text, red = certificate(opened(browser, page_of(run, tmp_path / "explorer.html")))
+    assert not red
+    assert browser.execute_script("return contents.length") == 1
+
+
 def test_a_task_that_was_changed_is_not_judged_by_the_rule_it_had(browser, tmp_path):
     with patch.dict(TASKS, {"copy": TASKS["reverse"]}):
         path = page_of(random_run(task="copy", architecture="encoder"), tmp_path / "explorer.html")
