@@ -100,7 +100,7 @@ function renderLines({keys, queries, rows, says, shown, query, key}) {
     ...(says ? words(answer, 293, null, first, "→") : []), ...targets,
   );
   byId("lines-caption").textContent =
-    `Above the keys, below the queries that read them${says ? ", and what the model says there (→)" : ""}.`;
+    `Above: the keys. Below: the queries that read them${says ? ", and what the model says there (→)" : ""}.`;
 }
 
 function renderGrid({kind, keys, queries, rows, shown, query, key}) {
