@@ -66,9 +66,9 @@ function joined(passes, width) {
   return {query, key, value, weights};
 }
 
-/** Ask one question. Returns the answer up to and including END, with at most as many tokens as the right answer
-    and its END have; all that the model was given; its logits, a row for each token of the last sequence given;
-    and for each kind and layer the queries, keys, values and weights[head], (T, S). */
+/** Ask one question. Returns the answer up to and including END, with at most answerLength + 1 tokens; all that
+    the model was given; its logits, a row for each token of the last sequence given; and for each kind and layer
+    the queries, keys, values and weights[head], (T, S). */
 function ask(model, content, answerLength, parts, mode) {
   const {architecture, vocab_size, d_model} = model.config;
   const pass = {model, cuts: cutsOf(model, parts, mode), trace: {}};
@@ -131,16 +131,13 @@ class Scorer {
   }
 
   judge({rows, given, toSay, kept}, {cuts, right}) {
-    const {model} = this, width = model.config.vocab_size;
+    const {model} = this;
     if (!kept.size) forward({model, cuts: new Map(), kept}, given);
-    const logits = forward({model, cuts, kept}, given);
-    let at = 0;
+    const said = rowsOf(forward({model, cuts, kept}, given), model.config.vocab_size).map(likeliest);
+    let first = 0;                                          // row of a sequence
     toSay.forEach((tokens, n) => {
-      const good = tokens.map(token => {                    // without short cuts: `at` must move on
-        const said = likeliest(logits.subarray(at, at += width));
-        return token === PAD || token === START || token === said;
-      });
-      right[rows[n]] = good.every(Boolean);
+      right[rows[n]] = tokens.every((token, i) => [PAD, START, said[first + i]].includes(token));
+      first += tokens.length;
     });
   }
 }

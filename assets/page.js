@@ -193,7 +193,7 @@ function renderAnswer() {
 const contents = [...new Set(data.unseen.map(([content]) => content.join()))];      // each different one once
 const sequences = contents.map(
   content => arrange(architecture, content.split(",").map(Number), known.get(content)));
-const workerCount = Math.max(2, Math.min(4, navigator.hardwareConcurrency));        // each has its share of them
+const workerCount = Math.max(2, Math.min(4, navigator.hardwareConcurrency));        // each takes its share
 const workers = [], found = {}, right = {};                 // of each job: what workers found, what is right
 let measuring = null;                                       // the state that is being measured
 
