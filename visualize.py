@@ -1,8 +1,8 @@
 """Pictures of where a trained model's heads read, each beside the evidence of whether that matters.
 
 `python visualize.py` reads the checkpoints that `python train.py` wrote. It saves PICTURES and a live page
-for each run, and all runs side by side. A map shows where a head reads; only an intervention shows whether the
-answer depends on it. Above each picture stands what it says, with the numbers that analysis.py measured.
+for each run, and all runs side by side. A map shows where a head reads; only an intervention shows whether
+the answer depends on it. Above each picture stands what it says, with the numbers that analysis.py measured.
 
 Shapes: N sequences, H heads, T queries, S keys.
 A map is (T, S): row = query (who reads), column = key (what is read).
