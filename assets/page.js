@@ -224,23 +224,23 @@ function arrived(number, job, flags) {
   if (Object.keys(all).length < workerCount) return;
   const places = data.unseen.map(([content]) => contents.indexOf(content.join()));
   right[job] = places.map(place => all[place % workerCount][Math.floor(place / workerCount)]);
-  if (Number.isInteger(job)) compareCut(job);
-  else renderScore();
+  compareCuts(job);
+  if (job === jobOf(state.mode, state.cut)) renderScore();
 }
 
-const jobOf = () => `${state.mode}: ${[...state.cut].sort().join(" ")}`;
+const jobOf = (mode, heads) => `${mode}: ${[...heads].sort().join(" ")}`;
 const share = flags => flags.filter(Boolean).length / flags.length;
 
 /** Has the present cuts measured, before anything else that the workers have to do. */
 function measure() {
-  const job = jobOf();
+  const job = jobOf(state.mode, state.cut);
   if (right[job] || job === measuring || !workers.length) return;
   measuring = job;
   for (const worker of workers) worker.postMessage({job: [job, state.cut.map(partOf), state.mode, true]});
 }
 
 function renderScore() {
-  const flags = right[jobOf()], what = state.cut.length ? `Without ${cutInWords()}` : "Nothing is cut";
+  const flags = right[jobOf(state.mode, state.cut)], what = state.cut.length ? `Without ${cutInWords()}` : "Nothing is cut";
   byId("exact").textContent = `${what}: `
     + (flags ? `${percent(share(flags))} of ${flags.length} unseen sequences are right` : "counting …");
   byId("lengths").classList.toggle("stale", !flags);
@@ -317,7 +317,12 @@ function renderHeads() {
 
 const DIFFERS = "This page does not compute what PyTorch does: if transformer.py was changed, change "
   + "assets/transformer.js, too";
-const agreement = {logits: 0, cuts: 0, differing: []};
+const agreement = {logits: 0, cuts: new Map()};             // the largest difference; row of the table → same?
+const rowsOfJob = new Map();                                // parts of the same heads are measured once
+data.table.forEach(([part], row) => {
+  const job = jobOf("zero", headsOf(model, part).map(keyOf));
+  rowsOfJob.set(job, [...rowsOfJob.get(job) ?? [], row]);
+});
 
 /** The largest difference between the page's logits and PyTorch's, which travel with it. */
 async function compareLogits() {
@@ -331,23 +336,23 @@ async function compareLogits() {
   certify();
 }
 
-/** Is as much right after this cut as PyTorch measured? */
-function compareCut(number) {
-  const [part, count] = data.table[number];
-  agreement.cuts += 1;
-  if (right[number].filter(Boolean).length !== count) agreement.differing.push(placeOf(part));
+/** Is as much right after these cuts as PyTorch measured? */
+function compareCuts(job) {
+  const count = right[job].filter(Boolean).length;
+  for (const row of rowsOfJob.get(job) ?? []) agreement.cuts.set(row, count === data.table[row][1]);
   certify();
 }
 
 function certify() {
-  const {logits, cuts, differing} = agreement, all = data.table.length;
+  const {logits, cuts} = agreement, all = data.table.length;
+  const differing = data.table.map(([part]) => placeOf(part)).filter((_, row) => cuts.get(row) === false);
   const wrong = !(logits < 1e-3) || differing.length;
   byId("certificate").classList.toggle("wrong", wrong);
   byId("certificate").textContent = [
     wrong ? `${DIFFERS}.` : "",
     `The logits of ${data.checks.length} passes, intact and with cuts, differ from PyTorch's by at most`,
     `${logits.toExponential(1)}.`,
-    cuts < all ? `Every single cut is measured again: ${cuts} of ${all} …`
+    cuts.size < all ? `Every single cut is measured again: ${cuts.size} of ${all} …`
       : `Every single cut was measured again: ${all - differing.length} of ${all} as in PyTorch.`,
     differing.length ? `Not so: ${differing.join("; ")}.` : "",
   ].join(" ").trim();
@@ -387,9 +392,9 @@ function startMeasuring() {
   startWorkers();
   measure();
   compareLogits();
-  data.table.forEach(([part], number) => {
-    for (const worker of workers) worker.postMessage({job: [number, [part], "zero", false]});
-  });
+  for (const [job, [row]] of rowsOfJob) {
+    for (const worker of workers) worker.postMessage({job: [job, [data.table[row][0]], "zero", false]});
+  }
 }
 
 try {
