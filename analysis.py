@@ -422,13 +422,13 @@ class AtLength:
         return int((ends.any(dim=1) & (ends.long().argmax(dim=1) == symbols)).sum())
 
 
-def answer_lengths(run: Run, longest: int) -> dict[int, int]:
+def answer_lengths(run: Run, most: int) -> dict[int, int]:
     """How long the answer is to a question of each length up to this one that the task and the model have.
 
     A length that the task does not have, or that is too long for the model's positions, is left out.
     """
     config, places, lengths = run.config, len(unwrapped(run.model).positional_encoding.table), {}
-    for length in range(1, longest + 1):
+    for length in range(1, most + 1):
         question = some_questions(config.task, length, config.vocab_size)[:1]
         if len(question):
             try:
@@ -445,9 +445,9 @@ def answer_lengths(run: Run, longest: int) -> dict[int, int]:
 
 def by_length(run: Run) -> list[AtLength]:
     """What is answered to questions of each length up to twice those of training that there are."""
-    config, longest, lengths = run.config, 2 * run.config.seq_len, []
-    in_test = usable_lengths(config.task, "test", longest, config.vocab_size)
-    for length in sorted(answer_lengths(run, longest).keys() & in_test):
+    config, most, lengths = run.config, 2 * run.config.seq_len, []
+    in_test = usable_lengths(config.task, "test", most, config.vocab_size)
+    for length in sorted(answer_lengths(run, most).keys() & in_test):
         source, given, to_say = unseen_sequences(run, length, SEQUENCES_EACH)
         answer = TASKS[config.task].answer(source[:, 1:-1])
         target = add_start_end(answer, answer.size(1) + 2)

@@ -174,8 +174,8 @@ def live_page(run: Run, format: str, tested_on: int, share: float) -> str:
         f"A trained model: {count_parameters(run.model):,} weights, {percent(share, 2)} of {tested_on:,} "
         "test sequences right. Ask it, cut its heads, and see what breaks. All of it is in this file."
     )
-    parts = {path.name: path.read_text(encoding="utf-8") for path in ASSETS.glob("explorer.*")}
-    parts |= {path.name: path.read_text(encoding="utf-8") for path in ASSETS.glob("*.js")}
+    sources = [*ASSETS.glob("explorer.*"), *ASSETS.glob("*.js")]
+    parts = {path.name: path.read_text(encoding="utf-8") for path in sources}
     return fill_in(parts["explorer.html"], parts | {
         "title": html.escape(f"Take this Transformer apart: {run.config.task}, {run.architecture}"),
         "about": about, "data": json.dumps(data).replace("<", "\\u003c"), "weights": weights,

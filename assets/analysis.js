@@ -44,10 +44,9 @@ function headsOf(model, part = []) {
 
 /** The cuts of a pass: what replaces the outputs of all heads of these parts. */
 function cutsOf(model, parts, mode = "zero") {
-  const heads = parts.flatMap(part => headsOf(model, part));
-  return new Map(heads.map(([kind, layer, head]) => {
+  return new Map(parts.flatMap(part => headsOf(model, part)).map(([kind, layer, head]) => {
     const mean = model.means[kind][layer][head];
-    return [`${kind}.${layer}.${head}`, mode === "mean" ? mean : new Float64Array(mean.length)];
+    return [keyOf([kind, layer, head]), mode === "mean" ? mean : new Float64Array(mean.length)];
   }));
 }
 
@@ -66,9 +65,9 @@ function joined(passes, width) {
   return {query, key, value, weights};
 }
 
-/** Ask one question. Returns the answer up to and including END, with at most answerLength + 1 tokens; all that
-    the model was given; its logits, a row for each token of the last sequence given; and for each kind and layer
-    the queries, keys, values and weights[head], (T, S). */
+/** Ask one question. Returns the answer up to and including END, with at most answerLength + 1 tokens; all
+    that the model was given; its logits, a row for each token of the last sequence given; and for each kind
+    and layer the queries, keys, values and weights[head], (T, S). */
 function ask(model, content, answerLength, parts, mode) {
   const {architecture, vocab_size, d_model} = model.config;
   const pass = {model, cuts: cutsOf(model, parts, mode), trace: {}};

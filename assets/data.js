@@ -50,14 +50,21 @@ const IS_VALID = {
   },
 };
 
+const validityOf = task => IS_VALID[task] ?? (() => true);
+
+/** What answers depend on, where a task states it. A pattern with another symbol seldom stays one, so there
+    it is the visible copies of a symbol. */
+const DEPENDS_ON = {
+  complete: content => ANSWERS.complete(content).map(symbol => content.map(other => other === symbol)),
+};
+
 /** Where the symbols of the right answer come from, [symbol of the answer][symbol of the question].
 
     A symbol is replaced by every other one that leaves a valid question. The cells are those that change the
-    answer's symbol at least half as often as the cell that changes it most. A pattern seldom stays one, so
-    there they are the visible copies of the symbol. */
+    answer's symbol at least half as often as the cell that changes it most. */
 function answerCells(task, content, symbols) {
-  const answer = ANSWERS[task](content), isValid = IS_VALID[task] ?? (() => true);
-  if (task === "complete") return answer.map(symbol => content.map(other => other === symbol));
+  if (DEPENDS_ON[task]) return DEPENDS_ON[task](content);
+  const answer = ANSWERS[task](content), isValid = validityOf(task);
   const shares = content.map((symbol, place) => {
     const questions = symbols.filter(other => other !== symbol).map(other => content.with(place, other));
     const answers = questions.filter(isValid).map(ANSWERS[task]);

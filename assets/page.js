@@ -20,7 +20,6 @@ const state = {
 let asked = null;                                           // what the model said and computed in this state
 
 const nameOf = token => data.names[token] ?? String(token), textOf = tokens => tokens.map(nameOf).join(" ");
-const keyOf = part => part.join(".");
 const partOf = key => key.split(".").map((word, i) => i ? Number(word) : word);
 const percent = share => `${Math.floor(100 * share + 1e-9)}%`;
 
@@ -40,7 +39,7 @@ function element(tag, properties = {}, ...children) {
 // ---------------------------------------------------------------- questions
 
 /** The rule by which this page knows right answers: the task's own, if it answers the unseen like data.py. */
-const isValid = IS_VALID[data.task] ?? (() => true);
+const isValid = validityOf(data.task);
 const rule = data.unseen.every(
   ([content, answer]) => isValid(content) && ANSWERS[data.task]?.(content).join() === answer.join(),
 ) ? ANSWERS[data.task] : null;
@@ -193,6 +192,7 @@ function renderAnswer() {
 const contents = [...new Set(data.unseen.map(([content]) => content.join()))];      // each different one once
 const sequences = contents.map(
   content => arrange(architecture, content.split(",").map(Number), known.get(content)));
+const places = data.unseen.map(([content]) => contents.indexOf(content.join()));    // of all among those
 const workerCount = Math.max(2, Math.min(4, navigator.hardwareConcurrency));        // each takes its share
 const workers = [], found = {}, right = {};                 // of each job: what workers found, what is right
 let measuring = null;                                       // the state that is being measured
@@ -222,7 +222,7 @@ function arrived(number, job, flags) {
   const all = found[job] ??= {};
   all[number] = flags;
   if (Object.keys(all).length < workerCount) return;
-  const places = data.unseen.map(([content]) => contents.indexOf(content.join()));
+  delete found[job];
   right[job] = places.map(place => all[place % workerCount][Math.floor(place / workerCount)]);
   compareCuts(job);
   if (job === jobOf(state.mode, state.cut)) renderScore();
@@ -240,7 +240,8 @@ function measure() {
 }
 
 function renderScore() {
-  const flags = right[jobOf(state.mode, state.cut)], what = state.cut.length ? `Without ${cutInWords()}` : "Nothing is cut";
+  const flags = right[jobOf(state.mode, state.cut)];
+  const what = state.cut.length ? `Without ${cutInWords()}` : "Nothing is cut";
   byId("exact").textContent = `${what}: `
     + (flags ? `${percent(share(flags))} of ${flags.length} unseen sequences are right` : "counting …");
   byId("lengths").classList.toggle("stale", !flags);
@@ -317,7 +318,7 @@ function renderHeads() {
 
 const DIFFERS = "This page does not compute what PyTorch does: if transformer.py was changed, change "
   + "assets/transformer.js, too";
-const agreement = {logits: 0, cuts: new Map()};             // the largest difference; row of the table → same?
+const agreement = {logits: 0, cuts: new Map()};             // the largest difference; is each row the same?
 const rowsOfJob = new Map();                                // parts of the same heads are measured once
 data.table.forEach(([part], row) => {
   const job = jobOf("zero", headsOf(model, part).map(keyOf));
@@ -345,7 +346,7 @@ function compareCuts(job) {
 
 function certify() {
   const {logits, cuts} = agreement, all = data.table.length;
-  const differing = data.table.map(([part]) => placeOf(part)).filter((_, row) => cuts.get(row) === false);
+  const differing = data.table.filter((_, row) => cuts.get(row) === false).map(([part]) => placeOf(part));
   const wrong = !(logits < 1e-3) || differing.length;
   byId("certificate").classList.toggle("wrong", wrong);
   byId("certificate").textContent = [

@@ -11,6 +11,7 @@
 "use strict";
 
 const PAD = 0, START = 1, END = 2;
+const keyOf = part => part.join(".");                       // [kind, layer, head] → "kind.layer.head"
 
 /** compute(), or what it gave earlier for these very arrays: what no cut reaches is not computed again. */
 function once(kept, name, inputs, compute) {
@@ -110,7 +111,7 @@ function withoutHeads({model, cuts}, mixture, kind, layer) {
   const {num_heads, d_model} = model.config, size = d_model / num_heads;
   let left = mixture;
   for (let head = 0; head < num_heads; head++) {
-    const replacement = cuts.get(`${kind}.${layer}.${head}`);
+    const replacement = cuts.get(keyOf([kind, layer, head]));
     if (!replacement) continue;
     if (left === mixture) left = mixture.slice();
     for (let row = head * size; row < left.length; row += d_model) left.set(replacement, row);
