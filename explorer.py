@@ -174,7 +174,7 @@ def live_page(run: Run, format: str, tested_on: int, share: float) -> str:
         f"A trained model: {count_parameters(run.model):,} weights, {percent(share, 2)} of {tested_on:,} "
         "test sequences right. Ask it, cut its heads, and see what breaks. All of it is in this file."
     )
-    sources = [*ASSETS.glob("explorer.*"), *ASSETS.glob("*.js")]
+    sources = [ASSETS / "explorer.html", *ASSETS.glob("*.css"), *ASSETS.glob("*.js")]
     parts = {path.name: path.read_text(encoding="utf-8") for path in sources}
     return fill_in(parts["explorer.html"], parts | {
         "title": html.escape(f"Take this Transformer apart: {run.config.task}, {run.architecture}"),

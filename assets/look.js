@@ -39,8 +39,9 @@ function renderHead() {
   byId("head-title").textContent = `Look at ${placeOf(part)}`
     + (state.cut.includes(place) ? ", which is cut: what it reads is lost" : "");
   Object.assign(byId("step"), {max: answer.length, value: step});
-  byId("step-text").textContent =
-    step ? `token ${step} of ${answer.length}: ${nameOf(answer[step - 1])}` : "no token";
+  const stepText = step ? `token ${step} of ${answer.length}: ${nameOf(answer[step - 1])}` : "no token";
+  byId("step").setAttribute("aria-valuetext", stepText);
+  byId("step-text").textContent = stepText;
   [...byId("answer").children].forEach((item, i) => item.classList.toggle("later", i >= step));
   byId("cell").textContent =
     `Query ${nameOf(queries[query])} reads key ${nameOf(keys[key])}: weight ${rows[query][key].toFixed(3)}`;
@@ -63,14 +64,15 @@ function looksInto(query, key) {
   return {onclick: look, onpointermove: event => isMoved(event) && look()};
 }
 
-/** Arrow keys move through the grid. */
+/** Arrow keys, Home and End move through the grid. */
 function moveCell(event) {
-  const moves = {ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1]};
-  if (!(event.key in moves)) return;
+  const {kind, keys, queries, shown, query, key} = view();
+  const last = kind === "decoder" ? query : keys.length - 1;            // what follows is masked
+  const [down, right] = ARROWS[event.key] ?? [0, {Home: -key, End: last - key}[event.key]];
+  if (right === undefined) return;
   event.preventDefault();
-  const {kind, keys, queries, query, key} = view(), [down, right] = moves[event.key];
   const cell = [query + down, key + right], isInside = cell[0] in queries && cell[1] in keys;
-  if (isInside && !isMasked(kind, ...cell)) change({cell});
+  if (isInside && cell[0] < shown && !isMasked(kind, ...cell)) change({cell});
   document.activeElement.scrollIntoView({block: "nearest", inline: "nearest"});
 }
 
@@ -88,7 +90,7 @@ function renderLines({keys, queries, rows, says, shown, query, key}) {
   }));
   const words = (tokens, y, marked, from = 0, before = "") => tokens.map((token, i) => element("text", {
     x: x(from + i), y, class: `${i === marked ? "at" : ""} ${before ? "says" : ""}`,
-    opacity: y < 100 || from + i < shown ? 1 : .15,
+    visibility: y < 100 || from + i < shown ? "visible" : "hidden",
   }, before + nameOf(token)));
   const svg = byId("lines");
   for (const [name, value] of Object.entries({width, height, viewBox: `0 0 ${width} ${height}`})) {
@@ -103,28 +105,32 @@ function renderLines({keys, queries, rows, says, shown, query, key}) {
     `Above: the keys. Below: the queries that read them${says ? ", and what the model says there (→)" : ""}.`;
 }
 
-function renderGrid({kind, keys, queries, rows, shown, query, key}) {
+function renderGrid({part, kind, keys, queries, rows, shown, query, key}) {
   const outlined = kind === answeringKind && asked.cells.length, grid = byId("grid");
   const heading = (scope, token, isAt) => element("th", {scope, className: isAt ? "at" : ""}, nameOf(token));
   const cell = (weight, q, k) => {
-    if (isMasked(kind, q, k)) return element("td", {className: "masked", title: "masked: it comes later"});
-    const isAt = q === query && k === key;
+    const isAt = q === query && k === key, reads = `${nameOf(queries[q])} reads ${nameOf(keys[k])}`;
+    const masked = isMasked(kind, q, k), isOutlined = outlined && isOrigin(q, k), text = masked
+      ? `${nameOf(queries[q])} cannot read ${nameOf(keys[k])}, which comes later: masked`
+      : `${reads}: ${weight.toFixed(3)}${isOutlined ? ", where the right answer comes from" : ""}`;
+    if (masked) return element("td", {role: "gridcell", className: "masked", title: text, "aria-label": text});
     return element("td", {
-      className: `${isAt ? "at" : ""} ${outlined && isOrigin(q, k) ? "origin" : ""}`, tabIndex: isAt ? 0 : -1,
-      title: `${nameOf(queries[q])} reads ${nameOf(keys[k])}: ${weight.toFixed(3)}`, "--w": weight,
-      ...looksInto(q, k),
+      role: "gridcell", className: `${isAt ? "at" : ""} ${isOutlined ? "origin" : ""}`, tabIndex: isAt ? 0 : -1,
+      title: text, "aria-label": text, "--w": weight, ...looksInto(q, k),
     });
   };
   const hasFocus = grid.contains(document.activeElement);
+  grid.setAttribute("aria-label", `attention weights of ${placeOf(part)}: a row for each query`);
   grid.replaceChildren(
-    element("tr", {}, element("td", {className: "masked"}),
+    element("tr", {}, element("td"),
       ...keys.map((token, k) => heading("col", token, k === key))),
     ...rows.map((row, q) => element("tr", {className: q < shown ? "" : "later"},
       heading("row", queries[q], q === query), ...row.map((weight, k) => cell(weight, q, k)))),
   );
   if (hasFocus) grid.querySelector("td.at").focus({preventScroll: true});
   byId("grid-caption").textContent = "The same weights: a row for each query, a column for each key."
-    + (outlined ? " Outlined: where the right answer comes from." : "");
+    + (outlined ? " Outlined: where the right answer comes from." : "")
+    + (kind === "decoder" ? " Hatched: masked, since it comes later." : "");
 }
 
 /** Inside one cell: q·k, divided by √Dh, softmax over the row, times the value. */

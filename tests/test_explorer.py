@@ -1,4 +1,4 @@
-"""The live page, in a real browser: Debian's chromium and chromium-driver, driven by selenium.
+"""The live page, in a real browser: Debian's chromium and chromium-driver, driven by selenium, and axe-core.
 
 Where these are not installed, the tests that need them are skipped and say so.
 """
@@ -217,14 +217,15 @@ def test_cuts_break_the_answer_and_the_score_is_that_of_ablation(handmade, brows
     run, path = handmade
     opened(browser, path)
     evidence = Evidence(run, explorer.SEQUENCES)
-    assert wait_for(browser, "exact", "200") == "Nothing is cut: 100% of 200 unseen sequences are right"
+    assert wait_for(browser, "exact", "% of 200") == "Nothing is cut: 100% of 200 unseen sequences are right"
     finds_end, fetches = browser.find_elements("css selector", "td .cut")
     finds_end.click()
     assert "✗ not" in text_of(browser, "verdict")
     left = percent(evidence.left(("encoder", 0)))           # its only head: the whole layer
-    assert wait_for(browser, "exact", "200") == f"Without layer 1: {left} of 200 unseen sequences are right"
+    right = wait_for(browser, "exact", "% of 200")
+    assert right == f"Without layer 1: {left} of 200 unseen sequences are right"
     fetches.click()
-    assert wait_for(browser, "exact", "200").startswith("Without all attention: ")
+    assert wait_for(browser, "exact", "% of 200").startswith("Without all attention: ")
     browser.find_element("id", "undo").click()
     browser.find_element("css selector", "[value=mean]").click()
     assert finds_end.get_attribute("aria-pressed") == "true"
@@ -296,6 +297,109 @@ def test_a_generating_model_is_stepped_token_by_token(browser, tmp_path):
     assert len(browser.find_elements("css selector", "#grid tr:not(.later) th[scope=row]")) == 2
     browser.find_element("id", "back").click()
     assert text_of(browser, "step-text") == "token 1 of 4: 5"
+
+
+# ---------------------------------------------------------------- for everyone
+
+
+AXE = Path(__file__).parent.parent / "node_modules" / "axe-core" / "axe.min.js"
+WINDOWS = {"phone": 360, "laptop": 1280}
+
+
+def seen_by(browser, width: int = 1280, dark: bool = False) -> None:
+    """Show pages in a window this wide, to someone who prefers light or dark pages."""
+    window = {"width": width, "height": 1000, "deviceScaleFactor": 1, "mobile": width < 500}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", window)
+    scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
+
+
+@pytest.fixture(params=WINDOWS)
+def window(request, browser):
+    yield WINDOWS[request.param]
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+@pytest.fixture(scope="session")
+def stepped(browser, tmp_path_factory):
+    """The page of a copying encoder-decoder that is built by hand."""
+    config, model, purposes = copying_encoder_decoder()
+    run = Run(model.eval(), config, [], Path("nowhere"), purposes=purposes)
+    return run, page_of(run, tmp_path_factory.mktemp("stepped") / "explorer.html")
+
+
+def violations(browser) -> list[str]:
+    """What axe-core finds wrong with what is open: the rule, and the first element that breaks it."""
+    if not AXE.is_file():
+        pytest.skip("needs axe-core: npm install --no-save axe-core@4")
+    browser.execute_script(AXE.read_text())
+    result = browser.execute_async_script("axe.run().then(arguments[0])")
+    assert len(result["passes"]) > 15                       # it looked
+    return [f"{rule['id']}: {rule['nodes'][0]['html']}" for rule in result["violations"]]
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_axe_finds_nothing_wrong(browser, handmade, stepped, window, dark):
+    """Intact, cut, stepped back, and with a question that cannot be asked."""
+    seen_by(browser, window, dark)
+    for _, path in handmade, stepped:
+        opened(browser, path)
+        wait_for(browser, "exact", "% of 200")
+        assert violations(browser) == []
+        browser.execute_script("toggle([]); stepTo(2); askText('5 7 3')")
+        assert violations(browser) == []
+
+
+def test_nothing_on_the_page_is_wider_than_the_window(browser, handmade, stepped, window):
+    seen_by(browser, window)
+    for _, path in handmade, stepped:
+        opened(browser, path)
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= window
+
+
+def test_what_is_measured_moves_nothing(browser, handmade, window):
+    """All that comes by itself, in a page that is opened and after a cut, has its place from the start."""
+    seen_by(browser, window)
+    opened(browser, handmade[1])
+    browser.execute_script("""
+        window.moved = [];
+        const note = list => list.getEntries().forEach(({sources}) =>
+            moved.push(...sources.map(({node}) => node?.outerHTML ?? node?.data)));
+        new PerformanceObserver(note).observe({type: "layout-shift", buffered: true});
+    """)
+    certificate(browser)
+    assert browser.execute_script("return moved") == []
+
+
+def test_each_table_is_one_tab_stop_in_which_arrow_keys_move(browser, handmade):
+    opened(browser, handmade[1])
+    browser.execute_script("write('5 7 9')")
+    browser.find_element("id", "question").click()
+
+    def pressed(*keys: str) -> str:
+        ActionChains(browser).send_keys(*keys).perform()
+        return browser.switch_to.active_element.accessible_name
+
+    finds_end, fetches = "layer 1, head 1 (finds END)", "layer 2, head 1 (fetches the symbol)"
+    examples = [button.text for button in browser.find_elements("css selector", "#examples button")]
+    assert [pressed(Keys.TAB) for _ in range(6)] == [
+        "delete the last symbol", "4", *examples, "zeros", "✂ all −100: cut all attention",
+    ]
+    assert pressed(Keys.TAB) == "✂ −100: cut layer 1"
+    assert [pressed(key) for key in (Keys.ARROW_RIGHT, Keys.ARROW_DOWN, Keys.ARROW_DOWN, Keys.ARROW_UP)] == [
+        f"look at {finds_end}", f"✂ −100: cut {finds_end}", f"look at {fetches}", f"✂ −100: cut {finds_end}",
+    ]
+    pressed(Keys.ENTER)
+    assert "✗ not" in text_of(browser, "verdict")
+    pressed(Keys.ENTER)
+    assert pressed(Keys.TAB) == "attention as lines between tokens"
+    outlined = ", where the right answer comes from"
+    assert pressed(Keys.TAB) == f"5 reads 9: 1.000{outlined}"
+    assert pressed(Keys.HOME) == "5 reads START: 0.000"
+    assert pressed(Keys.END) == "5 reads END: 0.000"
+    assert pressed(Keys.ARROW_DOWN, Keys.ARROW_LEFT, Keys.ARROW_LEFT) == f"7 reads 7: 1.000{outlined}"
+    assert pressed(Keys.TAB) == "the numbers inside the cell"
 
 
 # ---------------------------------------------------------------- it checks itself, and needs nothing else

@@ -1,0 +1,86 @@
+/* All heads side by side: what each reads, what it costs to lose, and the buttons that cut. */
+"use strict";
+
+const ARROWS = {ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1]};
+
+/** Makes one tab stop of many buttons: arrow keys, Home and End move between them. rows are [row][column];
+    a button may stand in several places. */
+function oneTabStop(container, rows) {
+  const all = [...new Set(rows.flat())];
+  const stopAt = chosen => all.forEach(button => { button.tabIndex = button === chosen ? 0 : -1; });
+  stopAt(all[0]);
+  container.addEventListener("focusin", ({target}) => all.includes(target) && stopAt(target));
+  container.addEventListener("keydown", event => {
+    let row = rows.findIndex(row => row.includes(event.target)), column = rows[row]?.indexOf(event.target);
+    const [down, right] = ARROWS[event.key] ?? [0, {Home: -column, End: rows[row]?.length}[event.key]];
+    if (row < 0 || right === undefined) return;
+    event.preventDefault();
+    row += down;
+    while (down && rows[row]?.[column] === event.target) row += down;
+    const there = rows[row] ?? [], next = Math.max(0, Math.min(column + right, there.length - 1));
+    there[next]?.focus();
+  });
+}
+
+const left = new Map(data.table.map(([part, count]) => [keyOf(part), count]));      // of each cut, in PyTorch
+const thumbnails = {}, cutButtons = {"": byId("cut-all")};
+
+/** The button that cuts a part, with what that alone costs in percentage points. */
+function cutButton(part, text) {
+  const lost = Math.round(100 * (data.right - left.get(keyOf(part))) / data.unseen.length);
+  const cost = lost > 0 ? `−${lost}` : lost < 0 ? `+${-lost}` : "0";
+  const button = element("button", {
+    type: "button", className: "cut", onclick: () => toggle(part), "--loss": Math.max(0, lost) / 100,
+    "aria-label": `${text} ${cost}: cut ${placeOf(part)}`,
+  }, `${text} ${cost}`);
+  cutButtons[keyOf(part)] = button;
+  return button;
+}
+
+/** A picture of what a head reads: pointing previews it below, a click keeps it there. */
+function thumbnail(part) {
+  const canvas = element("canvas"), button = element("button", {
+    type: "button", className: "head", title: placeOf(part), "aria-label": `look at ${placeOf(part)}`,
+    onclick: () => change({chosen: part, pointed: null, cell: null}),
+    onpointerenter: event => event.pointerType === "mouse" && change({pointed: part}),
+    onpointerleave: () => change({pointed: null}),
+  }, canvas);
+  thumbnails[keyOf(part)] = {button, canvas};
+  return button;
+}
+
+/** The tables of all heads are made once; renderHeads draws into them. */
+function makeHeads() {
+  for (const kind of kinds) {
+    const rows = [], label = `the heads of ${KIND_NAMES[kind]}`;
+    const table = element("table", {role: "grid", "aria-label": label});
+    model.means[kind].forEach((means, layer) => {
+      const cutLayer = cutButton([kind, layer], "✂"), heads = means.map((_, head) => [kind, layer, head]);
+      const pictures = heads.map(thumbnail), cuts = heads.map(part => cutButton(part, "✂"));
+      rows.push([cutLayer, ...pictures], [cutLayer, ...cuts]);
+      table.append(element("tr", {}, element("th", {scope: "row"}, `layer ${layer + 1}`, cutLayer),
+        ...heads.map((_, head) => element("td", {}, pictures[head], cuts[head]))));
+    });
+    byId("heads").append(element("p", {}, KIND_NAMES[kind], cutButton([kind], "✂ all")), table);
+    oneTabStop(table, rows);
+  }
+}
+
+function renderHeads() {
+  const accent = getComputedStyle(document.body).getPropertyValue("--accent").trim();         // #rrggbb
+  const colour = [1, 3, 5].map(at => parseInt(accent.slice(at, at + 2), 16));
+  for (const [key, {button, canvas}] of Object.entries(thumbnails)) {
+    const [kind, layer, head] = partOf(key), flat = asked.trace[kind][layer].weights[head];
+    canvas.width = keysOf(kind, asked.given).length;
+    canvas.height = flat.length / canvas.width;
+    const image = new ImageData(canvas.width, canvas.height);
+    flat.forEach((weight, i) => image.data.set([...colour, 255 * weight], 4 * i));
+    canvas.getContext("2d").putImageData(image, 0, 0);
+    button.classList.toggle("gone", state.cut.includes(key));
+  }
+  for (const [key, button] of Object.entries(cutButtons)) {
+    button.setAttribute("aria-pressed", isCut(key ? partOf(key) : []));
+  }
+  byId("undo").disabled = !state.earlier.length;
+  byId("restore").disabled = !state.cut.length;
+}

@@ -1,0 +1,112 @@
+/* What is measured on the unseen sequences, by workers; and the page checks itself against PyTorch. */
+"use strict";
+
+const contents = [...new Set(data.unseen.map(([content]) => content.join()))];      // each different one once
+const sequences = contents.map(
+  content => arrange(architecture, content.split(",").map(Number), known.get(content)));
+const places = data.unseen.map(([content]) => contents.indexOf(content.join()));    // of all among those
+const workerCount = Math.max(2, Math.min(4, navigator.hardwareConcurrency));        // each takes its share
+const workers = [], found = {}, right = {};                 // of each job: what workers found, what is right
+let measuring = null;                                       // the state that is being measured
+
+/** Starts the workers, or where there are none does their work here, between what the reader does. */
+function startWorkers() {
+  const code = new Blob([byId("engine").textContent, "\nserve(self);"], {type: "text/javascript"});
+  for (let number = 0; number < workerCount; number++) {
+    const take = message => arrived(number, ...message);
+    let worker;
+    try {
+      worker = new Worker(URL.createObjectURL(code));
+      worker.onmessage = event => take(event.data);
+    } catch {
+      const scope = {postMessage: take};
+      serve(scope);
+      worker = {postMessage: message => scope.onmessage({data: message})};
+    }
+    const {config, tensors} = data;
+    const some = sequences.filter((_, i) => i % workerCount === number);
+    worker.postMessage({spec: {config, tensors}, numbers, sequences: some});
+    workers.push(worker);
+  }
+}
+
+function arrived(number, job, flags) {
+  const all = found[job] ??= {};
+  all[number] = flags;
+  if (Object.keys(all).length < workerCount) return;
+  delete found[job];
+  right[job] = places.map(place => all[place % workerCount][Math.floor(place / workerCount)]);
+  compareCuts(job);
+  if (job === jobOf(state.mode, state.cut)) renderScore();
+}
+
+const jobOf = (mode, heads) => `${mode}: ${[...heads].sort().join(" ")}`;
+const share = flags => flags.filter(Boolean).length / flags.length;
+
+/** Has the present cuts measured, before anything else that the workers have to do. */
+function measure() {
+  const job = jobOf(state.mode, state.cut);
+  if (right[job] || job === measuring || !workers.length) return;
+  measuring = job;
+  for (const worker of workers) worker.postMessage({job: [job, state.cut.map(partOf), state.mode, true]});
+}
+
+function renderScore() {
+  const flags = right[jobOf(state.mode, state.cut)];
+  const what = state.cut.length ? `Without ${cutInWords()}` : "Nothing is cut";
+  byId("exact").textContent =
+    `${what}: ${flags ? percent(share(flags)) : "…"} of ${places.length} unseen sequences are right`;
+  byId("lengths").classList.toggle("stale", !flags);
+  if (!flags) return;
+  const lengths = data.unseen.map(([content]) => content.length), different = [...new Set(lengths)];
+  byId("lengths").replaceChildren(...different.sort((one, other) => one - other).map(length => {
+    const good = share(flags.filter((_, i) => lengths[i] === length));
+    return element("li", {title: `length ${length}: ${percent(good)} right`},
+      percent(good), element("span", {className: "bar", "--p": good}), String(length));
+  }));
+}
+
+// ---------------------------------------------------------------- the page checks itself
+
+const DIFFERS = "This page does not compute what PyTorch does: if transformer.py was changed, change "
+  + "assets/transformer.js, too";
+const agreement = {logits: 0, cuts: new Map()};             // the largest difference; is each row the same?
+const rowsOfJob = new Map();                                // parts of the same heads are measured once
+data.table.forEach(([part], row) => {
+  const job = jobOf("zero", headsOf(model, part).map(keyOf));
+  rowsOfJob.set(job, [...rowsOfJob.get(job) ?? [], row]);
+});
+
+/** The largest difference between the page's logits and PyTorch's, which travel with it. */
+async function compareLogits() {
+  for (const {given, without, mode, logits} of data.checks) {
+    await new Promise(resolve => setTimeout(resolve));      // one at a time: nobody should have to wait
+    const theirs = decodeNumbers(logits, "float32"), cuts = cutsOf(model, without, mode);
+    const ours = forward({model, cuts}, given.map(tokens => [tokens]));
+    agreement.logits = theirs.reduce(
+      (most, logit, i) => Math.max(most, Math.abs(logit - ours[i])), agreement.logits);
+  }
+  certify();
+}
+
+/** Is as much right after these cuts as PyTorch measured? */
+function compareCuts(job) {
+  const count = right[job].filter(Boolean).length;
+  for (const row of rowsOfJob.get(job) ?? []) agreement.cuts.set(row, count === data.table[row][1]);
+  certify();
+}
+
+function certify() {
+  const {logits, cuts} = agreement, all = data.table.length;
+  const differing = data.table.filter((_, row) => cuts.get(row) === false).map(([part]) => placeOf(part));
+  const wrong = !(logits < 1e-3) || differing.length;
+  byId("certificate").classList.toggle("wrong", wrong);
+  byId("certificate").textContent = [
+    wrong ? `${DIFFERS}.` : "",
+    `The logits of ${data.checks.length} passes, intact and with cuts, differ from PyTorch's by at most`,
+    `${logits.toExponential(1)}.`,
+    cuts.size < all ? `Every single cut is measured again: ${cuts.size} of ${all} …`
+      : `Every single cut was measured again: ${all - differing.length} of ${all} as in PyTorch.`,
+    differing.length ? `Not so: ${differing.join("; ")}.` : "",
+  ].join(" ").trim();
+}

@@ -1,0 +1,48 @@
+/* Puts the page together and starts it. */
+"use strict";
+
+function start() {
+  const button = (text, onclick) => element("button", {type: "button", onclick}, text);
+  const question = byId("question");
+  makeHeads();
+  question.value = textOf(state.content);
+  question.oninput = () => askText(question.value);
+  byId("delete").onclick = () => write(question.value.trim().split(/\s+/).slice(0, -1).join(" "));
+  const symbols = data.symbols.map(nameOf).map(
+    name => button(name, () => write(`${question.value.trim()} ${name}`.trim())));
+  byId("symbols").append(...symbols);
+  oneTabStop(byId("symbols"), [symbols]);
+  byId("examples").append("examples:", ...data.examples.map(([content, , note]) => {
+    const text = textOf(content);
+    return button(note ? `${text} (${note})` : text, () => write(text));
+  }));
+  byId("modes").onchange = event => change({mode: event.target.value});
+  byId("cut-all").onclick = () => toggle([]);
+  byId("cut-all").hidden = kinds.length === 1;              // then the kind is all of it
+  byId("undo").onclick = () => change({cut: state.earlier.at(-1), earlier: state.earlier.slice(0, -1)});
+  byId("restore").onclick = () => cutHeads([]);
+  byId("stepping").hidden = architecture === "encoder";
+  byId("step").oninput = event => stepTo(Number(event.target.value));
+  byId("back").onclick = () => stepTo((state.step ?? asked.answer.length) - 1);
+  byId("forward").onclick = () => stepTo((state.step ?? 0) + 1);
+  byId("grid").onkeydown = moveCell;
+  matchMedia("(prefers-color-scheme: dark)").onchange = renderHeads;
+  change({});
+  requestAnimationFrame(() => setTimeout(startMeasuring));  // once the answer can be seen
+}
+
+function startMeasuring() {
+  startWorkers();
+  measure();
+  compareLogits();
+  for (const [job, [row]] of rowsOfJob) {
+    for (const worker of workers) worker.postMessage({job: [job, [data.table[row][0]], "zero", false]});
+  }
+}
+
+try {
+  start();
+} catch (error) {                                           // a model with other parts than ours
+  byId("certificate").classList.add("wrong");
+  byId("certificate").textContent = `${DIFFERS}. ${error.message}`;
+}
