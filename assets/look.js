@@ -83,12 +83,12 @@ function renderLines({keys, queries, rows, says, shown, query, key}) {
   rows.slice(0, shown).forEach((row, q) => row.forEach((weight, k) => {
     if (weight < .02) return;
     const ends = {x1: x(k), y1: 24, x2: x(q), y2: 256}, isAt = q === query && k === key;
-    lines.push(element("line", {
+    lines.push(element("svg:line", {
       ...ends, "stroke-width": 1 + 4 * weight, "stroke-opacity": isAt ? 1 : .75 * weight,
     }));
-    targets.push(element("line", {...ends, class: "target", ...looksInto(q, k)}));      // wider, and not seen
+    targets.push(element("svg:line", {...ends, class: "target", ...looksInto(q, k)}));      // wider, and not seen
   }));
-  const words = (tokens, y, marked, from = 0, before = "") => tokens.map((token, i) => element("text", {
+  const words = (tokens, y, marked, from = 0, before = "") => tokens.map((token, i) => element("svg:text", {
     x: x(from + i), y, class: `${i === marked ? "at" : ""} ${before ? "says" : ""}`,
     visibility: y < 100 || from + i < shown ? "visible" : "hidden",
   }, before + nameOf(token)));

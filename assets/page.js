@@ -25,8 +25,8 @@ const percent = share => `${Math.floor(100 * share + 1e-9)}%`;
 
 /** An element: properties with a dash are attributes, with two dashes variables of its style. */
 function element(tag, properties = {}, ...children) {
-  const svg = ["line", "text"].includes(tag), space = `http://www.w3.org/${svg ? "2000/svg" : "1999/xhtml"}`;
-  const made = document.createElementNS(space, tag);
+  const svg = tag.startsWith("svg:"), space = `http://www.w3.org/${svg ? "2000/svg" : "1999/xhtml"}`;
+  const made = document.createElementNS(space, tag.replace("svg:", ""));
   for (const [name, value] of Object.entries(properties)) {
     if (name.startsWith("--")) made.style.setProperty(name, value);
     else if (name.startsWith("on") || !svg && !name.includes("-")) made[name] = value;
@@ -97,13 +97,12 @@ window.explorer = {
 // ---------------------------------------------------------------- changes
 
 function change(changes) {
-  Object.assign(state, changes);
+  Object.assign(state, "content" in changes ? {step: null, cell: null} : {}, changes);
   if (!asked || "content" in changes || "cut" in changes || "mode" in changes) {
     const {content, cut, mode} = state, length = data.answer_lengths[content.length];
     asked = ask(model, content, length, cut.map(partOf), mode);
     asked.first = {encoder: 1, decoder: content.length + 1, "encoder-decoder": 0}[architecture];    // answers
     asked.cells = rule ? answerCells(data.task, content, data.symbols) : [];
-    if ("content" in changes) Object.assign(state, {step: null, cell: null});
     state.step &&= Math.min(state.step, asked.answer.length);
     state.chosen ??= brightest();
     measure();
@@ -112,20 +111,25 @@ function change(changes) {
     renderHeads();
   }
   renderHead();
+  linkLater();
+}
+
+/** Tells in one line what cannot be asked; "" where all is well. */
+function problem(text) {
+  byId("problem").textContent = text;
+  for (const id of ["verdict", "answer"]) byId(id).classList.toggle("stale", text);
 }
 
 /** What the reader typed: asked if it can be, told in one line if not. */
 function askText(text) {
-  let problem = "";
   try {
     const content = parse(text);
     check(content);
     if (content.join() !== state.content.join()) change({content});
+    problem("");
   } catch (error) {
-    problem = error.message;
+    problem(error.message);
   }
-  byId("problem").textContent = problem;
-  for (const id of ["verdict", "answer"]) byId(id).classList.toggle("stale", problem);
 }
 
 /** The same, of text that a button makes. */

@@ -5,7 +5,6 @@ function start() {
   const button = (text, onclick) => element("button", {type: "button", onclick}, text);
   const question = byId("question");
   makeHeads();
-  question.value = textOf(state.content);
   question.oninput = () => askText(question.value);
   byId("delete").onclick = () => write(question.value.trim().split(/\s+/).slice(0, -1).join(" "));
   const symbols = data.symbols.map(nameOf).map(
@@ -27,7 +26,10 @@ function start() {
   byId("forward").onclick = () => stepTo((state.step ?? 0) + 1);
   byId("grid").onkeydown = moveCell;
   matchMedia("(prefers-color-scheme: dark)").onchange = renderHeads;
-  change({});
+  byId("copy-link").onclick = copyLink;
+  byId("save-picture").onclick = savePicture;
+  window.onhashchange = followLink;
+  followLink();
   requestAnimationFrame(() => setTimeout(startMeasuring));  // once the answer can be seen
 }
 

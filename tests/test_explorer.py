@@ -8,6 +8,7 @@ import re
 import shutil
 from pathlib import Path
 from unittest.mock import patch
+from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -147,6 +148,14 @@ def handmade(browser, tmp_path_factory):
     return run, page_of(run, tmp_path_factory.mktemp("handmade") / "explorer.html")
 
 
+@pytest.fixture(scope="session")
+def stepped(browser, tmp_path_factory):
+    """The page of a copying encoder-decoder that is built by hand."""
+    config, model, purposes = copying_encoder_decoder()
+    run = Run(model.eval(), config, [], Path("nowhere"), purposes=purposes)
+    return run, page_of(run, tmp_path_factory.mktemp("stepped") / "explorer.html")
+
+
 # ---------------------------------------------------------------- the tasks, once more in JavaScript
 
 
@@ -283,10 +292,8 @@ def test_the_numbers_inside_a_cell_are_those_of_the_model(handmade, browser):
     assert torch.allclose(torch.tensor(numbers[2]), scaled.softmax(dim=0), atol=0.0006)
 
 
-def test_a_generating_model_is_stepped_token_by_token(browser, tmp_path):
-    config, model, purposes = copying_encoder_decoder()
-    run = Run(model.eval(), config, [], Path("nowhere"), purposes=purposes)
-    opened(browser, page_of(run, tmp_path / "explorer.html"))
+def test_a_generating_model_is_stepped_token_by_token(browser, stepped):
+    opened(browser, stepped[1])
     browser.execute_script("write('5 7 9')")
     assert text_of(browser, "step-text") == "token 4 of 4: END"
     browser.find_element("id", "forward").click()
@@ -297,6 +304,89 @@ def test_a_generating_model_is_stepped_token_by_token(browser, tmp_path):
     assert len(browser.find_elements("css selector", "#grid tr:not(.later) th[scope=row]")) == 2
     browser.find_element("id", "back").click()
     assert text_of(browser, "step-text") == "token 1 of 4: 5"
+
+
+# ---------------------------------------------------------------- to be shown to others
+
+
+def test_a_link_brings_back_the_question_the_head_the_cuts_and_the_step(browser, stepped):
+    opened(browser, stepped[1])
+    assert browser.execute_script("return location.hash") == ""
+    browser.execute_script("""
+        write("5 7 9");
+        cutHeads(["encoder.0.0"]);
+        change({mode: "mean", chosen: ["decoder", 0, 0], step: 2, cell: [1, 0]});
+    """)
+    link = "#ask=5+7+9&cut=encoder.1.1&mode=mean&head=decoder.1.1&step=2&cell=2.1"
+    WebDriverWait(browser, 5).until(lambda browser: browser.current_url.endswith(link))
+    seen = "verdict", "exact", "head-title", "cell", "step-text"
+
+    def texts() -> list[str]:
+        wait_for(browser, "exact", "% of")
+        return [text_of(browser, name) for name in seen]
+
+    before = texts()
+    opened(browser, stepped[1])
+    assert texts() != before
+    browser.execute_script("location.hash = arguments[0]", link)        # a link in a page that is open, …
+    assert texts() == before
+    browser.get("about:blank")
+    browser.get(stepped[1].as_uri() + link)                 # … and one that opens it
+    assert texts() == before
+    assert browser.find_element("css selector", "[value=mean]").is_selected()
+    browser.find_element("id", "copy-link").click()
+    assert wait_for(browser, "shared", "link") in (
+        "The link is copied.", "The address of this page is the link: copy it from there.",
+    )
+
+
+@pytest.mark.parametrize(
+    ("link", "said"), [
+        ("ask=5+7+99", "99 is not a symbol of copy; choose from 4 … 19"),
+        ("head=encoder.9.1", "this model has no head encoder.9.1; its heads are encoder.1.1 and so on"),
+        ("cut=layer1", "this model has no head layer1; its heads are encoder.1.1 and so on"),
+    ]
+)
+def test_a_link_that_does_not_fit_the_model_is_told_in_one_line(browser, stepped, link, said):
+    browser.get("about:blank")
+    browser.get(f"{stepped[1].as_uri()}#{link}")
+    assert wait_for(browser, "problem", "link") == f"This link does not work here: {said}"
+    assert text_of(browser, "verdict").endswith("✓")
+
+
+def test_many_changes_write_the_address_seldom(browser, handmade):
+    """Browsers ignore more than about 200 changes of the address in a short time."""
+    opened(browser, handmade[1])
+    browser.execute_script("""
+        window.count = 0;
+        const {replaceState} = history;
+        history.replaceState = (...given) => { count++; replaceState.apply(history, given); };
+        for (let i = 0; i < 300; i++) change({cell: [i % 3, i % 2]});
+    """)
+    WebDriverWait(browser, 5).until(lambda browser: browser.current_url.endswith("&cell=3.2"))
+    assert browser.execute_script("return count") == 1
+
+
+def test_a_picture_is_saved_with_its_sentence_and_the_weights(browser, handmade, tmp_path):
+    run, path = handmade
+    opened(browser, path)
+    folder = {"behavior": "allow", "downloadPath": str(tmp_path)}
+    browser.execute_cdp_cmd("Browser.setDownloadBehavior", folder)
+    browser.execute_script("write('5 7 9 11'); change({chosen: ['encoder', 1, 0], cell: [1, 4]})")
+    wait_for(browser, "exact", "% of")
+    browser.find_element("id", "save-picture").click()
+    file = tmp_path / "reverse_encoder_encoder.2.1.svg"
+    WebDriverWait(browser, 5).until(lambda browser: file.exists() and file.stat().st_size)
+    svg = ElementTree.parse(file).getroot()
+    name = "{http://www.w3.org/2000/svg}"
+    assert svg.find(f"{name}title").text == (
+        "5 7 9 11 → 11 9 7 5 ✓; Nothing is cut: 100% of 200 unseen sequences are right; "
+        "layer 2, head 1 (fetches the symbol): Query 5 reads key 11: weight 1.000"
+    )
+    by_pytorch(run, [5, 7, 9, 11])
+    weights = run.model.attention_layers()["encoder"][1].attention_weights[0, 0]
+    squares = [float(rect.get("fill-opacity", -1)) for rect in svg.iter(f"{name}rect")]
+    assert torch.allclose(torch.tensor(squares[1:]), weights.flatten(), atol=1e-4)
 
 
 # ---------------------------------------------------------------- for everyone
@@ -319,14 +409,6 @@ def window(request, browser):
     yield WINDOWS[request.param]
     browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
-
-
-@pytest.fixture(scope="session")
-def stepped(browser, tmp_path_factory):
-    """The page of a copying encoder-decoder that is built by hand."""
-    config, model, purposes = copying_encoder_decoder()
-    run = Run(model.eval(), config, [], Path("nowhere"), purposes=purposes)
-    return run, page_of(run, tmp_path_factory.mktemp("stepped") / "explorer.html")
 
 
 def violations(browser) -> list[str]:
