@@ -707,6 +707,14 @@ class Evidence:
         """Where the heads read in the longest sequences."""
         return read(self.run, *unseen_sequences(self.run, longest(self.run), SEQUENCES_EACH))
 
+    @property
+    def brightest(self) -> Head | None:
+        """The head that reads the answers most; None where it is not known where these come from."""
+        shares = self.reading.shares
+        if shares.isnan().any():
+            return None
+        return answering_kind(self.run.architecture), *divmod(int(shares.argmax()), shares.size(1))
+
     @cached_property
     def influence(self) -> Tensor:
         """What the answers of the same sequences depend on, (N, T, S)."""

@@ -32,6 +32,7 @@ from analysis import (
     longest,
     mean_head_outputs,
     portions_of_like_length,
+    read,
     unseen_sequences,
 )
 from data import (
@@ -135,6 +136,29 @@ def checks(run: Run, means: dict[Head, Tensor]) -> list[dict]:
     return result
 
 
+def guide(run: Run, evidence: Evidence) -> dict:
+    """What the experiments of the page are about, measured on this run.
+
+    The brightest head reads the answers most; the other one is the costliest of the rest. Told are the shares
+    of attention that the brightest one spends where the answers come from, intact and without the other; and
+    how many heads spend at least half of theirs there. The pair, if one was found, is of two heads of which
+    either can be lost at no cost, but not both; with it comes how many of the sequences stay right.
+    """
+    brightest, reading, result = evidence.brightest, evidence.reading, {"brightest": None}
+    others = [head for head in heads_of(run.model) if head != brightest]
+    if brightest and others:
+        other = min(others, key=evidence.left)
+        with ablated(run.model, other):
+            without = read(run, reading.source, reading.given, reading.to_say)
+        _, layer, head = brightest
+        result = {
+            "brightest": brightest, "other": other, "readers": int((reading.shares >= 0.5).sum()),
+            "share": reading.shares[layer, head].item(), "moved": without.shares[layer, head].item(),
+        }
+    pair = evidence.pair
+    return result | {"pair": pair and [pair[0], pair[1], round(pair[2] * len(evidence.source))]}
+
+
 def page_data(run: Run, format: str) -> tuple[dict, str]:
     """What the page knows of the run, and all numbers of its model in base64."""
     config, task, model = run.config, run.config.task, run.model
@@ -152,7 +176,7 @@ def page_data(run: Run, format: str) -> tuple[dict, str]:
         "symbols": alphabet(task, config.vocab_size), "form": TASKS[task].form, "purposes": run.purposes,
         "answer_lengths": lengths, "examples": examples(run, lengths),
         "unseen": with_answers(task, evidence.source), "checks": checks(run, means),
-        "right": int(is_right(evidence.margins[NOTHING]).sum()),
+        "guide": guide(run, evidence), "right": int(is_right(evidence.margins[NOTHING]).sum()),
         "table": [
             [part, int(is_right(margins).sum())] for part, margins in evidence.margins.items()
             if part != NOTHING

@@ -149,10 +149,7 @@ class View:
     @cached_property
     def best(self) -> Head:
         """The head that reads the answers most, or the most focused one where nothing is outlined."""
-        shares = self.evidence.reading.shares
-        if shares.isnan().any():
-            return most_focused(self.kind, self.reading.maps[self.kind])
-        return self.kind, *divmod(int(shares.argmax()), shares.size(1))
+        return self.evidence.brightest or most_focused(self.kind, self.reading.maps[self.kind])
 
     @property
     def costly(self) -> list[Head]:

@@ -86,7 +86,7 @@ function renderLines({keys, queries, rows, says, shown, query, key}) {
     lines.push(element("svg:line", {
       ...ends, "stroke-width": 1 + 4 * weight, "stroke-opacity": isAt ? 1 : .75 * weight,
     }));
-    targets.push(element("svg:line", {...ends, class: "target", ...looksInto(q, k)}));      // wider, and not seen
+    targets.push(element("svg:line", {...ends, class: "target", ...looksInto(q, k)}));      // wide, not seen
   }));
   const words = (tokens, y, marked, from = 0, before = "") => tokens.map((token, i) => element("svg:text", {
     x: x(from + i), y, class: `${i === marked ? "at" : ""} ${before ? "says" : ""}`,
@@ -113,10 +113,11 @@ function renderGrid({part, kind, keys, queries, rows, shown, query, key}) {
     const masked = isMasked(kind, q, k), isOutlined = outlined && isOrigin(q, k), text = masked
       ? `${nameOf(queries[q])} cannot read ${nameOf(keys[k])}, which comes later: masked`
       : `${reads}: ${weight.toFixed(3)}${isOutlined ? ", where the right answer comes from" : ""}`;
-    if (masked) return element("td", {role: "gridcell", className: "masked", title: text, "aria-label": text});
+    const named = {role: "gridcell", title: text, "aria-label": text};
+    if (masked) return element("td", {...named, className: "masked"});
     return element("td", {
-      role: "gridcell", className: `${isAt ? "at" : ""} ${isOutlined ? "origin" : ""}`, tabIndex: isAt ? 0 : -1,
-      title: text, "aria-label": text, "--w": weight, ...looksInto(q, k),
+      ...named, className: `${isAt ? "at" : ""} ${isOutlined ? "origin" : ""}`, tabIndex: isAt ? 0 : -1,
+      "--w": weight, ...looksInto(q, k),
     });
   };
   const hasFocus = grid.contains(document.activeElement);

@@ -57,6 +57,7 @@ function renderScore() {
   byId("exact").textContent =
     `${what}: ${flags ? percent(share(flags)) : "…"} of ${places.length} unseen sequences are right`;
   byId("lengths").classList.toggle("stale", !flags);
+  byId("ask-wrong").disabled = !flags?.includes(false);
   if (!flags) return;
   const lengths = data.unseen.map(([content]) => content.length), different = [...new Set(lengths)];
   byId("lengths").replaceChildren(...different.sort((one, other) => one - other).map(length => {
@@ -64,6 +65,13 @@ function renderScore() {
     return element("li", {title: `length ${length}: ${percent(good)} right`},
       percent(good), element("span", {className: "bar", "--p": good}), String(length));
   }));
+}
+
+/** Asks the next of the unseen sequences that is wrong after the present cuts. */
+function askWrong() {
+  const flags = right[jobOf(state.mode, state.cut)], wrong = data.unseen.filter((_, i) => !flags[i]);
+  const at = wrong.findIndex(([content]) => content.join() === state.content.join());
+  write(textOf(wrong[(at + 1) % wrong.length][0]));
 }
 
 // ---------------------------------------------------------------- the page checks itself

@@ -79,7 +79,8 @@ async function copyLink() {
 function gridInPicture({kind, keys, queries, rows, shown, query, key}, x, y) {
   const size = 28, isOutlined = (q, k) => kind === answeringKind && isOrigin(q, k);
   const names = keys.map((token, k) => element("svg:text", {
-    class: `key ${k === key ? "at" : ""}`, transform: `translate(${x + size * (k + .6)} ${y - 6}) rotate(-45)`,
+    class: `key ${k === key ? "at" : ""}`,
+    transform: `translate(${x + size * (k + .6)} ${y - 6}) rotate(-45)`,
   }, nameOf(token)));
   return names.concat(rows.slice(0, shown).flatMap((row, q) => [
     element("svg:text", {
@@ -99,7 +100,8 @@ function picture() {
   const lines = [...shown.children].filter(one => !one.matches(".target"));
   const sentences = [words("verdict"), words("exact"), `${placeOf(seen.part)}: ${words("cell")}`];
   const left = Number(shown.getAttribute("width")) + 90, {keys, queries} = seen;
-  const width = Math.max(left + 28 * keys.length + 20, ...sentences.map(words => 40 + 10 * words.length));
+  const widths = sentences.map(words => 40 + 10 * words.length);
+  const width = Math.max(left + 28 * keys.length + 20, ...widths);
   const height = rest + Math.max(310, 60 + 28 * queries.length);
   const style = `text { font: 14px system-ui, sans-serif; fill: ${colour("ink")}; text-anchor: middle }
     line { stroke: ${colour("accent")}; stroke-linecap: round }

@@ -5,6 +5,7 @@ function start() {
   const button = (text, onclick) => element("button", {type: "button", onclick}, text);
   const question = byId("question");
   makeHeads();
+  byId("ask-wrong").onclick = askWrong;
   question.oninput = () => askText(question.value);
   byId("delete").onclick = () => write(question.value.trim().split(/\s+/).slice(0, -1).join(" "));
   const symbols = data.symbols.map(nameOf).map(
@@ -30,6 +31,7 @@ function start() {
   byId("save-picture").onclick = savePicture;
   window.onhashchange = followLink;
   followLink();
+  makeGuide();
   requestAnimationFrame(() => setTimeout(startMeasuring));  // once the answer can be seen
 }
 

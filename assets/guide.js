@@ -1,0 +1,197 @@
+/* Three experiments, each "predict, cut, look". What they say comes from the measurements of this run. */
+"use strict";
+
+const total = data.unseen.length, rightWithout = part => left.get(keyOf(part));
+const shareRight = count => `${percent(count / total)} right`;
+const points = count => {                                   // what is lost, in percentage points
+  const lost = Math.round(100 * (data.right - count) / total);
+  return `${lost} ${lost === 1 ? "point" : "points"}`;
+};
+const ONE_POINT = total / 100;
+
+/** What to try where this run does not show an effect: the run that does, or the same with another seed. */
+function elsewhere(task, kind, what) {
+  const isTrained = !Object.keys(data.purposes).length, {seed} = data.config;
+  const isHere = data.task === task && architecture === kind && isTrained;
+  const where = isHere ? "Another seed may show" : `A model trained on ${task} (${kind}) shows`;
+  return `${where} ${what}. To try it: python train.py --task ${task} --architecture ${kind}`
+    + `${isHere ? ` --seed ${seed + 1}` : ""}, then python visualize.py.`;
+}
+
+const sentence = words => words[0].toUpperCase() + words.slice(1);
+
+const cutOf = (...parts) => ({
+  name: parts.map(placeOf).join(" and "), parts, count: parts.length === 1 ? rightWithout(parts[0]) : null,
+});
+
+function brightestHead() {
+  const {brightest, other, readers, share, moved} = data.guide;
+  const title = "Is the brightest head the one that matters?";
+  const effect = "a head that is not the brightest and matters most";
+  if (!brightest) {
+    return {title, missing: "In this model no two heads can be compared by how much they read where "
+      + `the answers come from. ${elsewhere("reverse", "encoder", effect)}`};
+  }
+  const [one, two] = [placeOf(brightest), placeOf(other)];
+  const [withoutOne, withoutTwo] = [brightest, other].map(rightWithout);
+  const difference = withoutOne - withoutTwo;
+  const answer = difference > ONE_POINT ? 1 : difference < -ONE_POINT ? 0 : 2;
+  const found = [
+    ["Here the brightest head does matter most.", "The brightest head is not the one that matters most.",
+      `Here the two matter alike: they cost ${points(withoutOne)} and ${points(withoutTwo)}.`][answer],
+    readers > 1 && data.right - withoutOne <= ONE_POINT
+      ? `${readers} heads spend at least half of their attention there, so the model can spare one.` : "",
+    share - moved >= .1
+      ? `Without ${two}, ${one} spends ${percent(moved)} of its attention where the answers come from, `
+        + `instead of ${percent(share)}: ${two} helps it to find the place.`
+      : answer === 1 ? `Without ${two}, ${one} reads as before, so ${two} does other work.` : "",
+    answer === 1 ? "" : elsewhere("reverse", "encoder", effect),
+  ];
+  return {
+    title, intro: `${sentence(one)} is the brightest head: it spends ${percent(share)} of its attention `
+      + `where the answers come from, more than any other. Compare it with ${two}.`,
+    question: "Which cut makes more answers wrong?", options: [one, two, "both about the same"], answer,
+    cuts: [cutOf(brightest), cutOf(other)], found: found.filter(words => words).join(" "),
+    look: [brightest, other],
+  };
+}
+
+function withoutAttention() {
+  const count = rightWithout([]), answer = count >= data.right ? 0 : count ? 1 : 2;
+  const parts = kinds.length > 1 ? kinds.map(kind => [kind]) : [];
+  const effect = "that copying can do without any attention";
+  return {
+    title: "Is anything right without attention?",
+    intro: "Attention is the only way in which one position can read another.",
+    question: "How many answers stay right when all attention is cut?",
+    options: ["as many as before", "some", "none"], answer,
+    cuts: [cutOf([]), ...parts.map(part => cutOf(part))],
+    found: answer === 0
+      ? "Nothing is lost. Each position can say its part of the answer without reading any other."
+      : `${percent(count / total)} of the answers stay right: a position cannot say what it did not read. `
+        + (kinds.includes("cross") ? "Only cross-attention reads the question for the answer. " : "")
+        + elsewhere("copy", "encoder", effect),
+    look: [],
+  };
+}
+
+function twoHeads() {
+  const title = "Can two heads stand in for each other?", {pair} = data.guide;
+  if (!pair) {
+    return {title, missing: "In this model no two heads were found of which either can be cut at no cost, "
+      + `but not both. ${elsewhere("reverse", "encoder", "such a pair")}`};
+  }
+  const [one, two, count] = pair, both = {...cutOf(one, two), count};
+  return {
+    title, intro: `Cut ${placeOf(one)} alone or ${placeOf(two)} alone, and next to nothing is lost.`,
+    question: "What if both are cut?",
+    options: ["next to nothing is lost", "more is lost than by the two cuts alone"],
+    answer: 1, cuts: [cutOf(one), cutOf(two), both],
+    found: `Alone they cost ${points(rightWithout(one))} and ${points(rightWithout(two))}, together `
+      + `${points(count)}. Each can do work of the other, so cutting one head alone understates what it `
+      + "does. This is called self-repair.",
+    look: [one, two],
+  };
+}
+
+const experiments = [brightestHead(), withoutAttention(), twoHeads()];
+
+// ---------------------------------------------------------------- progress, kept when the page is reloaded
+
+const checksum = numbers.reduce((sum, x) => sum + Math.abs(x), 0);      // other weights, other experiments
+const PLACE = `explorer ${data.task} ${architecture} ${checksum}`;
+const progress = experiments.map(() => ({guess: null, done: []}));
+try {
+  Object.assign(progress, JSON.parse(localStorage.getItem(PLACE)));
+} catch {}                                                  // the browser keeps nothing for files
+
+function keep() {
+  try {
+    localStorage.setItem(PLACE, JSON.stringify(progress));
+  } catch {}                                                // then it is lost with the page
+}
+
+// ---------------------------------------------------------------- what is seen of them
+
+const headings = experiments.map(({title}, number) => `${number + 1}. ${title}`);
+
+function makeGuide() {
+  byId("experiments").append(...experiments.map((experiment, number) => element("li", {},
+    element("h3", {}, headings[number]),
+    ...experiment.missing ? [element("p", {}, experiment.missing)] : stepsOf(experiment, number))));
+  byId("again").onclick = () => {
+    progress.forEach(one => Object.assign(one, {guess: null, done: []}));
+    keep();
+    cutHeads([]);
+    renderGuide();
+  };
+  byId("print").onclick = () => print();
+  makeSheet();
+  renderGuide();
+}
+
+function stepsOf({intro, question, options, cuts, look}, number) {
+  const kept = progress[number], next = (changes, then = () => {}) => () => {
+    changes(kept);
+    keep();
+    then();
+    renderGuide();
+  };
+  const step = (name, ...children) => element("p", {}, element("b", {}, name), " ", ...children);
+  return [
+    element("p", {}, intro),
+    element("fieldset", {}, element("legend", {}, element("b", {}, "Predict."), ` ${question}`),
+      ...options.map((text, i) => element("label", {}, element("input", {
+        type: "radio", name: `guess${number}`, checked: kept.guess === i,
+        onchange: next(kept => { kept.guess = i; }),
+      }), ` ${text}`))),
+    step("Cut."),
+    ...cuts.map(({name, parts}, i) => element("button", {
+      type: "button", className: "try",
+      onclick: next(kept => { kept.done[i] = true; }, () => {
+        document.querySelector('[name="mode"][value="zero"]').checked = true;
+        state.mode = "zero";
+        cutHeads(parts.flatMap(part => headsOf(model, part)).map(keyOf));
+      }),
+    }, `cut ${name}`)),
+    element("p", {className: "found", role: "status"}),
+    ...look.map(head => element("button", {
+      type: "button", className: "look", onclick: () => change({chosen: head, pointed: null, cell: null}),
+    }, `look at ${placeOf(head)}`)),
+  ];
+}
+
+function renderGuide() {
+  [...byId("experiments").children].forEach((item, number) => {
+    const {cuts, options, answer, found, missing} = experiments[number], {guess, done} = progress[number];
+    if (missing) return;
+    const isDone = cuts.every((_, i) => done[i]), hasGuessed = guess !== null;
+    item.querySelectorAll("input").forEach((input, i) => Object.assign(input, {checked: guess === i}));
+    item.querySelectorAll(".try").forEach((button, i) => {
+      button.disabled = !hasGuessed;
+      button.textContent = `cut ${cuts[i].name}${done[i] ? `: ${shareRight(cuts[i].count)}` : ""}`;
+    });
+    item.querySelectorAll(".look").forEach(button => { button.hidden = !isDone; });
+    item.querySelector(".found").replaceChildren(...isDone ? [element("b", {}, "Look."),
+      ` Your prediction was ${guess === answer ? "right" : `“${options[guess]}”`}. ${found}`] : []);
+    item.classList.toggle("done", isDone);
+  });
+}
+
+/** For print: the same experiments as a worksheet, with the answers of this run at the end. */
+function makeSheet() {
+  const step = (name, words, items = []) => element("p", {}, element("b", {}, name), ` ${words} `,
+    ...items.map(text => element("span", {className: "item"}, text)));
+  for (const [number, {intro, question, options, cuts, found, missing}] of experiments.entries()) {
+    const heading = headings[number];
+    if (!missing) {
+      byId("sheet-experiments").append(
+        element("h3", {}, heading), element("p", {}, intro),
+        step("Predict.", question, options.map(text => `☐ ${text}`)),
+        step("Cut.", "", cuts.map(({name}) => `Without ${name}: _____ % right.`)),
+        step("Look.", "What I saw, and why I think it is so:"), element("div", {className: "room"}));
+    }
+    const measured = cuts?.map(({name, count}) => `Without ${name}: ${shareRight(count)}.`);
+    byId("sheet-answers").append(step(heading, missing ?? [...measured, found].join(" ")));
+  }
+}
