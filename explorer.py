@@ -1,4 +1,4 @@
-"""The live page of a run: one file in which a reader asks the model, cuts its heads and sees what breaks.
+"""The live page of a run, in which a reader asks the model, cuts its heads and sees what breaks; the gallery.
 
 `python visualize.py` writes explorer.html beside the pictures. It opens by double-click, without network or
 server. The weights travel in it, rounded to float16, and assets/transformer.js does with them what
@@ -11,11 +11,14 @@ import copy
 import html
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
+from urllib.parse import quote
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from analysis import (
@@ -36,6 +39,7 @@ from analysis import (
     unseen_sequences,
 )
 from data import (
+    ARCHITECTURES,
     END,
     PAD,
     START,
@@ -45,7 +49,7 @@ from data import (
     arrange,
     token_name,
 )
-from train import TEST_SEQUENCES, Run, fixed_generator, percent, replacing
+from train import TEST_SEQUENCES, Run, fixed_generator, is_gallery, percent, replacing, task_of
 from transformer import count_parameters, evaluating
 
 ASSETS = Path(__file__).with_name("assets")
@@ -229,3 +233,157 @@ def save_page(run: Run, path: Path) -> None:
                 unfinished.write_text(page, encoding="utf-8")
             return
     raise ValueError(f"it takes {size / 1e6:.1f} MB, more than {LARGEST_PAGE / 1e6:.0f}")
+
+
+# ---------------------------------------------------------------- the gallery
+
+
+LOOK_FOR = {                                                # by the beginning of a file's name, in this order
+    "attention_head": "Look along a row: its brightest cell is the token that this query reads most.",
+    "attention_layer": "Compare the heads of one layer: which read where the answers come from?",
+    "attention_model": "Look for the first layer whose heads read where the answers come from.",
+    "attention_kinds": "Compare the kinds of attention: which one reads the question for the answer?",
+    "influence": "Compare what the answers depend on with where the heads read.",
+    "ablation": "Look for the cuts after which little is right: those heads matter, bright or not.",
+    "layers": "Look for the step after which the answer is there: it was found in that step.",
+    "lengths": "Look at what happens beyond the lengths of training, and at which place it breaks.",
+    "training": "Look for the step at which all sequences are right.",
+    "film": "Look for the step at which the pattern appears, and whether accuracy rises with it.",
+    "weights": "Look at which part of the residual stream each matrix reads, and which it writes.",
+    "beside_trained": "Compare how few heads the task needs with how many training found.",
+    "balance": "Compare how loud positions and symbols are before and after training.",
+}
+SIDE_BY_SIDE = "Compare the tasks: from which tokens does each answer come?"
+PICTURES = (".png", ".svg", ".gif", ".pdf")
+
+
+def look_for(path: Path) -> tuple[int, str]:
+    """The place of a picture among the others, and what to look for in it."""
+    for place, (name, words) in enumerate(LOOK_FOR.items()):
+        if path.name.startswith(name):
+            return place, words
+    return -1, SIDE_BY_SIDE
+
+
+def texts_of(path: Path) -> dict[str, str]:
+    """What save_picture and save_film wrote into a picture: Title, Description and Source, where they did."""
+    if path.suffix == ".svg":
+        start = path.read_text(encoding="utf-8")[:8000]
+        found = re.findall(r"<dc:(title|description|source)>(.*?)</dc", start, re.DOTALL)
+        return {name.capitalize(): html.unescape(text) for name, text in reversed(found)}     # first is ours
+    if path.suffix not in (".png", ".gif"):                 # nothing that a browser shows as a picture
+        return {}
+    try:
+        with Image.open(path) as image:
+            return image.info if path.suffix == ".png" else json.loads(image.info.get("comment", b"{}"))
+    except (OSError, ValueError):                           # not ours, or torn
+        return {}
+
+
+def card(path: Path, texts: dict[str, str], output: Path, command: str, folders: str) -> str:
+    """A picture with what it says, what to look for, and its command where that is not this one."""
+    link, (_, words) = link_to(path, output), look_for(path)
+    title, made = html.escape(texts.get("Title", path.name)), texts.get("Source") or command
+    shown = title
+    if path.suffix != ".pdf":                               # which browsers show on a page of its own
+        alt = html.escape(f"{texts.get('Title', path.name)}. {texts.get('Description') or words}")
+        shown = f'<img src="{link}" alt="{alt}" loading="lazy">'
+    if path.suffix == ".gif":                               # who wants nothing to move sees how it ends
+        still = link_to(path.with_suffix(".png"), output)
+        still = f'<source media="(prefers-reduced-motion: reduce)" srcset="{still}">'
+        shown = f"<picture>{still}{shown}</picture>"
+    made = f"<code>{html.escape(made + folders)}</code>" if made != command else ""
+    return (
+        f'<li><figure><a href="{link}">{shown}</a><figcaption><b>{title}</b>'
+        f"<p>{words}</p>{made}</figcaption></figure></li>"
+    )
+
+
+def link_to(path: Path, output: Path) -> str:
+    return quote(path.relative_to(output).as_posix())
+
+
+def figures(folder: Path) -> str:
+    """The run's figures in a sentence, from its metrics.json; "" where there is none."""
+    try:
+        run = json.loads((folder / "metrics.json").read_text())
+        trained = "built by hand"
+        if run["steps"]:
+            solved = f"solved at step {run['steps_to_solve']}" if run["steps_to_solve"] else "not solved"
+            trained = f"{run['steps']} training steps, {solved}, seed {run['seed']}"
+        right = f"{percent(run['test_exact_match'], 2)} of {run['test_sequences']:,} test sequences right"
+        return f"{run['parameters']:,} weights; {trained}; {right}."
+    except (OSError, ValueError, KeyError):                 # training was interrupted
+        return ""
+
+
+def anchor(title: str) -> str:
+    """What stands for a title in a link."""
+    return re.sub(r"\W+", "-", title)
+
+
+def section(title: str, of: str, intro: str, paths: list[Path], output: Path, folders: str) -> str:
+    """These pictures, below a title and an intro, with the command that made most of them."""
+    texts = {path: texts_of(path) for path in sorted(paths, key=lambda path: (look_for(path), path.name))}
+    commands = Counter(found["Source"] for found in texts.values() if found.get("Source"))
+    command = commands.most_common(1)[0][0] if commands else "python visualize.py"
+    cards = "\n".join(card(path, found, output, command, folders) for path, found in texts.items())
+    name = anchor(title)
+    return (
+        f'<section id="{name}" {of} aria-labelledby="{name}-title"><h2 id="{name}-title">'
+        f"{html.escape(title)}</h2>{intro}<p class=\"hint\">Made by <code>{html.escape(command + folders)}"
+        f'</code></p>\n<ul class="pictures">\n{cards}\n</ul></section>\n'
+    )
+
+
+def pictures_in(folder: Path) -> list[Path]:
+    """The pictures and films in a folder, without the reader's own."""
+    paths = [path for path in folder.iterdir() if path.suffix in PICTURES]
+    return [path for path in paths if path.name.startswith(tuple(LOOK_FOR)) or "_vs_" in path.name]
+
+
+def sections(output: Path, models_dir: Path, folders: str) -> dict[str, str]:
+    """What stands in the gallery, by title: all runs side by side, then each task and each run."""
+    found, title = {}, "runs side by side"
+    if paths := pictures_in(output):
+        tasks = " ".join(task for task in TASKS if any(task in path.name for path in paths))
+        of = f'data-task="{tasks}" data-architecture="{" ".join(ARCHITECTURES)}"'
+        found[title] = section(title, of, "", paths, output, folders)
+    known = [*TASKS, *ARCHITECTURES]
+    for place in sorted(output.glob("*_task"), key=lambda place: index_in(known, task_of(place / "any"))):
+        task = task_of(place / "any")
+        runs = sorted((x for x in place.iterdir() if x.is_dir()), key=lambda x: index_in(known, x.name))
+        runs = [run for run in runs if pictures_in(run)]
+        if paths := pictures_in(place):
+            of = f'data-task="{task}" data-architecture="{" ".join(run.name for run in runs)}"'
+            title = f"{task}, all architectures"
+            found[title] = section(title, of, "", paths, output, folders)
+        for run in runs:
+            title, of = f"{task}, {run.name}", f'data-task="{task}" data-architecture="{run.name}"'
+            intro = f'<p class="figures">{figures(models_dir / place.name / run.name)}</p>'
+            if (page := run / "explorer.html").is_file():
+                intro += f'<a class="open" href="{link_to(page, output)}">Take it apart: the live page</a>'
+            found[title] = section(title, of, intro, pictures_in(run), output, folders)
+    return found
+
+
+def index_in(names: list[str], name: str) -> int:
+    return names.index(name) if name in names else len(names)
+
+
+def save_gallery(output: Path, models_dir: Path, folders: str) -> Path:
+    """Write index.html, a page of all pictures, films and live pages in output; folders: options of theirs.
+
+    ValueError where an index.html of the reader's own is there.
+    """
+    path = output / "index.html"
+    if path.exists() and not is_gallery(path):
+        raise ValueError(f"{path} is not from visualize.py; move it, or choose another --output-dir")
+    found = sections(output, models_dir, folders)
+    links = "\n".join(f'<a href="#{anchor(title)}">{html.escape(title)}</a>' for title in found)
+    contents = f'<nav aria-label="runs">\n{links}\n</nav>\n' + "".join(found.values())
+    parts = {name: (ASSETS / name).read_text(encoding="utf-8") for name in ("gallery.html", "base.css")}
+    page = fill_in(parts["gallery.html"], {"base.css": parts["base.css"], "contents": contents})
+    with replacing(path) as unfinished:
+        unfinished.write_text(page, encoding="utf-8")
+    return path

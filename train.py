@@ -429,6 +429,8 @@ OF_WEIGHTS = re.compile(                                    # what shows the wei
     r"|(training|attention|influence|ablation|lengths|layers|film|weights|beside).*\.(png|svg|pdf|gif)"
 )
 
+GALLERY = '<meta name="generator" content="visualize.py">'    # stands in the gallery
+
 
 def run_folder(models_dir: Path, task: str, architecture: str) -> Path:
     """Where a run lives."""
@@ -495,6 +497,11 @@ def read_record(folder: Path, history: list[dict]) -> Record | None:
         return None
 
 
+def is_gallery(path: Path) -> bool:
+    """Whether this is a page that visualize.py wrote, not one of the reader's own."""
+    return path.is_file() and GALLERY in path.read_text(encoding="utf-8", errors="replace")
+
+
 def remove_stale(folder: Path) -> int:
     """Remove the figures, tables and pictures of weights that are no longer there; how many there were.
 
@@ -507,7 +514,8 @@ def remove_stale(folder: Path) -> int:
     stale += [path for path in folder.parents[1].glob("*_vs_*") if beside_others.fullmatch(path.name)]
     stale += folder.parents[1].glob(f"*/{folder.parent.name}/{folder.name}/beside_trained*")
     stale = [path for path in stale if path.is_file()]
-    for path in stale:
+    galleries = {parent / "index.html" for path in stale for parent in path.parents[:3]}
+    for path in [*stale, *filter(is_gallery, galleries)]:
         path.unlink()
     return len(stale)
 
@@ -711,11 +719,21 @@ def name_lines(axes: Axes) -> None:
         axes.text(1.02, place, line.get_label(), **style)
 
 
-def save_picture(figure: Figure, path: Path) -> None:
-    """Write the picture as its suffix says, without the date."""
-    undated = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(path.suffix)
+def save_picture(figure: Figure, path: Path, command: str = "") -> None:
+    """Write the picture as its suffix says, without the date.
+
+    With it go, for the gallery, what it says, how to read it, and the command that made it.
+    """
+    says, how, source = "Title", "Description", "Source"
+    undated = {}
+    if path.suffix == ".svg":
+        undated = {"Date": None}
+    elif path.suffix == ".pdf":
+        undated, how, source = {"CreationDate": None}, "Subject", "Keywords"
+    texts = {says: figure.get_suptitle(), how: figure.get_supxlabel(), source: command}
+    texts = {name: " ".join(text.split()) for name, text in texts.items()}
     with replacing(path) as unfinished:
-        figure.savefig(unfinished, dpi=150, metadata=undated)
+        figure.savefig(unfinished, dpi=150, metadata=texts | undated)
 
 
 def name_loss_axes(axes: Axes) -> None:

@@ -10,8 +10,10 @@ A map is (T, S): row = query (who reads), column = key (what is read).
 
 import argparse
 import itertools
+import json
 import math
 import os
+import shlex
 import sys
 import textwrap
 from collections.abc import Callable, Iterable
@@ -78,7 +80,7 @@ from data import (
     to_content,
     to_text,
 )
-from explorer import save_page
+from explorer import save_gallery, save_page
 from train import (
     DEFAULT_ARCHITECTURES,
     DEFAULT_FOLDER,
@@ -1185,13 +1187,17 @@ def film_frames(film: Film) -> list[Image.Image]:
     return frames
 
 
-def save_film(view: View, path: Path) -> None:
+def save_film(view: View, path: Path, command: str) -> None:
     """The formation of attention as moving pictures that play once, at most 5 seconds long."""
     frames, palette = film_frames(view.film), film_palette()
     first, *others = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     duration = 5000 // len(frames) // 10 * 10               # of a frame, in milliseconds
     with replacing(path) as unfinished:
-        first.save(unfinished, save_all=True, append_images=others, duration=duration)
+        sentence = film_texts(view.film)[0]
+        texts = {"Title": sentence[0].upper() + sentence[1:], "Source": command}
+        first.save(
+            unfinished, save_all=True, append_images=others, duration=duration, comment=json.dumps(texts)
+        )
     tqdm.write(f"{path}: the same in {len(frames)} moving pictures", file=sys.stdout)
 
 
@@ -1453,9 +1459,9 @@ PICTURES = OF_ONE_SEQUENCE | {                              # … the others wha
 }
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Write the picture and tell what it says."""
-    save_picture(figure, path)
+def save(figure: Figure, path: Path, command: str) -> None:
+    """Write the picture, with the command that made it, and tell what it says."""
+    save_picture(figure, path, command)
     tqdm.write(f"{path}: " + figure.get_suptitle().replace("\n", " "), file=sys.stdout)
 
 
@@ -1479,14 +1485,16 @@ def save_live_page(view: View, path: Path) -> None:
         print(f"no live page of {view}: {error}", file=sys.stderr)
 
 
-def save_all(view: View, folder: Path, ending: str, pictures: dict[str, Callable[[View], Figure]]) -> None:
+def save_all(
+    view: View, folder: Path, ending: str, pictures: dict[str, Callable[[View], Figure]], command: str
+) -> None:
     """These pictures of a run, and with the ones of many sequences its live page and a table of its heads."""
     for name, picture in pictures.items():
         if not says_nothing(name, view):
-            save(picture(view), folder / f"{name}{ending}")
+            save(picture(view), folder / f"{name}{ending}", command)
     if pictures is PICTURES:
         if not says_nothing("film", view):
-            save_film(view, folder / "film.gif")
+            save_film(view, folder / "film.gif", command)
         elif not says_nothing("training", view):
             path = view.run.folder / "attention.npz"
             reason = "does not hold this whole training" if path.exists() else "is not there"
@@ -1504,6 +1512,30 @@ def name_in_file(text: str) -> str:
     return name if len(name) <= 80 else f"{name[:70]}-{crc32(name.encode()):08x}"
 
 
+def command_of(options: argparse.Namespace) -> str:
+    """The command of these options, without the folders that are read and written."""
+    words = ["python", "visualize.py"]
+    for name in "task", "architecture", "sequence", "compare", "balance":
+        if given := getattr(options, name):
+            words += [f"--{name}", *map(str, given)]
+    if options.format != "png":
+        words += ["--format", options.format]
+    return shlex.join(words + ["--dark"] * options.dark)
+
+
+def save_gallery_of(options: argparse.Namespace) -> None:
+    """The gallery of all that is in the folder of the pictures; its path is the last line of all."""
+    folders = {"--models-dir": options.models_dir, "--output-dir": options.output_dir}
+    usual = {"--models-dir": DEFAULT_FOLDER, "--output-dir": None}
+    words = [word for name, path in folders.items() if path != usual[name] for word in (name, str(path))]
+    try:
+        output = options.output_dir or options.models_dir
+        path = save_gallery(output, options.models_dir, f" {shlex.join(words)}" if words else "")
+        print(f"All pictures, films and live pages, side by side in a browser:\n{path}")
+    except ValueError as error:
+        print(f"no gallery: {error}", file=sys.stderr)
+
+
 def save_of_folders(figure: Figure, what: str, folders: list[Path], options: argparse.Namespace) -> None:
     """Save a picture of the runs in several folders, in a file named after them."""
     output = options.output_dir or options.models_dir
@@ -1513,7 +1545,7 @@ def save_of_folders(figure: Figure, what: str, folders: list[Path], options: arg
         for folder in folders
     ]
     name = "_vs_".join(name_in_file(name) or options.models_dir.name for name in names)
-    save(figure, output / f"{what}_{name}.{options.format}")
+    save(figure, output / f"{what}_{name}.{options.format}", command_of(options))
 
 
 def parse() -> argparse.Namespace:
@@ -1607,8 +1639,9 @@ def save_comparison(
         name = "_vs_".join(tasks)
         if len(tasks) == 1 or [*rows] != DEFAULT_ARCHITECTURES:
             name += f"_{'_vs_'.join(rows)}"
-        save(lines_picture([*rows.values()]), output / f"{name}{ending}")
-        save(comparison_picture([*rows.values()]), output / f"{name}_maps{ending}")
+        command = command_of(options)
+        save(lines_picture([*rows.values()]), output / f"{name}{ending}", command)
+        save(comparison_picture([*rows.values()]), output / f"{name}_maps{ending}", command)
 
 
 def save_lengths(
@@ -1625,7 +1658,7 @@ def save_lengths(
         found = [folder.name for folder in runs_below(options.models_dir) if task_of(folder) == task]
         name = "lengths" if set(names) == set(found) else f"lengths_{'_'.join(names)}"
         if drawn:
-            save(lengths_picture(drawn), output / f"{task}_task" / f"{name}{ending}")
+            save(lengths_picture(drawn), output / f"{task}_task" / f"{name}{ending}", command_of(options))
 
 
 def trained_beside(view: View, models_dir: Path) -> View | None:
@@ -1647,12 +1680,12 @@ def draw_all(options: argparse.Namespace, runs: dict[tuple[str, str], Run]) -> N
     for folder in folders.values():
         folder.mkdir(parents=True, exist_ok=True)
     print("drawing " + "; ".join(f"{task}, {architecture}" for architecture, task in runs))
-    views = {}
+    views, command = {}, command_of(options)
     for key, run in tqdm(runs.items(), unit="run", disable=None):
         views[key] = look_at(run, options.sequence)
-        save_all(views[key], folders[key], ending, pictures)
+        save_all(views[key], folders[key], ending, pictures, command)
         if run.stream and (trained := trained_beside(views[key], options.models_dir)):
-            save(beside_picture(views[key], trained), folders[key] / f"beside_trained{ending}")
+            save(beside_picture(views[key], trained), folders[key] / f"beside_trained{ending}", command)
     if not options.sequence:
         save_lengths(views, options, output, ending)
     save_comparison(views, options, output, ending)
@@ -1677,6 +1710,7 @@ def read_and_draw(options: argparse.Namespace) -> None:
             save_of_folders(balance_picture(balanced), "balance", options.balance, options)
         else:
             draw_all(options, runs)
+    save_gallery_of(options)
     if problems:
         fail(*problems)
 

@@ -40,10 +40,11 @@ function brightestHead() {
     ["Here the brightest head does matter most.", "The brightest head is not the one that matters most.",
       `Here the two matter alike: they cost ${points(withoutOne)} and ${points(withoutTwo)}.`][answer],
     readers > 1 && data.right - withoutOne <= ONE_POINT
-      ? `${readers} heads spend at least half of their attention there, so the model can spare one.` : "",
+      ? `${readers} heads spend at least half of their attention where the answers come from, `
+        + "so the model can spare one." : "",
     share - moved >= .1
-      ? `Without ${two}, ${one} spends ${percent(moved)} of its attention where the answers come from, `
-        + `instead of ${percent(share)}: ${two} helps it to find the place.`
+      ? `Without ${two}, ${one} spends ${percent(moved)} of its attention there instead of ${percent(share)}: `
+        + `${two} helps it to find the place.`
       : answer === 1 ? `Without ${two}, ${one} reads as before, so ${two} does other work.` : "",
     answer === 1 ? "" : elsewhere("reverse", "encoder", effect),
   ];

@@ -3,27 +3,29 @@
 Where these are not installed, the tests that need them are skipped and say so.
 """
 
+import itertools
 import json
 import re
 import shutil
 from base64 import b64decode
 from pathlib import Path
 from unittest.mock import patch
+from urllib.parse import unquote, urlparse
 from xml.etree import ElementTree
 
 import pytest
 import torch
 from selenium import webdriver
 from selenium.webdriver import ActionChains, Keys
-from selenium.webdriver.support.ui import WebDriverWait
+from selenium.webdriver.support.ui import Select, WebDriverWait
 
 import explorer
 import transformer
 import visualize
 from analysis import Evidence, ablated, answer_cells, mean_head_outputs, parts_of, scores_of_query
-from data import END, MASK, PAD, START, TASKS, Task, alphabet, dependence, some_questions
+from data import ARCHITECTURES, END, MASK, PAD, START, TASKS, Task, alphabet, dependence, some_questions
 from handmade import copying_encoder_decoder, reversing_encoder
-from train import Config, Run, percent
+from train import Config, Run, new_picture, percent, run_folder, save_picture
 from transformer import evaluating, generate
 
 SMALL = {"d_model": 20, "num_heads": 2, "num_layers": 2, "d_ff": 24}
@@ -342,7 +344,7 @@ def test_an_experiment_is_predicted_then_cut_then_explained_and_kept(handmade, b
     two.click()
     found = first.find_element("css selector", ".found").text
     assert "Your prediction was “layer 1, head 1 (finds END)”. Here the two matter alike" in found
-    assert "spends 10% of its attention where the answers come from, instead of 100%" in found
+    assert "spends 10% of its attention there instead of 100%" in found
     first.find_elements("css selector", ".look")[1].click()
     assert text_of(browser, "head-title").startswith("Look at layer 1, head 1 (finds END)")
     browser.find_element("id", "again").click()
@@ -702,3 +704,93 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path):
 
 def test_what_is_filled_in_is_left_as_it_is():
     assert explorer.fill_in("{a} and {b}, {c}", {"a": "{b}", "b": "x < y"}) == "{b} and x < y, {c}"
+
+
+# ---------------------------------------------------------------- the gallery
+
+
+def some_runs(folder: Path, runs: list[tuple[str, str]]) -> Path:
+    """A folder of pictures as visualize.py writes them, of runs [(task, architecture), …]."""
+    for task, architecture in runs:
+        place = run_folder(folder, task, architecture)
+        place.mkdir(parents=True)
+        for name in "ablation", "film", "attention_head":
+            figure, _ = new_picture(1.0, f"{name} of {task} & {architecture}", how="How to read it <here>.")
+            save_picture(figure, place / f"{name}.png", "python visualize.py")
+        (place / "explorer.html").write_text("the page")
+        (place / "metrics.json").write_text(json.dumps({
+            "parameters": 1234, "steps": 200, "steps_to_solve": 96, "seed": 3, "test_sequences": 10_000,
+            "test_exact_match": 0.99996,
+        }))
+    explorer.save_gallery(folder, folder, "")
+    return folder / "index.html"
+
+
+def test_the_gallery_shows_all_that_is_there_with_figures_command_and_what_to_look_for(tmp_path, browser):
+    page = some_runs(tmp_path, [("copy", "encoder"), ("reverse", "decoder")])
+    folder = run_folder(tmp_path, "copy", "encoder")
+    (folder / "my_notes.png").write_text("of the reader")
+    (folder / "attention_layer.pdf").write_text("shown nowhere, linked")
+    (folder / "layers.png").write_text("torn")
+    figure, _ = new_picture(1.0, "a sequence of my own")
+    save_picture(figure, folder / "attention_head_5-9.svg", "python visualize.py --sequence 5 9 --dark")
+    save_picture(figure, tmp_path / "copy_vs_reverse.png", "python visualize.py")
+    explorer.save_gallery(tmp_path, tmp_path, " --models-dir here")
+    opened(browser, page)
+    links = {
+        Path(unquote(urlparse(link.get_attribute("href")).path))
+        for link in browser.find_elements("css selector", "section a")
+    }
+    expected = {path for path in tmp_path.rglob("*.*") if path.suffix != ".json"}
+    assert links == expected - {page, folder / "my_notes.png"}
+    section = browser.find_element("id", "copy-encoder")
+    assert "1,234 weights; 200 training steps, solved at step 96, seed 3; 99.99% of 10,000" in section.text
+    assert "Made by python visualize.py --models-dir here" in section.text
+    assert "python visualize.py --sequence 5 9 --dark --models-dir here" in section.text
+    picture = section.find_element("css selector", "[src$='ablation.png']")
+    assert picture.get_attribute("alt") == "Ablation of copy & encoder. How to read it <here>."
+    assert "Look for the cuts after which little is right" in section.text
+    heads = [figure.text for figure in section.find_elements("tag name", "b")]
+    assert heads == [
+        "Attention_head of copy & encoder", "A sequence of my own", "attention_layer.pdf",
+        "Ablation of copy & encoder", "layers.png", "Film of copy & encoder",
+    ]
+
+
+def test_the_gallery_is_filtered_by_task_and_architecture(tmp_path, browser):
+    opened(browser, some_runs(tmp_path, [*itertools.product(TASKS, ARCHITECTURES)]))
+
+    def choose(name: str, value: str) -> list[str]:
+        Select(browser.find_element("id", name)).select_by_visible_text(value)
+        titles, links = (
+            [shown.text for shown in browser.find_elements("css selector", tag) if shown.is_displayed()]
+            for tag in ("h2", "nav a")
+        )
+        assert titles == links
+        return titles
+
+    assert text_of(browser, "count") == "54 of 54 pictures"
+    assert choose("task", "add") == ["add, encoder", "add, decoder", "add, encoder-decoder"]
+    assert choose("architecture", "decoder") == ["add, decoder"]
+    assert text_of(browser, "count") == "3 of 54 pictures"
+    assert choose("task", "all") == [f"{task}, decoder" for task in TASKS]
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("runs", [1, 18])
+def test_axe_finds_nothing_wrong_in_the_gallery(tmp_path, browser, window, dark, runs):
+    page = some_runs(tmp_path, [*itertools.product(TASKS, ARCHITECTURES)][:runs])
+    seen_by(browser, window, dark)
+    opened(browser, page)
+    assert violations(browser) == []
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= window
+
+
+def test_a_page_of_the_readers_own_is_not_replaced(tmp_path):
+    page = some_runs(tmp_path / "ours", [("copy", "encoder")])
+    explorer.save_gallery(page.parent, page.parent, "")     # ours is
+    mine = tmp_path / "index.html"
+    mine.write_text("<h1>mine</h1>")
+    with pytest.raises(ValueError, match="is not from visualize.py; move it, or choose another --output-dir"):
+        explorer.save_gallery(tmp_path, tmp_path, "")
+    assert mine.read_text() == "<h1>mine</h1>"

@@ -284,7 +284,7 @@ def test_the_film_shows_the_record_from_the_first_epoch_to_the_last(run, measure
     assert share[-1] == pytest.approx(100 * most, abs=0.1)
     path = tmp_path / "film.gif"
     with picture_style(dark=True):
-        visualize.save_film(measured, path)
+        visualize.save_film(measured, path, "python visualize.py")
     with Image.open(path) as film:
         assert film.n_frames == 2 and "loop" not in film.info   # it plays once
         assert film.n_frames * film.info["duration"] <= 5000 and film.size[0] == 800
@@ -597,6 +597,7 @@ def pictures_of(tasks, architectures, suffix, lengths="lengths"):
         for name in ["heads.csv", "film.gif", "explorer.html", *(f"{name}.{suffix}" for name in NAMES)]
     }
     expected |= {Path(f"{task}_task/{lengths}.{suffix}") for task in tasks}
+    expected.add(Path("index.html"))
     if "encoder-decoder" in architectures:
         expected |= {Path(f"{task}_task/encoder-decoder/attention_kinds.{suffix}") for task in tasks}
     return expected
@@ -654,6 +655,8 @@ def test_the_same_input_gives_the_same_bytes_and_vectors_are_vectors(
         call_main(monkeypatch, "--models-dir", models_dir, "--output-dir", output, *options)
         written.append({path.relative_to(output): path.read_bytes() for path in output.rglob("*.*")})
     assert set(written[0]) == pictures_of([task], [architecture], suffix, lengths)
+    first, second = (pages.pop(Path("index.html")).decode() for pages in written)
+    assert first.replace("/first", "/second") == second         # the folder in the command
     assert written[0] == written[1]
     marks = {"svg": (b"<image", b"</text>"), "pdf": (b"/Subtype /Image", b"/ToUnicode")}
     for path, picture in written[0].items():
@@ -714,6 +717,10 @@ def test_training_again_removes_the_pictures_of_the_older_weights_and_nothing_el
     train.train_and_save(load_run(tmp_path, "copy").config, torch.device("cpu"), folder, quiet=True)
     assert {path.name for path in folder.iterdir()} == trained | {"my_notes.png"}
     assert all(path.exists() for path in kept) and not any(path.exists() for path in stale)
+    assert not (tmp_path / "index.html").exists()               # it showed what is removed
+    (tmp_path / "index.html").write_text("a page of my own")
+    shutil.copy(tmp_path / "training_copy_vs_b.png", folder / "ablation.png")
+    assert train.remove_stale(folder) and (tmp_path / "index.html").exists()
 
 
 def test_training_curves_of_several_runs_are_labelled_by_what_differs(
@@ -732,8 +739,10 @@ def test_training_curves_of_several_runs_are_labelled_by_what_differs(
     other["model"]["gate"] = torch.ones(1)
     save_checkpoint(other, changed)
     call_main(monkeypatch, "--compare", narrow, changed, "--models-dir", tmp_path)
-    path, title = capsys.readouterr().out.strip().split(": ", 1)
+    drawn, _, gallery = capsys.readouterr().out.splitlines()
+    path, title = drawn.split(": ", 1)
     assert Path(path) == tmp_path / "training_narrow_vs_changed.png"
+    assert Path(gallery) == tmp_path / "index.html"
     assert Path(path).read_bytes()[1:4] == b"PNG"
     assert title == "1 of 2 runs solved it, the first at step 6: d_model 8, seed 3"
     loss_axes, accuracy_axes = training_curves_picture(runs_in([narrow, changed])).axes
