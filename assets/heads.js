@@ -81,6 +81,7 @@ function renderHeads() {
   for (const [key, button] of Object.entries(cutButtons)) {
     button.setAttribute("aria-pressed", isCut(key ? partOf(key) : []));
   }
+  document.querySelector(`[name="mode"][value="${state.mode}"]`).checked = true;
   byId("undo").disabled = !state.earlier.length;
   byId("restore").disabled = !state.cut.length;
 }

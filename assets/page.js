@@ -146,8 +146,8 @@ function toggle(part) {
   cutHeads(isCut(part) ? others : [...others, ...heads]);
 }
 
-function cutHeads(cut) {
-  change({cut, earlier: [...state.earlier, state.cut]});
+function cutHeads(cut, mode = state.mode) {
+  change({cut, mode, earlier: [...state.earlier, state.cut]});
 }
 
 /** The whole kinds, layers and single heads that are cut, in words. */

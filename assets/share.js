@@ -46,7 +46,6 @@ function followLink() {
     problem(`This link does not work here: ${error.message}`);
   }
   byId("question").value = textOf(state.content);
-  document.querySelector(`[name="mode"][value="${state.mode}"]`).checked = true;
 }
 
 let written = null, writing = null;                         // the fragment in the address, and a timer

@@ -15,6 +15,7 @@ from xml.etree import ElementTree
 
 import pytest
 import torch
+from PIL import Image
 from selenium import webdriver
 from selenium.webdriver import ActionChains, Keys
 from selenium.webdriver.support.ui import Select, WebDriverWait
@@ -380,6 +381,14 @@ def test_where_a_run_does_not_show_an_effect_the_page_says_what_to_try(browser, 
     texts = browser.execute_script("return experiments.map(({found, missing}) => found ?? missing)")
     assert "python train.py --task copy --architecture encoder, then python visualize.py" in texts[1]
     assert "Only cross-attention reads the question for the answer." in texts[1]
+
+
+def test_a_model_that_is_never_right_has_no_experiments(browser, random_page):
+    run, path = random_page
+    assert Evidence(run, 200).left() == 0
+    opened(browser, path)
+    for number in 1, 2, 3:
+        assert "This model is never right" in experiment(browser, number).text
 
 
 def test_a_wrong_answer_is_asked_on_demand(browser, handmade):
@@ -784,6 +793,26 @@ def test_axe_finds_nothing_wrong_in_the_gallery(tmp_path, browser, window, dark,
     opened(browser, page)
     assert violations(browser) == []
     assert browser.execute_script("return document.documentElement.scrollWidth") <= window
+
+
+def test_who_wants_nothing_to_move_sees_the_last_moments_of_a_film(tmp_path, browser):
+    page = some_runs(tmp_path, [("copy", "encoder")])
+    folder = run_folder(tmp_path, "copy", "encoder")
+    with Image.open(folder / "film.png") as still:
+        still.save(folder / "film.gif")
+    explorer.save_gallery(tmp_path, tmp_path, "")
+    source = """
+        const film = document.querySelector("picture img");
+        film.scrollIntoView();
+        return film.currentSrc;
+    """
+    for reduce, shown in ("no-preference", "film.gif"), ("reduce", "film.png"):
+        motion = {"name": "prefers-reduced-motion", "value": reduce}
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [motion]})
+        opened(browser, page)
+        seen = WebDriverWait(browser, 5).until(lambda browser: browser.execute_script(source))
+        assert seen.endswith(shown)
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
 
 
 def test_a_page_of_the_readers_own_is_not_replaced(tmp_path):
