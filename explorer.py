@@ -49,7 +49,7 @@ from data import (
     arrange,
     token_name,
 )
-from train import TEST_SEQUENCES, Run, fixed_generator, is_gallery, percent, replacing, task_of
+from train import TEST_SEQUENCES, Run, fixed_generator, is_gallery, percent, replacing
 from transformer import count_parameters, evaluating
 
 ASSETS = Path(__file__).with_name("assets")
@@ -267,34 +267,33 @@ def look_for(path: Path) -> tuple[int, str]:
 
 def texts_of(path: Path) -> dict[str, str]:
     """What save_picture and save_film wrote into a picture: Title, Description and Source, where they did."""
-    if path.suffix == ".svg":
-        start = path.read_text(encoding="utf-8")[:8000]
-        found = re.findall(r"<dc:(title|description|source)>(.*?)</dc", start, re.DOTALL)
-        return {name.capitalize(): html.unescape(text) for name, text in reversed(found)}     # first is ours
-    if path.suffix not in (".png", ".gif"):                 # nothing that a browser shows as a picture
-        return {}
     try:
+        if path.suffix == ".svg":
+            start = path.read_text(encoding="utf-8")[:8000]
+            found = re.findall(r"<dc:(title|description|source)>(.*?)</dc", start, re.DOTALL)
+            found.reverse()                                 # so that the first one, which is ours, counts
+            return {name.capitalize(): html.unescape(text) for name, text in found}
+        if path.suffix == ".pdf":                           # a browser does not show it as a picture
+            return {}
         with Image.open(path) as image:
-            return image.info if path.suffix == ".png" else json.loads(image.info.get("comment", b"{}"))
+            return json.loads(image.info.get("comment", "{}")) if path.suffix == ".gif" else image.info
     except (OSError, ValueError):                           # not ours, or torn
         return {}
 
 
-def card(path: Path, texts: dict[str, str], output: Path, command: str, folders: str) -> str:
+def card(path: Path, link: str, texts: dict[str, str], command: str) -> str:
     """A picture with what it says, what to look for, and its command where that is not this one."""
-    link, (_, words) = link_to(path, output), look_for(path)
-    title, made = html.escape(texts.get("Title", path.name)), texts.get("Source") or command
-    shown = title
-    if path.suffix != ".pdf":                               # which browsers show on a page of its own
-        alt = html.escape(f"{texts.get('Title', path.name)}. {texts.get('Description') or words}")
+    (_, words), title = look_for(path), texts.get("Title", path.name)
+    shown = html.escape(title)
+    if path.suffix != ".pdf":
+        alt = html.escape(f"{title}. {texts.get('Description') or words}")
         shown = f'<img src="{link}" alt="{alt}" loading="lazy">'
     if path.suffix == ".gif":                               # who wants nothing to move sees how it ends
-        still = link_to(path.with_suffix(".png"), output)
-        still = f'<source media="(prefers-reduced-motion: reduce)" srcset="{still}">'
+        still = f'<source media="(prefers-reduced-motion: reduce)" srcset="{link.removesuffix("gif")}png">'
         shown = f"<picture>{still}{shown}</picture>"
-    made = f"<code>{html.escape(made + folders)}</code>" if made != command else ""
+    made = f"<code>{html.escape(texts['Source'])}</code>" if texts["Source"] != command else ""
     return (
-        f'<li><figure><a href="{link}">{shown}</a><figcaption><b>{title}</b>'
+        f'<li><figure><a href="{link}">{shown}</a><figcaption><b>{html.escape(title)}</b>'
         f"<p>{words}</p>{made}</figcaption></figure></li>"
     )
 
@@ -324,15 +323,17 @@ def anchor(title: str) -> str:
 
 def section(title: str, of: str, intro: str, paths: list[Path], output: Path, folders: str) -> str:
     """These pictures, below a title and an intro, with the command that made most of them."""
-    texts = {path: texts_of(path) for path in sorted(paths, key=lambda path: (look_for(path), path.name))}
-    commands = Counter(found["Source"] for found in texts.values() if found.get("Source"))
-    command = commands.most_common(1)[0][0] if commands else "python visualize.py"
-    cards = "\n".join(card(path, found, output, command, folders) for path, found in texts.items())
+    paths = sorted(paths, key=lambda path: (look_for(path), path.name))
+    texts = {path: dict(texts_of(path)) for path in paths}
+    for found in texts.values():
+        found["Source"] = (found.get("Source") or "python visualize.py") + folders
+    (command, _), = Counter(found["Source"] for found in texts.values()).most_common(1)
+    cards = "\n".join(card(path, link_to(path, output), found, command) for path, found in texts.items())
     name = anchor(title)
     return (
         f'<section id="{name}" {of} aria-labelledby="{name}-title"><h2 id="{name}-title">'
-        f"{html.escape(title)}</h2>{intro}<p class=\"hint\">Made by <code>{html.escape(command + folders)}"
-        f'</code></p>\n<ul class="pictures">\n{cards}\n</ul></section>\n'
+        f"{html.escape(title)}</h2>{intro}<p class=\"hint\">Made by <code>{html.escape(command)}</code></p>\n"
+        f'<ul class="pictures">\n{cards}\n</ul></section>\n'
     )
 
 
@@ -350,8 +351,8 @@ def sections(output: Path, models_dir: Path, folders: str) -> dict[str, str]:
         of = f'data-task="{tasks}" data-architecture="{" ".join(ARCHITECTURES)}"'
         found[title] = section(title, of, "", paths, output, folders)
     known = [*TASKS, *ARCHITECTURES]
-    for place in sorted(output.glob("*_task"), key=lambda place: index_in(known, task_of(place / "any"))):
-        task = task_of(place / "any")
+    places = {place.name.removesuffix("_task"): place for place in output.glob("*_task")}
+    for task, place in sorted(places.items(), key=lambda item: index_in(known, item[0])):
         runs = sorted((x for x in place.iterdir() if x.is_dir()), key=lambda x: index_in(known, x.name))
         runs = [run for run in runs if pictures_in(run)]
         if paths := pictures_in(place):

@@ -20,9 +20,8 @@ function elsewhere(task, kind, what) {
 
 const sentence = words => words[0].toUpperCase() + words.slice(1);
 
-const cutOf = (...parts) => ({
-  name: parts.map(placeOf).join(" and "), parts, count: parts.length === 1 ? rightWithout(parts[0]) : null,
-});
+/** A cut that is tried in an experiment, and how many sequences are right then. */
+const cutOf = part => ({name: placeOf(part), parts: [part], count: rightWithout(part)});
 
 function brightestHead() {
   const {brightest, other, readers, share, moved} = data.guide;
@@ -66,7 +65,7 @@ function withoutAttention() {
     intro: "Attention is the only way in which one position can read another.",
     question: "How many answers stay right when all attention is cut?",
     options: ["as many as before", "some", "none"], answer,
-    cuts: [cutOf([]), ...parts.map(part => cutOf(part))],
+    cuts: [[], ...parts].map(cutOf),
     found: answer === 0
       ? "Nothing is lost. Each position can say its part of the answer without reading any other."
       : `${percent(count / total)} of the answers stay right: a position cannot say what it did not read. `
@@ -78,11 +77,12 @@ function withoutAttention() {
 
 function twoHeads() {
   const title = "Can two heads stand in for each other?", {pair} = data.guide;
-  if (!pair) {
+  const [one, two, count] = pair ?? [];
+  if (!pair || data.right + count >= rightWithout(one) + rightWithout(two)) {       // both cost no more
     return {title, missing: "In this model no two heads were found of which either can be cut at no cost, "
       + `but not both. ${elsewhere("reverse", "encoder", "such a pair")}`};
   }
-  const [one, two, count] = pair, both = {...cutOf(one, two), count};
+  const both = {name: `${placeOf(one)} and ${placeOf(two)}`, parts: [one, two], count};
   return {
     title, intro: `Cut ${placeOf(one)} alone or ${placeOf(two)} alone, and next to nothing is lost.`,
     question: "What if both are cut?",
@@ -140,7 +140,6 @@ function stepsOf({intro, question, options, cuts, look}, number) {
     then();
     renderGuide();
   };
-  const step = (name, ...children) => element("p", {}, element("b", {}, name), " ", ...children);
   return [
     element("p", {}, intro),
     element("fieldset", {}, element("legend", {}, element("b", {}, "Predict."), ` ${question}`),
@@ -148,7 +147,7 @@ function stepsOf({intro, question, options, cuts, look}, number) {
         type: "radio", name: `guess${number}`, checked: kept.guess === i,
         onchange: next(kept => { kept.guess = i; }),
       }), ` ${text}`))),
-    step("Cut."),
+    element("p", {}, element("b", {}, "Cut.")),
     ...cuts.map(({name, parts}, i) => element("button", {
       type: "button", className: "try",
       onclick: next(kept => { kept.done[i] = true; },

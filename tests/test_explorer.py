@@ -360,14 +360,16 @@ def test_the_guide_says_what_the_numbers_of_a_run_show(handmade, browser):
         data.right = 200;
         left.set("encoder.1.0", arguments[0]);
         left.set("encoder.0.0", arguments[1]);
-        const pair = [["encoder", 0, 0], ["encoder", 1, 0], 80];
+        const pair = [["encoder", 0, 0], ["encoder", 1, 0], arguments[3] ?? 40];
         Object.assign(data.guide, {readers: 3, moved: arguments[2], pair});
-        return [brightestHead(), twoHeads()].map(({found}) => found);
+        return [brightestHead(), twoHeads()].map(({found, missing}) => found ?? missing);
     """
     seldom, pair = browser.execute_script(script, 200, 60, 0.5)
     assert seldom.startswith("The brightest head is not the one that matters most. 3 heads spend")
     assert "(finds END) helps it to find the place." in seldom and "To try it" not in seldom
-    assert pair.startswith("Alone they cost 70 points and 0 points, together 60 points.")
+    assert pair.startswith("Alone they cost 70 points and 0 points, together 80 points.")
+    _, no_pair = browser.execute_script(script, 200, 60, 0.5, 60)
+    assert no_pair.startswith("In this model no two heads were found")
     usual, _ = browser.execute_script(script, 100, 199, 1.0)
     assert usual.startswith("Here the brightest head does matter most. A model trained on reverse")
     assert "spare" not in usual and "place" not in usual
