@@ -49,4 +49,6 @@ try {
 } catch (error) {                                           // a model with other parts than ours
   byId("certificate").classList.add("wrong");
   byId("certificate").textContent = `${DIFFERS}. ${error.message}`;
+} finally {
+  document.body.classList.remove("starting");
 }
