@@ -724,16 +724,14 @@ def save_picture(figure: Figure, path: Path, command: str = "") -> None:
 
     With it go, for the gallery, what it says, how to read it, and the command that made it.
     """
-    says, how, source = "Title", "Description", "Source"
-    undated = {}
-    if path.suffix == ".svg":
-        undated = {"Date": None}
-    elif path.suffix == ".pdf":
-        undated, how, source = {"CreationDate": None}, "Subject", "Keywords"
-    texts = {says: figure.get_suptitle(), how: figure.get_supxlabel(), source: command}
+    texts = {"Title": figure.get_suptitle(), "Description": figure.get_supxlabel(), "Source": command}
     texts = {name: " ".join(text.split()) for name, text in texts.items()}
+    if path.suffix == ".svg":
+        texts["Date"] = None
+    elif path.suffix == ".pdf":                             # which knows no other of these names
+        texts = {"Title": texts["Title"], "CreationDate": None}
     with replacing(path) as unfinished:
-        figure.savefig(unfinished, dpi=150, metadata=texts | undated)
+        figure.savefig(unfinished, dpi=150, metadata=texts)
 
 
 def name_loss_axes(axes: Axes) -> None:

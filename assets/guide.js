@@ -42,8 +42,8 @@ function brightestHead() {
       ? `${readers} heads spend at least half of their attention where the answers come from, `
         + "so the model can spare one." : "",
     share - moved >= .1
-      ? `Without ${two}, ${one} spends ${percent(moved)} of its attention there instead of ${percent(share)}: `
-        + `${two} helps it to find the place.`
+      ? `Without ${two}, ${one} spends ${percent(moved)} of its attention there instead of `
+        + `${percent(share)}: ${two} helps it to find the place.`
       : answer === 1 ? `Without ${two}, ${one} reads as before, so ${two} does other work.` : "",
     answer === 1 ? "" : elsewhere("reverse", "encoder", effect),
   ];
