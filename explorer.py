@@ -354,17 +354,18 @@ def sections(output: Path, models_dir: Path, folders: str) -> dict[str, str]:
     places = {place.name.removesuffix("_task"): place for place in output.glob("*_task")}
     for task, place in sorted(places.items(), key=lambda item: index_in(known, item[0])):
         runs = sorted((x for x in place.iterdir() if x.is_dir()), key=lambda x: index_in(known, x.name))
-        runs = [run for run in runs if pictures_in(run)]
+        pictures = {run: pictures_in(run) for run in runs}
+        drawn = [run for run, paths in pictures.items() if paths]
         if paths := pictures_in(place):
-            of = f'data-task="{task}" data-architecture="{" ".join(run.name for run in runs)}"'
+            of = f'data-task="{task}" data-architecture="{" ".join(run.name for run in drawn)}"'
             title = f"{task}, all architectures"
             found[title] = section(title, of, "", paths, output, folders)
-        for run in runs:
+        for run in drawn:
             title, of = f"{task}, {run.name}", f'data-task="{task}" data-architecture="{run.name}"'
             intro = f'<p class="figures">{figures(models_dir / place.name / run.name)}</p>'
             if (page := run / "explorer.html").is_file():
                 intro += f'<a class="open" href="{link_to(page, output)}">Take it apart: the live page</a>'
-            found[title] = section(title, of, intro, pictures_in(run), output, folders)
+            found[title] = section(title, of, intro, pictures[run], output, folders)
     return found
 
 

@@ -1192,12 +1192,10 @@ def save_film(view: View, path: Path, command: str) -> None:
     frames, palette = film_frames(view.film), film_palette()
     first, *others = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     duration = 5000 // len(frames) // 10 * 10               # of a frame, in milliseconds
+    sentence = film_texts(view.film)[0]
+    texts = json.dumps({"Title": sentence[0].upper() + sentence[1:], "Source": command})
     with replacing(path) as unfinished:
-        sentence = film_texts(view.film)[0]
-        texts = {"Title": sentence[0].upper() + sentence[1:], "Source": command}
-        first.save(
-            unfinished, save_all=True, append_images=others, duration=duration, comment=json.dumps(texts)
-        )
+        first.save(unfinished, save_all=True, append_images=others, duration=duration, comment=texts)
     tqdm.write(f"{path}: the same in {len(frames)} moving pictures", file=sys.stdout)
 
 
@@ -1525,12 +1523,14 @@ def command_of(options: argparse.Namespace) -> str:
 
 def save_gallery_of(options: argparse.Namespace) -> None:
     """The gallery of all that is in the folder of the pictures; its path is the last line of all."""
-    folders = {"--models-dir": options.models_dir, "--output-dir": options.output_dir}
-    usual = {"--models-dir": DEFAULT_FOLDER, "--output-dir": None}
-    words = [word for name, path in folders.items() if path != usual[name] for word in (name, str(path))]
+    words = []
+    if options.models_dir != DEFAULT_FOLDER:
+        words += ["--models-dir", str(options.models_dir)]
+    if options.output_dir != options.models_dir:
+        words += ["--output-dir", str(options.output_dir)]
     try:
-        output = options.output_dir or options.models_dir
-        path = save_gallery(output, options.models_dir, f" {shlex.join(words)}" if words else "")
+        folders = f" {shlex.join(words)}" if words else ""
+        path = save_gallery(options.output_dir, options.models_dir, folders)
         print(f"All pictures, films and live pages, side by side in a browser:\n{path}")
     except ValueError as error:
         print(f"no gallery: {error}", file=sys.stderr)
@@ -1538,14 +1538,13 @@ def save_gallery_of(options: argparse.Namespace) -> None:
 
 def save_of_folders(figure: Figure, what: str, folders: list[Path], options: argparse.Namespace) -> None:
     """Save a picture of the runs in several folders, in a file named after them."""
-    output = options.output_dir or options.models_dir
-    output.mkdir(parents=True, exist_ok=True)
+    options.output_dir.mkdir(parents=True, exist_ok=True)
     names = [
         " ".join(part for part in Path(os.path.relpath(folder, options.models_dir)).parts if part != "..")
         for folder in folders
     ]
     name = "_vs_".join(name_in_file(name) or options.models_dir.name for name in names)
-    save(figure, output / f"{what}_{name}.{options.format}", command_of(options))
+    save(figure, options.output_dir / f"{what}_{name}.{options.format}", command_of(options))
 
 
 def parse() -> argparse.Namespace:
@@ -1567,7 +1566,9 @@ def parse() -> argparse.Namespace:
     option("--output-dir", type=Path, help="where to write the pictures (default: beside the runs)")
     option("--format", choices=["png", "svg", "pdf"], default="png", help="of the pictures (default: png)")
     option("--dark", action="store_true", help="on a dark background")
-    return parse_options(parser)
+    options = parse_options(parser)
+    options.output_dir = options.output_dir or options.models_dir
+    return options
 
 
 def wanted_runs(options: argparse.Namespace) -> list[tuple[str, str]]:
@@ -1673,7 +1674,7 @@ def trained_beside(view: View, models_dir: Path) -> View | None:
 
 def draw_all(options: argparse.Namespace, runs: dict[tuple[str, str], Run]) -> None:
     """Measure and draw one run after the other, then those with all tasks side by side."""
-    output, ending, pictures = options.output_dir or options.models_dir, f".{options.format}", PICTURES
+    output, ending, pictures = options.output_dir, f".{options.format}", PICTURES
     if options.sequence:
         pictures, ending = OF_ONE_SEQUENCE, f"_{name_in_file(' '.join(options.sequence))}{ending}"
     folders = {key: output / run.folder.relative_to(options.models_dir) for key, run in runs.items()}

@@ -3,10 +3,7 @@
 
 const total = data.unseen.length, rightWithout = part => left.get(keyOf(part));
 const shareRight = count => `${percent(count / total)} right`;
-const points = count => {                                   // what is lost, in percentage points
-  const lost = Math.round(100 * (data.right - count) / total);
-  return `${lost} ${lost === 1 ? "point" : "points"}`;
-};
+const points = count => `${pointsLost(count)} ${pointsLost(count) === 1 ? "point" : "points"}`;
 const ONE_POINT = total / 100;
 
 /** What to try where this run does not show an effect: the run that does, or the same with another seed. */
@@ -114,6 +111,13 @@ function keep() {
   } catch {}                                                // then it is lost with the page
 }
 
+/** What does something, keeps the progress, and shows it. */
+const acting = action => () => {
+  action();
+  keep();
+  renderGuide();
+};
+
 // ---------------------------------------------------------------- what is seen of them
 
 const headings = experiments.map(({title}, number) => `${number + 1}. ${title}`);
@@ -122,36 +126,29 @@ function makeGuide() {
   byId("experiments").append(...experiments.map((experiment, number) => element("li", {},
     element("h3", {}, headings[number]),
     ...experiment.missing ? [element("p", {}, experiment.missing)] : stepsOf(experiment, number))));
-  byId("again").onclick = () => {
+  byId("again").onclick = acting(() => {
     progress.forEach(one => Object.assign(one, {guess: null, done: []}));
-    keep();
     cutHeads([]);
-    renderGuide();
-  };
+  });
   byId("print").onclick = () => print();
   makeSheet();
   renderGuide();
 }
 
 function stepsOf({intro, question, options, cuts, look}, number) {
-  const kept = progress[number], next = (changes, then = () => {}) => () => {
-    changes(kept);
-    keep();
-    then();
-    renderGuide();
-  };
+  const kept = progress[number];
   return [
     element("p", {}, intro),
     element("fieldset", {}, element("legend", {}, element("b", {}, "Predict."), ` ${question}`),
       ...options.map((text, i) => element("label", {}, element("input", {
-        type: "radio", name: `guess${number}`, checked: kept.guess === i,
-        onchange: next(kept => { kept.guess = i; }),
+        type: "radio", name: `guess${number}`, onchange: acting(() => { kept.guess = i; }),
       }), ` ${text}`))),
     element("p", {}, element("b", {}, "Cut.")),
-    ...cuts.map(({name, parts}, i) => element("button", {
-      type: "button", className: "try",
-      onclick: next(kept => { kept.done[i] = true; },
-        () => cutHeads(parts.flatMap(part => headsOf(model, part)).map(keyOf), "zero")),
+    ...cuts.map(({parts}, i) => element("button", {
+      type: "button", className: "try", onclick: acting(() => {
+        kept.done[i] = true;
+        cutHeads(parts.flatMap(part => headsOf(model, part)).map(keyOf), "zero");
+      }),
     })),
     element("p", {className: "found", role: "status"}),
     ...look.map(head => element("button", {

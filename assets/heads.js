@@ -1,7 +1,11 @@
 /* All heads side by side: what each reads, what it costs to lose, and the buttons that cut. */
 "use strict";
 
-const ARROWS = {ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1]};
+/** Where a key moves in a grid, [down, right]; Home and End go so far. Undefined for all other keys. */
+function moveOf(key, home, end) {
+  const arrows = {ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1]};
+  return {...arrows, Home: [0, home], End: [0, end]}[key];
+}
 
 /** Makes one tab stop of many buttons: arrow keys, Home and End move between them. rows are [row][column];
     a button may stand in several places. */
@@ -11,10 +15,11 @@ function oneTabStop(container, rows) {
   stopAt(all[0]);
   container.addEventListener("focusin", ({target}) => all.includes(target) && stopAt(target));
   container.addEventListener("keydown", event => {
-    let row = rows.findIndex(row => row.includes(event.target)), column = rows[row]?.indexOf(event.target);
-    const [down, right] = ARROWS[event.key] ?? [0, {Home: -column, End: rows[row]?.length}[event.key]];
-    if (row < 0 || right === undefined) return;
+    let row = rows.findIndex(row => row.includes(event.target));
+    const column = rows[row]?.indexOf(event.target), move = moveOf(event.key, -column, rows[row]?.length);
+    if (row < 0 || !move) return;
     event.preventDefault();
+    const [down, right] = move;
     row += down;
     while (down && rows[row]?.[column] === event.target) row += down;
     const there = rows[row] ?? [], next = Math.max(0, Math.min(column + right, there.length - 1));
@@ -23,11 +28,12 @@ function oneTabStop(container, rows) {
 }
 
 const left = new Map(data.table.map(([part, count]) => [keyOf(part), count]));      // of each cut, in PyTorch
+const pointsLost = count => Math.round(100 * (data.right - count) / data.unseen.length);
 const thumbnails = {}, cutButtons = {"": byId("cut-all")};
 
 /** The button that cuts a part, with what that alone costs in percentage points. */
 function cutButton(part, text) {
-  const lost = Math.round(100 * (data.right - left.get(keyOf(part))) / data.unseen.length);
+  const lost = pointsLost(left.get(keyOf(part)));
   const cost = lost > 0 ? `−${lost}` : lost < 0 ? `+${-lost}` : "0";
   const button = element("button", {
     type: "button", className: "cut", onclick: () => toggle(part), "--loss": Math.max(0, lost) / 100,

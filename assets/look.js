@@ -68,10 +68,10 @@ function looksInto(query, key) {
 function moveCell(event) {
   const {kind, keys, queries, shown, query, key} = view();
   const last = kind === "decoder" ? query : keys.length - 1;            // what follows is masked
-  const [down, right] = ARROWS[event.key] ?? [0, {Home: -key, End: last - key}[event.key]];
-  if (right === undefined) return;
+  const move = moveOf(event.key, -key, last - key);
+  if (!move) return;
   event.preventDefault();
-  const cell = [query + down, key + right], isInside = cell[0] in queries && cell[1] in keys;
+  const cell = [query + move[0], key + move[1]], isInside = cell[0] in queries && cell[1] in keys;
   if (isInside && cell[0] < shown && !isMasked(kind, ...cell)) change({cell});
   document.activeElement.scrollIntoView({block: "nearest", inline: "nearest"});
 }
