@@ -30,6 +30,7 @@ ZERO, PLUS = 4, 14                                          # in a sum the digit
 ARCHITECTURES = ("encoder", "decoder", "encoder-decoder")
 SPLITS = ("train", "validation", "test")                    # 80, 10 and 10 per cent of all sequences
 SMALL_POOL = 4096                                           # up to here, all sequences of a length are listed
+POOL = 8                                                    # so many questions are drawn to pick one of them
 
 
 def every_question(content: Tensor) -> Tensor:
@@ -58,6 +59,7 @@ class Task:
     is_valid: Callable[[Tensor], Tensor] = every_question   # which of these (N, L) are questions, (N,)
     names: dict[int, str] = field(default_factory=dict)     # of tokens that are not called by their number
     form: str = "other symbols"                             # how to type a question, after "write …"
+    kinds: Callable[[Tensor], dict[str, Tensor]] | None = None          # of questions, see count_repeats
     settings: dict = field(default_factory=dict)            # those of train.Config that it trains best with
     depends_on: Callable[[Tensor], Tensor] | None = None    # (N, L) → (N, A, L); None: see `dependence`
 
@@ -147,6 +149,46 @@ def propose_patterns(symbols: range, count: int, length: int, generator: torch.G
     return content
 
 
+def count_repeats(content: Tensor) -> dict[str, Tensor]:
+    """9 5 7 5 has 1 repeat: how many symbols of each question (N, L) occurred before."""
+    ordered = content.sort(dim=1).values
+    return {"repeats": (ordered[:, 1:] == ordered[:, :-1]).sum(dim=1)}
+
+
+def count_carries(content: Tensor) -> dict[str, Tensor]:
+    """9 9 5 + 0 0 5 has 3 carries and a ripple of 2: the most nines in a row that pass a carry on.
+
+    Of each sum (N, L), the nines being pairs of digits, such as 9 and 0 or 5 and 4.
+    """
+    first, second = (content - ZERO).split(content.size(1) // 2 + 1, dim=1)             # first is with PLUS
+    carry = count = ripple = longest = torch.zeros(len(content), dtype=torch.int64)
+    for column in reversed(range(second.size(1))):
+        pair = first[:, column] + second[:, column]
+        ripple = torch.where((pair == 9) & (carry == 1), ripple + 1, 0)
+        carry = (pair + carry) // 10
+        count, longest = count + carry, torch.maximum(longest, ripple)
+    return {"carries": count, "ripple": longest}
+
+
+def count_clues(content: Tensor) -> dict[str, Tensor]:
+    """_ _ 5 9 5 9 has period 2, 2 gaps and 1 clue: only the first 5 and the last 9 rule out period 3.
+
+    Clues are the pairs of symbols, in each question (N, L), that rule out a wrong period, of the one that has
+    fewest. They count up to 3, and where no period is wrong they count as 3.
+    """
+    length, most = content.size(1), 3
+    clashes = [torch.zeros(len(content), dtype=torch.int64)]            # of symbols 0, 1, 2 … places apart
+    for shift in range(1, length):
+        near, far = content[:, :-shift], content[:, shift:]
+        clashes.append(((near != far) & (near != MASK) & (far != MASK)).sum(dim=1))
+    period, clues = torch.zeros_like(clashes[0]), torch.full_like(clashes[0], most)
+    for candidate in reversed(range(1, length // 2 + 1)):
+        against = torch.stack(clashes[candidate::candidate]).sum(dim=0)
+        period[against == 0] = candidate
+        clues = torch.where(against > 0, torch.minimum(clues, against), clues)
+    return {"period": period, "gaps": (content == MASK).sum(dim=1), "clues": clues}
+
+
 def visible_copies(content: Tensor) -> Tensor:
     """Where the symbols of the completed pattern can be seen, (N, A, L) boolean."""
     return complete(content)[:, :, None] == content[:, None, :]
@@ -156,17 +198,19 @@ def visible_copies(content: Tensor) -> Tensor:
 TASKS = {
     "copy": Task(copy),
     "reverse": Task(reverse),
-    "sort": Task(sort, settings={"epochs": 300}),
+    "sort": Task(sort, kinds=count_repeats, settings={"epochs": 300}),
     "double": Task(double, settings={"epochs": 100}),
     "add": Task(
         add, symbols=range(ZERO, PLUS + 1), propose=propose_sums, is_valid=is_sum,
         names={ZERO + digit: str(digit) for digit in range(10)} | {PLUS: "+"},
         form="two numbers with the same number of digits, as in 4 2 + 1 9",
+        kinds=count_carries,
         settings={"epochs": 400, "hold": 0.75, "embedding_std": 1.0, "position_base": 10_000.0},
     ),
     "complete": Task(
         complete, gaps=True, propose=propose_patterns, is_valid=has_one_completion,
         form="a repeating pattern with gaps that can be filled in only one way, as in 5 _ 5 7",
+        kinds=count_clues,
         settings={"epochs": 400, "positional": "learned", "norm_first": False},
         depends_on=visible_copies,                          # replacing one copy mostly leaves no pattern
     ),
@@ -292,19 +336,46 @@ def add_start_end(content: Tensor, width: int) -> Tensor:
     return sequence
 
 
+def kinds_of(task: str, source: Tensor) -> dict[str, Tensor]:
+    """Of each question in source (N, S) its length, and what else the task says of it, each (N,)."""
+    lengths = (source != PAD).sum(dim=1) - 2                # without START and END
+    kinds = {"length": lengths}
+    if TASKS[task].kinds:
+        for length in lengths.unique().tolist():
+            rows = lengths == length
+            for name, values in TASKS[task].kinds(source[rows, 1 : length + 1]).items():
+                kinds.setdefault(name, torch.zeros_like(lengths))[rows] = values
+    return kinds
+
+
+def pick_balanced(
+    kinds: dict[str, Tensor], count: int, balance: float, generator: torch.Generator
+) -> Tensor:
+    """Indices (count,) of questions with these kinds, each (N,): rare kinds more often than they occur.
+
+    A question is picked with a weight of 1/frequency^balance of its kind: with balance 0 kinds stay as
+    frequent as they are, with 1 all of them become equally frequent, as far as there are enough questions.
+    """
+    kind = torch.stack(list(kinds.values()), dim=1)
+    _, number, frequency = kind.unique(dim=0, return_inverse=True, return_counts=True)
+    return torch.multinomial(frequency[number].double() ** -balance, count, generator=generator)
+
+
 def draw(
     task: str, count: int, generator: torch.Generator, split: str = "train",
-    seq_len: int = 8, vocab_size: int = 20, fixed_length: bool = False,
+    seq_len: int = 8, vocab_size: int = 20, fixed_length: bool = False, balance: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """Fresh sequences of a task: source (N, S) and target (N, T), as wide as the longest need.
 
     Lengths are uniform in 1 … seq_len, or all seq_len with fixed_length. A length of which the split has no
-    example is left out. ValueError for an unknown task or split and for sizes that leave nothing to draw.
+    example is left out. With balance, these are picked from POOL times as many, see pick_balanced.
+    ValueError for an unknown task or split and for sizes that leave nothing to draw.
     """
     check_known(TASKS, task=task)
     check_known(SPLITS, split=split)
     lengths = usable_lengths(task, split, seq_len, vocab_size, fixed_length)
-    length_of_row = torch.tensor(lengths)[torch.randint(len(lengths), (count,), generator=generator)]
+    drawn = POOL * count if balance else count
+    length_of_row = torch.tensor(lengths)[torch.randint(len(lengths), (drawn,), generator=generator)]
     pairs, answer_lengths = [], []
     for length in lengths:                                  # rows of one length make one tensor without PAD
         rows = (length_of_row == length).nonzero().flatten()
@@ -314,11 +385,14 @@ def draw(
             answer_lengths.append(pairs[-1][2].size(1))
         else:
             answer_lengths.append(answer_length(task, length, vocab_size))
-    source = torch.full((count, max(lengths) + 2), PAD)
-    target = torch.full((count, max(answer_lengths) + 2), PAD)
+    source = torch.full((drawn, max(lengths) + 2), PAD)
+    target = torch.full((drawn, max(answer_lengths) + 2), PAD)
     for rows, content, answer in pairs:
         source[rows] = add_start_end(content, source.size(1))
         target[rows] = add_start_end(answer, target.size(1))
+    if balance:
+        rows = pick_balanced(kinds_of(task, source), count, balance, generator)
+        source, target = source[rows], target[rows]
     return source, target
 
 

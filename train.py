@@ -100,6 +100,7 @@ class Config:
     hold: float = 0.0                                       # share of the steps at this rate before it falls
     seq_len: int = 8
     fixed_length: bool = False
+    balance: float = 0.0                                    # of the kinds of training questions, 0 … 1
     vocab_size: int = MODEL["vocab_size"]
     d_model: int = MODEL["d_model"]
     num_heads: int = MODEL["num_heads"]
@@ -147,7 +148,9 @@ class Config:
 
     def draw(self, count: int, generator: torch.Generator, split: str = "train") -> tuple[Tensor, Tensor]:
         """Fresh source (count, S) and target (count, T) of this run's task."""
-        return draw(self.task, count, generator, split, self.seq_len, self.vocab_size, self.fixed_length)
+        balance = self.balance if split == "train" else 0.0
+        sizes = self.seq_len, self.vocab_size, self.fixed_length
+        return draw(self.task, count, generator, split, *sizes, balance)
 
 
 def recipe(task: str, architecture: str, **settings) -> Config:
@@ -791,6 +794,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     setting("--hold", "share of the steps at this rate, before it falls to 0 along a cosine")
     setting("--seq-len", "the most symbols in a question")
     option("--fixed-length", action="store_true", help="only sequences of that length, not 1 up to it")
+    setting("--balance", "of the kinds of training questions: 0 leaves rare ones rare, 1 makes all equal")
     setting("--vocab-size", "token ids; four of them are special")
     setting("--d-model", "width of the residual stream")
     setting("--num-heads", "attention heads; must divide --d-model")
@@ -860,6 +864,8 @@ def check_config(config: Config) -> None:
         raise ValueError(f"learning_rate={config.learning_rate} is out of range; choose e.g. 0.001")
     if not 0 <= config.hold < 1:
         raise ValueError(f"hold={config.hold} is out of range; choose 0 … <1")
+    if not 0 <= config.balance <= 1:
+        raise ValueError(f"balance={config.balance} is out of range; choose 0 … 1")
     if not 0 <= config.seed < 2**63:
         raise ValueError(f"seed={config.seed} is out of range; choose 0 … 2^63 − 1")
     config.check_task()

@@ -207,6 +207,65 @@ def test_each_architecture_is_asked_for_the_answer_alone_and_is_never_given_what
         assert alone[row].tolist() == filled([PAD] * (len(prompt) - 1) + answer, alone.size(1))
 
 
+def kinds_in_plain_python(task, content):
+    if task == "sort":
+        return {"repeats": len(content) - len(set(content))}
+    if task == "add":
+        half = len(content) // 2
+        first, second = ([digit - ZERO for digit in part] for part in (content[:half], content[half + 1 :]))
+        pairs = [a + b for a, b in zip(first, second, strict=True)]
+        runs = re.findall("9*c", "".join("c" if pair > 9 else str(pair) for pair in pairs))
+        return {"carries": sum(map(len, runs)), "ripple": max((len(run) - 1 for run in runs), default=0)}
+    against = {period: sum(
+        content[i] != content[j] and MASK not in (content[i], content[j])
+        for i in range(len(content)) for j in range(i + period, len(content), period)
+    ) for period in range(1, len(content) // 2 + 1)}
+    return {
+        "period": min(period for period in against if not against[period]), "gaps": content.count(MASK),
+        "clues": min([3, *filter(None, against.values())]),
+    }
+
+
+@pytest.mark.parametrize("task", ["sort", "add", "complete"])
+def test_kinds_of_questions_are_those_of_a_loop_in_plain_python(task):
+    source, _ = draw(task, 500, torch.Generator().manual_seed(0))
+    kinds = data.kinds_of(task, source)
+    for row, sequence in enumerate(source.tolist()):
+        content = sequence[1 : sequence.index(END)]
+        expected = {"length": len(content)} | kinds_in_plain_python(task, content)
+        assert {name: int(values[row]) for name, values in kinds.items()} == expected
+
+
+def test_a_task_without_kinds_tells_its_questions_apart_by_their_length():
+    source, _ = draw("copy", 50, torch.Generator().manual_seed(0))
+    (name, lengths), = data.kinds_of("copy", source).items()
+    assert name == "length" and lengths.tolist() == [row.index(END) - 1 for row in source.tolist()]
+
+
+@pytest.mark.parametrize("balance", [0, 0.5, 1])
+def test_with_balance_a_kind_is_as_frequent_as_a_power_of_its_frequency(balance):
+    kinds = {"length": torch.tensor([1] * 800 + [2] * 200), "repeats": torch.tensor([0] * 950 + [1] * 50)}
+    generator, picked = torch.Generator().manual_seed(0), []
+    for _ in range(100):
+        picked += data.pick_balanced(kinds, 20, balance, generator).tolist()
+    counts = [sum(low <= row < high for row in picked) for low, high in ((0, 800), (800, 950), (950, 1000))]
+    shares = [800 ** (1 - balance), 150 ** (1 - balance), 50 ** (1 - balance)]
+    for count, share in zip(counts, shares, strict=True):
+        assert count == pytest.approx(2000 * share / sum(shares), abs=100)
+
+
+def test_balanced_questions_are_those_of_their_split_with_their_answers():
+    plain, balanced = (
+        draw("add", 1000, torch.Generator().manual_seed(0), balance=balance) for balance in (0.0, 1.0)
+    )
+    rare = [int((data.kinds_of("add", source)["ripple"] > 0).sum()) for source, _ in (plain, balanced)]
+    assert rare[1] > 4 * rare[0]
+    for sequence, answer in zip(*(tokens.tolist() for tokens in balanced), strict=True):
+        content = torch.tensor([sequence[1 : sequence.index(END)]])
+        assert split_of(content) == 0
+        assert TASKS["add"].answer(content)[0].tolist() == answer[1 : answer.index(END)]
+
+
 def test_scores_count_what_a_person_would_count():
     target = torch.tensor([[START, 5, 7, END, PAD], [START, 9, END, PAD, PAD], [START, 8, 6, 4, END]])
     prediction = torch.tensor([[9, 5, 7, END, 9], [START, 9, 9, PAD, PAD], [START, 8, 6, 4, END]])
