@@ -348,33 +348,33 @@ def kinds_of(task: str, source: Tensor) -> dict[str, Tensor]:
     return kinds
 
 
-def pick_balanced(
-    kinds: dict[str, Tensor], count: int, balance: float, generator: torch.Generator
+def pick_rare(
+    kinds: dict[str, Tensor], count: int, oversample: float, generator: torch.Generator
 ) -> Tensor:
     """Indices (count,) of questions with these kinds, each (N,): rare kinds more often than they occur.
 
-    A question is picked with a weight of 1/frequency^balance of its kind: with balance 0 kinds stay as
-    frequent as they are, with 1 all of them become equally frequent, as far as there are enough questions.
+    A question has the weight 1/frequency^oversample of its kind: with 0 kinds stay as frequent as they are,
+    with 1 all of them become equally frequent, as far as there are enough questions.
     """
     kind = torch.stack(list(kinds.values()), dim=1)
     _, number, frequency = kind.unique(dim=0, return_inverse=True, return_counts=True)
-    return torch.multinomial(frequency[number].double() ** -balance, count, generator=generator)
+    return torch.multinomial(frequency[number].double() ** -oversample, count, generator=generator)
 
 
 def draw(
     task: str, count: int, generator: torch.Generator, split: str = "train",
-    seq_len: int = 8, vocab_size: int = 20, fixed_length: bool = False, balance: float = 0.0,
+    seq_len: int = 8, vocab_size: int = 20, fixed_length: bool = False, oversample: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """Fresh sequences of a task: source (N, S) and target (N, T), as wide as the longest need.
 
     Lengths are uniform in 1 … seq_len, or all seq_len with fixed_length. A length of which the split has no
-    example is left out. With balance, these are picked from POOL times as many, see pick_balanced.
+    example is left out. With oversample, they are picked from POOL times as many, see pick_rare.
     ValueError for an unknown task or split and for sizes that leave nothing to draw.
     """
     check_known(TASKS, task=task)
     check_known(SPLITS, split=split)
     lengths = usable_lengths(task, split, seq_len, vocab_size, fixed_length)
-    drawn = POOL * count if balance else count
+    drawn = POOL * count if oversample else count
     length_of_row = torch.tensor(lengths)[torch.randint(len(lengths), (drawn,), generator=generator)]
     pairs, answer_lengths = [], []
     for length in lengths:                                  # rows of one length make one tensor without PAD
@@ -390,8 +390,8 @@ def draw(
     for rows, content, answer in pairs:
         source[rows] = add_start_end(content, source.size(1))
         target[rows] = add_start_end(answer, target.size(1))
-    if balance:
-        rows = pick_balanced(kinds_of(task, source), count, balance, generator)
+    if oversample:
+        rows = pick_rare(kinds_of(task, source), count, oversample, generator)
         source, target = source[rows], target[rows]
     return source, target
 
@@ -548,11 +548,11 @@ def first_line(error: Exception) -> str:
     return (str(error) or type(error).__name__).splitlines()[0]
 
 
-def ask(task: str, content: Tensor) -> Tensor:
-    """The answers of a task that may be wrong. ValueError where it raises or changes its questions."""
+def call(task: str, function: Callable, content: Tensor) -> object:
+    """What a function of a task returns. ValueError where it raises or changes its questions (N, L)."""
     before = content.clone()
     try:
-        answer = TASKS[task].answer(content)
+        returned = function(content)
     except Exception as error:                              # a reader's function can fail in any way
         frame = traceback.extract_tb(error.__traceback__)[:2][-1]           # in the reader's function
         place = f"{Path(frame.filename).name}, line {frame.lineno}"
@@ -562,7 +562,26 @@ def ask(task: str, content: Tensor) -> Tensor:
         ) from error
     if not torch.equal(content, before):
         raise ValueError(f"task {task} changes its question in place; change content.clone() instead")
-    return answer
+    return returned
+
+
+def ask(task: str, content: Tensor) -> Tensor:
+    """The answers (N, A) of a task, whose function may be wrong: see call and check_answers."""
+    return call(task, TASKS[task].answer, content)
+
+
+def check_kinds(task: str, content: Tensor) -> None:
+    """ValueError unless each kind of these questions (N, L) has a name and whole numbers (N,)."""
+    kinds = call(task, TASKS[task].kinds, content)
+    if not isinstance(kinds, dict):
+        raise ValueError(f"task {task} has kinds in a {type(kinds).__name__}; return a dict: {{name: (N,)}}")
+    for name, values in kinds.items():
+        whole = isinstance(values, Tensor) and not values.is_floating_point()
+        if not whole or values.shape != (len(content),):
+            got = f"{values.dtype} {tuple(values.shape)}" if isinstance(values, Tensor) else f"{values!r}"
+            raise ValueError(
+                f"task {task} has {name} {got} for {len(content)} questions; return a whole number for each"
+            )
 
 
 def check_answers(task: str, content: Tensor, answers: Tensor, vocab_size: int) -> None:
@@ -592,6 +611,8 @@ def check_task(task: str, seq_len: int = 8, vocab_size: int = 20, fixed_length: 
         content = draw_contents(task, "train", length, vocab_size, 8, generator)
         answers = ask(task, content)
         check_answers(task, content, answers, vocab_size)
+        if TASKS[task].kinds:
+            check_kinds(task, content)
         if not torch.equal(answers, ask(task, content)):
             raise ValueError(f"task {task} answers the same question differently each time; leave chance out")
         for question, answer in zip(content, answers, strict=True):

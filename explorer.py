@@ -248,6 +248,7 @@ LOOK_FOR = {                                                # by the beginning o
     "layers": "Look for the step after which the answer is there: it was found in that step.",
     "lengths": "Look at what happens beyond the lengths of training, and at which place it breaks.",
     "training": "Look for the step at which all sequences are right.",
+    "mistakes": "Look for a kind that is rare among the questions and frequent among the mistakes.",
     "film": "Look for the step at which the pattern appears, and whether accuracy rises with it.",
     "weights": "Look at which part of the residual stream each matrix reads, and which it writes.",
     "beside_trained": "Compare how few heads the task needs with how many training found.",

@@ -46,6 +46,7 @@ from data import (
     exact_match,
     first_line,
     is_scored,
+    kinds_of,
     parse_options,
     task_names,
     to_text,
@@ -73,6 +74,7 @@ PROBES, LONGEST_PROBE = 4, 16                               # questions of the r
 SEEDS = {"validation": 1, "test": 2, "examples": 3, "analysis": 4, "influence": 5}      # the same in all runs
 WARM_UP_STEPS = 15
 BETAS = (0.85, 0.99)                                        # Adam's memory of the gradient and of its square
+SMALLEST_EXCESS = 0.05                                      # of mistakes that are worth telling
 CLIP_NORM = 0.5                                             # the longest gradient that a step may follow
 
 
@@ -100,7 +102,7 @@ class Config:
     hold: float = 0.0                                       # share of the steps at this rate before it falls
     seq_len: int = 8
     fixed_length: bool = False
-    balance: float = 0.0                                    # of the kinds of training questions, 0 … 1
+    oversample: float = 0.0                                 # rare kinds of training questions: 0 … 1
     vocab_size: int = MODEL["vocab_size"]
     d_model: int = MODEL["d_model"]
     num_heads: int = MODEL["num_heads"]
@@ -148,9 +150,9 @@ class Config:
 
     def draw(self, count: int, generator: torch.Generator, split: str = "train") -> tuple[Tensor, Tensor]:
         """Fresh source (count, S) and target (count, T) of this run's task."""
-        balance = self.balance if split == "train" else 0.0
+        oversample = self.oversample if split == "train" else 0.0
         sizes = self.seq_len, self.vocab_size, self.fixed_length
-        return draw(self.task, count, generator, split, *sizes, balance)
+        return draw(self.task, count, generator, split, *sizes, oversample)
 
 
 def recipe(task: str, architecture: str, **settings) -> Config:
@@ -353,10 +355,106 @@ def train(
         yield run.average.module, run.checkpoint()
 
 
-def metrics_of(config: Config, model: nn.Module, history: list[dict], device: torch.device) -> dict:
-    """The run's figures: when validation was first solved, and the scores on fresh test sequences."""
+# ---------------------------------------------------------------- the test, and its mistakes
+
+
+@dataclass
+class Answers:
+    """What a model says to the test sequences, none of which training ever saw."""
+
+    config: Config
+    source: Tensor                                          # the questions (N, S)
+    target: Tensor                                          # the right answers (N, T)
+    prediction: Tensor                                      # the model's own (N, T)
+
+    @property
+    def wrong(self) -> Tensor:
+        """Which questions are answered wrongly, (N,)."""
+        return ~all_right(self.prediction, self.target)
+
+    def different_mistakes(self) -> list[int]:
+        """The rows of those questions, each question once however often it occurs."""
+        first = {}
+        for row in self.wrong.nonzero().flatten().tolist():
+            first.setdefault(tuple(self.source[row].tolist()), row)
+        return list(first.values())
+
+    def by_kind(self) -> list[dict]:
+        """Of each kind of questions the numbers and shares, of all questions and of the mistakes."""
+        rows, mistakes = [], int(self.wrong.sum())
+        for kind, values in kinds_of(self.config.task, self.source).items():
+            different = values[self.different_mistakes()]
+            for value in values.unique().tolist():
+                is_kind = values == value
+                wrong = int((is_kind & self.wrong).sum())
+                rows.append({
+                    "kind": kind, "value": value, "questions": int(is_kind.sum()), "mistakes": wrong,
+                    "different_mistakes": int((different == value).sum()),
+                    "share_of_questions": is_kind.double().mean().item(),
+                    "share_of_mistakes": wrong / max(1, mistakes),
+                })
+        return rows
+
+
+def take_test(config: Config, model: nn.Module) -> Answers:
+    """The model's answers to this run's test sequences."""
     source, target = config.draw(TEST_SEQUENCES, fixed_generator("test"), "test")
-    prediction = predict(model, source, target)
+    return Answers(config, source, target, predict(model, source, target))
+
+
+def percent(share: float, decimals: int = 0) -> str:
+    """Rounded down, so that 100% means all."""
+    factor = 10**decimals
+    text = f"{math.floor(round(100 * factor * share, 6)) / factor:.{decimals}f}"
+    return text.removesuffix("." + "0" * decimals) + "%"
+
+
+def prediction_text(task: str, source: Tensor, target: Tensor, prediction: Tensor) -> str:
+    """Source (S,) above its target (T,) and the prediction (T,), with the wrong symbols in []."""
+    counts = is_scored(target)
+    source, target, prediction = source[is_scored(source)], target[counts], prediction[counts]
+    wrong = prediction != target
+    lines = []
+    for name, tokens in ("input", source), ("target", target), ("prediction", prediction):
+        words = [to_text(token, task) for token in tokens.split(1)]
+        marked = wrong if name == "prediction" else torch.zeros_like(tokens, dtype=torch.bool)
+        cells = [f"[{word}]" if mark else f" {word} " for word, mark in zip(words, marked, strict=True)]
+        lines.append(f"    {name:<11}" + "".join(f"{cell:>6}" for cell in cells).rstrip())
+    return "\n".join(lines) + (f"   {int(wrong.sum())} wrong" if wrong.any() else "   all right")
+
+
+def excess(row: dict) -> float:
+    """By how much a kind's share of the mistakes exceeds its share of the questions."""
+    return row["share_of_mistakes"] - row["share_of_questions"]
+
+
+def hardest_kinds(table: list[dict]) -> list[dict]:
+    """Of lengths, and of whatever else tells questions apart, the row of Answers.by_kind with most excess."""
+    hardest = {}
+    for row in table:
+        hardest[row["kind"]] = max(hardest.get(row["kind"], row), row, key=excess)
+    return list(hardest.values())
+
+
+def mistakes_text(answers: Answers) -> str:
+    """Which kinds of questions are answered wrongly, where any are, and three of them; at most 12 lines."""
+    config, different = answers.config, answers.different_mistakes()
+    count, rows = int(answers.wrong.sum()), hardest_kinds(answers.by_kind())
+    texts = [prediction_text(config.task, answers.source[row], answers.target[row], answers.prediction[row])
+             for row in different[:3]]
+    lines = {
+        f"{config.task}, {config.architecture}: {count:,} of {len(answers.wrong):,} wrong":
+            [f"{row['kind']} {row['value']}" for row in rows],
+        "    share of the questions": [percent(row["share_of_questions"], 1) for row in rows],
+        f"    share of the mistakes, {len(different):,} different":
+            [percent(row["share_of_mistakes"], 1) for row in rows],
+    }
+    table = [f"{name:<44}" + "".join(f"{cell:>12}" for cell in cells) for name, cells in lines.items()]
+    return "\n".join(table + texts)
+
+
+def metrics_of(config: Config, model: nn.Module, history: list[dict], answers: Answers) -> dict:
+    """The run's figures: when validation was first solved, and the scores in the test."""
     solved = first_solved(history) or {}
     return {
         "task": config.task,
@@ -369,10 +467,10 @@ def metrics_of(config: Config, model: nn.Module, history: list[dict], device: to
         "train_seconds": history[-1]["train_seconds"],
         "steps_to_solve": solved.get("step"),
         "seconds_to_solve": solved.get("train_seconds"),
-        "test_sequences": TEST_SEQUENCES,
-        "test_token_accuracy": token_accuracy(prediction, target),
-        "test_exact_match": exact_match(prediction, target),
-        "device": str(device),
+        "test_sequences": len(answers.target),
+        "test_token_accuracy": token_accuracy(answers.prediction, answers.target),
+        "test_exact_match": exact_match(answers.prediction, answers.target),
+        "device": str(next(model.parameters()).device),
         "threads": torch.get_num_threads(),
         "torch_version": str(torch.__version__),
     }
@@ -428,8 +526,8 @@ CHECKPOINT_KEYS = {
 DEFAULT_TASKS, DEFAULT_ARCHITECTURES = ["copy", "reverse"], ["encoder", "encoder-decoder"]
 DEFAULT_FOLDER = Path("models")
 OF_WEIGHTS = re.compile(                                    # what shows the weights in a run's folder
-    r"metrics\.json|(history|heads)\.csv|explorer\.html"
-    r"|(training|attention|influence|ablation|lengths|layers|film|weights|beside).*\.(png|svg|pdf|gif)"
+    r"metrics\.json|(history|heads|mistakes)\.csv|explorer\.html"
+    r"|(training|mistakes|attention|influence|ablation|lengths|layers|film|weights|beside).*\.(png|svg|pdf|gif)"
 )
 
 GALLERY = '<meta name="generator" content="visualize.py">'    # stands in the gallery
@@ -531,14 +629,30 @@ def save_table(rows: list[dict], path: Path) -> None:
         writer.writerows(rows)
 
 
-def save_figures(config: Config, metrics: dict, history: list[dict], folder: Path) -> None:
-    """metrics.json and history.csv, and training.png of a model that was trained."""
+def read_mistakes(folder: Path) -> list[dict]:
+    """The table that training left of Answers.by_kind; empty where there is none, or it is damaged."""
+    try:
+        with open(folder / "mistakes.csv", newline="") as file:
+            return [
+                {name: cell if name == "kind" else json.loads(cell) for name, cell in row.items()}
+                for row in csv.DictReader(file)
+            ]
+    except (OSError, ValueError, TypeError):
+        return []
+
+
+def save_figures(metrics: dict, history: list[dict], answers: Answers, folder: Path) -> None:
+    """metrics.json and history.csv; of a trained model training.png; of one with mistakes a table of them."""
     with replacing(folder / "metrics.json") as path:
         path.write_text(json.dumps(metrics, indent=2) + "\n")
     save_table(history, folder / "history.csv")
-    if metrics["steps"]:
-        with picture_style():
-            save_picture(training_picture(config, history), folder / "training.png")
+    with picture_style():
+        if metrics["steps"]:
+            save_picture(training_picture(answers.config, history), folder / "training.png")
+        if answers.wrong.any():
+            table = answers.by_kind()
+            save_table(table, folder / "mistakes.csv")
+            save_picture(mistakes_picture(answers.config, table), folder / "mistakes.png")
 
 
 def save_untrained(config: Config, model: nn.Module, models_dir: Path, **known: dict) -> None:
@@ -560,7 +674,8 @@ def save_untrained(config: Config, model: nn.Module, models_dir: Path, **known: 
     save_checkpoint(run.checkpoint() | {"known": known}, folder)
     remove_stale(folder)
     (folder / "attention.npz").unlink(missing_ok=True)
-    save_figures(config, metrics_of(config, model, run.history, run.device), run.history, folder)
+    answers = take_test(config, model)
+    save_figures(metrics_of(config, model, run.history, answers), run.history, answers, folder)
 
 
 @dataclass
@@ -645,13 +760,6 @@ def load_run(models_dir: Path, task: str, architecture: str = "encoder") -> Run:
     checkpoint, config, model = read_checkpoint(folder, task, architecture)
     known = checkpoint.get("known", {})
     return Run(model=model.eval(), config=config, history=checkpoint["history"], folder=folder, **known)
-
-
-def percent(share: float, decimals: int = 0) -> str:
-    """Rounded down, so that 100% means all."""
-    factor = 10**decimals
-    text = f"{math.floor(round(100 * factor * share, 6)) / factor:.{decimals}f}"
-    return text.removesuffix(".00") + "%"
 
 
 def differing_settings(config: Config) -> str:
@@ -770,6 +878,46 @@ def training_picture(config: Config, history: list[dict]) -> Figure:
     return figure
 
 
+def mistakes_sentence(table: list[dict]) -> str:
+    """What stands out most, if anything does."""
+    row = max(table, key=excess)
+    if excess(row) < SMALLEST_EXCESS:
+        return "the mistakes are spread over all kinds of questions"
+    shares = [percent(row[name], 1) for name in ("share_of_questions", "share_of_mistakes")]
+    return f"{row['kind']} {row['value']}: {shares[0]} of the questions, but {shares[1]} of the mistakes"
+
+
+def draw_shares(axes: Axes, kind: str, rows: list[dict]) -> None:
+    """Two bars for each value of a kind: its share of the questions, and of the mistakes."""
+    places, colours = numpy.arange(len(rows)), ("grid.color", "lines.color")
+    for side, share, colour in zip((-0.2, 0.2), ("questions", "mistakes"), colours, strict=True):
+        heights = [100 * row[f"share_of_{share}"] for row in rows]
+        axes.bar(places + side, heights, 0.4, color=matplotlib.rcParams[colour])
+    axes.set(xlabel=kind, xticks=places, xticklabels=[str(row["value"]) for row in rows], ylim=(0, 100))
+    axes.set_xlim(-0.6, len(rows) - 0.4)
+
+
+def mistakes_picture(config: Config, table: list[dict]) -> Figure:
+    """Which kinds of questions have more than their share of the mistakes; the table is Answers.by_kind."""
+    rows_of = {row["kind"]: [] for row in table}
+    for row in table:
+        rows_of[row["kind"]].append(row)
+    wrong, asked = (sum(row[name] for row in rows_of["length"]) for name in ("mistakes", "questions"))
+    numbers = f"{config.task}, {config.architecture}; {wrong:,} of {asked:,} test sequences wrong"
+    how = "Left bars, grey: share of the questions. Right bars, blue: share of the mistakes."
+    if kinds := TASKS[config.task].kinds:
+        how += "\n" + (inspect.getdoc(kinds) or "").split("\n")[0]
+    figure, top = new_picture(2.5, mistakes_sentence(table), numbers, how)
+    left, gap = 0.6, 0.4
+    width_of_value = (WIDTH - left - gap * (len(rows_of) - 1) - MARGIN) / len(table)
+    for kind, rows in rows_of.items():
+        width = width_of_value * len(rows)
+        draw_shares(panel(figure, left, top + 0.15, width, 1.85), kind, rows)
+        left += width + gap
+    figure.axes[0].set_ylabel("%")
+    return figure
+
+
 # ---------------------------------------------------------------- command line
 
 
@@ -794,7 +942,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     setting("--hold", "share of the steps at this rate, before it falls to 0 along a cosine")
     setting("--seq-len", "the most symbols in a question")
     option("--fixed-length", action="store_true", help="only sequences of that length, not 1 up to it")
-    setting("--balance", "of the kinds of training questions: 0 leaves rare ones rare, 1 makes all equal")
+    setting("--oversample", "draw rare kinds of questions more: 0 as they come, 1 all equally often")
     setting("--vocab-size", "token ids; four of them are special")
     setting("--d-model", "width of the residual stream")
     setting("--num-heads", "attention heads; must divide --d-model")
@@ -864,8 +1012,8 @@ def check_config(config: Config) -> None:
         raise ValueError(f"learning_rate={config.learning_rate} is out of range; choose e.g. 0.001")
     if not 0 <= config.hold < 1:
         raise ValueError(f"hold={config.hold} is out of range; choose 0 … <1")
-    if not 0 <= config.balance <= 1:
-        raise ValueError(f"balance={config.balance} is out of range; choose 0 … 1")
+    if not 0 <= config.oversample <= 1:
+        raise ValueError(f"oversample={config.oversample} is out of range; choose 0 … 1")
     if not 0 <= config.seed < 2**63:
         raise ValueError(f"seed={config.seed} is out of range; choose 0 … 2^63 − 1")
     config.check_task()
@@ -884,21 +1032,9 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def prediction_text(model: nn.Module, config: Config, source: Tensor, target: Tensor) -> str:
-    """Source (S,) above its target (T,) and the prediction (T,), with the wrong symbols in []."""
-    prediction, counts = predict(model, source[None], target[None])[0], is_scored(target)
-    source, target, prediction = source[is_scored(source)], target[counts], prediction[counts]
-    wrong = prediction != target
-    lines = []
-    for name, tokens in ("input", source), ("target", target), ("prediction", prediction):
-        words = [to_text(token, config.task) for token in tokens.split(1)]
-        marked = wrong if name == "prediction" else torch.zeros_like(tokens, dtype=torch.bool)
-        cells = [f"[{word}]" if mark else f" {word} " for word, mark in zip(words, marked, strict=True)]
-        lines.append(f"    {name:<11}" + "".join(f"{cell:>6}" for cell in cells).rstrip())
-    return "\n".join(lines) + (f"   {int(wrong.sum())} wrong" if wrong.any() else "   all right")
-
-
-def progress_lines(config: Config, model: nn.Module, history: list[dict], examples: list[tuple]) -> list[str]:
+def progress_lines(
+    config: Config, model: nn.Module, history: list[dict], examples: tuple[Tensor, Tensor]
+) -> list[str]:
     """The lines to print after an epoch: now and then the scores, and while it learns some answers."""
     *earlier, row = history
     before = first_solved(earlier)
@@ -914,7 +1050,9 @@ def progress_lines(config: Config, model: nn.Module, history: list[dict], exampl
         scores += f", solved: all {VALIDATION_SEQUENCES:,} right after {seconds}"
     if before or row["epoch"] > 5 and not solved:
         return [scores]
-    return [scores, *(prediction_text(model, config, *example) + "\n" for example in examples)]
+    sources, targets = examples
+    rows = zip(sources, targets, predict(model, sources, targets), strict=True)
+    return [scores, *(prediction_text(config.task, *row) + "\n" for row in rows)]
 
 
 def interrupted_text(config: Config, epochs_saved: int, replaces: bool) -> str:
@@ -934,7 +1072,7 @@ def train_and_save(
     """Train with a progress bar and now and then two answers; save everything; return the metrics."""
     sources, targets = config.draw(100, fixed_generator("examples"), "validation")
     middling_and_longest = is_scored(targets).sum(dim=1).argsort()[[50, -1]].tolist()
-    examples = [(sources[row], targets[row]) for row in middling_and_longest]
+    examples = sources[middling_and_longest], targets[middling_and_longest]
     probe, record = probe_of(config), read_record(folder, checkpoint["history"]) if checkpoint else None
     epochs_saved = len(checkpoint["history"]) if checkpoint else 0
     replaces = checkpoint is None and (folder / "checkpoint.pt").exists()
@@ -958,8 +1096,11 @@ def train_and_save(
                 bar.update(row["epoch"] - bar.n)
                 for line in lines:
                     tqdm.write(line, file=sys.stdout)
-        metrics = metrics_of(config, model, state["history"], device)
-        save_figures(config, metrics, state["history"], folder)
+        answers = take_test(config, model)
+        metrics = metrics_of(config, model, state["history"], answers)
+        save_figures(metrics, state["history"], answers, folder)
+        if not quiet and answers.wrong.any():
+            print(mistakes_text(answers) + "\n")
     except KeyboardInterrupt:
         raise KeyboardInterrupt(interrupted_text(config, epochs_saved, replaces)) from None
     return metrics

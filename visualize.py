@@ -96,6 +96,7 @@ from train import (
     command_line,
     first_solved,
     load_run,
+    mistakes_picture,
     name_lines,
     name_loss_axes,
     new_picture,
@@ -103,6 +104,7 @@ from train import (
     panel,
     percent,
     picture_style,
+    read_mistakes,
     read_record,
     replacing,
     runs_below,
@@ -1447,13 +1449,18 @@ def training_view(view: View) -> Figure:
     return training_picture(view.run.config, view.run.history)
 
 
+def mistakes_view(view: View) -> Figure:
+    """The mistakes in the test, as train.py draws them."""
+    return mistakes_picture(view.run.config, read_mistakes(view.run.folder))
+
+
 OF_ONE_SEQUENCE = {                                         # these show one sequence, …
     "attention_head": head_picture, "attention_layer": layer_picture, "attention_model": model_picture,
     "attention_kinds": kinds_picture,
 }
 PICTURES = OF_ONE_SEQUENCE | {                              # … the others what was measured on many
     "influence": influence_picture, "ablation": ablation_picture, "layers": layers_picture,
-    "training": training_view, "film": film_picture, "weights": weights_picture,
+    "training": training_view, "mistakes": mistakes_view, "film": film_picture, "weights": weights_picture,
 }
 
 
@@ -1468,6 +1475,8 @@ def says_nothing(name: str, view: View) -> bool:
     trained = view.run.history[-1]["step"] > 0
     if name == "training":
         return not trained
+    if name == "mistakes":
+        return not read_mistakes(view.run.folder)
     if name == "film":
         return not trained or view.record is None
     if name == "weights":

@@ -242,7 +242,7 @@ def all_tasks(tasks: list[str], architectures: list[str], seeds: int) -> None:
             config = train.recipe(task, architecture, seed=seed)
             *_, (model, checkpoint) = train.train(config, CPU)
             history = checkpoint["history"]
-            metrics = train.metrics_of(config, model, history, CPU)
+            metrics = train.metrics_of(config, model, history, train.take_test(config, model))
             rows.append(until_solved(iter(history), history[-1]["step"]))
             matches.append(train.percent(metrics["test_exact_match"], 2))
             hardest += [right_of_hardest_sums(model, config)] if task == "add" else []

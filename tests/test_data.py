@@ -242,25 +242,25 @@ def test_a_task_without_kinds_tells_its_questions_apart_by_their_length():
     assert name == "length" and lengths.tolist() == [row.index(END) - 1 for row in source.tolist()]
 
 
-@pytest.mark.parametrize("balance", [0, 0.5, 1])
-def test_with_balance_a_kind_is_as_frequent_as_a_power_of_its_frequency(balance):
+@pytest.mark.parametrize("oversample", [0, 0.5, 1])
+def test_oversampled_a_kind_is_as_frequent_as_a_power_of_its_frequency(oversample):
     kinds = {"length": torch.tensor([1] * 800 + [2] * 200), "repeats": torch.tensor([0] * 950 + [1] * 50)}
     generator, picked = torch.Generator().manual_seed(0), []
     for _ in range(100):
-        picked += data.pick_balanced(kinds, 20, balance, generator).tolist()
+        picked += data.pick_rare(kinds, 20, oversample, generator).tolist()
     counts = [sum(low <= row < high for row in picked) for low, high in ((0, 800), (800, 950), (950, 1000))]
-    shares = [800 ** (1 - balance), 150 ** (1 - balance), 50 ** (1 - balance)]
+    shares = [800 ** (1 - oversample), 150 ** (1 - oversample), 50 ** (1 - oversample)]
     for count, share in zip(counts, shares, strict=True):
         assert count == pytest.approx(2000 * share / sum(shares), abs=100)
 
 
-def test_balanced_questions_are_those_of_their_split_with_their_answers():
-    plain, balanced = (
-        draw("add", 1000, torch.Generator().manual_seed(0), balance=balance) for balance in (0.0, 1.0)
+def test_oversampled_questions_are_those_of_their_split_with_their_answers():
+    plain, oversampled = (
+        draw("add", 1000, torch.Generator().manual_seed(0), oversample=share) for share in (0.0, 1.0)
     )
-    rare = [int((data.kinds_of("add", source)["ripple"] > 0).sum()) for source, _ in (plain, balanced)]
+    rare = [int((data.kinds_of("add", source)["ripple"] > 0).sum()) for source, _ in (plain, oversampled)]
     assert rare[1] > 4 * rare[0]
-    for sequence, answer in zip(*(tokens.tolist() for tokens in balanced), strict=True):
+    for sequence, answer in zip(*(tokens.tolist() for tokens in oversampled), strict=True):
         content = torch.tensor([sequence[1 : sequence.index(END)]])
         assert split_of(content) == 0
         assert TASKS["add"].answer(content)[0].tolist() == answer[1 : answer.index(END)]
@@ -435,6 +435,23 @@ def changes_in_place(content):
 )
 def test_a_wrong_task_is_refused_in_one_line(answer, message, monkeypatch):
     monkeypatch.setitem(TASKS, "wrong", Task(answer))
+    with pytest.raises(ValueError, match=message) as refused:
+        check_task("wrong")
+    assert "\n" not in str(refused.value) and str(refused.value).startswith("task wrong ")
+
+
+@pytest.mark.parametrize(
+    ("kinds", "message"),
+    [
+        (lambda content: content[:, 0], "has kinds in a Tensor; return a dict"),
+        (lambda content: {"first": content[:, :1]}, r"has first torch.int64 \(8, 1\) for 8 questions"),
+        (lambda content: {"mean": content.double().mean(dim=1)}, r"has mean torch.float64 \(8,\) for 8"),
+        (lambda content: {"size": len(content)}, "has size 8 for 8 questions; return a whole number"),
+        (lambda content: {"third": content[:, 2]}, r"raises IndexError on \d+: .*\(test_data.py, line \d+\)"),
+    ],
+)
+def test_wrong_kinds_are_refused_in_one_line(kinds, message, monkeypatch):
+    monkeypatch.setitem(TASKS, "wrong", Task(data.copy, kinds=kinds))
     with pytest.raises(ValueError, match=message) as refused:
         check_task("wrong")
     assert "\n" not in str(refused.value) and str(refused.value).startswith("task wrong ")
