@@ -150,24 +150,25 @@ def propose_patterns(symbols: range, count: int, length: int, generator: torch.G
 
 
 def count_repeats(content: Tensor) -> dict[str, Tensor]:
-    """9 5 7 5 has 1 repeat: how many symbols of each question (N, L) occurred before."""
-    ordered = content.sort(dim=1).values
-    return {"repeats": (ordered[:, 1:] == ordered[:, :-1]).sum(dim=1)}
+    """9 5 5 7 9 5 has 3 repeats, a 9 and two 5s, and 3 copies of one symbol, the 5; for questions (N, L)."""
+    copies = (content[:, :, None] == content[:, None, :]).sum(dim=2)    # of each symbol, (N, L)
+    different = (1 / copies).sum(dim=1).round().long()
+    return {"repeats": content.size(1) - different, "copies": copies.amax(dim=1)}
 
 
 def count_carries(content: Tensor) -> dict[str, Tensor]:
-    """9 9 5 + 0 0 5 has 3 carries and a ripple of 2: the most nines in a row that pass a carry on.
+    """7 9 5 + 2 0 6 has 3 carries, 2 nines (9 + 0 and 7 + 2) and a ripple of 2: one carry runs through both.
 
-    Of each sum (N, L), the nines being pairs of digits, such as 9 and 0 or 5 and 4.
+    Of each sum (N, L). With no carry from its right a nine carries nothing, as in 7 9 5 + 2 0 4.
     """
     first, second = (content - ZERO).split(content.size(1) // 2 + 1, dim=1)             # first is with PLUS
+    pairs = first[:, : second.size(1)] + second
     carry = count = ripple = longest = torch.zeros(len(content), dtype=torch.int64)
-    for column in reversed(range(second.size(1))):
-        pair = first[:, column] + second[:, column]
+    for pair in reversed(pairs.unbind(dim=1)):
         ripple = torch.where((pair == 9) & (carry == 1), ripple + 1, 0)
         carry = (pair + carry) // 10
         count, longest = count + carry, torch.maximum(longest, ripple)
-    return {"carries": count, "ripple": longest}
+    return {"carries": count, "nines": (pairs == 9).sum(dim=1), "ripple": longest}
 
 
 def count_clues(content: Tensor) -> dict[str, Tensor]:
@@ -279,15 +280,19 @@ def list_contents(task: str, split: str, length: int, vocab_size: int) -> Tensor
 
 
 def draw_contents(
-    task: str, split: str, length: int, vocab_size: int, count: int, generator: torch.Generator
+    task: str, split: str, length: int, vocab_size: int, count: int, generator: torch.Generator,
+    proposals: int = 10,
 ) -> Tensor:
-    """count valid questions (count, length) of the split, with repetition."""
+    """count valid questions (count, length) of the split, with repetition.
+
+    For each that is sought so many are proposed at a time: of ten sequences, one is in the smallest split.
+    """
     if can_be_listed(task, length, vocab_size):
         pool = list_contents(task, split, length, vocab_size)
         return pool[torch.randint(len(pool), (count,), generator=generator)]
     symbols, drawn, in_vain = symbols_of(task, vocab_size), torch.empty(0, length, dtype=torch.int64), 0
-    while len(drawn) < count:                               # of ten sequences, one is in the smallest split
-        proposed = TASKS[task].propose(symbols, 10 * (count - len(drawn)) + 10, length, generator)
+    while len(drawn) < count:
+        proposed = TASKS[task].propose(symbols, proposals * (count - len(drawn)) + 10, length, generator)
         found = in_split(split, proposed[TASKS[task].is_valid(proposed)])
         drawn, in_vain = torch.cat([drawn, found]), 0 if len(found) else in_vain + len(proposed)
         if in_vain > 100_000:
@@ -374,13 +379,13 @@ def draw(
     check_known(TASKS, task=task)
     check_known(SPLITS, split=split)
     lengths = usable_lengths(task, split, seq_len, vocab_size, fixed_length)
-    drawn = POOL * count if oversample else count
+    drawn, proposals = (POOL * count, 2) if oversample else (count, 10)
     length_of_row = torch.tensor(lengths)[torch.randint(len(lengths), (drawn,), generator=generator)]
     pairs, answer_lengths = [], []
     for length in lengths:                                  # rows of one length make one tensor without PAD
         rows = (length_of_row == length).nonzero().flatten()
         if len(rows):
-            content = draw_contents(task, split, length, vocab_size, len(rows), generator)
+            content = draw_contents(task, split, length, vocab_size, len(rows), generator, proposals)
             pairs.append((rows, content, TASKS[task].answer(content)))
             answer_lengths.append(pairs[-1][2].size(1))
         else:

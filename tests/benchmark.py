@@ -154,7 +154,7 @@ def copy_weights(averages: list[Tensor], weights: list[Tensor], updates: Tensor)
         average.copy_(weight)
 
 
-def what_decides(architectures: list[str], seeds: int, max_steps: int) -> None:
+def what_decides(architectures: list[str], seeds: range, max_steps: int) -> None:
     """Reverse with the recipe, and with one thing in it changed to what is usual."""
     undivided = patch.object(transformer, "scaled_dot_product_attention", undivided_attention)
     changes = {
@@ -177,20 +177,20 @@ def what_decides(architectures: list[str], seeds: int, max_steps: int) -> None:
     for (name, (settings, patched)), architecture in itertools.product(changes.items(), architectures):
         settings = settings | {"task": "reverse", "architecture": architecture}
         with patched:
-            configs = [train.Config(**settings, seed=seed) for seed in range(seeds)]
+            configs = [train.Config(**settings, seed=seed) for seed in seeds]
             rows = [until_solved(our_history(config), max_steps) for config in configs]
         steps = median_and_most(rows, "step", 0)
         print(line.format(name, architecture, solved_of(rows), steps), flush=True)
 
 
-def compare(architectures: list[str], seeds: int, max_steps: int) -> None:
+def compare(architectures: list[str], seeds: range, max_steps: int) -> None:
     """Our recipe with each architecture, and the usual tutorial's encoder, on both tasks."""
     line = "{:<9}{:<17}{:>10}{:>16}{:>19}{:>9}{:>9}"
     headings = "task", "model", "solved", "steps (most)", "seconds (most)", "ms/step", "of peak"
     print(line.format(*headings))
     for task, model in itertools.product(("copy", "reverse"), (*architectures, "usual tutorial")):
         rows, milliseconds, shares = [], [], []
-        for seed in range(seeds):
+        for seed in seeds:
             usual = model == "usual tutorial"
             config = train.Config(task=task, seed=seed, architecture="encoder" if usual else model)
             peak = peak_flops_per_second()
@@ -231,26 +231,31 @@ def right_of_hardest_sums(model: nn.Module, config: train.Config) -> str:
     return f"{right:,} of {count:,}"
 
 
-def all_tasks(tasks: list[str], architectures: list[str], seeds: int) -> None:
-    """Each task with each architecture, its own recipe, to the end."""
+def all_tasks(tasks: list[str], architectures: list[str], seeds: range) -> None:
+    """Each task with each architecture, its own recipe, to the end, and of which kinds the mistakes are."""
     line = "{:<10}{:<17}{:>8}{:>15}{:>17}{:>7}   {}"
     headings = "task", "architecture", "solved", "steps (most)", "seconds (most)", "in all", "exact match"
+    tokens = "source", "target", "prediction"
     print(line.format(*headings))
     for task, architecture in itertools.product(tasks, architectures):
-        rows, matches, hardest = [], [], []
-        for seed in range(seeds):
+        rows, seconds, tests, hardest = [], [], [], []
+        for seed in seeds:
             config = train.recipe(task, architecture, seed=seed)
             *_, (model, checkpoint) = train.train(config, CPU)
             history = checkpoint["history"]
-            metrics = train.metrics_of(config, model, history, train.take_test(config, model))
             rows.append(until_solved(iter(history), history[-1]["step"]))
-            matches.append(train.percent(metrics["test_exact_match"], 2))
+            seconds.append(history[-1]["train_seconds"])
+            tests.append(train.take_test(config, model))
             hardest += [right_of_hardest_sums(model, config)] if task == "add" else []
+        matches = [train.percent(1 - test.wrong.double().mean().item(), 2) for test in tests]
         print(line.format(
             task, architecture, solved_of(rows), median_and_most(rows, "step", 0),
-            median_and_most(rows, "train_seconds", 1), f"{history[-1]['train_seconds']:.0f}",
+            median_and_most(rows, "train_seconds", 1), f"{max(seconds):.0f}",
             "; hardest sums: ".join(filter(None, [", ".join(matches), ", ".join(hardest)])),
         ), flush=True)
+        answers = (torch.cat([getattr(test, name) for test in tests]) for name in tokens)
+        if (all_tests := train.Answers(config, *answers)).wrong.any():
+            print("\n".join(train.mistakes_text(all_tests).splitlines()[:3]), flush=True)
 
 
 def swapped(run: train.Run, longer: bool) -> str:
@@ -260,7 +265,7 @@ def swapped(run: train.Run, longer: bool) -> str:
     return ", ".join(f"{share:.1%}" for share in torch.tensor(shares).nanmean(dim=0).tolist())
 
 
-def by_hand(seeds: int) -> None:
+def by_hand(seeds: range) -> None:
     """Is END's place known, and used, in reversing encoders: built by hand, untrained and trained?"""
     print("Most attention of a head of layer 1 on END, at length 8. What probes read after a sublayer:\n"
           "END's place, the mirror place. What is said if each symbol has what attention 1 wrote in a\n"
@@ -277,7 +282,7 @@ def by_hand(seeds: int) -> None:
     config, model, _ = handmade.reversing_encoder()
     run = train.Run(model, config, [], Path())
     report("built by hand", run, swapped(run, longer=False), swapped(run, longer=True))
-    for seed in range(seeds):
+    for seed in seeds:
         config = train.Config(seed=seed)
         run = train.Run(analysis.untrained(config).requires_grad_(False), config, [], Path())
         report(f"untrained, seed {seed}", run)
@@ -290,13 +295,13 @@ def by_hand(seeds: int) -> None:
         report("  labels shuffled", run, shuffled=True)
 
 
-def pattern(tasks: list[str], architectures: list[str], seeds: int) -> None:
+def pattern(tasks: list[str], architectures: list[str], seeds: range) -> None:
     """At which step the right symbols come and the pattern of attention, each when it is half-way up."""
     print("Steps at which the right symbols and the pattern of attention are half-way up, by seed\n"
           "(pattern: the share of the best head's attention on the answer of one recorded question):\n")
     for task, architecture in itertools.product(tasks, architectures):
         cells, order = [], []
-        for seed in range(seeds):
+        for seed in seeds:
             config, record = train.recipe(task, architecture, seed=seed), None
             probe = train.probe_of(config)
             for model, checkpoint in train.train(config, CPU):
@@ -319,7 +324,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--architecture", nargs="+", choices=ARCHITECTURES, default=ARCHITECTURES,
                         help="one or more (default: all)")
-    parser.add_argument("--seeds", type=int, default=3, help="how many seeds, from 0 on (default: 3)")
+    parser.add_argument("--seeds", type=int, default=3, help="how many seeds (default: 3)")
+    parser.add_argument("--first-seed", type=int, default=0, help="the first of them (default: 0)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
     parser.add_argument("--max-steps", type=int, default=400, help="where to give up (default: 400)")
     parser.add_argument("--what-decides", action="store_true", help="change one thing at a time instead")
@@ -331,19 +337,20 @@ def main() -> None:
                         help="with --all-tasks: only these")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    seeds = range(options.first_seed, options.first_seed + options.seeds)
     if options.all_tasks:
         ones_first = {"add": replace(TASKS["add"], answer=lambda content: add(content).flip(-1))}
         with patch.dict(TASKS, ones_first if options.ones_first else {}):
-            all_tasks(options.task, options.architecture, options.seeds)
+            all_tasks(options.task, options.architecture, seeds)
     elif options.pattern:
-        pattern(train.DEFAULT_TASKS, options.architecture, options.seeds)
+        pattern(train.DEFAULT_TASKS, options.architecture, seeds)
     elif options.by_hand:
-        by_hand(options.seeds)
+        by_hand(seeds)
     elif options.what_decides:
-        what_decides(options.architecture, options.seeds, options.max_steps)
+        what_decides(options.architecture, seeds, options.max_steps)
     else:
-        compare(options.architecture, options.seeds, options.max_steps)
-    print(f"\n{options.threads} thread(s), torch {torch.__version__}, seeds 0 … {options.seeds - 1}, "
+        compare(options.architecture, seeds, options.max_steps)
+    print(f"\n{options.threads} thread(s), torch {torch.__version__}, seeds {seeds[0]} … {seeds[-1]}, "
           f"peak {peak_flops_per_second() / 1e9:.0f} GFLOP/s in float32")
 
 
