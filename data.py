@@ -175,7 +175,8 @@ def count_clues(content: Tensor) -> dict[str, Tensor]:
     """_ _ 5 9 5 9 has period 2, 2 gaps and 1 clue: only the first 5 and the last 9 rule out period 3.
 
     Clues are the pairs of symbols, in each question (N, L), that rule out a wrong period, of the one that has
-    fewest. They count up to 3, and where no period is wrong they count as 3.
+    fewest. They count up to 3, and where no period is wrong they count as 3. Repeats are symbols that occur
+    before in the same period, such as the second 5 of 5 9 5 5 9 5.
     """
     length, most = content.size(1), 3
     clashes = [torch.zeros(len(content), dtype=torch.int64)]            # of symbols 0, 1, 2 … places apart
@@ -187,7 +188,8 @@ def count_clues(content: Tensor) -> dict[str, Tensor]:
         against = torch.stack(clashes[candidate::candidate]).sum(dim=0)
         period[against == 0] = candidate
         clues = torch.where(against > 0, torch.minimum(clues, against), clues)
-    return {"period": period, "gaps": (content == MASK).sum(dim=1), "clues": clues}
+    repeats = count_repeats(complete(content))["repeats"] - (length - period)
+    return {"period": period, "gaps": (content == MASK).sum(dim=1), "clues": clues, "repeats": repeats}
 
 
 def visible_copies(content: Tensor) -> Tensor:

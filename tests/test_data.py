@@ -221,9 +221,11 @@ def kinds_in_plain_python(task, content):
         content[i] != content[j] and MASK not in (content[i], content[j])
         for i in range(len(content)) for j in range(i + period, len(content), period)
     ) for period in range(1, len(content) // 2 + 1)}
+    period = min(period for period in against if not against[period])
+    pattern = [max(content[place::period]) for place in range(period)]
     return {
-        "period": min(period for period in against if not against[period]), "gaps": content.count(MASK),
-        "clues": min([3, *filter(None, against.values())]),
+        "period": period, "gaps": content.count(MASK), "clues": min([3, *filter(None, against.values())]),
+        "repeats": period - len(set(pattern)),
     }
 
 
