@@ -879,12 +879,13 @@ def training_picture(config: Config, history: list[dict]) -> Figure:
 
 
 def mistakes_sentence(table: list[dict]) -> str:
-    """What stands out most, if anything does."""
-    row = max(table, key=excess)
+    """The kind that stands out most, if any does."""
+    row, mistakes = max(table, key=excess), sum(row["mistakes"] for row in table if row["kind"] == "length")
     if excess(row) < SMALLEST_EXCESS:
-        return "the mistakes are spread over all kinds of questions"
-    shares = [percent(row[name], 1) for name in ("share_of_questions", "share_of_mistakes")]
-    return f"{row['kind']} {row['value']}: {shares[0]} of the questions, but {shares[1]} of the mistakes"
+        return f"{mistakes:,} mistakes, spread over all kinds of questions"
+    of_questions, of_mistakes = percent(row["share_of_questions"], 1), percent(row["share_of_mistakes"], 1)
+    whole = f"the {mistakes:,} mistakes" if mistakes > 1 else "the only mistake"
+    return f"{row['kind']} {row['value']}: {of_questions} of the questions, but {of_mistakes} of {whole}"
 
 
 def draw_shares(axes: Axes, kind: str, rows: list[dict]) -> None:

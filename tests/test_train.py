@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -235,15 +236,15 @@ def test_mistakes_are_counted_by_kind_beside_the_questions(answers):
     counted = [tuple(row.values()) for row in answers.by_kind()]
     expected = [                                            # questions, mistakes, different ones
         ("length", 1, 1, 0, 0), ("length", 2, 2, 1, 1), ("length", 3, 3, 2, 1),
-        ("repeats", 0, 3, 0, 0), ("repeats", 1, 3, 3, 2),
+        ("repeats", 0, 3, 0, 0), ("repeats", 1, 3, 3, 2), ("copies", 1, 3, 0, 0), ("copies", 2, 3, 3, 2),
     ]
     assert counted == [(*row, pytest.approx(row[2] / 6), pytest.approx(row[3] / 3)) for row in expected]
 
 
 def test_mistakes_are_told_in_twelve_lines_with_the_hardest_kind_and_examples(answers):
     first, *lines = train.mistakes_text(answers).splitlines()
-    assert first.split() == ["sort,", "encoder:", "3", "of", "6", "wrong", "length", "3", "repeats", "1"]
-    assert [line.split()[-2:] for line in lines[:2]] == [["50%", "50%"], ["66.6%", "100%"]]
+    assert re.split("  +", first) == ["sort, encoder: 3 of 6 wrong", "length 3", "repeats 1", "copies 2"]
+    assert [line.split()[-2:] for line in lines[:2]] == [["50%", "50%"], ["100%", "100%"]]
     assert "2 different" in lines[1] and len(lines) == 8
     assert lines[2].split() == ["input", "9", "5", "9", "END"]
     assert lines[4].split() == ["prediction", "5", "[5]", "9", "END", "1", "wrong"]
@@ -255,10 +256,10 @@ def test_mistakes_are_told_in_twelve_lines_with_the_hardest_kind_and_examples(an
 def test_the_picture_of_mistakes_says_which_kind_has_more_than_its_share(answers):
     table = answers.by_kind()
     figure = train.mistakes_picture(answers.config, table)
-    assert figure.get_suptitle() == "Repeats 1: 50% of the questions, but 100% of the mistakes"
+    assert figure.get_suptitle() == "Repeats 1: 50% of the questions, but 100% of the 3 mistakes"
     assert "3 of 6 test sequences wrong" in " ".join(text.get_text() for text in figure.texts)
-    assert "9 5 7 5 has 1 repeat" in figure.get_supxlabel()
-    assert [axes.get_xlabel() for axes in figure.axes] == ["length", "repeats"]
+    assert "9 5 5 7 9 5 has 3 repeats" in figure.get_supxlabel()
+    assert [axes.get_xlabel() for axes in figure.axes] == ["length", "repeats", "copies"]
     heights = [[bar.get_height() for bar in axes.patches] for axes in figure.axes]
     shares = [[row[name] for row in table if row["kind"] == kind]
               for kind in ("length", "repeats") for name in ("share_of_questions", "share_of_mistakes")]
@@ -266,7 +267,7 @@ def test_the_picture_of_mistakes_says_which_kind_has_more_than_its_share(answers
     assert numpy.allclose(heights[1], 100 * numpy.array(shares[2] + shares[3]))
     all_wrong = train.Answers(answers.config, answers.source, answers.target, answers.target + 1)
     sentence = train.mistakes_picture(answers.config, all_wrong.by_kind()).get_suptitle()
-    assert sentence == "The mistakes are spread over all kinds of questions"
+    assert sentence == "6 mistakes, spread over all kinds of questions"
 
 
 def test_mistakes_are_kept_until_the_next_weights_and_only_where_there_are_some(answers, tmp_path):

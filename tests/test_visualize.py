@@ -44,7 +44,7 @@ from visualize import (
 
 NAMES = [
     "attention_head", "attention_layer", "attention_model", "influence", "ablation", "layers", "training",
-    "film",
+    "mistakes", "film",
 ]
 
 
