@@ -30,7 +30,7 @@ ZERO, PLUS = 4, 14                                          # in a sum the digit
 ARCHITECTURES = ("encoder", "decoder", "encoder-decoder")
 SPLITS = ("train", "validation", "test")                    # 80, 10 and 10 per cent of all sequences
 SMALL_POOL = 4096                                           # up to here, all sequences of a length are listed
-POOL = 8                                                    # so many questions are drawn to pick one of them
+POOL = 8                                                    # questions drawn for each that is picked
 
 
 def every_question(content: Tensor) -> Tensor:
@@ -201,14 +201,14 @@ def visible_copies(content: Tensor) -> Tensor:
 TASKS = {
     "copy": Task(copy),
     "reverse": Task(reverse),
-    "sort": Task(sort, kinds=count_repeats, settings={"epochs": 300}),
+    "sort": Task(sort, kinds=count_repeats, settings={"epochs": 300, "oversample": 1.0}),
     "double": Task(double, settings={"epochs": 100}),
     "add": Task(
         add, symbols=range(ZERO, PLUS + 1), propose=propose_sums, is_valid=is_sum,
         names={ZERO + digit: str(digit) for digit in range(10)} | {PLUS: "+"},
         form="two numbers with the same number of digits, as in 4 2 + 1 9",
         kinds=count_carries,
-        settings={"epochs": 400, "hold": 0.75, "embedding_std": 1.0, "position_base": 10_000.0},
+        settings={"epochs": 400, "oversample": 1.0, "embedding_std": 1.0, "position_base": 10_000.0},
     ),
     "complete": Task(
         complete, gaps=True, propose=propose_patterns, is_valid=has_one_completion,
@@ -282,19 +282,15 @@ def list_contents(task: str, split: str, length: int, vocab_size: int) -> Tensor
 
 
 def draw_contents(
-    task: str, split: str, length: int, vocab_size: int, count: int, generator: torch.Generator,
-    proposals: int = 10,
+    task: str, split: str, length: int, vocab_size: int, count: int, generator: torch.Generator
 ) -> Tensor:
-    """count valid questions (count, length) of the split, with repetition.
-
-    For each that is sought so many are proposed at a time: of ten sequences, one is in the smallest split.
-    """
+    """count valid questions (count, length) of the split, with repetition."""
     if can_be_listed(task, length, vocab_size):
         pool = list_contents(task, split, length, vocab_size)
         return pool[torch.randint(len(pool), (count,), generator=generator)]
     symbols, drawn, in_vain = symbols_of(task, vocab_size), torch.empty(0, length, dtype=torch.int64), 0
-    while len(drawn) < count:
-        proposed = TASKS[task].propose(symbols, proposals * (count - len(drawn)) + 10, length, generator)
+    while len(drawn) < count:                               # of ten sequences, one is in the smallest split
+        proposed = TASKS[task].propose(symbols, 10 * (count - len(drawn)) + 10, length, generator)
         found = in_split(split, proposed[TASKS[task].is_valid(proposed)])
         drawn, in_vain = torch.cat([drawn, found]), 0 if len(found) else in_vain + len(proposed)
         if in_vain > 100_000:
@@ -378,28 +374,29 @@ def draw(
     example is left out. With oversample, they are picked from POOL times as many, see pick_rare.
     ValueError for an unknown task or split and for sizes that leave nothing to draw.
     """
+    if oversample:
+        sizes = seq_len, vocab_size, fixed_length
+        source, target = draw(task, POOL * count, generator, split, *sizes)
+        rows = pick_rare(kinds_of(task, source), count, oversample, generator)
+        return source[rows], target[rows]
     check_known(TASKS, task=task)
     check_known(SPLITS, split=split)
     lengths = usable_lengths(task, split, seq_len, vocab_size, fixed_length)
-    drawn, proposals = (POOL * count, 2) if oversample else (count, 10)
-    length_of_row = torch.tensor(lengths)[torch.randint(len(lengths), (drawn,), generator=generator)]
+    length_of_row = torch.tensor(lengths)[torch.randint(len(lengths), (count,), generator=generator)]
     pairs, answer_lengths = [], []
     for length in lengths:                                  # rows of one length make one tensor without PAD
         rows = (length_of_row == length).nonzero().flatten()
         if len(rows):
-            content = draw_contents(task, split, length, vocab_size, len(rows), generator, proposals)
+            content = draw_contents(task, split, length, vocab_size, len(rows), generator)
             pairs.append((rows, content, TASKS[task].answer(content)))
             answer_lengths.append(pairs[-1][2].size(1))
         else:
             answer_lengths.append(answer_length(task, length, vocab_size))
-    source = torch.full((drawn, max(lengths) + 2), PAD)
-    target = torch.full((drawn, max(answer_lengths) + 2), PAD)
+    source = torch.full((count, max(lengths) + 2), PAD)
+    target = torch.full((count, max(answer_lengths) + 2), PAD)
     for rows, content, answer in pairs:
         source[rows] = add_start_end(content, source.size(1))
         target[rows] = add_start_end(answer, target.size(1))
-    if oversample:
-        rows = pick_rare(kinds_of(task, source), count, oversample, generator)
-        source, target = source[rows], target[rows]
     return source, target
 
 
