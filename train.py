@@ -943,7 +943,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     setting("--hold", "share of the steps at this rate, before it falls to 0 along a cosine")
     setting("--seq-len", "the most symbols in a question")
     option("--fixed-length", action="store_true", help="only sequences of that length, not 1 up to it")
-    setting("--oversample", "draw rare kinds of questions more: 0 as they come, 1 all equally often")
+    setting("--oversample", "draw rare kinds of questions more often: 0 as they come, 1 like the others")
     setting("--vocab-size", "token ids; four of them are special")
     setting("--d-model", "width of the residual stream")
     setting("--num-heads", "attention heads; must divide --d-model")

@@ -482,6 +482,7 @@ def test_a_task_of_ones_own_is_a_function_and_a_line(tmp_path, monkeypatch, caps
         (["--learning-rate", "nan"], "learning_rate=nan is out of range; choose e.g. 0.001"),
         (["--learning-rate", "-1"], "learning_rate=-1.0 is out of range"),
         (["--hold", "1"], "hold=1.0 is out of range; choose 0 … <1"),
+        (["--oversample", "1.5"], "oversample=1.5 is out of range; choose 0 … 1"),
         (["--embedding-std", "0"], "embedding_std=0.0 is out of range; choose e.g. 0.25"),
         (["--dropout", "1"], "dropout=1.0"),
         (["--vocab-size", "4"], "vocab_size=4 leaves no symbols; choose 5 or more"),
