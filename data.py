@@ -150,7 +150,10 @@ def propose_patterns(symbols: range, count: int, length: int, generator: torch.G
 
 
 def count_repeats(content: Tensor) -> dict[str, Tensor]:
-    """9 5 5 7 9 5 has 3 repeats, a 9 and two 5s, and 3 copies of one symbol, the 5; for questions (N, L)."""
+    """9 5 5 7 9 5 has 3 repeats, a 9 and two 5s, and 3 copies of one symbol, the 5.
+
+    Of each question (N, L).
+    """
     copies = (content[:, :, None] == content[:, None, :]).sum(dim=2)    # of each symbol, (N, L)
     different = (1 / copies).sum(dim=1).round().long()
     return {"repeats": content.size(1) - different, "copies": copies.amax(dim=1)}

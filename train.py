@@ -888,14 +888,16 @@ def mistakes_sentence(table: list[dict]) -> str:
     return f"{row['kind']} {row['value']}: {of_questions} of the questions, but {of_mistakes} of {whole}"
 
 
-def draw_shares(axes: Axes, kind: str, rows: list[dict]) -> None:
-    """Two bars for each value of a kind: its share of the questions, and of the mistakes."""
+def draw_shares(axes: Axes, rows: list[dict]) -> None:
+    """Two bars for each value of one property: its share of the questions, and of the mistakes."""
     places, colours = numpy.arange(len(rows)), ("grid.color", "lines.color")
     for side, share, colour in zip((-0.2, 0.2), ("questions", "mistakes"), colours, strict=True):
         heights = [100 * row[f"share_of_{share}"] for row in rows]
         axes.bar(places + side, heights, 0.4, color=matplotlib.rcParams[colour])
-    axes.set(xlabel=kind, xticks=places, xticklabels=[str(row["value"]) for row in rows], ylim=(0, 100))
-    axes.set_xlim(-0.6, len(rows) - 0.4)
+    inches_of_value = axes.get_position().width * WIDTH / len(rows)
+    named = slice(None, None, math.ceil(0.25 / inches_of_value))            # all that there is room for
+    axes.set_xticks(places[named], [str(row["value"]) for row in rows[named]])
+    axes.set(xlabel=rows[0]["kind"], xlim=(-0.6, len(rows) - 0.4))
 
 
 def mistakes_picture(config: Config, table: list[dict]) -> Figure:
@@ -911,9 +913,12 @@ def mistakes_picture(config: Config, table: list[dict]) -> Figure:
     figure, top = new_picture(2.5, mistakes_sentence(table), numbers, how)
     left, gap = 0.6, 0.4
     width_of_value = (WIDTH - left - gap * (len(rows_of) - 1) - MARGIN) / len(table)
-    for kind, rows in rows_of.items():
+    most = max(row[name] for row in table for name in ("share_of_questions", "share_of_mistakes"))
+    for rows in rows_of.values():
         width = width_of_value * len(rows)
-        draw_shares(panel(figure, left, top + 0.15, width, 1.85), kind, rows)
+        axes = panel(figure, left, top + 0.15, width, 1.85)
+        draw_shares(axes, rows)
+        axes.set_ylim(0, 103 * most)                        # the same in all, so that bars compare
         left += width + gap
     figure.axes[0].set_ylabel("%")
     return figure
