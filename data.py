@@ -60,7 +60,7 @@ class Task:
     names: dict[int, str] = field(default_factory=dict)     # of tokens that are not called by their number
     form: str = "other symbols"                             # how to type a question, after "write …"
     kinds: Callable[[Tensor], dict[str, Tensor]] | None = None          # of questions, see count_repeats
-    settings: dict = field(default_factory=dict)            # those of train.Config that it trains best with
+    settings: dict = field(default_factory=dict)            # of train.Config, best for it; see train.recipe
     depends_on: Callable[[Tensor], Tensor] | None = None    # (N, L) → (N, A, L); None: see `dependence`
 
 
@@ -217,7 +217,10 @@ TASKS = {
         complete, gaps=True, propose=propose_patterns, is_valid=has_one_completion,
         form="a repeating pattern with gaps that can be filled in only one way, as in 5 _ 5 7",
         kinds=count_clues,
-        settings={"epochs": 400, "positional": "learned", "norm_first": False},
+        settings={
+            "epochs": 400, "positional": "learned", "embedding_std": 0.5, "oversample": 1.0,
+            "encoder": {"norm_first": False, "embedding_std": 0.25}, "decoder": {"oversample": 0.5},
+        },
         depends_on=visible_copies,                          # replacing one copy mostly leaves no pattern
     ),
 }

@@ -155,10 +155,16 @@ class Config:
         return draw(self.task, count, generator, split, *sizes, oversample)
 
 
+def own_settings(task: str, architecture: str) -> dict:
+    """Those that the task trains best with; what stands under an architecture's name is for that one."""
+    own = TASKS[task].settings
+    return {name: own[name] for name in own if name not in ARCHITECTURES} | own.get(architecture, {})
+
+
 def recipe(task: str, architecture: str, **settings) -> Config:
     """A run with these settings and, for any setting left out, the task's own or else the default."""
     check_known(TASKS, task=task)
-    own = TASKS[task].settings
+    own = own_settings(task, architecture)
     known = [setting.name for setting in fields(Config)]
     for name in own:
         if name not in known:
@@ -933,9 +939,13 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
 
     def setting(flag: str, help: str, name: str = "", **how) -> None:
         name = name or flag.strip("-").replace("-", "_")
-        values = {"default": getattr(Config(), name)} | {
-            task_name: task.settings[name] for task_name, task in TASKS.items() if name in task.settings
-        }
+        values = {"default": getattr(Config(), name)}
+        for task_name, task in TASKS.items():
+            if name in task.settings:
+                values[task_name] = task.settings[name]
+            for architecture in ARCHITECTURES:
+                if name in task.settings.get(architecture, {}):
+                    values[f"{task_name}, {architecture}"] = task.settings[architecture][name]
         if "choices" not in how:
             how["type"] = type(values["default"])
         words = [f"{whose}: {setting_text(name, value).split()[-1]}" for whose, value in values.items()]

@@ -444,13 +444,21 @@ def test_the_command_trains_each_task_and_prints_a_table(tmp_path):
         assert metrics["test_sequences"] == 10_000
 
 
-def test_a_task_may_have_settings_of_its_own_and_an_option_wins(monkeypatch):
-    monkeypatch.setitem(TASKS, "sort", Task(data.sort, settings={"epochs": 7, "learning_rate": 0.01}))
+def test_a_task_may_have_settings_of_its_own_and_an_option_wins(monkeypatch, capsys):
+    own = {"epochs": 7, "learning_rate": 0.01, "encoder": {"epochs": 9, "num_heads": 4}}
+    monkeypatch.setitem(TASKS, "sort", Task(data.sort, settings=own))
     monkeypatch.setattr(sys, "argv", ["train.py", "--learning-rate", "0.02", "--batch-size", "5"])
     options = train.parse()
     given = {"learning_rate": 0.02, "batch_size": 5}
     assert train.config_of("sort", "decoder", options)[0] == Config("sort", "decoder", epochs=7, **given)
+    encoder = train.config_of("sort", "encoder", options)[0]
+    assert encoder == Config("sort", "encoder", epochs=9, num_heads=4, **given)
     assert train.config_of("copy", "decoder", options)[0] == Config("copy", "decoder", **given)
+    monkeypatch.setattr(sys, "argv", ["train.py", "--help"])
+    with pytest.raises(SystemExit):
+        train.parse()
+    help_text = " ".join(capsys.readouterr().out.split())
+    assert "(default: 50; sort: 7; sort, encoder: 9; double: 100;" in help_text
 
 
 def test_a_task_of_ones_own_is_a_function_and_a_line(tmp_path, monkeypatch, capsys, few_sequences):
