@@ -461,6 +461,14 @@ def test_a_task_may_have_settings_of_its_own_and_an_option_wins(monkeypatch, cap
     assert "(default: 50; sort: 7; sort, encoder: 9; double: 100;" in help_text
 
 
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_oversampling_changes_what_is_trained_on_and_never_what_is_asked(split):
+    plain, oversampled = Config("sort"), Config("sort", oversample=1.0)
+    for which, expected in (split, True), ("train", False):
+        drawn = [config.draw(300, torch.Generator().manual_seed(0), which) for config in (plain, oversampled)]
+        assert all(map(torch.equal, *drawn)) == expected
+
+
 def test_a_task_of_ones_own_is_a_function_and_a_line(tmp_path, monkeypatch, capsys, few_sequences):
     """All else follows: data, options, training, scores, and the pictures."""
     def every_other(content):
