@@ -22,6 +22,7 @@ import itertools
 import statistics
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
@@ -91,6 +92,11 @@ def usual_history(config: train.Config) -> Iterator[dict]:
 def our_history(config: train.Config) -> Iterator[dict]:
     for _, checkpoint in train.train(config, CPU):
         yield checkpoint["history"][-1]
+
+
+def trained(config: train.Config) -> tuple[nn.Module, dict]:
+    """The averaged model and the last checkpoint of a whole training; those before take gigabytes."""
+    return deque(train.train(config, CPU), maxlen=1).pop()
 
 
 def until_solved(history: Iterator[dict], max_steps: int) -> dict:
@@ -241,7 +247,7 @@ def all_tasks(tasks: list[str], architectures: list[str], seeds: range) -> None:
         rows, seconds, tests, hardest = [], [], [], []
         for seed in seeds:
             config = train.recipe(task, architecture, seed=seed)
-            *_, (model, checkpoint) = train.train(config, CPU)
+            model, checkpoint = trained(config)
             history = checkpoint["history"]
             rows.append(until_solved(iter(history), history[-1]["step"]))
             seconds.append(history[-1]["train_seconds"])
@@ -289,7 +295,7 @@ def by_hand(seeds: range) -> None:
         for parameter in run.model.blocks[0].attention.query_projection.parameters():
             parameter.zero_()                               # all scores are 0
         report("  uniform attention", run)
-        *_, (model, checkpoint) = train.train(config, CPU)
+        model, checkpoint = trained(config)
         run = train.Run(model, config, checkpoint["history"], Path())
         report(f"trained, seed {seed}", run, swapped(run, longer=False), swapped(run, longer=True))
         report("  labels shuffled", run, shuffled=True)
