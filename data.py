@@ -362,12 +362,13 @@ def pick_rare(
 ) -> Tensor:
     """Indices (count,) of questions with these kinds, each (N,): rare kinds more often than they occur.
 
-    A question has the weight 1/frequency^oversample of its kind: with 0 kinds stay as frequent as they are,
-    with 1 all of them become equally frequent, as far as there are enough questions.
+    The share oversample of them has all kinds equally often, as far as there are enough; the others have them
+    as often as they occur, so that what is common is not forgotten.
     """
     kind = torch.stack(list(kinds.values()), dim=1)
     _, number, frequency = kind.unique(dim=0, return_inverse=True, return_counts=True)
-    return torch.multinomial(frequency[number].double() ** -oversample, count, generator=generator)
+    equally = len(kind) / len(frequency) / frequency.double()           # the weight that makes kinds equal
+    return torch.multinomial((1 - oversample + oversample * equally)[number], count, generator=generator)
 
 
 def draw(

@@ -102,7 +102,7 @@ class Config:
     hold: float = 0.0                                       # share of the steps at this rate before it falls
     seq_len: int = 8
     fixed_length: bool = False
-    oversample: float = 0.0                                 # rare kinds of training questions: 0 … 1
+    oversample: float = 0.0                                 # share trained on with all kinds equally frequent
     vocab_size: int = MODEL["vocab_size"]
     d_model: int = MODEL["d_model"]
     num_heads: int = MODEL["num_heads"]
@@ -958,7 +958,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     setting("--hold", "share of the steps at this rate, before it falls to 0 along a cosine")
     setting("--seq-len", "the most symbols in a question")
     option("--fixed-length", action="store_true", help="only sequences of that length, not 1 up to it")
-    setting("--oversample", "draw rare kinds of questions more often: 0 as they come, 1 like the others")
+    setting("--oversample", "share of training questions in which rare kinds are as frequent as others")
     setting("--vocab-size", "token ids; four of them are special")
     setting("--d-model", "width of the residual stream")
     setting("--num-heads", "attention heads; must divide --d-model")
