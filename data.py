@@ -211,7 +211,7 @@ TASKS = {
         names={ZERO + digit: str(digit) for digit in range(10)} | {PLUS: "+"},
         form="two numbers with the same number of digits, as in 4 2 + 1 9",
         kinds=count_carries,
-        settings={"epochs": 400, "oversample": 1.0, "embedding_std": 1.0, "position_base": 10_000.0},
+        settings={"epochs": 400, "oversample": 0.5, "embedding_std": 1.0, "position_base": 10_000.0},
     ),
     "complete": Task(
         complete, gaps=True, propose=propose_patterns, is_valid=has_one_completion,
