@@ -211,7 +211,10 @@ TASKS = {
         names={ZERO + digit: str(digit) for digit in range(10)} | {PLUS: "+"},
         form="two numbers with the same number of digits, as in 4 2 + 1 9",
         kinds=count_carries,
-        settings={"epochs": 400, "oversample": 0.5, "embedding_std": 1.0, "position_base": 10_000.0},
+        settings={
+            "epochs": 400, "embedding_std": 1.0, "position_base": 10_000.0, "oversample": 1.0,
+            "decoder": {"oversample": 0.75},
+        },
     ),
     "complete": Task(
         complete, gaps=True, propose=propose_patterns, is_valid=has_one_completion,
@@ -219,7 +222,7 @@ TASKS = {
         kinds=count_clues,
         settings={
             "epochs": 400, "positional": "learned", "embedding_std": 0.5, "oversample": 1.0,
-            "encoder": {"norm_first": False, "embedding_std": 0.25}, "decoder": {"oversample": 0.5},
+            "encoder": {"norm_first": False, "embedding_std": 0.25}, "decoder": {"oversample": 0.75},
         },
         depends_on=visible_copies,                          # replacing one copy mostly leaves no pattern
     ),
