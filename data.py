@@ -154,9 +154,8 @@ def count_repeats(content: Tensor) -> dict[str, Tensor]:
 
     Of each question (N, L).
     """
-    copies = (content[:, :, None] == content[:, None, :]).sum(dim=2)    # of each symbol, (N, L)
-    different = (1 / copies).sum(dim=1).round().long()
-    return {"repeats": content.size(1) - different, "copies": copies.amax(dim=1)}
+    same = content[:, :, None] == content[:, None, :]       # (N, L, L)
+    return {"repeats": same.tril(-1).any(dim=2).sum(dim=1), "copies": same.sum(dim=2).amax(dim=1)}
 
 
 def count_carries(content: Tensor) -> dict[str, Tensor]:

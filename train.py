@@ -74,8 +74,8 @@ PROBES, LONGEST_PROBE = 4, 16                               # questions of the r
 SEEDS = {"validation": 1, "test": 2, "examples": 3, "analysis": 4, "influence": 5}      # the same in all runs
 WARM_UP_STEPS = 15
 BETAS = (0.85, 0.99)                                        # Adam's memory of the gradient and of its square
-SMALLEST_EXCESS = 0.05                                      # of mistakes that are worth telling
 CLIP_NORM = 0.5                                             # the longest gradient that a step may follow
+SMALLEST_EXCESS = 0.05                                      # of mistakes that are worth telling
 
 
 def defaults_of(model: type[nn.Module]) -> dict:
@@ -387,17 +387,16 @@ class Answers:
 
     def by_kind(self) -> list[dict]:
         """Of each kind of questions the numbers and shares, of all questions and of the mistakes."""
-        rows, mistakes = [], int(self.wrong.sum())
+        rows, wrong, different = [], self.wrong, self.different_mistakes()
         for kind, values in kinds_of(self.config.task, self.source).items():
-            different = values[self.different_mistakes()]
             for value in values.unique().tolist():
                 is_kind = values == value
-                wrong = int((is_kind & self.wrong).sum())
+                mistakes = int(is_kind[wrong].sum())
                 rows.append({
-                    "kind": kind, "value": value, "questions": int(is_kind.sum()), "mistakes": wrong,
-                    "different_mistakes": int((different == value).sum()),
+                    "kind": kind, "value": value, "questions": int(is_kind.sum()), "mistakes": mistakes,
+                    "different_mistakes": int(is_kind[different].sum()),
                     "share_of_questions": is_kind.double().mean().item(),
-                    "share_of_mistakes": wrong / max(1, mistakes),
+                    "share_of_mistakes": mistakes / max(1, int(wrong.sum())),
                 })
         return rows
 
