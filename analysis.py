@@ -631,12 +631,13 @@ def linear_probe(states: Tensor, labels: Tensor, held_out: Tensor) -> float:
 
 
 def probe_places(run: Run, shuffled: bool = False) -> dict[str, tuple[float, float]]:
-    """How often a linear probe reads where END stands and where the mirror place is, after each sublayer.
+    """How often a linear probe reads from a symbol's state how long its sequence is, and its mirror place.
 
-    It reads the state of a reversing encoder at each symbol, of 2 symbols or more: of a single one there are
-    too few sequences to hold some out. Shuffled is a control: each sequence has the END of another one.
+    The states of an encoder are read before layer 1, after its attention and after its feed-forward network.
+    A single symbol is left out: there are too few such sequences to hold some out. The length is told by the
+    place of END. With shuffled, a control, each sequence has the END of another one.
     """
-    source, given, _ = unseen_sequences(run, count=1_000)
+    source, given, _ = unseen_sequences(run, count=min(1_000, 10_000 // longest(run) + 1))
     last, here = (source != PAD).sum(dim=1, keepdim=True) - 1, torch.arange(source.size(1))
     is_symbol = (here > 0) & (here < last) & (last > 2)
     held_out = source.unique(dim=0, return_inverse=True)[1] % 2 == 1        # every second different one
@@ -644,11 +645,15 @@ def probe_places(run: Run, shuffled: bool = False) -> dict[str, tuple[float, flo
     if shuffled:
         last = last[torch.randperm(len(last), generator=fixed_generator("analysis"))]
     labels = last.expand_as(source)[is_symbol], (last - here)[is_symbol]
-    readers = sublayers_of(run.model)
-    passed = inputs_and_outputs(run.model, [*readers.values()], given)
+    readers = dict(itertools.islice(sublayers_of(run.model).items(), 3))
+    states = {name: [] for name in readers}
+    for rows in portions(run.config, given):
+        passed = inputs_and_outputs(run.model, [*readers.values()], tuple(tokens[rows] for tokens in given))
+        for found, (stream, _) in zip(states.values(), passed, strict=True):
+            found.append(stream[is_symbol[rows]])
     return {
-        name: tuple(linear_probe(states[is_symbol], places, held_out) for places in labels)
-        for name, (states, _) in zip(readers, passed, strict=True)
+        name: tuple(linear_probe(torch.cat(found), places, held_out) for places in labels)
+        for name, found in states.items()
     }
 
 

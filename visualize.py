@@ -59,6 +59,7 @@ from analysis import (
     longest,
     loudness,
     parts_of,
+    probe_places,
     read,
     scores_of_query,
     shares_in_training,
@@ -1511,6 +1512,26 @@ def save_all(
             {name: round(x, 4) if isinstance(x, float) else x for name, x in row.items()}
             for row in head_table(view.evidence)
         ], folder / "heads.csv")
+        if text := probe_text(view):
+            tqdm.write(text, file=sys.stdout)
+
+
+def probe_text(view: View) -> str:
+    """How well a linear probe reads the length of a sequence before and after layer 1's attention, or "".
+
+    The untrained model stands beside it, since attention without any training averages the positions, and
+    their mean tells the length.
+    """
+    run = view.run
+    if run.architecture != "encoder" or sum(length > 1 for length in run.config.lengths("test")) < 2:
+        return ""
+    (before, _), (after, _), _ = probe_places(run).values()
+    _, (control, _), _ = probe_places(replace(run, model=untrained(run.config))).values()
+    return (
+        f"{view}: a linear probe reads the length of the sequence from the states of its symbols: "
+        f"{percent(before)} right before layer 1, {percent(after)} after its attention "
+        f"(untrained model: {percent(control)})"
+    )
 
 
 def name_in_file(text: str) -> str:

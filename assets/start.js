@@ -47,8 +47,7 @@ function startMeasuring() {
 try {
   start();
 } catch (error) {                                           // a model with other parts than ours
-  byId("certificate").classList.add("wrong");
-  byId("certificate").textContent = `${DIFFERS}. ${error.message}`;
+  warn(error.message);
 } finally {
   document.body.classList.remove("starting");
 }

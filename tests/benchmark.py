@@ -280,7 +280,7 @@ def by_hand(seeds: range) -> None:
     print(line("", "END", "embedding", "attention 1", "feed-forward 1", "shorter", "longer"))
 
     def report(name: str, run: train.Run, *swaps: str, shuffled: bool = False) -> None:
-        probed = [*analysis.probe_places(run, shuffled).values()][:3]
+        probed = analysis.probe_places(run, shuffled).values()
         on_end = analysis.Evidence(run).reading.maps["encoder"][0, :, :, -1].mean(dim=1).max()
         cells = [f"{end:.1%}, {mirror:.1%}" for end, mirror in probed] + [*swaps, "", ""][:2]
         print(line(name, f"{on_end:.1%}", *cells), flush=True)

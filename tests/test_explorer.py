@@ -634,7 +634,8 @@ def test_a_page_with_other_weights_says_so_in_red(browser, handmade, tmp_path):
     path = tmp_path / "explorer.html"
     path.write_text(page.replace(weights, weights[8000:16000] + weights[8000:]))
     text, red = certificate(opened(browser, path))
-    assert red and text.startswith("This page does not compute what PyTorch does:")
+    assert red and text.startswith("This page computes something other than PyTorch does.")
+    assert browser.execute_script("return byId('certificate').closest('header') !== null")
 
 
 def test_a_task_of_ones_own_is_judged_only_where_its_answer_is_known(browser, tmp_path):
@@ -673,7 +674,8 @@ def test_a_page_of_a_model_with_other_parts_says_what_to_do(browser, tmp_path):
         run = random_run(architecture="encoder", activation="silu")
         opened(browser, page_of(run, tmp_path / "explorer.html"))
     text, red = certificate(browser, "transformer.js")
-    assert red and "if transformer.py was changed, change assets/transformer.js, too" in text
+    assert red and "make the same change in assets/transformer.js" in text
+    assert browser.execute_script("return byId('certificate').closest('header') !== null")
 
 
 # ---------------------------------------------------------------- the file

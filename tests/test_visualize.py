@@ -617,6 +617,7 @@ def test_without_options_the_runs_that_are_found_are_drawn_and_named(
     }
     printed = capsys.readouterr()
     assert printed.out.startswith("drawing copy, encoder; reverse, encoder; add, encoder\n")
+    assert printed.out.count("encoder: a linear probe reads the length of the sequence") == 3
     assert printed.err == "not drawn: mine, encoder, which data.py does not know\n"
 
 
