@@ -5,16 +5,18 @@
     python tests/benchmark.py --all-tasks
     python tests/benchmark.py --by-hand
     python tests/benchmark.py --pattern --seeds 5
+    python tests/benchmark.py --other-toys --seeds 5
 
-The first shows all three architectures, the second takes one thing at a time out of the recipe; the third
+The first shows all three architectures. The second takes one thing at a time out of the recipe. The third
 trains each task with each architecture to the end of its schedule, and scores what the models then write.
 With --ones-first, a sum's digits are written from the ones on, as by hand. The fourth asks whether the
-encoder that learned to reverse does what the one of handmade.py does. The last asks what comes first in
-training, the right symbols or the pattern of attention.
+encoder that learned to reverse does what the one of handmade.py does. The fifth asks what comes first in
+training, the right symbols or the pattern of attention. The last solves the toy tasks of other projects.
 
-"Solved" is the same for both: all of 2,000 validation sequences right, looked at every 8 steps. The share of
-peak is the arithmetic of the weight matrices (2 flops a weight and token, three times: forward and twice
-backward) over what the step took, against a float32 matrix product timed just before on the same threads.
+"Solved" means the same everywhere: all of 2,000 validation sequences are right, looked at every 8 steps. The
+share of peak compares two rates on the same threads. One is the arithmetic of the weight matrices in a step
+(2 flops for each weight and token, forward once and backward twice) over the time of the step. The other is
+that of a float32 matrix product, timed just before.
 """
 
 import argparse
@@ -43,6 +45,19 @@ from transformer import scaled_dot_product_attention, sinusoidal_encoding  # noq
 CPU = torch.device("cpu")
 LOOK_EVERY = 8                                              # steps; an epoch of our runs is as long
 FIXED_SEQUENCES = 10_000                                    # the usual tutorial's training set
+OTHER_TOYS = {                                              # sizes and batches of the projects they come from
+    "UvA tutorial 6: reverse 16 digits": {
+        "task": "reverse", "architecture": "encoder", "seq_len": 16, "vocab_size": 14, "num_layers": 1,
+        "num_heads": 1, "d_model": 32, "d_ff": 64, "batch_size": 128,
+    },
+    "minGPT: sort 6 digits of 3": {
+        "task": "sort", "architecture": "decoder", "seq_len": 6, "vocab_size": 7, "num_layers": 3,
+        "num_heads": 3, "d_model": 48, "d_ff": 192, "batch_size": 64,
+    },
+    "x-transformers: copy 32 symbols twice": {
+        "task": "double", "architecture": "encoder-decoder", "seq_len": 32, "num_layers": 3,
+    },
+}
 
 
 class UsualTutorial(nn.Module):
@@ -216,6 +231,17 @@ def compare(architectures: list[str], seeds: range, max_steps: int) -> None:
     print("\nSteps, seconds, ms/step and share of peak are medians over the seeds.", end="")
 
 
+def other_toys(seeds: range, max_steps: int) -> None:
+    """Our recipe on the toy tasks of other projects, all sequences of one length as there."""
+    line = "{:<41}{:>10}{:>16}{:>19}"
+    print(line.format("toy", "solved", "steps (most)", "seconds (most)"))
+    for name, settings in OTHER_TOYS.items():
+        configs = [train.Config(**settings, fixed_length=True, seed=seed) for seed in seeds]
+        rows = [until_solved(our_history(config), max_steps) for config in configs]
+        steps, seconds = median_and_most(rows, "step", 0), median_and_most(rows, "train_seconds", 1)
+        print(line.format(name, solved_of(rows), steps, seconds), flush=True)
+
+
 def hardest_sums(digits: int) -> Tensor:
     """Contents (N, L): 0 + 0, the largest sum, and all sums in which a carry runs through every digit."""
     first, second = torch.arange(10**digits)[:, None], torch.arange(10**digits)
@@ -338,6 +364,7 @@ def main() -> None:
     parser.add_argument("--all-tasks", action="store_true", help="each task with each architecture instead")
     parser.add_argument("--by-hand", action="store_true", help="learned beside hand-built instead")
     parser.add_argument("--pattern", action="store_true", help="what comes first in training instead")
+    parser.add_argument("--other-toys", action="store_true", help="the toys of other projects instead")
     parser.add_argument("--ones-first", action="store_true", help="with --all-tasks: sums from the ones on")
     parser.add_argument("--task", nargs="+", choices=list(TASKS), default=list(TASKS),
                         help="with --all-tasks: only these")
@@ -348,6 +375,8 @@ def main() -> None:
         ones_first = {"add": replace(TASKS["add"], answer=lambda content: add(content).flip(-1))}
         with patch.dict(TASKS, ones_first if options.ones_first else {}):
             all_tasks(options.task, options.architecture, seeds)
+    elif options.other_toys:
+        other_toys(seeds, options.max_steps)
     elif options.pattern:
         pattern(train.DEFAULT_TASKS, options.architecture, seeds)
     elif options.by_hand:

@@ -6,7 +6,6 @@ import math
 import re
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import benchmark
 import pytest
@@ -527,19 +526,6 @@ def test_the_benchmarks_hardest_sums_are_those_whose_carry_runs_through_every_di
             expected.add(f"{first:0{digits}}+{second:0{digits}}")
     found = [to_text(row, "add").replace(" ", "") for row in benchmark.hardest_sums(digits)]
     assert set(found) == expected and len(found) == len(expected)
-
-
-def test_the_task_of_ones_own_in_the_readme_is_a_task(monkeypatch):
-    readme = Path(data.__file__).with_name("README.md").read_text()
-    pattern = r"```python\n(def shift.*?)\n\n+TASKS = {\n +(\"shift\": .*?),\n"
-    function, line = re.search(pattern, readme, re.DOTALL).groups()
-    exec(function, vars(data), namespace := {})
-    (name, task), = eval(f"{{{line}}}", vars(data), namespace).items()
-    monkeypatch.setitem(TASKS, name, task)
-    check_task(name)
-    example = re.match(r"([\d ]+) → ([\d ]+):", namespace[name].__doc__)
-    question, answer = (to_ids(text) for text in example.groups())
-    assert torch.equal(task.answer(question), answer)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,311 @@
+"""What the README and the other pages say is so: commands parse, files exist, code runs, figures agree."""
+
+import argparse
+import importlib
+import itertools
+import json
+import re
+import shlex
+import shutil
+import sys
+import types
+from dataclasses import replace
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import data
+import handmade
+import train
+import transformer
+from data import TASKS, Task
+from train import read_checkpoint, recipe, run_folder, train_and_save
+
+ROOT = Path(data.__file__).parent
+PAGES = {name: (ROOT / name).read_text() for name in
+         ("README.md", "EXERCISES.md", "tests/BENCHMARKS.md", "models/README.md")}
+README, EXERCISES = PAGES["README.md"], PAGES["EXERCISES.md"]
+EXERCISE = re.compile(r"^#{2,3} (.*?)\n(.*?<details>.*?</details>)", re.DOTALL | re.MULTILINE)
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+
+
+def blocks(page, language):
+    """The blocks of code in a page that have this language, "" for commands and outputs."""
+    return [text for found, text in BLOCK.findall(page) if found == language]
+
+
+def sentences(page):
+    """The sentences of a page, without code, tables, pictures and headings."""
+    text = BLOCK.sub("", page)
+    text = re.sub(r"<[^>]+>|`[^`]*`|^\|.*|^#.*", lambda found: "code" if found[0][0] == "`" else "", text,
+                  flags=re.MULTILINE)
+    for paragraph in re.split(r"\n\s*\n|\n(?=- |\d+\. )", text):
+        yield from re.split(r"(?<=[.!?])\*{0,2}\s+", " ".join(paragraph.split()))
+
+
+def commands():
+    """Each command of our scripts that stands in a page."""
+    found = []
+    for name, page in PAGES.items():
+        for line in "".join(blocks(page, "")).splitlines():
+            for command in line.split("&&"):
+                if re.match(r"python \S+\.py", command.strip()):
+                    found.append(pytest.param(command.strip(), id=f"{name}: {command.strip()}"))
+    return found
+
+
+def test_the_readme_is_short():
+    assert len(README.splitlines()) <= 190 and len(README.split()) <= 2_200
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_no_sentence_is_long(name):
+    assert [sentence for sentence in sentences(PAGES[name]) if len(sentence.split()) > 30] == []
+
+
+class Parsed(Exception):
+    """What a script made of its options; so nothing else of it is done."""
+
+
+@pytest.mark.parametrize("command", commands())
+def test_each_command_is_understood(command, monkeypatch):
+    _, script, *options = shlex.split(command)
+    parse = argparse.ArgumentParser.parse_known_args
+
+    def stop(self, *arguments):
+        raise Parsed(parse(self, *arguments))
+
+    monkeypatch.syspath_prepend(ROOT / "tests")
+    module = importlib.import_module(Path(script).stem)
+    monkeypatch.setattr(sys, "argv", [script, *options])
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_known_args", stop)
+    for own in "shift", "add_from_ones":
+        monkeypatch.setitem(TASKS, own, Task(data.copy))
+    assert (ROOT / script).is_file()
+    if script == "transformer.py":
+        assert not options
+        return
+    with pytest.raises(Parsed) as parsed:
+        module.main()
+    _, unknown = parsed.value.args[0]
+    assert unknown == []
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_each_file_option_and_test_that_is_named_exists(name, capsys, monkeypatch):
+    page, folder = PAGES[name], (ROOT / name).parent
+    links = re.findall(r"\]\(([^)#]+)\)|(?:src|srcset)=\"([^\"]+)\"", page)
+    for link in filter(None, itertools.chain(*links)):
+        assert link.startswith("https://") or (folder / link).exists(), link
+    written_by_us = "models/", "index.html", "explorer.html"
+    for path in re.findall(r"`((?:\w+/)*\w+\.(?:py|md|js))`", page):
+        assert path.startswith(written_by_us) or (ROOT / path).exists() or (folder / path).exists(), path
+    helps = ""
+    for script in "train", "visualize", "data", "benchmark":
+        monkeypatch.syspath_prepend(ROOT / "tests")
+        monkeypatch.setattr(sys, "argv", [script, "--help"])
+        with pytest.raises(SystemExit):
+            importlib.import_module(script).main()
+        helps += capsys.readouterr().out
+    known = set(re.findall(r"--[\w-]+", helps))
+    for code in re.findall(r"`([^`\n]+)`", BLOCK.sub("", page)):
+        assert set(re.findall(r"(?<![\w-])--[a-z][\w-]*", code)) <= known, code
+    tests = "".join(path.read_text() for path in (ROOT / "tests").glob("test_*.py"))
+    for test in re.findall(r"`(test_\w+)`", page):
+        assert f"def {test}(" in tests
+    headings = re.findall(r"^#+ (.*)", BLOCK.sub("", page), re.MULTILINE)
+    anchors = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    assert set(re.findall(r"\]\(#([^)]+)\)", page)) <= anchors
+
+
+def test_the_figures_agree_with_the_run_that_python_train_py_left():
+    """Steps can move by an epoch or two, as sums round differently on another machine."""
+    folder = run_folder(ROOT / "models", "reverse", "encoder")
+    try:
+        _, config, _ = read_checkpoint(folder, "reverse", "encoder")
+        metrics = json.loads((folder / "metrics.json").read_text())
+    except (ValueError, OSError):
+        pytest.skip("python train.py has not been run here")
+    if config != recipe("reverse", "encoder"):
+        pytest.skip("the run has other settings")
+    step = int(re.search(r"\(RMSNorm\) instead of (\d+)", README)[1])
+    sequences = int(re.search(r"100% of ([\d,]+) test sequences", README)[1].replace(",", ""))
+    assert abs(metrics["steps_to_solve"] - step) <= 16
+    assert metrics["test_sequences"] == sequences and metrics["test_exact_match"] == 1
+
+
+# ---------------------------------------------------------------- code
+
+
+@pytest.fixture
+def in_a_folder_with_models(models_dir, tmp_path, monkeypatch):
+    """Tiny runs of copy, reverse and sort in models/, as the code on the pages expects them."""
+    monkeypatch.chdir(tmp_path)
+    for task in "copy", "reverse":
+        shutil.copytree(run_folder(models_dir, task, "encoder"), run_folder("models", task, "encoder"))
+    sort = run_folder("models", "sort", "encoder")
+    sort.mkdir(parents=True)
+    config = replace(train.load_run("models", "reverse", "encoder").config, task="sort")
+    with patch.object(train, "TEST_SEQUENCES", 100):
+        train_and_save(config, torch.device("cpu"), sort, quiet=True)
+
+
+def test_five_lines_of_python_ask_a_model_and_get_a_heads_weights(in_a_folder_with_models):
+    code, = [text for text in blocks(README, "python") if "load_run" in text]
+    assert len(code.splitlines()) == 5
+    exec(code, names := {})
+    assert names["answer"].shape == (1, 6)
+    weights = names["weights"]
+    assert weights.shape == (1, 6, 6) and weights.sum(axis=-1) == pytest.approx(1)
+    layer = names["model"].attention_layers()["encoder"][1]
+    assert (weights == layer.attention_weights[:, 1].numpy()).all()
+
+
+def test_the_task_of_ones_own_is_a_task(monkeypatch):
+    function, = [text for text in blocks(README, "python") if text.startswith("def shift")]
+    entry = re.search(r'`("shift": .*?),`', README)[1]
+    exec(function, vars(data), namespace := {})
+    (name, task), = eval(f"{{{entry}}}", vars(data), namespace).items()
+    monkeypatch.setitem(TASKS, name, task)
+    data.check_task(name)
+    example = re.match(r"([\d ]+) → ([\d ]+):", namespace[name].__doc__)
+    question, answer = (torch.tensor([[*map(int, text.split())]]) for text in example.groups())
+    assert torch.equal(task.answer(question), answer)
+
+
+def changed(*changes):
+    """transformer.py as a module, with each (old, new) text replaced; old must be there just once."""
+    source = Path(transformer.__file__).read_text()
+    for old, new in changes:
+        assert source.count(old) == 1, old
+        source = source.replace(old, new)
+    module = types.ModuleType("changed")
+    exec(compile(source, "changed", "exec"), module.__dict__)
+    return module
+
+
+def parts_of_the_readme():
+    """The two lines of SwiGLU and the class of RMSNorm, as the README has them."""
+    code, = [text for text in blocks(README, "python") if "RMSNorm" in text]
+    lines, norm = code.split("\n\n", 1)
+    return lines.splitlines(), norm
+
+
+def test_silu_is_one_line_and_swiglu_two():
+    entry = re.search(r'add `("silu": .*?)` to `ACTIVATIONS`', README)[1]
+    table = 'ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu'
+    silu = changed((table, f"{table}, {entry}")).FeedForward(4, 6, activation="silu")
+    x = torch.randn(2, 3, 4)
+    hidden = silu.expand(x)
+    assert torch.allclose(silu(x), silu.contract(hidden * hidden.sigmoid()))
+
+    (gate, forward), _ = parts_of_the_readme()
+    expand = "        self.expand = nn.Linear(d_model, d_ff)\n"
+    old = "        return self.contract(self.dropout(self.activation(self.expand(x))))"
+    swiglu = changed((expand, f"{expand}{gate}\n"), (old, forward)).FeedForward(4, 6)
+    gated = swiglu.gate(x)
+    assert torch.allclose(swiglu(x), swiglu.contract(gated * gated.sigmoid() * swiglu.expand(x)))
+
+
+def test_rms_norm_takes_the_place_of_every_layer_norm():
+    _, norm = parts_of_the_readme()
+    below = 'ACTIVATIONS = {"relu"'
+    model = changed((below, f"{norm}\n{below}")).MiniTransformer(d_model=16, num_heads=2, d_ff=32)
+    norms = [part for part in model.modules() if type(part).__name__ == "RMSNorm"]
+    assert len(norms) == 9 and not any(type(part).__name__ == "LayerNorm" for part in model.modules())
+    nn.init.normal_(norms[0].weight)
+    x = torch.randn(2, 3, 16)
+    assert torch.allclose(norms[0](x), F.rms_norm(x, (16,), norms[0].weight, 1e-5), atol=1e-6)
+    assert model(torch.tensor([[1, 5, 2]])).isfinite().all()
+
+
+# ---------------------------------------------------------------- exercises
+
+
+BY_HAND = "Break the model built by hand"
+DIFFS = [text.splitlines() for text in blocks(EXERCISES, "diff")]
+
+
+def exercises(by_hand):
+    """Title and text of the exercises that have code to run."""
+    trained, built = EXERCISES.split(f"## {BY_HAND}")
+    found = EXERCISE.findall(built if by_hand else trained)
+    return [pytest.param(text, id=title) for title, text in found if blocks(text, "python")]
+
+
+def without_chance(text):
+    """The words of a text; of a share that is not 100%, only that it is not."""
+    return ["less" if word.endswith("%") and word != "100%" else word for word in text.split()]
+
+
+def test_there_is_an_answer_to_each_exercise():
+    headings = re.findall(r"^## \d+\. .*|^### .*", EXERCISES, re.MULTILINE)
+    assert len(EXERCISE.findall(EXERCISES)) == len(headings) == EXERCISES.count("<details>") == 15
+
+
+@pytest.mark.parametrize("text", exercises(by_hand=True))
+def test_an_exercise_with_the_model_built_by_hand_prints_its_answer(text, capsys, monkeypatch):
+    """Where sequences are wrong, chance can decide how many."""
+    monkeypatch.setattr(handmade, "HARD", handmade.HARD)        # to be restored
+    monkeypatch.setattr(train, "EVALUATION_BATCH", 1_000)       # the answers are the same, and come sooner
+    code, = blocks(text, "python")
+    exec(code, {})
+    answer = blocks(text[text.index("<details>") :], "")[0]
+    assert without_chance(capsys.readouterr().out) == without_chance(answer)
+
+
+@pytest.mark.parametrize("text", exercises(by_hand=False))
+def test_the_code_of_an_exercise_runs(text, in_a_folder_with_models, capsys, monkeypatch):
+    """On tiny models and short sequences, so that figures differ from those of the answer, but no words."""
+    answer = text[text.index("<details>") :]
+    for code in blocks(text, "python"):
+        if "TASKS" not in code:
+            exec(re.sub(r"\b(64|256|1024|1_000)\b", "16", code), {})
+    printed = capsys.readouterr().out
+    if printed:
+        words = [re.sub(r"[\d.,%]+", "0", text) for text in (printed, "".join(blocks(answer, "")[0]))]
+        assert words[0] == words[1]
+
+
+def test_the_task_of_an_exercise_is_a_task(monkeypatch):
+    code, = [text for text in blocks(EXERCISES, "python") if "TASKS" in text]
+    monkeypatch.setitem(TASKS, "add_from_ones", None)       # to be removed again
+    exec(code, dict(vars(data)))
+    data.check_task("add_from_ones")
+    question, answer = re.search(r'"""(.*?) → (.*?):', code).groups()
+    content = data.to_content(question.split(), "add_from_ones")
+    assert data.to_text(TASKS["add_from_ones"].answer(content[None])[0], "add_from_ones") == answer
+
+
+@pytest.mark.parametrize("lines", DIFFS, ids=[lines[-1] for lines in DIFFS])
+def test_the_change_of_an_exercise_fits_transformer_py(lines):
+    """The lines to change are there once, and with the new ones the same seed gives another model."""
+    old, new = ("".join(f"{line[1:]}\n" for line in lines if line[0] in signs) for signs in (" -", " +"))
+    tokens, logits = torch.tensor([[1, 5, 7, 2]]), []
+    for module in transformer, changed((old, new)):
+        torch.manual_seed(0)
+        model = module.MiniTransformer(d_model=16, num_heads=2, d_ff=32)
+        logits.append(model(tokens))
+    assert not torch.allclose(*logits)
+    logits[-1].sum().backward()
+    assert all(weights.grad is not None for weights in model.parameters())
+
+
+def test_a_cache_of_keys_and_values_changes_no_answer():
+    code, = [text for text in blocks(EXERCISES, "python") if "def generate_with_cache" in text]
+    exec(code.split("\n\n\ntorch.set_num_threads")[0], names := {})
+    source = torch.tensor([[1, 5, 7, 9, 2], [1, 8, 2, 0, 0], [1, 9, 9, 2, 0]])
+    lengths = set()
+    for seed, norm_first in itertools.product(range(10), (True, False)):
+        torch.manual_seed(seed)
+        model = transformer.EncoderDecoder(
+            d_model=16, num_heads=2, d_ff=32, embedding_std=1.0, norm_first=norm_first
+        )
+        expected = transformer.generate(model, source, 12)
+        assert torch.equal(names["generate_with_cache"](model, source, 12), expected)
+        lengths |= set((expected != 0).sum(dim=1).tolist())
+    assert len(lengths) > 3                                 # answers that end early are among them
