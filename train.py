@@ -1122,17 +1122,18 @@ def train_and_save(
 
 
 def print_table(results: list[dict]) -> None:
-    """One line per run."""
-    line = "{:<10}{:<17}{:>10}{:>12}{:>9}{:>15}{:>18}"
+    """One line for each run."""
+    width = max(10, *(len(metrics["task"]) + 2 for metrics in results))
+    line = "{:<{width}}{:<17}{:>10}{:>12}{:>9}{:>15}{:>18}"
     print(f"\nOn {TEST_SEQUENCES:,} test sequences never seen in training:\n")
     headings = "task", "architecture", "parameters", "solved at", "after", "tokens right", "sequences right"
-    print(line.format(*headings))
+    print(line.format(*headings, width=width))
     for metrics in results:
         step, seconds = metrics["steps_to_solve"], metrics["seconds_to_solve"]
         print(line.format(
             metrics["task"], metrics["architecture"], f"{metrics['parameters']:,}",
             "never" if step is None else f"step {step}", "" if step is None else f"{seconds:.1f} s",
-            percent(metrics["test_token_accuracy"], 2), percent(metrics["test_exact_match"], 2),
+            percent(metrics["test_token_accuracy"], 2), percent(metrics["test_exact_match"], 2), width=width,
         ))
 
 

@@ -479,6 +479,7 @@ def test_a_task_of_ones_own_is_a_function_and_a_line(tmp_path, monkeypatch, caps
     small = ["--num-layers", "1", "--d-model", "32", "--seq-len", "4", "--learning-rate", "0.01"]
     monkeypatch.setattr(sys, "argv", ["train.py", "--output-dir", str(tmp_path), *run, *small])
     train.main()
+    assert "\nevery_other  encoder-decoder " in capsys.readouterr().out
     model = load_run(tmp_path, "every_other", "encoder-decoder").model
     assert generate(model, torch.tensor([[1, 5, 7, 9, 12, 2]]), 3).tolist() == [[5, 9, 2]]
     monkeypatch.setattr(sys, "argv", ["visualize.py", "--models-dir", str(tmp_path), *run])
