@@ -157,8 +157,8 @@ def cells_of_symbols(symbols: Tensor, first: tuple[int, int], queries: int, keys
 def answer_cells(architecture: str, depends: Tensor, queries: int, keys: int) -> Tensor:
     """Where in a map (T, S) of the answering kind the answers come from, (N, T, S) boolean.
 
-    A query that says a symbol has those keys on which the right symbol depends, at least half as much as on
-    the key on which it depends most. depends (N, A, L) as data.dependence measures it.
+    A query that says a symbol has a cell at each key on which this symbol depends at least half as much as on
+    any other. depends (N, A, L) as data.dependence measures it.
     """
     known = depends.nan_to_num()
     behind = (known > 0) & (known >= known.amax(dim=2, keepdim=True) / 2)
@@ -232,8 +232,8 @@ def mean_distance(maps: Tensor, first: tuple[int, int]) -> Tensor:
 def portions(config: Config, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """The rows (N,) of what a model is given, so many at a time that no tensor of a pass is large.
 
-    What is kept of each portion belongs in a tensor made before: small tensors between large ones that are
-    freed again would leave gaps that take more memory than all of them.
+    Make a tensor for all results first, and write those of each portion into it. Small tensors that stay
+    between large ones that are freed would leave gaps, which take more memory than all of them.
     """
     length = max(tokens.size(1) for tokens in given)
     numbers = length * max(config.vocab_size, config.num_layers * config.num_heads * length)    # logits, maps
@@ -326,9 +326,9 @@ def mean_head_outputs(run: Run) -> dict[Head, Tensor]:
 
 @contextmanager
 def remembering(model: nn.Module, given: tuple[Tensor, ...]) -> Iterator[None]:
-    """While this lasts, a sublayer that is given just what it is given in this pass does not work again.
+    """While this lasts, a sublayer that is given the same as in this pass is not computed again.
 
-    Only the output projection of an attention does: that is where ablated replaces heads.
+    Only the output projection of an attention is, since that is where ablated replaces heads.
     """
     sublayers = [part for part in model.modules() if isinstance(part, (MultiHeadAttention, FeedForward))]
     watched = list(sublayers)
@@ -373,8 +373,8 @@ def margins_without(
     """The margins on test sequences of all lengths, each time with some parts ablated, (cuts, N, T).
 
     For a generating model that says what it generates: greedy decoding is right just where each step after
-    the right beginning is. Each different row goes through the model once, beside others of like length,
-    and after each cut only the blocks that it can reach are computed again.
+    the right beginning is. Each different row goes through the model once, beside others of like length.
+    After each cut, only the blocks that it can reach are computed again.
     """
     _, given, to_say = unseen_sequences(run, count=count)
     given, to_say, place = different_rows(given, to_say)
@@ -459,10 +459,10 @@ def by_length(run: Run) -> list[AtLength]:
 def influence(run: Run, source: Tensor, given: tuple[Tensor, ...], to_say: Tensor) -> Tensor:
     """What each answer depends on: replace one symbol and see how far the answer moves, (N, T, S).
 
-    Query t has there, for key s, the total variation ½·Σ|p − p′| of its distributions over the vocabulary,
-    before and after: 0 where nothing moves, 1 where all does. It is nan where nothing is asked or no symbol
-    can be replaced so that the question stays valid. What an encoder–decoder has written so far is held
-    fixed. All sources are equally long.
+    For query t and key s this is the total variation ½·Σ|p − p′| of the distributions over the vocabulary,
+    before and after. It is 0 where nothing moves, and 1 where everything does. It is nan where nothing is
+    asked, or where no other symbol leaves a valid question. What an encoder–decoder has written so far is
+    held fixed. All sources are equally long.
     """
     config, question = run.config, source[:, 1:-1]
     symbols, generator = symbols_of(config.task, config.vocab_size), fixed_generator("influence")
@@ -557,8 +557,8 @@ def score_parts(model: nn.Module, tokens: Tensor) -> dict[str, Tensor]:
     """The scores q·k / √Dh of the first attention, split by what they come from, each (B, H, T, S).
 
     It reads a symbol's vector plus a position's. With the divisor of the norm held fixed, norm and
-    projections are linear, so a score is a sum: of positions alone, of symbols alone, and of one of each.
-    Left out is what is the same for all keys, since softmax ignores it.
+    projections are linear. So a score is a sum of three: of positions alone, of symbols alone, and of one of
+    each. What is the same for all keys is left out, since softmax ignores it.
     """
     model = unwrapped(model)
     block = next(module for module in model.modules() if isinstance(module, TransformerBlock))
@@ -608,8 +608,8 @@ def loudness(model: nn.Module, source: Tensor) -> dict[str, float]:
 def linear_probe(states: Tensor, labels: Tensor, held_out: Tensor) -> float:
     """How often a logistic regression reads labels (N,) from states (N, D), on the rows held out (N,).
 
-    That a probe can read something does not show that the model uses it, nor that it was learned: probe an
-    untrained model, too (Alain & Bengio 2016, arXiv:1610.01644; Hewitt & Liang 2019, arXiv:1909.03368).
+    A probe that reads something (Alain & Bengio 2016, arXiv:1610.01644) does not show that the model uses it,
+    nor that it was learned. So probe an untrained model, too (Hewitt & Liang 2019, arXiv:1909.03368).
     """
     classes, labels = labels.unique(return_inverse=True)
     fitted = states[~held_out]
@@ -660,10 +660,10 @@ def probe_places(run: Run, shuffled: bool = False) -> dict[str, tuple[float, flo
 def swap_end(run: Run, length: int, other_length: int) -> tuple[float, float]:
     """Give each symbol what the first attention of a reversing encoder wrote there at another length.
 
-    Returns what share of the symbols the model then says from the mirror place of its own sequence, and from
-    where the mirror place would be in the other one. Where that is no symbol, nothing is counted. This is an
-    interchange intervention: unlike a probe, it shows what the model uses (Geiger et al. 2021,
-    arXiv:2106.02997).
+    Returns two shares of the symbols that the model then says: those from the mirror place of its own
+    sequence, and those from the mirror place of the other one. Places where either is no symbol are left out.
+    This is an interchange intervention (Geiger et al. 2021, arXiv:2106.02997). Unlike a
+    probe, it shows what the model uses.
     """
     source, other = (unseen_sequences(run, each, SEQUENCES_EACH)[0] for each in (length, other_length))
     attention, here = run.model.blocks[0].attention, torch.arange(1, min(length, other_length) + 1)
@@ -792,9 +792,10 @@ class Evidence:
 def head_table(evidence: Evidence) -> list[dict]:
     """One row for each head, from the one that costs most to lose; layers and heads are counted from 1.
 
-    Shares of attention on the diagonals and on where the answer comes from, entropy against uniform, distance
-    in tokens, and the exact match that is left without the head. A score is None where it has no meaning: the
-    answer's of a kind that cannot find it or where it depends on nothing, a diagonal's outside the map.
+    A row has the shares of attention on the diagonals and on where the answer comes from, entropy against
+    uniform attention, and distance in tokens. Then come the exact match that is left without the head, and
+    what losing it costs. A share is None where it has no meaning. For the answer, that is a kind of attention
+    that cannot find it, or an answer that depends on nothing. For a diagonal, it is one outside the map.
     """
     run, reading, rows = evidence.run, evidence.reading, []
     architecture = run.architecture

@@ -85,7 +85,7 @@ def double(content: Tensor) -> Tensor:
 
 
 def add(content: Tensor) -> Tensor:
-    """4 2 + 1 9 → 0 6 1: two numbers of n digits; the sum has n + 1, as 9 9 + 0 1 → 1 0 0 needs them."""
+    """4 2 + 1 9 → 0 6 1: a sum has one digit more than its numbers, since 9 9 + 0 1 → 1 0 0."""
     first, second = (content - ZERO).split(content.size(1) // 2 + 1, dim=1)             # first is with PLUS
     carry, digits = torch.zeros(len(content), dtype=torch.int64), []
     for column in reversed(range(second.size(1))):          # from the ones, on the right, to the left
@@ -159,7 +159,7 @@ def count_repeats(content: Tensor) -> dict[str, Tensor]:
 
 
 def count_carries(content: Tensor) -> dict[str, Tensor]:
-    """7 9 5 + 2 0 6 has 3 carries, 2 nines (9 + 0 and 7 + 2) and a ripple of 2: one carry runs through both.
+    """7 9 5 + 2 0 6 has 3 carries, 2 nines (9 + 0, 7 + 2), and a ripple of 2: one carry runs through both.
 
     Of each sum (N, L). With no carry from its right a nine carries nothing, as in 7 9 5 + 2 0 4.
     """
@@ -234,7 +234,7 @@ TASKS = {
 def split_of(content: Tensor) -> Tensor:
     """The split of each row of content (N, L), as an index into SPLITS (N,).
 
-    A hash of the symbols picks one of ten buckets, 0 … 7 train, 8 validation, 9 test, so a sequence keeps its
+    A hash of the symbols picks one of ten buckets: 0 … 7 train, 8 validation, 9 test. So a sequence keeps its
     split through all epochs, seeds, tasks and runs. The state steps like Lehmer's random number generator;
     no product exceeds 2⁴⁸, so each machine computes the same.
     """
@@ -364,8 +364,8 @@ def pick_rare(
 ) -> Tensor:
     """Indices (count,) of questions with these kinds, each (N,): rare kinds more often than they occur.
 
-    The share oversample of them has all kinds equally often, as far as there are enough; the others have them
-    as often as they occur, so that what is common is not forgotten.
+    In the share oversample of them, all kinds are equally frequent, as far as there are enough. The others
+    have kinds as frequent as they occur, so that the model does not forget what is common.
     """
     kind = torch.stack(list(kinds.values()), dim=1)
     _, number, frequency = kind.unique(dim=0, return_inverse=True, return_counts=True)
@@ -498,8 +498,9 @@ def dependence(task: str, content: Tensor, vocab_size: int) -> Tensor:
     """How much each symbol of the right answer depends on each symbol of the question, (N, A, L), 0 to 1.
 
     That is the share of replacements that change the answer's symbol. A symbol of the question is replaced by
-    every other one that leaves a valid question, or by about 32 of them where there are more than 64. It is
-    nan for a symbol that no other can replace, such as the plus of a sum. content (N, L) are valid questions.
+    every other one that leaves a valid question. Where there are more than 64, about 32 of them suffice. It
+    is nan for a symbol that no other can replace, such as the plus of a sum. content (N, L) are valid
+    questions.
     """
     if TASKS[task].depends_on is not None:
         return TASKS[task].depends_on(content).double()

@@ -143,10 +143,11 @@ def checks(run: Run, means: dict[Head, Tensor]) -> list[dict]:
 def guide(run: Run, evidence: Evidence) -> dict:
     """What the experiments of the page are about, measured on this run.
 
-    The brightest head reads the answers most; the other one is the costliest of the rest. Told are the shares
-    of attention that the brightest one spends where the answers come from, intact and without the other; and
-    how many heads spend at least half of theirs there. The pair, if one was found, is of two heads of which
-    either can be lost at no cost, but not both; with it comes how many of the sequences stay right.
+    "brightest" is the head that reads the answers most, "other" the costliest of the rest. "share" is what
+    the brightest head spends of its attention where the answers come from, and "moved" what it spends there
+    without the other. "readers" counts the heads that spend at least half of theirs there. "pair" has two
+    heads of which either can be lost at no cost, but not both, and how many sequences stay right without
+    them. It is None if no pair was found.
     """
     brightest, reading, result = evidence.brightest, evidence.reading, {"brightest": None}
     others = [head for head in heads_of(run.model) if head != brightest]

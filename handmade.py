@@ -4,16 +4,16 @@ Read this after transformer.py. Nothing is trained and no class is changed: the 
 matrices of a plain MiniTransformer. This is how the encoder reverses any sequence of up to 8 symbols:
 
 1. A token's vector has five parts, each one-hot: WHAT token it is, WHERE it stands, where the LAST token
-   stands, which is END, the MIRROR place, and the ANSWER. The embedding fills WHAT, the position WHERE.
+   (END) stands, the MIRROR place, and the ANSWER. The embedding fills WHAT, the position WHERE.
 2. Layer 1, attention: every query is the same and matches END's key. Where END stands is copied into LAST.
 3. Layer 1, feed-forward: a hidden unit for each pair (last, here) is on only where LAST and WHERE are that
    pair, an AND. It writes last − here into MIRROR.
 4. Layer 2, attention: the query is MIRROR, the key WHERE, the value WHAT, which is copied into ANSWER.
 5. The output projection reads ANSWER.
 
-Step 4 needs what step 2 finds, and one layer looks only once: hence two layers. A layer norm does no harm: of
-D numbers, k are 1 and the others 0, so the mean is always m = k/D and the variance m − m². The norm is then
-a fixed scale and shift, and its own weight and bias undo it.
+Step 4 needs what step 2 finds, and one layer looks only once: hence two layers. A layer norm does no harm.
+Of D numbers, k are 1 and the others 0, so the mean is always m = k/D and the variance m − m². The norm is
+then a fixed scale and shift, and its own weight and bias undo it.
 
 In an encoder, copying needs no attention. In an encoder–decoder, cross-attention must fetch each symbol.
 Sorting resists: a place would have to know how many symbols are smaller, but attention does not count, it

@@ -210,8 +210,9 @@ def update_average(averages: list[Tensor], weights: list[Tensor], updates: Tenso
 def answer(model: nn.Module, source: Tensor, target: Tensor) -> Tensor:
     """What the model says to source (N, S), as (N, T) like target; all on one device.
 
-    An encoder answers in one pass. The others generate; but where one pass over the right answer says its
-    next token at every step, greedy decoding writes just that answer, so only the other rows need more.
+    An encoder answers in one pass. The others generate. But where one pass over the right answer says its
+    next token at every step, greedy decoding writes just that answer. So only the other rows must be
+    generated.
     """
     with evaluating(model) as model:
         given, to_say = arrange(model.architecture, source, target)
@@ -334,11 +335,11 @@ def train_epoch(run: Training, batches: Iterable[tuple[tuple[Tensor, ...], Tenso
 def train(
     config: Config, device: torch.device, checkpoint: dict | None = None
 ) -> Iterator[tuple[nn.Module, dict]]:
-    """Train for config.epochs, from a checkpoint on if there is one; after each epoch, give the averaged
-    model and a new checkpoint. A checkpoint of the last epoch is given back as it is.
+    """Train for config.epochs; after each epoch, yield the averaged model and a new checkpoint.
 
-    What is evaluated and kept is not the weights that are trained but their moving average, which takes no
-    part in the last steps' back and forth around the solution (Polyak & Juditsky 1992).
+    Training goes on from a checkpoint if there is one. A checkpoint of the last epoch is yielded as it is.
+    What is evaluated and kept is the moving average of the weights, not the weights themselves. It takes no
+    part in their last steps back and forth around the solution (Polyak & Juditsky 1992).
     """
     run = Training(config, device)
     if checkpoint:

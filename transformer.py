@@ -48,8 +48,8 @@ def scaled_dot_product_attention(
     """Mix the values by how well each query matches each key: softmax(QKᵀ/√Dh)·V (eq. 1).
 
     query (B, H, T, Dh), key and value (B, H, S, Dh), mask broadcastable to (B, H, T, S), True = may attend.
-    Returns the mixture (B, H, T, Dh) and the weights (B, H, T, S), whose rows sum to one; a row that may
-    attend to nothing is all zeros. Dropout strikes the weights that mix, not those that are returned.
+    Returns the mixture (B, H, T, Dh) and the weights (B, H, T, S), whose rows sum to one. A row that may
+    attend to nothing is all zeros. The weights that mix have dropout, those that are returned do not.
 
     A sum of Dh products spreads as √Dh. Without the division, the softmax of a wide head is all or nothing,
     and its gradient vanishes (`python tests/benchmark.py --what-decides`).
@@ -112,8 +112,9 @@ class MultiHeadAttention(nn.Module):
 def sinusoidal_encoding(max_len: int, d_model: int, base: float = POSITION_BASE) -> Tensor:
     """The paper's position signal, (max_len, D): column 2i is sin(pos/base^(2i/D)), column 2i+1 its cosine.
 
-    Each pair of columns is a clock hand of its own speed, from one radian a token down to 1/base of it: the
-    paper's 10,000 leaves hands that tell thousands of positions apart, and stand still for ten (section 3.5).
+    Each pair of columns is a clock hand. The fastest turns by one radian a token, the slowest by nearly
+    1/base. With the paper's base of 10,000 they tell thousands of positions apart, but within ten positions
+    most of them hardly move (section 3.5).
     """
     position = torch.arange(max_len, dtype=torch.float64).unsqueeze(1)                      # (max_len, 1)
     speed = base ** (-torch.arange(0, d_model, 2, dtype=torch.float64) / d_model)        # (⌈D/2⌉,)
@@ -298,8 +299,8 @@ class MiniTransformer(nn.Module):
     causal=False is an encoder (BERT's shape): each token sees all others, and all answers come out at once.
     causal=True is a decoder-only model (GPT's shape): a token sees only itself and what stands before it.
 
-    The paper scales token embeddings up by √D (section 3.4). For a task about positions, such as reversing,
-    that drowns the position signal, so here the token starts as the quieter of the two, at embedding_std.
+    The paper scales token embeddings up by √D (section 3.4). In a task about positions, such as reversing,
+    this drowns the position signal. So here the token starts as the quieter of the two, at embedding_std.
     ValueError where sizes do not fit or a word is unknown; in forward, for token ids outside the vocabulary.
     """
 
@@ -425,10 +426,11 @@ def evaluating(model: nn.Module) -> Iterator[nn.Module]:
 def generate(model: nn.Module, source: Tensor, max_new_tokens: int) -> Tensor:
     """Greedy decoding: append the likeliest next token, again and again, until each row has its END.
 
-    source (B, S): [START, …, END], PAD at the end. Returns the answers alone, (B, N) with N ≤ max_new_tokens;
-    a row is PAD after its END, or from a PAD on that the model writes. The encoder–decoder writes after a
-    START of its own, the decoder-only model right after each row's prompt. ValueError for an encoder, which
-    cannot generate, for a row without a token, and where prompt and answer are longer than max_len.
+    source (B, S): [START, …, END], PAD at the end. Returns the answers alone, (B, N) with N ≤ max_new_tokens.
+    A row ends with its END, or with a PAD that the model writes, and is PAD from there on. The
+    encoder–decoder writes after a START of its own, the decoder-only model right after each row's prompt.
+    ValueError for an encoder, which cannot generate, for a row without a token, and where prompt and answer
+    are longer than max_len.
     """
     check_positive(max_new_tokens=max_new_tokens)
     with evaluating(model) as model:

@@ -65,9 +65,9 @@ function joined(passes, width) {
   return {query, key, value, weights};
 }
 
-/** Ask one question. Returns the answer up to and including END, with at most answerLength + 1 tokens; all
-    that the model was given; its logits, a row for each token of the last sequence given; and for each kind
-    and layer the queries, keys, values and weights[head], (T, S). */
+/** Ask one question. Returns what the model was given, and its answer up to and including END, with at most
+    answerLength + 1 tokens. With them come the logits, a row for each token of the last sequence given. For
+    each kind and layer come the queries, keys, values and weights[head], (T, S). */
 function ask(model, content, answerLength, parts, mode) {
   const {architecture, vocab_size, d_model} = model.config;
   const pass = {model, cuts: cutsOf(model, parts, mode), trace: {}};

@@ -1,5 +1,5 @@
 /* The tasks of data.py once more. The page trusts these only if they answer all questions that travel with it
-   as data.py did: a task that was changed there, or is the reader's own, is not judged by another's rule. */
+   as data.py did. So a task that was changed there, or is the reader's own, is not judged by another rule. */
 "use strict";
 
 const MASK = 3, ZERO = 4, PLUS = 14;

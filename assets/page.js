@@ -78,7 +78,7 @@ function parse(text) {
 const keysOf = (kind, given) => kind === "decoder" ? given.at(-1) : given[0];
 const queriesOf = (kind, given) => kind === "encoder" ? given[0] : given.at(-1);
 
-/** For other programs: content is a list of token ids; without is a list of parts, [] for all attention,
+/** For other programs. content is a list of token ids. without is a list of parts: [] for all attention,
     [kind], [kind, layer] or [kind, layer, head]. Returns the answer up to its END, the logits of all tokens
     given, and the weights of each kind, [layer][head][query][key]. */
 window.explorer = {

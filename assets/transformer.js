@@ -1,12 +1,12 @@
 /* The Transformer of transformer.py once more, in plain JavaScript, in the same order, with the same names.
 
    Read transformer.py first; this file only says what is different here. Matrices are flat Float64Arrays, row
-   after row: double precision is the faster one in JavaScript. There is no PAD: sequences of any length stand
-   one behind the other, and `starts` says in which row each begins, with the number of all rows at its end.
+   after row: double precision is the faster one in JavaScript. There is no PAD. Sequences of any length stand
+   one behind the other. `starts` says in which row each begins, with the number of all rows at its end.
    Weights keep PyTorch's names and shapes: model.blocks[0].attention.query_projection.weight is (D, D).
 
-   A pass is {model, cuts}, and what a caller adds to it: cuts maps "kind.layer.head" to what replaces that
-   head's output, kept remembers what was computed, trace collects queries, keys, values and weights, past
+   A pass is {model, cuts}, and what a caller adds to it. cuts maps "kind.layer.head" to what replaces that
+   head's output. kept remembers what was computed. trace collects queries, keys, values and weights. past
    holds the keys and values of the tokens before. */
 "use strict";
 

@@ -14,9 +14,9 @@ encoder that learned to reverse does what the one of handmade.py does. The fifth
 training, the right symbols or the pattern of attention. The last solves the toy tasks of other projects.
 
 "Solved" means the same everywhere: all of 2,000 validation sequences are right, looked at every 8 steps. The
-share of peak compares two rates on the same threads. One is the arithmetic of the weight matrices in a step
-(2 flops for each weight and token, forward once and backward twice) over the time of the step. The other is
-that of a float32 matrix product, timed just before.
+share of peak compares two rates on the same threads. One is the arithmetic of the weight matrices over the
+time of a step: 2 flops for each weight and token, forward once and backward twice. The other is that of a
+float32 matrix product, timed just before.
 """
 
 import argparse
@@ -329,8 +329,8 @@ def by_hand(seeds: range) -> None:
 
 def pattern(tasks: list[str], architectures: list[str], seeds: range) -> None:
     """At which step the right symbols come and the pattern of attention, each when it is half-way up."""
-    print("Steps at which the right symbols and the pattern of attention are half-way up, by seed\n"
-          "(pattern: the share of the best head's attention on the answer of one recorded question):\n")
+    print("Steps at which the right symbols and the pattern of attention are half-way up, by seed. The\n"
+          "pattern is the share of the best head's attention on the answer of one recorded question.\n")
     for task, architecture in itertools.product(tasks, architectures):
         cells, order = [], []
         for seed in seeds:
