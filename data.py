@@ -14,7 +14,7 @@ import argparse
 import difflib
 import re
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -654,8 +654,25 @@ def nearest_option(option: str, options: list[str]) -> str | None:
     return next(iter(candidates), None)
 
 
+def new_parser(description: str, *examples: str, **settings) -> argparse.ArgumentParser:
+    """The command line of a script, with some examples of it below the help."""
+    return argparse.ArgumentParser(
+        description=description, epilog="\n  ".join(["examples:", *examples]), allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter, **settings,
+    )
+
+
+def add_choice(
+    parser: argparse.ArgumentParser, flag: str, choices: Sequence[str], default: Sequence[str] | None = None
+) -> None:
+    """An option for one or more of these words, which the help lists once. Without a default, it is None."""
+    words = f"one or more of {', '.join(choices)} (default: {' '.join(default or ['all'])})"
+    name = flag.strip("-").upper()
+    parser.add_argument(flag, nargs="+", choices=choices, metavar=name, default=default, help=words)
+
+
 def parse_options(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """The command line of all our scripts: an unknown option ends it with the nearest that there is."""
+    """The options that are given; an unknown one ends the program, and names the nearest that there is."""
     parser.error = fail
     namespace, unknown = parser.parse_known_args()
     if unknown:
@@ -699,9 +716,11 @@ def print_arranged(task: str) -> None:
 
 
 def main() -> None:
-    description = "Check each task and print examples of it."
-    parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
-    parser.add_argument("--task", nargs="+", choices=task_names(), help="only these")
+    parser = new_parser(
+        "Check each task, and print examples of it and the sizes of the splits.",
+        "python data.py --task add complete",
+    )
+    add_choice(parser, "--task", task_names())
     options = parse_options(parser)
     tasks = options.task or list(TASKS)
     try:

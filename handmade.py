@@ -23,7 +23,6 @@ averages. That gives fractions instead of ones, and no norm is fixed any more.
 models/handmade` then draws and ablates them like trained ones.
 """
 
-import argparse
 from collections.abc import Callable
 from itertools import accumulate, pairwise
 
@@ -36,6 +35,7 @@ from data import (
     add_start_end,
     every_content,
     exact_match,
+    new_parser,
     parse_options,
     uniform_symbols,
 )
@@ -167,7 +167,7 @@ def right_by_length(model: nn.Module, answer: Callable[[Tensor], Tensor]) -> dic
 
 
 def main() -> None:
-    parse_options(argparse.ArgumentParser(description="Build, test and save four models by hand."))
+    parse_options(new_parser("Build four models by hand, test them and save them.", "python handmade.py"))
     models_dir, wrong = DEFAULT_FOLDER / "handmade", False
     print("Right of every sequence of 1 to 4 symbols, and of 10,000 longer ones, by length:\n")
     for build in copying_encoder, reversing_encoder, copying_encoder_decoder, reversing_encoder_decoder:

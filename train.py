@@ -38,6 +38,7 @@ from data import (
     ARCHITECTURES,
     SPLITS,
     TASKS,
+    add_choice,
     all_right,
     answer_length,
     arrange,
@@ -47,6 +48,7 @@ from data import (
     first_line,
     is_scored,
     kinds_of,
+    new_parser,
     parse_options,
     task_names,
     to_text,
@@ -947,48 +949,52 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
                 if name in task.settings.get(architecture, {}):
                     values[f"{task_name}, {architecture}"] = task.settings[architecture][name]
         if "choices" not in how:
-            how["type"] = type(values["default"])
+            number = type(values["default"])
+            how |= {"type": number, "metavar": "N" if number is int else "X"}
         words = [f"{whose}: {setting_text(name, value).split()[-1]}" for whose, value in values.items()]
         option(flag, help=f"{help} ({'; '.join(words)})", **how)
 
-    setting("--epochs", "each draws fresh data and ends with an evaluation")
+    setting("--epochs", "epochs; each draws fresh data and ends with an evaluation")
     setting("--steps-per-epoch", "optimiser steps in an epoch")
     setting("--batch-size", "sequences in a step")
-    setting("--learning-rate", "of AdamW, after the warm-up")
-    setting("--hold", "share of the steps at this rate, before it falls to 0 along a cosine")
+    setting("--learning-rate", "learning rate of AdamW, after the warm-up")
+    setting("--hold", "share of the steps at this rate, 0 … <1, before it falls to 0 along a cosine")
     setting("--seq-len", "the most symbols in a question")
     option("--fixed-length", action="store_true", help="only sequences of that length, not 1 up to it")
-    setting("--oversample", "share of training questions in which rare kinds are as frequent as others")
-    setting("--vocab-size", "token ids; four of them are special")
+    setting("--oversample", "share of training questions, 0 … 1, with all kinds equally frequent")
+    setting("--vocab-size", "token ids, of which four are special: PAD, START, END and MASK")
     setting("--d-model", "width of the residual stream")
-    setting("--num-heads", "attention heads; must divide --d-model")
-    setting("--num-layers", "blocks; encoder-decoder has them on each side, by default 2")
+    setting("--num-heads", "attention heads in a layer; must divide --d-model")
+    setting("--num-layers", "layers; an encoder-decoder has so many on each side, by default 2")
     setting("--d-ff", "hidden width of the feed-forward network")
     setting("--dropout", "share of values dropped in training, 0 … <1")
     setting("--positional", "position signal", choices=POSITIONAL)
-    setting("--position-base", "of the sinusoids; the paper has 10000")
+    setting("--position-base", "base of the sinusoids; the paper has 10000")
     setting("--embedding-std", "standard deviation of a new token embedding")
     setting("--norm", "LayerNorm before or after a sublayer", name="norm_first", choices=["pre", "post"])
-    setting("--activation", "of the feed-forward network", choices=list(ACTIVATIONS))
-    setting("--seed", "of weights and training data")
+    setting("--activation", "activation of the feed-forward network", choices=list(ACTIVATIONS))
+    setting("--seed", "seed of weights and training data")
 
 
 def parse() -> argparse.Namespace:
     """The command line. A setting of Config that is not given is absent, and so keeps its default."""
-    parser = argparse.ArgumentParser(
-        description="Train a Transformer on sequence tasks; python visualize.py then shows what it learned.",
-        allow_abbrev=False, argument_default=argparse.SUPPRESS,
+    parser = new_parser(
+        "Train Transformers on sequence tasks; python visualize.py then shows what they learned.",
+        "python train.py", "python train.py --task sort --architecture decoder",
+        "python train.py --task reverse --num-layers 1 --output-dir models/one_layer",
+        argument_default=argparse.SUPPRESS,
     )
-    option = parser.add_argument
-    option("--task", nargs="+", choices=task_names(), default=DEFAULT_TASKS,
-           help=f"default: {' '.join(DEFAULT_TASKS)}")
-    option("--architecture", nargs="+", choices=ARCHITECTURES, default=DEFAULT_ARCHITECTURES,
-           help=f"default: {' '.join(DEFAULT_ARCHITECTURES)}")
+    add_choice(parser, "--task", task_names(), DEFAULT_TASKS)
+    add_choice(parser, "--architecture", ARCHITECTURES, DEFAULT_ARCHITECTURES)
     add_settings(parser)
+    option = parser.add_argument
     devices = ["auto", "cpu", "cuda", "mps"]
-    option("--device", choices=devices, default="auto", help="default: auto, a GPU if there is one")
-    option("--threads", type=int, default=None, help="CPU threads (default: OMP_NUM_THREADS or else 1)")
-    option("--output-dir", type=Path, default=DEFAULT_FOLDER, help="where to write (default: models)")
+    option("--device", choices=devices, default="auto",
+           help="where to compute (default: auto, a GPU if there is one)")
+    option("--threads", type=int, default=None, metavar="N",
+           help="CPU threads (default: OMP_NUM_THREADS or else 1)")
+    option("--output-dir", type=Path, default=DEFAULT_FOLDER, metavar="FOLDER",
+           help="where to write the runs (default: models)")
     option("--resume", action="store_true", default=False,
            help="go on where there is a checkpoint, start where there is none")
     option("--quiet", action="store_true", default=False, help="print only the final table")

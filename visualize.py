@@ -72,10 +72,12 @@ from data import (
     MASK,
     PAD,
     TASKS,
+    add_choice,
     add_start_end,
     arrange,
     exact_match,
     is_scored,
+    new_parser,
     parse_options,
     task_names,
     to_content,
@@ -1578,24 +1580,30 @@ def save_of_folders(figure: Figure, what: str, folders: list[Path], options: arg
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description="Draw where the heads of trained models read, and what is left without them. Without "
-        "options, all runs that are found are drawn.", allow_abbrev=False,
+    parser = new_parser(
+        "Draw where the heads of trained models read, and what is left without them.\n"
+        "Without options, all runs that are found are drawn.",
+        "python visualize.py", "python visualize.py --sequence 5 9 12 14",
+        "python visualize.py --task add --architecture encoder --sequence 4 2 + 1 9",
+        "python visualize.py --format svg --dark --output-dir slides",
     )
+    add_choice(parser, "--task", task_names())
+    add_choice(parser, "--architecture", ARCHITECTURES)
     option = parser.add_argument
-    option("--task", nargs="+", choices=task_names(), help="only runs of these")
-    option("--architecture", nargs="+", choices=ARCHITECTURES, help="only runs of these")
-    option("--sequence", nargs="+", help="a question as data.py prints it: 5 7 9, 4 2 + 1 9 or 5 _ 5 7")
+    option("--sequence", nargs="+", metavar="SYMBOL",
+           help="a question as data.py prints it: 5 7 9, 4 2 + 1 9 or 5 _ 5 7")
     only = parser.add_mutually_exclusive_group().add_argument
     only("--compare", nargs="+", type=Path, metavar="FOLDER",
          help="only draw the training curves of the runs in these folders, in one picture")
     only("--balance", nargs="+", type=Path, metavar="FOLDER",
          help="only draw how loud positions and symbols are in layer 1 of the runs in these folders")
-    option("--models-dir", type=Path, default=DEFAULT_FOLDER,
+    option("--models-dir", type=Path, default=DEFAULT_FOLDER, metavar="FOLDER",
            help="where python train.py wrote the runs (default: models)")
-    option("--output-dir", type=Path, help="where to write the pictures (default: beside the runs)")
-    option("--format", choices=["png", "svg", "pdf"], default="png", help="of the pictures (default: png)")
-    option("--dark", action="store_true", help="on a dark background")
+    option("--output-dir", type=Path, metavar="FOLDER",
+           help="where to write the pictures (default: beside the runs)")
+    option("--format", choices=["png", "svg", "pdf"], default="png",
+           help="format of the pictures (default: png)")
+    option("--dark", action="store_true", help="draw on a dark background")
     options = parse_options(parser)
     options.output_dir = options.output_dir or options.models_dir
     return options

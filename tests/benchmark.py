@@ -353,7 +353,9 @@ def pattern(tasks: list[str], architectures: list[str], seeds: range) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--architecture", nargs="+", choices=ARCHITECTURES, default=ARCHITECTURES,
                         help="one or more (default: all)")
     parser.add_argument("--seeds", type=int, default=3, help="how many seeds (default: 3)")

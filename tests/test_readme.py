@@ -49,14 +49,12 @@ def sentences(page):
 
 
 def commands():
-    """Each command of our scripts that stands in a page."""
-    found = []
-    for name, page in PAGES.items():
-        for line in "".join(blocks(page, "")).splitlines():
-            for command in line.split("&&"):
-                if re.match(r"python \S+\.py", command.strip()):
-                    found.append(pytest.param(command.strip(), id=f"{name}: {command.strip()}"))
-    return found
+    """Each command of our scripts that stands in a page or, as an example, in a help."""
+    texts = ["".join(blocks(page, "")) for page in PAGES.values()]
+    texts += [path.read_text() for path in ROOT.glob("*.py")]
+    found = re.findall(r"^ *(python .*)$|\"(python [^\"]*)\"[,)]", "\n".join(texts), re.MULTILINE)
+    lines = [part.strip() for line in found for part in "".join(line).split("&&")]
+    return sorted({line for line in lines if re.match(r"python \S+\.py", line)})
 
 
 def test_the_readme_is_short():
