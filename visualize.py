@@ -531,11 +531,12 @@ def layer_picture(view: View) -> Figure:
     name, titles = view.name((kind, layer)), [f"head {index + 1}" for _, _, index in heads]
     sentence = f"{name}: {nothing_outlined(view)}"
     if view.outlined:
-        most = int((view.reading.shares[layer] > 0.5).sum())
-        count = f"{most or 'none'} of {len(heads)} heads in {name}"
-        sentence = f"{count} {'spends' if most == 1 else 'spend'} most attention"
+        readers = int((view.reading.shares[layer] > 0.5).sum())
+        sentence = f"{readers} of {len(heads)} heads in {name} spend most of their attention"
         if len(heads) == 1:
             sentence = f"the only head in {name} spends {percent(view.share(view.best))} of its attention"
+        elif readers < 2:
+            sentence = f"{'one' if readers else 'no'} head in {name} spends most of its attention"
         sentence += " where the answer is"
         titles = [f"{title}: {percent(view.share(head))}" for title, head in zip(titles, heads, strict=True)]
     maps = [map_of(view, head, title) for head, title in zip(heads, titles, strict=True)]
@@ -600,9 +601,9 @@ def kinds_picture(view: View) -> Figure:
     for kind in maps:
         head = view.best if kind == view.kind else most_focused(kind, maps[kind])
         row.append(map_of(view, head, f"{KINDS[kind]}\nlayer {head[1] + 1}, head {head[2] + 1}"))
-    without = ", ".join(f"without {view.name((kind,))} {percent(evidence.left((kind,)))}" for kind in maps)
+    left = ", ".join(f"{percent(evidence.left((kind,)))} without {view.name((kind,))}" for kind in maps)
     by_mean = ", ".join(percent(evidence.mean_ablation[kind,]) for kind in maps)
-    return grid_picture(f"{without} is right", run_text(view), (
+    return grid_picture(f"still right: {left}", run_text(view), (
         f"{how_to_read(view, maps)} Right: after zero ablation, of {sample(evidence.source)}. "
         f"After mean ablation: {by_mean}."
     ), [row])
@@ -1193,7 +1194,7 @@ def film_frames(film: Film) -> list[Image.Image]:
 
 
 def save_film(view: View, path: Path, command: str) -> None:
-    """The formation of attention as moving pictures that play once, at most 5 seconds long."""
+    """How attention forms, as a film that plays once and takes at most 5 seconds."""
     frames, palette = film_frames(view.film), film_palette()
     first, *others = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     duration = 5000 // len(frames) // 10 * 10               # of a frame, in milliseconds
@@ -1201,7 +1202,7 @@ def save_film(view: View, path: Path, command: str) -> None:
     texts = json.dumps({"Title": sentence[0].upper() + sentence[1:], "Source": command})
     with replacing(path) as unfinished:
         first.save(unfinished, save_all=True, append_images=others, duration=duration, comment=texts)
-    tqdm.write(f"{path}: the same in {len(frames)} moving pictures", file=sys.stdout)
+    tqdm.write(f"{path}: the same as a film of {len(frames)} frames", file=sys.stdout)
 
 
 # ---------------------------------------------------------------- pictures of weights that were set by hand
