@@ -634,8 +634,8 @@ def probe_places(run: Run, shuffled: bool = False) -> dict[str, tuple[float, flo
     """How often a linear probe reads from a symbol's state how long its sequence is, and its mirror place.
 
     The states of an encoder are read before layer 1, after its attention and after its feed-forward network.
-    A single symbol is left out: there are too few such sequences to hold some out. The length is told by the
-    place of END. With shuffled, a control, each sequence has the END of another one.
+    A single symbol is left out: there are too few such sequences to hold some out. The length is
+    one less than the place of END. With shuffled, a control, each sequence has the END of another one.
     """
     source, given, _ = unseen_sequences(run, count=min(1_000, 10_000 // longest(run) + 1))
     last, here = (source != PAD).sum(dim=1, keepdim=True) - 1, torch.arange(source.size(1))

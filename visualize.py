@@ -1469,7 +1469,7 @@ PICTURES = OF_ONE_SEQUENCE | {                              # … the others wha
 
 
 def save(figure: Figure, path: Path, command: str) -> None:
-    """Write the picture, with the command that made it, and tell what it says."""
+    """Write the picture, with the command that made it, and print what it says."""
     save_picture(figure, path, command)
     tqdm.write(f"{path}: " + figure.get_suptitle().replace("\n", " "), file=sys.stdout)
 
@@ -1523,7 +1523,7 @@ def probe_text(view: View) -> str:
     """How well a linear probe reads the length of a sequence before and after layer 1's attention, or "".
 
     The untrained model stands beside it, since attention without any training averages the positions, and
-    their mean tells the length.
+    their mean depends on the length.
     """
     run = view.run
     if run.architecture != "encoder" or sum(length > 1 for length in run.config.lengths("test")) < 2:
@@ -1689,7 +1689,7 @@ def save_lengths(
 ) -> None:
     """For each task, what its runs answer to longer questions, in the folder of the task.
 
-    Where not all of its runs are drawn, the name of the file tells which.
+    Where not all of its runs are drawn, the name of the file says which.
     """
     for task in dict.fromkeys(task for _, task in views):
         drawn = [view for (_, other), view in views.items() if other == task]
@@ -1732,7 +1732,7 @@ def draw_all(options: argparse.Namespace, runs: dict[tuple[str, str], Run]) -> N
 
 
 def read_and_draw(options: argparse.Namespace) -> None:
-    """Read everything first, then draw; what could not be read is told at the end."""
+    """Read everything first, then draw; report at the end what could not be read."""
     try:
         problems = []
         if options.compare:

@@ -210,7 +210,7 @@ def test_shares_are_those_of_a_loop(run):
             assert shares[layer, head].item() == pytest.approx(sum(cells) / 8, abs=1e-6)
 
 
-def test_the_chance_level_is_the_share_of_a_reader_that_reads_alike_all_that_it_may(run):
+def test_the_chance_level_is_the_share_of_uniform_attention(run):
     decoder = run.architecture == "decoder"
     expected = [1 / (10 + i) if decoder else 1 / 10 for i in range(8)]
     assert read(run, *unseen_sequences(run, 8)).chance == pytest.approx(sum(expected) / 8)

@@ -457,7 +457,7 @@ def test_a_link_brings_back_the_question_the_head_the_cuts_and_the_step(browser,
         ("cut=layer1", "this model has no head layer1; its heads are encoder.1.1 and so on"),
     ]
 )
-def test_a_link_that_does_not_fit_the_model_is_told_in_one_line(browser, stepped, link, said):
+def test_a_link_that_does_not_fit_the_model_is_reported_in_one_line(browser, stepped, link, said):
     browser.get("about:blank")
     browser.get(f"{stepped[1].as_uri()}#{link}")
     assert wait_for(browser, "problem", "link") == f"This link does not work here: {said}"
@@ -697,7 +697,7 @@ def test_weights_travel_as_float32_where_rounding_would_change_what_is_right(tmp
 @pytest.mark.parametrize(
     ("limit", "said"), [(5_000, "its weights take 0.0 MB, more"), (60_000, "it takes 0.2 MB, more")]
 )
-def test_a_model_that_is_too_large_has_no_page_and_is_told_why(limit, said, tmp_path):
+def test_a_model_that_is_too_large_has_no_page_and_the_program_says_why(limit, said, tmp_path):
     with patch.object(explorer, "LARGEST_PAGE", limit), pytest.raises(ValueError, match=said):
         page_of(random_run(architecture="encoder"), tmp_path / "explorer.html")
     assert not list(tmp_path.iterdir())

@@ -252,7 +252,7 @@ def test_longer_sequences_and_fewer_symbols_need_other_numbers_on_top_and_nothin
             assert changed["right_by_length"](model, answer) == dict.fromkeys(range(1, 12), 1.0)
 
 
-def test_a_model_that_errs_is_told(tmp_path, monkeypatch, capsys):
+def test_a_model_that_makes_mistakes_is_reported(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["handmade.py"])
     monkeypatch.setattr(train, "TEST_SEQUENCES", 500)

@@ -241,7 +241,7 @@ def test_mistakes_are_counted_by_kind_beside_the_questions(answers):
     assert counted == [(*row, pytest.approx(row[2] / 6), pytest.approx(row[3] / 3)) for row in expected]
 
 
-def test_mistakes_are_told_in_twelve_lines_with_the_hardest_kind_and_examples(answers):
+def test_mistakes_are_reported_in_twelve_lines_with_the_hardest_kind_and_examples(answers):
     first, *lines = train.mistakes_text(answers).splitlines()
     assert re.split("  +", first) == ["sort, encoder: 3 of 6 wrong", "length 3", "repeats 1", "copies 2"]
     assert [line.split()[-2:] for line in lines[:2]] == [["50%", "50%"], ["100%", "100%"]]
@@ -375,7 +375,7 @@ def test_the_recorded_question_is_as_long_as_a_picture_can_show(settings, length
     assert len(source[0].unique()) >= len(source[3].unique())
 
 
-def test_a_damaged_or_missing_checkpoint_is_told_in_one_line(finished, tmp_path):
+def test_a_damaged_or_missing_checkpoint_is_reported_in_one_line(finished, tmp_path):
     with pytest.raises(ValueError, match="no .*checkpoint.pt; train it: .* --architecture encoder"):
         load_run(tmp_path, "reverse")
     path = run_folder(tmp_path, "reverse", "encoder") / "checkpoint.pt"
@@ -395,7 +395,7 @@ def test_a_damaged_or_missing_checkpoint_is_told_in_one_line(finished, tmp_path)
         load_run(tmp_path, "reverse")
 
 
-def test_a_checkpoint_of_another_architecture_is_told_in_one_line(finished, tmp_path):
+def test_a_checkpoint_of_another_architecture_is_reported_in_one_line(finished, tmp_path):
     folder = run_folder(tmp_path, "reverse", "decoder")
     shutil.copytree(finished, folder)
     with pytest.raises(ValueError, match="of task reverse, architecture encoder; move it to .*/encoder$"):
@@ -618,7 +618,7 @@ def test_the_remedy_for_a_missing_run_trains_just_that_run_where_it_was_missed(t
         ),
     ],
 )
-def test_weights_of_a_changed_model_are_told_by_their_first_difference(change, message, finished, tmp_path):
+def test_a_changed_model_is_reported_by_its_first_difference(change, message, finished, tmp_path):
     folder = run_folder(tmp_path, "reverse", "encoder")
     folder.mkdir(parents=True)
     checkpoint = torch.load(finished / "checkpoint.pt", weights_only=True)
@@ -629,7 +629,7 @@ def test_weights_of_a_changed_model_are_told_by_their_first_difference(change, m
     assert "train it" not in str(refused.value) and "\n" not in str(refused.value)
 
 
-def test_a_setting_that_is_gone_or_a_task_that_is_wrong_is_told_in_one_line(finished, tmp_path, monkeypatch):
+def test_a_setting_that_is_gone_or_a_wrong_task_is_refused_in_one_line(finished, tmp_path, monkeypatch):
     folder = run_folder(tmp_path, "reverse", "encoder")
     folder.mkdir(parents=True)
     checkpoint = torch.load(finished / "checkpoint.pt", weights_only=True)

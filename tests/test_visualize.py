@@ -205,7 +205,7 @@ def test_the_ablation_picture_shows_what_is_left_by_length(view):
     numpy.testing.assert_allclose(scatter[:, 0], 100 * evidence.reading.shares.flatten())
 
 
-def test_the_sentence_of_ablation_names_the_costliest_head_and_the_one_that_reads_most(view):
+def test_the_sentence_of_ablation_names_the_costliest_head_and_the_one_that_reads_the_answers_most(view):
     evidence, count = view.evidence, len(view.evidence.source)
     right = torch.ones(count, 3)
     costly = next(head for head in heads_of(view.run.model) if head != view.best)
@@ -292,7 +292,7 @@ def test_the_film_shows_the_record_from_the_first_epoch_to_the_last(run, measure
     assert first[0, 0].tolist() == [0x0D, 0x11, 0x17] and (first != second).any()
 
 
-def test_the_picture_of_lengths_tells_who_stops_and_who_goes_on(view):
+def test_the_picture_of_lengths_says_which_model_stops_and_which_goes_on(view):
     def sentence():
         return visualize.lengths_sentence([view])
 
@@ -336,7 +336,7 @@ def test_the_film_spends_its_time_where_the_model_learns_and_has_at_most_48_fram
     assert moments([1], early=3, late=2) == [0]
 
 
-def test_a_run_without_its_record_is_drawn_without_a_film_and_that_is_told(
+def test_a_run_without_its_record_is_drawn_without_a_film_and_says_so(
     models_dir, tmp_path, monkeypatch, capsys, few_sequences
 ):
     folder = run_folder(tmp_path, "copy", "encoder")
@@ -666,7 +666,7 @@ def test_the_same_input_gives_the_same_bytes_and_vectors_are_vectors(
             assert bitmap not in picture and text in picture, path
 
 
-def test_a_sequence_of_ones_own_replaces_no_picture_and_its_title_tells_of_it(
+def test_a_sequence_of_ones_own_replaces_no_picture_and_its_title_says_so(
     models_dir, tmp_path, monkeypatch, capsys
 ):
     """Longer than in training, in one pair of quotes; of the runs found, a sum cannot be asked."""
