@@ -214,8 +214,9 @@ def live_page(run: Run, format: str, tested_on: int, share: float) -> str:
 def save_page(run: Run, path: Path) -> None:
     """Write the page, in float16 where that leaves the exact match on the test set as it is, else in float32.
 
-    Where float32 takes more than LARGEST_PAGE, float16 is used all the same. The exact match on a page is that
-    of its own weights. ValueError for a model that is too large in any case, or whose weights are no numbers.
+    Where float32 takes more than LARGEST_PAGE, float16 is used all the same. The exact match on a page is
+    that of its own weights. ValueError for a model that is too large in any case, or whose weights are not
+    finite numbers.
     """
     numbers = sum(x.numel() for x in run.model.state_dict().values())
     if (size := numbers * 2 * 4 / 3) > LARGEST_PAGE:        # base64 writes three bytes as four characters

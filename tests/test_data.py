@@ -483,7 +483,7 @@ def test_a_task_whose_questions_are_wrong_is_refused(task, message, monkeypatch)
     ],
 )
 @pytest.mark.parametrize("script", [data, train, visualize])
-def test_an_entry_that_is_not_a_task_is_refused_in_one_line(script, name, entry, message, monkeypatch, capsys):
+def test_an_entry_that_is_no_task_is_refused_in_one_line(script, name, entry, message, monkeypatch, capsys):
     monkeypatch.setitem(TASKS, name, entry)
     monkeypatch.setattr(sys, "argv", ["script"])
     with pytest.raises(SystemExit) as stopped:
