@@ -23,6 +23,7 @@ import data
 import handmade
 import train
 import transformer
+import visualize
 from data import TASKS, Task
 from train import read_checkpoint, recipe, run_folder, train_and_save
 
@@ -127,6 +128,14 @@ def test_each_file_option_and_test_that_is_named_exists(name, capsys, monkeypatc
     headings = re.findall(r"^#+ (.*)", BLOCK.sub("", page), re.MULTILINE)
     anchors = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
     assert set(re.findall(r"\]\(#([^)]+)\)", page)) <= anchors
+
+
+def test_the_page_of_models_names_all_that_is_written_there(models_dir):
+    """By training and by drawing, beside a checkpoint."""
+    written = {path.name for path in run_folder(models_dir, "reverse", "encoder").iterdir()}
+    assert "metrics.json" in written
+    written |= {f"{name}.png" for name in visualize.PICTURES} | {"heads.csv", "film.gif", "explorer.html"}
+    assert written <= set(re.findall(r"`([^`]+)`", PAGES["models/README.md"]))
 
 
 def test_the_figures_agree_with_the_run_that_python_train_py_left():
