@@ -34,7 +34,7 @@ function brightestHead() {
   const answer = difference > ONE_POINT ? 1 : difference < -ONE_POINT ? 0 : 2;
   const found = [
     ["Here the brightest head does matter most.", "The brightest head is not the one that matters most.",
-      `Here the two matter alike: they cost ${points(withoutOne)} and ${points(withoutTwo)}.`][answer],
+      `Here the two matter equally: they cost ${points(withoutOne)} and ${points(withoutTwo)}.`][answer],
     readers > 1 && data.right - withoutOne <= ONE_POINT
       ? `${readers} heads spend at least half of their attention where the answers come from, `
         + "so the model can spare one." : "",

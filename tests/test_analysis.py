@@ -237,7 +237,7 @@ def test_diagonals_join_the_query_that_says_a_symbol_with_that_symbol(
 
 
 def test_scores_of_maps_that_are_known_in_closed_form():
-    """Three heads of 4 queries: one reads all alike, one its own place, one the mirror image of it."""
+    """Three heads of 4 queries: one reads uniformly, one its own place, one the mirror image of it."""
     mirror = torch.eye(4).flip(1)
     maps = torch.stack([torch.full((4, 4), 0.25), torch.eye(4), mirror])        # (3, 4, 4)
     allowed = torch.ones(4, 4, dtype=torch.bool)
@@ -448,7 +448,7 @@ def test_loudness_is_the_spread_over_the_keys_of_what_comes_from_positions_or_sy
 
 
 def copying_by_hand(config):
-    """An encoder that copies because each embedding is its own output, and whose heads read all alike."""
+    """An encoder that copies because each embedding is its own output, and whose heads read uniformly."""
     model = config.model().eval()
     zero(model, "query_projection", "contract", "output_projection")
     model.positional_encoding.table.zero_()

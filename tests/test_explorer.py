@@ -344,7 +344,7 @@ def test_an_experiment_is_predicted_then_cut_then_explained_and_kept(handmade, b
     assert one.text.endswith("(fetches the symbol): 0% right")
     two.click()
     found = first.find_element("css selector", ".found").text
-    assert "Your prediction was “layer 1, head 1 (finds END)”. Here the two matter alike" in found
+    assert "Your prediction was “layer 1, head 1 (finds END)”. Here the two matter equally" in found
     assert "spends 10% of its attention there instead of 100%" in found
     first.find_elements("css selector", ".look")[1].click()
     assert text_of(browser, "head-title").startswith("Look at layer 1, head 1 (finds END)")
