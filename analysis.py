@@ -590,7 +590,8 @@ def score_parts(model: nn.Module, tokens: Tensor) -> dict[str, Tensor]:
 def loudness(model: nn.Module, source: Tensor) -> dict[str, float]:
     """How loud each part of those scores is: its standard deviation over the keys that a query may read.
 
-    Of all queries, heads and questions, the root mean square. source are questions of one length, (N, S).
+    It is the root mean square over all queries, heads and questions. source are questions of one length,
+    (N, S).
     """
     result = {}
     with evaluating(model) as model:
@@ -685,7 +686,8 @@ def swap_end(run: Run, length: int, other_length: int) -> tuple[float, float]:
 def shares_in_training(run: Run, record: Record) -> Tensor:
     """What share of its attention each head spent on the answers after each epoch, (epochs, layers, H).
 
-    Of the kind that can find them, in the question of the record; nan where its answer comes from nowhere.
+    The heads are those of the kind that can find answers, and the question is that of the record. The share
+    is nan where its answer comes from nowhere.
     """
     question = torch.from_numpy(record["source"])[None, 1:-1]
     depends = dependence(run.config.task, question, run.config.vocab_size)
@@ -702,7 +704,7 @@ def half_way(values: list[float]) -> int:
 
 @dataclass
 class Evidence:
-    """What is measured of a run on sequences that training never saw; each measure when it is first asked."""
+    """Measurements of a run on sequences that training never saw; each is made when it is first needed."""
 
     run: Run
     count: int = SEQUENCES                                  # of all lengths, for ablation and lens

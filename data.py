@@ -152,7 +152,7 @@ def propose_patterns(symbols: range, count: int, length: int, generator: torch.G
 def count_repeats(content: Tensor) -> dict[str, Tensor]:
     """9 5 5 7 9 5 has 3 repeats, a 9 and two 5s, and 3 copies of one symbol, the 5.
 
-    Of each question (N, L).
+    Both are counted in each question (N, L).
     """
     same = content[:, :, None] == content[:, None, :]       # (N, L, L)
     return {"repeats": same.tril(-1).any(dim=2).sum(dim=1), "copies": same.sum(dim=2).amax(dim=1)}
@@ -161,7 +161,8 @@ def count_repeats(content: Tensor) -> dict[str, Tensor]:
 def count_carries(content: Tensor) -> dict[str, Tensor]:
     """7 9 5 + 2 0 6 has 3 carries, 2 nines (9 + 0, 7 + 2), and a ripple of 2: one carry runs through both.
 
-    Of each sum (N, L). With no carry from its right a nine carries nothing, as in 7 9 5 + 2 0 4.
+    They are counted in each sum (N, L). A nine without a carry from its right carries nothing, as in
+    7 9 5 + 2 0 4.
     """
     first, second = (content - ZERO).split(content.size(1) // 2 + 1, dim=1)             # first is with PLUS
     pairs = first[:, : second.size(1)] + second
@@ -348,7 +349,7 @@ def add_start_end(content: Tensor, width: int) -> Tensor:
 
 
 def kinds_of(task: str, source: Tensor) -> dict[str, Tensor]:
-    """Of each question in source (N, S) its length, and what else the task says of it, each (N,)."""
+    """The length of each question in source (N, S), and what else the task says about it, each (N,)."""
     lengths = (source != PAD).sum(dim=1) - 2                # without START and END
     kinds = {"length": lengths}
     if TASKS[task].kinds:

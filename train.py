@@ -389,7 +389,7 @@ class Answers:
         return list(first.values())
 
     def by_kind(self) -> list[dict]:
-        """Of each kind of questions the numbers and shares, of all questions and of the mistakes."""
+        """How frequent each kind is among the questions and among the mistakes, as numbers and as shares."""
         rows, wrong, different = [], self.wrong, self.different_mistakes()
         for kind, values in kinds_of(self.config.task, self.source).items():
             for value in values.unique().tolist():
@@ -437,7 +437,7 @@ def excess(row: dict) -> float:
 
 
 def hardest_kinds(table: list[dict]) -> list[dict]:
-    """Of lengths, and of whatever else tells questions apart, the row of Answers.by_kind with most excess."""
+    """The rows of Answers.by_kind with the largest excess: one for length, one for each other property."""
     hardest = {}
     for row in table:
         hardest[row["kind"]] = max(hardest.get(row["kind"], row), row, key=excess)
@@ -493,7 +493,7 @@ Record = dict[str, numpy.ndarray]                           # of each kind (epoc
 def probe_of(config: Config) -> tuple[Tensor, Tensor]:
     """Unseen, long questions (N, S) and their answers (N, T), all of one length, the clearest first.
 
-    Of the first the attention is recorded, of all how many symbols are right.
+    The attention to the first is recorded, and how many symbols of all of them are right.
     """
     lengths = config.lengths("validation")
     length = max((length for length in lengths if length <= LONGEST_PROBE), default=lengths[0])

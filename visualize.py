@@ -623,7 +623,7 @@ def with_article(architecture: str) -> str:
 
 
 def comparison_sentence(views: list[list[View]]) -> str:
-    """Which tasks need no attention in the first architecture where some do not, and which do."""
+    """Which tasks need no attention, in the first architecture that has such tasks, and which do."""
     for number, row in enumerate(views):
         names = [doing(view.run.config.task) for view in row]
         needless = [name for name, view in zip(names, row, strict=True) if needs_no_attention(view)]
@@ -701,7 +701,7 @@ def lines_picture(views: list[list[View]]) -> Figure:
 
 
 def comparison_picture(views: list[list[View]]) -> Figure:
-    """Of each run the map of the head that reads the answers most: architectures are rows, tasks columns."""
+    """A map for each run, of the head that reads the answers most: architectures are rows, tasks columns."""
     findings, rows = [], []
     for row in views:
         right = [f"{view.run.config.task} {percent(view.evidence.left((view.kind,)))}" for view in row]
@@ -764,7 +764,7 @@ def influence_picture(view: View) -> Figure:
 def rows_of_ablation(view: View, most_heads: int = MOST_HEADS) -> list[Part]:
     """The costliest heads and the one that reads the answers most, then each layer and each kind.
 
-    Of parts with the same heads, such as a layer and its only head, just the first.
+    Where several parts have the same heads, such as a layer and its only head, there is just the first.
     """
     heads, different = [head for head in view.costly[:most_heads] if head != view.best], {}
     layers = [part for part in parts_of(view.run.model) if len(part) == 2]
@@ -924,7 +924,7 @@ def draw_places(axes: Axes, view: View) -> None:
 
 
 def lengths_picture(views: list[View]) -> Figure:
-    """Of all runs of one task, what is right on questions shorter and longer than those of training."""
+    """What all runs of one task answer to questions shorter and longer than those of training."""
     most = max((view.evidence.lengths for view in views), key=len)
     how = (
         "Shaded: the lengths of training. Different: so many of the sequences of that length.\n"
@@ -1060,7 +1060,7 @@ class Film:
 def film_of(view: View) -> Film:
     """The film of a run that has a record.
 
-    Of each layer it shows the head that in the end reads the answer most, or else the most focused one. Its
+    For each layer it shows the head that in the end reads the answer most, or else the most focused one. Its
     curves are the symbols right and, where there is an answer to read, the best head's share on it.
     """
     run, record = view.run, view.record
@@ -1702,7 +1702,7 @@ def save_lengths(
 
 
 def trained_beside(view: View, models_dir: Path) -> View | None:
-    """Of a model that was built by hand, the one of the same task that was trained in the folder above."""
+    """The trained model beside one that was built by hand: of the same task, in the folder above."""
     run, question = view.run, to_text(view.reading.source[0, 1:-1], view.run.config.task)
     try:
         trained = load_run(models_dir.resolve().parent, run.config.task, run.architecture)

@@ -134,7 +134,7 @@ def peak_flops_per_second(size: int = 1024, repeats: int = 10) -> float:
 
 
 def flops_per_step(config: train.Config) -> int:
-    """Of the linear layers, forward and backward, for one batch; attention's own products add 1–2%."""
+    """Those of the linear layers, forward and backward, for one batch; attention's products add 1–2%."""
     model, flops = config.model(), 0
 
     def count(linear: nn.Linear, inputs: tuple[Tensor], output: Tensor) -> None:
@@ -150,7 +150,7 @@ def flops_per_step(config: train.Config) -> int:
 
 
 def median_and_most(rows: list[dict], key: str, digits: int) -> str:
-    """Of that column, over the seeds; > where a run gave up there."""
+    """Median and maximum of that column over the seeds; > where a run gave up there."""
     values, unsolved = [row[key] for row in rows], sum(not row["solved"] for row in rows)
     median, most = f"{statistics.median(values):.{digits}f}", f"{max(values):.{digits}f}"
     if unsolved:
