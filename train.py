@@ -81,7 +81,7 @@ SMALLEST_EXCESS = 0.05                                      # of mistakes that a
 
 
 def defaults_of(model: type[nn.Module]) -> dict:
-    """The settings of a model that is built without any."""
+    """The settings of a model that is built without naming any."""
     return {name: setting.default for name, setting in inspect.signature(model).parameters.items()}
 
 
@@ -158,7 +158,7 @@ class Config:
 
 
 def own_settings(task: str, architecture: str) -> dict:
-    """Those that the task trains best with; what stands under an architecture's name is for that one."""
+    """The settings that the task trains best with; those under an architecture's name are for that one."""
     own = TASKS[task].settings
     return {name: own[name] for name in own if name not in ARCHITECTURES} | own.get(architecture, {})
 
@@ -542,7 +542,7 @@ GALLERY = '<meta name="generator" content="visualize.py">'    # stands in the ga
 
 
 def run_folder(models_dir: Path, task: str, architecture: str) -> Path:
-    """Where a run lives."""
+    """The folder of a run."""
     return Path(models_dir) / f"{task}_task" / architecture
 
 

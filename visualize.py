@@ -203,8 +203,8 @@ class View:
 def ask(run: Run, words: list[str] | None = None) -> tuple[Tensor, tuple[Tensor, ...], Tensor, str]:
     """Ask the model one question, as data.to_text writes it, by default a clear example.
 
-    Returns the source, what the model was given and said at each query, and both as text. ValueError for what
-    the task cannot be asked, and for too many symbols.
+    Returns the source, what the model was given and said at each query, and both as text. ValueError for a
+    question that is not valid for the task, or is too long.
     """
     architecture, task = run.architecture, run.config.task
     content = to_content(words, task, run.config.vocab_size) if words else clearest_example(run)
@@ -525,7 +525,7 @@ def head_picture(view: View) -> Figure:
 
 
 def layer_picture(view: View) -> Figure:
-    """All heads of the layer with that head."""
+    """All heads of the layer in which the head that reads the answers most is."""
     kind, layer, _ = view.best
     heads = heads_of(view.run.model, (kind, layer))
     name, titles = view.name((kind, layer)), [f"head {index + 1}" for _, _, index in heads]
