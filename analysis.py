@@ -631,30 +631,52 @@ def linear_probe(states: Tensor, labels: Tensor, held_out: Tensor) -> float:
     return (said == labels[held_out]).double().mean().item()
 
 
-def probe_places(run: Run, shuffled: bool = False) -> dict[str, tuple[float, float]]:
-    """How often a linear probe reads from a symbol's state how long its sequence is, and its mirror place.
+def states_to_probe(
+    run: Run, sublayers: int, shuffled: bool = False
+) -> tuple[dict[str, Tensor], Tensor, Tensor, Tensor]:
+    """What an encoder's first sublayers are given at each symbol (n, D), as sublayers_of names it.
 
-    The states of an encoder are read before layer 1, after its attention and after its feed-forward network.
-    A single symbol is left out: there are too few such sequences to hold some out. The length is
-    one less than the place of END. With shuffled, a control, each sequence has the END of another one.
+    With it come the place of END in the symbol's sequence, the symbol's own place, and whether it is held
+    out, each (n,). A single symbol is left out: there are too few such sequences to hold some out. With
+    shuffled, a control, each sequence has the END of another one.
     """
     source, given, _ = unseen_sequences(run, count=min(1_000, 10_000 // longest(run) + 1))
     last, here = (source != PAD).sum(dim=1, keepdim=True) - 1, torch.arange(source.size(1))
     is_symbol = (here > 0) & (here < last) & (last > 2)
     held_out = source.unique(dim=0, return_inverse=True)[1] % 2 == 1        # every second different one
-    held_out = held_out[:, None].expand_as(source)[is_symbol]
     if shuffled:
         last = last[torch.randperm(len(last), generator=fixed_generator("analysis"))]
-    labels = last.expand_as(source)[is_symbol], (last - here)[is_symbol]
-    readers = dict(itertools.islice(sublayers_of(run.model).items(), 3))
-    states = {name: [] for name in readers}
+    readers = dict(itertools.islice(sublayers_of(run.model).items(), sublayers))
+    states = {name: torch.zeros(*source.shape, run.config.d_model) for name in readers}
     for rows in portions(run.config, given):
         passed = inputs_and_outputs(run.model, [*readers.values()], tuple(tokens[rows] for tokens in given))
-        for found, (stream, _) in zip(states.values(), passed, strict=True):
-            found.append(stream[is_symbol[rows]])
+        for kept, (stream, _) in zip(states.values(), passed, strict=True):
+            kept[rows] = stream
+    end, place, is_held_out = (x.expand_as(source)[is_symbol] for x in (last, here, held_out[:, None]))
+    return {name: kept[is_symbol] for name, kept in states.items()}, end, place, is_held_out
+
+
+def probe_length(run: Run) -> tuple[float, float]:
+    """How often a linear probe reads the length of a sequence from the states of its symbols.
+
+    The states of an encoder are read before layer 1 and after its attention. The length is one less than the
+    place of END.
+    """
+    states, end, _, held_out = states_to_probe(run, 2)
+    before, after = (linear_probe(each, end, held_out) for each in states.values())
+    return before, after
+
+
+def probe_places(run: Run, shuffled: bool = False) -> dict[str, tuple[float, float]]:
+    """How often a linear probe reads from a symbol's state where END stands, and its own mirror place.
+
+    The states of an encoder are read before layer 1, after its attention and after its feed-forward network.
+    With shuffled, a control, each sequence has the END of another one.
+    """
+    states, end, place, held_out = states_to_probe(run, 3, shuffled)
     return {
-        name: tuple(linear_probe(torch.cat(found), places, held_out) for places in labels)
-        for name, found in states.items()
+        name: (linear_probe(each, end, held_out), linear_probe(each, end - place, held_out))
+        for name, each in states.items()
     }
 
 
@@ -663,8 +685,8 @@ def swap_end(run: Run, length: int, other_length: int) -> tuple[float, float]:
 
     Returns two shares of the symbols that the model then says: those from the mirror place of its own
     sequence, and those from the mirror place of the other one. Places where either is no symbol are left out.
-    This is an interchange intervention (Geiger et al. 2021, arXiv:2106.02997). Unlike a
-    probe, it shows what the model uses.
+    This is an interchange intervention (Geiger et al. 2021, arXiv:2106.02997). Unlike a probe, it shows what
+    the model uses.
     """
     source, other = (unseen_sequences(run, each, SEQUENCES_EACH)[0] for each in (length, other_length))
     attention, here = run.model.blocks[0].attention, torch.arange(1, min(length, other_length) + 1)

@@ -59,7 +59,7 @@ from analysis import (
     longest,
     loudness,
     parts_of,
-    probe_places,
+    probe_length,
     read,
     scores_of_query,
     shares_in_training,
@@ -163,6 +163,11 @@ class View:
         """The heads that cost anything to lose, the costliest first."""
         heads = [head for head in heads_of(self.run.model) if self.evidence.cost(head) > 0]
         return sorted(heads, key=self.evidence.left)
+
+    @cached_property
+    def mistakes(self) -> list[dict]:
+        """The table of mistakes that training left; empty where there are none."""
+        return read_mistakes(self.run.folder)
 
     @cached_property
     def film(self) -> "Film":
@@ -532,11 +537,12 @@ def layer_picture(view: View) -> Figure:
     sentence = f"{name}: {nothing_outlined(view)}"
     if view.outlined:
         readers = int((view.reading.shares[layer] > 0.5).sum())
-        sentence = f"{readers} of {len(heads)} heads in {name} spend most of their attention"
         if len(heads) == 1:
             sentence = f"the only head in {name} spends {percent(view.share(view.best))} of its attention"
         elif readers < 2:
             sentence = f"{'one' if readers else 'no'} head in {name} spends most of its attention"
+        else:
+            sentence = f"{readers} of {len(heads)} heads in {name} spend most of their attention"
         sentence += " where the answer is"
         titles = [f"{title}: {percent(view.share(head))}" for title, head in zip(titles, heads, strict=True)]
     maps = [map_of(view, head, title) for head, title in zip(heads, titles, strict=True)]
@@ -1455,7 +1461,7 @@ def training_view(view: View) -> Figure:
 
 def mistakes_view(view: View) -> Figure:
     """The mistakes in the test, as train.py draws them."""
-    return mistakes_picture(view.run.config, read_mistakes(view.run.folder))
+    return mistakes_picture(view.run.config, view.mistakes)
 
 
 OF_ONE_SEQUENCE = {                                         # these show one sequence, …
@@ -1480,7 +1486,7 @@ def says_nothing(name: str, view: View) -> bool:
     if name == "training":
         return not trained
     if name == "mistakes":
-        return not read_mistakes(view.run.folder)
+        return not view.mistakes
     if name == "film":
         return not trained or view.record is None
     if name == "weights":
@@ -1494,6 +1500,24 @@ def save_live_page(view: View, path: Path) -> None:
         tqdm.write(f"{path}: a page to ask this model, cut its heads and see what breaks", file=sys.stdout)
     except ValueError as error:
         print(f"no live page of {view}: {error}", file=sys.stderr)
+
+
+def probe_text(view: View) -> str:
+    """How well a linear probe reads the length of a sequence before and after layer 1's attention, or "".
+
+    The untrained model stands beside it, since attention without any training averages the positions, and
+    their mean depends on the length.
+    """
+    run = view.run
+    if run.architecture != "encoder" or sum(length > 1 for length in run.config.lengths("test")) < 2:
+        return ""
+    before, after = probe_length(run)
+    _, control = probe_length(replace(run, model=untrained(run.config)))
+    return (
+        f"{view}: a linear probe reads the length of the sequence from the states of its symbols: "
+        f"{percent(before)} right before layer 1, {percent(after)} after its attention "
+        f"(untrained model: {percent(control)})"
+    )
 
 
 def save_all(
@@ -1517,24 +1541,6 @@ def save_all(
         ], folder / "heads.csv")
         if text := probe_text(view):
             tqdm.write(text, file=sys.stdout)
-
-
-def probe_text(view: View) -> str:
-    """How well a linear probe reads the length of a sequence before and after layer 1's attention, or "".
-
-    The untrained model stands beside it, since attention without any training averages the positions, and
-    their mean depends on the length.
-    """
-    run = view.run
-    if run.architecture != "encoder" or sum(length > 1 for length in run.config.lengths("test")) < 2:
-        return ""
-    (before, _), (after, _), _ = probe_places(run).values()
-    _, (control, _), _ = probe_places(replace(run, model=untrained(run.config))).values()
-    return (
-        f"{view}: a linear probe reads the length of the sequence from the states of its symbols: "
-        f"{percent(before)} right before layer 1, {percent(after)} after its attention "
-        f"(untrained model: {percent(control)})"
-    )
 
 
 def name_in_file(text: str) -> str:
