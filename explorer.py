@@ -346,6 +346,10 @@ def pictures_in(folder: Path) -> list[Path]:
     return [path for path in paths if path.name.startswith(tuple(LOOK_FOR)) or "_vs_" in path.name]
 
 
+def index_in(names: list[str], name: str) -> int:
+    return names.index(name) if name in names else len(names)
+
+
 def sections(output: Path, models_dir: Path, folders: str) -> dict[str, str]:
     """What stands in the gallery, by title: all runs side by side, then each task and each run."""
     found, title = {}, "runs side by side"
@@ -370,10 +374,6 @@ def sections(output: Path, models_dir: Path, folders: str) -> dict[str, str]:
                 intro += f'<a class="open" href="{link_to(page, output)}">Take it apart: the live page</a>'
             found[title] = section(title, of, intro, pictures[run], output, folders)
     return found
-
-
-def index_in(names: list[str], name: str) -> int:
-    return names.index(name) if name in names else len(names)
 
 
 def save_gallery(output: Path, models_dir: Path, folders: str) -> Path:

@@ -649,43 +649,6 @@ def read_mistakes(folder: Path) -> list[dict]:
         return []
 
 
-def save_figures(metrics: dict, history: list[dict], answers: Answers, folder: Path) -> None:
-    """metrics.json and history.csv; of a trained model training.png; of one with mistakes a table of them."""
-    with replacing(folder / "metrics.json") as path:
-        path.write_text(json.dumps(metrics, indent=2) + "\n")
-    save_table(history, folder / "history.csv")
-    with picture_style():
-        if metrics["steps"]:
-            save_picture(training_picture(answers.config, history), folder / "training.png")
-        if answers.wrong.any():
-            table = answers.by_kind()
-            save_table(table, folder / "mistakes.csv")
-            save_picture(mistakes_picture(answers.config, table), folder / "mistakes.png")
-
-
-def save_untrained(config: Config, model: nn.Module, models_dir: Path, **known: dict) -> None:
-    """Save a model whose weights were set by hand as a run that the other scripts read.
-
-    known may hold the purposes and the stream of Run.
-    """
-    folder = run_folder(models_dir, config.task, config.architecture)
-    run = Training(config, torch.device("cpu"))
-    run.model.load_state_dict(model.state_dict())
-    run.average.module.load_state_dict(model.state_dict())
-    source, target = validation_set(config)
-    given, to_say = arrange(config.architecture, source, target)
-    with evaluating(model):
-        loss = loss_of(model(*given), to_say).item()
-    row = {"epoch": 0, "step": 0, "loss": loss, "train_seconds": 0.0}
-    run.history = [row | evaluate(model, source, target, thorough=True)]
-    folder.mkdir(parents=True, exist_ok=True)
-    save_checkpoint(run.checkpoint() | {"known": known}, folder)
-    remove_stale(folder)
-    (folder / "attention.npz").unlink(missing_ok=True)
-    answers = take_test(config, model)
-    save_figures(metrics_of(config, model, run.history, answers), run.history, answers, folder)
-
-
 @dataclass
 class Run:
     """A finished run, as load_run reads it: the model in evaluation mode on the CPU."""
@@ -775,6 +738,9 @@ def differing_settings(config: Config) -> str:
     usual = asdict(recipe(config.task, config.architecture))
     settings = asdict(config)
     return ", ".join(setting_text(name, settings[name]) for name in usual if settings[name] != usual[name])
+
+
+# ---------------------------------------------------------------- pictures and figures of a run
 
 
 WIDTH, MARGIN = 8.0, 0.15                                   # of all pictures, in inches
@@ -932,6 +898,43 @@ def mistakes_picture(config: Config, table: list[dict]) -> Figure:
     return figure
 
 
+def save_figures(metrics: dict, history: list[dict], answers: Answers, folder: Path) -> None:
+    """metrics.json and history.csv; of a trained model training.png; of one with mistakes a table of them."""
+    with replacing(folder / "metrics.json") as path:
+        path.write_text(json.dumps(metrics, indent=2) + "\n")
+    save_table(history, folder / "history.csv")
+    with picture_style():
+        if metrics["steps"]:
+            save_picture(training_picture(answers.config, history), folder / "training.png")
+        if answers.wrong.any():
+            table = answers.by_kind()
+            save_table(table, folder / "mistakes.csv")
+            save_picture(mistakes_picture(answers.config, table), folder / "mistakes.png")
+
+
+def save_untrained(config: Config, model: nn.Module, models_dir: Path, **known: dict) -> None:
+    """Save a model whose weights were set by hand as a run that the other scripts read.
+
+    known may hold the purposes and the stream of Run.
+    """
+    folder = run_folder(models_dir, config.task, config.architecture)
+    run = Training(config, torch.device("cpu"))
+    run.model.load_state_dict(model.state_dict())
+    run.average.module.load_state_dict(model.state_dict())
+    source, target = validation_set(config)
+    given, to_say = arrange(config.architecture, source, target)
+    with evaluating(model):
+        loss = loss_of(model(*given), to_say).item()
+    row = {"epoch": 0, "step": 0, "loss": loss, "train_seconds": 0.0}
+    run.history = [row | evaluate(model, source, target, thorough=True)]
+    folder.mkdir(parents=True, exist_ok=True)
+    save_checkpoint(run.checkpoint() | {"known": known}, folder)
+    remove_stale(folder)
+    (folder / "attention.npz").unlink(missing_ok=True)
+    answers = take_test(config, model)
+    save_figures(metrics_of(config, model, run.history, answers), run.history, answers, folder)
+
+
 # ---------------------------------------------------------------- command line
 
 
@@ -1004,6 +1007,25 @@ def parse() -> argparse.Namespace:
     return options
 
 
+def check_config(config: Config) -> None:
+    """ValueError for the first setting with which the run could not be carried out."""
+    check_positive(
+        epochs=config.epochs, steps_per_epoch=config.steps_per_epoch, batch_size=config.batch_size
+    )
+    if not 0 < config.learning_rate <= 1:
+        raise ValueError(f"learning_rate={config.learning_rate} is out of range; choose e.g. 0.001")
+    if not 0 <= config.hold < 1:
+        raise ValueError(f"hold={config.hold} is out of range; choose 0 … <1")
+    if not 0 <= config.oversample <= 1:
+        raise ValueError(f"oversample={config.oversample} is out of range; choose 0 … 1")
+    if not 0 <= config.seed < 2**63:
+        raise ValueError(f"seed={config.seed} is out of range; choose 0 … 2^63 − 1")
+    config.check_task()
+    for split in SPLITS:
+        config.draw(1, torch.Generator(), split)
+    config.model()
+
+
 def config_of(task: str, architecture: str, options: argparse.Namespace) -> tuple[Config, dict | None]:
     """What to train, and with --resume the checkpoint to go on from, if there is one.
 
@@ -1023,25 +1045,6 @@ def config_of(task: str, architecture: str, options: argparse.Namespace) -> tupl
                 )
     check_config(config)
     return config, checkpoint
-
-
-def check_config(config: Config) -> None:
-    """ValueError for the first setting with which the run could not be carried out."""
-    check_positive(
-        epochs=config.epochs, steps_per_epoch=config.steps_per_epoch, batch_size=config.batch_size
-    )
-    if not 0 < config.learning_rate <= 1:
-        raise ValueError(f"learning_rate={config.learning_rate} is out of range; choose e.g. 0.001")
-    if not 0 <= config.hold < 1:
-        raise ValueError(f"hold={config.hold} is out of range; choose 0 … <1")
-    if not 0 <= config.oversample <= 1:
-        raise ValueError(f"oversample={config.oversample} is out of range; choose 0 … 1")
-    if not 0 <= config.seed < 2**63:
-        raise ValueError(f"seed={config.seed} is out of range; choose 0 … 2^63 − 1")
-    config.check_task()
-    for split in SPLITS:
-        config.draw(1, torch.Generator(), split)
-    config.model()
 
 
 def choose_device(name: str) -> torch.device:

@@ -18,7 +18,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from urllib.parse import quote
 from zlib import crc32
@@ -135,7 +135,7 @@ def most_focused(kind: str, maps: Tensor) -> Head:
     return kind, *divmod(int(maps.amax(dim=-1).mean(dim=-1).argmax()), maps.size(1))
 
 
-@dataclass
+@dataclass(eq=False)                                        # two views are never the same: film_of keeps one
 class View:
     """What the pictures of one run and one sequence are drawn from."""
 
@@ -168,11 +168,6 @@ class View:
     def mistakes(self) -> list[dict]:
         """The table of mistakes that training left; empty where there are none."""
         return read_mistakes(self.run.folder)
-
-    @cached_property
-    def film(self) -> "Film":
-        """How attention formed in training; only of a run that has a record."""
-        return film_of(self)
 
     @cached_property
     def cells(self) -> Tensor:
@@ -268,14 +263,11 @@ def inches(names: list[str], size: float = 8) -> float:
     return max(len(name) for name in names) * 0.68 * size / 72
 
 
-def name_ticks(axes: Axes, queries: list[str], keys: list[str], size: float = 8) -> None:
-    """Name the rows and columns of a map, every second, third, … where not all of them find room.
-
-    Without names, there are no ticks either.
-    """
-    width, height = axes.figure.get_size_inches() * axes.get_position().size
-    for axis, names, room in (axes.xaxis, keys, width), (axes.yaxis, queries, height):
-        name_places(axis, names, room, size)
+def is_turned(keys: list[str], width: float, size: float = 8) -> bool:
+    """Whether the names of columns must stand upright, so that they touch no neighbour."""
+    wide = [inches([key], size) for key in keys]
+    most = max(wide[0] - 0.1, wide[-1] - 0.1, *(sum(pair) / 2 for pair in itertools.pairwise(wide)))
+    return most + 0.04 > width / len(keys)
 
 
 def name_places(axis: Axis, names: list[str], room: float, size: float = 8) -> None:
@@ -287,17 +279,20 @@ def name_places(axis: Axis, names: list[str], room: float, size: float = 8) -> N
     axis.set_tick_params(length=0, pad=3, labelsize=size, rotation=90 if upright else 0)
 
 
+def name_ticks(axes: Axes, queries: list[str], keys: list[str], size: float = 8) -> None:
+    """Name the rows and columns of a map, every second, third, … where not all of them find room.
+
+    Without names, there are no ticks either.
+    """
+    width, height = axes.figure.get_size_inches() * axes.get_position().size
+    for axis, names, room in (axes.xaxis, keys, width), (axes.yaxis, queries, height):
+        name_places(axis, names, room, size)
+
+
 def name_axes(axes: Axes, query: str = "query: who reads", key: str = "key: what is read") -> None:
     """Say what rows and columns are; a low map has no room for more than a word."""
     low = axes.figure.get_figheight() * axes.get_position().height < 1.7
     axes.set(xlabel=key, ylabel="query" if low else query)
-
-
-def is_turned(keys: list[str], width: float, size: float = 8) -> bool:
-    """Whether the names of columns must stand upright, so that they touch no neighbour."""
-    wide = [inches([key], size) for key in keys]
-    most = max(wide[0] - 0.1, wide[-1] - 0.1, *(sum(pair) / 2 for pair in itertools.pairwise(wide)))
-    return most + 0.04 > width / len(keys)
 
 
 def room_below(keys: list[str], width: float, size: float = 8) -> float:
@@ -334,6 +329,16 @@ def draw_map(axes: Axes, shown: Map, box: tuple[float, ...] | None = None) -> No
     ))
 
 
+def colour_bar(figure: Figure, left: float, top: float, height: float) -> None:
+    """What the colours of a map mean, in axes of their own."""
+    axes = panel(figure, left, top, 0.13, height)
+    axes.pcolormesh(numpy.linspace(0, 1, 64)[:, None], cmap="viridis", **SEAMLESS)
+    axes.set(xticks=[], yticks=[0, 64], yticklabels=["0", "1"])
+    axes.yaxis.set(ticks_position="right", label_position="right")
+    axes.set_ylabel("attention weight" if height > 1.7 else "")
+    axes.tick_params(length=0)
+
+
 def grid_picture(
     sentence: str, numbers: str, how: str, rows: list[list[Map]], shared: bool = False, **names: str
 ) -> Figure:
@@ -366,16 +371,6 @@ def grid_picture(
         at += height + gap
     colour_bar(figure, WIDTH - 0.7, top + above, heights[0])
     return figure
-
-
-def colour_bar(figure: Figure, left: float, top: float, height: float) -> None:
-    """What the colours of a map mean, in axes of their own."""
-    axes = panel(figure, left, top, 0.13, height)
-    axes.pcolormesh(numpy.linspace(0, 1, 64)[:, None], cmap="viridis", **SEAMLESS)
-    axes.set(xticks=[], yticks=[0, 64], yticklabels=["0", "1"])
-    axes.yaxis.set(ticks_position="right", label_position="right")
-    axes.set_ylabel("attention weight" if height > 1.7 else "")
-    axes.tick_params(length=0)
 
 
 def run_text(view: View) -> str:
@@ -824,6 +819,27 @@ def draw_ablation(axes: Axes, view: View, rows: list[Part], names: list[str]) ->
             axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", size=7, color=colour)
 
 
+def draw_scatter(axes: Axes, view: View) -> None:
+    """What share of its attention each head spends on the answers, against what it costs to lose it."""
+    heads = heads_of(view.run.model, (view.kind,))
+    shares = {head: 100 * view.evidence.reading.shares[head[1:]].item() for head in heads}
+    costs = {head: 100 * view.evidence.cost(head) for head in heads}
+    seaborn.scatterplot(x=shares.values(), y=costs.values(), ax=axes, alpha=0.7)
+    axes.set(xlim=(-4, 104), xlabel="% of attention on the answers", ylabel="points lost without it")
+    low, high = min(0, *costs.values()), max(10, *costs.values())
+    axes.set_ylim(low - 0.25 * (high - low), high + 0.25 * (high - low))
+    costly = max(heads, key=costs.get)
+    below = view.best if costs[costly] - costs[view.best] < 0.3 * (high - low) else None
+    for head in {costly, view.best}:
+        if costs[head] > 0 or head == view.best:
+            name = view.place(head).replace("cross-attention ", "cross-attention\n")
+            axes.annotate(
+                name, (shares[head], costs[head]),
+                xytext=(0, -6 if head == below else 6), textcoords="offset points", size=8,
+                va="top" if head == below else "bottom", ha="left" if shares[head] < 50 else "right",
+            )
+
+
 def ablation_picture(view: View) -> Figure:
     """What is right without heads, layers and kinds, by length; beside it, what all heads read and cost."""
     evidence, rows = view.evidence, rows_of_ablation(view)
@@ -845,27 +861,6 @@ def ablation_picture(view: View) -> Figure:
     if view.outlined and (room := WIDTH - left - width - 1.0) > 1.2:
         draw_scatter(panel(figure, left + width + 0.75, top + 0.25, room, 2.0), view)
     return figure
-
-
-def draw_scatter(axes: Axes, view: View) -> None:
-    """What share of its attention each head spends on the answers, against what it costs to lose it."""
-    heads = heads_of(view.run.model, (view.kind,))
-    shares = {head: 100 * view.evidence.reading.shares[head[1:]].item() for head in heads}
-    costs = {head: 100 * view.evidence.cost(head) for head in heads}
-    seaborn.scatterplot(x=shares.values(), y=costs.values(), ax=axes, alpha=0.7)
-    axes.set(xlim=(-4, 104), xlabel="% of attention on the answers", ylabel="points lost without it")
-    low, high = min(0, *costs.values()), max(10, *costs.values())
-    axes.set_ylim(low - 0.25 * (high - low), high + 0.25 * (high - low))
-    costly = max(heads, key=costs.get)
-    below = view.best if costs[costly] - costs[view.best] < 0.3 * (high - low) else None
-    for head in {costly, view.best}:
-        if costs[head] > 0 or head == view.best:
-            name = view.place(head).replace("cross-attention ", "cross-attention\n")
-            axes.annotate(
-                name, (shares[head], costs[head]),
-                xytext=(0, -6 if head == below else 6), textcoords="offset points", size=8,
-                va="top" if head == below else "bottom", ha="left" if shares[head] < 50 else "right",
-            )
 
 
 def beyond_training(view: View) -> AtLength | None:
@@ -1063,6 +1058,7 @@ class Film:
         return sorted({round(place) for place in places})
 
 
+@lru_cache(maxsize=1)                                       # for film.png and film.gif of the same view
 def film_of(view: View) -> Film:
     """The film of a run that has a record.
 
@@ -1117,6 +1113,14 @@ def film_texts(film: Film) -> tuple[str, str, str]:
     return film_sentence(film.steps, *film.curves.values()), numbers, how
 
 
+def draw_film_curves(axes: Axes, film: Film) -> None:
+    """How the answers come right and how attention to them rises."""
+    for (name, values), style in zip(film.curves.items(), ("-", "--"), strict=False):
+        axes.plot(film.steps, [100 * value for value in values], style, label=name)
+    axes.set(xlabel="training step", ylabel="%", ylim=(-3, 103), xlim=(0, 1.02 * film.steps[-1]))
+    name_lines(axes)
+
+
 def draw_film(film: Film, moments: list[int]) -> Figure:
     """A row of maps for each of these moments, of at most six layers beside one another; then the curves."""
     maps = [map_of(film.view, head) for head in film.heads]
@@ -1146,17 +1150,10 @@ def draw_film(film: Film, moments: list[int]) -> Figure:
     return figure
 
 
-def draw_film_curves(axes: Axes, film: Film) -> None:
-    """How the answers come right and how attention to them rises."""
-    for (name, values), style in zip(film.curves.items(), ("-", "--"), strict=False):
-        axes.plot(film.steps, [100 * value for value in values], style, label=name)
-    axes.set(xlabel="training step", ylabel="%", ylim=(-3, 103), xlim=(0, 1.02 * film.steps[-1]))
-    name_lines(axes)
-
-
 def film_picture(view: View) -> Figure:
     """Four moments of training."""
-    return draw_film(view.film, view.film.moments(early=3, late=2))
+    film = film_of(view)
+    return draw_film(film, film.moments(early=3, late=2))
 
 
 def film_palette() -> Image.Image:
@@ -1201,10 +1198,11 @@ def film_frames(film: Film) -> list[Image.Image]:
 
 def save_film(view: View, path: Path, command: str) -> None:
     """How attention forms, as a film that plays once and takes at most 5 seconds."""
-    frames, palette = film_frames(view.film), film_palette()
+    film, palette = film_of(view), film_palette()
+    frames = film_frames(film)
     first, *others = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     duration = 5000 // len(frames) // 10 * 10               # of a frame, in milliseconds
-    sentence = film_texts(view.film)[0]
+    sentence = film_texts(film)[0]
     texts = json.dumps({"Title": sentence[0].upper() + sentence[1:], "Source": command})
     with replacing(path) as unfinished:
         first.save(unfinished, save_all=True, append_images=others, duration=duration, comment=texts)

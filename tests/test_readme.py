@@ -76,6 +76,23 @@ def test_no_sentence_is_long():
         assert [sentence for sentence in sentences(text) if len(sentence.split()) > 30] == [], name
 
 
+@pytest.mark.parametrize("path", sorted(ROOT.glob("*.py")), ids=lambda path: path.name)
+def test_each_definition_uses_only_what_stands_above_it(path):
+    tree = ast.parse(path.read_text())
+    definitions = [node for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
+    line_of = {node.name: node.lineno for node in definitions}
+    for node in tree.body:
+        if isinstance(node, ast.Assign):
+            line_of |= {target.id: node.lineno for target in node.targets if isinstance(target, ast.Name)}
+    for definition in definitions:
+        names = [node for node in ast.walk(definition) if isinstance(node, ast.Name)]
+        own = {node.id for node in names if isinstance(node.ctx, ast.Store)}
+        own |= {node.arg for node in ast.walk(definition) if isinstance(node, ast.arg)}
+        used = {node.id for node in names} - own
+        below = {name for name in used if line_of.get(name, 0) > definition.lineno}
+        assert below == set(), f"{definition.name} uses {below}"
+
+
 class Parsed(Exception):
     """Carries what a script made of its options, and stops it there."""
 
