@@ -49,7 +49,8 @@ from data import (
     arrange,
     token_name,
 )
-from train import TEST_SEQUENCES, Run, fixed_generator, is_gallery, percent, replacing
+from safety import replacing
+from train import TEST_SEQUENCES, Run, fixed_generator, is_gallery, percent
 from transformer import count_parameters, evaluating
 
 ASSETS = Path(__file__).with_name("assets")

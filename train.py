@@ -8,6 +8,7 @@ scores, below them files, the picture and the command line.
 import argparse
 import csv
 import inspect
+import io
 import json
 import math
 import os
@@ -18,7 +19,7 @@ import textwrap
 import time
 import zipfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -55,6 +56,7 @@ from data import (
     token_accuracy,
     usable_lengths,
 )
+from safety import only_writer, replacing, uninterrupted
 from transformer import (
     ACTIVATIONS,
     POSITIONAL,
@@ -567,27 +569,14 @@ def command_line(script: str, tasks: list[str], architectures: list[str], models
     return shlex.join(words)
 
 
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path that takes the place of path once it is written whole, so a crash loses nothing."""
-    temporary = path.with_name(f".{path.stem}.writing{path.suffix}")
-    try:
-        yield temporary
-        with open(temporary, "r+b") as file:
-            os.fsync(file.fileno())                         # on the disk, not only on its way there
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def save_checkpoint(checkpoint: dict, folder: Path) -> None:
-    with replacing(folder / "checkpoint.pt") as path:
-        torch.save(checkpoint, path)
-
-
-def save_record(record: Record, folder: Path) -> None:
-    with replacing(folder / "attention.npz") as path:
-        numpy.savez(path, **record)
+def save_checkpoint(checkpoint: dict, folder: Path, record: Record | None = None) -> None:
+    """Write the checkpoint, and with it the record, so that none stands without the other."""
+    whole = io.BytesIO()
+    torch.save(checkpoint, whole)                           # to a full disk it would raise no OSError
+    with uninterrupted(), ExitStack() as files:
+        files.enter_context(replacing(folder / "checkpoint.pt")).write_bytes(whole.getbuffer())
+        if record:
+            numpy.savez(files.enter_context(replacing(folder / "attention.npz")), **record)
 
 
 def read_record(folder: Path, history: list[dict]) -> Record | None:
@@ -625,7 +614,7 @@ def remove_stale(folder: Path) -> int:
     stale = [path for path in stale if path.is_file()]
     galleries = {parent / "index.html" for path in stale for parent in path.parents[:3]}
     for path in [*stale, *filter(is_gallery, galleries)]:
-        path.unlink()
+        path.unlink(missing_ok=True)                        # another run may remove it, too
     return len(stale)
 
 
@@ -927,12 +916,12 @@ def save_untrained(config: Config, model: nn.Module, models_dir: Path, **known: 
         loss = loss_of(model(*given), to_say).item()
     row = {"epoch": 0, "step": 0, "loss": loss, "train_seconds": 0.0}
     run.history = [row | evaluate(model, source, target, thorough=True)]
-    folder.mkdir(parents=True, exist_ok=True)
-    save_checkpoint(run.checkpoint() | {"known": known}, folder)
-    remove_stale(folder)
-    (folder / "attention.npz").unlink(missing_ok=True)
-    answers = take_test(config, model)
-    save_figures(metrics_of(config, model, run.history, answers), run.history, answers, folder)
+    with only_writer(folder):
+        save_checkpoint(run.checkpoint() | {"known": known}, folder)
+        remove_stale(folder)
+        (folder / "attention.npz").unlink(missing_ok=True)
+        answers = take_test(config, model)
+        save_figures(metrics_of(config, model, run.history, answers), run.history, answers, folder)
 
 
 # ---------------------------------------------------------------- command line
@@ -1057,6 +1046,15 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def set_threads(threads: int | None) -> None:
+    """Compute with so many CPU threads; None: as OMP_NUM_THREADS says. ValueError for less than one."""
+    if threads is not None:
+        check_positive(threads=threads)
+        torch.set_num_threads(threads)
+    elif "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)                            # for models this small, more are rarely faster
+
+
 def progress_lines(
     config: Config, model: nn.Module, history: list[dict], examples: tuple[Tensor, Tensor]
 ) -> list[str]:
@@ -1080,15 +1078,15 @@ def progress_lines(
     return [scores, *(prediction_text(config.task, *row) + "\n" for row in rows)]
 
 
-def interrupted_text(config: Config, epochs_saved: int, replaces: bool) -> str:
-    """What is true when Ctrl-C ends a run."""
+def saved_text(config: Config, epochs_saved: int, replaces: bool) -> str:
+    """What is saved when a run stops before its end, and how to go on."""
     name = f"{config.task}, {config.architecture}"
     if epochs_saved:
         saved = f"{name} is saved up to epoch {epochs_saved} of {config.epochs}"
-        return f"interrupted: {saved}; the same command with --resume goes on from there"
+        return f"{saved}; the same command with --resume goes on from there"
     if replaces:
-        return f"interrupted: nothing new of {name} is saved, and the earlier run is as it was"
-    return f"interrupted: nothing of {name} is saved; the same command with --resume starts it"
+        return f"nothing new of {name} is saved, and the earlier run is as it was"
+    return f"nothing of {name} is saved; the same command with --resume starts it"
 
 
 def train_and_save(
@@ -1110,8 +1108,7 @@ def train_and_save(
                 lines = [] if quiet else progress_lines(config, model, state["history"], examples)
                 if row["epoch"] > epochs_saved:
                     record = extended(record, model, probe, row)
-                    save_record(record, folder)             # before the checkpoint, so that none lacks it
-                    save_checkpoint(state, folder)
+                    save_checkpoint(state, folder, record)
                     removed = remove_stale(folder)
                     if not quiet and (removed or replaces and not epochs_saved):
                         replaced = f"{folder}: the earlier weights are replaced"
@@ -1126,8 +1123,12 @@ def train_and_save(
         save_figures(metrics, state["history"], answers, folder)
         if not quiet and answers.wrong.any():
             print(mistakes_text(answers) + "\n")
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(interrupted_text(config, epochs_saved, replaces)) from None
+    except (KeyboardInterrupt, SystemExit):                 # Ctrl-C, SIGTERM
+        print(f"interrupted: {saved_text(config, epochs_saved, replaces)}", file=sys.stderr)
+        raise
+    except OSError as error:                                # a full disk, for one
+        reason = f"{error.strerror or error}; {saved_text(config, epochs_saved, replaces)}"
+        raise OSError(error.errno, reason, error.filename) from error
     return metrics
 
 
@@ -1151,35 +1152,28 @@ def train_all(options: argparse.Namespace) -> None:
     """Check everything first, then train one run after the other and print a table of them."""
     start = time.perf_counter()
     tasks, architectures = list(dict.fromkeys(options.task)), list(dict.fromkeys(options.architecture))
-    try:
-        runs = [config_of(task, name, options) for name in architectures for task in tasks]
-        device = choose_device(options.device)
-        if options.threads is not None:
-            check_positive(threads=options.threads)
-            torch.set_num_threads(options.threads)
-        elif "OMP_NUM_THREADS" not in os.environ:
-            torch.set_num_threads(1)                        # for models this small, more are rarely faster
-        folders = [run_folder(options.output_dir, config.task, config.architecture) for config, _ in runs]
-        for folder in folders:
-            folder.mkdir(parents=True, exist_ok=True)
-    except (ValueError, OSError) as error:
-        fail(str(error))
-    print_table([
-        train_and_save(config, device, folder, options.quiet, checkpoint)
-        for (config, checkpoint), folder in zip(runs, folders, strict=True)
-    ])
+    runs = [(task, architecture) for architecture in architectures for task in tasks]
+    folders = [run_folder(options.output_dir, *run) for run in runs]
+    with ExitStack() as locks:
+        try:
+            for folder in folders:
+                locks.enter_context(only_writer(folder))
+            configs = [config_of(*run, options) for run in runs]
+            device = choose_device(options.device)
+            set_threads(options.threads)
+        except ValueError as error:
+            fail(str(error))
+        print_table([
+            train_and_save(config, device, folder, options.quiet, checkpoint)
+            for (config, checkpoint), folder in zip(configs, folders, strict=True)
+        ])
     command = command_line("visualize.py", tasks, architectures, options.output_dir)
     print(f"\nDone in {time.perf_counter() - start:.0f} s, saved under {options.output_dir}/. "
           f"Next, see what they learned: {command}")
 
 
 def main() -> None:
-    options = parse()
-    try:
-        train_all(options)
-    except KeyboardInterrupt as interrupt:
-        print(str(interrupt) or "interrupted: no run was under way", file=sys.stderr)
-        raise SystemExit(130) from None
+    train_all(parse())
 
 
 if __name__ == "__main__":

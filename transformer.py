@@ -15,6 +15,7 @@ True in a mask means "may attend". Section and equation numbers are those of Vas
 
 import math
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -539,9 +540,14 @@ def fail(*messages: str) -> None:
 def run_script(main: Callable[[], None], status_if_left: int = 0) -> None:
     """Call main, and end quietly with this status if the reader of the output leaves, as in `| head -2`.
 
-    A file that cannot be read or written ends it with one line. A terminal or file of another encoding, such
-    as Windows' cp1252, gets "?" for what it cannot show.
+    A file that cannot be read or written ends it with one line; Ctrl-C with status 130 and SIGTERM, as a
+    cluster sends it, with 143, both after `finally` is done. A terminal or file of another encoding, such as
+    Windows' cp1252, gets "?" for what it cannot show.
     """
+    def terminate(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGTERM, terminate)
     for stream in sys.stdout, sys.stderr:
         if hasattr(stream, "reconfigure"):                  # a notebook's has not, and shows everything
             stream.reconfigure(errors="replace")
@@ -552,7 +558,9 @@ def run_script(main: Callable[[], None], status_if_left: int = 0) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(status_if_left) from None
     except OSError as error:
-        fail(f"cannot read or write: {error}")
+        fail(f"cannot read or write {error.filename or 'the output'}: {error.strerror or error}")
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
 
 
 def main() -> None:

@@ -17,6 +17,7 @@ import shlex
 import sys
 import textwrap
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -84,6 +85,7 @@ from data import (
     to_text,
 )
 from explorer import save_gallery, save_page
+from safety import only_writer, replacing
 from train import (
     DEFAULT_ARCHITECTURES,
     DEFAULT_FOLDER,
@@ -109,7 +111,6 @@ from train import (
     picture_style,
     read_mistakes,
     read_record,
-    replacing,
     runs_below,
     save_picture,
     save_table,
@@ -1575,7 +1576,6 @@ def save_gallery_of(options: argparse.Namespace) -> None:
 
 def save_of_folders(figure: Figure, what: str, folders: list[Path], options: argparse.Namespace) -> None:
     """Save a picture of the runs in several folders, in a file named after them."""
-    options.output_dir.mkdir(parents=True, exist_ok=True)
     names = [
         " ".join(part for part in Path(os.path.relpath(folder, options.models_dir)).parts if part != "..")
         for folder in folders
@@ -1715,21 +1715,23 @@ def trained_beside(view: View, models_dir: Path) -> View | None:
         return None
 
 
+def drawn_into(run: Run, options: argparse.Namespace) -> Path:
+    """The folder of a run's pictures."""
+    return options.output_dir / run.folder.relative_to(options.models_dir)
+
+
 def draw_all(options: argparse.Namespace, runs: dict[tuple[str, str], Run]) -> None:
     """Measure and draw one run after the other, then those with all tasks side by side."""
     output, ending, pictures = options.output_dir, f".{options.format}", PICTURES
     if options.sequence:
         pictures, ending = OF_ONE_SEQUENCE, f"_{name_in_file(' '.join(options.sequence))}{ending}"
-    folders = {key: output / run.folder.relative_to(options.models_dir) for key, run in runs.items()}
-    for folder in folders.values():
-        folder.mkdir(parents=True, exist_ok=True)
     print("drawing " + "; ".join(f"{task}, {architecture}" for architecture, task in runs))
     views, command = {}, command_of(options)
     for key, run in tqdm(runs.items(), unit="run", disable=None):
-        views[key] = look_at(run, options.sequence)
-        save_all(views[key], folders[key], ending, pictures, command)
+        views[key], folder = look_at(run, options.sequence), drawn_into(run, options)
+        save_all(views[key], folder, ending, pictures, command)
         if run.stream and (trained := trained_beside(views[key], options.models_dir)):
-            save(beside_picture(views[key], trained), folders[key] / f"beside_trained{ending}", command)
+            save(beside_picture(views[key], trained), folder / f"beside_trained{ending}", command)
     if not options.sequence:
         save_lengths(views, options, output, ending)
     save_comparison(views, options, output, ending)
@@ -1737,24 +1739,27 @@ def draw_all(options: argparse.Namespace, runs: dict[tuple[str, str], Run]) -> N
 
 def read_and_draw(options: argparse.Namespace) -> None:
     """Read everything first, then draw; report at the end what could not be read."""
-    try:
-        problems = []
-        if options.compare:
-            curves = runs_in(options.compare)
-        elif options.balance:
-            balanced = evidence_in(options.balance)
-        else:
-            runs, problems = load_runs(options)
-    except ValueError as error:
-        fail(str(error))
-    with picture_style(options.dark):
+    with ExitStack() as locks, picture_style(options.dark):
+        try:
+            runs, problems = {}, []
+            if options.compare:
+                curves = runs_in(options.compare)
+            elif options.balance:
+                balanced = evidence_in(options.balance)
+            else:
+                runs, problems = load_runs(options)
+            folders = {drawn_into(run, options) for run in runs.values()}
+            for folder in {options.output_dir, *folders, *(folder.parent for folder in folders)}:
+                locks.enter_context(only_writer(folder))
+        except ValueError as error:
+            fail(str(error))
         if options.compare:
             save_of_folders(training_curves_picture(curves), "training", options.compare, options)
         elif options.balance:
             save_of_folders(balance_picture(balanced), "balance", options.balance, options)
         else:
             draw_all(options, runs)
-    save_gallery_of(options)
+        save_gallery_of(options)
     if problems:
         fail(*problems)
 
@@ -1763,10 +1768,7 @@ def main() -> None:
     options = parse()
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1)                            # as in training
-    try:
-        read_and_draw(options)
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
+    read_and_draw(options)
 
 
 if __name__ == "__main__":

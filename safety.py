@@ -1,0 +1,145 @@
+"""What keeps a run from being lost, whatever happens around it. Nothing here is about Transformers.
+
+A file is replaced as a whole or not at all. Ctrl-C and SIGTERM wait until a checkpoint is saved. Only one process
+at a time writes into a folder.
+"""
+
+import errno
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+try:
+    import fcntl  # Linux and macOS
+except ImportError:
+    import msvcrt  # Windows
+
+LOCKED_BYTE = 2**30                                         # far behind the text, which stays readable
+
+
+# ---------------------------------------------------------------- files
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring the names in a folder to the disk, where the system can; Windows does so by itself."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path that takes the place of path once it is written whole, so a crash loses nothing.
+
+    OSError that names path where it cannot be written; the old file is then as it was.
+    """
+    temporary = path.with_name(f".{path.stem}.writing{path.suffix}")
+    try:
+        yield temporary
+        with open(temporary, "r+b") as file:
+            os.fsync(file.fileno())                         # on the disk, not only on its way there
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what a process that was killed had begun to write here."""
+    for path in folder.glob(".*.writing*"):
+        path.unlink(missing_ok=True)
+
+
+# ---------------------------------------------------------------- signals
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Ctrl-C and SIGTERM that come within the block take effect at its end."""
+    if threading.current_thread() is not threading.main_thread():
+        yield                                               # only the main thread is ever interrupted
+        return
+    arrived = []
+    signals = signal.SIGINT, signal.SIGTERM
+    before = {each: signal.signal(each, lambda number, frame: arrived.append(number)) for each in signals}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
+        if arrived:
+            signal.raise_signal(arrived[0])
+
+
+# ---------------------------------------------------------------- one process a folder
+
+
+def take_lock(descriptor: int) -> bool:
+    """Lock an open file, unless another process has; the system unlocks it when the process ends, however."""
+    try:
+        if os.name == "posix":
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        else:
+            os.lseek(descriptor, LOCKED_BYTE, os.SEEK_SET)
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+    except (BlockingIOError, PermissionError):
+        return False
+    except OSError:                                         # a file system without locks
+        return True
+    return True
+
+
+def is_same_file(descriptor: int, path: Path) -> bool:
+    """Whether an open file still has this path, and nobody has removed it meanwhile."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def remove_empty(folders: list[Path]) -> None:
+    for folder in folders:
+        with suppress(OSError):                             # it is not empty, or gone
+            folder.rmdir()
+
+
+@contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """Be the only process that writes into a folder, which is made, and removed if it stays empty.
+
+    OSError with the number of the other process where there is one. Its lock never outlives it.
+    """
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / ".lock"
+    with ExitStack() as stack:
+        stack.callback(remove_empty, made)
+        while True:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
+            if not take_lock(descriptor):
+                other = os.read(descriptor, 20).decode(errors="replace") or "another"
+                os.close(descriptor)
+                reason = f"process {other} is writing there; wait until it ends, or choose another folder"
+                raise OSError(errno.EBUSY, reason, str(folder))
+            if is_same_file(descriptor, path):
+                break
+            os.close(descriptor)                            # its last owner has just removed it
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, str(os.getpid()).encode())
+        try:
+            remove_unfinished(folder)
+            yield
+        finally:
+            with suppress(OSError):                         # Windows keeps a file that is open
+                path.unlink()
+            os.close(descriptor)
