@@ -1,7 +1,7 @@
 """What keeps a run from being lost, whatever happens around it. Nothing here is about Transformers.
 
-A file is replaced as a whole or not at all. Ctrl-C and SIGTERM wait until a checkpoint is saved. Only one process
-at a time writes into a folder.
+A file is replaced as a whole or not at all. Ctrl-C and SIGTERM wait until a checkpoint is saved. Only one
+process at a time writes into a folder.
 """
 
 import errno

@@ -888,9 +888,7 @@ def mistakes_picture(config: Config, table: list[dict]) -> Figure:
 
 
 def save_figures(metrics: dict, history: list[dict], answers: Answers, folder: Path) -> None:
-    """metrics.json and history.csv; of a trained model training.png; of one with mistakes a table of them."""
-    with replacing(folder / "metrics.json") as path:
-        path.write_text(json.dumps(metrics, indent=2) + "\n")
+    """history.csv; of a trained model training.png; of one with mistakes a table of them; metrics.json."""
     save_table(history, folder / "history.csv")
     with picture_style():
         if metrics["steps"]:
@@ -899,6 +897,8 @@ def save_figures(metrics: dict, history: list[dict], answers: Answers, folder: P
             table = answers.by_kind()
             save_table(table, folder / "mistakes.csv")
             save_picture(mistakes_picture(answers.config, table), folder / "mistakes.png")
+    with replacing(folder / "metrics.json") as path:
+        path.write_text(json.dumps(metrics, indent=2) + "\n")
 
 
 def save_untrained(config: Config, model: nn.Module, models_dir: Path, **known: dict) -> None:
@@ -1015,6 +1015,25 @@ def check_config(config: Config) -> None:
     config.model()
 
 
+def check_resumable(config: Config, history: list[dict], given: dict, folder: Path) -> None:
+    """ValueError where a run with this history cannot go on, or not with these settings."""
+    if history[-1]["epoch"] == 0:
+        raise ValueError(f"the weights in {folder} were set by hand, so no training can go on; drop --resume")
+    own = asdict(config)
+    differing = [name for name in given if given[name] != own[name]]
+    wanted, found = (", ".join(setting_text(name, of[name]) for name in differing) for of in (given, own))
+    if differing == ["epochs"]:
+        raise ValueError(
+            f"{wanted} cannot be resumed: the learning rate of the run in {folder} follows a curve that ends "
+            f"at epoch {config.epochs}, and each step depends on it; drop --epochs, or train anew without "
+            "--resume, e.g. into another --output-dir"
+        )
+    if differing:
+        raise ValueError(
+            f"{wanted} cannot be resumed: the run in {folder} has {found}; drop these options, or --resume"
+        )
+
+
 def config_of(task: str, architecture: str, options: argparse.Namespace) -> tuple[Config, dict | None]:
     """What to train, and with --resume the checkpoint to go on from, if there is one.
 
@@ -1026,14 +1045,20 @@ def config_of(task: str, architecture: str, options: argparse.Namespace) -> tupl
     folder = run_folder(options.output_dir, task, architecture)
     if options.resume and (folder / "checkpoint.pt").exists():
         checkpoint, config, _ = read_checkpoint(folder, task, architecture)
-        for name, value in given.items():
-            if value != getattr(config, name):
-                raise ValueError(
-                    f"{setting_text(name, value)} cannot be resumed: the run in {folder} has "
-                    f"{setting_text(name, getattr(config, name))}; drop that option, or drop --resume"
-                )
+        check_resumable(config, checkpoint["history"], given, folder)
     check_config(config)
     return config, checkpoint
+
+
+def is_finished(config: Config, folder: Path, checkpoint: dict | None) -> bool:
+    """Whether nothing is left to do: the last epoch is saved, and also its metrics, which come last."""
+    if checkpoint is None or len(checkpoint["history"]) < config.epochs:
+        return False
+    try:
+        metrics = json.loads((folder / "metrics.json").read_text())
+        return metrics["train_seconds"] == checkpoint["history"][-1]["train_seconds"]
+    except (OSError, ValueError, KeyError, TypeError):      # there are none, or they are damaged
+        return False
 
 
 def choose_device(name: str) -> torch.device:
@@ -1163,10 +1188,15 @@ def train_all(options: argparse.Namespace) -> None:
             set_threads(options.threads)
         except ValueError as error:
             fail(str(error))
-        print_table([
-            train_and_save(config, device, folder, options.quiet, checkpoint)
-            for (config, checkpoint), folder in zip(configs, folders, strict=True)
-        ])
+        results = []
+        for (config, checkpoint), folder in zip(configs, folders, strict=True):
+            if is_finished(config, folder, checkpoint):
+                name = f"{config.task}, {config.architecture}"
+                print(f"{name}: nothing is left to do, as epoch {config.epochs} of {config.epochs} is saved")
+            else:
+                results.append(train_and_save(config, device, folder, options.quiet, checkpoint))
+    if results:
+        print_table(results)
     command = command_line("visualize.py", tasks, architectures, options.output_dir)
     print(f"\nDone in {time.perf_counter() - start:.0f} s, saved under {options.output_dir}/. "
           f"Next, see what they learned: {command}")

@@ -19,6 +19,12 @@ KINDS = {"encoder": ["encoder"], "decoder": ["decoder"], "encoder-decoder": ["en
 torch.set_num_threads(1)
 
 
+def files_in(folder):
+    """What is in all files below a folder, by path."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
 @pytest.fixture(scope="session")
 def models_dir(tmp_path_factory):
     """A models folder with a finished run of some tasks with each architecture; read only, please.

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY_OPTIONS
+from conftest import TINY_OPTIONS, files_in
 
 import train
 from safety import only_writer, replacing, uninterrupted
@@ -21,21 +21,17 @@ ENCODER = ["--task", "reverse", "--architecture", "encoder"]
 posix = pytest.mark.skipif(os.name != "posix", reason="limits of a process are POSIX")
 
 
-def files_in(folder):
-    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
 def test_a_file_that_is_not_written_whole_leaves_the_old_one_and_names_it(tmp_path):
     path = tmp_path / "figures.json"
     path.write_text("old")
     with pytest.raises(OSError, match="No space left on device: '.*figures.json'"), replacing(path) as half:
         half.write_text("half")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    assert files_in(tmp_path) == {Path("figures.json"): b"old"}
+    assert files_in(tmp_path) == {"figures.json": b"old"}
     with replacing(path) as unfinished:
         unfinished.write_text("new")
         assert path.read_text() == "old"
-    assert files_in(tmp_path) == {Path("figures.json"): b"new"}
+    assert files_in(tmp_path) == {"figures.json": b"new"}
 
 
 def test_signals_within_the_block_take_effect_at_its_end():
@@ -127,4 +123,4 @@ def test_what_is_saved_stays_loadable_when_the_next_save_fails(tmp_path, monkeyp
     monkeypatch.setattr(train.numpy, "savez", full)
     with pytest.raises(OSError, match="No space left"):
         save_checkpoint({"epoch": 2}, tmp_path, {"loss": torch.zeros(1).numpy()})
-    assert files_in(tmp_path) == before and set(before) == {Path("checkpoint.pt"), Path("attention.npz")}
+    assert files_in(tmp_path) == before and set(before) == {"checkpoint.pt", "attention.npz"}

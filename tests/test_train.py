@@ -17,7 +17,7 @@ import numpy
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import TINY, TINY_OPTIONS
+from conftest import TINY, TINY_OPTIONS, files_in
 
 import data
 import train
@@ -541,7 +541,9 @@ def test_an_interrupt_before_the_first_checkpoint_says_what_is_true(
 
     if earlier:
         shutil.copytree(models_dir / "copy_task", tmp_path / "copy_task")
-    before = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
+    for metrics in tmp_path.rglob("metrics.json") if resume else ():
+        metrics.unlink()                                    # something is left to do
+    before = files_in(tmp_path)
     monkeypatch.setattr(train, "metrics_of" if resume else "train_epoch", interrupted)
     options = ["--task", "copy", "--architecture", "encoder", "--output-dir", str(tmp_path)]
     options += ["--resume"] if resume else TINY_OPTIONS
@@ -549,7 +551,7 @@ def test_an_interrupt_before_the_first_checkpoint_says_what_is_true(
     with pytest.raises(SystemExit) as stopped:
         run_script(train.main)
     assert stopped.value.code == 130 and capsys.readouterr().err.startswith(said)
-    assert {path: path.read_bytes() for path in tmp_path.rglob("*.*")} == before
+    assert files_in(tmp_path) == before
 
 
 def test_resume_starts_where_there_is_no_checkpoint_and_goes_on_where_there_is_one(
@@ -680,16 +682,22 @@ def test_each_architecture_goes_on_from_a_checkpoint_as_if_it_had_never_stopped(
 def test_resuming_a_finished_run_changes_nothing_and_contradictions_are_refused(finished, tmp_path):
     folder = run_folder(tmp_path, "reverse", "encoder")
     shutil.copytree(finished, folder)
-    before = torch.load(folder / "checkpoint.pt", weights_only=True)
+    before = files_in(folder)
     encoder = ["--task", "reverse", "--architecture", "encoder"]
-    result = command(*encoder, "--resume", "--epochs", "3", folder=tmp_path)
-    assert result.returncode == 2 and "epochs 3 cannot be resumed: the run in" in result.stderr
-    assert (folder / "metrics.json").is_file()
-    result = command(*encoder, "--resume", "--quiet", folder=tmp_path)
-    assert result.returncode == 0 and (folder / "metrics.json").is_file()
-    after = torch.load(folder / "checkpoint.pt", weights_only=True)
-    assert after["history"] == before["history"]
-    assert all(torch.equal(after["model"][name], before["model"][name]) for name in before["model"])
+    for options, said in [
+        (["--epochs", "3"], "epochs 3 cannot be resumed: the learning rate .* ends at epoch 2, and each"),
+        (["--seed", "1", "--d-ff=64"], "seed 1, d_ff 64 cannot be resumed: .* has seed 0, d_ff 32; drop"),
+    ]:
+        result = command(*encoder, "--resume", *options, folder=tmp_path)
+        assert result.returncode == 2 and re.search(said, result.stderr) and result.stderr.count("\n") == 1
+        assert files_in(folder) == before
+    result = command(*encoder, "--resume", folder=tmp_path)
+    assert result.returncode == 0 and result.stderr == "" and files_in(folder) == before
+    assert "reverse, encoder: nothing is left to do, as epoch 2 of 2 is saved" in result.stdout
+    (folder / "metrics.json").write_text("{")               # as if it had been killed before the end
+    assert command(*encoder, "--resume", "--quiet", folder=tmp_path).returncode == 0
+    assert json.loads((folder / "metrics.json").read_text())["test_sequences"] == 10_000
+    assert (folder / "checkpoint.pt").read_bytes() == before["checkpoint.pt"]
 
 
 def test_an_output_folder_that_cannot_be_made_is_one_line(tmp_path):
