@@ -18,7 +18,7 @@ import sys
 import textwrap
 import time
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -185,6 +185,13 @@ def setting_text(name: str, value: object) -> str:
     return f"{name} {value}"
 
 
+def differing_settings(config: Config) -> str:
+    """The settings that differ from the task's own or else the default, as a person would type them."""
+    usual = asdict(recipe(config.task, config.architecture))
+    settings = asdict(config)
+    return ", ".join(setting_text(name, settings[name]) for name in usual if settings[name] != usual[name])
+
+
 def loss_of(logits: Tensor, target: Tensor) -> Tensor:
     """The mean of −log p(right symbol) over the scored positions; logits (B, S, V), target (B, S)."""
     ignored = -100                                          # cross_entropy's word for a position without loss
@@ -209,6 +216,24 @@ def update_average(averages: list[Tensor], weights: list[Tensor], updates: Tenso
     decay = ((1 + updates) / (10 + updates)).clamp(max=0.95)
     for average, weight in zip(averages, weights, strict=True):
         average.lerp_(weight, 1 - decay)
+
+
+def check_finite(config: Config, model: nn.Module, losses: Tensor, epoch: int) -> None:
+    """FloatingPointError where a loss of this epoch (steps,) or a weight after it is infinite or NaN."""
+    first_step = (epoch - 1) * config.steps_per_epoch + 1
+    for step, loss in enumerate(losses.tolist(), first_step):
+        if not math.isfinite(loss):
+            fault = f"the loss is {loss} at step {step}"
+            break
+    else:
+        if all(weights.isfinite().all() for weights in model.parameters()):
+            return
+        fault = f"weights are infinite or NaN at step {step}"
+    differing = differing_settings(config)
+    cause = f"a setting that is not the default ({differing})" if differing else "the learning rate"
+    rate = min(config.learning_rate, Config.learning_rate) / 10
+    run = f"{config.task}, {config.architecture}"
+    raise FloatingPointError(f"{run}: {fault}; the likely cause is {cause}; try --learning-rate {rate:g}")
 
 
 def answer(model: nn.Module, source: Tensor, target: Tensor) -> Tensor:
@@ -320,8 +345,8 @@ class Training:
             torch.cuda.set_rng_state(checkpoint["random_states"]["cuda"], self.device)
 
 
-def train_epoch(run: Training, batches: Iterable[tuple[tuple[Tensor, ...], Tensor]]) -> float:
-    """One optimiser step for each batch, as data.arrange makes it; the mean loss in nats per token."""
+def train_epoch(run: Training, batches: Iterable[tuple[tuple[Tensor, ...], Tensor]]) -> Tensor:
+    """One optimiser step for each batch, as data.arrange makes it; the losses (steps,) in nats per token."""
     run.model.train()
     losses = []
     for given, to_say in batches:
@@ -333,7 +358,7 @@ def train_epoch(run: Training, batches: Iterable[tuple[tuple[Tensor, ...], Tenso
         run.schedule.step()
         run.average.update_parameters(run.model)
         losses.append(loss.detach())
-    return torch.stack(losses).mean().item()                # waits for the device, so a clock is right
+    return torch.stack(losses).cpu()                        # waits for the device, so a clock is right
 
 
 def train(
@@ -355,13 +380,14 @@ def train(
         start = time.perf_counter()
         drawn = config.draw(config.steps_per_epoch * config.batch_size, run.generator)
         batches = zip(*(tensor.to(device).split(config.batch_size) for tensor in drawn), strict=True)
-        mean_loss = train_epoch(run, (arrange(config.architecture, *rows) for rows in batches))
+        losses = train_epoch(run, (arrange(config.architecture, *rows) for rows in batches))
         seconds += time.perf_counter() - start
+        check_finite(config, run.model, losses, epoch)
 
         thorough = epoch == config.epochs or not first_solved(run.history)
         scores = evaluate(run.average.module, *validation, thorough)
         step = epoch * config.steps_per_epoch
-        row = {"epoch": epoch, "step": step, "loss": mean_loss, "train_seconds": seconds} | scores
+        row = {"epoch": epoch, "step": step, "loss": losses.mean().item(), "train_seconds": seconds} | scores
         run.history.append(row)
         yield run.average.module, run.checkpoint()
 
@@ -573,7 +599,7 @@ def save_checkpoint(checkpoint: dict, folder: Path, record: Record | None = None
     """Write the checkpoint, and with it the record, so that none stands without the other."""
     whole = io.BytesIO()
     torch.save(checkpoint, whole)                           # to a full disk it would raise no OSError
-    with uninterrupted(), ExitStack() as files:
+    with ExitStack() as files:
         files.enter_context(replacing(folder / "checkpoint.pt")).write_bytes(whole.getbuffer())
         if record:
             numpy.savez(files.enter_context(replacing(folder / "attention.npz")), **record)
@@ -720,13 +746,6 @@ def load_run(models_dir: Path, task: str, architecture: str = "encoder") -> Run:
     checkpoint, config, model = read_checkpoint(folder, task, architecture)
     known = checkpoint.get("known", {})
     return Run(model=model.eval(), config=config, history=checkpoint["history"], folder=folder, **known)
-
-
-def differing_settings(config: Config) -> str:
-    """The settings that differ from the task's own or else the default, as a person would type them."""
-    usual = asdict(recipe(config.task, config.architecture))
-    settings = asdict(config)
-    return ", ".join(setting_text(name, settings[name]) for name in usual if settings[name] != usual[name])
 
 
 # ---------------------------------------------------------------- pictures and figures of a run
@@ -1103,15 +1122,40 @@ def progress_lines(
     return [scores, *(prediction_text(config.task, *row) + "\n" for row in rows)]
 
 
-def saved_text(config: Config, epochs_saved: int, replaces: bool) -> str:
+def saved_text(config: Config, epochs_saved: int, replaces: bool) -> tuple[str, str]:
     """What is saved when a run stops before its end, and how to go on."""
     name = f"{config.task}, {config.architecture}"
     if epochs_saved:
         saved = f"{name} is saved up to epoch {epochs_saved} of {config.epochs}"
-        return f"{saved}; the same command with --resume goes on from there"
+        return saved, "; the same command with --resume goes on from there"
     if replaces:
-        return f"nothing new of {name} is saved, and the earlier run is as it was"
-    return f"nothing of {name} is saved; the same command with --resume starts it"
+        return f"nothing new of {name} is saved, and the earlier run is as it was", ""
+    return f"nothing of {name} is saved", "; the same command with --resume starts it"
+
+
+@contextmanager
+def telling_what_is_saved(saved: Callable[[], tuple[str, str]]) -> Iterator[None]:
+    """Whatever ends the training within the block is told in one line, with what saved_text says then."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):                 # Ctrl-C, SIGTERM
+        print(f"interrupted: {''.join(saved())}", file=sys.stderr)
+        raise
+    except FloatingPointError as error:                     # the same command would end there again
+        fail(f"{error}; {saved()[0]}")
+    except OSError as error:                                # a full disk, for one
+        reason = f"{error.strerror or error}; {''.join(saved())}"
+        raise OSError(error.errno, reason, error.filename) from error
+
+
+def print_mistakes(answers: Answers, last: dict) -> None:
+    """What is answered wrongly; whether the last row of the history blames the learning rate."""
+    config = answers.config
+    print(mistakes_text(answers) + "\n")
+    guessing = math.log(config.vocab_size)                  # the loss where all tokens are equally likely
+    if last["loss"] > guessing and last["step"] > WARM_UP_STEPS:
+        print(f"The loss is {last['loss']:.2f}, and that of guessing is ln {config.vocab_size} = "
+              f"{guessing:.2f}: try a --learning-rate below {config.learning_rate:g}\n")
 
 
 def train_and_save(
@@ -1126,19 +1170,19 @@ def train_and_save(
     replaces = checkpoint is None and (folder / "checkpoint.pt").exists()
     name = f"{config.task}, {config.architecture}"
     hidden = True if quiet else None                        # None: no bar where the output is a file
-    try:
+    with telling_what_is_saved(lambda: saved_text(config, epochs_saved, replaces)):
         with tqdm(total=config.epochs, desc=name, unit="epoch", disable=hidden) as bar:
             for model, state in train(config, device, checkpoint):
                 row = state["history"][-1]
                 lines = [] if quiet else progress_lines(config, model, state["history"], examples)
                 if row["epoch"] > epochs_saved:
                     record = extended(record, model, probe, row)
-                    save_checkpoint(state, folder, record)
-                    removed = remove_stale(folder)
-                    if not quiet and (removed or replaces and not epochs_saved):
+                    with uninterrupted():
+                        save_checkpoint(state, folder, record)
+                        removed, epochs_saved = remove_stale(folder), row["epoch"]
+                    if not quiet and (removed or replaces and row["epoch"] == 1):
                         replaced = f"{folder}: the earlier weights are replaced"
                         lines.insert(0, f"{replaced}, {removed} files that show them removed")
-                    epochs_saved = row["epoch"]
                 bar.set_postfix({"loss": f"{row['loss']:.4f}", "exact match": percent(row["exact_match"])})
                 bar.update(row["epoch"] - bar.n)
                 for line in lines:
@@ -1147,13 +1191,7 @@ def train_and_save(
         metrics = metrics_of(config, model, state["history"], answers)
         save_figures(metrics, state["history"], answers, folder)
         if not quiet and answers.wrong.any():
-            print(mistakes_text(answers) + "\n")
-    except (KeyboardInterrupt, SystemExit):                 # Ctrl-C, SIGTERM
-        print(f"interrupted: {saved_text(config, epochs_saved, replaces)}", file=sys.stderr)
-        raise
-    except OSError as error:                                # a full disk, for one
-        reason = f"{error.strerror or error}; {saved_text(config, epochs_saved, replaces)}"
-        raise OSError(error.errno, reason, error.filename) from error
+            print_mistakes(answers, row)
     return metrics
 
 

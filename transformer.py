@@ -540,9 +540,9 @@ def fail(*messages: str) -> None:
 def run_script(main: Callable[[], None], status_if_left: int = 0) -> None:
     """Call main, and end quietly with this status if the reader of the output leaves, as in `| head -2`.
 
-    A file that cannot be read or written ends it with one line; Ctrl-C with status 130 and SIGTERM, as a
-    cluster sends it, with 143, both after `finally` is done. A terminal or file of another encoding, such as
-    Windows' cp1252, gets "?" for what it cannot show.
+    A file that cannot be read or written ends it with one line. Ctrl-C ends it with status 130; SIGTERM, as a
+    cluster sends it, with 143. A terminal or file of another encoding, such as Windows' cp1252, gets "?" for
+    what it cannot show.
     """
     def terminate(number: int, frame: object) -> None:
         raise SystemExit(128 + number)

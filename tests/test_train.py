@@ -513,6 +513,47 @@ def test_a_device_that_is_not_there_is_refused(monkeypatch):
         train.choose_device("cuda")
 
 
+@pytest.mark.parametrize("earlier", [False, True])
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_what_was_good(
+    earlier, models_dir, tmp_path, monkeypatch, capsys
+):
+    if earlier:
+        shutil.copytree(models_dir / "copy_task", tmp_path / "copy_task")
+    before = files_in(tmp_path)
+    options = [*TINY_OPTIONS, "--task", "copy", "--architecture", "encoder", "--output-dir", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["train.py", *options, "--embedding-std", "1e20", "--quiet"])
+    with pytest.raises(SystemExit) as stopped:
+        train.main()
+    printed = capsys.readouterr()
+    assert stopped.value.code == 2 and printed.out == "" and printed.err.count("\n") == 1
+    assert "copy, encoder: the loss is nan at step 1; the likely cause is a setting" in printed.err
+    assert "embedding_std 1e+20" in printed.err and "try --learning-rate 0.0001; nothing" in printed.err
+    assert files_in(tmp_path) == before
+
+
+def test_the_step_at_which_numbers_go_out_of_range_is_named():
+    config = Config(**TINY)
+    model, losses = config.model(), torch.tensor([1.0, 2.0, 3.0])
+    train.check_finite(config, model, losses, epoch=2)
+    losses[1] = math.inf
+    with pytest.raises(FloatingPointError, match="the loss is inf at step 5; the likely cause is a setting"):
+        train.check_finite(config, model, losses, epoch=2)
+    default = Config(learning_rate=1e-3)
+    with pytest.raises(FloatingPointError, match="cause is the learning rate; try --learning-rate 0.0001$"):
+        train.check_finite(default, model, losses, epoch=2)
+    model.final_norm.bias.data[3] = math.nan
+    with pytest.raises(FloatingPointError, match="weights are infinite or NaN at step 6"):
+        train.check_finite(config, model, torch.ones(3), epoch=2)
+
+
+def test_a_run_that_ends_worse_than_guessing_is_told_to_lower_its_learning_rate(answers, capsys):
+    train.print_mistakes(answers, {"loss": 3.1, "step": 400})
+    assert "The loss is 3.10, and that of guessing is ln 20 = 3.00: try a" in capsys.readouterr().out
+    for row in {"loss": 2.9, "step": 400}, {"loss": 3.1, "step": 6}:
+        train.print_mistakes(answers, row)
+        assert "guessing" not in capsys.readouterr().out
+
+
 def test_an_interrupted_run_keeps_its_checkpoint_and_exits_130(tmp_path, monkeypatch, capsys):
     def interrupted(*arguments):
         raise KeyboardInterrupt
