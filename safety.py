@@ -1,16 +1,20 @@
 """What keeps a run from being lost, whatever happens around it. Nothing here is about Transformers.
 
 A file is replaced as a whole or not at all. Ctrl-C and SIGTERM wait until a checkpoint is saved. Only one
-process at a time writes into a folder.
+process at a time writes into a folder. What needs more memory than there is is refused before it begins.
 """
 
+import ctypes
 import errno
+import math
 import os
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+
+import torch
 
 try:
     import fcntl  # Linux and macOS
@@ -143,3 +147,29 @@ def only_writer(folder: Path) -> Iterator[None]:
             with suppress(OSError):                         # Windows keeps a file that is open
                 path.unlink()
             os.close(descriptor)
+
+
+# ---------------------------------------------------------------- memory
+
+
+def total_memory(device: torch.device) -> float:
+    """The bytes of memory that a device has, or that a container may use; infinite where nobody knows."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    known = [math.inf]
+    if hasattr(os, "sysconf"):
+        known.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    else:
+        kilobytes = ctypes.c_ulonglong()
+        if ctypes.windll.kernel32.GetPhysicallyInstalledSystemMemory(ctypes.byref(kilobytes)):
+            known.append(1024 * kilobytes.value)
+    for path in "/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes":
+        with suppress(OSError, ValueError):                 # there is none, or it is "max"
+            known.append(int(Path(path).read_text()))
+    return min(known)
+
+
+def size_text(size: float) -> str:
+    """Bytes as a person says them: 25 GB, 1.2 TB."""
+    power = min(5, max(1, math.floor(math.log10(size) / 3)))
+    return f"{size / 1000**power:.3g} {['kB', 'MB', 'GB', 'TB', 'PB'][power - 1]}"

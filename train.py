@@ -37,6 +37,7 @@ from tqdm import tqdm
 
 from data import (
     ARCHITECTURES,
+    POOL,
     SPLITS,
     TASKS,
     add_choice,
@@ -56,7 +57,7 @@ from data import (
     token_accuracy,
     usable_lengths,
 )
-from safety import only_writer, replacing, uninterrupted
+from safety import only_writer, replacing, size_text, total_memory, uninterrupted
 from transformer import (
     ACTIVATIONS,
     POSITIONAL,
@@ -79,6 +80,7 @@ SEEDS = {"validation": 1, "test": 2, "examples": 3, "analysis": 4, "influence": 
 WARM_UP_STEPS = 15
 BETAS = (0.85, 0.99)                                        # Adam's memory of the gradient and of its square
 CLIP_NORM = 0.5                                             # the longest gradient that a step may follow
+MOST_THREADS = 1_024
 SMALLEST_EXCESS = 0.05                                      # of mistakes that are worth telling
 
 
@@ -1015,7 +1017,53 @@ def parse() -> argparse.Namespace:
     return options
 
 
-def check_config(config: Config) -> None:
+def parameters_expected(config: Config) -> int:
+    """How many numbers the weights have, the table of positions among them, without building the model."""
+    width, hidden, vocabulary = config.d_model, config.d_ff, config.vocab_size
+    attention, feed_forward = 4 * width * (width + 1), 2 * width * hidden + width + hidden
+    norm = 2 * width
+    layer, last = attention + feed_forward + 2 * norm, norm if config.norm_first else 0
+    if config.architecture == "encoder-decoder":
+        layer, last = 2 * layer + attention + norm, 2 * last            # with cross-attention
+    positions = config.max_len or max(MODEL["max_len"], 2 * config.seq_len + 3)
+    return config.num_layers * layer + last + (2 * vocabulary + positions) * width + vocabulary
+
+
+def memory_needed(config: Config) -> int:
+    """About how many bytes training takes: copies of the weights, one batch, data, and the record."""
+    length = 2 * config.seq_len + 3 if config.architecture == "decoder" else config.seq_len + 2
+    attentions, feed_forwards = config.num_layers, config.num_layers
+    if config.architecture == "encoder-decoder":
+        attentions, feed_forwards = 3 * attentions, 2 * feed_forwards
+    row = length * config.num_heads * length                # the attention of a layer to one question
+    inner, logits = length * (3 * config.d_model + 2 * config.d_ff), 3 * length * config.vocab_size
+    trained = attentions * (5 * length * config.d_model + 2 * row) + feed_forwards * inner + logits
+    evaluated = attentions * row + 3 * row + inner + logits             # and without gradients
+    # the weights, their gradient, two moments and the average, two checkpoints of four, and one as a file
+    numbers = 17 * parameters_expected(config)
+    numbers += max(config.batch_size * trained, EVALUATION_BATCH * evaluated)
+    drawn = config.steps_per_epoch * config.batch_size * (POOL if config.oversample else 1)
+    tokens = 14 * length * max(drawn, TEST_SEQUENCES)       # of 10 that are drawn, one is in the split
+    recorded = config.epochs * attentions * config.num_heads * min(length, LONGEST_PROBE + 2) ** 2
+    return 4 * numbers + 8 * tokens + 3 * 2 * recorded      # float32, int64 and float16
+
+
+def check_memory(config: Config, device: torch.device) -> None:
+    """ValueError where training needs more memory than there is, naming the setting that matters most."""
+    needed, there_is = memory_needed(config), total_memory(device)
+    if needed <= there_is:
+        return
+    usual = asdict(Config(architecture=config.architecture, max_len=MODEL["max_len"]))
+    sizes = [name for name, value in asdict(config).items() if type(value) is int and value > usual[name]]
+    need_of = {name: memory_needed(replace(config, **{name: usual[name]})) for name in sizes}
+    name = min(need_of, key=need_of.get, default="batch_size")
+    raise ValueError(
+        f"{name}={getattr(config, name)} is too large: {config.task}, {config.architecture} would take about "
+        f"{size_text(needed)} of memory, and there are {size_text(there_is)}"
+    )
+
+
+def check_config(config: Config, device: torch.device) -> None:
     """ValueError for the first setting with which the run could not be carried out."""
     check_positive(
         epochs=config.epochs, steps_per_epoch=config.steps_per_epoch, batch_size=config.batch_size
@@ -1028,6 +1076,7 @@ def check_config(config: Config) -> None:
         raise ValueError(f"oversample={config.oversample} is out of range; choose 0 … 1")
     if not 0 <= config.seed < 2**63:
         raise ValueError(f"seed={config.seed} is out of range; choose 0 … 2^63 − 1")
+    check_memory(config, device)
     config.check_task()
     for split in SPLITS:
         config.draw(1, torch.Generator(), split)
@@ -1053,7 +1102,9 @@ def check_resumable(config: Config, history: list[dict], given: dict, folder: Pa
         )
 
 
-def config_of(task: str, architecture: str, options: argparse.Namespace) -> tuple[Config, dict | None]:
+def config_of(
+    task: str, architecture: str, options: argparse.Namespace, device: torch.device
+) -> tuple[Config, dict | None]:
     """What to train, and with --resume the checkpoint to go on from, if there is one.
 
     ValueError where a given setting is not that of the run to go on with, or cannot be carried out.
@@ -1065,7 +1116,7 @@ def config_of(task: str, architecture: str, options: argparse.Namespace) -> tupl
     if options.resume and (folder / "checkpoint.pt").exists():
         checkpoint, config, _ = read_checkpoint(folder, task, architecture)
         check_resumable(config, checkpoint["history"], given, folder)
-    check_config(config)
+    check_config(config, device)
     return config, checkpoint
 
 
@@ -1093,7 +1144,8 @@ def choose_device(name: str) -> torch.device:
 def set_threads(threads: int | None) -> None:
     """Compute with so many CPU threads; None: as OMP_NUM_THREADS says. ValueError for less than one."""
     if threads is not None:
-        check_positive(threads=threads)
+        if not 1 <= threads <= MOST_THREADS:
+            raise ValueError(f"threads={threads} is out of range; choose 1 … {MOST_THREADS}")
         torch.set_num_threads(threads)
     elif "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1)                            # for models this small, more are rarely faster
@@ -1221,8 +1273,8 @@ def train_all(options: argparse.Namespace) -> None:
         try:
             for folder in folders:
                 locks.enter_context(only_writer(folder))
-            configs = [config_of(*run, options) for run in runs]
             device = choose_device(options.device)
+            configs = [config_of(*run, options, device) for run in runs]
             set_threads(options.threads)
         except ValueError as error:
             fail(str(error))

@@ -472,7 +472,7 @@ def test_wrong_kinds_are_refused_in_one_line(kinds, message, monkeypatch):
 def test_a_task_whose_questions_are_wrong_is_refused(task, message, monkeypatch):
     monkeypatch.setitem(TASKS, "wrong", task)
     with pytest.raises(ValueError, match=message):
-        train.check_config(Config("wrong"))
+        train.check_config(Config("wrong"), torch.device("cpu"))
 
 
 @pytest.mark.parametrize(

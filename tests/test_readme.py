@@ -122,7 +122,8 @@ def test_the_settings_that_are_called_defaults_are(monkeypatch):
     monkeypatch.setattr(sys, "argv", shlex.split(command)[1:])
     options = train.parse()
     for task in options.task:
-        assert train.config_of(task, *options.architecture, options) == (recipe(task, "encoder"), None)
+        config, _ = train.config_of(task, "encoder", options, torch.device("cpu"))
+        assert config == recipe(task, "encoder")
 
 
 @pytest.mark.parametrize("name", PAGES)

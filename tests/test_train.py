@@ -436,10 +436,10 @@ def test_a_task_may_have_settings_of_its_own_and_an_option_wins(monkeypatch, cap
     monkeypatch.setattr(sys, "argv", ["train.py", "--learning-rate", "0.02", "--batch-size", "5"])
     options = train.parse()
     given = {"learning_rate": 0.02, "batch_size": 5}
-    assert train.config_of("sort", "decoder", options)[0] == Config("sort", "decoder", epochs=7, **given)
-    encoder = train.config_of("sort", "encoder", options)[0]
+    assert train.config_of("sort", "decoder", options, CPU)[0] == Config("sort", "decoder", epochs=7, **given)
+    encoder = train.config_of("sort", "encoder", options, CPU)[0]
     assert encoder == Config("sort", "encoder", epochs=9, num_heads=4, **given)
-    assert train.config_of("copy", "decoder", options)[0] == Config("copy", "decoder", **given)
+    assert train.config_of("copy", "decoder", options, CPU)[0] == Config("copy", "decoder", **given)
     monkeypatch.setattr(sys, "argv", ["train.py", "--help"])
     with pytest.raises(SystemExit):
         train.parse()
@@ -492,7 +492,7 @@ def test_a_task_of_ones_own_is_a_function_and_a_line(tmp_path, monkeypatch, caps
         (["--seq-len", "0"], "seq_len=0 is too small"),
         (["--vocab-size", "5", "--seq-len", "2"], "change one of them"),
         (["--batch-size", "-3"], "batch_size=-3 is too small"),
-        (["--threads", "0"], "threads=0 is too small"),
+        (["--threads", "0"], "threads=0 is out of range; choose 1 … 1024"),
         (["--seed", "-1"], "seed=-1 is out of range"),
         (["--epoch", "3"], "there is no option --epoch; did you mean --epochs?"),
     ],
@@ -505,6 +505,44 @@ def test_bad_input_is_one_line_exit_2_and_nothing_written(options, message, tmp_
     printed = capsys.readouterr()
     assert stopped.value.code == 2 and not output.exists() and printed.out == ""
     assert printed.err.startswith("error: ") and message in printed.err and printed.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("settings", [{}, {"norm_first": False, "d_ff": 48, "num_layers": 3, "seq_len": 40}])
+def test_the_size_of_a_model_is_known_without_building_it(architecture, settings):
+    config = Config(**TINY | settings, architecture=architecture, max_len=100)
+    numbers = sum(weights.numel() for weights in config.model().state_dict().values())
+    assert train.parameters_expected(config) == numbers
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("settings", [{}, {"seq_len": 40}, {"d_ff": 2048}])
+def test_the_memory_of_a_batch_is_about_what_autograd_keeps(architecture, settings):
+    config = Config(**{"num_layers": 4, "batch_size": 250} | settings, architecture=architecture)
+    model, kept = config.model(), {}
+
+    def keep(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    source, target = config.draw(config.batch_size, torch.Generator().manual_seed(0))
+    given, to_say = arrange(architecture, source, target)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = loss_of(model(*given), to_say)
+    more = train.memory_needed(train.replace(config, batch_size=500)) - train.memory_needed(config)
+    assert loss.isfinite() and 0.8 < more / sum(kept.values()) < 1.25
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "size"),
+    [("seq_len", 99999999, "PB"), ("vocab_size", 2_000_000_000, "TB"), ("batch_size", 100_000_000, "TB"),
+     ("d_model", 1_000_000, "PB"), ("num_layers", 10**9, "PB"), ("d_ff", 10**30, "PB"),
+     ("num_heads", 10**9, "TB"), ("epochs", 10**12, "PB"), ("steps_per_epoch", 10**9, "TB")],
+)
+def test_what_does_not_fit_into_memory_is_refused_by_name_and_size(option, value, size):
+    config = Config(architecture="encoder-decoder", **{option: value, "oversample": 0.5})
+    with pytest.raises(ValueError, match=f"^{option}={value} is too large: .* about .* {size} of memory,"):
+        train.check_config(config, CPU)
 
 
 def test_a_device_that_is_not_there_is_refused(monkeypatch):

@@ -514,7 +514,7 @@ def few_lengths(monkeypatch):
 def untrained_view(task, architecture, words=None, **sizes):
     """Of a model that answers nonsense, as if it had been trained for an epoch."""
     config = train.recipe(task, architecture, **TINY | sizes)
-    train.check_config(config)
+    train.check_config(config, torch.device("cpu"))
     torch.manual_seed(0)
     row = {"step": 8, "loss": 1.0, "token_accuracy": 0.2, "exact_match": 0.1, "seconds": 1.0, "solved": False}
     view = look_at(Run(config.model().eval(), config, [row], Path()), words)
