@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from safety import first_line
 from transformer import END, PAD, START, check_known, fail, run_script
 
 MASK = 3                                                    # a gap to fill; PAD, START, END are 0, 1, 2
@@ -557,10 +558,6 @@ def to_content(words: list[str], task: str, vocab_size: int = 20) -> Tensor:
 
 
 # ---------------------------------------------------------------- checking a task
-
-
-def first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def call(task: str, function: Callable, content: Tensor) -> object:

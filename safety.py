@@ -8,11 +8,15 @@ import ctypes
 import errno
 import math
 import os
+import pickletools
+import re
 import signal
 import threading
+import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 
@@ -61,6 +65,72 @@ def remove_unfinished(folder: Path) -> None:
     """Remove what a process that was killed had begun to write here."""
     for path in folder.glob(".*.writing*"):
         path.unlink(missing_ok=True)
+
+
+# ---------------------------------------------------------------- checkpoints of strangers
+
+
+OF_PLAIN_VALUES = re.compile(r"torch \w+Storage|torch\._utils _rebuild_tensor_v2|collections OrderedDict")
+
+
+def first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def check_archive(file: BinaryIO) -> None:
+    """ValueError or BadZipFile where a file is not what torch.save makes of plain values and tensors.
+
+    torch.load alone accepts nearly every flipped bit, so the checksums of the archive, a zip file, are
+    compared. It must not be larger than the file, else a small file could take much memory. The pickle in it
+    may ask for no code but that which makes a tensor or a dict.
+    """
+    with zipfile.ZipFile(file) as archive:
+        if sum(entry.file_size for entry in archive.infolist()) > file.seek(0, os.SEEK_END):
+            raise ValueError("it would become larger when it is unpacked")
+        if damaged := archive.testzip():
+            raise ValueError(f"the checksum of {damaged!r} is wrong")
+        for name in archive.namelist():
+            if name.endswith(".pkl"):
+                for operation, argument, _ in pickletools.genops(archive.read(name)):
+                    if operation.name == "GLOBAL" and not OF_PLAIN_VALUES.fullmatch(argument):
+                        raise ValueError(f"it asks for code, {argument!r}, and was not made by train.py")
+
+
+def read_archive(path: Path) -> object:
+    """The plain values and tensors that torch.save wrote, on the CPU. ValueError, in one line, where not."""
+    with open(path, "rb") as file:
+        try:
+            check_archive(file)
+            file.seek(0)
+            return torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:                          # a broken file can fail in any way
+            raise ValueError(first_line(error)) from error
+
+
+def difference(expected: object, found: object, name: str = "it") -> str | None:
+    """The first way in which found differs from expected in keys, types or shapes, or is NaN or infinite.
+
+    A type stands for all of its values.
+    """
+    if isinstance(expected, dict) and isinstance(found, dict):
+        for key in [*expected, *found]:
+            if key not in found or key not in expected:
+                return f"{key} is {'missing' if key in expected else 'unexpected'}"
+            if differs := difference(expected[key], found[key], key):
+                return differs
+        return None
+    if isinstance(expected, torch.Tensor) and isinstance(found, torch.Tensor):
+        if found.shape != expected.shape:
+            return f"{name} has shape {tuple(found.shape)}, not {tuple(expected.shape)}"
+        if found.dtype != expected.dtype or found.layout != expected.layout:
+            return f"{name} is of {found.dtype}, not {expected.dtype}"
+        return None if found.isfinite().all() else f"{name} has numbers that are infinite or NaN"
+    wanted = expected if isinstance(expected, type) else type(expected)
+    if not isinstance(found, wanted) or isinstance(found, bool) != (wanted is bool):
+        return f"{name} is a {type(found).__name__}, not a {wanted.__name__}"
+    if isinstance(found, float) and not math.isfinite(found):
+        return f"{name} is {found}"
+    return None
 
 
 # ---------------------------------------------------------------- signals

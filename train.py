@@ -7,6 +7,7 @@ scores, below them files, the picture and the command line.
 
 import argparse
 import csv
+import hashlib
 import inspect
 import io
 import json
@@ -17,7 +18,6 @@ import shlex
 import sys
 import textwrap
 import time
-import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
@@ -47,7 +47,6 @@ from data import (
     check_task,
     draw,
     exact_match,
-    first_line,
     is_scored,
     kinds_of,
     new_parser,
@@ -57,7 +56,16 @@ from data import (
     token_accuracy,
     usable_lengths,
 )
-from safety import only_writer, replacing, size_text, total_memory, uninterrupted
+from safety import (
+    difference,
+    first_line,
+    only_writer,
+    read_archive,
+    replacing,
+    size_text,
+    total_memory,
+    uninterrupted,
+)
 from transformer import (
     ACTIVATIONS,
     POSITIONAL,
@@ -92,6 +100,18 @@ def defaults_of(model: type[nn.Module]) -> dict:
 MODEL = defaults_of(MiniTransformer)
 
 
+def check_types(config: "Config") -> None:
+    """ValueError for the first setting of another type; a whole number serves as a float."""
+    for setting in fields(config):
+        value = getattr(config, setting.name)
+        fits = isinstance(value, setting.type | int if setting.type is float else setting.type)
+        if not fits or isinstance(value, bool) != (setting.type is bool):
+            wanted = getattr(setting.type, "__name__", setting.type)
+            raise ValueError(f"{setting.name}={value!r} is of type {type(value).__name__}, not {wanted}")
+        if setting.type is float and not math.isfinite(value):
+            raise ValueError(f"{setting.name}={value} is out of range; choose e.g. {setting.default}")
+
+
 @dataclass
 class Config:
     """What decides a run; stored in its checkpoint as a plain dict. ValueError for an unknown word.
@@ -124,10 +144,10 @@ class Config:
     seed: int = 0
 
     def __post_init__(self):
+        check_types(self)
         check_known(TASKS, task=self.task)
         check_known(ARCHITECTURES, architecture=self.architecture)
         check_known(POSITIONAL, positional=self.positional)
-        check_known([True, False], norm_first=self.norm_first, fixed_length=self.fixed_length)
         check_known(ACTIVATIONS, activation=self.activation)
         if self.num_layers is None:
             model = EncoderDecoder if self.architecture == "encoder-decoder" else MiniTransformer
@@ -297,6 +317,15 @@ def first_solved(history: list[dict]) -> dict | None:
     return next((row for row in history if row["solved"]), None)
 
 
+def fingerprint(checkpoint: dict) -> str:
+    """SHA-256 of the settings and the weights: whether they belong together, which no zip file knows."""
+    digest = hashlib.sha256(json.dumps(checkpoint["config"], sort_keys=True).encode())
+    for name, weights in sorted(checkpoint["model"].items()):
+        digest.update(name.encode())
+        digest.update(weights.cpu().contiguous().numpy())
+    return digest.hexdigest()
+
+
 class Training:
     """All that changes during a run, so that a checkpoint can hold all of it."""
 
@@ -321,7 +350,7 @@ class Training:
         random_states = {"torch": torch.get_rng_state(), "data": self.generator.get_state()}
         if self.device.type == "cuda":
             random_states["cuda"] = torch.cuda.get_rng_state(self.device)
-        return deepcopy({
+        checkpoint = deepcopy({
             "config": asdict(self.config),
             "history": self.history,
             "model": self.average.module.state_dict(),
@@ -331,6 +360,7 @@ class Training:
             "schedule": self.schedule.state_dict(),
             "random_states": random_states,
         })
+        return checkpoint | {"fingerprint": fingerprint(checkpoint)}
 
     def restore(self, checkpoint: dict) -> None:
         """Go back to where the checkpoint was taken, so that the same steps follow; it stays as it is."""
@@ -551,14 +581,88 @@ def extended(record: Record | None, model: nn.Module, probe: tuple[Tensor, Tenso
     return grown | {"source": source[0].numpy(), "target": target[0].numpy()}
 
 
+# ---------------------------------------------------------------- what can be carried out
+
+
+def parameters_expected(config: Config) -> int:
+    """How many numbers the weights have, the table of positions among them, without building the model."""
+    width, hidden, vocabulary = config.d_model, config.d_ff, config.vocab_size
+    attention, feed_forward = 4 * width * (width + 1), 2 * width * hidden + width + hidden
+    norm = 2 * width
+    layer, last = attention + feed_forward + 2 * norm, norm if config.norm_first else 0
+    if config.architecture == "encoder-decoder":
+        layer, last = 2 * layer + attention + norm, 2 * last            # with cross-attention
+    positions = config.max_len or max(MODEL["max_len"], 2 * config.seq_len + 3)
+    return config.num_layers * layer + last + (2 * vocabulary + positions) * width + vocabulary
+
+
+def memory_needed(config: Config) -> int:
+    """About how many bytes training takes: copies of the weights, one batch, data, and the record."""
+    length = 2 * config.seq_len + 3 if config.architecture == "decoder" else config.seq_len + 2
+    attentions, feed_forwards = config.num_layers, config.num_layers
+    if config.architecture == "encoder-decoder":
+        attentions, feed_forwards = 3 * attentions, 2 * feed_forwards
+    row = length * config.num_heads * length                # the attention of a layer to one question
+    inner, logits = length * (3 * config.d_model + 2 * config.d_ff), 3 * length * config.vocab_size
+    trained = attentions * (5 * length * config.d_model + 2 * row) + feed_forwards * inner + logits
+    evaluated = attentions * row + 3 * row + inner + logits             # and without gradients
+    # the weights, their gradient, two moments and the average, two checkpoints of four, and one as a file
+    numbers = 17 * parameters_expected(config)
+    numbers += max(config.batch_size * trained, EVALUATION_BATCH * evaluated)
+    drawn = config.steps_per_epoch * config.batch_size * (POOL if config.oversample else 1)
+    tokens = 14 * length * max(drawn, TEST_SEQUENCES)       # of 10 that are drawn, one is in the split
+    recorded = config.epochs * attentions * config.num_heads * min(length, LONGEST_PROBE + 2) ** 2
+    return 4 * numbers + 8 * tokens + 3 * 2 * recorded      # float32, int64 and float16
+
+
+def check_memory(config: Config, device: torch.device) -> None:
+    """ValueError where training needs more memory than there is, naming the setting that matters most."""
+    needed, there_is = memory_needed(config), total_memory(device)
+    if needed <= there_is:
+        return
+    usual = asdict(Config(architecture=config.architecture, max_len=MODEL["max_len"]))
+    sizes = [name for name, value in asdict(config).items() if type(value) is int and value > usual[name]]
+    need_of = {name: memory_needed(replace(config, **{name: usual[name]})) for name in sizes}
+    name = min(need_of, key=need_of.get, default="batch_size")
+    raise ValueError(
+        f"{name}={getattr(config, name)} is too large: {config.task}, {config.architecture} would take about "
+        f"{size_text(needed)} of memory, and there are {size_text(there_is)}"
+    )
+
+
+def check_config(config: Config, device: torch.device) -> None:
+    """ValueError for the first setting with which the run could not be carried out."""
+    check_positive(
+        epochs=config.epochs, steps_per_epoch=config.steps_per_epoch, batch_size=config.batch_size
+    )
+    if not 0 < config.learning_rate <= 1:
+        raise ValueError(f"learning_rate={config.learning_rate} is out of range; choose e.g. 0.001")
+    if not 0 <= config.hold < 1:
+        raise ValueError(f"hold={config.hold} is out of range; choose 0 … <1")
+    if not 0 <= config.oversample <= 1:
+        raise ValueError(f"oversample={config.oversample} is out of range; choose 0 … 1")
+    if not 0 <= config.seed < 2**63:
+        raise ValueError(f"seed={config.seed} is out of range; choose 0 … 2^63 − 1")
+    check_memory(config, device)
+    config.check_task()
+    for split in SPLITS:
+        config.draw(1, torch.Generator(), split)
+    config.model()
+
+
 # ---------------------------------------------------------------- files
 
 
 UNDO = "undo the change, or train the changed code into another folder with --output-dir"
-CHECKPOINT_KEYS = {
-    "config", "history", "model", "averaged_updates", "trained_weights", "optimizer", "schedule",
-    "random_states",
+CHECKPOINT = {                                              # what stands in one, and the type of each
+    "config": dict, "history": list, "model": dict, "averaged_updates": int, "trained_weights": dict,
+    "optimizer": dict, "schedule": dict, "random_states": dict, "fingerprint": str,
 }
+HISTORY_ROW = {
+    "epoch": int, "step": int, "loss": float, "train_seconds": float, "token_accuracy": float,
+    "exact_match": float, "solved": bool,
+}
+MORE_IN_CHANGED_CODE = 50e6                                 # bytes of weights that ours would not have
 
 
 DEFAULT_TASKS, DEFAULT_ARCHITECTURES = ["copy", "reverse"], ["encoder", "encoder-decoder"]
@@ -682,63 +786,75 @@ class Run:
         return unwrapped(self.model).architecture
 
 
+def check_history(history: list) -> None:
+    """ValueError unless these are rows as train makes them, of the first epochs or of epoch 0 alone."""
+    for row in history:
+        if differs := difference(HISTORY_ROW, row, "a row of the history"):
+            raise ValueError(differs)
+    if [row["epoch"] for row in history] not in ([0], [*range(1, len(history) + 1)]) or not history:
+        raise ValueError("the history is not that of the first epochs")
+
+
+def check_hand_set(purposes: dict, stream: dict) -> None:
+    """ValueError, TypeError or AttributeError unless these can be the purposes and the stream of Run."""
+    types = {type(text) for text in purposes.values()}
+    types |= {tuple(map(type, span)) for span in stream.values()}
+    if types - {str, (int, int)}:
+        raise ValueError("what stands beside weights set by hand has other types")
+
+
 def open_checkpoint(folder: Path, remedy: str) -> tuple[dict, Config]:
     """The checkpoint in a folder, and its settings. ValueError with the remedy if there is none, or damage.
 
-    torch.load alone accepts nearly every flipped bit, so the checksums in the file, which is a zip archive,
-    are compared first.
+    Its weights are not looked at: they may be those of a changed transformer.py.
     """
     path = folder / "checkpoint.pt"
     if not path.is_file():
         raise ValueError(f"there is no {path}; {remedy}")
     try:
-        with zipfile.ZipFile(path) as archive:
-            if damaged := archive.testzip():
-                raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        if missing := CHECKPOINT_KEYS - checkpoint.keys():
-            raise KeyError(f"without {', '.join(sorted(missing))}")
-    except Exception as error:                              # a broken file can fail in any way
+        checkpoint = read_archive(path)
+        if differs := difference(CHECKPOINT | dict.fromkeys({"known"} & set(checkpoint), dict), checkpoint):
+            raise ValueError(differs)
+        check_history(checkpoint["history"])
+        check_hand_set(**{"purposes": {}, "stream": {}} | checkpoint.get("known", {}))
+    except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is damaged ({first_line(error)}); {remedy}") from error
-    known = [setting.name for setting in fields(Config)]
-    for name in checkpoint["config"]:
-        if name not in known:
-            raise ValueError(
-                f"{path}: train.py differs from the one that trained this: {name} is no setting; {UNDO}"
-            )
+    if differs := difference(dict.fromkeys(asdict(Config())), dict.fromkeys(checkpoint["config"])):
+        raise ValueError(
+            f"{path}: train.py differs from the one that trained this: the setting {differs}; {UNDO}"
+        )
     try:
         return checkpoint, Config(**checkpoint["config"])
     except ValueError as error:
         raise ValueError(f"{path} is of a run that this code does not know: {error}") from error
 
 
-def load_weights(model: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
-    """ValueError naming the first parameters that differ, where other code trained the weights."""
-    own = model.state_dict()
-    differences = [
-        *[f"{name} is missing" for name in own if name not in weights][:1],
-        *[f"{name} is unexpected" for name in weights if name not in own][:1],
-        *[f"{name} has shape {tuple(weights[name].shape)}, not {tuple(own[name].shape)}"
-          for name in own if name in weights and weights[name].shape != own[name].shape][:1],
-    ]
-    if differences:
-        raise ValueError(
-            f"{path}: transformer.py differs from the one that trained this: {', '.join(differences)}; {UNDO}"
-        )
-    model.load_state_dict(weights)
-
-
 def read_checkpoint(folder: Path, task: str, architecture: str) -> tuple[dict, Config, nn.Module]:
     """The checkpoint in the folder of a run, its settings and model. ValueError where it cannot be used."""
     path, models_dir = folder / "checkpoint.pt", folder.parents[1]
-    command = command_line("train.py", [task], [architecture], models_dir)
-    checkpoint, config = open_checkpoint(folder, f"train it: {command}")
+    remedy = f"train it: {command_line('train.py', [task], [architecture], models_dir)}"
+    checkpoint, config = open_checkpoint(folder, remedy)
     if (config.task, config.architecture) != (task, architecture):
         found = f"{path} is of task {config.task}, architecture {config.architecture}"
         raise ValueError(f"{found}; move it to {run_folder(models_dir, config.task, config.architecture)}")
-    config.check_task()
-    model = config.model()
-    load_weights(model, checkpoint["model"], path)
+    needed, there_is = 4 * parameters_expected(config), path.stat().st_size
+    if needed > there_is + MORE_IN_CHANGED_CODE:
+        raise ValueError(
+            f"{path} is damaged (its settings are of {size_text(needed)} of weights, and it has "
+            f"{size_text(there_is)}); {remedy}"
+        )
+    try:
+        check_config(replace(config, epochs=1, steps_per_epoch=1, batch_size=1), torch.device("cpu"))
+        model = config.model()
+    except ValueError as error:
+        raise ValueError(f"{path} is of a run that cannot be carried out: {error}") from error
+    if differs := difference(model.state_dict(), checkpoint["model"], "model"):
+        raise ValueError(
+            f"{path}: transformer.py differs from the one that trained this: {differs}; {UNDO}"
+        )
+    if checkpoint["fingerprint"] != fingerprint(checkpoint):
+        raise ValueError(f"{path} is damaged (its settings and its weights are not of one run); {remedy}")
+    model.load_state_dict(checkpoint["model"])
     return checkpoint, config, model
 
 
@@ -1015,72 +1131,6 @@ def parse() -> argparse.Namespace:
     if "norm" in options:
         options.norm_first = options.norm == "pre"
     return options
-
-
-def parameters_expected(config: Config) -> int:
-    """How many numbers the weights have, the table of positions among them, without building the model."""
-    width, hidden, vocabulary = config.d_model, config.d_ff, config.vocab_size
-    attention, feed_forward = 4 * width * (width + 1), 2 * width * hidden + width + hidden
-    norm = 2 * width
-    layer, last = attention + feed_forward + 2 * norm, norm if config.norm_first else 0
-    if config.architecture == "encoder-decoder":
-        layer, last = 2 * layer + attention + norm, 2 * last            # with cross-attention
-    positions = config.max_len or max(MODEL["max_len"], 2 * config.seq_len + 3)
-    return config.num_layers * layer + last + (2 * vocabulary + positions) * width + vocabulary
-
-
-def memory_needed(config: Config) -> int:
-    """About how many bytes training takes: copies of the weights, one batch, data, and the record."""
-    length = 2 * config.seq_len + 3 if config.architecture == "decoder" else config.seq_len + 2
-    attentions, feed_forwards = config.num_layers, config.num_layers
-    if config.architecture == "encoder-decoder":
-        attentions, feed_forwards = 3 * attentions, 2 * feed_forwards
-    row = length * config.num_heads * length                # the attention of a layer to one question
-    inner, logits = length * (3 * config.d_model + 2 * config.d_ff), 3 * length * config.vocab_size
-    trained = attentions * (5 * length * config.d_model + 2 * row) + feed_forwards * inner + logits
-    evaluated = attentions * row + 3 * row + inner + logits             # and without gradients
-    # the weights, their gradient, two moments and the average, two checkpoints of four, and one as a file
-    numbers = 17 * parameters_expected(config)
-    numbers += max(config.batch_size * trained, EVALUATION_BATCH * evaluated)
-    drawn = config.steps_per_epoch * config.batch_size * (POOL if config.oversample else 1)
-    tokens = 14 * length * max(drawn, TEST_SEQUENCES)       # of 10 that are drawn, one is in the split
-    recorded = config.epochs * attentions * config.num_heads * min(length, LONGEST_PROBE + 2) ** 2
-    return 4 * numbers + 8 * tokens + 3 * 2 * recorded      # float32, int64 and float16
-
-
-def check_memory(config: Config, device: torch.device) -> None:
-    """ValueError where training needs more memory than there is, naming the setting that matters most."""
-    needed, there_is = memory_needed(config), total_memory(device)
-    if needed <= there_is:
-        return
-    usual = asdict(Config(architecture=config.architecture, max_len=MODEL["max_len"]))
-    sizes = [name for name, value in asdict(config).items() if type(value) is int and value > usual[name]]
-    need_of = {name: memory_needed(replace(config, **{name: usual[name]})) for name in sizes}
-    name = min(need_of, key=need_of.get, default="batch_size")
-    raise ValueError(
-        f"{name}={getattr(config, name)} is too large: {config.task}, {config.architecture} would take about "
-        f"{size_text(needed)} of memory, and there are {size_text(there_is)}"
-    )
-
-
-def check_config(config: Config, device: torch.device) -> None:
-    """ValueError for the first setting with which the run could not be carried out."""
-    check_positive(
-        epochs=config.epochs, steps_per_epoch=config.steps_per_epoch, batch_size=config.batch_size
-    )
-    if not 0 < config.learning_rate <= 1:
-        raise ValueError(f"learning_rate={config.learning_rate} is out of range; choose e.g. 0.001")
-    if not 0 <= config.hold < 1:
-        raise ValueError(f"hold={config.hold} is out of range; choose 0 … <1")
-    if not 0 <= config.oversample <= 1:
-        raise ValueError(f"oversample={config.oversample} is out of range; choose 0 … 1")
-    if not 0 <= config.seed < 2**63:
-        raise ValueError(f"seed={config.seed} is out of range; choose 0 … 2^63 − 1")
-    check_memory(config, device)
-    config.check_task()
-    for split in SPLITS:
-        config.draw(1, torch.Generator(), split)
-    config.model()
 
 
 def check_resumable(config: Config, history: list[dict], given: dict, folder: Path) -> None:

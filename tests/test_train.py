@@ -150,7 +150,10 @@ def test_prediction_has_dropout_off_and_leaves_the_mode_and_an_empty_set_alone()
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ({"norm_first": "prenorm"}, "norm_first='prenorm' is unknown; choose from True, False"),
+        ({"norm_first": "prenorm"}, "norm_first='prenorm' is of type str, not bool"),
+        ({"d_model": 64.0}, "d_model=64.0 is of type float, not int"),
+        ({"num_layers": True}, "num_layers=True is of type bool, not int"),
+        ({"dropout": math.nan}, "dropout=nan is out of range; choose e.g. 0.0"),
         ({"architecture": "gpt"}, "architecture='gpt' is unknown; choose from 'encoder', 'decoder', 'enc"),
         ({"task": "revers"}, "task='revers' is unknown; choose from 'copy', "),
         ({"positional": "rotary"}, "positional='rotary' is unknown; choose from 'sinusoidal', 'learned'"),
@@ -706,7 +709,7 @@ def test_a_setting_that_is_gone_or_a_wrong_task_is_refused_in_one_line(finished,
         load_run(tmp_path, "reverse")
     checkpoint["config"]["gated"] = True
     save_checkpoint(checkpoint, folder)
-    with pytest.raises(ValueError, match="train.py differs from .* this: gated is no setting"):
+    with pytest.raises(ValueError, match="train.py differs from .* this: the setting gated is unexpected; undo"):
         load_run(tmp_path, "reverse")
     monkeypatch.setitem(TASKS, "reverse", Task(data.reverse, settings={"epoch": 3}))
     with pytest.raises(ValueError, match="task reverse has an unknown setting epoch; choose from task, "):
