@@ -861,7 +861,7 @@ def test_runs_that_cannot_be_read_are_named_and_the_others_are_drawn(
         call_main(monkeypatch, "--models-dir", models, *options)
     errors = capsys.readouterr().err.strip().splitlines()
     assert stopped.value.code == 2 and len(errors) == 2
-    reasons = {foreign: "of task copy, architecture encoder", damaged: "damaged (wrong checksum"}
+    reasons = {foreign: "of task copy, architecture encoder", damaged: "damaged (the checksum of"}
     for line, (folder, reason) in zip(errors, reasons.items(), strict=True):
         assert line.startswith(f"error: {folder / 'checkpoint.pt'} is {reason}")
     drawn = {path.relative_to(output).parent.as_posix() for path in output.rglob("layers.png")}
