@@ -6,6 +6,7 @@ process at a time writes into a folder. What needs more memory than there is is 
 
 import ctypes
 import errno
+import hashlib
 import math
 import os
 import pickletools
@@ -15,6 +16,7 @@ import threading
 import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from copy import deepcopy
 from pathlib import Path
 from typing import BinaryIO
 
@@ -89,11 +91,12 @@ def check_archive(file: BinaryIO) -> None:
             raise ValueError("it would become larger when it is unpacked")
         if damaged := archive.testzip():
             raise ValueError(f"the checksum of {damaged!r} is wrong")
-        for name in archive.namelist():
-            if name.endswith(".pkl"):
-                for operation, argument, _ in pickletools.genops(archive.read(name)):
-                    if operation.name == "GLOBAL" and not OF_PLAIN_VALUES.fullmatch(argument):
-                        raise ValueError(f"it asks for code, {argument!r}, and was not made by train.py")
+        pickles = [name for name in archive.namelist() if name.endswith(".pkl")]
+        if len(pickles) != 1:
+            raise ValueError("it was not written by torch.save")
+        for operation, argument, _ in pickletools.genops(archive.read(pickles[0])):
+            if operation.name == "GLOBAL" and not OF_PLAIN_VALUES.fullmatch(argument):
+                raise ValueError(f"it asks for code, {argument!r}, and was not made by train.py")
 
 
 def read_archive(path: Path) -> object:
@@ -101,10 +104,13 @@ def read_archive(path: Path) -> object:
     with open(path, "rb") as file:
         try:
             check_archive(file)
-            file.seek(0)
-            return torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:                          # a broken file can fail in any way
             raise ValueError(first_line(error)) from error
+        try:
+            file.seek(0)
+            return torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:                          # whose text advises to load it unsafely
+            raise ValueError("torch.load cannot read it") from error
 
 
 def difference(expected: object, found: object, name: str = "it") -> str | None:
@@ -131,6 +137,38 @@ def difference(expected: object, found: object, name: str = "it") -> str | None:
     if isinstance(found, float) and not math.isfinite(found):
         return f"{name} is {found}"
     return None
+
+
+def update_digest(digest: "hashlib._Hash", value: object) -> None:
+    """Go on with the digest of plain values and tensors, whatever device they are on."""
+    if isinstance(value, dict):
+        for name in sorted(value, key=str):
+            digest.update(str(name).encode())
+            update_digest(digest, value[name])
+    elif isinstance(value, torch.Tensor):
+        digest.update(value.cpu().contiguous().numpy())
+    else:
+        digest.update(repr(value).encode())
+
+
+def seal_of(checkpoint: dict) -> str:
+    """SHA-256 of all its parts but those that are added later."""
+    digest = hashlib.sha256()
+    update_digest(digest, {name: checkpoint[name] for name in checkpoint if name not in ("seal", "known")})
+    return digest.hexdigest()
+
+
+def sealed(checkpoint: dict) -> dict:
+    """A copy, with a seal that tells whether its parts still belong together, which no zip file knows."""
+    return deepcopy(checkpoint) | {"seal": seal_of(checkpoint)}
+
+
+def is_sealed(checkpoint: dict) -> bool:
+    """Whether its parts are those that were sealed."""
+    try:
+        return seal_of(checkpoint) == checkpoint["seal"]
+    except Exception:                                       # parts of a broken file can be anything
+        return False
 
 
 # ---------------------------------------------------------------- signals

@@ -7,7 +7,6 @@ scores, below them files, the picture and the command line.
 
 import argparse
 import csv
-import hashlib
 import inspect
 import io
 import json
@@ -59,9 +58,11 @@ from data import (
 from safety import (
     difference,
     first_line,
+    is_sealed,
     only_writer,
     read_archive,
     replacing,
+    sealed,
     size_text,
     total_memory,
     uninterrupted,
@@ -317,15 +318,6 @@ def first_solved(history: list[dict]) -> dict | None:
     return next((row for row in history if row["solved"]), None)
 
 
-def fingerprint(checkpoint: dict) -> str:
-    """SHA-256 of the settings and the weights: whether they belong together, which no zip file knows."""
-    digest = hashlib.sha256(json.dumps(checkpoint["config"], sort_keys=True).encode())
-    for name, weights in sorted(checkpoint["model"].items()):
-        digest.update(name.encode())
-        digest.update(weights.cpu().contiguous().numpy())
-    return digest.hexdigest()
-
-
 class Training:
     """All that changes during a run, so that a checkpoint can hold all of it."""
 
@@ -350,7 +342,7 @@ class Training:
         random_states = {"torch": torch.get_rng_state(), "data": self.generator.get_state()}
         if self.device.type == "cuda":
             random_states["cuda"] = torch.cuda.get_rng_state(self.device)
-        checkpoint = deepcopy({
+        return sealed({
             "config": asdict(self.config),
             "history": self.history,
             "model": self.average.module.state_dict(),
@@ -360,7 +352,6 @@ class Training:
             "schedule": self.schedule.state_dict(),
             "random_states": random_states,
         })
-        return checkpoint | {"fingerprint": fingerprint(checkpoint)}
 
     def restore(self, checkpoint: dict) -> None:
         """Go back to where the checkpoint was taken, so that the same steps follow; it stays as it is."""
@@ -656,7 +647,7 @@ def check_config(config: Config, device: torch.device) -> None:
 UNDO = "undo the change, or train the changed code into another folder with --output-dir"
 CHECKPOINT = {                                              # what stands in one, and the type of each
     "config": dict, "history": list, "model": dict, "averaged_updates": int, "trained_weights": dict,
-    "optimizer": dict, "schedule": dict, "random_states": dict, "fingerprint": str,
+    "optimizer": dict, "schedule": dict, "random_states": dict, "seal": str,
 }
 HISTORY_ROW = {
     "epoch": int, "step": int, "loss": float, "train_seconds": float, "token_accuracy": float,
@@ -852,8 +843,8 @@ def read_checkpoint(folder: Path, task: str, architecture: str) -> tuple[dict, C
         raise ValueError(
             f"{path}: transformer.py differs from the one that trained this: {differs}; {UNDO}"
         )
-    if checkpoint["fingerprint"] != fingerprint(checkpoint):
-        raise ValueError(f"{path} is damaged (its settings and its weights are not of one run); {remedy}")
+    if not is_sealed(checkpoint):
+        raise ValueError(f"{path} is damaged (its parts are not of one run); {remedy}")
     model.load_state_dict(checkpoint["model"])
     return checkpoint, config, model
 

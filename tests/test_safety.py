@@ -1,11 +1,16 @@
 """Files that are whole or not there, one process a folder, and signals that wait."""
 
 import errno
+import io
+import math
 import os
+import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -96,7 +101,6 @@ def test_the_second_of_two_trainings_into_one_folder_is_refused(tmp_path):
 def test_a_full_disk_is_one_line_and_the_earlier_run_is_as_it_was(kilobytes, models_dir, tmp_path):
     """A limit on the size of files stands for the disk: it strikes at the same calls."""
     import resource
-    import shutil
 
     folder = run_folder(tmp_path, "reverse", "encoder")
     shutil.copytree(run_folder(models_dir, "reverse", "encoder"), folder)
@@ -124,3 +128,168 @@ def test_what_is_saved_stays_loadable_when_the_next_save_fails(tmp_path, monkeyp
     with pytest.raises(OSError, match="No space left"):
         save_checkpoint({"epoch": 2}, tmp_path, {"loss": torch.zeros(1).numpy()})
     assert files_in(tmp_path) == before and set(before) == {"checkpoint.pt", "attention.npz"}
+
+
+# ---------------------------------------------------------------- checkpoints of strangers
+
+
+def damages(whole, count):
+    """So many broken versions of a zip archive: bits, blocks, ends and the zip's own headers."""
+    chance = random.Random(0)
+    with zipfile.ZipFile(io.BytesIO(whole)) as archive:
+        entries, directory = archive.infolist(), archive.start_dir
+    size = len(whole)
+    for number in range(count):
+        broken, place, length = bytearray(whole), chance.randrange(size), chance.choice([1, 8, 512])
+        kind = number % 10
+        if kind <= 2:
+            broken[place] ^= 1 << chance.randrange(8)
+        elif kind == 3:
+            del broken[place:]
+        elif kind == 4:
+            broken[place : place + length] = bytes(length)
+        elif kind == 5:
+            other = chance.randrange(size - length)
+            place = min(place, size - length)
+            first, second = whole[place : place + length], whole[other : other + length]
+            broken[place : place + length], broken[other : other + length] = second, first
+        elif kind == 6:
+            broken[chance.choice(entries).header_offset + chance.randrange(30)] = chance.randrange(256)
+        elif kind == 7:
+            broken[chance.randrange(directory, size)] ^= 1 << chance.randrange(8)
+        elif kind == 8:
+            broken[place:place] = chance.randbytes(length)
+        else:
+            broken += broken[place:]
+        yield bytes(broken)
+
+
+def test_a_broken_checkpoint_is_refused_in_one_line_or_harmless_and_never_another_model(models_dir, tmp_path):
+    whole = (run_folder(models_dir, "reverse", "decoder") / "checkpoint.pt").read_bytes()
+    good, outcomes = load_run(models_dir, "reverse", "decoder"), []
+    path = run_folder(tmp_path, "reverse", "decoder") / "checkpoint.pt"
+    path.parent.mkdir(parents=True)
+    for broken in damages(whole, 200):
+        path.write_bytes(broken)
+        try:
+            run = load_run(tmp_path, "reverse", "decoder")
+        except ValueError as error:
+            outcomes.append("refused")
+            assert "\n" not in str(error) and str(error).startswith(str(path))
+        else:
+            outcomes.append("harmless")
+            assert run.config == good.config and run.history == good.history
+            weights, expected = run.model.state_dict(), good.model.state_dict()
+            assert all(torch.equal(weights[name], expected[name]) for name in expected)
+    assert outcomes.count("refused") > 130
+
+
+def zipped_again(whole, change, compression=zipfile.ZIP_STORED):
+    """The file with its entries changed, and with the right checksums."""
+    with zipfile.ZipFile(io.BytesIO(whole)) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    change(entries)
+    changed = io.BytesIO()
+    with zipfile.ZipFile(changed, "w", compression) as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content)
+    return changed.getvalue()
+
+
+def flip_a_weight(entries):
+    name = max(entries, key=lambda name: len(entries[name]) * ("/data/" in name))
+    entries[name] = entries[name][:99] + bytes([entries[name][99] ^ 1]) + entries[name][100:]
+
+
+def cut_a_weight(entries):
+    name = max(entries, key=lambda name: len(entries[name]) * ("/data/" in name))
+    entries[name] = entries[name][:-4]
+
+
+def call_code(entries):
+    pickled = next(name for name in entries if name.endswith("data.pkl"))
+    entries[pickled] = b"\x80\x02cos\nsystem\n(X\x0b\x00\x00\x00touch owneddtR."
+
+
+@pytest.fixture
+def checkpoint_at(models_dir, tmp_path):
+    """The path of a copy of a tiny run's checkpoint."""
+    folder = run_folder(tmp_path, "reverse", "encoder")
+    shutil.copytree(run_folder(models_dir, "reverse", "encoder"), folder)
+    return folder / "checkpoint.pt"
+
+
+@pytest.mark.parametrize(
+    ("change", "compression", "said"),
+    [
+        (flip_a_weight, zipfile.ZIP_STORED, "its parts are not of one run"),
+        (cut_a_weight, zipfile.ZIP_STORED, "torch.load cannot read it"),
+        (lambda entries: None, zipfile.ZIP_DEFLATED, "it would become larger when it is unpacked"),
+        (call_code, zipfile.ZIP_STORED, "it asks for code, 'os system', and was not made by train.py"),
+        (dict.clear, zipfile.ZIP_STORED, "it was not written by torch.save"),
+    ],
+)
+def test_a_checkpoint_that_was_zipped_again_is_refused(change, compression, said, checkpoint_at, monkeypatch):
+    monkeypatch.chdir(checkpoint_at.parent)
+    checkpoint_at.write_bytes(zipped_again(checkpoint_at.read_bytes(), change, compression))
+    with pytest.raises(ValueError, match=f"is damaged.*{said}.*train it: ") as refused:
+        load_run(checkpoint_at.parents[2], "reverse")
+    assert "\n" not in str(refused.value) and not Path("owned").exists()
+
+
+def setting(**settings):
+    return lambda checkpoint: checkpoint["config"].update(settings)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda whole: whole.pop("optimizer"), "damaged .optimizer is missing"),
+        (lambda whole: whole.update(extra=1), "damaged .extra is unexpected"),
+        (lambda whole: whole.update(model=[]), "damaged .model is a list, not a dict"),
+        (lambda whole: whole.update(config=3), "damaged .config is a int, not a dict"),
+        (lambda whole: whole["history"].clear(), "the history is not that of the first epochs"),
+        (lambda whole: whole["history"].reverse(), "the history is not that of the first epochs"),
+        (lambda whole: whole["history"][1].update(loss=math.nan), "loss is nan"),
+        (lambda whole: whole["history"].__setitem__(0, "epoch 1"), "history is a str, not a dict"),
+        (lambda whole: whole["config"].pop("seed"), "train.py differs .* setting seed is missing; undo the"),
+        (setting(rotary=True), "train.py differs .* setting rotary is unexpected; undo the change"),
+        (setting(d_model=10**6), "damaged .its settings are of .* TB of weights, and it has"),
+        (setting(num_layers=10**9), "damaged .its settings are of "),
+        (setting(d_ff=10**40), "damaged .its settings are of "),
+        (setting(max_len=10**9), "damaged .its settings are of "),
+        (setting(seq_len=10**9), "damaged|cannot be carried out: seq_len=1000000000 is too large"),
+        (setting(d_model="16"), "does not know: d_model='16' is of type str, not int"),
+        (setting(dropout=2.0), "cannot be carried out: dropout probability has to be "),
+        (setting(task="paint"), "does not know: task='paint' is unknown"),
+        (setting(task="copy"), "is of task copy, architecture encoder; move it to .*copy_task"),
+        (setting(architecture="decoder"), "is of task reverse, architecture decoder; move it"),
+        (setting(vocab_size=30), r"embedding.weight has shape \(20, 16\), not \(30, 16\); undo"),
+        (setting(num_heads=4), "damaged .its parts are not of one run"),
+        (setting(activation="relu"), "damaged .its parts are not of one run"),
+        (lambda whole: whole["model"].pop("final_norm.weight"), "final_norm.weight is missing; undo"),
+        (lambda whole: whole["model"].update(gate=torch.ones(1)), "gate is unexpected; undo the change"),
+        (
+            lambda whole: whole["model"].update({"final_norm.bias": torch.ones(3)}),
+            r"final_norm.bias has shape \(3,\), not \(16,\); undo",
+        ),
+        (
+            lambda whole: whole["model"].update({"final_norm.bias": torch.ones(16).double()}),
+            "final_norm.bias is of torch.float64, not torch.float32",
+        ),
+        (lambda whole: whole["model"]["final_norm.bias"].fill_(math.nan), "numbers that are infinite or NaN"),
+        (lambda whole: whole["model"].update({"final_norm.bias": "?"}), "bias is a str, not a Tensor"),
+        (lambda whole: whole["model"]["final_norm.bias"].add_(1e-6), "damaged .its parts are not of one run"),
+        (lambda whole: whole["trained_weights"]["final_norm.bias"].add_(1), "its parts are not of one run"),
+        (lambda whole: whole["optimizer"]["state"].clear(), "damaged .its parts are not of one run"),
+        (lambda whole: whole.update(known={"purposes": {"layer 1": 3}}), "has other types"),
+        (lambda whole: whole.update(known={"title": {}}), "damaged .*title"),
+    ],
+)
+def test_a_changed_checkpoint_is_refused_and_the_line_says_which(change, said, checkpoint_at):
+    checkpoint = torch.load(checkpoint_at, weights_only=True)
+    change(checkpoint)
+    torch.save(checkpoint, checkpoint_at)
+    with pytest.raises(ValueError, match=f"^{checkpoint_at}.*{said}") as refused:
+        load_run(checkpoint_at.parents[2], "reverse")
+    assert "\n" not in str(refused.value)

@@ -1,7 +1,6 @@
 """The training loop, its files and its command line, on models small enough for seconds."""
 
 import csv
-import io
 import itertools
 import json
 import math
@@ -378,23 +377,8 @@ def test_the_recorded_question_is_as_long_as_a_picture_can_show(settings, length
     assert len(source[0].unique()) >= len(source[3].unique())
 
 
-def test_a_damaged_or_missing_checkpoint_is_reported_in_one_line(finished, tmp_path):
+def test_a_missing_checkpoint_is_reported_with_the_command_that_trains_it(tmp_path):
     with pytest.raises(ValueError, match="no .*checkpoint.pt; train it: .* --architecture encoder"):
-        load_run(tmp_path, "reverse")
-    path = run_folder(tmp_path, "reverse", "encoder") / "checkpoint.pt"
-    shutil.copytree(finished, path.parent)
-    whole = path.read_bytes()
-    for damage in (b"", b"not a zip", whole[: len(whole) // 2]):
-        path.write_bytes(damage)
-        with pytest.raises(ValueError, match="is damaged .*; train it: "):
-            load_run(tmp_path, "reverse")
-    checkpoint = torch.load(io.BytesIO(whole), weights_only=True)
-    weights = whole.index(checkpoint["model"]["output_projection.weight"].numpy().tobytes())
-    path.write_bytes(whole[:weights] + bytes([whole[weights] ^ 1]) + whole[weights + 1 :])
-    with pytest.raises(ValueError, match="checksum"):
-        load_run(tmp_path, "reverse")
-    torch.save({"some": "other file"}, path)
-    with pytest.raises(ValueError, match="is damaged"):
         load_run(tmp_path, "reverse")
 
 
@@ -677,28 +661,6 @@ def test_the_remedy_for_a_missing_run_trains_just_that_run_where_it_was_missed(t
     assert options.output_dir == tmp_path / "my models"
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda weights: weights.pop("final_norm.weight"), "final_norm.weight is missing"),
-        (lambda weights: weights.update({"blocks.0.gate": torch.ones(1)}), "blocks.0.gate is unexpected"),
-        (
-            lambda weights: weights.update({"final_norm.weight": torch.ones(3)}),
-            r"final_norm.weight has shape \(3,\), not \(16,\)",
-        ),
-    ],
-)
-def test_a_changed_model_is_reported_by_its_first_difference(change, message, finished, tmp_path):
-    folder = run_folder(tmp_path, "reverse", "encoder")
-    folder.mkdir(parents=True)
-    checkpoint = torch.load(finished / "checkpoint.pt", weights_only=True)
-    change(checkpoint["model"])
-    save_checkpoint(checkpoint, folder)
-    with pytest.raises(ValueError, match=f"transformer.py differs .*: {message}; undo the change") as refused:
-        load_run(tmp_path, "reverse")
-    assert "train it" not in str(refused.value) and "\n" not in str(refused.value)
-
-
 def test_a_setting_that_is_gone_or_a_wrong_task_is_refused_in_one_line(finished, tmp_path, monkeypatch):
     folder = run_folder(tmp_path, "reverse", "encoder")
     folder.mkdir(parents=True)
@@ -709,7 +671,7 @@ def test_a_setting_that_is_gone_or_a_wrong_task_is_refused_in_one_line(finished,
         load_run(tmp_path, "reverse")
     checkpoint["config"]["gated"] = True
     save_checkpoint(checkpoint, folder)
-    with pytest.raises(ValueError, match="train.py differs from .* this: the setting gated is unexpected; undo"):
+    with pytest.raises(ValueError, match="train.py differs .* this: the setting gated is unexpected; undo"):
         load_run(tmp_path, "reverse")
     monkeypatch.setitem(TASKS, "reverse", Task(data.reverse, settings={"epoch": 3}))
     with pytest.raises(ValueError, match="task reverse has an unknown setting epoch; choose from task, "):
