@@ -13,6 +13,7 @@ and END. Functions take what they need in the order task, split, length, vocab_s
 import argparse
 import difflib
 import re
+import sys
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -669,9 +670,20 @@ def add_choice(
     parser.add_argument(flag, nargs="+", choices=choices, metavar=name, default=default, help=words)
 
 
+def folder_name(name: str) -> Path:
+    """The type of an option that names a folder."""
+    if not name.strip():
+        raise argparse.ArgumentTypeError("the name is empty")
+    return Path(name)
+
+
 def parse_options(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """The options that are given; an unknown one ends the program, and names the nearest that there is."""
+    """The options that are given. One that is unknown or given twice ends the program, with the fix."""
     parser.error = fail
+    flags = [word.split("=")[0] for word in sys.argv[1:] if word.startswith("--")]
+    for flag in flags:
+        if flags.count(flag) > 1:
+            fail(f"{flag} is given more than once; give it once")
     namespace, unknown = parser.parse_known_args()
     if unknown:
         option = unknown[0].split("=")[0]

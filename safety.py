@@ -279,5 +279,6 @@ def total_memory(device: torch.device) -> float:
 
 def size_text(size: float) -> str:
     """Bytes as a person says them: 25 GB, 1.2 TB."""
-    power = min(5, max(1, math.floor(math.log10(size) / 3)))
-    return f"{size / 1000**power:.3g} {['kB', 'MB', 'GB', 'TB', 'PB'][power - 1]}"
+    units = "kB", "MB", "GB", "TB", "PB", "EB", "ZB", "YB"
+    power = min(len(units), max(1, math.floor(math.log10(size) / 3)))
+    return f"{size / 1000**power:.3g} {units[power - 1]}"

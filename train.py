@@ -46,6 +46,7 @@ from data import (
     check_task,
     draw,
     exact_match,
+    folder_name,
     is_scored,
     kinds_of,
     new_parser,
@@ -1113,7 +1114,7 @@ def parse() -> argparse.Namespace:
            help="where to compute (default: auto, a GPU if there is one)")
     option("--threads", type=int, default=None, metavar="N",
            help="CPU threads (default: OMP_NUM_THREADS or else 1)")
-    option("--output-dir", type=Path, default=DEFAULT_FOLDER, metavar="FOLDER",
+    option("--output-dir", type=folder_name, default=DEFAULT_FOLDER, metavar="FOLDER",
            help="where to write the runs (default: models)")
     option("--resume", action="store_true", default=False,
            help="go on where there is a checkpoint, start where there is none")

@@ -13,6 +13,7 @@ True in a mask means "may attend". Section and equation numbers are those of Vas
 "Attention Is All You Need" (arXiv:1706.03762).
 """
 
+import io
 import math
 import os
 import signal
@@ -533,6 +534,8 @@ def attention_by_hand() -> None:
 def fail(*messages: str) -> None:
     """How all our command lines end on bad input: a line each on stderr, exit status 2."""
     for message in messages:
+        if len(message) > 600:                              # a value can be any text
+            message = f"{message[:300]} … {message[-300:]}"
         print(f"error: {message}", file=sys.stderr)
     raise SystemExit(2)
 
@@ -548,16 +551,22 @@ def run_script(main: Callable[[], None], status_if_left: int = 0) -> None:
         raise SystemExit(128 + number)
 
     signal.signal(signal.SIGTERM, terminate)
+    sys.stdout, sys.stderr = sys.stdout or io.StringIO(), sys.stderr or io.StringIO()   # None: closed
     for stream in sys.stdout, sys.stderr:
         if hasattr(stream, "reconfigure"):                  # a notebook's has not, and shows everything
             stream.reconfigure(errors="replace")
     try:
+        os.getcwd()
+    except FileNotFoundError:
+        fail("the working directory was deleted; change to another")
+    try:
         main()
         sys.stdout.flush()
-    except BrokenPipeError:                                 # else Python complains once more at its exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(status_if_left) from None
     except OSError as error:
+        if error.filename is None:                          # else Python complains once more at its exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            raise SystemExit(status_if_left) from None
         fail(f"cannot read or write {error.filename or 'the output'}: {error.strerror or error}")
     except KeyboardInterrupt:
         raise SystemExit(130) from None

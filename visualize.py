@@ -77,6 +77,7 @@ from data import (
     add_start_end,
     arrange,
     exact_match,
+    folder_name,
     is_scored,
     new_parser,
     parse_options,
@@ -1598,18 +1599,22 @@ def parse() -> argparse.Namespace:
     option("--sequence", nargs="+", metavar="SYMBOL",
            help="a question as data.py prints it: 5 7 9, 4 2 + 1 9 or 5 _ 5 7")
     only = parser.add_mutually_exclusive_group().add_argument
-    only("--compare", nargs="+", type=Path, metavar="FOLDER",
+    only("--compare", nargs="+", type=folder_name, metavar="FOLDER",
          help="only draw the training curves of the runs in these folders, in one picture")
-    only("--balance", nargs="+", type=Path, metavar="FOLDER",
+    only("--balance", nargs="+", type=folder_name, metavar="FOLDER",
          help="only draw how loud positions and symbols are in layer 1 of the runs in these folders")
-    option("--models-dir", type=Path, default=DEFAULT_FOLDER, metavar="FOLDER",
+    option("--models-dir", type=folder_name, default=DEFAULT_FOLDER, metavar="FOLDER",
            help="where python train.py wrote the runs (default: models)")
-    option("--output-dir", type=Path, metavar="FOLDER",
+    option("--output-dir", type=folder_name, metavar="FOLDER",
            help="where to write the pictures (default: beside the runs)")
     option("--format", choices=["png", "svg", "pdf"], default="png",
            help="format of the pictures (default: png)")
     option("--dark", action="store_true", help="draw on a dark background")
     options = parse_options(parser)
+    if options.compare or options.balance:
+        for name in "task", "architecture", "sequence":
+            if getattr(options, name):
+                fail(f"--compare and --balance draw all runs in their folders; drop --{name}")
     options.output_dir = options.output_dir or options.models_dir
     return options
 

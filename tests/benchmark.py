@@ -39,8 +39,23 @@ import analysis  # noqa: E402
 import handmade  # noqa: E402
 import train  # noqa: E402
 import transformer  # noqa: E402
-from data import ARCHITECTURES, TASKS, add, add_start_end, all_right, arrange, to_content  # noqa: E402
-from transformer import scaled_dot_product_attention, sinusoidal_encoding  # noqa: E402
+from data import (  # noqa: E402
+    ARCHITECTURES,
+    TASKS,
+    add,
+    add_start_end,
+    all_right,
+    arrange,
+    parse_options,
+    to_content,
+)
+from transformer import (  # noqa: E402
+    check_positive,
+    fail,
+    run_script,
+    scaled_dot_product_attention,
+    sinusoidal_encoding,
+)
 
 CPU = torch.device("cpu")
 LOOK_EVERY = 8                                              # steps; an epoch of our runs is as long
@@ -354,7 +369,7 @@ def pattern(tasks: list[str], architectures: list[str], seeds: range) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--architecture", nargs="+", choices=ARCHITECTURES, default=ARCHITECTURES,
                         help="one or more (default: all)")
@@ -362,16 +377,22 @@ def main() -> None:
     parser.add_argument("--first-seed", type=int, default=0, help="the first of them (default: 0)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
     parser.add_argument("--max-steps", type=int, default=400, help="where to give up (default: 400)")
-    parser.add_argument("--what-decides", action="store_true", help="change one thing at a time instead")
-    parser.add_argument("--all-tasks", action="store_true", help="each task with each architecture instead")
-    parser.add_argument("--by-hand", action="store_true", help="learned beside hand-built instead")
-    parser.add_argument("--pattern", action="store_true", help="what comes first in training instead")
-    parser.add_argument("--other-toys", action="store_true", help="the toys of other projects instead")
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument("--what-decides", action="store_true", help="change one thing at a time instead")
+    instead.add_argument("--all-tasks", action="store_true", help="each task with each architecture instead")
+    instead.add_argument("--by-hand", action="store_true", help="learned beside hand-built instead")
+    instead.add_argument("--pattern", action="store_true", help="what comes first in training instead")
+    instead.add_argument("--other-toys", action="store_true", help="the toys of other projects instead")
     parser.add_argument("--ones-first", action="store_true", help="with --all-tasks: sums from the ones on")
     parser.add_argument("--task", nargs="+", choices=list(TASKS), default=list(TASKS),
                         help="with --all-tasks: only these")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    options = parse_options(parser)
+    try:
+        check_positive(seeds=options.seeds, max_steps=options.max_steps)
+        train.check_config(train.Config(seed=options.first_seed), CPU)
+        train.set_threads(options.threads)
+    except ValueError as error:
+        fail(str(error))
     seeds = range(options.first_seed, options.first_seed + options.seeds)
     if options.all_tasks:
         ones_first = {"add": replace(TASKS["add"], answer=lambda content: add(content).flip(-1))}
@@ -392,4 +413,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main, status_if_left=130)                    # interrupted

@@ -837,8 +837,10 @@ def test_pictures_land_beside_the_run_without_a_display(models_dir, tmp_path):
 def test_bad_input_is_one_line_exit_2_and_nothing_written(
     options, message, models_dir, tmp_path, monkeypatch, capsys
 ):
+    if "--models-dir" not in options:
+        options = ["--models-dir", models_dir, *options]
     with pytest.raises(SystemExit) as stopped:
-        call_main(monkeypatch, "--models-dir", models_dir, "--output-dir", tmp_path / "out", *options)
+        call_main(monkeypatch, "--output-dir", tmp_path / "out", *options)
     printed = capsys.readouterr()
     assert stopped.value.code == 2 and not (tmp_path / "out").exists() and printed.out == ""
     assert printed.err.startswith("error: ") and message in printed.err and printed.err.count("\n") == 1

@@ -1,0 +1,159 @@
+"""Every option of every script against what people type: one line, exit status 2, nothing written."""
+
+import os
+import runpy
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import TINY_OPTIONS, files_in
+
+import train
+import visualize
+
+HERE = Path(train.__file__).parent
+SCRIPTS = sorted(path.name for path in HERE.glob("*.py") if "__main__" in path.read_text())
+NUMBERS = {                                                 # options of train.py, out of range
+    "--epochs": "0", "--steps-per-epoch": "-1", "--batch-size": "100000000", "--seq-len": "99999999",
+    "--vocab-size": "2000000000", "--d-model": "1000000", "--num-heads": "7", "--num-layers": "1000000000",
+    "--d-ff": "0", "--seed": "-1", "--threads": "9999999", "--learning-rate": "2", "--hold": "1",
+    "--oversample": "-0.1", "--dropout": "1", "--position-base": "0.5", "--embedding-std": "-1",
+}
+WHOLE = [name for name in NUMBERS if name not in list(NUMBERS)[-6:]]
+CHOICES = ["--task", "--architecture", "--positional", "--norm", "--activation", "--device"]
+
+TRAIN = [[option, value] for option, value in NUMBERS.items()]
+TRAIN += [[option, value] for option in NUMBERS for value in ("", "ten", "½")]
+TRAIN += [[option, "9" * 40] for option in WHOLE]
+TRAIN += [[option, "1.5"] for option in WHOLE]
+TRAIN += [[option, value] for option in NUMBERS if option not in WHOLE for value in ("nan", "inf", "1e999")]
+TRAIN += [[option, value] for option in CHOICES for value in ("", "Copy", "копия", "x" * 10_000)]
+TRAIN += [[option] for option in [*NUMBERS, *CHOICES, "--output-dir"]]      # without a value
+TRAIN += [[option, "1", option, "1"] for option in NUMBERS] + [["--quiet", "--quiet"]]
+TRAIN += [
+    ["--output-dir", ""], ["--output-dir", " "], ["--output-dir", "a\0b"], ["--output-dir", "x" * 5_000],
+    ["--fixed-length=yes"], ["--resume", "models"], ["--Epochs", "3"], ["--epochs=3=4"], ["--", "--epochs"],
+    ["copy"], ["-e", "3"], ["-"], ["--task", "copy", "--task", "reverse"], ["--task=copy", "--task", "copy"],
+    ["--vocab-size", "5", "--seq-len", "2"], ["--seq-len", "1", "--fixed-length", "--task", "add"],
+    ["--d-model", "0"], ["--vocab-size", "4"], ["--task", "add", "--vocab-size", "10"],
+]
+VISUALIZE = [[option] for option in ("--task", "--architecture", "--sequence", "--compare", "--balance",
+                                     "--models-dir", "--output-dir", "--format")]
+VISUALIZE += [
+    ["--task", "paint"], ["--architecture", "gpt"], ["--task", "sort"], ["--format", "gif"], ["--format", ""],
+    ["--models-dir", ""], ["--models-dir", "nowhere"], ["--output-dir", ""], ["--dark=1"], ["--darker"],
+    ["--sequence", ""], ["--sequence", "ten"], ["--sequence", "5", "99"], ["--sequence", "-5"],
+    ["--sequence", "🙂"], ["--sequence", "<b>5</b>"], ["--sequence", *["5"] * 10_000], ["--sequence", "3.0"],
+    ["--task", "copy", "--sequence", "5", "PAD"], ["--compare", "nowhere"], ["--compare", ""],
+    ["--compare", ".", "--balance", "."], ["--compare", ".", "--sequence", "5"], ["--balance", "nowhere"],
+    ["--balance", ".", "--task", "copy"], ["--sequence", "5", "--sequence", "7"], ["models"],
+]
+OTHERS = [
+    ("data.py", ["--task"]), ("data.py", ["--task", "paint"]), ("data.py", ["--task", ""]),
+    ("data.py", ["copy"]), ("data.py", ["--tasks", "copy"]), ("data.py", ["--task", "copy", "--task", "add"]),
+    ("transformer.py", ["5"]), ("transformer.py", ["--d-model", "3"]), ("transformer.py", [""]),
+    ("handmade.py", ["--output-dir", "x"]), ("handmade.py", ["copy"]), ("handmade.py", ["--help=1"]),
+    ("tests/benchmark.py", ["--seeds", "0"]), ("tests/benchmark.py", ["--seeds", "two"]),
+    ("tests/benchmark.py", ["--by-hand", "--pattern"]), ("tests/benchmark.py", ["--first-seed", "-1"]),
+    ("tests/benchmark.py", ["--threads", "0"]), ("tests/benchmark.py", ["--max-steps", "-8"]),
+    ("tests/benchmark.py", ["--task", "paint"]), ("tests/benchmark.py", ["--seed", "3"]),
+]
+CASES = [("train.py", case) for case in TRAIN] + [("visualize.py", case) for case in VISUALIZE] + OTHERS
+
+
+def call(script, options, monkeypatch):
+    """Run a script in this process as Python would; its exit status."""
+    monkeypatch.setattr(sys, "argv", [script, *options])
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_path(str(HERE / script), run_name="__main__")
+    return stopped.value.code
+
+
+@pytest.fixture
+def in_a_folder(models_dir, tmp_path, monkeypatch):
+    """A working directory with a tiny run, so that a mistake could spoil something."""
+    folder = train.run_folder(Path("models"), "copy", "encoder")
+    shutil.copytree(train.run_folder(models_dir, "copy", "encoder"), tmp_path / folder)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_there_are_many_cases_and_each_script_and_option_is_among_them(capsys, monkeypatch):
+    assert len(CASES) >= 100
+    assert {script for script, _ in CASES} == {*SCRIPTS, "tests/benchmark.py"}
+    for script in "train.py", "visualize.py":
+        assert call(script, ["--help"], monkeypatch) == 0
+        flags = {word.strip("[],") for word in capsys.readouterr().out.split() if word.startswith("[--")}
+        tried = {word.split("=")[0] for name, case in CASES if name == script for word in case}
+        assert flags - tried == set()
+
+
+@pytest.mark.parametrize(("script", "options"), CASES, ids=lambda value: str(value)[:60])
+def test_a_bad_command_is_one_line_exit_2_and_nothing_written(
+    script, options, in_a_folder, monkeypatch, capsys
+):
+    before = files_in(in_a_folder)
+    assert call(script, options, monkeypatch) == 2
+    printed = capsys.readouterr()
+    assert printed.out == "" and printed.err.startswith("error: ") and printed.err.count("\n") == 1
+    assert len(printed.err) < 1_000
+    assert files_in(in_a_folder) == before
+
+
+@pytest.fixture
+def elsewhere(tmp_path):
+    """Run a script in another working directory, with next to no environment, as a shell would."""
+    def run(command, **settings):
+        words = " ".join(f"'{word}'" if " " in word else word for word in command)
+        return subprocess.run(
+            f"{sys.executable} {HERE}/{words}{settings.pop('after', '')}", shell=True, capture_output=True,
+            text=True, encoding="utf-8", cwd=tmp_path, timeout=100,
+            env={"PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1"} | settings,
+        )
+
+    return run
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a shell's redirections")
+@pytest.mark.parametrize(
+    ("after", "status", "said"),
+    [
+        (" >&-", 0, ""),
+        (" 2>&-", 0, ""),
+        (" >/dev/full", 2, "error: cannot read or write the output: No space left on device\n"),
+        (" | head -1", 0, ""),
+    ],
+)
+def test_an_output_that_is_closed_or_full_is_no_traceback(after, status, said, elsewhere):
+    result = elsewhere(["data.py", "--task", "copy"], after=after)
+    assert (result.returncode, result.stderr) == (status, said)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows keeps a folder in which a program runs")
+def test_a_working_directory_that_was_deleted_is_one_line(tmp_path):
+    (tmp_path / "gone").mkdir()
+    command = f"cd gone && rmdir ../gone && {sys.executable} {HERE}/train.py"
+    result = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 2 and result.stderr.count("\n") == 1       # Intel's library may say so first
+
+
+@pytest.mark.parametrize("name", ["my own models", "-models", "Übung", "it's", "模型 🙂"])
+def test_any_name_of_a_folder_works_for_training_and_drawing(name, models_dir, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    tiny = [*TINY_OPTIONS, "--task", "copy", "--architecture", "encoder", "--seq-len", "2", "--quiet"]
+    monkeypatch.setattr(sys, "argv", ["train.py", *tiny, f"--output-dir={name}"])
+    train.main()
+    capsys.readouterr()
+    assert (tmp_path / name / "copy_task" / "encoder" / "metrics.json").is_file()
+    monkeypatch.setattr(sys, "argv", ["visualize.py", f"--compare={name}", f"--output-dir={name}"])
+    visualize.main()
+    assert [path.suffix for path in (tmp_path / name).glob("training_*")] == [".png"]
+
+
+def test_no_home_and_a_plain_ascii_locale_stop_nothing(elsewhere, tmp_path):
+    tiny = [*TINY_OPTIONS, "--task", "copy", "--architecture", "encoder", "--seq-len", "2"]
+    result = elsewhere(["train.py", *tiny, "--output-dir", "my models"], LANG="C", PYTHONUTF8="0")
+    assert result.returncode == 0 and "Traceback" not in result.stderr
+    assert (tmp_path / "my models" / "copy_task" / "encoder" / "training.png").is_file()
