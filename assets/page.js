@@ -21,6 +21,7 @@ let asked = null;                                           // what the model sa
 
 const nameOf = token => data.names[token] ?? String(token), textOf = tokens => tokens.map(nameOf).join(" ");
 const partOf = key => key.split(".").map((word, i) => i ? Number(word) : word);
+const inShort = word => word.length > 20 ? `${word.slice(0, 20)}…` : word;
 const percent = share => `${Math.floor(100 * share + 1e-9)}%`;
 
 /** An element: properties with a dash are attributes, with two dashes variables of its style. */
@@ -71,7 +72,7 @@ function parse(text) {
   const names = data.symbols.map(nameOf), short = names.every(name => name.length === 1);
   const words = text.trim().split(short ? /\s*/ : /[\s,]+/).filter(word => word);
   const stranger = words.find(word => !names.includes(word));
-  if (stranger) throw new Error(`${stranger} is not a symbol of ${data.task}; choose from ${range()}`);
+  if (stranger) throw new Error(`${inShort(stranger)} is not a symbol of ${data.task}; choose from ${range()}`);
   return words.map(word => data.symbols[names.indexOf(word)]);
 }
 

@@ -21,7 +21,9 @@ function fragment() {
 function headInLink(text) {
   const part = partOf(text).map((word, i) => i ? word - 1 : word), heads = headsOf(model);
   const found = heads.find(head => keyOf(head) === keyOf(part));
-  if (!found) throw new Error(`this model has no head ${text}; its heads are ${inLink(heads[0])} and so on`);
+  if (!found) {
+    throw new Error(`this model has no head ${inShort(text)}; its heads are ${inLink(heads[0])} and so on`);
+  }
   return found;
 }
 
@@ -31,11 +33,11 @@ function followLink() {
   try {
     const content = link.has("ask") ? parse(link.get("ask")) : example[0];
     check(content);
-    const heads = (link.get("cut") ?? "").split(" ").filter(text => text).map(headInLink);
+    const cut = new Set((link.get("cut") ?? "").split(" ").filter(text => text));
     const [row, column] = (link.get("cell") ?? "").split(".").map(text => parseInt(text) - 1);
     change({
       content, mode: link.get("mode") === "mean" ? "mean" : "zero",
-      cut: heads.map(keyOf), earlier: [], pointed: null,
+      cut: [...cut].map(headInLink).map(keyOf), earlier: [], pointed: null,
       chosen: link.has("head") ? headInLink(link.get("head")) : null,
       step: Math.max(0, parseInt(link.get("step"))) || null,
       cell: row >= 0 && column >= 0 ? [row, column] : null,

@@ -464,6 +464,41 @@ def test_a_link_that_does_not_fit_the_model_is_reported_in_one_line(browser, ste
     assert text_of(browser, "verdict").endswith("✓")
 
 
+HOSTILE = [
+    "5 " * 5_000, "x" * 10_000, "<img src=x onerror=window.owned=1>", "<script>window.owned = 1</script>",
+    "'; window.owned = 1; '", "🙂 🙂", "5\u202e7", "constructor", "__proto__", "٥ ٧", "-5", "5.0", "\n\t",
+]
+TAMPERED = [
+    "#ask=%3Cscript%3Ewindow.owned=1%3C/script%3E", "#ask=" + "5+" * 5_000, "#ask=" + "x" * 10_000, "#ask=%",
+    "#%", "#ask=%F0%9F%99%82", "#ask", "#ask=5&ask=<b>", "#head=encoder.1.1.1", "#head=constructor",
+    "#head=encoder.-1.1", "#cut=" + "encoder.1.1+" * 2_000 + "encoder.9.9", "#cut=encoder.1.1e9",
+    "#?ask=5", "#/home/5", "#ask=5+7&step=1e9&cell=1e9.1e9&mode=constructor", "#ask=5+7&cell=NaN.-1&step=-3",
+]
+
+
+def test_whatever_is_typed_is_answered_or_refused_in_one_short_line(handmade, browser):
+    opened(browser, handmade[1])
+    write = "byId('question').value = arguments[0]; byId('question').dispatchEvent(new Event('input'))"
+    for typed in HOSTILE:
+        browser.execute_script(write, typed)
+        assert 0 < len(text_of(browser, "problem")) < 150, typed[:50]
+        assert "\n" not in text_of(browser, "problem")
+    browser.execute_script(write, "5 7 9")
+    assert text_of(browser, "verdict") == "5 7 9 → 9 7 5 ✓" and text_of(browser, "problem") == ""
+    assert browser.execute_script("return window.owned") is None and browser.get_log("browser") == []
+
+
+def test_whatever_stands_in_a_link_is_followed_or_refused_in_one_short_line(stepped, browser):
+    for link in TAMPERED:
+        browser.get("about:blank")
+        browser.get(stepped[1].as_uri() + link)
+        assert "→" in wait_for(browser, "verdict", "✓"), link[:50]
+        said = text_of(browser, "problem")
+        assert len(said) < 150 and "\n" not in said
+        assert said.startswith("This link does not work here: ") or said == ""
+    assert browser.execute_script("return window.owned") is None and browser.get_log("browser") == []
+
+
 def test_many_changes_write_the_address_seldom(browser, handmade):
     """Browsers ignore more than about 200 changes of the address in a short time."""
     opened(browser, handmade[1])
