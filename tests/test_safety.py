@@ -2,7 +2,9 @@
 
 import errno
 import io
+import itertools
 import math
+import multiprocessing
 import os
 import random
 import shutil
@@ -12,14 +14,17 @@ import sys
 import time
 import zipfile
 from pathlib import Path
+from unittest.mock import patch
 
+import numpy
 import pytest
 import torch
-from conftest import TINY_OPTIONS, files_in
+from conftest import TINY, TINY_OPTIONS, files_in
 
 import train
+from data import ARCHITECTURES
 from safety import only_writer, replacing, uninterrupted
-from train import load_run, run_folder, save_checkpoint
+from train import Config, load_run, run_folder, save_checkpoint
 
 HERE = Path(train.__file__).parent
 ENCODER = ["--task", "reverse", "--architecture", "encoder"]
@@ -128,6 +133,72 @@ def test_what_is_saved_stays_loadable_when_the_next_save_fails(tmp_path, monkeyp
     with pytest.raises(OSError, match="No space left"):
         save_checkpoint({"epoch": 2}, tmp_path, {"loss": torch.zeros(1).numpy()})
     assert files_in(tmp_path) == before and set(before) == {"checkpoint.pt", "attention.npz"}
+
+
+# ---------------------------------------------------------------- kills
+
+
+def killed(owner, name, count, options):
+    """Train in a process that kills itself as the function owner.name is called for the count-th time."""
+    def train_until_then():
+        function, calls = getattr(owner, name), itertools.count(1)
+
+        def counted(*arguments):
+            if next(calls) == count:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*arguments)
+
+        sys.argv = ["train.py", *options]
+        with patch.object(owner, name, counted):
+            train.main()
+
+    process = multiprocessing.get_context("fork").Process(target=train_until_then)
+    process.start()
+    process.join()
+    return process.exitcode == -signal.SIGKILL
+
+
+def same(first, second):
+    """Whether two checkpoints or records are equal, bit for bit."""
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(same(first[name], second[name]) for name in first)
+    if isinstance(first, (torch.Tensor, numpy.ndarray)):
+        return bool((first == second).all())
+    return first == second
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a process that is a copy of this one")
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_run_that_is_killed_three_times_ends_bit_for_bit_like_one_that_is_not(
+    architecture, dropout, tmp_path, monkeypatch
+):
+    """In a step before anything is saved, within a save, and in a later step; with and without dropout."""
+    config = Config(**TINY | {"epochs": 8, "dropout": dropout}, architecture=architecture)
+    options = [f"--{name.replace('_', '-')}={getattr(config, name)}" for name in [*TINY, "dropout"]]
+    options += ["--task=reverse", f"--architecture={architecture}", "--quiet", "--resume", "--threads=1"]
+    options += ["--output-dir", str(tmp_path)]
+    folder, moment = run_folder(tmp_path, "reverse", architecture), random.Random(f"{architecture} {dropout}")
+    assert killed(train, "learning_rate_share", 3, options)
+    assert not (folder / "checkpoint.pt").exists()
+    assert killed(os, "fsync", moment.randrange(5, 20), options)        # 4 of them make a save
+    saved = len(load_run(tmp_path, "reverse", architecture).history)
+    assert 1 <= saved < 7 and (folder / ".lock").exists()
+    assert killed(train, "learning_rate_share", moment.randrange(2, 6), options)
+    monkeypatch.setattr(sys, "argv", ["train.py", *options])
+    monkeypatch.setattr(train, "TEST_SEQUENCES", 200)
+    train.main()
+
+    record, probe = None, train.probe_of(config)
+    for model, expected in train.train(config, torch.device("cpu")):
+        record = train.extended(record, model, probe, expected["history"][-1])
+    resumed = torch.load(folder / "checkpoint.pt", weights_only=True)
+    for checkpoint in resumed, expected:
+        del checkpoint["seal"]                              # of the seconds, too
+        for row in checkpoint["history"]:
+            del row["train_seconds"]
+    assert same(resumed, expected) and same(train.read_record(folder, expected["history"]), record)
+    assert not list(folder.glob(".*"))
 
 
 # ---------------------------------------------------------------- checkpoints of strangers

@@ -678,38 +678,6 @@ def test_a_setting_that_is_gone_or_a_wrong_task_is_refused_in_one_line(finished,
         train.recipe("reverse", "encoder")
 
 
-def test_a_killed_run_resumes_to_the_same_weights_and_history_bit_for_bit(tmp_path):
-    """With dropout, so that both random generators matter; SIGKILL can strike within a step or a write."""
-    settings = TINY | {"dropout": 0.1, "epochs": 60}
-    options = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
-    encoder = ["--task", "reverse", "--architecture", "encoder"]
-    options += [*encoder, "--quiet", "--threads", "1", "--output-dir", str(tmp_path / "killed")]
-    path = run_folder(tmp_path / "killed", "reverse", "encoder") / "checkpoint.pt"
-    process = subprocess.Popen([sys.executable, "train.py", *options], cwd=Path(train.__file__).parent)
-    while not (path.exists() and len(load_run(tmp_path / "killed", "reverse").history) >= 5):
-        assert process.poll() is None, "the run ended before it could be killed"
-    process.kill()
-    process.wait()
-    epochs_before = len(load_run(tmp_path / "killed", "reverse").history)
-    assert 5 <= epochs_before < 60
-
-    again = command(*encoder, "--threads", "1", "--quiet", "--resume", folder=tmp_path / "killed")
-    assert again.returncode == 0
-    resumed = torch.load(path, weights_only=True)
-    config, record = Config(**settings), None
-    for model, expected in train.train(config, CPU):
-        record = train.extended(record, model, train.probe_of(config), expected["history"][-1])
-    for name, array in train.read_record(path.parent, resumed["history"]).items():
-        numpy.testing.assert_array_equal(array, record[name])
-    for part in "model", "trained_weights":
-        assert all(torch.equal(resumed[part][name], expected[part][name]) for name in expected[part])
-    for moments, others in zip(*(c["optimizer"]["state"].values() for c in (resumed, expected)), strict=True):
-        assert all(torch.equal(moments[name], others[name]) for name in moments)
-    timeless = [[row | {"train_seconds": 0} for row in c["history"]] for c in (resumed, expected)]
-    assert timeless[0] == timeless[1] and len(timeless[0]) == 60
-    assert resumed["random_states"]["data"].equal(expected["random_states"]["data"])
-
-
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_each_architecture_goes_on_from_a_checkpoint_as_if_it_had_never_stopped(architecture):
     config = Config(**TINY | {"epochs": 3, "dropout": 0.1}, architecture=architecture)
