@@ -90,9 +90,9 @@ def right_in_test(run: Run, count: int) -> float:
 def tested(run: Run) -> tuple[int, float]:
     """On how many test sequences the run was tested, and the exact match: as training noted, or now."""
     try:
-        metrics = json.loads((run.folder / "metrics.json").read_text())
+        metrics = json.loads((run.folder / "metrics.json").read_text(encoding="utf-8"))
         return metrics["test_sequences"], metrics["test_exact_match"]
-    except (OSError, ValueError, KeyError):                 # training was interrupted
+    except (OSError, ValueError, KeyError, TypeError):      # training was interrupted
         return TEST_SEQUENCES, right_in_test(run, TEST_SEQUENCES)
 
 
@@ -309,14 +309,14 @@ def link_to(path: Path, output: Path) -> str:
 def figures(folder: Path) -> str:
     """The run's figures in a sentence, from its metrics.json; "" where there is none."""
     try:
-        run = json.loads((folder / "metrics.json").read_text())
+        run = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         trained = "built by hand"
         if run["steps"]:
             solved = f"solved at step {run['steps_to_solve']}" if run["steps_to_solve"] else "not solved"
             trained = f"{run['steps']} training steps, {solved}, seed {run['seed']}"
         right = f"{percent(run['test_exact_match'], 2)} of {run['test_sequences']:,} test sequences right"
         return f"{run['parameters']:,} weights; {trained}; {right}."
-    except (OSError, ValueError, KeyError):                 # training was interrupted
+    except (OSError, ValueError, KeyError, TypeError):      # training was interrupted
         return ""
 
 

@@ -79,18 +79,23 @@ def first_line(error: Exception) -> str:
     return (str(error) or type(error).__name__).splitlines()[0]
 
 
-def check_archive(file: BinaryIO) -> None:
-    """ValueError or BadZipFile where a file is not what torch.save makes of plain values and tensors.
-
-    torch.load alone accepts nearly every flipped bit, so the checksums of the archive, a zip file, are
-    compared. It must not be larger than the file, else a small file could take much memory. The pickle in it
-    may ask for no code but that which makes a tensor or a dict.
-    """
+def check_zip(file: BinaryIO) -> None:
+    """ValueError or BadZipFile where a checksum is wrong, or where a small file would take much memory."""
     with zipfile.ZipFile(file) as archive:
         if sum(entry.file_size for entry in archive.infolist()) > file.seek(0, os.SEEK_END):
             raise ValueError("it would become larger when it is unpacked")
         if damaged := archive.testzip():
             raise ValueError(f"the checksum of {damaged!r} is wrong")
+
+
+def check_archive(file: BinaryIO) -> None:
+    """ValueError or BadZipFile where a file is not what torch.save makes of plain values and tensors.
+
+    It is a zip file. torch.load does not compare the checksums in it, and so accepts nearly every flipped
+    bit. The pickle in it may ask for no code but that which makes a tensor or a dict.
+    """
+    check_zip(file)
+    with zipfile.ZipFile(file) as archive:
         pickles = [name for name in archive.namelist() if name.endswith(".pkl")]
         if len(pickles) != 1:
             raise ValueError("it was not written by torch.save")
@@ -252,9 +257,12 @@ def only_writer(folder: Path) -> Iterator[None]:
             remove_unfinished(folder)
             yield
         finally:
-            with suppress(OSError):                         # Windows keeps a file that is open
+            if os.name != "posix":
+                os.close(descriptor)                        # Windows cannot remove a file that is open
+            with suppress(OSError):
                 path.unlink()
-            os.close(descriptor)
+            if os.name == "posix":
+                os.close(descriptor)                        # not before: another could have it by now
 
 
 # ---------------------------------------------------------------- memory

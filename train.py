@@ -57,6 +57,7 @@ from data import (
     usable_lengths,
 )
 from safety import (
+    check_zip,
     difference,
     first_line,
     is_sealed,
@@ -654,6 +655,10 @@ HISTORY_ROW = {
     "epoch": int, "step": int, "loss": float, "train_seconds": float, "token_accuracy": float,
     "exact_match": float, "solved": bool,
 }
+MISTAKES_ROW = {
+    "kind": str, "value": int, "questions": int, "mistakes": int, "different_mistakes": int,
+    "share_of_questions": float, "share_of_mistakes": float,
+}
 MORE_IN_CHANGED_CODE = 50e6                                 # bytes of weights that ours would not have
 
 
@@ -709,8 +714,9 @@ def read_record(folder: Path, history: list[dict]) -> Record | None:
     It is of these weights if it has the losses of the history.
     """
     try:
-        with numpy.load(folder / "attention.npz") as arrays:
-            record = dict(arrays)
+        with open(folder / "attention.npz", "rb") as file:
+            check_zip(file)
+            record = dict(numpy.load(file))
         epochs = len(history)
         if record["loss"][:epochs].tolist() != [row["loss"] for row in history]:
             return None
@@ -744,7 +750,7 @@ def remove_stale(folder: Path) -> int:
 
 def save_table(rows: list[dict], path: Path) -> None:
     """A csv file with a heading."""
-    with replacing(path) as unfinished, open(unfinished, "w", newline="") as file:
+    with replacing(path) as unfinished, open(unfinished, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, rows[0].keys())
         writer.writeheader()
         writer.writerows(rows)
@@ -753,13 +759,14 @@ def save_table(rows: list[dict], path: Path) -> None:
 def read_mistakes(folder: Path) -> list[dict]:
     """The table that training left of Answers.by_kind; empty where there is none, or it is damaged."""
     try:
-        with open(folder / "mistakes.csv", newline="") as file:
-            return [
+        with open(folder / "mistakes.csv", newline="", encoding="utf-8") as file:
+            rows = [
                 {name: cell if name == "kind" else json.loads(cell) for name, cell in row.items()}
                 for row in csv.DictReader(file)
             ]
     except (OSError, ValueError, TypeError):
         return []
+    return [] if any(difference(MISTAKES_ROW, row) for row in rows) else rows
 
 
 @dataclass
@@ -1027,7 +1034,7 @@ def save_figures(metrics: dict, history: list[dict], answers: Answers, folder: P
             save_table(table, folder / "mistakes.csv")
             save_picture(mistakes_picture(answers.config, table), folder / "mistakes.png")
     with replacing(folder / "metrics.json") as path:
-        path.write_text(json.dumps(metrics, indent=2) + "\n")
+        path.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
 
 
 def save_untrained(config: Config, model: nn.Module, models_dir: Path, **known: dict) -> None:
@@ -1167,7 +1174,7 @@ def is_finished(config: Config, folder: Path, checkpoint: dict | None) -> bool:
     if checkpoint is None or len(checkpoint["history"]) < config.epochs:
         return False
     try:
-        metrics = json.loads((folder / "metrics.json").read_text())
+        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         return metrics["train_seconds"] == checkpoint["history"][-1]["train_seconds"]
     except (OSError, ValueError, KeyError, TypeError):      # there are none, or they are damaged
         return False

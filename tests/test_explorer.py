@@ -746,6 +746,16 @@ def test_visualize_tells_in_one_line_why_there_is_no_page(tmp_path, capsys):
     assert capsys.readouterr().err.startswith("no live page of reverse, encoder: its weights take")
 
 
+@pytest.mark.parametrize("damaged", [b"", b"[]", b"{}", b"\xff", b'{"steps": "all"}', b"null", b'"text"'])
+def test_damaged_metrics_are_measured_again_and_left_out_of_the_gallery(damaged, tmp_path):
+    run = random_run()
+    run.folder = tmp_path
+    (tmp_path / "metrics.json").write_bytes(damaged)
+    with patch.object(explorer, "TEST_SEQUENCES", 20):
+        assert explorer.tested(run)[0] == 20
+    assert explorer.figures(tmp_path) == ""
+
+
 def test_weights_that_are_no_numbers_are_refused(tmp_path):
     run = random_run(architecture="encoder")
     run.model.output_projection.weight.data[0, 0] = torch.nan

@@ -278,8 +278,10 @@ def test_mistakes_are_kept_until_the_next_weights_and_only_where_there_are_some(
     assert train.read_mistakes(folder) == []
     train.save_figures({"steps": 0}, history, answers, folder)
     assert train.read_mistakes(folder) == answers.by_kind() and (folder / "mistakes.png").exists()
-    (folder / "mistakes.csv").write_text("kind,value\nlength,x\n")
-    assert train.read_mistakes(folder) == []
+    whole = (folder / "mistakes.csv").read_bytes()
+    for damaged in b"kind,value\nlength,x\n", b"kind,value\nlength,3\n", b"\xff", whole[:-20], b"a\n1\n":
+        (folder / "mistakes.csv").write_bytes(damaged)
+        assert train.read_mistakes(folder) == []
     train.remove_stale(folder)
     assert not list(folder.glob("mistakes*"))
     train.save_figures({"steps": 0}, history, train.replace(answers, prediction=answers.target), folder)
