@@ -86,6 +86,7 @@ def check_zip(file: BinaryIO) -> None:
             raise ValueError("it would become larger when it is unpacked")
         if damaged := archive.testzip():
             raise ValueError(f"the checksum of {damaged!r} is wrong")
+    file.seek(0)
 
 
 def check_archive(file: BinaryIO) -> None:
