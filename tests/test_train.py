@@ -524,8 +524,8 @@ def test_the_memory_of_a_batch_is_about_what_autograd_keeps(architecture, settin
 
 @pytest.mark.parametrize(
     ("option", "value", "size"),
-    [("seq_len", 99999999, "PB"), ("vocab_size", 2_000_000_000, "TB"), ("batch_size", 100_000_000, "TB"),
-     ("d_model", 1_000_000, "PB"), ("num_layers", 10**9, "PB"), ("d_ff", 10**30, "PB"),
+    [("seq_len", 99999999, "EB"), ("vocab_size", 2_000_000_000, "TB"), ("batch_size", 100_000_000, "TB"),
+     ("d_model", 1_000_000, "PB"), ("num_layers", 10**9, "PB"), ("d_ff", 10**30, "YB"),
      ("num_heads", 10**9, "TB"), ("epochs", 10**12, "PB"), ("steps_per_epoch", 10**9, "TB")],
 )
 def test_what_does_not_fit_into_memory_is_refused_by_name_and_size(option, value, size):
