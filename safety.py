@@ -7,13 +7,14 @@ process at a time writes into a folder. What needs more memory than there is is 
 import ctypes
 import errno
 import hashlib
+import io
 import math
 import os
-import pickletools
-import re
+import pickle
 import signal
 import threading
 import zipfile
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from copy import deepcopy
@@ -72,9 +73,6 @@ def remove_unfinished(folder: Path) -> None:
 # ---------------------------------------------------------------- checkpoints of strangers
 
 
-OF_PLAIN_VALUES = re.compile(r"torch \w+Storage|torch\._utils _rebuild_tensor_v2|collections OrderedDict")
-
-
 def first_line(error: Exception) -> str:
     return (str(error) or type(error).__name__).splitlines()[0]
 
@@ -89,20 +87,52 @@ def check_zip(file: BinaryIO) -> None:
     file.seek(0)
 
 
+BYTES = {                                                   # of a number in each kind of storage
+    "BoolStorage": 1, "ByteStorage": 1, "CharStorage": 1, "ShortStorage": 2, "HalfStorage": 2,
+    "BFloat16Storage": 2, "IntStorage": 4, "FloatStorage": 4, "LongStorage": 8, "DoubleStorage": 8,
+}
+
+
+class Inventory(pickle.Unpickler):
+    """Reads a pickle of torch.save without making a tensor, and lists the storages that the tensors need.
+
+    ValueError for a name of code that plain values and tensors do not need, before anything is called.
+    """
+
+    def __init__(self, content: bytes):
+        super().__init__(io.BytesIO(content))
+        self.storages: list[tuple] = []                     # ("storage", bytes, key, device, count)
+
+    def find_class(self, module: str, name: str) -> object:
+        if module == "torch" and name in BYTES:
+            return BYTES[name]
+        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+            return lambda *parts: None
+        if (module, name) == ("collections", "OrderedDict"):
+            return OrderedDict
+        raise ValueError(f"it asks for code, {module}.{name}, and was not made by train.py")
+
+    def persistent_load(self, storage: tuple) -> None:
+        self.storages.append(storage)
+
+
 def check_archive(file: BinaryIO) -> None:
-    """ValueError or BadZipFile where a file is not what torch.save makes of plain values and tensors.
+    """Some exception where a file is not what torch.save makes of plain values and tensors.
 
     It is a zip file. torch.load does not compare the checksums in it, and so accepts nearly every flipped
-    bit. The pickle in it may ask for no code but that which makes a tensor or a dict.
+    bit; version 2.7 also reads beyond the end of a storage that is too short.
     """
     check_zip(file)
     with zipfile.ZipFile(file) as archive:
-        pickles = [name for name in archive.namelist() if name.endswith(".pkl")]
-        if len(pickles) != 1:
+        size_of = {entry.filename: entry.file_size for entry in archive.infolist()}
+        pickled = [name for name in size_of if name.endswith("data.pkl")]
+        if len(pickled) != 1:
             raise ValueError("it was not written by torch.save")
-        for operation, argument, _ in pickletools.genops(archive.read(pickles[0])):
-            if operation.name == "GLOBAL" and not OF_PLAIN_VALUES.fullmatch(argument):
-                raise ValueError(f"it asks for code, {argument!r}, and was not made by train.py")
+        inventory = Inventory(archive.read(pickled[0]))
+        inventory.load()
+        for _, number, key, _, count in inventory.storages:
+            if size_of.get(pickled[0].replace("data.pkl", f"data/{key}")) != count * number:
+                raise ValueError(f"storage {key!r} is missing or has another size")
 
 
 def read_archive(path: Path) -> object:
