@@ -177,7 +177,7 @@ def test_a_run_that_is_killed_three_times_ends_bit_for_bit_like_one_that_is_not(
     """In a step before anything is saved, within a save, and in a later step; with and without dropout."""
     config = Config(**TINY | {"epochs": 8, "dropout": dropout}, architecture=architecture)
     options = [f"--{name.replace('_', '-')}={getattr(config, name)}" for name in [*TINY, "dropout"]]
-    options += ["--task=reverse", f"--architecture={architecture}", "--quiet", "--resume", "--threads=1"]
+    options += ["--task=reverse", f"--architecture={architecture}", "--quiet", "--resume", "--device=cpu"]
     options += ["--output-dir", str(tmp_path)]
     folder, moment = run_folder(tmp_path, "reverse", architecture), random.Random(f"{architecture} {dropout}")
     assert killed(train, "learning_rate_share", 3, options)
