@@ -693,24 +693,31 @@ def test_each_architecture_goes_on_from_a_checkpoint_as_if_it_had_never_stopped(
         assert [row["loss"] for row in resumed["history"]] == [row["loss"] for row in expected["history"]]
 
 
-def test_resuming_a_finished_run_changes_nothing_and_contradictions_are_refused(finished, tmp_path):
+def test_resuming_a_finished_run_changes_nothing_and_contradictions_are_refused(
+    finished, tmp_path, monkeypatch, capsys
+):
     folder = run_folder(tmp_path, "reverse", "encoder")
     shutil.copytree(finished, folder)
     before = files_in(folder)
-    encoder = ["--task", "reverse", "--architecture", "encoder"]
+    command = ["train.py", "--task=reverse", "--architecture=encoder", "--resume", f"--output-dir={tmp_path}"]
     for options, said in [
         (["--epochs", "3"], "epochs 3 cannot be resumed: the learning rate .* ends at epoch 2, and each"),
         (["--seed", "1", "--d-ff=64"], "seed 1, d_ff 64 cannot be resumed: .* has seed 0, d_ff 32; drop"),
     ]:
-        result = command(*encoder, "--resume", *options, folder=tmp_path)
-        assert result.returncode == 2 and re.search(said, result.stderr) and result.stderr.count("\n") == 1
+        monkeypatch.setattr(sys, "argv", [*command, *options])
+        with pytest.raises(SystemExit) as stopped:
+            train.main()
+        printed = capsys.readouterr().err
+        assert stopped.value.code == 2 and re.search(said, printed) and printed.count("\n") == 1
         assert files_in(folder) == before
-    result = command(*encoder, "--resume", folder=tmp_path)
-    assert result.returncode == 0 and result.stderr == "" and files_in(folder) == before
-    assert "reverse, encoder: nothing is left to do, as epoch 2 of 2 is saved" in result.stdout
+    monkeypatch.setattr(sys, "argv", command)
+    train.main()
+    assert "reverse, encoder: nothing is left to do, as epoch 2 of 2" in capsys.readouterr().out
+    assert files_in(folder) == before
     (folder / "metrics.json").write_text("{")               # as if it had been killed before the end
-    assert command(*encoder, "--resume", "--quiet", folder=tmp_path).returncode == 0
-    assert json.loads((folder / "metrics.json").read_text())["test_sequences"] == 10_000
+    monkeypatch.setattr(train, "TEST_SEQUENCES", 200)
+    train.main()
+    assert json.loads((folder / "metrics.json").read_text())["test_sequences"] == 200
     assert (folder / "checkpoint.pt").read_bytes() == before["checkpoint.pt"]
 
 
