@@ -38,10 +38,9 @@ def sync_folder(folder: Path) -> None:
     """Bring the names in a folder to the disk, where the system can; Windows does so by itself."""
     if os.name == "posix":
         descriptor = os.open(folder, os.O_RDONLY)
-        try:
+        with suppress(OSError):                             # some file systems cannot
             os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        os.close(descriptor)
 
 
 @contextmanager
@@ -266,22 +265,23 @@ def only_writer(folder: Path) -> Iterator[None]:
 
     OSError with the number of the other process where there is one. Its lock never outlives it.
     """
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / ".lock"
+    path, made = folder / ".lock", [place for place in (folder, *folder.parents) if not place.exists()]
     with ExitStack() as stack:
         stack.callback(remove_empty, made)
+        folder.mkdir(parents=True, exist_ok=True)
         while True:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
-            if not take_lock(descriptor):
-                other = os.read(descriptor, 20).decode(errors="replace") or "another"
+            is_free = take_lock(descriptor)
+            os.lseek(descriptor, 0, os.SEEK_SET)
+            if not is_free:
+                number = os.read(descriptor, 20).decode(errors="replace")
                 os.close(descriptor)
-                reason = f"process {other} is writing there; wait until it ends, or choose another folder"
+                other = f"process {number}" if number else "another process"
+                reason = f"{other} is writing there; wait until it ends, or choose another folder"
                 raise OSError(errno.EBUSY, reason, str(folder))
             if is_same_file(descriptor, path):
                 break
             os.close(descriptor)                            # its last owner has just removed it
-        os.lseek(descriptor, 0, os.SEEK_SET)
         os.ftruncate(descriptor, 0)
         os.write(descriptor, str(os.getpid()).encode())
         try:
@@ -314,6 +314,10 @@ def total_memory(device: torch.device) -> float:
         with suppress(OSError, ValueError):                 # there is none, or it is "max"
             known.append(int(Path(path).read_text()))
     return min(known)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
 
 
 def size_text(size: float) -> str:

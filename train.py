@@ -2,7 +2,8 @@
 
 `python train.py` trains copy and reverse, each with an encoder and with an encoder–decoder, and writes
 models/<task>_task/<architecture>/. The loop is `train_epoch` and `train`; above them stand loss, schedule and
-scores, below them files, the picture and the command line.
+scores. Below them is engineering: checks, files, the picture and the command line. What it takes to lose no
+run stands in safety.py.
 """
 
 import argparse
@@ -60,6 +61,7 @@ from safety import (
     check_zip,
     difference,
     first_line,
+    is_out_of_memory,
     is_sealed,
     only_writer,
     read_archive,
@@ -623,8 +625,8 @@ def check_memory(config: Config, device: torch.device) -> None:
     )
 
 
-def check_config(config: Config, device: torch.device) -> None:
-    """ValueError for the first setting with which the run could not be carried out."""
+def check_config(config: Config, device: torch.device) -> nn.Module:
+    """ValueError for the first setting with which the run could not be carried out; its model, untrained."""
     check_positive(
         epochs=config.epochs, steps_per_epoch=config.steps_per_epoch, batch_size=config.batch_size
     )
@@ -640,7 +642,7 @@ def check_config(config: Config, device: torch.device) -> None:
     config.check_task()
     for split in SPLITS:
         config.draw(1, torch.Generator(), split)
-    config.model()
+    return config.model()
 
 
 # ---------------------------------------------------------------- files
@@ -702,7 +704,7 @@ def save_checkpoint(checkpoint: dict, folder: Path, record: Record | None = None
     """Write the checkpoint, and with it the record, so that none stands without the other."""
     whole = io.BytesIO()
     torch.save(checkpoint, whole)                           # to a full disk it would raise no OSError
-    with ExitStack() as files:
+    with ExitStack() as files:                              # the last one takes its place first
         files.enter_context(replacing(folder / "checkpoint.pt")).write_bytes(whole.getbuffer())
         if record:
             numpy.savez(files.enter_context(replacing(folder / "attention.npz")), **record)
@@ -843,8 +845,8 @@ def read_checkpoint(folder: Path, task: str, architecture: str) -> tuple[dict, C
             f"{size_text(there_is)}); {remedy}"
         )
     try:
-        check_config(replace(config, epochs=1, steps_per_epoch=1, batch_size=1), torch.device("cpu"))
-        model = config.model()
+        smallest = replace(config, epochs=1, steps_per_epoch=1, batch_size=1)
+        model = check_config(smallest, torch.device("cpu"))
     except ValueError as error:
         raise ValueError(f"{path} is of a run that cannot be carried out: {error}") from error
     if differs := difference(model.state_dict(), checkpoint["model"], "model"):
@@ -1191,7 +1193,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def set_threads(threads: int | None) -> None:
-    """Compute with so many CPU threads; None: as OMP_NUM_THREADS says. ValueError for less than one."""
+    """Compute with so many CPU threads; None: as OMP_NUM_THREADS says, or else with one."""
     if threads is not None:
         if not 1 <= threads <= MOST_THREADS:
             raise ValueError(f"threads={threads} is out of range; choose 1 … {MOST_THREADS}")
@@ -1244,6 +1246,10 @@ def telling_what_is_saved(saved: Callable[[], tuple[str, str]]) -> Iterator[None
         raise
     except FloatingPointError as error:                     # the same command would end there again
         fail(f"{error}; {saved()[0]}")
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        fail(f"{first_line(error)}; try a smaller --batch-size or --seq-len; {saved()[0]}")
     except OSError as error:                                # a full disk, for one
         reason = f"{error.strerror or error}; {''.join(saved())}"
         raise OSError(error.errno, reason, error.filename) from error

@@ -533,8 +533,9 @@ def attention_by_hand() -> None:
 
 def fail(*messages: str) -> None:
     """How all our command lines end on bad input: a line each on stderr, exit status 2."""
-    for message in messages:
-        if len(message) > 600:                              # a value can be any text
+    for message in messages:                                # a value in it can be any text
+        message = "".join(letter if letter.isprintable() else " " for letter in message)
+        if len(message) > 600:
             message = f"{message[:300]} … {message[-300:]}"
         print(f"error: {message}", file=sys.stderr)
     raise SystemExit(2)

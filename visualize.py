@@ -115,6 +115,7 @@ from train import (
     runs_below,
     save_picture,
     save_table,
+    set_threads,
     setting_text,
     task_of,
     training_picture,
@@ -1771,8 +1772,7 @@ def read_and_draw(options: argparse.Namespace) -> None:
 
 def main() -> None:
     options = parse()
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(1)                            # as in training
+    set_threads(None)                                       # as in training
     read_and_draw(options)
 
 

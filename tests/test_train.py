@@ -558,6 +558,26 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_what_was_good(
     assert files_in(tmp_path) == before
 
 
+@pytest.mark.parametrize("error", [
+    torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 8 GiB"), MemoryError(),
+    RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+])
+def test_memory_that_does_not_suffice_after_all_is_one_line(error, tmp_path, monkeypatch, capsys):
+    def fails(*arguments):
+        raise error
+
+    monkeypatch.setattr(train, "train_epoch", fails)
+    run = ["--task", "copy", "--architecture", "encoder", "--output-dir", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["train.py", *TINY_OPTIONS, *run, "--quiet"])
+    with pytest.raises(SystemExit) as stopped:
+        train.main()
+    printed = capsys.readouterr().err
+    assert stopped.value.code == 2 and printed.count("\n") == 1 and "try a smaller --batch-size" in printed
+    monkeypatch.setattr(train, "is_out_of_memory", lambda error: False)
+    with pytest.raises(type(error)):
+        train.main()
+
+
 def test_the_step_at_which_numbers_go_out_of_range_is_named():
     config = Config(**TINY)
     model, losses = config.model(), torch.tensor([1.0, 2.0, 3.0])
