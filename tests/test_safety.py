@@ -283,6 +283,11 @@ def call_code(entries):
     entries[pickled] = b"\x80\x02cos\nsystem\n(X\x0b\x00\x00\x00touch owneddtR."
 
 
+def number_a_value_two_billion(entries):
+    pickled = next(name for name in entries if name.endswith("data.pkl"))
+    entries[pickled] = b"\x80\x02]r\xff\xff\xff\x7f."       # LONG_BINPUT: the unpickler in C makes room for all
+
+
 @pytest.fixture
 def checkpoint_at(models_dir, tmp_path):
     """The path of a copy of a tiny run's checkpoint."""
@@ -299,6 +304,7 @@ def checkpoint_at(models_dir, tmp_path):
         (lambda entries: None, zipfile.ZIP_DEFLATED, "it would become larger when it is unpacked"),
         (call_code, zipfile.ZIP_STORED, "it asks for code, os.system, and was not made by train.py"),
         (dict.clear, zipfile.ZIP_STORED, "it was not written by torch.save"),
+        (number_a_value_two_billion, zipfile.ZIP_STORED, "it is a list, not a dict"),
     ],
 )
 def test_a_checkpoint_that_was_zipped_again_is_refused(change, compression, said, checkpoint_at, monkeypatch):
