@@ -285,7 +285,7 @@ def call_code(entries):
 
 def number_a_value_two_billion(entries):
     pickled = next(name for name in entries if name.endswith("data.pkl"))
-    entries[pickled] = b"\x80\x02]r\xff\xff\xff\x7f."       # LONG_BINPUT: the unpickler in C makes room for all
+    entries[pickled] = b"\x80\x02]r\xff\xff\xff\x7f."       # LONG_BINPUT
 
 
 @pytest.fixture
