@@ -271,7 +271,7 @@ def only_writer(folder: Path) -> Iterator[None]:
         stack.callback(remove_empty, made)
         folder.mkdir(parents=True, exist_ok=True)
         while True:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
             is_free = take_lock(descriptor)
             os.lseek(descriptor, 0, os.SEEK_SET)
             if not is_free:
