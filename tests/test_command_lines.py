@@ -1,7 +1,7 @@
 """Every option of every script against what people type: one line, exit status 2, nothing written."""
 
+import importlib
 import os
-import runpy
 import shutil
 import subprocess
 import sys
@@ -12,6 +12,7 @@ from conftest import TINY_OPTIONS, files_in
 
 import train
 import visualize
+from transformer import run_script
 
 HERE = Path(train.__file__).parent
 SCRIPTS = sorted(path.name for path in HERE.glob("*.py") if "__main__" in path.read_text())
@@ -25,7 +26,7 @@ WHOLE = [name for name in NUMBERS if name not in list(NUMBERS)[-6:]]
 CHOICES = ["--task", "--architecture", "--positional", "--norm", "--activation", "--device"]
 
 TRAIN = [[option, value] for option, value in NUMBERS.items()]
-TRAIN += [[option, value] for option in NUMBERS for value in ("", "ten", "½")]
+TRAIN += [[option, value] for option in NUMBERS for value in ("", "½")]
 TRAIN += [[option, "9" * 40] for option in WHOLE]
 TRAIN += [[option, "1.5"] for option in WHOLE]
 TRAIN += [[option, value] for option in NUMBERS if option not in WHOLE for value in ("nan", "inf", "1e999")]
@@ -64,10 +65,10 @@ CASES = [("train.py", case) for case in TRAIN] + [("visualize.py", case) for cas
 
 
 def call(script, options, monkeypatch):
-    """Run a script in this process as Python would; its exit status."""
+    """Run a script in this process; its exit status."""
     monkeypatch.setattr(sys, "argv", [script, *options])
     with pytest.raises(SystemExit) as stopped:
-        runpy.run_path(str(HERE / script), run_name="__main__")
+        run_script(importlib.import_module(Path(script).stem).main)
     return stopped.value.code
 
 
@@ -123,7 +124,6 @@ def elsewhere(tmp_path):
         (" >&-", 0, ""),
         (" 2>&-", 0, ""),
         (" >/dev/full", 2, "error: cannot read or write the output: No space left on device\n"),
-        (" | head -1", 0, ""),
     ],
 )
 def test_an_output_that_is_closed_or_full_is_no_traceback(after, status, said, elsewhere):
@@ -139,9 +139,10 @@ def test_a_working_directory_that_was_deleted_is_one_line(tmp_path):
     assert result.returncode == 2 and result.stderr.count("\n") == 1       # Intel's library may say so first
 
 
-@pytest.mark.parametrize("name", ["my own models", "-models", "Übung", "it's", "模型 🙂"])
+@pytest.mark.parametrize("name", ["-models", "it's my Übung 模型 🙂"])
 def test_any_name_of_a_folder_works_for_training_and_drawing(name, models_dir, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(train, "TEST_SEQUENCES", 200)
     tiny = [*TINY_OPTIONS, "--task", "copy", "--architecture", "encoder", "--seq-len", "2", "--quiet"]
     monkeypatch.setattr(sys, "argv", ["train.py", *tiny, f"--output-dir={name}"])
     train.main()
