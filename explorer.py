@@ -50,7 +50,7 @@ from data import (
     token_name,
 )
 from safety import replacing
-from train import TEST_SEQUENCES, Run, fixed_generator, is_gallery, percent
+from train import TEST_SEQUENCES, Run, fixed_generator, is_gallery, percent, read_metrics
 from transformer import count_parameters, evaluating
 
 ASSETS = Path(__file__).with_name("assets")
@@ -89,11 +89,10 @@ def right_in_test(run: Run, count: int) -> float:
 
 def tested(run: Run) -> tuple[int, float]:
     """On how many test sequences the run was tested, and the exact match: as training noted, or now."""
-    try:
-        metrics = json.loads((run.folder / "metrics.json").read_text(encoding="utf-8"))
+    metrics = read_metrics(run.folder)
+    if {"test_sequences", "test_exact_match"} <= metrics.keys():
         return metrics["test_sequences"], metrics["test_exact_match"]
-    except (OSError, ValueError, KeyError, TypeError):      # training was interrupted
-        return TEST_SEQUENCES, right_in_test(run, TEST_SEQUENCES)
+    return TEST_SEQUENCES, right_in_test(run, TEST_SEQUENCES)           # training was interrupted
 
 
 def as_base64(tensors: Iterable[Tensor], format: str) -> str:
@@ -308,15 +307,15 @@ def link_to(path: Path, output: Path) -> str:
 
 def figures(folder: Path) -> str:
     """The run's figures in a sentence, from its metrics.json; "" where there is none."""
+    run = read_metrics(folder)
     try:
-        run = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         trained = "built by hand"
         if run["steps"]:
             solved = f"solved at step {run['steps_to_solve']}" if run["steps_to_solve"] else "not solved"
             trained = f"{run['steps']} training steps, {solved}, seed {run['seed']}"
         right = f"{percent(run['test_exact_match'], 2)} of {run['test_sequences']:,} test sequences right"
         return f"{run['parameters']:,} weights; {trained}; {right}."
-    except (OSError, ValueError, KeyError, TypeError):      # training was interrupted
+    except (ValueError, KeyError, TypeError):               # training was interrupted
         return ""
 
 

@@ -16,7 +16,7 @@ import threading
 import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from copy import deepcopy
 from pathlib import Path
 from typing import BinaryIO
@@ -76,14 +76,12 @@ def first_line(error: Exception) -> str:
     return (str(error) or type(error).__name__).splitlines()[0]
 
 
-def check_zip(file: BinaryIO) -> None:
+def check_zip(archive: zipfile.ZipFile) -> None:
     """ValueError or BadZipFile where a checksum is wrong, or where a small file would take much memory."""
-    with zipfile.ZipFile(file) as archive:
-        if sum(entry.file_size for entry in archive.infolist()) > file.seek(0, os.SEEK_END):
-            raise ValueError("it would become larger when it is unpacked")
-        if damaged := archive.testzip():
-            raise ValueError(f"the checksum of {damaged!r} is wrong")
-    file.seek(0)
+    if sum(entry.file_size for entry in archive.infolist()) > archive.fp.seek(0, os.SEEK_END):
+        raise ValueError("it would become larger when it is unpacked")
+    if damaged := archive.testzip():
+        raise ValueError(f"the checksum of {damaged!r} is wrong")
 
 
 BYTES = {                                                   # of a number in each kind of storage
@@ -122,8 +120,8 @@ def check_archive(file: BinaryIO) -> None:
     It is a zip file. torch.load does not compare the checksums in it, and so accepts nearly every flipped
     bit; version 2.7 also reads beyond the end of a storage that is too short.
     """
-    check_zip(file)
     with zipfile.ZipFile(file) as archive:
+        check_zip(archive)
         size_of = {entry.filename: entry.file_size for entry in archive.infolist()}
         pickled = [name for name in size_of if name.endswith("data.pkl")]
         if len(pickled) != 1:
@@ -149,6 +147,11 @@ def read_archive(path: Path) -> object:
             raise ValueError("torch.load cannot read it") from error
 
 
+def is_of(value: object, wanted: type) -> bool:
+    """Whether a value is of this type, where True and False are no numbers."""
+    return isinstance(value, wanted) and isinstance(value, bool) == (wanted is bool)
+
+
 def difference(expected: object, found: object, name: str = "it") -> str | None:
     """The first way in which found differs from expected in keys, types or shapes, or is NaN or infinite.
 
@@ -168,7 +171,7 @@ def difference(expected: object, found: object, name: str = "it") -> str | None:
             return f"{name} is of {found.dtype}, not {expected.dtype}"
         return None if found.isfinite().all() else f"{name} has numbers that are infinite or NaN"
     wanted = expected if isinstance(expected, type) else type(expected)
-    if not isinstance(found, wanted) or isinstance(found, bool) != (wanted is bool):
+    if not is_of(found, wanted):
         return f"{name} is a {type(found).__name__}, not a {wanted.__name__}"
     if isinstance(found, float) and not math.isfinite(found):
         return f"{name} is {found}"
@@ -254,6 +257,38 @@ def is_same_file(descriptor: int, path: Path) -> bool:
         return False
 
 
+def open_locked(path: Path) -> int:
+    """Open a file, made if need be, lock it, and write the number of this process into it.
+
+    OSError with the number of the other process that has locked it.
+    """
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        is_free = take_lock(descriptor)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        if not is_free:
+            number = os.read(descriptor, 20).decode(errors="replace")
+            os.close(descriptor)
+            other = f"process {number}" if number else "another process"
+            reason = f"{other} is writing there; wait until it ends, or choose another folder"
+            raise OSError(errno.EBUSY, reason, str(path.parent))
+        if is_same_file(descriptor, path):
+            break
+        os.close(descriptor)                                # its last owner has just removed it
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, str(os.getpid()).encode())
+    return descriptor
+
+
+def remove_locked(path: Path, descriptor: int) -> None:
+    if os.name != "posix":
+        os.close(descriptor)                                # Windows cannot remove a file that is open
+    with suppress(OSError):
+        path.unlink()
+    if os.name == "posix":
+        os.close(descriptor)                                # not before: another could have it by now
+
+
 def remove_empty(folders: list[Path]) -> None:
     for folder in folders:
         with suppress(OSError):                             # it is not empty, or gone
@@ -267,34 +302,16 @@ def only_writer(folder: Path) -> Iterator[None]:
     OSError with the number of the other process where there is one. Its lock never outlives it.
     """
     path, made = folder / ".lock", [place for place in (folder, *folder.parents) if not place.exists()]
-    with ExitStack() as stack:
-        stack.callback(remove_empty, made)
+    try:
         folder.mkdir(parents=True, exist_ok=True)
-        while True:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-            is_free = take_lock(descriptor)
-            os.lseek(descriptor, 0, os.SEEK_SET)
-            if not is_free:
-                number = os.read(descriptor, 20).decode(errors="replace")
-                os.close(descriptor)
-                other = f"process {number}" if number else "another process"
-                reason = f"{other} is writing there; wait until it ends, or choose another folder"
-                raise OSError(errno.EBUSY, reason, str(folder))
-            if is_same_file(descriptor, path):
-                break
-            os.close(descriptor)                            # its last owner has just removed it
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, str(os.getpid()).encode())
+        descriptor = open_locked(path)
         try:
             remove_unfinished(folder)
             yield
         finally:
-            if os.name != "posix":
-                os.close(descriptor)                        # Windows cannot remove a file that is open
-            with suppress(OSError):
-                path.unlink()
-            if os.name == "posix":
-                os.close(descriptor)                        # not before: another could have it by now
+            remove_locked(path, descriptor)
+    finally:
+        remove_empty(made)
 
 
 # ---------------------------------------------------------------- memory

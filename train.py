@@ -18,6 +18,7 @@ import shlex
 import sys
 import textwrap
 import time
+import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
@@ -61,6 +62,7 @@ from safety import (
     check_zip,
     difference,
     first_line,
+    is_of,
     is_out_of_memory,
     is_sealed,
     only_writer,
@@ -109,8 +111,7 @@ def check_types(config: "Config") -> None:
     """ValueError for the first setting of another type; a whole number serves as a float."""
     for setting in fields(config):
         value = getattr(config, setting.name)
-        fits = isinstance(value, setting.type | int if setting.type is float else setting.type)
-        if not fits or isinstance(value, bool) != (setting.type is bool):
+        if not is_of(value, setting.type | int if setting.type is float else setting.type):
             wanted = getattr(setting.type, "__name__", setting.type)
             raise ValueError(f"{setting.name}={value!r} is of type {type(value).__name__}, not {wanted}")
         if setting.type is float and not math.isfinite(value):
@@ -716,9 +717,10 @@ def read_record(folder: Path, history: list[dict]) -> Record | None:
     It is of these weights if it has the losses of the history.
     """
     try:
-        with open(folder / "attention.npz", "rb") as file:
-            check_zip(file)
-            record = dict(numpy.load(file))
+        with zipfile.ZipFile(folder / "attention.npz") as archive:
+            check_zip(archive)
+        with numpy.load(folder / "attention.npz") as arrays:
+            record = dict(arrays)
         epochs = len(history)
         if record["loss"][:epochs].tolist() != [row["loss"] for row in history]:
             return None
@@ -756,6 +758,15 @@ def save_table(rows: list[dict], path: Path) -> None:
         writer = csv.DictWriter(file, rows[0].keys())
         writer.writeheader()
         writer.writerows(rows)
+
+
+def read_metrics(folder: Path) -> dict:
+    """The figures of a run that has ended; empty where there are none, or they are damaged."""
+    try:
+        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return metrics if isinstance(metrics, dict) else {}
 
 
 def read_mistakes(folder: Path) -> list[dict]:
@@ -1039,6 +1050,14 @@ def save_figures(metrics: dict, history: list[dict], answers: Answers, folder: P
         path.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
 
 
+def save_test(config: Config, model: nn.Module, history: list[dict], folder: Path) -> tuple[dict, Answers]:
+    """Take the test and save the figures; the metrics and the answers."""
+    answers = take_test(config, model)
+    metrics = metrics_of(config, model, history, answers)
+    save_figures(metrics, history, answers, folder)
+    return metrics, answers
+
+
 def save_untrained(config: Config, model: nn.Module, models_dir: Path, **known: dict) -> None:
     """Save a model whose weights were set by hand as a run that the other scripts read.
 
@@ -1058,8 +1077,7 @@ def save_untrained(config: Config, model: nn.Module, models_dir: Path, **known: 
         save_checkpoint(run.checkpoint() | {"known": known}, folder)
         remove_stale(folder)
         (folder / "attention.npz").unlink(missing_ok=True)
-        answers = take_test(config, model)
-        save_figures(metrics_of(config, model, run.history, answers), run.history, answers, folder)
+        save_test(config, model, run.history, folder)
 
 
 # ---------------------------------------------------------------- command line
@@ -1175,11 +1193,7 @@ def is_finished(config: Config, folder: Path, checkpoint: dict | None) -> bool:
     """Whether nothing is left to do: the last epoch is saved, and also its metrics, which come last."""
     if checkpoint is None or len(checkpoint["history"]) < config.epochs:
         return False
-    try:
-        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        return metrics["train_seconds"] == checkpoint["history"][-1]["train_seconds"]
-    except (OSError, ValueError, KeyError, TypeError):      # there are none, or they are damaged
-        return False
+    return read_metrics(folder).get("train_seconds") == checkpoint["history"][-1]["train_seconds"]
 
 
 def choose_device(name: str) -> torch.device:
@@ -1294,9 +1308,7 @@ def train_and_save(
                 bar.update(row["epoch"] - bar.n)
                 for line in lines:
                     tqdm.write(line, file=sys.stdout)
-        answers = take_test(config, model)
-        metrics = metrics_of(config, model, state["history"], answers)
-        save_figures(metrics, state["history"], answers, folder)
+        metrics, answers = save_test(config, model, state["history"], folder)
         if not quiet and answers.wrong.any():
             print_mistakes(answers, row)
     return metrics

@@ -1754,11 +1754,11 @@ def read_and_draw(options: argparse.Namespace) -> None:
                 balanced = evidence_in(options.balance)
             else:
                 runs, problems = load_runs(options)
-            folders = {drawn_into(run, options) for run in runs.values()}
-            for folder in {options.output_dir, *folders, *(folder.parent for folder in folders)}:
-                locks.enter_context(only_writer(folder))
         except ValueError as error:
             fail(str(error))
+        folders = {drawn_into(run, options) for run in runs.values()}
+        for folder in {options.output_dir, *folders, *(folder.parent for folder in folders)}:
+            locks.enter_context(only_writer(folder))
         if options.compare:
             save_of_folders(training_curves_picture(curves), "training", options.compare, options)
         elif options.balance:

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -106,12 +107,11 @@ def test_a_bad_command_is_one_line_exit_2_and_nothing_written(
 @pytest.fixture
 def elsewhere(tmp_path):
     """Run a script in another working directory, with next to no environment, as a shell would."""
-    def run(command, **settings):
-        words = " ".join(f"'{word}'" if " " in word else word for word in command)
+    def run(script, *options, after="", **environment):
         return subprocess.run(
-            f"{sys.executable} {HERE}/{words}{settings.pop('after', '')}", shell=True, capture_output=True,
-            text=True, encoding="utf-8", cwd=tmp_path, timeout=100,
-            env={"PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1"} | settings,
+            shlex.join([sys.executable, str(HERE / script), *options]) + after, shell=True,
+            capture_output=True, text=True, encoding="utf-8", cwd=tmp_path, timeout=100,
+            env={"PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1"} | environment,
         )
 
     return run
@@ -127,7 +127,7 @@ def elsewhere(tmp_path):
     ],
 )
 def test_an_output_that_is_closed_or_full_is_no_traceback(after, status, said, elsewhere):
-    result = elsewhere(["data.py", "--task", "copy"], after=after)
+    result = elsewhere("data.py", "--task", "copy", after=after)
     assert (result.returncode, result.stderr) == (status, said)
 
 
@@ -155,6 +155,6 @@ def test_any_name_of_a_folder_works_for_training_and_drawing(name, models_dir, t
 
 def test_no_home_and_a_plain_ascii_locale_stop_nothing(elsewhere, tmp_path):
     tiny = [*TINY_OPTIONS, "--task", "copy", "--architecture", "encoder", "--seq-len", "2"]
-    result = elsewhere(["train.py", *tiny, "--output-dir", "my models"], LANG="C", PYTHONUTF8="0")
+    result = elsewhere("train.py", *tiny, "--output-dir", "my models", LANG="C", PYTHONUTF8="0")
     assert result.returncode == 0 and "Traceback" not in result.stderr
     assert (tmp_path / "my models" / "copy_task" / "encoder" / "training.png").is_file()

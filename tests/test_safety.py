@@ -268,13 +268,17 @@ def zipped_again(whole, change, compression=zipfile.ZIP_STORED):
     return changed.getvalue()
 
 
+def largest(entries):
+    return max(entries, key=lambda name: len(entries[name]) * ("/data/" in name))
+
+
 def flip_a_weight(entries):
-    name = max(entries, key=lambda name: len(entries[name]) * ("/data/" in name))
+    name = largest(entries)
     entries[name] = entries[name][:99] + bytes([entries[name][99] ^ 1]) + entries[name][100:]
 
 
 def cut_a_weight(entries):
-    name = max(entries, key=lambda name: len(entries[name]) * ("/data/" in name))
+    name = largest(entries)
     entries[name] = entries[name][:-4]
 
 
