@@ -174,7 +174,7 @@ def main() -> None:
         config, model, purposes = build()
         weights = torch.cat([x.flatten() for name, x in model.named_parameters() if "norm" not in name])
         right = right_by_length(model, TASKS[config.task].answer)
-        print(f"{config.task}, {config.architecture}: {' '.join(map(percent, right.values()))}")
+        print(f"{config.name}: {' '.join(map(percent, right.values()))}")
         print(f"  {build.__doc__}")
         print(f"  {weights.count_nonzero()} of {len(weights):,} weights are not zero, the norms left out\n")
         save_untrained(config, model, models_dir, purposes=purposes, stream=STREAM)

@@ -159,6 +159,11 @@ class Config:
             model = EncoderDecoder if self.architecture == "encoder-decoder" else MiniTransformer
             self.num_layers = defaults_of(model)["num_layers"]
 
+    @property
+    def name(self) -> str:
+        """What a person calls the run: reverse, encoder."""
+        return f"{self.task}, {self.architecture}"
+
     def model(self) -> MiniTransformer | EncoderDecoder:
         """A new model; the weights come from torch's global generator."""
         settings = {name: value for name, value in asdict(self).items() if name in MODEL}
@@ -260,8 +265,8 @@ def check_finite(config: Config, model: nn.Module, losses: Tensor, epoch: int) -
     differing = differing_settings(config)
     cause = f"a setting that is not the default ({differing})" if differing else "the learning rate"
     rate = min(config.learning_rate, Config.learning_rate) / 10
-    run = f"{config.task}, {config.architecture}"
-    raise FloatingPointError(f"{run}: {fault}; the likely cause is {cause}; try --learning-rate {rate:g}")
+    remedy = f"the likely cause is {cause}; try --learning-rate {rate:g}"
+    raise FloatingPointError(f"{config.name}: {fault}; {remedy}")
 
 
 def answer(model: nn.Module, source: Tensor, target: Tensor) -> Tensor:
@@ -507,7 +512,7 @@ def mistakes_text(answers: Answers) -> str:
     texts = [prediction_text(config.task, answers.source[row], answers.target[row], answers.prediction[row])
              for row in different[:3]]
     lines = {
-        f"{config.task}, {config.architecture}: {count:,} of {len(answers.wrong):,} wrong":
+        f"{config.name}: {count:,} of {len(answers.wrong):,} wrong":
             [f"{row['kind']} {row['value']}" for row in rows],
         "    share of the questions": [percent(row["share_of_questions"], 1) for row in rows],
         f"    share of the mistakes, {len(different):,} different":
@@ -621,7 +626,7 @@ def check_memory(config: Config, device: torch.device) -> None:
     need_of = {name: memory_needed(replace(config, **{name: usual[name]})) for name in sizes}
     name = min(need_of, key=need_of.get, default="batch_size")
     raise ValueError(
-        f"{name}={getattr(config, name)} is too large: {config.task}, {config.architecture} would take about "
+        f"{name}={getattr(config, name)} is too large: {config.name} would take about "
         f"{size_text(needed)} of memory, and there are {size_text(there_is)}"
     )
 
@@ -972,7 +977,7 @@ def training_picture(config: Config, history: list[dict]) -> Figure:
     if solved:
         sentence = f"solved at step {solved['step']}"
         how += f" Dotted: solved, all {VALIDATION_SEQUENCES:,} validation sequences right."
-    numbers = f"{config.task}, {config.architecture}"
+    numbers = config.name
     if differing := differing_settings(config):
         numbers += f"; not the default: {differing}"
     figure, top = new_picture(3.0, sentence, numbers, how)
@@ -1018,7 +1023,7 @@ def mistakes_picture(config: Config, table: list[dict]) -> Figure:
     for row in table:
         rows_of[row["kind"]].append(row)
     wrong, asked = (sum(row[name] for row in rows_of["length"]) for name in ("mistakes", "questions"))
-    numbers = f"{config.task}, {config.architecture}; {wrong:,} of {asked:,} test sequences wrong"
+    numbers = f"{config.name}; {wrong:,} of {asked:,} test sequences wrong"
     how = "Left bars, grey: share of the questions. Right bars, blue: share of the mistakes."
     if kinds := TASKS[config.task].kinds:
         how += "\n" + (inspect.getdoc(kinds) or "").split("\n")[0]
@@ -1226,7 +1231,7 @@ def progress_lines(
     if not solved and row["epoch"] not in (1, 5) and row["epoch"] % 10:
         return []
     scores = (
-        f"{config.task}, {config.architecture}, step {row['step']}: loss {row['loss']:.4f}, tokens right "
+        f"{config.name}, step {row['step']}: loss {row['loss']:.4f}, tokens right "
         f"{percent(row['token_accuracy'])}, exact match {percent(row['exact_match'])} of {EVALUATION_BATCH}"
     )
     if solved:
@@ -1241,13 +1246,12 @@ def progress_lines(
 
 def saved_text(config: Config, epochs_saved: int, replaces: bool) -> tuple[str, str]:
     """What is saved when a run stops before its end, and how to go on."""
-    name = f"{config.task}, {config.architecture}"
     if epochs_saved:
-        saved = f"{name} is saved up to epoch {epochs_saved} of {config.epochs}"
+        saved = f"{config.name} is saved up to epoch {epochs_saved} of {config.epochs}"
         return saved, "; the same command with --resume goes on from there"
     if replaces:
-        return f"nothing new of {name} is saved, and the earlier run is as it was", ""
-    return f"nothing of {name} is saved", "; the same command with --resume starts it"
+        return f"nothing new of {config.name} is saved, and the earlier run is as it was", ""
+    return f"nothing of {config.name} is saved", "; the same command with --resume starts it"
 
 
 @contextmanager
@@ -1289,10 +1293,9 @@ def train_and_save(
     probe, record = probe_of(config), read_record(folder, checkpoint["history"]) if checkpoint else None
     epochs_saved = len(checkpoint["history"]) if checkpoint else 0
     replaces = checkpoint is None and (folder / "checkpoint.pt").exists()
-    name = f"{config.task}, {config.architecture}"
     hidden = True if quiet else None                        # None: no bar where the output is a file
     with telling_what_is_saved(lambda: saved_text(config, epochs_saved, replaces)):
-        with tqdm(total=config.epochs, desc=name, unit="epoch", disable=hidden) as bar:
+        with tqdm(total=config.epochs, desc=config.name, unit="epoch", disable=hidden) as bar:
             for model, state in train(config, device, checkpoint):
                 row = state["history"][-1]
                 lines = [] if quiet else progress_lines(config, model, state["history"], examples)
@@ -1348,8 +1351,8 @@ def train_all(options: argparse.Namespace) -> None:
         results = []
         for (config, checkpoint), folder in zip(configs, folders, strict=True):
             if is_finished(config, folder, checkpoint):
-                name = f"{config.task}, {config.architecture}"
-                print(f"{name}: nothing is left to do, as epoch {config.epochs} of {config.epochs} is saved")
+                epochs = f"epoch {config.epochs} of {config.epochs}"
+                print(f"{config.name}: nothing is left to do, as {epochs} is saved")
             else:
                 results.append(train_and_save(config, device, folder, options.quiet, checkpoint))
     if results:

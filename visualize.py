@@ -1381,7 +1381,7 @@ def training_curves_picture(runs: Curves) -> Figure:
         )
     names = ["\n".join(textwrap.wrap(label, SMALL - 20)) for label in labels.values()]
     below = 0.17 * sum(name.count("\n") + 1 for name in names) + 0.15
-    tasks = dict.fromkeys(f"{config.task}, {config.architecture}" for config, _ in runs.values())
+    tasks = dict.fromkeys(config.name for config, _ in runs.values())
     figure, top = new_picture(3.1 + below, sentence, " and ".join(tasks))
     loss_axes, accuracy_axes = (panel(figure, left, top + 0.1, 3.1, 2.4) for left in (0.75, 4.65))
     for name, (path, (_, history)) in zip(names, runs.items(), strict=True):
