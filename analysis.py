@@ -27,9 +27,11 @@ from data import (
     ask,
     check_answers,
     dependence,
+    different_rows,
     exact_match,
     is_scored,
     other_question,
+    portions_of_like_length,
     replace_symbol,
     some_questions,
     symbols_of,
@@ -229,32 +231,20 @@ def mean_distance(maps: Tensor, first: tuple[int, int]) -> Tensor:
     return (maps[..., query:, :] * distances).sum(dim=-1).mean(dim=-1)
 
 
-def portions(config: Config, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """The rows (N,) of what a model is given, so many at a time that no tensor of a pass is large.
+def rows_at_once(config: Config, given: tuple[Tensor, ...]) -> int:
+    """How many rows of what a model is given go through it at once, so that no tensor of a pass is large.
 
     Make a tensor for all results first, and write those of each portion into it. Small tensors that stay
     between large ones that are freed would leave gaps, which take more memory than all of them.
     """
     length = max(tokens.size(1) for tokens in given)
     numbers = length * max(config.vocab_size, config.num_layers * config.num_heads * length)    # logits, maps
-    return torch.arange(len(given[0])).split(max(1, min(BATCH, LARGEST // numbers)))
+    return max(1, min(BATCH, LARGEST // numbers))
 
 
-def different_rows(given: tuple[Tensor, ...], to_say: Tensor) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
-    """What is given and to say, each different row once, and in which of them (N,) each row was."""
-    widths = [tokens.size(1) for tokens in given]
-    different, place = torch.cat([*given, to_say], dim=1).unique(dim=0, return_inverse=True)
-    return different[:, : sum(widths)].split(widths, dim=1), different[:, sum(widths) :], place
-
-
-def portions_of_like_length(
-    config: Config, given: tuple[Tensor, ...]
-) -> Iterator[tuple[Tensor, list[Tensor]]]:
-    """Portions of rows (n,), and what is given there: rows of like length, without the PAD behind all."""
-    order = sum((tokens != PAD).sum(dim=1) for tokens in given).argsort()
-    for rows in portions(config, given):
-        rows = order[rows]
-        yield rows, [tokens[rows, : (tokens[rows] != PAD).sum(dim=1).max()] for tokens in given]
+def portions(config: Config, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The rows (N,) of what a model is given, as many at a time as rows_at_once says."""
+    return torch.arange(len(given[0])).split(rows_at_once(config, given))
 
 
 @dataclass
@@ -380,7 +370,7 @@ def margins_without(
     given, to_say, place = different_rows(given, to_say)
     result = torch.full((len(cuts), *to_say.shape), torch.inf)
     with evaluating(run.model) as model:
-        for rows, short in portions_of_like_length(run.config, given):
+        for rows, short in portions_of_like_length(given, rows_at_once(run.config, given)):
             length = short[-1].size(1)
             with remembering(model, short):
                 for number, parts in enumerate(cuts):

@@ -15,7 +15,7 @@ import difflib
 import re
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -454,6 +454,23 @@ def all_right(prediction: Tensor, target: Tensor) -> Tensor:
 def exact_match(prediction: Tensor, target: Tensor) -> float:
     """The share of sequences in which every scored position is right; prediction and target are (N, T)."""
     return all_right(prediction, target).double().mean().item()
+
+
+def different_rows(given: tuple[Tensor, ...], to_say: Tensor) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
+    """What is given and to say, each different row once, and in which of them (N,) each row was."""
+    widths = [tokens.size(1) for tokens in given]
+    different, place = torch.cat([*given, to_say], dim=1).unique(dim=0, return_inverse=True)
+    return different[:, : sum(widths)].split(widths, dim=1), different[:, sum(widths) :], place
+
+
+def portions_of_like_length(
+    given: tuple[Tensor, ...], size: int
+) -> Iterator[tuple[Tensor, list[Tensor]]]:
+    """Portions of up to size rows (n,), and what is given there without the PAD behind all; longest first."""
+    order = sum((tokens != PAD).sum(dim=1) for tokens in given).argsort(descending=True)
+    for rows in order.split(size):
+        if len(rows):
+            yield rows, [tokens[rows, : (tokens[rows] != PAD).sum(dim=1).max()] for tokens in given]
 
 
 # ---------------------------------------------------------------- what an answer depends on

@@ -29,12 +29,10 @@ from analysis import (
     ablated,
     answer_lengths,
     clearest_example,
-    different_rows,
     heads_of,
     is_right,
     longest,
     mean_head_outputs,
-    portions_of_like_length,
     read,
     unseen_sequences,
 )
@@ -47,10 +45,11 @@ from data import (
     all_right,
     alphabet,
     arrange,
+    different_rows,
     token_name,
 )
 from safety import replacing
-from train import TEST_SEQUENCES, Run, fixed_generator, is_gallery, percent, read_metrics
+from train import TEST_SEQUENCES, Run, fixed_generator, is_gallery, one_pass, percent, read_metrics
 from transformer import count_parameters, evaluating
 
 ASSETS = Path(__file__).with_name("assets")
@@ -81,8 +80,7 @@ def right_in_test(run: Run, count: int) -> float:
     given, to_say, place = different_rows(*arrange(run.architecture, source, target))
     right = torch.zeros(len(to_say), dtype=torch.bool)
     with evaluating(run.model) as model:
-        for rows, short in portions_of_like_length(run.config, given):
-            said = model(*short).argmax(dim=-1)
+        for rows, said in one_pass(model, given):
             right[rows] = all_right(said, to_say[rows, : said.size(1)])
     return right[place].double().mean().item()
 

@@ -38,6 +38,7 @@ from tqdm import tqdm
 
 from data import (
     ARCHITECTURES,
+    PAD,
     POOL,
     SPLITS,
     TASKS,
@@ -46,6 +47,7 @@ from data import (
     answer_length,
     arrange,
     check_task,
+    different_rows,
     draw,
     exact_match,
     folder_name,
@@ -53,6 +55,7 @@ from data import (
     kinds_of,
     new_parser,
     parse_options,
+    portions_of_like_length,
     task_names,
     to_text,
     token_accuracy,
@@ -269,48 +272,59 @@ def check_finite(config: Config, model: nn.Module, losses: Tensor, epoch: int) -
     raise FloatingPointError(f"{config.name}: {fault}; {remedy}")
 
 
-def answer(model: nn.Module, source: Tensor, target: Tensor) -> Tensor:
-    """What the model says to source (N, S), as (N, T) like target; all on one device.
+def one_pass(model: nn.Module, given: tuple[Tensor, ...]) -> Iterator[tuple[Tensor, Tensor]]:
+    """What the model says to the rows of given (N, S), portion by portion: which rows (n,), and that (n, t).
 
-    An encoder answers in one pass. The others generate. But where one pass over the right answer says its
-    next token at every step, greedy decoding writes just that answer. So only the other rows must be
-    generated.
+    The longest come first, each portion without the PAD behind all of it. All is on the CPU, but the model.
     """
-    with evaluating(model) as model:
-        given, to_say = arrange(model.architecture, source, target)
-        said = model(*given).argmax(dim=-1)
-    if model.architecture == "encoder":
-        return said[:, : target.size(1)]
-    answers, wrong = target.clone(), ~all_right(said, to_say)
-    if wrong.any():
-        length = target.size(1) - 1                         # without START
-        generated = generate(model, source[wrong], length)
-        answers[wrong, 1:] = F.pad(generated, (0, length - generated.size(1)))
-    return answers
+    device = next(model.parameters()).device
+    for rows, tokens in portions_of_like_length(given, EVALUATION_BATCH):
+        yield rows, model(*(x.to(device) for x in tokens)).argmax(dim=-1).cpu()
 
 
 def predict(model: nn.Module, source: Tensor, target: Tensor) -> Tensor:
-    """What the model says to any number of sources (N, S), as (N, T) like target; all on the CPU."""
+    """What the model says to any number of sources (N, S), as (N, T) like target; all on the CPU.
+
+    An encoder answers in one pass. The others generate. But where one pass over the right answer says its
+    next token at every step, greedy decoding writes just that answer. So only the other rows must be
+    generated. Each different question is asked once.
+    """
     device = next(model.parameters()).device
-    portions = zip(*(tokens.to(device).split(EVALUATION_BATCH) for tokens in (source, target)), strict=True)
-    return torch.cat([answer(model, *rows).cpu() for rows in portions])
+    (source,), target, place = different_rows((source,), target)
+    with evaluating(model) as model:
+        given, to_say = arrange(model.architecture, source, target)
+        said = torch.full_like(to_say, PAD)
+        for rows, tokens in one_pass(model, given):
+            said[rows, : tokens.size(1)] = tokens
+    if model.architecture == "encoder":
+        return said[place, : target.size(1)]
+    answers, length = target.clone(), target.size(1) - 1    # without START
+    for rows in (~all_right(said, to_say)).nonzero().flatten().split(EVALUATION_BATCH):
+        if len(rows):
+            generated = generate(model, source[rows].to(device), length).cpu()
+            answers[rows, 1:] = F.pad(generated, (0, length - generated.size(1)))
+    return answers[place]
+
+
+def solves(model: nn.Module, source: Tensor, target: Tensor) -> bool:
+    """Whether all answers are right, as one pass tells (see predict); it ends at the first mistake."""
+    with evaluating(model) as model:
+        given, to_say, _ = different_rows(*arrange(model.architecture, source, target))
+        answers = one_pass(model, given)
+        return all(all_right(said, to_say[rows, : said.size(1)]).all() for rows, said in answers)
 
 
 def evaluate(model: nn.Module, source: Tensor, target: Tensor, thorough: bool) -> dict:
     """Both accuracies on the first sequences, always the same; if thorough, whether all of them are right.
 
-    The others are looked at only until there is a mistake: all of them after each epoch would take longer
-    than training does.
+    To look at all of them after each epoch would take longer than training does.
     """
-    (first, answers), *others = zip(
-        source.split(EVALUATION_BATCH), target.split(EVALUATION_BATCH), strict=True
-    )
+    first, answers = source[:EVALUATION_BATCH], target[:EVALUATION_BATCH]
     said = predict(model, first, answers)
     scores = {"token_accuracy": token_accuracy(said, answers), "exact_match": exact_match(said, answers)}
-    scores["solved"] = thorough and scores["exact_match"] == 1 and all(
-        exact_match(predict(model, *batch), batch[1]) == 1 for batch in others
-    )
+    scores["solved"] = thorough and scores["exact_match"] == 1 and solves(model, source, target)
     return scores
+
 
 
 def fixed_generator(purpose: str) -> torch.Generator:
