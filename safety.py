@@ -17,7 +17,6 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from copy import deepcopy
 from pathlib import Path
 from typing import BinaryIO
 
@@ -197,9 +196,18 @@ def seal_of(checkpoint: dict) -> str:
     return digest.hexdigest()
 
 
+def copied(value: object) -> object:
+    """A copy of plain values and tensors, as deepcopy makes it in twice the time."""
+    if isinstance(value, dict):
+        return {name: copied(part) for name, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(copied, value))
+    return value.clone() if isinstance(value, torch.Tensor) else value
+
+
 def sealed(checkpoint: dict) -> dict:
     """A copy, with a seal that tells whether its parts still belong together, which no zip file knows."""
-    return deepcopy(checkpoint) | {"seal": seal_of(checkpoint)}
+    return copied(checkpoint) | {"seal": seal_of(checkpoint)}
 
 
 def is_sealed(checkpoint: dict) -> bool:

@@ -21,7 +21,6 @@ import time
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from copy import deepcopy
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
@@ -63,6 +62,7 @@ from data import (
 )
 from safety import (
     check_zip,
+    copied,
     difference,
     first_line,
     is_of,
@@ -379,7 +379,7 @@ class Training:
 
     def restore(self, checkpoint: dict) -> None:
         """Go back to where the checkpoint was taken, so that the same steps follow; it stays as it is."""
-        checkpoint = deepcopy(checkpoint)
+        checkpoint = copied(checkpoint)
         self.history = checkpoint["history"]
         self.average.module.load_state_dict(checkpoint["model"])
         self.average.n_averaged.fill_(checkpoint["averaged_updates"])
