@@ -20,7 +20,7 @@ import textwrap
 import time
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext, redirect_stderr
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
@@ -59,6 +59,15 @@ from data import (
     to_text,
     token_accuracy,
     usable_lengths,
+)
+from distributed import (
+    PROCESSES,
+    RANK,
+    data_parallel,
+    from_first,
+    is_left_alone,
+    mean_of_all,
+    process_group,
 )
 from safety import (
     check_zip,
@@ -232,6 +241,7 @@ def loss_of(logits: Tensor, target: Tensor) -> Tensor:
     """The mean of −log p(right symbol) over the scored positions; logits (B, S, V), target (B, S)."""
     ignored = -100                                          # cross_entropy's word for a position without loss
     target = target.masked_fill(~is_scored(target), ignored)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))    # bfloat16 is too coarse to sum
     return F.cross_entropy(logits.flatten(0, 1), target.flatten(), ignore_index=ignored)
 
 
@@ -343,12 +353,19 @@ def first_solved(history: list[dict]) -> dict | None:
 
 
 class Training:
-    """All that changes during a run, so that a checkpoint can hold all of it."""
+    """All that changes during a run, so that a checkpoint can hold all of it.
 
-    def __init__(self, config: Config, device: torch.device):
+    The last arguments are no settings of the run, as they change what it learns only by rounding. Each batch
+    is computed in so many parts (accumulate), with bfloat16 (amp), or by torch.compile (compile).
+    """
+
+    def __init__(
+        self, config: Config, device: torch.device,
+        accumulate: int = 1, amp: bool = False, compile: bool = False,
+    ):
         torch.manual_seed(config.seed)
         steps = config.epochs * config.steps_per_epoch
-        self.config, self.device = config, device
+        self.config, self.device, self.accumulate = config, device, accumulate
         self.model = config.model().to(device)
         self.average = AveragedModel(self.model, multi_avg_fn=update_average)
         self.average.n_averaged = self.average.n_averaged.cpu()             # read at each step: not on a GPU
@@ -360,6 +377,11 @@ class Training:
         )
         self.generator = torch.Generator().manual_seed(config.seed)         # of the training data
         self.history: list[dict] = []                                       # one row an epoch
+        if amp:
+            self.model.forward = torch.autocast(device.type, torch.bfloat16)(self.model.forward)
+        if compile:
+            self.model.compile()
+        self.model = data_parallel(self.model)
 
     def checkpoint(self) -> dict:
         """A copy of everything, plain values and tensors; "model" are the averaged weights, those to use."""
@@ -371,7 +393,7 @@ class Training:
             "history": self.history,
             "model": self.average.module.state_dict(),
             "averaged_updates": int(self.average.n_averaged),
-            "trained_weights": self.model.state_dict(),
+            "trained_weights": unwrapped(self.model).state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "random_states": random_states,
@@ -383,7 +405,7 @@ class Training:
         self.history = checkpoint["history"]
         self.average.module.load_state_dict(checkpoint["model"])
         self.average.n_averaged.fill_(checkpoint["averaged_updates"])
-        self.model.load_state_dict(checkpoint["trained_weights"])
+        unwrapped(self.model).load_state_dict(checkpoint["trained_weights"])
         self.optimizer.load_state_dict(checkpoint["optimizer"])
         self.schedule.load_state_dict(checkpoint["schedule"])
         torch.set_rng_state(checkpoint["random_states"]["torch"])
@@ -392,32 +414,54 @@ class Training:
             torch.cuda.set_rng_state(checkpoint["random_states"]["cuda"], self.device)
 
 
+def own_parts(
+    run: Training, given: tuple[Tensor, ...], to_say: Tensor
+) -> Iterator[tuple[tuple[Tensor, ...], Tensor, Tensor]]:
+    """A batch in parts, each with a weight; each process gets its own. Mostly there is just one part.
+
+    The weights make each token count once. The sum of the weighted mean losses of a process's parts, averaged
+    over the processes, is the batch's mean loss. A mean of unweighted means is another number, as the parts
+    have different numbers of scored tokens.
+    """
+    parts = torch.arange(len(to_say)).tensor_split(PROCESSES * run.accumulate)[RANK * run.accumulate :]
+    scored = is_scored(to_say)
+    for number, rows in enumerate(parts[: run.accumulate], start=1):
+        part = slice(int(rows[0]), int(rows[-1]) + 1)
+        wait = PROCESSES > 1 and number < run.accumulate    # the processes average after the last part
+        with run.model.no_sync() if wait else nullcontext():
+            weight = PROCESSES * scored[part].sum() / scored.sum()
+            yield tuple(tokens[part] for tokens in given), to_say[part], weight
+
+
 def train_epoch(run: Training, batches: Iterable[tuple[tuple[Tensor, ...], Tensor]]) -> Tensor:
     """One optimiser step for each batch, as data.arrange makes it; the losses (steps,) in nats per token."""
     run.model.train()
     losses = []
-    for given, to_say in batches:
-        loss = loss_of(run.model(*given), to_say)
+    for batch in batches:
         run.optimizer.zero_grad()
-        loss.backward()
+        losses.append(torch.zeros((), device=run.device))
+        for given, to_say, weight in own_parts(run, *batch):
+            loss = weight * loss_of(run.model(*given), to_say)
+            loss.backward()
+            losses[-1] += loss.detach()
         nn.utils.clip_grad_norm_(run.model.parameters(), CLIP_NORM)
         run.optimizer.step()
         run.schedule.step()
         run.average.update_parameters(run.model)
-        losses.append(loss.detach())
-    return torch.stack(losses).cpu()                        # waits for the device, so a clock is right
+    return mean_of_all(torch.stack(losses)).cpu()           # waits for the device, so a clock is right
 
 
 def train(
-    config: Config, device: torch.device, checkpoint: dict | None = None
+    config: Config, device: torch.device, checkpoint: dict | None = None, **how: bool | int
 ) -> Iterator[tuple[nn.Module, dict]]:
     """Train for config.epochs; after each epoch, yield the averaged model and a new checkpoint.
 
     Training goes on from a checkpoint if there is one. A checkpoint of the last epoch is yielded as it is.
     What is evaluated and kept is the moving average of the weights, not the weights themselves. It takes no
-    part in their last steps back and forth around the solution (Polyak & Juditsky 1992).
+    part in their last steps back and forth around the solution (Polyak & Juditsky 1992). For how, see
+    Training. Of several processes, only the first evaluates and yields.
     """
-    run = Training(config, device)
+    run = Training(config, device, **how)
     if checkpoint:
         run.restore(checkpoint)
         yield run.average.module, checkpoint
@@ -425,11 +469,15 @@ def train(
     seconds = run.history[-1]["train_seconds"] if run.history else 0.0
     for epoch in range(len(run.history) + 1, config.epochs + 1):
         start = time.perf_counter()
+        if RANK > 0:                                        # dropout of its own, also after a resume
+            torch.manual_seed(config.seed + 1_000_003 * RANK + epoch)
         drawn = config.draw(config.steps_per_epoch * config.batch_size, run.generator)
         batches = zip(*(tensor.to(device).split(config.batch_size) for tensor in drawn), strict=True)
         losses = train_epoch(run, (arrange(config.architecture, *rows) for rows in batches))
         seconds += time.perf_counter() - start
         check_finite(config, run.model, losses, epoch)
+        if RANK > 0:
+            continue
 
         thorough = epoch == config.epochs or not first_solved(run.history)
         scores = evaluate(run.average.module, *validation, thorough)
@@ -611,8 +659,8 @@ def parameters_expected(config: Config) -> int:
     return config.num_layers * layer + last + (2 * vocabulary + positions) * width + vocabulary
 
 
-def memory_needed(config: Config) -> int:
-    """About how many bytes training takes: copies of the weights, one batch, data, and the record."""
+def memory_needed(config: Config, parts: int = 1) -> int:
+    """About how many bytes training takes: copies of the weights, a part of a batch, data, and the record."""
     length = 2 * config.seq_len + 3 if config.architecture == "decoder" else config.seq_len + 2
     attentions, feed_forwards = config.num_layers, config.num_layers
     if config.architecture == "encoder-decoder":
@@ -623,21 +671,21 @@ def memory_needed(config: Config) -> int:
     evaluated = attentions * row + 3 * row + inner + logits             # and without gradients
     # the weights, their gradient, two moments and the average, two checkpoints of four, and one as a file
     numbers = 17 * parameters_expected(config)
-    numbers += max(config.batch_size * trained, EVALUATION_BATCH * evaluated)
+    numbers += max(math.ceil(config.batch_size / parts) * trained, EVALUATION_BATCH * evaluated)
     drawn = config.steps_per_epoch * config.batch_size * (POOL if config.oversample else 1)
     tokens = 14 * length * max(drawn, TEST_SEQUENCES)       # of 10 that are drawn, one is in the split
     recorded = config.epochs * attentions * config.num_heads * min(length, LONGEST_PROBE + 2) ** 2
     return 4 * numbers + 8 * tokens + 3 * 2 * recorded      # float32, int64 and float16
 
 
-def check_memory(config: Config, device: torch.device) -> None:
+def check_memory(config: Config, device: torch.device, parts: int) -> None:
     """ValueError where training needs more memory than there is, naming the setting that matters most."""
-    needed, there_is = memory_needed(config), total_memory(device)
+    needed, there_is = memory_needed(config, parts), total_memory(device)
     if needed <= there_is:
         return
     usual = asdict(Config(architecture=config.architecture, max_len=MODEL["max_len"]))
     sizes = [name for name, value in asdict(config).items() if type(value) is int and value > usual[name]]
-    need_of = {name: memory_needed(replace(config, **{name: usual[name]})) for name in sizes}
+    need_of = {name: memory_needed(replace(config, **{name: usual[name]}), parts) for name in sizes}
     name = min(need_of, key=need_of.get, default="batch_size")
     raise ValueError(
         f"{name}={getattr(config, name)} is too large: {config.name} would take about "
@@ -645,7 +693,7 @@ def check_memory(config: Config, device: torch.device) -> None:
     )
 
 
-def check_config(config: Config, device: torch.device) -> nn.Module:
+def check_config(config: Config, device: torch.device, parts: int = 1) -> nn.Module:
     """ValueError for the first setting with which the run could not be carried out; its model, untrained."""
     check_positive(
         epochs=config.epochs, steps_per_epoch=config.steps_per_epoch, batch_size=config.batch_size
@@ -658,7 +706,7 @@ def check_config(config: Config, device: torch.device) -> nn.Module:
         raise ValueError(f"oversample={config.oversample} is out of range; choose 0 … 1")
     if not 0 <= config.seed < 2**63:
         raise ValueError(f"seed={config.seed} is out of range; choose 0 … 2^63 − 1")
-    check_memory(config, device)
+    check_memory(config, device, parts)
     config.check_task()
     for split in SPLITS:
         config.draw(1, torch.Generator(), split)
@@ -1160,6 +1208,11 @@ def parse() -> argparse.Namespace:
            help="where to compute (default: auto, a GPU if there is one)")
     option("--threads", type=int, default=None, metavar="N",
            help="CPU threads (default: OMP_NUM_THREADS or else 1)")
+    option("--accumulate", type=int, default=1, metavar="N",
+           help="compute each batch in N parts, where memory is too small for all of it (default: 1)")
+    option("--amp", action="store_true", default=False, help="compute with bfloat16, for recent GPUs")
+    option("--compile", action="store_true", default=False,
+           help="torch.compile the model first; takes a minute and a C++ compiler")
     option("--output-dir", type=folder_name, default=DEFAULT_FOLDER, metavar="FOLDER",
            help="where to write the runs (default: models)")
     option("--resume", action="store_true", default=False,
@@ -1204,7 +1257,13 @@ def config_of(
     if options.resume and (folder / "checkpoint.pt").exists():
         checkpoint, config, _ = read_checkpoint(folder, task, architecture)
         check_resumable(config, checkpoint["history"], given, folder)
-    check_config(config, device)
+    parts = PROCESSES * options.accumulate
+    check_config(config, device, parts)
+    if config.batch_size < parts:
+        raise ValueError(
+            f"batch_size={config.batch_size} is less than a row for each of {PROCESSES} processes with "
+            f"accumulate={options.accumulate}; choose {parts} or more"
+        )
     return config, checkpoint
 
 
@@ -1223,6 +1282,26 @@ def choose_device(name: str) -> torch.device:
     if not available[name]:
         raise ValueError(f"device {name!r} is not available here; choose --device cpu, or drop --device")
     return torch.device(name)
+
+
+def check_precision(device: torch.device) -> None:
+    """ValueError where a device has no bfloat16."""
+    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise ValueError("amp: this GPU has no bfloat16; drop --amp")
+    try:
+        with torch.autocast(device.type, torch.bfloat16):
+            torch.ones(2, 2, device=device) @ torch.ones(2, 2, device=device)
+    except RuntimeError as error:
+        raise ValueError(f"amp: no bfloat16 on {device}: {first_line(error)}; drop --amp") from error
+
+
+def check_compiler(device: torch.device) -> None:
+    """ValueError where torch.compile cannot work, for example without a C++ compiler."""
+    try:
+        torch.compile(torch.cos)(torch.ones(2, device=device))
+    except Exception as error:                              # whose causes are many
+        reason = f"compile: torch.compile cannot work here: {first_line(error)}"
+        raise ValueError(f"{reason}; drop --compile") from error
 
 
 def set_threads(threads: int | None) -> None:
@@ -1279,6 +1358,8 @@ def telling_what_is_saved(saved: Callable[[], tuple[str, str]]) -> Iterator[None
     except FloatingPointError as error:                     # the same command would end there again
         fail(f"{error}; {saved()[0]}")
     except (MemoryError, RuntimeError) as error:
+        if is_left_alone(error):
+            fail(f"another process has ended; {''.join(saved())}")
         if not is_out_of_memory(error):
             raise
         fail(f"{first_line(error)}; try a smaller --batch-size or --seq-len; {saved()[0]}")
@@ -1297,8 +1378,22 @@ def print_mistakes(answers: Answers, last: dict) -> None:
               f"{guessing:.2f}: try a --learning-rate below {config.learning_rate:g}\n")
 
 
+def follow(config: Config, device: torch.device, checkpoint: dict | None, **how: bool | int) -> None:
+    """What other processes than the first do: train with it, and leave it to look, to tell and to save."""
+    try:
+        for _ in train(config, device, checkpoint, **how):
+            pass
+    except FloatingPointError:                              # which the first tells
+        raise SystemExit(2) from None
+    except (MemoryError, RuntimeError) as error:            # the others may have had enough memory
+        if not is_out_of_memory(error):
+            raise
+        fail(f"process {RANK}: {first_line(error)}; try a smaller --batch-size or --seq-len")
+
+
 def train_and_save(
-    config: Config, device: torch.device, folder: Path, quiet: bool, checkpoint: dict | None = None
+    config: Config, device: torch.device, folder: Path, quiet: bool, checkpoint: dict | None = None,
+    **how: bool | int,
 ) -> dict:
     """Train with a progress bar and now and then two answers; save everything; return the metrics."""
     sources, targets = config.draw(100, fixed_generator("examples"), "validation")
@@ -1310,7 +1405,7 @@ def train_and_save(
     hidden = True if quiet else None                        # None: no bar where the output is a file
     with telling_what_is_saved(lambda: saved_text(config, epochs_saved, replaces)):
         with tqdm(total=config.epochs, desc=config.name, unit="epoch", disable=hidden) as bar:
-            for model, state in train(config, device, checkpoint):
+            for model, state in train(config, device, checkpoint, **how):
                 row = state["history"][-1]
                 lines = [] if quiet else progress_lines(config, model, state["history"], examples)
                 if row["epoch"] > epochs_saved:
@@ -1347,28 +1442,51 @@ def print_table(results: list[dict]) -> None:
         ))
 
 
+def runs_to_train(
+    runs: list[tuple[str, str]], options: argparse.Namespace, device: torch.device
+) -> list[tuple[Config, dict | None]]:
+    """What is left to train, all of it checked, each with the checkpoint to go on from, if there is one."""
+    check_positive(accumulate=options.accumulate)
+    if options.amp:
+        check_precision(device)
+    if options.compile:
+        check_compiler(device)
+    left = []
+    for config, checkpoint in [config_of(*run, options, device) for run in runs]:
+        if is_finished(config, run_folder(options.output_dir, config.task, config.architecture), checkpoint):
+            epochs = f"epoch {config.epochs} of {config.epochs}"
+            print(f"{config.name}: nothing is left to do, as {epochs} is saved")
+        else:
+            left.append((config, checkpoint))
+    return left
+
+
 def train_all(options: argparse.Namespace) -> None:
     """Check everything first, then train one run after the other and print a table of them."""
     start = time.perf_counter()
     tasks, architectures = list(dict.fromkeys(options.task)), list(dict.fromkeys(options.architecture))
     runs = [(task, architecture) for architecture in architectures for task in tasks]
-    folders = [run_folder(options.output_dir, *run) for run in runs]
-    with ExitStack() as locks:
+    how = {name: getattr(options, name) for name in ("accumulate", "amp", "compile")}
+    results = []
+    with ExitStack() as context:
         try:
-            for folder in folders:
-                locks.enter_context(only_writer(folder))
-            device = choose_device(options.device)
-            configs = [config_of(*run, options, device) for run in runs]
             set_threads(options.threads)
+            device = choose_device(options.device)
+            context.enter_context(process_group(device))
+            if RANK == 0:
+                for run in runs:
+                    context.enter_context(only_writer(run_folder(options.output_dir, *run)))
+            left = from_first(lambda: runs_to_train(runs, options, device))
         except ValueError as error:
             fail(str(error))
-        results = []
-        for (config, checkpoint), folder in zip(configs, folders, strict=True):
-            if is_finished(config, folder, checkpoint):
-                epochs = f"epoch {config.epochs} of {config.epochs}"
-                print(f"{config.name}: nothing is left to do, as {epochs} is saved")
+        for config, checkpoint in left:
+            if RANK > 0:
+                follow(config, device, checkpoint, **how)
             else:
-                results.append(train_and_save(config, device, folder, options.quiet, checkpoint))
+                folder = run_folder(options.output_dir, config.task, config.architecture)
+                results.append(train_and_save(config, device, folder, options.quiet, checkpoint, **how))
+    if RANK > 0:
+        return
     if results:
         print_table(results)
     command = command_line("visualize.py", tasks, architectures, options.output_dir)
@@ -1377,7 +1495,14 @@ def train_all(options: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    train_all(parse())
+    with nullcontext() if RANK == 0 else redirect_stderr(io.StringIO()):
+        options = parse()                                   # what is wrong with it, the first process tells
+    try:
+        train_all(options)
+    except RuntimeError as error:
+        if not is_left_alone(error):
+            raise
+        raise SystemExit("error: another process has ended" if RANK == 0 else 2) from None
 
 
 if __name__ == "__main__":

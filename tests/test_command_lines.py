@@ -20,8 +20,9 @@ SCRIPTS = sorted(path.name for path in HERE.glob("*.py") if "__main__" in path.r
 NUMBERS = {                                                 # options of train.py, out of range
     "--epochs": "0", "--steps-per-epoch": "-1", "--batch-size": "100000000", "--seq-len": "99999999",
     "--vocab-size": "2000000000", "--d-model": "1000000", "--num-heads": "7", "--num-layers": "1000000000",
-    "--d-ff": "0", "--seed": "-1", "--threads": "9999999", "--learning-rate": "2", "--hold": "1",
-    "--oversample": "-0.1", "--dropout": "1", "--position-base": "0.5", "--embedding-std": "-1",
+    "--d-ff": "0", "--seed": "-1", "--threads": "9999999", "--accumulate": "33",
+    "--learning-rate": "2", "--hold": "1", "--oversample": "-0.1", "--dropout": "1",
+    "--position-base": "0.5", "--embedding-std": "-1",
 }
 WHOLE = [name for name in NUMBERS if name not in list(NUMBERS)[-6:]]
 CHOICES = ["--task", "--architecture", "--positional", "--norm", "--activation", "--device"]
@@ -36,7 +37,8 @@ TRAIN += [[option] for option in [*NUMBERS, *CHOICES, "--output-dir"]]      # wi
 TRAIN += [[option, "1", option, "1"] for option in NUMBERS] + [["--quiet", "--quiet"]]
 TRAIN += [
     ["--output-dir", ""], ["--output-dir", " "], ["--output-dir", "a\0b"], ["--output-dir", "x" * 5_000],
-    ["--fixed-length=yes"], ["--resume", "models"], ["--Epochs", "3"], ["--epochs=3=4"], ["--", "--epochs"],
+    ["--fixed-length=yes"], ["--amp=1"], ["--compile", "models"], ["--resume", "models"], ["--Epochs", "3"],
+    ["--epochs=3=4"], ["--", "--epochs"],
     ["copy"], ["-e", "3"], ["-"], ["--task", "copy", "--task", "reverse"], ["--task=copy", "--task", "copy"],
     ["--vocab-size", "5", "--seq-len", "2"], ["--seq-len", "1", "--fixed-length", "--task", "add"],
     ["--d-model", "0"], ["--vocab-size", "4"], ["--task", "add", "--vocab-size", "10"],

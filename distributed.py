@@ -1,0 +1,67 @@
+"""Several processes train one model, on PyTorch's DistributedDataParallel, as torchrun starts them:
+
+    torchrun --standalone --nproc-per-node=2 train.py
+
+Each has the whole model and takes its rows of the same batch. Their gradients are averaged before each step.
+Without torchrun, nothing here does anything.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from safety import first_line
+
+RANK, PROCESSES = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
+LONGEST_WAIT = timedelta(hours=2)                           # while the first process looks and saves
+
+
+@contextmanager
+def process_group(device: torch.device) -> Iterator[None]:
+    """Join the other processes, if there are any. ValueError where that cannot be."""
+    if PROCESSES == 1:
+        yield
+        return
+    backend = BACKENDS.get(device.type, device.type)
+    try:
+        if device.type == "cuda":
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+        dist.init_process_group(backend, timeout=LONGEST_WAIT)
+    except (ValueError, RuntimeError) as error:             # no such backend, a port that is taken
+        reason = f"{PROCESSES} processes cannot be joined by {backend}: {first_line(error)}"
+        raise ValueError(f"{reason}; start them with torchrun") from error
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def is_left_alone(error: Exception) -> bool:
+    """Whether an error means that another process has ended."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error)
+
+
+def data_parallel(model: nn.Module) -> nn.Module:
+    """The model, whose backward pass now ends with the mean of the gradients over all processes."""
+    return model if PROCESSES == 1 else DistributedDataParallel(model)
+
+
+def mean_of_all(losses: Tensor) -> Tensor:
+    if PROCESSES > 1:
+        dist.all_reduce(losses)
+    return losses / PROCESSES
+
+
+def from_first(make: Callable[[], object]) -> object:
+    """What the first process makes, in all processes."""
+    made = [make() if RANK == 0 else None]
+    if PROCESSES > 1:
+        dist.broadcast_object_list(made)
+    return made[0]

@@ -1,0 +1,164 @@
+"""Several processes train as one does: the same losses and weights, one writer, and no one left hanging."""
+
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections import deque
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing
+from conftest import TINY, TINY_OPTIONS
+
+import distributed
+import train
+from data import ARCHITECTURES
+from train import Config, load_run, run_folder, save_checkpoint
+
+CPU = torch.device("cpu")
+SETTINGS = TINY | {"batch_size": 7}                         # which neither 2 nor 3 divides
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+SCRIPT = str(Path(train.__file__))
+
+
+def losses_and_weights(architecture, **how):
+    """Of a whole run in double precision, where rounding cannot hide a difference."""
+    torch.set_default_dtype(torch.float64)
+    try:
+        run = deque(train.train(Config(**SETTINGS, architecture=architecture), CPU, **how), maxlen=1)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    if not run:                                             # not the first process
+        return None
+    _, checkpoint = run.pop()
+    losses = torch.tensor([row["loss"] for row in checkpoint["history"]])
+    return losses, torch.cat([weights.flatten() for weights in checkpoint["model"].values()])
+
+
+def one_of_several(rank, processes, port, results):
+    """What a process does that torchrun would have started: train each architecture, the first one twice."""
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank),
+                   "WORLD_SIZE": str(processes)}
+    for module in distributed, train:
+        module.RANK, module.PROCESSES = rank, processes
+    with distributed.process_group(CPU):
+        runs = [losses_and_weights(architecture) for architecture in (*ARCHITECTURES, ARCHITECTURES[0])]
+        runs.append(losses_and_weights("encoder", accumulate=2))
+    if rank == 0:
+        torch.save(runs, results)
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_several_processes_train_like_one_and_always_alike(processes, tmp_path):
+    arguments = processes, free_port(), tmp_path / "runs.pt"
+    torch.multiprocessing.start_processes(one_of_several, arguments, processes, start_method="fork")
+    *runs, again, in_parts = torch.load(tmp_path / "runs.pt")
+    for architecture, several in zip(ARCHITECTURES, runs, strict=True):
+        for found, expected in zip(several, losses_and_weights(architecture), strict=True):
+            torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
+    assert all(torch.equal(first, second) for first, second in zip(runs[0], again, strict=True))
+    for found, expected in zip(in_parts, runs[0], strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
+
+
+def test_a_batch_in_parts_trains_like_the_whole_and_a_mean_of_means_does_not(monkeypatch):
+    whole = losses_and_weights("encoder")
+    for found, expected in zip(losses_and_weights("encoder", accumulate=3), whole, strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
+
+    own_parts = train.own_parts
+
+    def equal_weights(run, *batch):
+        return ((given, to_say, 1 / 3) for given, to_say, _ in own_parts(run, *batch))
+
+    monkeypatch.setattr(train, "own_parts", equal_weights)
+    losses, weights = losses_and_weights("encoder", accumulate=3)
+    assert (losses - whole[0]).abs().max() > 1e-2 and (weights - whole[1]).abs().max() > 1e-4
+
+
+def test_torchrun_goes_on_from_what_one_process_saved_and_only_the_first_prints(tmp_path):
+    config = Config(**TINY, task="copy")
+    (_, first), (_, last) = train.train(config, CPU)
+    folder = run_folder(tmp_path, "copy", "encoder")
+    folder.mkdir(parents=True)
+    save_checkpoint(first, folder)
+    command = [*TORCHRUN, SCRIPT, "--task=copy", "--architecture=encoder", f"--output-dir={tmp_path}"]
+    done = subprocess.run([*command, "--resume"], capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Done in") == 1 and done.stdout.count("step 3: loss") == 1
+    history = load_run(tmp_path, "copy").history
+    assert history[0] == first["history"][0] and len(history) == 2
+    assert history[1]["loss"] == pytest.approx(last["history"][1]["loss"], abs=1e-5)
+
+
+@pytest.mark.parametrize("dies", [0, 1])
+def test_a_process_that_dies_ends_the_other_with_one_line_and_the_checkpoint_whole(dies, tmp_path):
+    """Started as torchrun would, but without torchrun, which would end the other, too."""
+    several = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
+    options = [option for option in TINY_OPTIONS if "epochs" not in option]
+    command = [sys.executable, SCRIPT, *options, "--epochs=100000", "--task=copy", "--architecture=encoder",
+               f"--output-dir={tmp_path}", "--quiet"]
+    processes = [
+        subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=several | {"RANK": rank})
+        for rank in "01"
+    ]
+    checkpoint = run_folder(tmp_path, "copy", "encoder") / "checkpoint.pt"
+    try:
+        while not checkpoint.exists() and processes[0].poll() is None:
+            time.sleep(0.1)
+        processes[dies].kill()
+        _, said = processes[1 - dies].communicate(timeout=60)
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+    assert processes[1 - dies].returncode == 2
+    one_line = r"error: another process has ended; copy, encoder is saved up to epoch \d+ of 100000; .*\n"
+    assert re.fullmatch(one_line if dies == 1 else "", said)
+    assert len(load_run(tmp_path, "copy").history) >= 1
+
+
+def test_fewer_rows_than_processes_are_refused_in_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(train, "PROCESSES", 3)
+    monkeypatch.setattr(sys, "argv", ["train.py", "--batch-size", "5", "--accumulate", "2"])
+    with pytest.raises(ValueError, match="batch_size=5 .* 3 processes with accumulate=2; choose 6 or more"):
+        train.config_of("copy", "encoder", train.parse(), CPU)
+
+
+@pytest.mark.parametrize(
+    ("backend", "is_taken", "said"), [("gloo", True, "in use|EADDRINUSE"), ("mpi", False, "MPI built in")]
+)
+def test_a_taken_port_or_a_missing_backend_is_one_line(backend, is_taken, said, monkeypatch):
+    monkeypatch.setattr(distributed, "PROCESSES", 2)
+    monkeypatch.setattr(distributed, "BACKENDS", {"cpu": backend})
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1] if is_taken else free_port()
+        variables = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "RANK": 0, "WORLD_SIZE": 1 + is_taken}
+        for name, value in variables.items():
+            monkeypatch.setenv(name, str(value))
+        group = distributed.process_group(CPU)
+        with pytest.raises(ValueError, match=said) as refused, group:
+            pass
+    assert "\n" not in str(refused.value) and "start them with torchrun" in str(refused.value)
+    assert not dist.is_initialized()
+
+
+def test_bfloat16_changes_the_loss_a_little_and_the_weights_stay_float32():
+    config = Config(**TINY)
+    (_, plain), (_, amp) = (deque(train.train(config, CPU, amp=amp), 1).pop() for amp in (False, True))
+    loss, other = (checkpoint["history"][-1]["loss"] for checkpoint in (plain, amp))
+    assert loss != other == pytest.approx(loss, rel=1e-2)
+    assert all(weights.dtype == torch.float32 for weights in amp["trained_weights"].values())
