@@ -6,7 +6,9 @@ Each has the whole model and takes its rows of the same batch. Their gradients a
 Without torchrun, nothing here does anything.
 """
 
+import gc
 import os
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -39,7 +41,13 @@ def process_group(device: torch.device) -> Iterator[None]:
         raise ValueError(f"{reason}; start them with torchrun") from error
     try:
         yield
+    except BaseException as error:
+        while error:                                        # its traceback keeps the model
+            traceback.clear_frames(error.__traceback__)
+            error = error.__context__
+        raise
     finally:
+        gc.collect()                                        # a model that outlives its group can hang
         dist.destroy_process_group()
 
 

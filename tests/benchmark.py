@@ -6,12 +6,14 @@
     python tests/benchmark.py --by-hand
     python tests/benchmark.py --pattern --seeds 5
     python tests/benchmark.py --other-toys --seeds 5
+    python tests/benchmark.py --scale
 
 The first shows all three architectures. The second takes one thing at a time out of the recipe. The third
 trains each task with each architecture to the end of its schedule, and scores what the models then write.
 With --ones-first, a sum's digits are written from the ones on, as by hand. The fourth asks whether the
 encoder that learned to reverse does what the one of handmade.py does. The fifth asks what comes first in
-training, the right symbols or the pattern of attention. The last solves the toy tasks of other projects.
+training, the right symbols or the pattern of attention. The sixth solves the toy tasks of other projects.
+The last measures what a step costs as the model grows, and writes models/scale.png.
 
 "Solved" means the same everywhere: all of 2,000 validation sequences are right, looked at every 8 steps. The
 share of peak compares two rates on the same threads. One is the arithmetic of the weight matrices over the
@@ -383,6 +385,7 @@ def main() -> None:
     instead.add_argument("--by-hand", action="store_true", help="learned beside hand-built instead")
     instead.add_argument("--pattern", action="store_true", help="what comes first in training instead")
     instead.add_argument("--other-toys", action="store_true", help="the toys of other projects instead")
+    instead.add_argument("--scale", action="store_true", help="what a step costs at other sizes instead")
     parser.add_argument("--ones-first", action="store_true", help="with --all-tasks: sums from the ones on")
     parser.add_argument("--task", nargs="+", choices=list(TASKS), default=list(TASKS),
                         help="with --all-tasks: only these")
@@ -400,6 +403,10 @@ def main() -> None:
             all_tasks(options.task, options.architecture, seeds)
     elif options.other_toys:
         other_toys(seeds, options.max_steps)
+    elif options.scale:
+        from scale import scale  # which Windows cannot: it has no fork
+
+        scale(train.DEFAULT_FOLDER, peak_flops_per_second())
     elif options.pattern:
         pattern(train.DEFAULT_TASKS, options.architecture, seeds)
     elif options.by_hand:

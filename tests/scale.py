@@ -1,0 +1,248 @@
+"""What a training step costs as the model, the sequences and the batch grow: benchmark.py --scale.
+
+Each measurement has processes of its own, made by fork, which Windows does not have. A step is a whole one,
+with the optimiser and the average of the weights, and no row has PAD.
+"""
+
+import os
+import resource
+import socket
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partialmethod
+from multiprocessing.queues import SimpleQueue
+from pathlib import Path
+from unittest.mock import patch
+
+import matplotlib
+import torch
+import torch.multiprocessing
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+import distributed
+import train
+from data import arrange
+from transformer import PAD, LayerNorm, PositionalEncoding, token_embedding
+
+CPU = torch.device("cpu")
+BASE = train.Config(seq_len=8, fixed_length=True)           # what the sweeps start from
+SWEEPS = {                                                  # one size at a time
+    "d_model": [replace(BASE, d_model=size, d_ff=4 * size) for size in (64, 128, 256, 512, 1024)],
+    "layers": [replace(BASE, num_layers=size) for size in (2, 4, 8, 12)],
+    "length": [replace(BASE, seq_len=size, batch_size=8) for size in (8, 32, 128, 512, 1024)],
+    "batch": [replace(BASE, batch_size=size) for size in (8, 32, 128, 512)],
+}
+SIZE_OF = {"d_model": "d_model", "layers": "num_layers", "length": "seq_len", "batch": "batch_size"}
+WAYS = {                                                    # threads, processes, whether by PyTorch's layers
+    "1 thread": (1, 1, False), "2 threads": (2, 1, False), "2 processes": (1, 2, False),
+    "nn.TransformerEncoder": (1, 1, True),
+}
+EXCHANGED = 25_000_000                                      # numbers that are averaged, for their time
+GPUS = {"Eight H100 with NVLink, about": (400e12, 450e9)}   # flops a second in bfloat16, bytes a second
+
+
+class EncoderOfPyTorch(nn.Module):
+    """The same encoder, with the layers of nn.TransformerEncoder."""
+
+    architecture = "encoder"
+
+    def __init__(self, config: train.Config):
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(
+            config.d_model, config.num_heads, config.d_ff, dropout=config.dropout,
+            activation=config.activation, batch_first=True, norm_first=config.norm_first,
+        )
+        max_len = config.longest_row()
+        self.embedding = token_embedding(config.vocab_size, config.d_model, config.embedding_std)
+        self.positional_encoding = PositionalEncoding(
+            config.d_model, max_len, config.positional, config.position_base
+        )
+        self.encoder = nn.TransformerEncoder(
+            layer, config.num_layers, norm=LayerNorm(config.d_model), enable_nested_tensor=False
+        )
+        self.output_projection = nn.Linear(config.d_model, config.vocab_size)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.positional_encoding(self.embedding(tokens))
+        return self.output_projection(self.encoder(x, src_key_padding_mask=tokens == PAD))
+
+
+@dataclass
+class Cost:
+    """What one training step costs in one way."""
+
+    seconds: float
+    peak_bytes: int                                         # of memory, beyond what a process has without
+
+
+def flops_of(config: train.Config) -> int:
+    """Those of all matrix products of an encoder's step: forward once, and backward twice as many."""
+    tokens = config.batch_size * (config.seq_len + 2)
+    weights = config.num_layers * (4 * config.d_model**2 + 2 * config.d_model * config.d_ff)
+    weights += config.d_model * config.vocab_size
+    attention = 2 * config.num_layers * (config.seq_len + 2) * config.d_model       # QKᵀ, and weights · V
+    return 3 * 2 * tokens * (weights + attention)
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+@contextmanager
+def joined(rank: int, processes: int, port: int) -> Iterator[None]:
+    """Within the block, a process that was forked is one of several, as torchrun would have started it."""
+    environment = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "RANK": rank, "WORLD_SIZE": processes}
+    for module in distributed, train:
+        module.RANK, module.PROCESSES = rank, processes
+    os.environ |= {name: str(value) for name, value in environment.items()}
+    with distributed.process_group(CPU):
+        yield
+
+
+def in_processes(processes: int, function: Callable, *arguments: object) -> object:
+    """What the first of so many new processes puts into a queue when each calls this function."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    results = torch.multiprocessing.get_context("fork").SimpleQueue()
+    arguments = processes, port, results, *arguments
+    torch.multiprocessing.start_processes(function, arguments, processes, start_method="fork")
+    return results.get()
+
+
+def seconds_of_step(config: train.Config) -> float:
+    """The median of some, as many in each process; the first two do not count."""
+    run, times, steps = train.Training(config, CPU), [], 2
+    batch = arrange("encoder", *config.draw(config.batch_size, torch.Generator().manual_seed(0)))
+    while len(times) < steps:
+        start = time.perf_counter()
+        train.train_epoch(run, [batch])
+        times.append(time.perf_counter() - start)
+        if len(times) == 2:
+            steps = distributed.from_first(lambda: 2 + min(50, max(2, int(1 / times[1]))))
+    return statistics.median(times[2:])
+
+
+def measure_step(
+    rank: int, processes: int, port: int, results: SimpleQueue,
+    config: train.Config, threads: int, of_pytorch: bool,
+) -> None:
+    """What each process does to measure a step; the first puts a Cost into results."""
+    torch.set_num_threads(threads)
+    before = resident_bytes()
+    model = partialmethod(EncoderOfPyTorch) if of_pytorch else train.Config.model
+    with joined(rank, processes, port), patch.object(train.Config, "model", model):
+        seconds = seconds_of_step(config)
+    if rank == 0:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+        results.put(Cost(seconds, peak))
+
+
+def share_of_limit(config: train.Config, cost: Cost, flops_per_second: float) -> float:
+    """How much of a step's time its matrix products would take alone, at this rate."""
+    return flops_of(config) / flops_per_second / cost.seconds
+
+
+def measure_all(flops_per_second: float) -> dict[str, list[dict[str, Cost]]]:
+    """The costs of each sweep, size by size, and of each way; a line of the table for each as it comes."""
+    line = "{:<18}{:<24}{:>10}{:>12}{:>10}{:>12}"
+    print(line.format("size", "way", "ms/step", "tokens/s", "of peak", "memory"))
+    costs = {}
+    for name, configs in SWEEPS.items():
+        costs[name] = []
+        for config in configs:
+            size = f"{name} {getattr(config, SIZE_OF[name]):,}"
+            costs[name].append({})
+            for way, settings in WAYS.items():
+                threads, processes, of_pytorch = settings
+                cost = in_processes(processes, measure_step, config, threads, of_pytorch)
+                costs[name][-1][way] = cost
+                tokens = config.batch_size * (config.seq_len + 2)
+                share = share_of_limit(config, cost, flops_per_second)
+                print(line.format(
+                    size, way, f"{1000 * cost.seconds:.1f}", f"{tokens / cost.seconds:,.0f}", f"{share:.0%}",
+                    f"{cost.peak_bytes / 1e6:,.0f} MB",
+                ), flush=True)
+                size = ""
+    return costs
+
+
+def scale_picture(costs: dict[str, list[dict[str, Cost]]], flops_per_second: float) -> Figure:
+    """Milliseconds of a step over each size, for each way, above the limit of the matrix products alone."""
+    shares = {
+        f"{name} {getattr(config, SIZE_OF[name]):,}":
+            share_of_limit(config, by_way["1 thread"], flops_per_second)
+        for name in costs for config, by_way in zip(SWEEPS[name], costs[name], strict=True)
+    }
+    most, least = max(shares, key=shares.get), min(shares, key=shares.get)
+    sentence = f"matrix products take {shares[most]:.0%} of a step at {most}, {shares[least]:.0%} at {least}"
+    rate = f"{flops_per_second / 1e9:.0f} GFLOP/s"
+    figure, top = train.new_picture(
+        5.3, sentence,
+        "encoder of d_model 128, 4 layers, length 8, batch 32 (lower left: 8), and one size changed",
+        f"Dashed, the limit: matrix products alone, at the {rate} that one thread of this machine reaches.",
+    )
+    for number, (name, configs) in enumerate(SWEEPS.items()):
+        row, column = divmod(number, 2)
+        axes = train.panel(figure, 0.85 + 2.9 * column, top + 0.2 + 2.65 * row, 2.35, 2.0)
+        sizes = [getattr(config, SIZE_OF[name]) for config in configs]
+        for way in WAYS:
+            axes.plot(sizes, [1000 * cost[way].seconds for cost in costs[name]], marker=".", label=way)
+        limit = [1000 * flops_of(config) / flops_per_second for config in configs]
+        axes.plot(sizes, limit, "--", color=matplotlib.rcParams["grid.color"], label="limit")
+        axes.set(xscale="log", yscale="log", xlabel=name, ylabel="" if column else "ms for a step")
+        axes.set_xticks(sizes, map(str, sizes))
+        axes.minorticks_off()
+        axes.yaxis.set_major_formatter("{x:,g}")
+        if column:
+            train.name_lines(axes)
+    return figure
+
+
+def time_exchange(rank: int, processes: int, port: int, results: SimpleQueue) -> None:
+    """Bytes a second that each process sends while gradients are averaged; the first puts it into results."""
+    with joined(rank, processes, port):
+        numbers, times = torch.zeros(EXCHANGED), []
+        for _ in range(5):
+            start = time.perf_counter()
+            distributed.mean_of_all(numbers)
+            times.append(time.perf_counter() - start)
+    if rank == 0:
+        sent = 2 * (processes - 1) / processes * 4 * EXCHANGED          # by a ring of processes
+        results.put(sent / statistics.median(times))
+
+
+def print_when_processes_pay(costs: dict[str, list[dict[str, Cost]]], flops_per_second: float) -> None:
+    """Where a second process was faster here, and from how many tokens on more processes pay by calculation.
+
+    Of P weights, n processes compute 6·P·tokens/n flops each, at a rate R. Each sends 2·(n − 1)/n · 4·P bytes
+    of gradients, at a rate W. That is faster than one process from 4/3 · R/W tokens on, whatever P and n.
+    """
+    for name, configs in SWEEPS.items():
+        gains = [by_way["1 thread"].seconds / by_way["2 processes"].seconds for by_way in costs[name]]
+        cells = (f"{getattr(config, SIZE_OF[name]):,}: {gain:.2f}"
+                 for config, gain in zip(configs, gains, strict=True))
+        print(f"{name}: two processes are so many times as fast as one: {', '.join(cells)}")
+    rate = in_processes(2, time_exchange)
+    machines = {"Two processes here": (flops_per_second, rate), **GPUS}
+    for machine, (flops, exchanged) in machines.items():
+        print(f"{machine}: {flops / 1e12:,.3g} TFLOP/s, {exchanged / 1e9:,.3g} GB/s, "
+              f"so more of them pay from {4 / 3 * flops / exchanged:,.0f} tokens a step on")
+
+
+def scale(folder: Path, flops_per_second: float) -> None:
+    """Measure and print everything, and save the pictures."""
+    folder.mkdir(exist_ok=True)
+    train.Training(BASE, CPU)                               # loads all of PyTorch that a process then has
+    costs = measure_all(flops_per_second)
+    print()
+    print_when_processes_pay(costs, flops_per_second)
+    for dark in False, True:
+        with train.picture_style(dark):
+            path = folder / f"scale{'_dark' if dark else ''}.png"
+            train.save_picture(scale_picture(costs, flops_per_second), path)
+            print(f"saved {path}")
