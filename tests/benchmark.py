@@ -93,7 +93,7 @@ class UsualTutorial(nn.Module):
         self.output_projection = nn.Linear(config.d_model, config.vocab_size)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        x = self.embedding(tokens) * self.embedding.embedding_dim**0.5 + self.positions
+        x = self.embedding(tokens) * self.embedding.embedding_dim**0.5 + self.positions[: tokens.size(1)]
         return self.output_projection(self.encoder(x, src_key_padding_mask=tokens == 0))
 
 

@@ -76,6 +76,7 @@ class Cost:
     """What one training step costs in one way."""
 
     seconds: float
+    first_seconds: float                                    # of the first step, with which PyTorch begins
     peak_bytes: int                                         # of memory, beyond what a process has without
 
 
@@ -114,9 +115,9 @@ def in_processes(processes: int, function: Callable, *arguments: object) -> obje
     return results.get()
 
 
-def seconds_of_step(config: train.Config) -> float:
-    """The median of some, as many in each process; the first two do not count."""
-    run, times, steps = train.Training(config, CPU), [], 2
+def time_steps(config: train.Config, **how: bool) -> list[float]:
+    """The seconds of some steps, as many in each process."""
+    run, times, steps = train.Training(config, CPU, **how), [], 2
     batch = arrange("encoder", *config.draw(config.batch_size, torch.Generator().manual_seed(0)))
     while len(times) < steps:
         start = time.perf_counter()
@@ -124,22 +125,22 @@ def seconds_of_step(config: train.Config) -> float:
         times.append(time.perf_counter() - start)
         if len(times) == 2:
             steps = distributed.from_first(lambda: 2 + min(50, max(2, int(1 / times[1]))))
-    return statistics.median(times[2:])
+    return times
 
 
 def measure_step(
     rank: int, processes: int, port: int, results: SimpleQueue,
-    config: train.Config, threads: int, of_pytorch: bool,
+    config: train.Config, threads: int, of_pytorch: bool, how: dict[str, bool],
 ) -> None:
-    """What each process does to measure a step; the first puts a Cost into results."""
+    """What each process does to measure a step, see train.Training; the first puts a Cost into results."""
     torch.set_num_threads(threads)
     before = resident_bytes()
     model = partialmethod(EncoderOfPyTorch) if of_pytorch else train.Config.model
     with joined(rank, processes, port), patch.object(train.Config, "model", model):
-        seconds = seconds_of_step(config)
+        first, _, *others = time_steps(config, **how)
     if rank == 0:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
-        results.put(Cost(seconds, peak))
+        results.put(Cost(statistics.median(others), first, peak))
 
 
 def share_of_limit(config: train.Config, cost: Cost, flops_per_second: float) -> float:
@@ -159,7 +160,7 @@ def measure_all(flops_per_second: float) -> dict[str, list[dict[str, Cost]]]:
             costs[name].append({})
             for way, settings in WAYS.items():
                 threads, processes, of_pytorch = settings
-                cost = in_processes(processes, measure_step, config, threads, of_pytorch)
+                cost = in_processes(processes, measure_step, config, threads, of_pytorch, {})
                 costs[name][-1][way] = cost
                 tokens = config.batch_size * (config.seq_len + 2)
                 share = share_of_limit(config, cost, flops_per_second)
@@ -234,6 +235,23 @@ def print_when_processes_pay(costs: dict[str, list[dict[str, Cost]]], flops_per_
               f"so more of them pay from {4 / 3 * flops / exchanged:,.0f} tokens a step on")
 
 
+def print_when_options_pay() -> None:
+    """What --compile and --amp change at some sizes, and after how many steps compiling has paid."""
+    line = "{:<18}{:>10}{:>12}{:>14}{:>24}{:>12}"
+    print("\n" + line.format("size", "ms/step", "compiled", "first step", "pays after", "bfloat16"))
+    for name, place in ("d_model", 1), ("d_model", 3), ("length", 2), ("batch", -1):
+        config = SWEEPS[name][place]
+        ways = {}, {"compile": True}, {"amp": True}
+        plain, compiled, half = (in_processes(1, measure_step, config, 1, False, how) for how in ways)
+        gain = plain.seconds - compiled.seconds
+        print(line.format(
+            f"{name} {getattr(config, SIZE_OF[name]):,}", f"{1000 * plain.seconds:.1f}",
+            f"{1000 * compiled.seconds:.1f}", f"{compiled.first_seconds:.0f} s",
+            f"{compiled.first_seconds / gain:,.0f} steps" if gain > 0 else "never",
+            f"{1000 * half.seconds:.1f}",
+        ), flush=True)
+
+
 def scale(folder: Path, flops_per_second: float) -> None:
     """Measure and print everything, and save the pictures."""
     folder.mkdir(exist_ok=True)
@@ -241,6 +259,7 @@ def scale(folder: Path, flops_per_second: float) -> None:
     costs = measure_all(flops_per_second)
     print()
     print_when_processes_pay(costs, flops_per_second)
+    print_when_options_pay()
     for dark in False, True:
         with train.picture_style(dark):
             path = folder / f"scale{'_dark' if dark else ''}.png"
