@@ -1281,6 +1281,7 @@ def choose_device(name: str) -> torch.device:
         name = next(device for device, is_there in available.items() if is_there)
     if not available[name]:
         raise ValueError(f"device {name!r} is not available here; choose --device cpu, or drop --device")
+    torch.set_float32_matmul_precision("highest")           # no TF32, whose products have only 10 bits
     return torch.device(name)
 
 

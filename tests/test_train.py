@@ -66,7 +66,8 @@ def test_a_step_never_waits_for_the_device():
     run = train.Training(Config(**TINY), torch.device("meta"))
     with torch.device("meta"):
         tokens = torch.randint(4, 20, (3, 6))
-    loss_of(run.model(tokens), tokens).backward()
+    (given, to_say, weight), = train.own_parts(run, (tokens,), tokens)
+    (weight * loss_of(run.model(*given), to_say)).backward()
     torch.nn.utils.clip_grad_norm_(run.model.parameters(), train.CLIP_NORM)
     run.average.update_parameters(run.model)
     run.average.update_parameters(run.model)
