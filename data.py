@@ -463,9 +463,7 @@ def different_rows(given: tuple[Tensor, ...], to_say: Tensor) -> tuple[tuple[Ten
     return different[:, : sum(widths)].split(widths, dim=1), different[:, sum(widths) :], place
 
 
-def portions_of_like_length(
-    given: tuple[Tensor, ...], size: int
-) -> Iterator[tuple[Tensor, list[Tensor]]]:
+def portions_of_like_length(given: tuple[Tensor, ...], size: int) -> Iterator[tuple[Tensor, list[Tensor]]]:
     """Portions of up to size rows (n,), and what is given there without the PAD behind all; longest first."""
     order = sum((tokens != PAD).sum(dim=1) for tokens in given).argsort(descending=True)
     for rows in order.split(size):

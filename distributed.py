@@ -42,12 +42,12 @@ def process_group(device: torch.device) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        while error:                                        # its traceback keeps the model
+        while error:                                        # its traceback keeps the model alive
             traceback.clear_frames(error.__traceback__)
             error = error.__context__
         raise
     finally:
-        gc.collect()                                        # a model that outlives its group can hang
+        gc.collect()                                        # a model that outlives the group can hang
         dist.destroy_process_group()
 
 
@@ -62,6 +62,7 @@ def data_parallel(model: nn.Module) -> nn.Module:
 
 
 def mean_of_all(losses: Tensor) -> Tensor:
+    """The mean over all processes of each loss."""
     if PROCESSES > 1:
         dist.all_reduce(losses)
     return losses / PROCESSES

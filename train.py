@@ -109,6 +109,7 @@ BETAS = (0.85, 0.99)                                        # Adam's memory of t
 CLIP_NORM = 0.5                                             # the longest gradient that a step may follow
 MOST_THREADS = 1_024
 SMALLEST_EXCESS = 0.05                                      # of mistakes that are worth telling
+LESS_MEMORY = "try --accumulate 4, or a smaller --batch-size or --seq-len"
 
 
 def defaults_of(model: type[nn.Module]) -> dict:
@@ -334,7 +335,6 @@ def evaluate(model: nn.Module, source: Tensor, target: Tensor, thorough: bool) -
     scores = {"token_accuracy": token_accuracy(said, answers), "exact_match": exact_match(said, answers)}
     scores["solved"] = thorough and scores["exact_match"] == 1 and solves(model, source, target)
     return scores
-
 
 
 def fixed_generator(purpose: str) -> torch.Generator:
@@ -1210,9 +1210,9 @@ def parse() -> argparse.Namespace:
            help="CPU threads (default: OMP_NUM_THREADS or else 1)")
     option("--accumulate", type=int, default=1, metavar="N",
            help="compute each batch in N parts, where memory is too small for all of it (default: 1)")
-    option("--amp", action="store_true", default=False, help="compute with bfloat16, for recent GPUs")
+    option("--amp", action="store_true", default=False, help="compute with bfloat16, where a device has it")
     option("--compile", action="store_true", default=False,
-           help="torch.compile the model first; takes a minute and a C++ compiler")
+           help="torch.compile the model first; needs half a minute and a C++ compiler")
     option("--output-dir", type=folder_name, default=DEFAULT_FOLDER, metavar="FOLDER",
            help="where to write the runs (default: models)")
     option("--resume", action="store_true", default=False,
@@ -1363,7 +1363,7 @@ def telling_what_is_saved(saved: Callable[[], tuple[str, str]]) -> Iterator[None
             fail(f"another process has ended; {''.join(saved())}")
         if not is_out_of_memory(error):
             raise
-        fail(f"{first_line(error)}; try a smaller --batch-size or --seq-len; {saved()[0]}")
+        fail(f"{first_line(error)}; {LESS_MEMORY}; {saved()[0]}")
     except OSError as error:                                # a full disk, for one
         reason = f"{error.strerror or error}; {''.join(saved())}"
         raise OSError(error.errno, reason, error.filename) from error
@@ -1389,7 +1389,7 @@ def follow(config: Config, device: torch.device, checkpoint: dict | None, **how:
     except (MemoryError, RuntimeError) as error:            # the others may have had enough memory
         if not is_out_of_memory(error):
             raise
-        fail(f"process {RANK}: {first_line(error)}; try a smaller --batch-size or --seq-len")
+        fail(f"process {RANK}: {first_line(error)}; {LESS_MEMORY}")
 
 
 def train_and_save(
@@ -1503,7 +1503,9 @@ def main() -> None:
     except RuntimeError as error:
         if not is_left_alone(error):
             raise
-        raise SystemExit("error: another process has ended" if RANK == 0 else 2) from None
+        if RANK == 0:
+            fail("another process has ended before there was anything to save")
+        raise SystemExit(2) from None
 
 
 if __name__ == "__main__":

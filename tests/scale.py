@@ -41,6 +41,7 @@ WAYS = {                                                    # threads, processes
     "1 thread": (1, 1, False), "2 threads": (2, 1, False), "2 processes": (1, 2, False),
     "nn.TransformerEncoder": (1, 1, True),
 }
+COMPILED = ("d_model", 1), ("d_model", 3), ("length", 2), ("batch", 3)      # which of the sweeps
 EXCHANGED = 25_000_000                                      # numbers that are averaged, for their time
 GPUS = {"Eight H100 with NVLink, about": (400e12, 450e9)}   # flops a second in bfloat16, bytes a second
 
@@ -239,7 +240,7 @@ def print_when_options_pay() -> None:
     """What --compile and --amp change at some sizes, and after how many steps compiling has paid."""
     line = "{:<18}{:>10}{:>12}{:>14}{:>24}{:>12}"
     print("\n" + line.format("size", "ms/step", "compiled", "first step", "pays after", "bfloat16"))
-    for name, place in ("d_model", 1), ("d_model", 3), ("length", 2), ("batch", -1):
+    for name, place in COMPILED:
         config = SWEEPS[name][place]
         ways = {}, {"compile": True}, {"amp": True}
         plain, compiled, half = (in_processes(1, measure_step, config, 1, False, how) for how in ways)

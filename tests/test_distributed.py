@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections import deque
+from functools import partialmethod
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing
 from conftest import TINY, TINY_OPTIONS
+from torch import nn
 
 import distributed
 import train
@@ -59,6 +61,7 @@ def free_port():
         return listener.getsockname()[1]
 
 
+@pytest.mark.skipif(os.name != "posix", reason="needs fork")
 @pytest.mark.parametrize("processes", [2, 3])
 def test_several_processes_train_like_one_and_always_alike(processes, tmp_path):
     arguments = processes, free_port(), tmp_path / "runs.pt"
@@ -154,6 +157,29 @@ def test_a_taken_port_or_a_missing_backend_is_one_line(backend, is_taken, said, 
             pass
     assert "\n" not in str(refused.value) and "start them with torchrun" in str(refused.value)
     assert not dist.is_initialized()
+
+
+def test_a_compiled_model_trains_alike_and_is_asked_for_only_where_there_is_a_compiler(monkeypatch):
+    """The graph is captured, and computed by PyTorch's operations. The C++ compiler would take long."""
+    compile = partialmethod(nn.Module.compile, backend="eager", fullgraph=True)
+    monkeypatch.setattr(nn.Module, "compile", compile)
+    config = Config(**TINY)
+    plain, compiled = (deque(train.train(config, CPU, **how), 1).pop()[1] for how in ({}, {"compile": True}))
+    assert compiled["history"][-1]["loss"] == pytest.approx(plain["history"][-1]["loss"], abs=1e-5)
+    assert compiled["trained_weights"].keys() == plain["trained_weights"].keys()
+
+    def no_compiler(function):
+        raise RuntimeError("No working C++ compiler found\n\nSet TORCHDYNAMO_VERBOSE=1")
+
+    monkeypatch.setattr(torch, "compile", no_compiler)
+    with pytest.raises(ValueError, match="^compile: .*No working C.. compiler found; drop --compile$"):
+        train.check_compiler(CPU)
+
+
+def test_a_device_without_bfloat16_is_refused():
+    with pytest.raises(ValueError, match="^amp: no bfloat16 on meta: .*; drop --amp$"):
+        train.check_precision(torch.device("meta"))
+    train.check_precision(CPU)
 
 
 def test_bfloat16_changes_the_loss_a_little_and_the_weights_stay_float32():

@@ -573,7 +573,7 @@ def test_memory_that_does_not_suffice_after_all_is_one_line(error, tmp_path, mon
     with pytest.raises(SystemExit) as stopped:
         train.main()
     printed = capsys.readouterr().err
-    assert stopped.value.code == 2 and printed.count("\n") == 1 and "try a smaller --batch-size" in printed
+    assert stopped.value.code == 2 and printed.count("\n") == 1 and "try --accumulate 4" in printed
     monkeypatch.setattr(train, "is_out_of_memory", lambda error: False)
     with pytest.raises(type(error)):
         train.main()
