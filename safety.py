@@ -197,7 +197,7 @@ def seal_of(checkpoint: dict) -> str:
 
 
 def copied(value: object) -> object:
-    """A copy of plain values and tensors, as deepcopy makes it in twice the time."""
+    """A copy of plain values and tensors; deepcopy takes several times as long."""
     if isinstance(value, dict):
         return {name: copied(part) for name, part in value.items()}
     if isinstance(value, (list, tuple)):

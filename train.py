@@ -60,15 +60,7 @@ from data import (
     token_accuracy,
     usable_lengths,
 )
-from distributed import (
-    PROCESSES,
-    RANK,
-    data_parallel,
-    from_first,
-    is_left_alone,
-    mean_of_all,
-    process_group,
-)
+from distributed import PROCESSES, RANK, data_parallel, from_first, is_left_alone, mean_of_all, process_group
 from safety import (
     check_zip,
     copied,
@@ -333,7 +325,8 @@ def evaluate(model: nn.Module, source: Tensor, target: Tensor, thorough: bool) -
     first, answers = source[:EVALUATION_BATCH], target[:EVALUATION_BATCH]
     said = predict(model, first, answers)
     scores = {"token_accuracy": token_accuracy(said, answers), "exact_match": exact_match(said, answers)}
-    scores["solved"] = thorough and scores["exact_match"] == 1 and solves(model, source, target)
+    others = source[EVALUATION_BATCH:], target[EVALUATION_BATCH:]
+    scores["solved"] = thorough and scores["exact_match"] == 1 and solves(model, *others)
     return scores
 
 
@@ -423,14 +416,13 @@ def own_parts(
     over the processes, is the batch's mean loss. A mean of unweighted means is another number, as the parts
     have different numbers of scored tokens.
     """
-    parts = torch.arange(len(to_say)).tensor_split(PROCESSES * run.accumulate)[RANK * run.accumulate :]
-    scored = is_scored(to_say)
-    for number, rows in enumerate(parts[: run.accumulate], start=1):
-        part = slice(int(rows[0]), int(rows[-1]) + 1)
+    scored = is_scored(to_say).sum()
+    split = (tokens.tensor_split(PROCESSES * run.accumulate) for tokens in (*given, to_say))
+    own = list(zip(*split, strict=True))[RANK * run.accumulate :][: run.accumulate]
+    for number, (*given, to_say) in enumerate(own, start=1):
         wait = PROCESSES > 1 and number < run.accumulate    # the processes average after the last part
         with run.model.no_sync() if wait else nullcontext():
-            weight = PROCESSES * scored[part].sum() / scored.sum()
-            yield tuple(tokens[part] for tokens in given), to_say[part], weight
+            yield tuple(given), to_say, PROCESSES * is_scored(to_say).sum() / scored
 
 
 def train_epoch(run: Training, batches: Iterable[tuple[tuple[Tensor, ...], Tensor]]) -> Tensor:
@@ -1257,6 +1249,7 @@ def config_of(
     if options.resume and (folder / "checkpoint.pt").exists():
         checkpoint, config, _ = read_checkpoint(folder, task, architecture)
         check_resumable(config, checkpoint["history"], given, folder)
+    check_positive(accumulate=options.accumulate)
     parts = PROCESSES * options.accumulate
     check_config(config, device, parts)
     if config.batch_size < parts:
@@ -1447,7 +1440,6 @@ def runs_to_train(
     runs: list[tuple[str, str]], options: argparse.Namespace, device: torch.device
 ) -> list[tuple[Config, dict | None]]:
     """What is left to train, all of it checked, each with the checkpoint to go on from, if there is one."""
-    check_positive(accumulate=options.accumulate)
     if options.amp:
         check_precision(device)
     if options.compile:

@@ -37,6 +37,8 @@ import torch
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from scale import flops_of, scale  # noqa: E402
+
 import analysis  # noqa: E402
 import handmade  # noqa: E402
 import train  # noqa: E402
@@ -47,7 +49,6 @@ from data import (  # noqa: E402
     add,
     add_start_end,
     all_right,
-    arrange,
     parse_options,
     to_content,
 )
@@ -150,22 +151,6 @@ def peak_flops_per_second(size: int = 1024, repeats: int = 10) -> float:
     return 2 * size**3 / min(times)
 
 
-def flops_per_step(config: train.Config) -> int:
-    """Those of the linear layers, forward and backward, for one batch; attention's products add 1–2%."""
-    model, flops = config.model(), 0
-
-    def count(linear: nn.Linear, inputs: tuple[Tensor], output: Tensor) -> None:
-        nonlocal flops
-        flops += 3 * 2 * linear.weight.numel() * inputs[0].shape[:-1].numel()
-
-    for module in model.modules():
-        if isinstance(module, nn.Linear):
-            module.register_forward_hook(count)
-    given, _ = arrange(config.architecture, *config.draw(config.batch_size, torch.Generator()))
-    model(*given)
-    return flops
-
-
 def median_and_most(rows: list[dict], key: str, digits: int) -> str:
     """Median and maximum of that column over the seeds; > where a run gave up there."""
     values, unsolved = [row[key] for row in rows], sum(not row["solved"] for row in rows)
@@ -235,7 +220,7 @@ def compare(architectures: list[str], seeds: range, max_steps: int) -> None:
             rows.append(until_solved((usual_history if usual else our_history)(config), max_steps))
             seconds_per_step = rows[-1]["train_seconds"] / rows[-1]["step"]
             milliseconds.append(1000 * seconds_per_step)
-            shares.append(flops_per_step(config) / seconds_per_step / peak)
+            shares.append(flops_of(config, attention=False) / seconds_per_step / peak)
         print(line.format(
             task, model, solved_of(rows), median_and_most(rows, "step", 0),
             median_and_most(rows, "train_seconds", 1),
@@ -404,8 +389,6 @@ def main() -> None:
     elif options.other_toys:
         other_toys(seeds, options.max_steps)
     elif options.scale:
-        from scale import scale  # which Windows cannot: it has no fork
-
         scale(train.DEFAULT_FOLDER, peak_flops_per_second())
     elif options.pattern:
         pattern(train.DEFAULT_TASKS, options.architecture, seeds)

@@ -1,11 +1,11 @@
 """What a training step costs as the model, the sequences and the batch grow: benchmark.py --scale.
 
-Each measurement has processes of its own, made by fork, which Windows does not have. A step is a whole one,
-with the optimiser and the average of the weights, and no row has PAD.
+Each measurement has processes of its own, made by fork, and reads its memory as Linux tells it. A step is a
+whole one, with the optimiser and the average of the weights, and no row has PAD.
 """
 
 import os
-import resource
+import re
 import socket
 import statistics
 import time
@@ -22,6 +22,7 @@ import torch
 import torch.multiprocessing
 from matplotlib.figure import Figure
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 import distributed
 import train
@@ -31,17 +32,16 @@ from transformer import PAD, LayerNorm, PositionalEncoding, token_embedding
 CPU = torch.device("cpu")
 BASE = train.Config(seq_len=8, fixed_length=True)           # what the sweeps start from
 SWEEPS = {                                                  # one size at a time
-    "d_model": [replace(BASE, d_model=size, d_ff=4 * size) for size in (64, 128, 256, 512, 1024)],
-    "layers": [replace(BASE, num_layers=size) for size in (2, 4, 8, 12)],
-    "length": [replace(BASE, seq_len=size, batch_size=8) for size in (8, 32, 128, 512, 1024)],
-    "batch": [replace(BASE, batch_size=size) for size in (8, 32, 128, 512)],
+    "d_model": {size: replace(BASE, d_model=size, d_ff=4 * size) for size in (64, 128, 256, 512, 1024)},
+    "layers": {size: replace(BASE, num_layers=size) for size in (2, 4, 8, 12)},
+    "length": {size: replace(BASE, seq_len=size, batch_size=8) for size in (8, 32, 128, 512, 1024)},
+    "batch": {size: replace(BASE, batch_size=size) for size in (8, 32, 128, 512)},
 }
-SIZE_OF = {"d_model": "d_model", "layers": "num_layers", "length": "seq_len", "batch": "batch_size"}
 WAYS = {                                                    # threads, processes, whether by PyTorch's layers
     "1 thread": (1, 1, False), "2 threads": (2, 1, False), "2 processes": (1, 2, False),
     "nn.TransformerEncoder": (1, 1, True),
 }
-COMPILED = ("d_model", 1), ("d_model", 3), ("length", 2), ("batch", 3)      # which of the sweeps
+COMPILED = ("d_model", 128), ("d_model", 512), ("length", 128), ("batch", 512)          # of the sweeps
 EXCHANGED = 25_000_000                                      # numbers that are averaged, for their time
 GPUS = {"Eight H100 with NVLink, about": (400e12, 450e9)}   # flops a second in bfloat16, bytes a second
 
@@ -81,17 +81,21 @@ class Cost:
     peak_bytes: int                                         # of memory, beyond what a process has without
 
 
-def flops_of(config: train.Config) -> int:
-    """Those of all matrix products of an encoder's step: forward once, and backward twice as many."""
-    tokens = config.batch_size * (config.seq_len + 2)
-    weights = config.num_layers * (4 * config.d_model**2 + 2 * config.d_model * config.d_ff)
-    weights += config.d_model * config.vocab_size
-    attention = 2 * config.num_layers * (config.seq_len + 2) * config.d_model       # QKᵀ, and weights · V
-    return 3 * 2 * tokens * (weights + attention)
+def flops_of(config: train.Config, attention: bool = True) -> int:
+    """Those of a step's matrix products, as PyTorch counts them: forward once, and backward twice as many.
+
+    Without attention, these are only the products with weights.
+    """
+    given, _ = arrange(config.architecture, *config.draw(config.batch_size, torch.Generator()))
+    with FlopCounterMode(display=False) as counter:         # the meta device has shapes, and no numbers
+        config.model().to("meta")(*(tokens.to("meta") for tokens in given))
+    with_weights = counter.get_flop_counts()["Global"][torch.ops.aten.addmm]
+    return 3 * (counter.get_total_flops() if attention else with_weights)
 
 
-def resident_bytes() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+def memory(name: str) -> int:
+    """The bytes that this process has now, "VmRSS", or had at most, "VmHWM"."""
+    return 1024 * int(re.search(rf"{name}:\s*(\d+)", Path("/proc/self/status").read_text())[1])
 
 
 @contextmanager
@@ -105,13 +109,16 @@ def joined(rank: int, processes: int, port: int) -> Iterator[None]:
         yield
 
 
-def in_processes(processes: int, function: Callable, *arguments: object) -> object:
-    """What the first of so many new processes puts into a queue when each calls this function."""
+def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
+        return listener.getsockname()[1]
+
+
+def in_processes(processes: int, function: Callable, *arguments: object) -> object:
+    """What the first of so many new processes puts into a queue when each calls this function."""
     results = torch.multiprocessing.get_context("fork").SimpleQueue()
-    arguments = processes, port, results, *arguments
+    arguments = processes, free_port(), results, *arguments
     torch.multiprocessing.start_processes(function, arguments, processes, start_method="fork")
     return results.get()
 
@@ -135,68 +142,73 @@ def measure_step(
 ) -> None:
     """What each process does to measure a step, see train.Training; the first puts a Cost into results."""
     torch.set_num_threads(threads)
-    before = resident_bytes()
+    before = memory("VmRSS")
     model = partialmethod(EncoderOfPyTorch) if of_pytorch else train.Config.model
     with joined(rank, processes, port), patch.object(train.Config, "model", model):
         first, _, *others = time_steps(config, **how)
     if rank == 0:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
-        results.put(Cost(statistics.median(others), first, peak))
+        results.put(Cost(statistics.median(others), first, memory("VmHWM") - before))
 
 
-def share_of_limit(config: train.Config, cost: Cost, flops_per_second: float) -> float:
-    """How much of a step's time its matrix products would take alone, at this rate."""
-    return flops_of(config) / flops_per_second / cost.seconds
+@dataclass
+class Point:
+    """One size of a sweep."""
+
+    sweep: str
+    size: int
+    config: train.Config
+    limit: float                                            # seconds that the matrix products take alone
+    costs: dict[str, Cost]                                  # of each way
+
+    @property
+    def name(self) -> str:
+        return f"{self.sweep} {self.size:,}"
+
+    @property
+    def tokens(self) -> int:
+        """How many there are in a step."""
+        return self.config.batch_size * (self.config.seq_len + 2)
+
+    def share_of_limit(self, way: str = "1 thread") -> float:
+        """How much of a step's time its matrix products would take alone."""
+        return self.limit / self.costs[way].seconds
 
 
-def measure_all(flops_per_second: float) -> dict[str, list[dict[str, Cost]]]:
-    """The costs of each sweep, size by size, and of each way; a line of the table for each as it comes."""
+def measure_all(points: list[Point]) -> None:
+    """Find the costs of each point in each way, and print a line of the table for each as it comes."""
     line = "{:<18}{:<24}{:>10}{:>12}{:>10}{:>12}"
     print(line.format("size", "way", "ms/step", "tokens/s", "of peak", "memory"))
-    costs = {}
-    for name, configs in SWEEPS.items():
-        costs[name] = []
-        for config in configs:
-            size = f"{name} {getattr(config, SIZE_OF[name]):,}"
-            costs[name].append({})
-            for way, settings in WAYS.items():
-                threads, processes, of_pytorch = settings
-                cost = in_processes(processes, measure_step, config, threads, of_pytorch, {})
-                costs[name][-1][way] = cost
-                tokens = config.batch_size * (config.seq_len + 2)
-                share = share_of_limit(config, cost, flops_per_second)
-                print(line.format(
-                    size, way, f"{1000 * cost.seconds:.1f}", f"{tokens / cost.seconds:,.0f}", f"{share:.0%}",
-                    f"{cost.peak_bytes / 1e6:,.0f} MB",
-                ), flush=True)
-                size = ""
-    return costs
+    for point in points:
+        for way, (threads, processes, of_pytorch) in WAYS.items():
+            cost = in_processes(processes, measure_step, point.config, threads, of_pytorch, {})
+            name = "" if point.costs else point.name
+            point.costs[way] = cost
+            print(line.format(
+                name, way, f"{1000 * cost.seconds:.1f}", f"{point.tokens / cost.seconds:,.0f}",
+                f"{point.share_of_limit(way):.0%}", f"{cost.peak_bytes / 1e6:,.0f} MB",
+            ), flush=True)
 
 
-def scale_picture(costs: dict[str, list[dict[str, Cost]]], flops_per_second: float) -> Figure:
+def scale_picture(points: list[Point], flops_per_second: float) -> Figure:
     """Milliseconds of a step over each size, for each way, above the limit of the matrix products alone."""
-    shares = {
-        f"{name} {getattr(config, SIZE_OF[name]):,}":
-            share_of_limit(config, by_way["1 thread"], flops_per_second)
-        for name in costs for config, by_way in zip(SWEEPS[name], costs[name], strict=True)
-    }
-    most, least = max(shares, key=shares.get), min(shares, key=shares.get)
-    sentence = f"matrix products take {shares[most]:.0%} of a step at {most}, {shares[least]:.0%} at {least}"
+    most, least = max(points, key=Point.share_of_limit), min(points, key=Point.share_of_limit)
+    largest = f"{most.share_of_limit():.0%} of a step at {most.name}"
     rate = f"{flops_per_second / 1e9:.0f} GFLOP/s"
     figure, top = train.new_picture(
-        5.3, sentence,
+        5.3, f"matrix products take {largest}, {least.share_of_limit():.0%} at {least.name}",
         "encoder of d_model 128, 4 layers, length 8, batch 32 (lower left: 8), and one size changed",
         f"Dashed, the limit: matrix products alone, at the {rate} that one thread of this machine reaches.",
     )
-    for number, (name, configs) in enumerate(SWEEPS.items()):
+    for number, sweep in enumerate(SWEEPS):
         row, column = divmod(number, 2)
         axes = train.panel(figure, 0.85 + 2.9 * column, top + 0.2 + 2.65 * row, 2.35, 2.0)
-        sizes = [getattr(config, SIZE_OF[name]) for config in configs]
+        swept = [point for point in points if point.sweep == sweep]
+        sizes = [point.size for point in swept]
         for way in WAYS:
-            axes.plot(sizes, [1000 * cost[way].seconds for cost in costs[name]], marker=".", label=way)
-        limit = [1000 * flops_of(config) / flops_per_second for config in configs]
-        axes.plot(sizes, limit, "--", color=matplotlib.rcParams["grid.color"], label="limit")
-        axes.set(xscale="log", yscale="log", xlabel=name, ylabel="" if column else "ms for a step")
+            axes.plot(sizes, [1000 * point.costs[way].seconds for point in swept], marker=".", label=way)
+        limits = [1000 * point.limit for point in swept]
+        axes.plot(sizes, limits, "--", color=matplotlib.rcParams["grid.color"], label="limit")
+        axes.set(xscale="log", yscale="log", xlabel=sweep, ylabel="" if column else "ms for a step")
         axes.set_xticks(sizes, map(str, sizes))
         axes.minorticks_off()
         axes.yaxis.set_major_formatter("{x:,g}")
@@ -218,17 +230,18 @@ def time_exchange(rank: int, processes: int, port: int, results: SimpleQueue) ->
         results.put(sent / statistics.median(times))
 
 
-def print_when_processes_pay(costs: dict[str, list[dict[str, Cost]]], flops_per_second: float) -> None:
+def print_when_processes_pay(points: list[Point], flops_per_second: float) -> None:
     """Where a second process was faster here, and from how many tokens on more processes pay by calculation.
 
     Of P weights, n processes compute 6·P·tokens/n flops each, at a rate R. Each sends 2·(n − 1)/n · 4·P bytes
     of gradients, at a rate W. That is faster than one process from 4/3 · R/W tokens on, whatever P and n.
     """
-    for name, configs in SWEEPS.items():
-        gains = [by_way["1 thread"].seconds / by_way["2 processes"].seconds for by_way in costs[name]]
-        cells = (f"{getattr(config, SIZE_OF[name]):,}: {gain:.2f}"
-                 for config, gain in zip(configs, gains, strict=True))
-        print(f"{name}: two processes are so many times as fast as one: {', '.join(cells)}")
+    for sweep in SWEEPS:
+        gains = (
+            f"{point.size:,}: {point.costs['1 thread'].seconds / point.costs['2 processes'].seconds:.2f}"
+            for point in points if point.sweep == sweep
+        )
+        print(f"{sweep}: two processes are so many times as fast as one: {', '.join(gains)}")
     rate = in_processes(2, time_exchange)
     machines = {"Two processes here": (flops_per_second, rate), **GPUS}
     for machine, (flops, exchanged) in machines.items():
@@ -240,13 +253,14 @@ def print_when_options_pay() -> None:
     """What --compile and --amp change at some sizes, and after how many steps compiling has paid."""
     line = "{:<18}{:>10}{:>12}{:>14}{:>24}{:>12}"
     print("\n" + line.format("size", "ms/step", "compiled", "first step", "pays after", "bfloat16"))
-    for name, place in COMPILED:
-        config = SWEEPS[name][place]
+    for sweep, size in COMPILED:
         ways = {}, {"compile": True}, {"amp": True}
-        plain, compiled, half = (in_processes(1, measure_step, config, 1, False, how) for how in ways)
+        plain, compiled, half = (
+            in_processes(1, measure_step, SWEEPS[sweep][size], 1, False, how) for how in ways
+        )
         gain = plain.seconds - compiled.seconds
         print(line.format(
-            f"{name} {getattr(config, SIZE_OF[name]):,}", f"{1000 * plain.seconds:.1f}",
+            f"{sweep} {size:,}", f"{1000 * plain.seconds:.1f}",
             f"{1000 * compiled.seconds:.1f}", f"{compiled.first_seconds:.0f} s",
             f"{compiled.first_seconds / gain:,.0f} steps" if gain > 0 else "never",
             f"{1000 * half.seconds:.1f}",
@@ -257,12 +271,16 @@ def scale(folder: Path, flops_per_second: float) -> None:
     """Measure and print everything, and save the pictures."""
     folder.mkdir(exist_ok=True)
     train.Training(BASE, CPU)                               # loads all of PyTorch that a process then has
-    costs = measure_all(flops_per_second)
+    points = [
+        Point(sweep, size, config, flops_of(config) / flops_per_second, {})
+        for sweep, configs in SWEEPS.items() for size, config in configs.items()
+    ]
+    measure_all(points)
     print()
-    print_when_processes_pay(costs, flops_per_second)
+    print_when_processes_pay(points, flops_per_second)
     print_when_options_pay()
     for dark in False, True:
         with train.picture_style(dark):
             path = folder / f"scale{'_dark' if dark else ''}.png"
-            train.save_picture(scale_picture(costs, flops_per_second), path)
+            train.save_picture(scale_picture(points, flops_per_second), path)
             print(f"saved {path}")

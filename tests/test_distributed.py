@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing
 from conftest import TINY, TINY_OPTIONS
+from scale import free_port, in_processes, joined
 from torch import nn
 
 import distributed
@@ -42,30 +42,20 @@ def losses_and_weights(architecture, **how):
     return losses, torch.cat([weights.flatten() for weights in checkpoint["model"].values()])
 
 
-def one_of_several(rank, processes, port, results):
-    """What a process does that torchrun would have started: train each architecture, the first one twice."""
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank),
-                   "WORLD_SIZE": str(processes)}
-    for module in distributed, train:
-        module.RANK, module.PROCESSES = rank, processes
-    with distributed.process_group(CPU):
+def one_of_several(rank, processes, port, results, path):
+    """What each process does: train each architecture, the first one twice."""
+    with joined(rank, processes, port):
         runs = [losses_and_weights(architecture) for architecture in (*ARCHITECTURES, ARCHITECTURES[0])]
         runs.append(losses_and_weights("encoder", accumulate=2))
     if rank == 0:
-        torch.save(runs, results)
+        torch.save(runs, path)
+        results.put("saved")
 
 
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
-@pytest.mark.skipif(os.name != "posix", reason="needs fork")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize("processes", [2, 3])
 def test_several_processes_train_like_one_and_always_alike(processes, tmp_path):
-    arguments = processes, free_port(), tmp_path / "runs.pt"
-    torch.multiprocessing.start_processes(one_of_several, arguments, processes, start_method="fork")
+    assert in_processes(processes, one_of_several, tmp_path / "runs.pt") == "saved"
     *runs, again, in_parts = torch.load(tmp_path / "runs.pt")
     for architecture, several in zip(ARCHITECTURES, runs, strict=True):
         for found, expected in zip(several, losses_and_weights(architecture), strict=True):

@@ -1,37 +1,49 @@
 """The measurements of benchmark.py --scale: what is counted, and that all of it can be carried out."""
 
+import os
 from dataclasses import replace
 from functools import partialmethod
 
 import pytest
+import scale
 import torch
 from conftest import TINY
+from test_transformer import give_weights, twins
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
-
-scale = pytest.importorskip("scale", reason="needs fork, which Windows does not have")
 
 
 @pytest.mark.parametrize("name", scale.SWEEPS)
-def test_flops_are_those_that_pytorch_counts(name):
-    config = replace(scale.SWEEPS[name][1], num_layers=2)
-    model = config.model()
-    tokens = torch.ones(config.batch_size, config.seq_len + 2, dtype=torch.long)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(tokens)
-    assert scale.flops_of(config) == 3 * counter.get_total_flops()
+def test_flops_are_those_that_a_sum_by_hand_gives(name):
+    """Of an encoder: 2 for each weight and token, and in attention QKᵀ and weights · V."""
+    _, config, *_ = scale.SWEEPS[name].values()
+    length, width = config.seq_len + 2, config.d_model
+    weights = config.num_layers * (4 * width**2 + 2 * width * config.d_ff) + width * config.vocab_size
+    attention = 2 * config.num_layers * length * width
+    flops_of_weights = 3 * 2 * config.batch_size * length * weights
+    assert scale.flops_of(config, attention=False) == flops_of_weights
+    assert scale.flops_of(config) == flops_of_weights + 3 * 2 * config.batch_size * length * attention
 
 
-def test_the_encoder_of_pytorch_has_the_same_size_and_loss_before_training():
+def test_the_encoder_of_pytorch_is_the_same_model():
     config = replace(scale.BASE, **TINY)
-    ours, other = config.model(), scale.EncoderOfPyTorch(config)
-    assert sum(x.numel() for x in ours.parameters()) == sum(x.numel() for x in other.parameters())
+    ours, theirs = config.model(), scale.EncoderOfPyTorch(config)
+    pairs = [*twins(ours.final_norm, theirs.encoder.norm)]
+    pairs += twins(ours.output_projection, theirs.output_projection)
+    for block, layer in zip(ours.blocks, theirs.encoder.layers, strict=True):
+        pairs += twins(block, layer)
+    give_weights(pairs)
+    theirs.embedding.load_state_dict(ours.embedding.state_dict())
+    tokens = torch.tensor([[1, 5, 9, 2], [1, 7, 2, 0]])
+    torch.testing.assert_close(theirs(tokens)[0], ours(tokens)[0], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(theirs(tokens)[1, :3], ours(tokens)[1, :3], atol=1e-5, rtol=1e-5)
+    assert sum(x.numel() for x in ours.parameters()) == sum(x.numel() for x in theirs.parameters())
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_all_is_measured_drawn_and_told_when_several_processes_pay(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(scale, "SWEEPS", {"batch": [replace(scale.BASE, **TINY, batch_size=2)]})
+    monkeypatch.setattr(scale, "SWEEPS", {"batch": {2: replace(scale.BASE, **TINY, batch_size=2)}})
     monkeypatch.setattr(scale, "EXCHANGED", 1_000)
-    monkeypatch.setattr(scale, "COMPILED", [("batch", 0)])
+    monkeypatch.setattr(scale, "COMPILED", [("batch", 2)])
     monkeypatch.setattr(nn.Module, "compile", partialmethod(nn.Module.compile, backend="eager"))
     scale.scale(tmp_path, flops_per_second=1e9)
     printed = capsys.readouterr().out
