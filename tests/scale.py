@@ -87,8 +87,9 @@ def flops_of(config: train.Config, attention: bool = True) -> int:
     Without attention, these are only the products with weights.
     """
     given, _ = arrange(config.architecture, *config.draw(config.batch_size, torch.Generator()))
-    with FlopCounterMode(display=False) as counter:         # the meta device has shapes, and no numbers
-        config.model().to("meta")(*(tokens.to("meta") for tokens in given))
+    sized = replace(config, max_len=config.longest_row())
+    with FlopCounterMode(display=False) as counter, torch.device("meta"):   # shapes alone, no memory
+        sized.model()(*(tokens.to("meta") for tokens in given))
     with_weights = counter.get_flop_counts()["Global"][torch.ops.aten.addmm]
     return 3 * (counter.get_total_flops() if attention else with_weights)
 
