@@ -641,7 +641,7 @@ def states_to_probe(
     for rows in portions(run.config, given):
         passed = inputs_and_outputs(run.model, [*readers.values()], tuple(tokens[rows] for tokens in given))
         for kept, (stream, _) in zip(states.values(), passed, strict=True):
-            kept[rows] = stream
+            kept[rows] = stream[:, : source.size(1)]        # without MASK behind it, for longer answers
     end, place, is_held_out = (x.expand_as(source)[is_symbol] for x in (last, here, held_out[:, None]))
     return {name: kept[is_symbol] for name, kept in states.items()}, end, place, is_held_out
 

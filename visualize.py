@@ -16,10 +16,11 @@ import os
 import shlex
 import sys
 import textwrap
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from urllib.parse import quote
 from zlib import crc32
@@ -86,7 +87,7 @@ from data import (
     to_text,
 )
 from explorer import save_gallery, save_page
-from safety import only_writer, replacing
+from safety import first_line, only_writer, replacing
 from train import (
     DEFAULT_ARCHITECTURES,
     DEFAULT_FOLDER,
@@ -1199,8 +1200,8 @@ def film_frames(film: Film) -> list[Image.Image]:
     return frames
 
 
-def save_film(view: View, path: Path, command: str) -> None:
-    """How attention forms, as a film that plays once and takes at most 5 seconds."""
+def save_film(view: View, command: str, path: Path) -> str:
+    """Write how attention forms, as an animation that plays once and takes at most 5 seconds."""
     film, palette = film_of(view), film_palette()
     frames = film_frames(film)
     first, *others = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
@@ -1209,7 +1210,7 @@ def save_film(view: View, path: Path, command: str) -> None:
     texts = json.dumps({"Title": sentence[0].upper() + sentence[1:], "Source": command})
     with replacing(path) as unfinished:
         first.save(unfinished, save_all=True, append_images=others, duration=duration, comment=texts)
-    tqdm.write(f"{path}: the same as a film of {len(frames)} frames", file=sys.stdout)
+    return f"the same as a film of {len(frames)} frames"
 
 
 # ---------------------------------------------------------------- pictures of weights that were set by hand
@@ -1475,10 +1476,37 @@ PICTURES = OF_ONE_SEQUENCE | {                              # … the others wha
 }
 
 
-def save(figure: Figure, path: Path, command: str) -> None:
-    """Write the picture, with the command that made it, and print what it says."""
+Files = Iterator[tuple[Path | str, Callable[[Path], str]]]  # each with what writes it and returns what to print
+
+
+def save(draw: Callable[[], Figure], command: str, path: Path) -> str:
+    """Draw a picture and write it, with the command that made it; return what it says."""
+    figure = draw()
     save_picture(figure, path, command)
-    tqdm.write(f"{path}: " + figure.get_suptitle().replace("\n", " "), file=sys.stdout)
+    return figure.get_suptitle().replace("\n", " ")
+
+
+@contextmanager
+def reported(what: object, failed: list[object]) -> Iterator[None]:
+    """Report an error within the block in one line and note what failed, so that the rest is still drawn."""
+    try:
+        yield
+    except OSError:                                         # a full disk would spoil all the others as well
+        raise
+    except Exception as error:                              # a bug of ours, or of the reader's own code
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{Path(frame.filename).name}, line {frame.lineno}"
+        tqdm.write(f"error: {what} is missing: {type(error).__name__}: {first_line(error)} ({place})",
+                   file=sys.stderr)
+        failed.append(what)
+
+
+def write_all(files: Files, failed: list[object]) -> None:
+    """Write these files one after the other and print what each shows; note those that failed."""
+    for path, write in files:
+        with reported(path, failed):
+            if said := write(path):
+                tqdm.write(f"{path}: {said}", file=sys.stdout)
 
 
 def says_nothing(name: str, view: View) -> bool:
@@ -1495,19 +1523,28 @@ def says_nothing(name: str, view: View) -> bool:
     return name == "attention_kinds" and len(view.reading.maps) == 1
 
 
-def save_live_page(view: View, path: Path) -> None:
+def save_live_page(view: View, path: Path) -> str:
     try:
         save_page(view.run, path)
-        tqdm.write(f"{path}: a page to ask this model, cut its heads and see what breaks", file=sys.stdout)
     except ValueError as error:
         print(f"no live page of {view}: {error}", file=sys.stderr)
+        return ""
+    return "a page to ask this model, cut its heads and see what breaks"
+
+
+def save_heads(view: View, path: Path) -> str:
+    save_table([
+        {name: round(x, 4) if isinstance(x, float) else x for name, x in row.items()}
+        for row in head_table(view.evidence)
+    ], path)
+    return ""
 
 
 def probe_text(view: View) -> str:
-    """How well a linear probe reads the length of a sequence before and after layer 1's attention, or "".
+    """Return how well a linear probe reads the sequence length before and after layer 1's attention, or "".
 
-    The untrained model stands beside it, since attention without any training averages the positions, and
-    their mean depends on the length.
+    It is compared with the untrained model, because attention without any training averages the positions,
+    and their mean depends on the length.
     """
     run = view.run
     if run.architecture != "encoder" or sum(length > 1 for length in run.config.lengths("test")) < 2:
@@ -1515,33 +1552,29 @@ def probe_text(view: View) -> str:
     before, after = probe_length(run)
     _, control = probe_length(replace(run, model=untrained(run.config)))
     return (
-        f"{view}: a linear probe reads the length of the sequence from the states of its symbols: "
+        "a linear probe reads the length of the sequence from the states of its symbols: "
         f"{percent(before)} right before layer 1, {percent(after)} after its attention "
         f"(untrained model: {percent(control)})"
     )
 
 
-def save_all(
+def files_of_run(
     view: View, folder: Path, ending: str, pictures: dict[str, Callable[[View], Figure]], command: str
-) -> None:
-    """These pictures of a run, and with the ones of many sequences its live page and a table of its heads."""
+) -> Files:
+    """Yield these pictures of a run and, with those of many sequences, its live page and a table of its heads."""
     for name, picture in pictures.items():
         if not says_nothing(name, view):
-            save(picture(view), folder / f"{name}{ending}", command)
+            yield folder / f"{name}{ending}", partial(save, partial(picture, view), command)
     if pictures is PICTURES:
         if not says_nothing("film", view):
-            save_film(view, folder / "film.gif", command)
+            yield folder / "film.gif", partial(save_film, view, command)
         elif not says_nothing("training", view):
             path = view.run.folder / "attention.npz"
             reason = "does not hold this whole training" if path.exists() else "is not there"
             print(f"no film of {view}: {path} {reason}; train again to record it", file=sys.stderr)
-        save_live_page(view, folder / "explorer.html")
-        save_table([
-            {name: round(x, 4) if isinstance(x, float) else x for name, x in row.items()}
-            for row in head_table(view.evidence)
-        ], folder / "heads.csv")
-        if text := probe_text(view):
-            tqdm.write(text, file=sys.stdout)
+        yield folder / "explorer.html", partial(save_live_page, view)
+        yield folder / "heads.csv", partial(save_heads, view)
+        yield f"{view}", lambda _: probe_text(view)
 
 
 def name_in_file(text: str) -> str:
@@ -1576,14 +1609,16 @@ def save_gallery_of(options: argparse.Namespace) -> None:
         print(f"no gallery: {error}", file=sys.stderr)
 
 
-def save_of_folders(figure: Figure, what: str, folders: list[Path], options: argparse.Namespace) -> None:
-    """Save a picture of the runs in several folders, in a file named after them."""
+def file_of_folders(
+    draw: Callable[[], Figure], what: str, folders: list[Path], options: argparse.Namespace
+) -> Files:
+    """Yield a picture of the runs in several folders, in a file named after them."""
     names = [
         " ".join(part for part in Path(os.path.relpath(folder, options.models_dir)).parts if part != "..")
         for folder in folders
     ]
     name = "_vs_".join(name_in_file(name) or options.models_dir.name for name in names)
-    save(figure, options.output_dir / f"{what}_{name}.{options.format}", command_of(options))
+    yield options.output_dir / f"{what}_{name}.{options.format}", partial(save, draw, command_of(options))
 
 
 def parse() -> argparse.Namespace:
@@ -1672,10 +1707,10 @@ def load_runs(options: argparse.Namespace) -> tuple[dict[tuple[str, str], Run], 
     return runs, problems
 
 
-def save_comparison(
+def files_of_comparison(
     views: dict[tuple[str, str], View], options: argparse.Namespace, output: Path, ending: str
-) -> None:
-    """The runs that are named, or else copy and reverse, side by side: a row for each architecture.
+) -> Files:
+    """Yield the runs that are named, or else copy and reverse, side by side: a row for each architecture.
 
     An architecture that lacks a task is left out. The runs of python train.py give copy_vs_reverse.
     """
@@ -1689,15 +1724,15 @@ def save_comparison(
         name = "_vs_".join(tasks)
         if len(tasks) == 1 or [*rows] != DEFAULT_ARCHITECTURES:
             name += f"_{'_vs_'.join(rows)}"
-        command = command_of(options)
-        save(lines_picture([*rows.values()]), output / f"{name}{ending}", command)
-        save(comparison_picture([*rows.values()]), output / f"{name}_maps{ending}", command)
+        for picture, what in (lines_picture, ""), (comparison_picture, "_maps"):
+            draw = partial(picture, [*rows.values()])
+            yield output / f"{name}{what}{ending}", partial(save, draw, command_of(options))
 
 
-def save_lengths(
+def files_of_lengths(
     views: dict[tuple[str, str], View], options: argparse.Namespace, output: Path, ending: str
-) -> None:
-    """For each task, what its runs answer to longer questions, in the folder of the task.
+) -> Files:
+    """Yield for each task what its runs answer to longer questions, in the folder of the task.
 
     Where not all of its runs are drawn, the name of the file says which.
     """
@@ -1708,7 +1743,8 @@ def save_lengths(
         found = [folder.name for folder in runs_below(options.models_dir) if task_of(folder) == task]
         name = "lengths" if set(names) == set(found) else f"lengths_{'_'.join(names)}"
         if drawn:
-            save(lengths_picture(drawn), output / f"{task}_task" / f"{name}{ending}", command_of(options))
+            draw = partial(lengths_picture, drawn)
+            yield output / f"{task}_task" / f"{name}{ending}", partial(save, draw, command_of(options))
 
 
 def trained_beside(view: View, models_dir: Path) -> View | None:
@@ -1726,28 +1762,35 @@ def drawn_into(run: Run, options: argparse.Namespace) -> Path:
     return options.output_dir / run.folder.relative_to(options.models_dir)
 
 
-def draw_all(options: argparse.Namespace, runs: dict[tuple[str, str], Run]) -> None:
-    """Measure and draw one run after the other, then those with all tasks side by side."""
-    output, ending, pictures = options.output_dir, f".{options.format}", PICTURES
+def draw_all(options: argparse.Namespace, runs: dict[tuple[str, str], Run]) -> list[object]:
+    """Measure and draw one run after the other, then those with all tasks side by side; return what failed."""
+    failed, output, ending, pictures = [], options.output_dir, f".{options.format}", PICTURES
     if options.sequence:
         pictures, ending = OF_ONE_SEQUENCE, f"_{name_in_file(' '.join(options.sequence))}{ending}"
     print("drawing " + "; ".join(f"{task}, {architecture}" for architecture, task in runs))
     views, command = {}, command_of(options)
     for key, run in tqdm(runs.items(), unit="run", disable=None):
-        views[key], folder = look_at(run, options.sequence), drawn_into(run, options)
-        save_all(views[key], folder, ending, pictures, command)
-        if run.stream and (trained := trained_beside(views[key], options.models_dir)):
-            save(beside_picture(views[key], trained), folder / f"beside_trained{ending}", command)
+        with reported(run.config.name, failed):
+            view, folder = look_at(run, options.sequence), drawn_into(run, options)
+            views[key] = view
+            write_all(files_of_run(view, folder, ending, pictures, command), failed)
+            if run.stream and (trained := trained_beside(view, options.models_dir)):
+                draw = partial(save, partial(beside_picture, view, trained), command)
+                write_all([(folder / f"beside_trained{ending}", draw)], failed)
     if not options.sequence:
-        save_lengths(views, options, output, ending)
-    save_comparison(views, options, output, ending)
+        write_all(files_of_lengths(views, options, output, ending), failed)
+    write_all(files_of_comparison(views, options, output, ending), failed)
+    return failed
 
 
 def read_and_draw(options: argparse.Namespace) -> None:
-    """Read everything first, then draw; report at the end what could not be read."""
+    """Read everything first, then draw; report at the end what could not be read.
+
+    Exit status 2 if a run could not be read, or else 1 if a picture could not be drawn.
+    """
     with ExitStack() as locks, picture_style(options.dark):
         try:
-            runs, problems = {}, []
+            runs, problems, failed = {}, [], []
             if options.compare:
                 curves = runs_in(options.compare)
             elif options.balance:
@@ -1760,14 +1803,18 @@ def read_and_draw(options: argparse.Namespace) -> None:
         for folder in {options.output_dir, *folders, *(folder.parent for folder in folders)}:
             locks.enter_context(only_writer(folder))
         if options.compare:
-            save_of_folders(training_curves_picture(curves), "training", options.compare, options)
+            draw = partial(training_curves_picture, curves)
+            write_all(file_of_folders(draw, "training", options.compare, options), failed)
         elif options.balance:
-            save_of_folders(balance_picture(balanced), "balance", options.balance, options)
+            draw = partial(balance_picture, balanced)
+            write_all(file_of_folders(draw, "balance", options.balance, options), failed)
         else:
-            draw_all(options, runs)
+            failed = draw_all(options, runs)
         save_gallery_of(options)
     if problems:
         fail(*problems)
+    if failed:
+        raise SystemExit(1)
 
 
 def main() -> None:

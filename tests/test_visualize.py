@@ -19,6 +19,7 @@ from torch.nn import functional
 
 import analysis
 import data
+import explorer
 import train
 import visualize
 from analysis import ALL_ATTENTION, NOTHING, heads_of
@@ -284,7 +285,7 @@ def test_the_film_shows_the_record_from_the_first_epoch_to_the_last(run, measure
     assert share[-1] == pytest.approx(100 * most, abs=0.1)
     path = tmp_path / "film.gif"
     with picture_style(dark=True):
-        visualize.save_film(measured, path, "python visualize.py")
+        visualize.save_film(measured, "python visualize.py", path)
     with Image.open(path) as film:
         assert film.n_frames == 2 and "loop" not in film.info   # it plays once
         assert film.n_frames * film.info["duration"] <= 5000 and film.size[0] == 800
@@ -337,7 +338,7 @@ def test_the_film_spends_its_time_where_the_model_learns_and_has_at_most_48_fram
 
 
 def test_a_run_without_its_record_is_drawn_without_a_film_and_says_so(
-    models_dir, tmp_path, monkeypatch, capsys, few_sequences
+    models_dir, tmp_path, monkeypatch, capsys, few_sequences, unpainted
 ):
     folder = run_folder(tmp_path, "copy", "encoder")
     shutil.copytree(run_folder(models_dir, "copy", "encoder"), folder)
@@ -504,11 +505,23 @@ def pictures_of_view(view, several=1):
 def few_lengths(monkeypatch):
     """Of the lengths in and beyond training, only the ends are measured."""
     def ends(task, split, twice, *sizes):
-        seq_len = twice // 2
-        wanted = 1, seq_len, seq_len + 1, twice
-        return [length for length in data.usable_lengths(task, split, twice, *sizes) if length in wanted]
+        lengths = data.usable_lengths(task, split, twice, *sizes)
+        trained = [length for length in lengths if 2 * length <= twice] or lengths[:1]
+        beyond = [length for length in lengths if 2 * length > twice] or lengths[-1:]
+        return sorted({trained[0], trained[-1], beyond[0], beyond[-1]})
 
     monkeypatch.setattr(analysis, "usable_lengths", ends)
+
+
+@pytest.fixture
+def unpainted(monkeypatch):
+    """Pictures are laid out and their files are made, but nothing is painted into them."""
+    def lay_out(figure, path, command=""):
+        figure.draw_without_rendering()
+        path.write_bytes(b"")
+
+    for module in train, visualize:
+        monkeypatch.setattr(module, "save_picture", lay_out)
 
 
 def untrained_view(task, architecture, words=None, **sizes):
@@ -604,7 +617,7 @@ def pictures_of(tasks, architectures, suffix, lengths="lengths"):
 
 
 def test_without_options_the_runs_that_are_found_are_drawn_and_named(
-    models_dir, tmp_path, monkeypatch, capsys, few_sequences
+    models_dir, tmp_path, monkeypatch, capsys, few_sequences, unpainted
 ):
     models, output = tmp_path / "models", tmp_path / "out"
     for task, architecture in ("copy", "encoder"), ("reverse", "encoder"), ("add", "encoder"):
@@ -619,6 +632,54 @@ def test_without_options_the_runs_that_are_found_are_drawn_and_named(
     assert printed.out.startswith("drawing copy, encoder; reverse, encoder; add, encoder\n")
     assert printed.out.count("encoder: a linear probe reads the length of the sequence") == 3
     assert printed.err == "not drawn: mine, encoder, which data.py does not know\n"
+
+
+ANSWERS = {                                                 # own tasks, by how long their answers are
+    "shorter": Task(lambda content: content[:, : (content.size(1) + 1) // 2]),
+    "equal": Task(lambda content: 4 + (content - 3) % 16),
+    "longer": Task(lambda content: content.repeat(1, 3)),
+    "constant": Task(lambda content: torch.full((len(content), 1), 7)),
+}
+
+
+@pytest.mark.parametrize(
+    ("task", "architecture"), [*itertools.product(TASKS, ARCHITECTURES), *((task, "encoder") for task in ANSWERS)]
+)
+def test_each_task_is_trained_and_drawn_with_each_architecture(
+    task, architecture, tmp_path, monkeypatch, capsys, few_sequences, few_lengths, unpainted
+):
+    if task in ANSWERS:
+        monkeypatch.setitem(TASKS, task, ANSWERS[task])
+    monkeypatch.setattr(train, "TEST_SEQUENCES", 100)
+    monkeypatch.setattr(explorer, "SEQUENCES", 30)
+    folder = run_folder(tmp_path, task, architecture)
+    folder.mkdir(parents=True)
+    config = train.recipe(task, architecture, **TINY | {"num_layers": 1, "epochs": 1, "seq_len": 4, "oversample": 0.0})
+    train.train_and_save(config, torch.device("cpu"), folder, quiet=True)
+    call_main(monkeypatch, "--models-dir", tmp_path)
+    assert capsys.readouterr().err == ""
+    written = {path.relative_to(tmp_path) for path in folder.parent.rglob("*.*")}
+    assert pictures_of([task], [architecture], "png") - {Path("index.html")} <= written
+
+
+def test_a_picture_that_fails_is_one_line_and_the_others_are_drawn(
+    models_dir, tmp_path, monkeypatch, capsys, few_sequences, unpainted
+):
+    def fails(view):
+        raise RuntimeError("shapes differ\nby a lot")
+
+    shutil.copytree(run_folder(models_dir, "copy", "encoder"), run_folder(tmp_path, "copy", "encoder"))
+    monkeypatch.setitem(visualize.PICTURES, "layers", fails)
+    monkeypatch.setattr(visualize, "probe_length", fails)
+    with pytest.raises(SystemExit) as stopped:
+        call_main(monkeypatch, "--models-dir", tmp_path)
+    picture, probe = capsys.readouterr().err.splitlines()
+    path = tmp_path / "copy_task" / "encoder" / "layers.png"
+    assert picture.startswith(f"error: {path} is missing: RuntimeError: shapes differ (test_visualize.py, line")
+    assert probe.startswith("error: copy, encoder is missing: RuntimeError: shapes differ (")
+    assert stopped.value.code == 1
+    written = {path.relative_to(tmp_path) for path in tmp_path.rglob("*.*")}
+    assert pictures_of(["copy"], ["encoder"], "png") - written == {Path("copy_task/encoder/layers.png")}
 
 
 @pytest.mark.parametrize(
@@ -847,7 +908,7 @@ def test_bad_input_is_one_line_exit_2_and_nothing_written(
 
 
 def test_runs_that_cannot_be_read_are_named_and_the_others_are_drawn(
-    models_dir, tmp_path, monkeypatch, capsys, few_sequences
+    models_dir, tmp_path, monkeypatch, capsys, few_sequences, unpainted
 ):
     """Of four runs one is another architecture's, and one is damaged."""
     models, output = tmp_path / "models", tmp_path / "out"
