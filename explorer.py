@@ -49,7 +49,16 @@ from data import (
     token_name,
 )
 from safety import replacing
-from train import TEST_SEQUENCES, Run, fixed_generator, is_gallery, one_pass, percent, read_metrics
+from train import (
+    TEST_SEQUENCES,
+    Run,
+    fixed_generator,
+    is_gallery,
+    one_pass,
+    percent,
+    read_metrics,
+    runs_shown,
+)
 from transformer import count_parameters, evaluating
 
 ASSETS = Path(__file__).with_name("assets")
@@ -289,8 +298,10 @@ def card(path: Path, link: str, texts: dict[str, str], command: str) -> str:
     if path.suffix != ".pdf":
         alt = html.escape(f"{title}. {texts.get('Description') or words}")
         shown = f'<img src="{link}" alt="{alt}" loading="lazy">'
-    if path.suffix == ".gif":                               # who wants nothing to move sees how it ends
-        still = f'<source media="(prefers-reduced-motion: reduce)" srcset="{link.removesuffix("gif")}png">'
+    stills = [path.with_suffix(suffix) for suffix in PICTURES[:2] if path.with_suffix(suffix).is_file()]
+    if path.suffix == ".gif" and stills:                    # shown to readers who prefer reduced motion
+        still = link.removesuffix(".gif") + stills[0].suffix
+        still = f'<source media="(prefers-reduced-motion: reduce)" srcset="{still}">'
         shown = f"<picture>{still}{shown}</picture>"
     made = f"<code>{html.escape(texts['Source'])}</code>" if texts["Source"] != command else ""
     return (
@@ -338,10 +349,15 @@ def section(title: str, of: str, intro: str, paths: list[Path], output: Path, fo
     )
 
 
-def pictures_in(folder: Path) -> list[Path]:
-    """The pictures and films in a folder, without the reader's own."""
-    paths = [path for path in folder.iterdir() if path.suffix in PICTURES]
-    return [path for path in paths if path.name.startswith(tuple(LOOK_FOR)) or "_vs_" in path.name]
+def pictures_in(folder: Path, output: Path) -> list[Path]:
+    """Return our pictures and animations in a folder, each in one format, without the reader's own."""
+    first = {}
+    for path in folder.iterdir():
+        compared = folder == output and path.name.startswith(("training_", "balance_"))
+        if path.suffix in PICTURES and (compared or runs_shown(path, output)):
+            name = path.name if path.suffix == ".gif" else path.stem
+            first[name] = min(first.get(name, path), path, key=lambda path: PICTURES.index(path.suffix))
+    return list(first.values())
 
 
 def index_in(names: list[str], name: str) -> int:
@@ -351,17 +367,17 @@ def index_in(names: list[str], name: str) -> int:
 def sections(output: Path, models_dir: Path, folders: str) -> dict[str, str]:
     """What stands in the gallery, by title: all runs side by side, then each task and each run."""
     found, title = {}, "runs side by side"
-    if paths := pictures_in(output):
-        tasks = " ".join(task for task in TASKS if any(task in path.name for path in paths))
+    if paths := pictures_in(output, output):
+        tasks = " ".join(sorted({task for path in paths for task, _ in runs_shown(path, output)}))
         of = f'data-task="{tasks}" data-architecture="{" ".join(ARCHITECTURES)}"'
         found[title] = section(title, of, "", paths, output, folders)
     known = [*TASKS, *ARCHITECTURES]
     places = {place.name.removesuffix("_task"): place for place in output.glob("*_task")}
     for task, place in sorted(places.items(), key=lambda item: index_in(known, item[0])):
         runs = sorted((x for x in place.iterdir() if x.is_dir()), key=lambda x: index_in(known, x.name))
-        pictures = {run: pictures_in(run) for run in runs}
+        pictures = {run: pictures_in(run, output) for run in runs}
         drawn = [run for run, paths in pictures.items() if paths]
-        if paths := pictures_in(place):
+        if paths := pictures_in(place, output):
             of = f'data-task="{task}" data-architecture="{" ".join(run.name for run in drawn)}"'
             title = f"{task}, all architectures"
             found[title] = section(title, of, "", paths, output, folders)

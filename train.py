@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, redirect_stderr
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
+from urllib.parse import unquote
 
 import matplotlib.style
 import numpy
@@ -726,11 +727,10 @@ MORE_IN_CHANGED_CODE = 50e6                                 # bytes of weights t
 
 DEFAULT_TASKS, DEFAULT_ARCHITECTURES = ["copy", "reverse"], ["encoder", "encoder-decoder"]
 DEFAULT_FOLDER = Path("models")
-OF_WEIGHTS = re.compile(                                    # what shows the weights in a run's folder
-    r"metrics\.json|(history|heads|mistakes)\.csv|explorer\.html"
-    r"|(training|mistakes|attention|influence|ablation|lengths|layers|film|weights|beside).*\.(png|svg|pdf|gif)"
-)
-
+TABLES = "metrics.json", "history.csv", "heads.csv", "mistakes.csv", "explorer.html", "film.gif"
+OF_ONE_QUESTION = "attention_head", "attention_layer", "attention_model", "attention_kinds", "beside_trained"
+OF_RUN = (*OF_ONE_QUESTION, "training", "mistakes", "influence", "ablation", "layers", "film", "weights")
+FORMATS = "png", "svg", "pdf"
 GALLERY = '<meta name="generator" content="visualize.py">'    # stands in the gallery
 
 
@@ -793,21 +793,65 @@ def is_gallery(path: Path) -> bool:
     return path.is_file() and GALLERY in path.read_text(encoding="utf-8", errors="replace")
 
 
-def remove_stale(folder: Path) -> int:
-    """Remove the figures, tables and pictures of weights that are no longer there; how many there were.
+def is_question(text: str, task: str) -> bool:
+    """Whether a file's name could end like this because it shows a question to the task: 5-9-12, 42+19."""
+    symbols = "|".join([r"\d", "_", *map(re.escape, TASKS[task].names.values() if task in TASKS else [])])
+    cut = r".{70}-[0-9a-f]{8}"                              # see visualize.name_in_file
+    return bool(re.fullmatch(rf"(?:{symbols})(?:-?(?:{symbols}))*", unquote(text)) or re.fullmatch(cut, text))
 
-    So a picture never outlives the weights that it shows, also where it shows them beside those of a folder
-    below. Files with other names stay.
+
+def runs_shown(file: Path, models_dir: Path) -> set[tuple[str, str]]:
+    """Return task and architecture of each run that a picture or table of ours in a models folder shows.
+
+    A file is recognised by its exact name, so that one of the reader's own shows none.
     """
-    beside_others = re.compile(rf"(?!.*training_)(.*_)?{re.escape(task_of(folder))}(_.*)?\.(png|svg|pdf)")
-    shown_in = folder, folder.parent
-    stale = [path for place in shown_in for path in place.iterdir() if OF_WEIGHTS.fullmatch(path.name)]
-    stale += [path for path in folder.parents[1].glob("*_vs_*") if beside_others.fullmatch(path.name)]
-    stale += folder.parents[1].glob(f"*/{folder.parent.name}/{folder.name}/beside_trained*")
-    stale = [path for path in stale if path.is_file()]
+    *folders, name = file.relative_to(models_dir).parts
+    tasks = {*TASKS, *(folder.name.removesuffix("_task") for folder in models_dir.glob("*_task"))}
+    task, architecture = "|".join(map(re.escape, tasks)), "|".join(ARCHITECTURES)
+    pattern = {
+        0: rf"(?P<tasks>({task})(_vs_({task}))*)(_(?P<of>({architecture})(_vs_({architecture}))*))?(_maps)?",
+        1: rf"lengths(_(?P<of>({architecture})(_({architecture}))*))?", 2: "|".join(OF_RUN),
+    }.get(len(folders), "")
+    shown = re.fullmatch(rf"(?P<what>{pattern})(_(?P<question>.+))?\.({'|'.join(FORMATS)})", name)
+    several = re.fullmatch(rf"(?:training|balance)_(.+)\.(?:{'|'.join(FORMATS)})", name)
+    if len(folders) == 2 and name in TABLES:
+        return {(folders[0].removesuffix("_task"), folders[1])}
+    if not folders and several:                             # each is named after its folders
+        named = [re.fullmatch(rf"({task})_task-({architecture})", one) for one in several[1].split("_vs_")]
+        return {found.groups() for found in named if found}
+    if not shown:
+        return set()
+    parts = shown.groupdict()
+    tasks = parts["tasks"].split("_vs_") if "tasks" in parts else [folders[0].removesuffix("_task")]
+    if parts["question"] and (
+        len(folders) == 1 or folders and parts["what"] not in OF_ONE_QUESTION
+        or not is_question(parts["question"], tasks[0])
+    ):
+        return set()
+    if len(folders) == 2:
+        return {(tasks[0], folders[1])}
+    named = re.findall(rf"(?:{architecture})(?=_|$)", parts["of"] or "")
+    default = ARCHITECTURES if folders else DEFAULT_ARCHITECTURES
+    runs = {(one, other) for one in tasks for other in named or default}
+    return runs if folders or len(runs) > 1 else set()      # side by side there are at least two
+
+
+def remove_stale(folder: Path, older_than: float = math.inf) -> int:
+    """Remove what shows weights that are no longer in the folder of a run; return how many files that were.
+
+    So a picture never outlives the weights that it shows, not even beside those of other runs. Given a time,
+    only pictures that were made before it are removed. The reader's own files stay.
+    """
+    models_dir, run = folder.parents[1], (task_of(folder), folder.name)
+    files = [path for place in (folder, *folder.parents[:2]) if place.is_dir() for path in place.iterdir()]
+    stale = [path for path in files if path.is_file() and run in runs_shown(path, models_dir)]
+    for path in models_dir.glob(f"*/{folder.parent.name}/{folder.name}/beside_trained*"):
+        if run in runs_shown(path, path.parents[2]):        # drawn beside a model built by hand
+            stale.append(path)
+    stale = [path for path in stale if path.stat().st_mtime < older_than]
     galleries = {parent / "index.html" for path in stale for parent in path.parents[:3]}
     for path in [*stale, *filter(is_gallery, galleries)]:
-        path.unlink(missing_ok=True)                        # another run may remove it, too
+        path.unlink(missing_ok=True)                        # another run may remove it as well
     return len(stale)
 
 

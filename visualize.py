@@ -113,6 +113,7 @@ from train import (
     picture_style,
     read_mistakes,
     read_record,
+    remove_stale,
     runs_below,
     save_picture,
     save_table,
@@ -1476,7 +1477,7 @@ PICTURES = OF_ONE_SEQUENCE | {                              # … the others wha
 }
 
 
-Files = Iterator[tuple[Path | str, Callable[[Path], str]]]  # each with what writes it and returns what to print
+Files = Iterator[tuple[Path | str, Callable[[Path], str]]]  # with what writes each and returns its sentence
 
 
 def save(draw: Callable[[], Figure], command: str, path: Path) -> str:
@@ -1561,7 +1562,7 @@ def probe_text(view: View) -> str:
 def files_of_run(
     view: View, folder: Path, ending: str, pictures: dict[str, Callable[[View], Figure]], command: str
 ) -> Files:
-    """Yield these pictures of a run and, with those of many sequences, its live page and a table of its heads."""
+    """Yield these pictures of a run; with those of many sequences also its live page and a table of heads."""
     for name, picture in pictures.items():
         if not says_nothing(name, view):
             yield folder / f"{name}{ending}", partial(save, partial(picture, view), command)
@@ -1763,12 +1764,12 @@ def drawn_into(run: Run, options: argparse.Namespace) -> Path:
 
 
 def draw_all(options: argparse.Namespace, runs: dict[tuple[str, str], Run]) -> list[object]:
-    """Measure and draw one run after the other, then those with all tasks side by side; return what failed."""
-    failed, output, ending, pictures = [], options.output_dir, f".{options.format}", PICTURES
+    """Measure and draw each run, then the runs side by side; return what failed."""
+    output, ending, pictures = options.output_dir, f".{options.format}", PICTURES
     if options.sequence:
         pictures, ending = OF_ONE_SEQUENCE, f"_{name_in_file(' '.join(options.sequence))}{ending}"
     print("drawing " + "; ".join(f"{task}, {architecture}" for architecture, task in runs))
-    views, command = {}, command_of(options)
+    views, failed, command = {}, [], command_of(options)
     for key, run in tqdm(runs.items(), unit="run", disable=None):
         with reported(run.config.name, failed):
             view, folder = look_at(run, options.sequence), drawn_into(run, options)
@@ -1781,6 +1782,27 @@ def draw_all(options: argparse.Namespace, runs: dict[tuple[str, str], Run]) -> l
         write_all(files_of_lengths(views, options, output, ending), failed)
     write_all(files_of_comparison(views, options, output, ending), failed)
     return failed
+
+
+def check_output(folders: Iterable[Path], options: argparse.Namespace) -> None:
+    """ValueError if pictures would land beside a run that they do not show."""
+    elsewhere = options.output_dir.resolve() != options.models_dir.resolve()
+    for folder in folders:
+        if elsewhere and (folder / "checkpoint.pt").exists():
+            raise ValueError(f"{folder} holds another run; choose another --output-dir")
+
+
+def remove_older_pictures(options: argparse.Namespace) -> None:
+    """Remove those pictures in a folder of their own whose weights have changed; see train.remove_stale."""
+    if options.output_dir.resolve() == options.models_dir.resolve():
+        return                                              # train.py has removed them
+    removed = 0
+    for folder in runs_below(options.models_dir):
+        output = options.output_dir / folder.relative_to(options.models_dir)
+        if not (output / "checkpoint.pt").exists():
+            removed += remove_stale(output, (folder / "checkpoint.pt").stat().st_mtime)
+    if removed:
+        print(f"{options.output_dir}: {removed} files that show earlier weights removed")
 
 
 def read_and_draw(options: argparse.Namespace) -> None:
@@ -1797,11 +1819,13 @@ def read_and_draw(options: argparse.Namespace) -> None:
                 balanced = evidence_in(options.balance)
             else:
                 runs, problems = load_runs(options)
+            folders = {drawn_into(run, options) for run in runs.values()}
+            check_output(folders, options)
         except ValueError as error:
             fail(str(error))
-        folders = {drawn_into(run, options) for run in runs.values()}
         for folder in {options.output_dir, *folders, *(folder.parent for folder in folders)}:
             locks.enter_context(only_writer(folder))
+        remove_older_pictures(options)
         if options.compare:
             draw = partial(training_curves_picture, curves)
             write_all(file_of_folders(draw, "training", options.compare, options), failed)

@@ -3,9 +3,11 @@
 import copy
 import itertools
 import math
+import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -643,7 +645,8 @@ ANSWERS = {                                                 # own tasks, by how 
 
 
 @pytest.mark.parametrize(
-    ("task", "architecture"), [*itertools.product(TASKS, ARCHITECTURES), *((task, "encoder") for task in ANSWERS)]
+    ("task", "architecture"),
+    [*itertools.product(TASKS, ARCHITECTURES), *((task, "encoder") for task in ANSWERS)],
 )
 def test_each_task_is_trained_and_drawn_with_each_architecture(
     task, architecture, tmp_path, monkeypatch, capsys, few_sequences, few_lengths, unpainted
@@ -654,7 +657,8 @@ def test_each_task_is_trained_and_drawn_with_each_architecture(
     monkeypatch.setattr(explorer, "SEQUENCES", 30)
     folder = run_folder(tmp_path, task, architecture)
     folder.mkdir(parents=True)
-    config = train.recipe(task, architecture, **TINY | {"num_layers": 1, "epochs": 1, "seq_len": 4, "oversample": 0.0})
+    small = TINY | {"num_layers": 1, "epochs": 1, "seq_len": 4, "oversample": 0.0}
+    config = train.recipe(task, architecture, **small)
     train.train_and_save(config, torch.device("cpu"), folder, quiet=True)
     call_main(monkeypatch, "--models-dir", tmp_path)
     assert capsys.readouterr().err == ""
@@ -675,8 +679,9 @@ def test_a_picture_that_fails_is_one_line_and_the_others_are_drawn(
         call_main(monkeypatch, "--models-dir", tmp_path)
     picture, probe = capsys.readouterr().err.splitlines()
     path = tmp_path / "copy_task" / "encoder" / "layers.png"
-    assert picture.startswith(f"error: {path} is missing: RuntimeError: shapes differ (test_visualize.py, line")
-    assert probe.startswith("error: copy, encoder is missing: RuntimeError: shapes differ (")
+    reason = "is missing: RuntimeError: shapes differ (test_visualize.py, line "
+    assert picture.startswith(f"error: {path} {reason}")
+    assert probe.startswith(f"error: copy, encoder {reason}")
     assert stopped.value.code == 1
     written = {path.relative_to(tmp_path) for path in tmp_path.rglob("*.*")}
     assert pictures_of(["copy"], ["encoder"], "png") - written == {Path("copy_task/encoder/layers.png")}
@@ -757,6 +762,30 @@ def test_a_sequence_of_ones_own_replaces_no_picture_and_its_title_says_so(
     assert (kept.parent / "attention_head_5-9.png").exists()
 
 
+SHOW_THE_RUN = [                                            # of copy with an encoder
+    "copy_vs_reverse.png", "copy_vs_reverse_maps.pdf", "copy_vs_reverse_encoder.png", "sort_vs_copy_5-9.svg",
+    "copy_encoder_vs_decoder.png", "reverse_vs_copy_encoder_vs_decoder_maps_5-9.png",
+    "balance_copy_task-encoder_vs_narrow.png", "copy_task/lengths.png", "copy_task/lengths_encoder.svg",
+    "copy_task/lengths_encoder_decoder.png", "copy_task/encoder/attention_head_19.png",
+    f"copy_task/encoder/attention_layer_{'5-9-' * 17}5--0123abcd.png",
+    "handmade/copy_task/encoder/beside_trained.png",
+]
+SHOW_ANOTHER_RUN_OR_NONE = [
+    *map("copy_task/encoder/{}".format, [
+        "my_notes.png", "weights_after_pruning.png", "attention_head_notes.png", "attention.png",
+        "film_2.gif", "ablation_5-9.png", "layers.jpg", "training copy.png", "lengths.png",
+        "explorer_old.html", "heads2.csv",
+    ]),
+    *map("copy_task/{}".format, [
+        "training_notes.pdf", "lengths_decoder.png", "lengths_of_my_run.png", "metrics.json", "influence.png",
+    ]),
+    "reverse_vs_photocopy.png", "training_copy_vs_b.png", "nanoGPT_vs_copy.png", "copy_vs_reverse_notes.png",
+    "copy_vs_reverse_decoder.png", "copy_from_paper_vs_reverse.png", "copy.png", "attention_head.png",
+    "balance_copy_task-decoder_vs_narrow.png", "handmade/copy_task/encoder/ablation.png",
+    "handmade/copy_task/decoder/beside_trained.png", "copy_from_paper_task/encoder/layers.png",
+]
+
+
 def test_training_again_removes_the_pictures_of_the_older_weights_and_nothing_else(
     models_dir, tmp_path, monkeypatch
 ):
@@ -767,22 +796,51 @@ def test_training_again_removes_the_pictures_of_the_older_weights_and_nothing_el
     call_main(monkeypatch, "--models-dir", tmp_path, "--sequence", "5 9", "--format", "svg")
     assert len(list(folder.iterdir())) > 2 * len(trained)
     assert (folder.parent / "lengths.png").exists()
-    stale = (
-        tmp_path / "copy_vs_reverse_encoder.png", tmp_path / "sort_vs_copy_5-9.svg",
-        folder.parent / "lengths.png", folder.parent / "lengths_encoder.svg",
-    )
-    kept = (
-        folder / "my_notes.png", tmp_path / "reverse_vs_photocopy.png", tmp_path / "training_copy_vs_b.png"
-    )
+    stale, kept = ([tmp_path / name for name in names] for names in (SHOW_THE_RUN, SHOW_ANOTHER_RUN_OR_NONE))
+    assert len(kept) >= 20
     for path in *stale, *kept:
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("something")
     train.train_and_save(load_run(tmp_path, "copy").config, torch.device("cpu"), folder, quiet=True)
-    assert {path.name for path in folder.iterdir()} == trained | {"my_notes.png"}
-    assert all(path.exists() for path in kept) and not any(path.exists() for path in stale)
+    assert [path for path in kept if not path.exists()] == [path for path in stale if path.exists()] == []
+    own = {path.name for path in kept if path.parent == folder}
+    assert {path.name for path in folder.iterdir()} == trained | own
     assert not (tmp_path / "index.html").exists()               # it showed what is removed
     (tmp_path / "index.html").write_text("a page of my own")
-    shutil.copy(tmp_path / "training_copy_vs_b.png", folder / "ablation.png")
+    (folder / "ablation.png").write_text("something")
     assert train.remove_stale(folder) and (tmp_path / "index.html").exists()
+
+
+def test_pictures_elsewhere_never_stand_beside_those_of_other_weights(
+    models_dir, tmp_path, monkeypatch, capsys, few_sequences, unpainted
+):
+    models, output = tmp_path / "models", tmp_path / "slides"
+    folder, drawn = (run_folder(place, "copy", "encoder") for place in (models, output))
+    shutil.copytree(run_folder(models_dir, "copy", "encoder"), folder)
+    options = "--models-dir", models, "--output-dir", output
+    call_main(monkeypatch, *options, "--format", "svg")
+    (drawn / "weights_of_mine.png").write_text("mine")
+    capsys.readouterr()
+    call_main(monkeypatch, *options, "--sequence", "5 9")       # of the same weights, so the others stay
+    assert "removed" not in capsys.readouterr().out and (drawn / "ablation.svg").exists()
+    later = time.time() + 10
+    os.utime(folder / "checkpoint.pt", (later, later))
+    call_main(monkeypatch, *options, "--sequence", "7")
+    assert f"\n{output}: 16 files that show earlier weights removed\n" in "\n" + capsys.readouterr().out
+    assert {path.name for path in drawn.iterdir()} == {"weights_of_mine.png"} | {
+        f"{name}_7.png" for name in ("attention_head", "attention_layer", "attention_model")
+    }
+    shutil.copy(folder / "checkpoint.pt", drawn)
+    with pytest.raises(SystemExit):
+        call_main(monkeypatch, *options)
+    assert capsys.readouterr().err == f"error: {drawn} holds another run; choose another --output-dir\n"
+
+
+def test_the_names_that_are_recognised_are_those_that_are_written():
+    assert {*visualize.PICTURES, "beside_trained"} == {*train.OF_RUN}
+    assert {*visualize.OF_ONE_SEQUENCE, "beside_trained"} == {*train.OF_ONE_QUESTION}
+    for words in "5 9 12", "4 2 + 1 9", "42+19", "5 _ 5 7", " ".join(["17"] * 60):
+        assert train.is_question(visualize.name_in_file(words), "add")
 
 
 def test_training_curves_of_several_runs_are_labelled_by_what_differs(
