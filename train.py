@@ -831,9 +831,10 @@ def runs_shown(file: Path, models_dir: Path) -> set[tuple[str, str]]:
     if len(folders) == 2:
         return {(tasks[0], folders[1])}
     named = re.findall(rf"(?:{architecture})(?=_|$)", parts["of"] or "")
+    if not folders and max(len(tasks), len(named)) < 2:        # side by side there are at least two runs
+        return set()
     default = ARCHITECTURES if folders else DEFAULT_ARCHITECTURES
-    runs = {(one, other) for one in tasks for other in named or default}
-    return runs if folders or len(runs) > 1 else set()      # side by side there are at least two
+    return {(one, other) for one in tasks for other in named or default}
 
 
 def remove_stale(folder: Path, older_than: float = math.inf) -> int:
