@@ -283,7 +283,7 @@ def read(run: Run, source: Tensor, given: tuple[Tensor, ...], to_say: Tensor) ->
         for kind in unwrapped(run.model).attention_layers()
     }
     said, maps, entropy = torch.zeros_like(to_say), dict.fromkeys(allowed, 0), dict.fromkeys(allowed, 0)
-    shares = torch.zeros(len(source), run.config.num_layers, run.config.num_heads)
+    shares = torch.zeros(len(source), run.config.num_layers, run.config.num_heads, dtype=torch.float32)
     with evaluating(run.model) as model:
         for rows in portions(run.config, given):
             said[rows] = model(*(tokens[rows] for tokens in given)).argmax(dim=-1)
@@ -368,7 +368,7 @@ def margins_without(
     """
     _, given, to_say = unseen_sequences(run, count=count)
     given, to_say, place = different_rows(given, to_say)
-    result = torch.full((len(cuts), *to_say.shape), torch.inf)
+    result = torch.full((len(cuts), *to_say.shape), torch.inf, dtype=torch.float32)
     with evaluating(run.model) as model:
         for rows, short in portions_of_like_length(given, rows_at_once(run.config, given)):
             length = short[-1].size(1)
@@ -456,7 +456,7 @@ def influence(run: Run, source: Tensor, given: tuple[Tensor, ...], to_say: Tenso
     """
     config, question = run.config, source[:, 1:-1]
     symbols, generator = symbols_of(config.task, config.vocab_size), fixed_generator("influence")
-    result = torch.full((*to_say.shape, given[0].size(1)), torch.nan)
+    result = torch.full((*to_say.shape, given[0].size(1)), torch.nan, dtype=torch.float32)
     with evaluating(run.model) as model:
         for rows in portions(config, given):
             asked = [tokens[rows] for tokens in given]
@@ -605,7 +605,7 @@ def linear_probe(states: Tensor, labels: Tensor, held_out: Tensor) -> float:
     classes, labels = labels.unique(return_inverse=True)
     fitted = states[~held_out]
     states = (states - fitted.mean(dim=0)) / (fitted.std(dim=0) + 1e-6)
-    weight, bias = torch.zeros(len(classes), states.size(1)), torch.zeros(len(classes))
+    weight, bias = states.new_zeros(len(classes), states.size(1)), states.new_zeros(len(classes))
     weight.requires_grad_(), bias.requires_grad_()
     optimizer = torch.optim.LBFGS([weight, bias], max_iter=100, line_search_fn="strong_wolfe")
 
@@ -637,7 +637,8 @@ def states_to_probe(
     if shuffled:
         last = last[torch.randperm(len(last), generator=fixed_generator("analysis"))]
     readers = dict(itertools.islice(sublayers_of(run.model).items(), sublayers))
-    states = {name: torch.zeros(*source.shape, run.config.d_model) for name in readers}
+    shape = *source.shape, run.config.d_model
+    states = {name: torch.zeros(shape, dtype=torch.float32) for name in readers}
     for rows in portions(run.config, given):
         passed = inputs_and_outputs(run.model, [*readers.values()], tuple(tokens[rows] for tokens in given))
         for kept, (stream, _) in zip(states.values(), passed, strict=True):

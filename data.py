@@ -13,7 +13,6 @@ and END. Functions take what they need in the order task, split, length, vocab_s
 import argparse
 import difflib
 import re
-import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from safety import first_line
-from transformer import END, PAD, START, check_known, fail, run_script
+from transformer import END, PAD, START, arguments, check_known, fail, run_script
 
 MASK = 3                                                    # a gap to fill; PAD, START, END are 0, 1, 2
 FIRST_SYMBOL = 4                                            # content symbols are 4 … vocab_size − 1
@@ -147,7 +146,7 @@ def propose_patterns(symbols: range, count: int, length: int, generator: torch.G
     content = uniform_symbols(symbols, count, length, generator)
     period = torch.randint(1, max(1, length // 2) + 1, (count, 1), generator=generator)
     content = content.gather(1, torch.arange(length) % period)
-    content[torch.rand(count, length, generator=generator) < 1 / 3] = MASK
+    content[torch.rand(count, length, generator=generator, dtype=torch.float32) < 1 / 3] = MASK
     return content
 
 
@@ -695,11 +694,11 @@ def folder_name(name: str) -> Path:
 def parse_options(parser: argparse.ArgumentParser) -> argparse.Namespace:
     """The options that are given. One that is unknown or given twice ends the program, with the fix."""
     parser.error = fail
-    flags = [word.split("=")[0] for word in sys.argv[1:] if word.startswith("--")]
+    flags = [word.split("=")[0] for word in arguments() if word.startswith("--")]
     for flag in flags:
         if flags.count(flag) > 1:
             fail(f"{flag} is given more than once; give it once")
-    namespace, unknown = parser.parse_known_args()
+    namespace, unknown = parser.parse_known_args(arguments())
     if unknown:
         option = unknown[0].split("=")[0]
         nearest = nearest_option(option, re.findall(r"--[\w-]+", parser.format_usage()))

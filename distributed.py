@@ -20,7 +20,16 @@ from torch.nn.parallel import DistributedDataParallel
 
 from safety import first_line
 
-RANK, PROCESSES = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+
+def place_in_group() -> tuple[int, int]:
+    """Return the rank of this process and their number: 0 and 1 unless torchrun or the like set both."""
+    rank, processes = os.environ.get("RANK", ""), os.environ.get("WORLD_SIZE", "")
+    if rank.isdecimal() and processes.isdecimal() and int(rank) < int(processes):
+        return int(rank), int(processes)
+    return 0, 1
+
+
+RANK, PROCESSES = place_in_group()
 BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
 LONGEST_WAIT = timedelta(hours=2)                           # while the first process looks and saves
 

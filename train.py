@@ -25,6 +25,24 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from urllib.parse import unquote
 
+from safety import (  # before matplotlib, see there
+    check_zip,
+    copied,
+    difference,
+    first_line,
+    is_of,
+    is_out_of_memory,
+    is_sealed,
+    only_writer,
+    read_archive,
+    replacing,
+    sealed,
+    size_text,
+    total_memory,
+    uninterrupted,
+)
+
+# isort: split
 import matplotlib.style
 import numpy
 import torch
@@ -62,22 +80,6 @@ from data import (
     usable_lengths,
 )
 from distributed import PROCESSES, RANK, data_parallel, from_first, is_left_alone, mean_of_all, process_group
-from safety import (
-    check_zip,
-    copied,
-    difference,
-    first_line,
-    is_of,
-    is_out_of_memory,
-    is_sealed,
-    only_writer,
-    read_archive,
-    replacing,
-    sealed,
-    size_text,
-    total_memory,
-    uninterrupted,
-)
 from transformer import (
     ACTIVATIONS,
     POSITIONAL,
@@ -171,12 +173,17 @@ class Config:
         return f"{self.task}, {self.architecture}"
 
     def model(self) -> MiniTransformer | EncoderDecoder:
-        """A new model; the weights come from torch's global generator."""
+        """Return a new model in float32; the weights come from torch's global generator."""
         settings = {name: value for name, value in asdict(self).items() if name in MODEL}
         settings["max_len"] = self.max_len or max(MODEL["max_len"], self.longest_row())
-        if self.architecture == "encoder-decoder":
-            return EncoderDecoder(**settings)
-        return MiniTransformer(**settings, causal=self.architecture == "decoder")
+        inherited = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float32)
+        try:
+            if self.architecture == "encoder-decoder":
+                return EncoderDecoder(**settings)
+            return MiniTransformer(**settings, causal=self.architecture == "decoder")
+        finally:
+            torch.set_default_dtype(inherited)
 
     def lengths(self, split: str) -> list[int]:
         """The lengths of this run's questions in a split; of a sum with seq_len 8 these are 3, 5 and 7."""
@@ -432,7 +439,7 @@ def train_epoch(run: Training, batches: Iterable[tuple[tuple[Tensor, ...], Tenso
     losses = []
     for batch in batches:
         run.optimizer.zero_grad()
-        losses.append(torch.zeros((), device=run.device))
+        losses.append(0.0)
         for given, to_say, weight in own_parts(run, *batch):
             loss = weight * loss_of(run.model(*given), to_say)
             loss.backward()
@@ -687,7 +694,10 @@ def check_memory(config: Config, device: torch.device, parts: int) -> None:
 
 
 def check_config(config: Config, device: torch.device, parts: int = 1) -> nn.Module:
-    """ValueError for the first setting with which the run could not be carried out; its model, untrained."""
+    """ValueError for the first setting with which the run could not be carried out; its model, untrained.
+
+    The global generator of random numbers stays where it is.
+    """
     check_positive(
         epochs=config.epochs, steps_per_epoch=config.steps_per_epoch, batch_size=config.batch_size
     )
@@ -703,7 +713,8 @@ def check_config(config: Config, device: torch.device, parts: int = 1) -> nn.Mod
     config.check_task()
     for split in SPLITS:
         config.draw(1, torch.Generator(), split)
-    return config.model()
+    with torch.random.fork_rng(devices=[]):
+        return config.model()
 
 
 # ---------------------------------------------------------------- files
@@ -1510,6 +1521,7 @@ def train_all(options: argparse.Namespace) -> None:
         try:
             set_threads(options.threads)
             device = choose_device(options.device)
+            context.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
             context.enter_context(process_group(device))
             if RANK == 0:
                 for run in runs:

@@ -531,6 +531,11 @@ def attention_by_hand() -> None:
 # ---------------------------------------------------------------- command line, of all our scripts
 
 
+def arguments() -> list[str]:
+    """Return the words of the command line; none in a notebook, where they are those of its kernel."""
+    return [] if sys.argv[0].endswith("kernel_launcher.py") else sys.argv[1:]
+
+
 def fail(*messages: str) -> None:
     """How all our command lines end on bad input: a line each on stderr, exit status 2."""
     for message in messages:                                # a value in it can be any text
@@ -574,11 +579,11 @@ def run_script(main: Callable[[], None], status_if_left: int = 0) -> None:
 
 
 def main() -> None:
-    if sys.argv[1:] in (["-h"], ["--help"]):
+    if arguments() in (["-h"], ["--help"]):
         print(__doc__.strip())
         return
-    if len(sys.argv) > 1:
-        fail(f"{sys.argv[1]} is unknown; python transformer.py takes no arguments")
+    if arguments():
+        fail(f"{arguments()[0]} is unknown; python transformer.py takes no arguments")
     torch.manual_seed(0)
     model = MiniTransformer()
     print("1. Two sequences walk through the default MiniTransformer:\n")

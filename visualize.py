@@ -25,6 +25,9 @@ from pathlib import Path
 from urllib.parse import quote
 from zlib import crc32
 
+from safety import first_line, only_writer, replacing  # before matplotlib, see there
+
+# isort: split
 import matplotlib
 import numpy
 import seaborn
@@ -87,7 +90,6 @@ from data import (
     to_text,
 )
 from explorer import save_gallery, save_page
-from safety import first_line, only_writer, replacing
 from train import (
     DEFAULT_ARCHITECTURES,
     DEFAULT_FOLDER,

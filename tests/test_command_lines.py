@@ -155,6 +155,16 @@ def test_any_name_of_a_folder_works_for_training_and_drawing(name, models_dir, t
     assert [path.suffix for path in (tmp_path / name).glob("training_*")] == [".png"]
 
 
+@pytest.mark.parametrize("inherited", [
+    {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}, {"RANK": "2"}, {"WORLD_SIZE": "2"},
+    {"RANK": "", "WORLD_SIZE": ""}, {"RANK": "x", "WORLD_SIZE": "y"},
+])
+def test_what_a_notebook_or_a_cluster_exports_stops_nothing(inherited, elsewhere):
+    for script in "train.py", "visualize.py":
+        result = elsewhere(script, "--help", **inherited)
+        assert (result.returncode, result.stderr) == (0, "")
+
+
 def test_no_home_and_a_plain_ascii_locale_stop_nothing(elsewhere, tmp_path):
     tiny = [*TINY_OPTIONS, "--task", "copy", "--architecture", "encoder", "--seq-len", "2"]
     result = elsewhere("train.py", *tiny, "--output-dir", "my models", LANG="C", PYTHONUTF8="0")

@@ -9,6 +9,7 @@ import time
 from collections import deque
 from functools import partialmethod
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -30,15 +31,17 @@ SCRIPT = str(Path(train.__file__))
 
 def losses_and_weights(architecture, **how):
     """Of a whole run in double precision, where rounding cannot hide a difference."""
-    torch.set_default_dtype(torch.float64)
+    model = Config.model
+    torch.set_default_dtype(torch.float64)                  # also of the weight of each part
     try:
-        run = deque(train.train(Config(**SETTINGS, architecture=architecture), CPU, **how), maxlen=1)
+        with patch.object(Config, "model", lambda config: model(config).double()):
+            run = deque(train.train(Config(**SETTINGS, architecture=architecture), CPU, **how), maxlen=1)
     finally:
         torch.set_default_dtype(torch.float32)
     if not run:                                             # not the first process
         return None
     _, checkpoint = run.pop()
-    losses = torch.tensor([row["loss"] for row in checkpoint["history"]])
+    losses = torch.tensor([row["loss"] for row in checkpoint["history"]], dtype=torch.float64)
     return losses, torch.cat([weights.flatten() for weights in checkpoint["model"].values()])
 
 

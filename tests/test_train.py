@@ -34,7 +34,7 @@ from train import (
     save_checkpoint,
     update_average,
 )
-from transformer import generate, run_script
+from transformer import arguments, generate, run_script
 
 CPU = torch.device("cpu")
 
@@ -305,6 +305,26 @@ def test_a_run_can_be_loaded_and_answers_as_it_did(finished):
     assert not run.model.training and run.folder == finished and run.config == Config(**TINY)
     torch.testing.assert_close(run.model(tokens), expected.eval()(tokens), atol=0, rtol=0)
     assert [row["loss"] for row in run.history] == [row["loss"] for row in checkpoint["history"]]
+
+
+def test_what_a_notebook_has_set_neither_breaks_nor_is_changed(finished, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/lib/ipykernel_launcher.py", "-f", "kernel.json"])
+    assert arguments() == [] and train.parse().task == ["copy", "reverse"]
+    torch.set_default_dtype(torch.float64)
+    try:
+        generator = torch.get_rng_state()
+        run = load_run(finished.parents[1], "reverse")
+        assert "linear probe" in visualize.probe_text(visualize.look_at(run))
+        options = [*TINY_OPTIONS, "--task", "reverse", "--architecture", "encoder"]
+        monkeypatch.setattr(sys, "argv", ["train.py", *options, "--output-dir", str(tmp_path)])
+        monkeypatch.setattr(train, "TEST_SEQUENCES", 100)
+        train.main()
+        assert torch.equal(torch.get_rng_state(), generator) and torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+    again = load_run(tmp_path, "reverse").model
+    for weights, expected in zip(again.parameters(), run.model.parameters(), strict=True):
+        torch.testing.assert_close(weights, expected, rtol=0, atol=0)
 
 
 def test_a_checkpoint_holds_plain_values_and_all_that_training_needs(finished):
