@@ -16,6 +16,7 @@ import re
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -30,6 +31,7 @@ FIRST_SYMBOL = 4                                            # content symbols ar
 ZERO, PLUS = 4, 14                                          # in a sum the digits are 4 … 13
 ARCHITECTURES = ("encoder", "decoder", "encoder-decoder")
 SPLITS = ("train", "validation", "test")                    # 80, 10 and 10 per cent of all sequences
+PROPOSALS, ENOUGH = 100_000, 3                              # tries to find this many questions in a split
 SMALL_POOL = 4096                                           # up to here, all sequences of a length are listed
 POOL = 8                                                    # questions drawn for each that is picked
 
@@ -44,7 +46,7 @@ def uniform_symbols(symbols: range, count: int, length: int, generator: torch.Ge
     return torch.randint(symbols.start, symbols.stop, (count, length), generator=generator)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Task:
     """All that is particular to a task. Only the answer has to be given: `Task(sort)` is a whole task.
 
@@ -230,6 +232,43 @@ TASKS = {
 }
 
 
+# ---------------------------------------------------------------- text, and functions that may be wrong
+
+
+def token_name(token: int, task: str = "copy") -> str:
+    """What a person calls a token: its own name, or else its number."""
+    names = {PAD: "PAD", START: "START", END: "END", MASK: "_"} | TASKS[task].names
+    return names.get(token, str(token))
+
+
+def to_text(tokens: Tensor, task: str = "copy") -> str:
+    """A row of token ids (S,) as a person would write it, without the PAD at its end."""
+    length = int((tokens != PAD).cumsum(dim=0).argmax()) + 1
+    return " ".join(token_name(token, task) for token in tokens[:length].tolist())
+
+
+def described(value: object) -> str:
+    """Type and shape of what a function of a task returned, for an error."""
+    return f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+
+
+def call(task: str, function: Callable, *given: object) -> object:
+    """What a function of a task returns. ValueError if it raises or changes its questions (N, L)."""
+    before = given[0].clone() if isinstance(given[0], Tensor) else None
+    try:
+        returned = function(*given)
+    except Exception as error:                              # a reader's function can fail in any way
+        frame = traceback.extract_tb(error.__traceback__)[:2][-1]           # in the reader's function
+        place = f"{Path(frame.filename).name}, line {frame.lineno}"
+        question = "" if before is None else f" on {to_text(before[0], task)}"
+        raise ValueError(
+            f"task {task} raises {type(error).__name__}{question}: {first_line(error)} ({place})"
+        ) from error
+    if before is not None and not torch.equal(given[0], before):
+        raise ValueError(f"task {task} changes its question in place; change content.clone() instead")
+    return returned
+
+
 # ---------------------------------------------------------------- splits and draws
 
 
@@ -271,19 +310,61 @@ def every_content(tokens: list[int] | range, length: int) -> Tensor:
     return torch.cartesian_prod(*[torch.tensor(tokens)] * length).reshape(-1, length)
 
 
-def some_questions(task: str, length: int, vocab_size: int) -> Tensor:
-    """Valid questions (N, length) of all splits: all of them where they can be listed, else some."""
-    if can_be_listed(task, length, vocab_size):
-        contents = every_content(alphabet(task, vocab_size), length)
-    else:
-        symbols, generator = symbols_of(task, vocab_size), torch.Generator().manual_seed(0)
-        contents = TASKS[task].propose(symbols, 100, length, generator)
-    return contents[TASKS[task].is_valid(contents)]
-
-
 def in_split(split: str, contents: Tensor) -> Tensor:
     """Those rows of contents that are in the split."""
     return contents[split_of(contents) == SPLITS.index(split)]
+
+
+def propose(task: str, count: int, length: int, vocab_size: int, generator: torch.Generator) -> Tensor:
+    """Contents (count, length) that may be questions of the task. ValueError if its function is wrong."""
+    symbols = symbols_of(task, vocab_size)
+    content = call(task, TASKS[task].propose, symbols, count, length, generator)
+    shape = (count, length)
+    if not isinstance(content, Tensor) or content.dtype != torch.int64 or content.shape != shape:
+        raise ValueError(f"task {task}: propose returns {described(content)}; return int64 {shape}")
+    outside = content[(content < MASK) | (content >= vocab_size)]
+    if len(outside):
+        raise ValueError(f"task {task}: propose returns token {int(outside[0])}; use the symbols it is given")
+    return content
+
+
+def is_valid(task: str, content: Tensor) -> Tensor:
+    """Which rows of content (N, L) are questions of the task, (N,). ValueError if its function is wrong."""
+    valid = call(task, TASKS[task].is_valid, content)
+    if not isinstance(valid, Tensor) or valid.dtype != torch.bool or valid.shape != content.shape[:1]:
+        raise ValueError(
+            f"task {task}: is_valid returns {described(valid)} for {len(content)} questions; "
+            "return True or False for each, (N,)"
+        )
+    return valid
+
+
+@cache
+def search(entry: Task, task: str, length: int, vocab_size: int) -> tuple[Tensor, list[str]]:
+    """Return valid questions (N, length), and the splits that have enough of them to draw from.
+
+    They are all that there are if they can be listed. Otherwise, questions are proposed until each split has
+    ENOUGH of them, or PROPOSALS were made. The entry of TASKS is given so that the cache notices a change.
+    """
+    if can_be_listed(task, length, vocab_size):
+        contents = every_content(alphabet(task, vocab_size), length)
+        found = contents[is_valid(task, contents)]
+        return found, [split for split in SPLITS if len(in_split(split, found))]
+    found, counts = torch.empty(0, length, dtype=torch.int64), torch.zeros(len(SPLITS), dtype=torch.int64)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(0, PROPOSALS, 200):
+        proposed = propose(task, 200, length, vocab_size, generator)
+        valid = proposed[is_valid(task, proposed)]
+        found = torch.cat([found, valid])[:10]
+        counts += split_of(valid).bincount(minlength=len(SPLITS))
+        if (counts >= ENOUGH).all():
+            break
+    return found, [split for split, count in zip(SPLITS, counts, strict=True) if count >= ENOUGH]
+
+
+def some_questions(task: str, length: int, vocab_size: int) -> Tensor:
+    """Valid questions (N, length) of all splits: all of them if they can be listed, or else a few."""
+    return search(TASKS[task], task, length, vocab_size)[0]
 
 
 def list_contents(task: str, split: str, length: int, vocab_size: int) -> Tensor:
@@ -298,12 +379,13 @@ def draw_contents(
     if can_be_listed(task, length, vocab_size):
         pool = list_contents(task, split, length, vocab_size)
         return pool[torch.randint(len(pool), (count,), generator=generator)]
-    symbols, drawn, in_vain = symbols_of(task, vocab_size), torch.empty(0, length, dtype=torch.int64), 0
+    drawn, in_vain = torch.empty(0, length, dtype=torch.int64), 0
     while len(drawn) < count:                               # of ten sequences, one is in the smallest split
-        proposed = TASKS[task].propose(symbols, 10 * (count - len(drawn)) + 10, length, generator)
-        found = in_split(split, proposed[TASKS[task].is_valid(proposed)])
+        asked = max(10 * (count - len(drawn)) + 10, in_vain if in_vain > 1_000 else 0)
+        proposed = propose(task, asked, length, vocab_size, generator)
+        found = in_split(split, proposed[is_valid(task, proposed)])
         drawn, in_vain = torch.cat([drawn, found]), 0 if len(found) else in_vain + len(proposed)
-        if in_vain > 100_000:
+        if in_vain > 10 * PROPOSALS:
             raise ValueError(f"{task} proposes no valid question of length {length} for the {split} split")
     return drawn[:count]
 
@@ -319,13 +401,10 @@ def usable_lengths(
     needed = symbols_of(task, vocab_size).stop
     if vocab_size < needed:
         raise ValueError(f"vocab_size={vocab_size} is too small for {task}; choose {needed} or more")
-    lengths = []
-    for length in [seq_len] if fixed_length else range(1, seq_len + 1):
-        questions = some_questions(task, length, vocab_size)
-        if can_be_listed(task, length, vocab_size):
-            questions = in_split(split, questions)
-        if len(questions):
-            lengths.append(length)
+    lengths = [
+        length for length in ([seq_len] if fixed_length else range(1, seq_len + 1))
+        if split in search(TASKS[task], task, length, vocab_size)[1]
+    ]
     if not lengths:
         only = " and --fixed-length" if fixed_length else ""
         raise ValueError(
@@ -333,6 +412,19 @@ def usable_lengths(
             f"{split} split; change one of them"
         )
     return lengths
+
+
+def missing_text(task: str, seq_len: int = 8, vocab_size: int = 20, fixed_length: bool = False) -> str:
+    """Name the lengths that are left out because a split has no questions of them; "" if none are."""
+    asked = [seq_len] if fixed_length else range(1, seq_len + 1)
+    lengths = {split: usable_lengths(task, split, seq_len, vocab_size, fixed_length) for split in SPLITS}
+    missing = {split: ", ".join(str(x) for x in asked if x not in lengths[split]) for split in SPLITS}
+    parts = [f"{missing[split]} in the {split} split" for split in SPLITS if missing[split]]
+    if len(set(missing.values())) == 1:
+        parts = [part for part in [missing["train"]] if part]
+    if not parts:
+        return ""
+    return f"left out for lack of questions: length {'; length '.join(parts)}"
 
 
 def answer_length(task: str, length: int, vocab_size: int) -> int:
@@ -494,7 +586,7 @@ def replace_in_question(
     """
     replaced, changed = replace_symbol(symbols_of(task, vocab_size), content, place, shift)
     if TASKS[task].depends_on is None:
-        changed = changed & TASKS[task].is_valid(replaced)
+        changed = changed & is_valid(task, replaced)
     return replaced.where(changed[:, None], content), changed
 
 
@@ -539,18 +631,6 @@ def dependence(task: str, content: Tensor, vocab_size: int) -> Tensor:
 # ---------------------------------------------------------------- text
 
 
-def token_name(token: int, task: str = "copy") -> str:
-    """What a person calls a token: its own name, or else its number."""
-    names = {PAD: "PAD", START: "START", END: "END", MASK: "_"} | TASKS[task].names
-    return names.get(token, str(token))
-
-
-def to_text(tokens: Tensor, task: str = "copy") -> str:
-    """A row of token ids (S,) as a person would write it, without the PAD at its end."""
-    length = int((tokens != PAD).cumsum(dim=0).argmax()) + 1
-    return " ".join(token_name(token, task) for token in tokens[:length].tolist())
-
-
 def to_content(words: list[str], task: str, vocab_size: int = 20) -> Tensor:
     """Words as to_text writes them, as content (L,). ValueError unless they are a valid question.
 
@@ -566,30 +646,13 @@ def to_content(words: list[str], task: str, vocab_size: int = 20) -> Tensor:
             choice = f"{known[0]} … {known[-1]}" if known[-1].isdigit() else " ".join(known)
             raise ValueError(f"{name} is not a symbol of {task}; choose from {choice}")
     content = torch.tensor([token_of[name] for name in names], dtype=torch.int64)
-    if not len(content) or not TASKS[task].is_valid(content[None]):
+    if not len(content) or not is_valid(task, content[None]):
         question = " ".join(names) or "an empty sequence"
         raise ValueError(f"{question} is not a valid question for {task}; write {TASKS[task].form}")
     return content
 
 
 # ---------------------------------------------------------------- checking a task
-
-
-def call(task: str, function: Callable, content: Tensor) -> object:
-    """What a function of a task returns. ValueError where it raises or changes its questions (N, L)."""
-    before = content.clone()
-    try:
-        returned = function(content)
-    except Exception as error:                              # a reader's function can fail in any way
-        frame = traceback.extract_tb(error.__traceback__)[:2][-1]           # in the reader's function
-        place = f"{Path(frame.filename).name}, line {frame.lineno}"
-        raise ValueError(
-            f"task {task} raises {type(error).__name__} on {to_text(before[0], task)}: {first_line(error)} "
-            f"({place})"
-        ) from error
-    if not torch.equal(content, before):
-        raise ValueError(f"task {task} changes its question in place; change content.clone() instead")
-    return returned
 
 
 def ask(task: str, content: Tensor) -> Tensor:
@@ -605,7 +668,7 @@ def check_kinds(task: str, content: Tensor) -> None:
     for name, values in kinds.items():
         whole = isinstance(values, Tensor) and not values.is_floating_point()
         if not whole or values.shape != (len(content),):
-            got = f"{values.dtype} {tuple(values.shape)}" if isinstance(values, Tensor) else f"{values!r}"
+            got = described(values) if isinstance(values, Tensor) else repr(values)
             raise ValueError(
                 f"task {task} has {name} {got} for {len(content)} questions; return a whole number for each"
             )
@@ -621,18 +684,35 @@ def check_answers(task: str, content: Tensor, answers: Tensor, vocab_size: int) 
     if answers.dim() != 2 or len(answers) != len(content):
         shapes = f"shape {tuple(answers.shape)} for questions of shape {tuple(content.shape)}"
         raise ValueError(f"task {task} answers in {shapes}; return one row for each question, (N, A)")
-    wrong = answers[(answers < MASK) | (answers >= vocab_size)]
+    wrong = answers[(answers < FIRST_SYMBOL) | (answers >= vocab_size)]
     if len(wrong):
-        name = {PAD: "0 (PAD)", START: "1 (START)", END: "2 (END)"}.get(int(wrong[0]), int(wrong[0]))
+        special = {PAD: "0 (PAD)", START: "1 (START)", END: "2 (END)", MASK: "3 (MASK)"}
+        name = special.get(int(wrong[0]), int(wrong[0]))
         raise ValueError(
             f"task {task} answers with token {name}; answers are made of {FIRST_SYMBOL} … {vocab_size - 1}"
         )
 
 
-def check_task(task: str, seq_len: int = 8, vocab_size: int = 20, fixed_length: bool = False) -> None:
-    """ValueError, in one line, for a task that could not be trained: asked a few questions of each length."""
+def check_symbols(task: str, vocab_size: int) -> None:
+    """ValueError unless the task has symbols in a range without steps, and each token a name of its own."""
+    symbols, names = TASKS[task].symbols, TASKS[task].names
+    if symbols is not None and (not isinstance(symbols, range) or symbols.step != 1 or not symbols):
+        raise ValueError(f"task {task} has symbols={symbols!r}; choose a range without steps: range(4, 20)")
     if symbols_of(task, vocab_size).start < FIRST_SYMBOL:
         raise ValueError(f"task {task} has symbols below {FIRST_SYMBOL}, which mean PAD, START, END and MASK")
+    for token, name in names.items():
+        if not isinstance(name, str) or len(name.split()) != 1 or name != name.strip():
+            raise ValueError(f"task {task} has names[{token}]={name!r}; choose a string without spaces")
+    first = {}
+    for token in range(vocab_size):
+        if (other := first.setdefault(token_name(token, task), token)) != token:
+            name = token_name(token, task)
+            raise ValueError(f"task {task} calls both {other} and {token} {name!r}; rename one of them")
+
+
+def check_task(task: str, seq_len: int = 8, vocab_size: int = 20, fixed_length: bool = False) -> None:
+    """ValueError, in one line, for a task that could not be trained: asked a few questions of each length."""
+    check_symbols(task, vocab_size)
     for length in usable_lengths(task, "train", seq_len, vocab_size, fixed_length):
         generator = torch.Generator().manual_seed(0)
         content = draw_contents(task, "train", length, vocab_size, 8, generator)
@@ -640,6 +720,11 @@ def check_task(task: str, seq_len: int = 8, vocab_size: int = 20, fixed_length: 
         check_answers(task, content, answers, vocab_size)
         if TASKS[task].kinds:
             check_kinds(task, content)
+        if TASKS[task].depends_on:
+            cells, shape = call(task, TASKS[task].depends_on, content), (*answers.shape, length)
+            if not isinstance(cells, Tensor) or cells.shape != shape:
+                got = described(cells)
+                raise ValueError(f"task {task}: depends_on returns {got}; return (N, A, L), here {shape}")
         if not torch.equal(answers, ask(task, content)):
             raise ValueError(f"task {task} answers the same question differently each time; leave chance out")
         for question, answer in zip(content, answers, strict=True):
@@ -724,6 +809,8 @@ def print_examples(task: str) -> None:
     sizes = {name: value for name, value in TASKS[task].settings.items() if name in names}
     check_task(task, **sizes)
     print(f"{task}:")
+    if missing := missing_text(task, **sizes):
+        print(f"  {missing}")
     for source, target in zip(*draw(task, 4, torch.Generator().manual_seed(0), **sizes), strict=True):
         print(f"  {to_text(source, task):<40}→ {to_text(target, task)}")
 
@@ -759,7 +846,8 @@ def main() -> None:
     print("\nSequences in each split, with the 16 symbols 4 … 19:")
     print("  length" + "".join(f"{split:>12}" for split in SPLITS))
     for length in range(1, 6):
-        sizes = [len(list_contents("copy", split, length, vocab_size=20)) for split in SPLITS]
+        contents = every_content(symbols_of("copy", 20), length)
+        sizes = [len(in_split(split, contents)) for split in SPLITS]
         print(f"  {length:>6}" + "".join(f"{size:>12,}" for size in sizes))
 
 

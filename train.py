@@ -71,6 +71,7 @@ from data import (
     folder_name,
     is_scored,
     kinds_of,
+    missing_text,
     new_parser,
     parse_options,
     portions_of_like_length,
@@ -1449,6 +1450,9 @@ def train_and_save(
     sources, targets = config.draw(100, fixed_generator("examples"), "validation")
     middling_and_longest = is_scored(targets).sum(dim=1).argsort()[[50, -1]].tolist()
     examples = sources[middling_and_longest], targets[middling_and_longest]
+    missing = missing_text(config.task, config.seq_len, config.vocab_size, config.fixed_length)
+    if missing and not quiet:
+        print(f"{config.name}: {missing}")
     probe, record = probe_of(config), read_record(folder, checkpoint["history"]) if checkpoint else None
     epochs_saved = len(checkpoint["history"]) if checkpoint else 0
     replaces = checkpoint is None and (folder / "checkpoint.pt").exists()

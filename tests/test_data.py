@@ -458,21 +458,96 @@ def test_wrong_kinds_are_refused_in_one_line(kinds, message, monkeypatch):
     assert "\n" not in str(refused.value) and str(refused.value).startswith("task wrong ")
 
 
+def proposing(longer, factor=1):
+    """A function that proposes content of another length or with other numbers."""
+    def propose(symbols, count, length, generator):
+        return data.uniform_symbols(symbols, count, length + longer, generator) * factor
+
+    return propose
+
+
 @pytest.mark.parametrize(
     ("task", "message"),
     [
         (Task(data.copy, symbols=range(0, 10)), "task wrong has symbols below 4"),
-        (Task(data.copy, symbols=range(4, 40)), "vocab_size=20 is too small for wrong; choose 40 or more"),
         (
-            Task(data.copy, propose=lambda symbols, count, length, generator: torch.full((count, length), 5)),
-            "wrong proposes no valid question of length . for the [a-z]+ split",
+            Task(data.copy, symbols=range(4, 20, 2)),
+            r"has symbols=range\(4, 20, 2\); choose a range without",
         ),
+        (Task(data.copy, symbols=[4, 5, 6]), r"has symbols=\[4, 5, 6\]; choose a range without"),
+        (Task(data.copy, names={4: 0}), r"has names\[4\]=0; choose a string without spaces"),
+        (Task(data.copy, names={4: "a b"}), r"has names\[4\]='a b'; choose a string without spaces"),
+        (Task(data.copy, names={4: "a", 5: "a"}), "calls both 4 and 5 'a'; rename one of them"),
+        (Task(data.copy, names={4: "5"}), "calls both 4 and 5 '5'; rename one of them"),
+        (
+            Task(data.copy, is_valid=lambda content: content[:, 0] % 2),
+            r"is_valid returns torch.int64 \(16,\)",
+        ),
+        (
+            Task(data.copy, is_valid=lambda content: content[:, 0] / 2),
+            r"is_valid returns torch.float32 \(16,\)",
+        ),
+        (
+            Task(data.copy, is_valid=lambda content: content[:, :1] > 4),
+            r"is_valid returns torch.bool \(16, 1\)",
+        ),
+        (
+            Task(data.copy, is_valid=lambda content: True),
+            "is_valid returns bool for 16 questions; return True or",
+        ),
+        (
+            Task(data.copy, propose=proposing(1)),
+            r"propose returns torch.int64 \(200, 5\); return int64",
+        ),
+        (
+            Task(data.copy, propose=proposing(0, 1.0)),
+            r"propose returns torch.float32 \(200, 4\); return int64",
+        ),
+        (
+            Task(data.copy, propose=proposing(0, 5)),
+            "propose returns token [0-9]+; use the symbols it is given",
+        ),
+        (
+            Task(lambda content: content.clamp(max=5) - 2),
+            r"answers with token (2 \(END\)|3 \(MASK\)); answers are",
+        ),
+        (
+            Task(data.copy, depends_on=lambda content: content),
+            r"depends_on returns torch.int64 \(8, 1\); return",
+        ),
+        (Task(data.copy, symbols=range(4, 40)), "vocab_size=20 is too small for wrong; choose 40 or more"),
     ],
 )
 def test_a_task_whose_questions_are_wrong_is_refused(task, message, monkeypatch):
     monkeypatch.setitem(TASKS, "wrong", task)
     with pytest.raises(ValueError, match=message):
         train.check_config(Config("wrong"), torch.device("cpu"))
+
+
+def test_lengths_without_questions_in_a_split_are_left_out_and_named(monkeypatch, capsys):
+    """Once in 65,536 times, a palindrome of length 8 is proposed; a single sequence is in a single split."""
+    palindromes = Task(data.copy, is_valid=lambda content: (content == content.flip(1)).all(dim=1))
+    fives = Task(data.copy, propose=lambda symbols, count, length, generator: torch.full((count, length), 5))
+    monkeypatch.setitem(TASKS, "palindromes", palindromes)
+    monkeypatch.setitem(TASKS, "fives", fives)
+    assert usable_lengths("palindromes", "train", 8, 20) == [1, 2, 3, 4, 5, 6, 7]
+    for task in "palindromes", "fives":
+        monkeypatch.setattr("sys.argv", ["data.py", "--task", task])
+        data.main()
+        train.check_config(Config(task), torch.device("cpu"))
+        for split in SPLITS:
+            source, _ = draw(task, 50, generator(), split)
+            assert {*((source != PAD).sum(dim=1) - 2).tolist()} <= {*usable_lengths(task, split, 8, 20)}
+    palindrome, five = (line for line in capsys.readouterr().out.splitlines() if "left out" in line)
+    assert palindrome == (
+        "  left out for lack of questions: length 8 in the train split; length 8 in the validation split; "
+        "length 7, 8 in the test split"
+    )
+    expected = []
+    for split in range(3):
+        missing = [str(n) for n in range(4, 9) if split_of(torch.full((1, n), 5)).item() != split]
+        expected.append(f"length {', '.join(missing)} in the {SPLITS[split]} split")
+    assert five == f"  left out for lack of questions: {'; '.join(expected)}"
 
 
 @pytest.mark.parametrize(
@@ -547,8 +622,9 @@ def test_an_unknown_option_suggests_the_nearest(typed, meant, monkeypatch, capsy
 def test_printed_sums_are_sums(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["data.py", "--task", "add"])
     data.main()
-    heading, *lines = capsys.readouterr().out.splitlines()
-    assert heading == "add:" and len(lines) == 4
+    heading, missing, *lines = capsys.readouterr().out.splitlines()
+    assert heading == "add:" and missing == "  left out for lack of questions: length 1, 2, 4, 6, 8"
+    assert len(lines) == 4
     for line in lines:
         first, second, total = re.fullmatch(
             r"  START ([\d ]+) \+ ([\d ]+) END +→ START ([\d ]+) END", line
