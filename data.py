@@ -527,6 +527,11 @@ def arrange(architecture: str, source: Tensor, target: Tensor) -> tuple[tuple[Te
     return (sequence[:, :-1],), sequence.masked_fill(prompt, PAD)[:, 1:]
 
 
+def is_content(tokens: Tensor) -> Tensor:
+    """Which tokens are neither START, END nor PAD; the same shape, boolean."""
+    return (tokens != START) & (tokens != END) & (tokens != PAD)
+
+
 def is_scored(target: Tensor) -> Tensor:
     """The positions (N, T) that count: all but START, which is given, and PAD, which is nothing."""
     return (target != START) & (target != PAD)

@@ -38,14 +38,12 @@ from analysis import (
 )
 from data import (
     ARCHITECTURES,
-    END,
-    PAD,
-    START,
     TASKS,
     all_right,
     alphabet,
     arrange,
     different_rows,
+    is_content,
     token_name,
 )
 from safety import replacing
@@ -96,10 +94,10 @@ def right_in_test(run: Run, count: int) -> float:
 
 def tested(run: Run) -> tuple[int, float]:
     """On how many test sequences the run was tested, and the exact match: as training noted, or now."""
-    metrics = read_metrics(run.folder)
+    metrics = {} if run.changed else read_metrics(run.folder)
     if {"test_sequences", "test_exact_match"} <= metrics.keys():
         return metrics["test_sequences"], metrics["test_exact_match"]
-    return TEST_SEQUENCES, right_in_test(run, TEST_SEQUENCES)           # training was interrupted
+    return TEST_SEQUENCES, right_in_test(run, TEST_SEQUENCES)           # interrupted, or of other code
 
 
 def as_base64(tensors: Iterable[Tensor], format: str) -> str:
@@ -123,7 +121,7 @@ def examples(run: Run, lengths: dict[int, int]) -> list[list]:
 
 def with_answers(task: str, source: Tensor) -> list[list[list[int]]]:
     """The content of each row of source (N, S), and the right answer to it."""
-    contents = [row[(row != PAD) & (row != START) & (row != END)] for row in source]
+    contents = [row[is_content(row)] for row in source]
     return [[content.tolist(), TASKS[task].answer(content[None])[0].tolist()] for content in contents]
 
 
@@ -206,7 +204,8 @@ def fill_in(template: str, parts: dict[str, str]) -> str:
 def live_page(run: Run, format: str, tested_on: int, share: float) -> str:
     """The page of a run, as HTML, with weights in this format; share is its exact match on the test set."""
     data, weights = page_data(run, format)
-    about = (
+    warning = f"Code and weights no longer belong together: {run.changed}. " if run.changed else ""
+    about = html.escape(warning) + (
         f"A trained model: {count_parameters(run.model):,} weights, {percent(share, 2)} of {tested_on:,} "
         "test sequences right. Ask it, cut its heads, and see what breaks. All of it is in this file."
     )
@@ -364,7 +363,7 @@ def index_in(names: list[str], name: str) -> int:
     return names.index(name) if name in names else len(names)
 
 
-def sections(output: Path, models_dir: Path, folders: str) -> dict[str, str]:
+def sections(output: Path, models_dir: Path, folders: str, changed: dict[Path, str]) -> dict[str, str]:
     """What stands in the gallery, by title: all runs side by side, then each task and each run."""
     found, title = {}, "runs side by side"
     if paths := pictures_in(output, output):
@@ -383,22 +382,29 @@ def sections(output: Path, models_dir: Path, folders: str) -> dict[str, str]:
             found[title] = section(title, of, "", paths, output, folders)
         for run in drawn:
             title, of = f"{task}, {run.name}", f'data-task="{task}" data-architecture="{run.name}"'
-            intro = f'<p class="figures">{figures(models_dir / place.name / run.name)}</p>'
+            folder = models_dir / place.name / run.name
+            says = figures(folder)
+            if differs := changed.get(folder):
+                says = html.escape(f"Code and weights no longer belong together: {differs}.")
+            intro = f'<p class="figures">{says}</p>'
             if (page := run / "explorer.html").is_file():
                 intro += f'<a class="open" href="{link_to(page, output)}">Take it apart: the live page</a>'
             found[title] = section(title, of, intro, pictures[run], output, folders)
     return found
 
 
-def save_gallery(output: Path, models_dir: Path, folders: str) -> Path:
+def save_gallery(
+    output: Path, models_dir: Path, folders: str, changed: dict[Path, str] | None = None
+) -> Path:
     """Write index.html, a page of all pictures, films and live pages in output; folders: options of theirs.
 
+    changed says of the folders of some runs how the code differs from theirs; their figures are left out.
     ValueError where an index.html of the reader's own is there.
     """
     path = output / "index.html"
     if path.exists() and not is_gallery(path):
         raise ValueError(f"{path} is not from visualize.py; move it, or choose another --output-dir")
-    found = sections(output, models_dir, folders)
+    found = sections(output, models_dir, folders, changed or {})
     links = "\n".join(f'<a href="#{anchor(title)}">{html.escape(title)}</a>' for title in found)
     contents = f'<nav aria-label="runs">\n{links}\n</nav>\n' + "".join(found.values())
     parts = {name: (ASSETS / name).read_text(encoding="utf-8") for name in ("gallery.html", "base.css")}

@@ -64,11 +64,13 @@ from data import (
     all_right,
     answer_length,
     arrange,
+    ask,
     check_task,
     different_rows,
     draw,
     exact_match,
     folder_name,
+    is_content,
     is_scored,
     kinds_of,
     missing_text,
@@ -105,6 +107,7 @@ BETAS = (0.85, 0.99)                                        # Adam's memory of t
 CLIP_NORM = 0.5                                             # the longest gradient that a step may follow
 MOST_THREADS = 1_024
 SMALLEST_EXCESS = 0.05                                      # of mistakes that are worth telling
+SAMPLE = 8                                                  # questions by which changed code is noticed
 LESS_MEMORY = "try --accumulate 4, or a smaller --batch-size or --seq-len"
 
 
@@ -318,6 +321,14 @@ def predict(model: nn.Module, source: Tensor, target: Tensor) -> Tensor:
     return answers[place]
 
 
+def logits_of(model: nn.Module, source: Tensor, target: Tensor) -> Tensor:
+    """What one pass over source (N, S) and target (N, T) gives, (N, T or more, V), on the CPU."""
+    device = next(model.parameters()).device
+    with evaluating(model) as model:
+        given, _ = arrange(model.architecture, source.to(device), target.to(device))
+        return model(*given).float().cpu()
+
+
 def solves(model: nn.Module, source: Tensor, target: Tensor) -> bool:
     """Whether all answers are right, as one pass tells (see predict); it ends at the first mistake."""
     with evaluating(model) as model:
@@ -379,6 +390,8 @@ class Training:
         )
         self.generator = torch.Generator().manual_seed(config.seed)         # of the training data
         self.history: list[dict] = []                                       # one row an epoch
+        drawn = config.draw(SAMPLE, fixed_generator("examples"))
+        self.sample = dict(zip(("source", "target"), drawn, strict=True))   # see changed
         if amp:
             self.model.forward = torch.autocast(device.type, torch.bfloat16)(self.model.forward)
         if compile:
@@ -392,6 +405,7 @@ class Training:
             random_states["cuda"] = torch.cuda.get_rng_state(self.device)
         return sealed({
             "config": asdict(self.config),
+            "sample": self.sample | {"logits": logits_of(self.average.module, *self.sample.values())},
             "history": self.history,
             "model": self.average.module.state_dict(),
             "averaged_updates": int(self.average.n_averaged),
@@ -723,7 +737,8 @@ def check_config(config: Config, device: torch.device, parts: int = 1) -> nn.Mod
 
 UNDO = "undo the change, or train the changed code into another folder with --output-dir"
 CHECKPOINT = {                                              # what stands in one, and the type of each
-    "config": dict, "history": list, "model": dict, "averaged_updates": int, "trained_weights": dict,
+    "config": dict, "sample": dict,
+    "history": list, "model": dict, "averaged_updates": int, "trained_weights": dict,
     "optimizer": dict, "schedule": dict, "random_states": dict, "seal": str,
 }
 HISTORY_ROW = {
@@ -908,6 +923,7 @@ class Run:
     folder: Path
     purposes: dict[str, str] = field(default_factory=dict)              # "layer 1, head 1": "finds END"
     stream: dict[str, tuple[int, int]] = field(default_factory=dict)    # "WHAT": first feature, last + 1
+    changed: str = ""                                       # how the code differs from the run's, if it does
 
     @property
     def architecture(self) -> str:
@@ -986,12 +1002,36 @@ def read_checkpoint(folder: Path, task: str, architecture: str) -> tuple[dict, C
     return checkpoint, config, model
 
 
-def load_run(models_dir: Path, task: str, architecture: str = "encoder") -> Run:
-    """The run that training left in models_dir. ValueError where there is none or it cannot be used."""
+def changed(config: Config, model: nn.Module, sample: dict[str, Tensor]) -> str:
+    """Say how today's task or model differs from that of a run with these weights; "" if they do not.
+
+    sample holds a few questions, and the answers and logits that the run had for them.
+    """
+    for source, target in zip(sample["source"], sample["target"], strict=True):
+        question, before = (row[is_content(row)] for row in (source, target))
+        now = ask(config.task, question[None])[0]
+        if not torch.equal(now, before):
+            texts = [to_text(tokens, config.task) for tokens in (question, before, now)]
+            return "the task has changed since: {} gave {}, and now gives {}".format(*texts)
+    logits, before = logits_of(model, sample["source"], sample["target"]), sample["logits"]
+    if logits.shape != before.shape or not (logits - before).abs().max() <= 1e-3 * before.abs().max():
+        return "transformer.py has changed since: the same weights give other logits"
+    return ""
+
+
+def load_run(models_dir: Path, task: str, architecture: str = "encoder", quiet: bool = False) -> Run:
+    """Return the run that training left in models_dir. ValueError if there is none or it cannot be used.
+
+    If the code has changed since, so that the weights no longer belong to it, a line on stderr says so,
+    unless quiet.
+    """
     folder = run_folder(models_dir, task, architecture)
     checkpoint, config, model = read_checkpoint(folder, task, architecture)
-    known = checkpoint.get("known", {})
-    return Run(model=model.eval(), config=config, history=checkpoint["history"], folder=folder, **known)
+    run = Run(model.eval(), config, checkpoint["history"], folder, **checkpoint.get("known", {}))
+    run.changed = changed(config, model, checkpoint["sample"])
+    if run.changed and not quiet:
+        print(f"{folder}: code and weights no longer belong together: {run.changed}; {UNDO}", file=sys.stderr)
+    return run
 
 
 # ---------------------------------------------------------------- pictures and figures of a run
@@ -1304,7 +1344,9 @@ def config_of(
     config, checkpoint = recipe(task, architecture, **given), None
     folder = run_folder(options.output_dir, task, architecture)
     if options.resume and (folder / "checkpoint.pt").exists():
-        checkpoint, config, _ = read_checkpoint(folder, task, architecture)
+        checkpoint, config, model = read_checkpoint(folder, task, architecture)
+        if differs := changed(config, model, checkpoint["sample"]):
+            raise ValueError(f"{folder} cannot be resumed: {differs}; {UNDO}")
         check_resumable(config, checkpoint["history"], given, folder)
     check_positive(accumulate=options.accumulate)
     parts = PROCESSES * options.accumulate
@@ -1388,11 +1430,12 @@ def progress_lines(
     return [scores, *(prediction_text(config.task, *row) + "\n" for row in rows)]
 
 
-def saved_text(config: Config, epochs_saved: int, replaces: bool) -> tuple[str, str]:
-    """What is saved when a run stops before its end, and how to go on."""
+def saved_text(config: Config, epochs_saved: int, replaces: bool, alone: bool = False) -> tuple[str, str]:
+    """What is saved when a run stops before its end, and how to continue it; alone: without those to come."""
     if epochs_saved:
         saved = f"{config.name} is saved up to epoch {epochs_saved} of {config.epochs}"
-        return saved, "; the same command with --resume goes on from there"
+        this = f" and only --task {config.task} --architecture {config.architecture}" if alone else ""
+        return saved, f"; the same command with --resume{this} continues from there"
     if replaces:
         return f"nothing new of {config.name} is saved, and the earlier run is as it was", ""
     return f"nothing of {config.name} is saved", "; the same command with --resume starts it"
@@ -1444,9 +1487,12 @@ def follow(config: Config, device: torch.device, checkpoint: dict | None, **how:
 
 def train_and_save(
     config: Config, device: torch.device, folder: Path, quiet: bool, checkpoint: dict | None = None,
-    **how: bool | int,
+    alone: bool = False, **how: bool | int,
 ) -> dict:
-    """Train with a progress bar and now and then two answers; save everything; return the metrics."""
+    """Train with a progress bar and now and then two answers; save everything; return the metrics.
+
+    For alone, see saved_text.
+    """
     sources, targets = config.draw(100, fixed_generator("examples"), "validation")
     middling_and_longest = is_scored(targets).sum(dim=1).argsort()[[50, -1]].tolist()
     examples = sources[middling_and_longest], targets[middling_and_longest]
@@ -1457,7 +1503,7 @@ def train_and_save(
     epochs_saved = len(checkpoint["history"]) if checkpoint else 0
     replaces = checkpoint is None and (folder / "checkpoint.pt").exists()
     hidden = True if quiet else None                        # None: no bar where the output is a file
-    with telling_what_is_saved(lambda: saved_text(config, epochs_saved, replaces)):
+    with telling_what_is_saved(lambda: saved_text(config, epochs_saved, replaces, alone)):
         with tqdm(total=config.epochs, desc=config.name, unit="epoch", disable=hidden) as bar:
             for model, state in train(config, device, checkpoint, **how):
                 row = state["history"][-1]
@@ -1533,12 +1579,16 @@ def train_all(options: argparse.Namespace) -> None:
             left = from_first(lambda: runs_to_train(runs, options, device))
         except ValueError as error:
             fail(str(error))
-        for config, checkpoint in left:
+        folders = [run_folder(options.output_dir, config.task, config.architecture) for config, _ in left]
+        for number, (config, checkpoint) in enumerate(left):
             if RANK > 0:
                 follow(config, device, checkpoint, **how)
-            else:
-                folder = run_folder(options.output_dir, config.task, config.architecture)
-                results.append(train_and_save(config, device, folder, options.quiet, checkpoint, **how))
+                continue
+            later = [folder / "checkpoint.pt" for folder in folders[number + 1 :]]
+            alone = not options.resume and any(path.exists() for path in later)     # --resume would keep them
+            results.append(
+                train_and_save(config, device, folders[number], options.quiet, checkpoint, alone, **how)
+            )
     if RANK > 0:
         return
     if results:

@@ -18,7 +18,7 @@ import sys
 import textwrap
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
@@ -1517,6 +1517,8 @@ def says_nothing(name: str, view: View) -> bool:
     trained = view.run.history[-1]["step"] > 0
     if name == "training":
         return not trained
+    if name in ("mistakes", "film") and view.run.changed:   # stored when the code was another
+        return True
     if name == "mistakes":
         return not view.mistakes
     if name == "film":
@@ -1571,7 +1573,7 @@ def files_of_run(
     if pictures is PICTURES:
         if not says_nothing("film", view):
             yield folder / "film.gif", partial(save_film, view, command)
-        elif not says_nothing("training", view):
+        elif not says_nothing("training", view) and not view.run.changed:
             path = view.run.folder / "attention.npz"
             reason = "does not hold this whole training" if path.exists() else "is not there"
             print(f"no film of {view}: {path} {reason}; train again to record it", file=sys.stderr)
@@ -1597,6 +1599,15 @@ def command_of(options: argparse.Namespace) -> str:
     return shlex.join(words + ["--dark"] * options.dark)
 
 
+def changes(options: argparse.Namespace) -> dict[Path, str]:
+    """How the code differs from that of each run whose weights no longer belong to it."""
+    found = {}
+    for folder in runs_below(options.models_dir):
+        with suppress(ValueError):                          # it cannot be read, which was reported
+            found[folder] = load_run(options.models_dir, task_of(folder), folder.name, quiet=True).changed
+    return found
+
+
 def save_gallery_of(options: argparse.Namespace) -> None:
     """The gallery of all that is in the folder of the pictures; its path is the last line of all."""
     words = []
@@ -1606,7 +1617,7 @@ def save_gallery_of(options: argparse.Namespace) -> None:
         words += ["--output-dir", str(options.output_dir)]
     try:
         folders = f" {shlex.join(words)}" if words else ""
-        path = save_gallery(options.output_dir, options.models_dir, folders)
+        path = save_gallery(options.output_dir, options.models_dir, folders, changes(options))
         print(f"All pictures, films and live pages, side by side in a browser:\n{path}")
     except ValueError as error:
         print(f"no gallery: {error}", file=sys.stderr)

@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -661,6 +662,20 @@ def test_an_interrupt_before_the_first_checkpoint_says_what_is_true(
         run_script(train.main)
     assert stopped.value.code == 130 and capsys.readouterr().err.startswith(said)
     assert files_in(tmp_path) == before
+
+
+def test_the_advice_to_resume_leaves_out_runs_that_would_only_be_kept(tmp_path, monkeypatch, capsys):
+    """Two runs are trained again, and the first is interrupted: --resume alone would keep the old second."""
+    options = [*TINY_OPTIONS, "--task", "copy", "--output-dir", str(tmp_path), "--quiet"]
+    monkeypatch.setattr(sys, "argv", ["train.py", *options])
+    monkeypatch.setattr(train, "TEST_SEQUENCES", 100)
+    train.main()
+    monkeypatch.setattr(train, "save_test", lambda *run: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(SystemExit):
+        run_script(train.main)
+    only = "--task copy --architecture encoder"
+    advice = f"; the same command with --resume and only {only} continues from there\n"
+    assert capsys.readouterr().err.endswith(advice)
 
 
 def test_resume_starts_where_there_is_no_checkpoint_and_goes_on_where_there_is_one(

@@ -4,6 +4,7 @@ import copy
 import itertools
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -23,6 +24,7 @@ import analysis
 import data
 import explorer
 import train
+import transformer
 import visualize
 from analysis import ALL_ATTENTION, NOTHING, heads_of
 from data import ARCHITECTURES, TASKS, Task, to_text
@@ -834,6 +836,39 @@ def test_pictures_elsewhere_never_stand_beside_those_of_other_weights(
     with pytest.raises(SystemExit):
         call_main(monkeypatch, *options)
     assert capsys.readouterr().err == f"error: {drawn} holds another run; choose another --output-dir\n"
+
+
+@pytest.mark.parametrize(("part", "said"), [
+    ("model", "transformer.py has changed since: the same weights give other logits"),
+    ("task", r"the task has changed since: ([\d ]+) gave (?!\1)[\d ]+, and now gives \1"),
+])
+def test_code_that_changed_since_is_noticed_where_a_run_is_read(
+    part, said, models_dir, tmp_path, monkeypatch, capsys, few_sequences, unpainted
+):
+    folder, attention = run_folder(tmp_path, "reverse", "encoder"), transformer.scaled_dot_product_attention
+    shutil.copytree(run_folder(models_dir, "reverse", "encoder"), folder)
+    call_main(monkeypatch, "--models-dir", tmp_path)
+    gallery, page = tmp_path / "index.html", folder / "explorer.html"
+    assert capsys.readouterr().err == "" and "of 500 test sequences right" in gallery.read_text()
+    if part == "task":
+        monkeypatch.setitem(TASKS, "reverse", Task(data.copy))
+    else:
+        monkeypatch.setattr(transformer, "scaled_dot_product_attention", lambda query, *more: attention(
+            query.size(-1) ** 0.5 * query, *more
+        ))
+    call_main(monkeypatch, "--models-dir", tmp_path)
+    line = rf"{folder}: code and weights no longer belong together: {said}; undo the change, or train .*\n"
+    assert re.fullmatch(line, capsys.readouterr().err)
+    for written in gallery, page:
+        assert re.search(f"Code and weights no longer belong together: {said}", written.read_text())
+    assert "500 test sequences" not in gallery.read_text() + page.read_text()
+    monkeypatch.setattr(sys, "argv", ["train.py", "--task", "reverse", "--architecture", "encoder",
+                                      "--output-dir", str(tmp_path), "--resume"])
+    before = (folder / "checkpoint.pt").read_bytes()
+    with pytest.raises(SystemExit) as stopped:
+        run_script(train.main)
+    assert stopped.value.code == 2 and (folder / "checkpoint.pt").read_bytes() == before
+    assert re.fullmatch(f"error: {folder} cannot be resumed: {said}; undo .*\n", capsys.readouterr().err)
 
 
 def test_the_names_that_are_recognised_are_those_that_are_written():
