@@ -11,6 +11,7 @@ import csv
 import inspect
 import io
 import json
+import logging
 import math
 import os
 import re
@@ -18,10 +19,12 @@ import shlex
 import sys
 import textwrap
 import time
+import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext, redirect_stderr
+from contextlib import ExitStack, contextmanager, nullcontext, redirect_stderr, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cache
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -49,6 +52,7 @@ import torch
 import torch.nn.functional as F
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import fontManager, get_font
 from matplotlib.ticker import LogFormatter
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
@@ -1041,6 +1045,7 @@ WIDTH, MARGIN = 8.0, 0.15                                   # of all pictures, i
 SENTENCE, SMALL = 73, 105                                   # characters in a line
 STYLE = {                                                   # the same input gives the same bytes, …
     "svg.hashsalt": "attention", "svg.fonttype": "none", "pdf.fonttype": 42,    # … text stays text, …
+    "text.parse_math": False,                               # … and a $ in a token's name is no formula
     "font.size": 9, "axes.titlesize": 9, "axes.spines.top": False, "axes.spines.right": False,
 }
 LIGHT = {"text.color": "#1f2328", "grid.color": "#59636e", "lines.color": "#0969da"}
@@ -1048,13 +1053,39 @@ DARK = {"text.color": "#f0f6fc", "grid.color": "#9198a1", "lines.color": "#58a6f
 DARK |= dict.fromkeys(["figure.facecolor", "axes.facecolor", "savefig.facecolor"], "#0d1117")     # GitHub's
 
 
+@cache
+def families(letters: str) -> list[str]:
+    """Font families for these letters: matplotlib's own, then those of the reader that have what it lacks."""
+    chosen, own, missing = ["sans-serif"], "DejaVu Sans", {*map(ord, letters)}
+    for font in sorted(fontManager.ttflist, key=lambda font: (font.name != own, font.name, font.fname)):
+        there = {}
+        with suppress(RuntimeError, OSError):               # a font that matplotlib cannot read
+            if "Last Resort" not in font.name:              # which has a box for everything
+                there = missing & get_font(font.fname).get_charmap().keys()
+        if there:
+            missing -= there
+            chosen += {font.name} - {own, *chosen}
+    if missing:
+        shown = " ".join(map(chr, sorted(missing)))
+        print(f"no font here has {shown}; pictures show boxes in their place", file=sys.stderr)
+    return chosen
+
+
 @contextmanager
 def picture_style(dark: bool = False) -> Iterator[None]:
     """How all pictures look, whatever the reader's own matplotlibrc says."""
-    with matplotlib.rc_context():
+    names = [*TASKS, *(name for task in TASKS.values() for name in task.names.values())]
+    letters = "".join(sorted({letter for name in names for letter in name if not letter.isascii()}))
+    log = logging.getLogger("matplotlib.font_manager")
+    before = log.level
+    with matplotlib.rc_context(), warnings.catch_warnings(), ExitStack() as at_end:
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")     # families has said so, once
+        at_end.callback(log.setLevel, before)
+        log.setLevel(logging.ERROR)                         # a fallback font need not have a bold face
         matplotlib.rcdefaults()
         if dark:
             matplotlib.style.use("dark_background")
+        matplotlib.rcParams["font.family"] = families(letters)
         matplotlib.rcParams.update(STYLE | (DARK if dark else LIGHT))
         yield
 

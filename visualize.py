@@ -22,6 +22,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
+from unicodedata import east_asian_width
 from urllib.parse import quote
 from zlib import crc32
 
@@ -267,7 +268,8 @@ def map_of(view: View, head: Head, title: str = "") -> Map:
 
 def inches(names: list[str], size: float = 8) -> float:
     """How wide the longest of these names is, in letters of this size in points; rather too wide."""
-    return max(len(name) for name in names) * 0.68 * size / 72
+    wide = [sum(1 + (east_asian_width(letter) in "WF") / 2 for letter in name) for name in names]
+    return max(wide) * 0.68 * size / 72
 
 
 def is_turned(keys: list[str], width: float, size: float = 8) -> bool:

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,6 +18,7 @@ import pytest
 import torch
 from conftest import KINDS, TINY
 from matplotlib.figure import Figure
+from matplotlib.font_manager import fontManager, get_font
 from PIL import Image, ImageSequence
 from torch.nn import functional
 
@@ -447,6 +449,7 @@ def rank_of_each_symbol(content):
     return 4 + (counts.cumsum(dim=1) - counts).gather(1, content - 4)
 
 
+MARKS = ["$x$", "$", "a^_", "\\frac", "%s", "{0}", "<b>", "五"]
 OWN = {                                                     # a task, and what it has outlined
     "shift": (Task(lambda content: content.roll(1, dims=1)), True),
     "next": (Task(lambda content: 4 + (content - 3) % 16), True),
@@ -462,6 +465,7 @@ OWN = {                                                     # a task, and what i
     ),
     "rank": (Task(rank_of_each_symbol), True),
     "letters": (Task(data.reverse, symbols=range(4, 7), names={4: "a", 5: "b", 6: "c"}), True),
+    "marks": (Task(data.reverse, symbols=range(4, 12), names=dict(enumerate(MARKS, 4))), True),
 }
 
 
@@ -548,6 +552,9 @@ def test_every_picture_of_a_task_of_ones_own_is_drawn_and_claims_nothing_false(
     view = untrained_view(task, architecture, ["cab"] if task == "letters" else None)
     if task == "letters":
         assert view.answer.startswith("c a b → ")
+    if task == "marks":
+        names = [tick.get_text() for tick in head_picture(view).axes[0].get_xticklabels()]
+        assert {*names[1:9]} <= {*MARKS} and names[9] == "END"
     outlines = OWN[task][1]
     for name, figure in pictures_of_view(view).items():
         assert_readable(figure)
@@ -557,6 +564,24 @@ def test_every_picture_of_a_task_of_ones_own_is_drawn_and_claims_nothing_false(
             if name in ("attention_head", "attention_layer"):
                 assert outlines in sentence_of(figure)
     assert view.outlined == (outlines is True)
+
+
+def test_letters_that_matplotlibs_font_lacks_come_from_another_or_are_named_once(monkeypatch, capsys):
+    fonts = {font.name: get_font(font.fname).get_charmap() for font in fontManager.ttflist
+             if font.name in ("DejaVu Sans", "STIXGeneral") and font.weight in (400, "regular")}
+    monkeypatch.setattr(fontManager, "ttflist", [font for font in fontManager.ttflist if font.name in fonts])
+    letter = chr(min(fonts["STIXGeneral"].keys() - fonts["DejaVu Sans"].keys()))
+    assert train.families("") == train.families("ж") == ["sans-serif"]
+    assert train.families(letter) == ["sans-serif", "STIXGeneral"] and capsys.readouterr().err == ""
+    monkeypatch.setitem(TASKS, "letters", Task(data.reverse, names={4: "\U0010fffd", 5: letter}))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(2):
+            with picture_style():
+                figure = Figure()
+                figure.suptitle(f"\U0010fffd {letter} $x", weight="bold")
+                figure.draw_without_rendering()
+    assert capsys.readouterr().err == "no font here has \U0010fffd; pictures show boxes in their place\n"
 
 
 SIZES = {
