@@ -9,10 +9,10 @@ A map is (T, S): row = query (who reads), column = key (what is read).
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +40,6 @@ from data import (
 )
 from train import Config, Record, Run, fixed_generator, predict
 from transformer import (
-    FeedForward,
     MultiHeadAttention,
     TransformerBlock,
     attention_mask,
@@ -314,38 +313,6 @@ def mean_head_outputs(run: Run) -> dict[Head, Tensor]:
     return means
 
 
-@contextmanager
-def remembering(model: nn.Module, given: tuple[Tensor, ...]) -> Iterator[None]:
-    """While this lasts, a sublayer that is given the same as in this pass is not computed again.
-
-    Only the output projection of an attention is, since that is where ablated replaces heads.
-    """
-    sublayers = [part for part in model.modules() if isinstance(part, (MultiHeadAttention, FeedForward))]
-    watched = list(sublayers)
-    for part in sublayers:
-        if isinstance(part, MultiHeadAttention):            # these are given memory and the mixed values
-            watched += [part.key_projection, part.output_projection]
-    seen = dict(zip(watched, inputs_and_outputs(model, watched, given), strict=True))
-
-    def recall(part: nn.Module, compute: Callable, x: Tensor, **more: Tensor | None) -> Tensor:
-        before, output = seen[part]
-        if isinstance(part, FeedForward):
-            return output if x.equal(before) else compute(x)
-        memory, _ = seen[part.key_projection]
-        if x.equal(before) and more.get("memory", x).equal(memory):
-            mixture, _ = seen[part.output_projection]
-            return part.output_projection(mixture)
-        return compute(x, **more)
-
-    for part in sublayers:
-        part.forward = partial(recall, part, part.forward)  # hides the method of the class
-    try:
-        yield
-    finally:
-        for part in sublayers:
-            del part.forward
-
-
 def margins(logits: Tensor, to_say: Tensor) -> Tensor:
     """How far the right symbol's logit is ahead of the best other one, (N, T); ∞ where nothing is asked.
 
@@ -364,7 +331,6 @@ def margins_without(
 
     For a generating model that says what it generates: greedy decoding is right just where each step after
     the right beginning is. Each different row goes through the model once, beside others of like length.
-    After each cut, only the blocks that it can reach are computed again.
     """
     _, given, to_say = unseen_sequences(run, count=count)
     given, to_say, place = different_rows(given, to_say)
@@ -372,10 +338,9 @@ def margins_without(
     with evaluating(run.model) as model:
         for rows, short in portions_of_like_length(given, rows_at_once(run.config, given)):
             length = short[-1].size(1)
-            with remembering(model, short):
-                for number, parts in enumerate(cuts):
-                    with ablated(model, *parts, replacement=replacement):
-                        result[number, rows, :length] = margins(model(*short), to_say[rows, :length])
+            for number, parts in enumerate(cuts):
+                with ablated(model, *parts, replacement=replacement):
+                    result[number, rows, :length] = margins(model(*short), to_say[rows, :length])
     return result[:, place]
 
 

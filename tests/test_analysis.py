@@ -22,6 +22,7 @@ from analysis import (
     ablated,
     answer_cells,
     answer_lengths,
+    answering_kind,
     by_length,
     diagonals,
     first_symbol,
@@ -38,14 +39,13 @@ from analysis import (
     parts_of,
     read,
     relative_entropy,
-    remembering,
     scores_of_query,
     share_on,
     unseen_sequences,
 )
 from data import ARCHITECTURES, TASKS, Task, add_start_end, arrange, dependence, to_content, to_text
 from train import Config, Run, load_run, recipe
-from transformer import generate
+from transformer import FeedForward, generate
 
 
 def attentions(model, kind):
@@ -350,19 +350,27 @@ def test_the_margin_is_the_lead_over_the_best_other_symbol():
     assert ahead.tolist() == [[-2, -4, math.inf]]               # nothing is asked at PAD
 
 
-def test_a_remembered_pass_is_repeated_only_for_the_same_input(run):
-    _, given, _ = unseen_sequences(run)
-    other = tuple(tokens.flip(0) for tokens in given)
-    expected, calls = [run.model(*given), run.model(*other)], []
-    with remembering(run.model, given):
-        hook = attentions(run.model, KINDS[run.architecture][0])[0].query_projection.register_forward_hook(
-            lambda *_: calls.append(1)
-        )
-        for tokens, logits in zip((given, other), expected, strict=True):
-            torch.testing.assert_close(run.model(*tokens), logits)
-    hook.remove()
-    assert len(calls) == 1                                      # for the other input alone
-    torch.testing.assert_close(run.model(*other), expected[1])
+def test_measuring_sees_what_the_model_does_and_leaves_it_as_it_was(run, few_sequences):
+    """A reader's own hook acts once, on a projection of each kind; a replaced forward stays in its place."""
+    model = copy.deepcopy(run.model)
+    expected = copy.deepcopy(run.model)
+    attention = attentions(model, answering_kind(run.architecture))[-1]
+    other = attentions(expected, answering_kind(run.architecture))[-1]
+    for projection in "key_projection", "output_projection":
+        getattr(attention, projection).register_forward_hook(lambda part, given, output: 2 * output)
+        for weights in getattr(other, projection).parameters():
+            weights.data.mul_(2)
+    mine, theirs = (
+        next(part for part in each.modules() if isinstance(part, FeedForward)) for each in (model, expected)
+    )
+    replaced = mine.forward = lambda x: 3 * FeedForward.forward(mine, x)
+    for weights in theirs.contract.parameters():
+        weights.data.mul_(3)
+    measured, right = (Evidence(replace(run, model=each)) for each in (model, expected))
+    assert [*measured.margins] == [*right.margins]
+    for part, ahead in measured.margins.items():
+        torch.testing.assert_close(ahead, right.margins[part], atol=1e-4, rtol=1e-4)
+    assert mine.forward is replaced and len(attention.key_projection._forward_hooks) == 1
 
 
 def test_two_heads_that_can_each_be_lost_but_not_both_are_found(run, monkeypatch):
