@@ -54,9 +54,10 @@ def scaled_dot_product_attention(
     attend to nothing is all zeros. The weights that mix have dropout, those that are returned do not.
 
     A sum of Dh products spreads as √Dh. Without the division, the softmax of a wide head is all or nothing,
-    and its gradient vanishes (`python tests/benchmark.py --what-decides`).
+    and its gradient vanishes (`python tests/benchmark.py --what-decides`). Dividing the query, not the sum,
+    keeps large products within the range of float16.
     """
-    scores = query @ key.transpose(-2, -1) / math.sqrt(query.size(-1))      # (B, H, T, S)
+    scores = query / math.sqrt(query.size(-1)) @ key.transpose(-2, -1)      # (B, H, T, S)
     if mask is not None:
         empty = ~mask.any(dim=-1, keepdim=True)                             # rows with nothing to attend to
         scores = scores.masked_fill(~(mask | empty), -math.inf)             # e^−inf = 0: exactly no weight

@@ -94,6 +94,16 @@ def test_masked_keys_get_exactly_no_weight_in_half_precision():
     assert (weights.masked_select(~mask.expand_as(weights)) == 0).all() and weights.isfinite().all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_large_products_stay_in_the_range_of_half_precision(dtype):
+    """64 products of 64 · 64 are 262,144; float16 ends at 65,504, and their score, 32,768, is below it."""
+    query, key = torch.full((1, 1, 2, 64), 64.0), torch.full((1, 1, 3, 64), 64.0)
+    key[0, 0, 1] = 32
+    value = torch.tensor([[[[1.0], [2.0], [5.0]]]])
+    mixture, weights = scaled_dot_product_attention(query.to(dtype), key.to(dtype), value.to(dtype))
+    assert weights[0, 0, 0].tolist() == [0.5, 0, 0.5] and mixture.flatten().tolist() == [3, 3]
+
+
 def test_returned_weights_sum_to_one_even_with_dropout():
     torch.manual_seed(0)
     mixture, weights = scaled_dot_product_attention(*random_qkv(), dropout=0.5)
