@@ -262,6 +262,11 @@ class Reading:
     chance: float                                           # the share of uniform attention
 
     @property
+    def enough(self) -> float:
+        """The share above which a head reads what an answer needs: half-way from chance to all of it."""
+        return (1 + self.chance) / 2
+
+    @property
     def length(self) -> int:
         """How many symbols each question has."""
         return self.source.size(1) - 2

@@ -49,6 +49,7 @@ from data import (
 from safety import replacing
 from train import (
     TEST_SEQUENCES,
+    Config,
     Run,
     fixed_generator,
     is_gallery,
@@ -56,6 +57,7 @@ from train import (
     percent,
     read_metrics,
     runs_shown,
+    tests_text,
 )
 from transformer import count_parameters, evaluating
 
@@ -150,9 +152,9 @@ def guide(run: Run, evidence: Evidence) -> dict:
 
     "brightest" is the head that reads the answers most, "other" the costliest of the rest. "share" is what
     the brightest head spends of its attention where the answers come from, and "moved" what it spends there
-    without the other. "readers" counts the heads that spend at least half of theirs there. "pair" has two
-    heads of which either can be lost at no cost, but not both, and how many sequences stay right without
-    them. It is None if no pair was found.
+    without the other. "readers" counts the heads that spend enough of theirs there (Reading.enough). "pair"
+    has two heads of which either can be lost at no cost, but not both, and how many sequences stay right
+    without them. It is None if no pair was found.
     """
     brightest, reading, result = evidence.brightest, evidence.reading, {"brightest": None}
     others = [head for head in heads_of(run.model) if head != brightest]
@@ -162,7 +164,7 @@ def guide(run: Run, evidence: Evidence) -> dict:
             without = read(run, reading.source, reading.given, reading.to_say)
         _, layer, head = brightest
         result = {
-            "brightest": brightest, "other": other, "readers": int((reading.shares >= 0.5).sum()),
+            "brightest": brightest, "other": other, "readers": int((reading.shares > reading.enough).sum()),
             "share": reading.shares[layer, head].item(), "moved": without.shares[layer, head].item(),
         }
     pair = evidence.pair
@@ -206,8 +208,9 @@ def live_page(run: Run, format: str, tested_on: int, share: float) -> str:
     data, weights = page_data(run, format)
     warning = f"Code and weights no longer belong together: {run.changed}. " if run.changed else ""
     about = html.escape(warning) + (
-        f"A trained model: {count_parameters(run.model):,} weights, {percent(share, 2)} of {tested_on:,} "
-        "test sequences right. Ask it, cut its heads, and see what breaks. All of it is in this file."
+        f"A trained model: {count_parameters(run.model):,} weights, {percent(share, 2)} of "
+        f"{tests_text(run.config, tested_on)} right. Ask it, cut its heads, and see what breaks. "
+        "All of it is in this file."
     )
     sources = [ASSETS / "explorer.html", *ASSETS.glob("*.css"), *ASSETS.glob("*.js")]
     parts = {path.name: path.read_text(encoding="utf-8") for path in sources}
@@ -321,7 +324,8 @@ def figures(folder: Path) -> str:
         if run["steps"]:
             solved = f"solved at step {run['steps_to_solve']}" if run["steps_to_solve"] else "not solved"
             trained = f"{run['steps']} training steps, {solved}, seed {run['seed']}"
-        right = f"{percent(run['test_exact_match'], 2)} of {run['test_sequences']:,} test sequences right"
+        tests = tests_text(Config(**run["config"]), run["test_sequences"])
+        right = f"{percent(run['test_exact_match'], 2)} of {tests} right"
         return f"{run['parameters']:,} weights; {trained}; {right}."
     except (ValueError, KeyError, TypeError):               # training was interrupted
         return ""

@@ -24,7 +24,7 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, redirect_stderr, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -344,13 +344,15 @@ def solves(model: nn.Module, source: Tensor, target: Tensor) -> bool:
 def evaluate(model: nn.Module, source: Tensor, target: Tensor, thorough: bool) -> dict:
     """Both accuracies on the first sequences, always the same; if thorough, whether all of them are right.
 
-    To look at all of them after each epoch would take longer than training does.
+    To look at all of them after each epoch would take longer than training does. Unless it was thorough,
+    "solved" is None if the first are right.
     """
     first, answers = source[:EVALUATION_BATCH], target[:EVALUATION_BATCH]
     said = predict(model, first, answers)
     scores = {"token_accuracy": token_accuracy(said, answers), "exact_match": exact_match(said, answers)}
     others = source[EVALUATION_BATCH:], target[EVALUATION_BATCH:]
-    scores["solved"] = thorough and scores["exact_match"] == 1 and solves(model, *others)
+    right = scores["exact_match"] == 1
+    scores["solved"] = None if right and not thorough else right and solves(model, *others)
     return scores
 
 
@@ -546,6 +548,19 @@ class Answers:
         return rows
 
 
+@lru_cache(maxsize=32)
+def distinct_tests(task: str, count: int, *sizes: int | bool) -> int:
+    """How many of this many test sequences are distinct; sizes: seq_len, vocab_size, fixed_length."""
+    source, _ = draw(task, count, fixed_generator("test"), "test", *sizes)
+    return len(source.unique(dim=0))
+
+
+def tests_text(config: Config, count: int) -> str:
+    """10,000 test sequences (6,584 distinct)."""
+    distinct = distinct_tests(config.task, count, config.seq_len, config.vocab_size, config.fixed_length)
+    return f"{count:,} test sequences" + (f" ({distinct:,} distinct)" if distinct < count else "")
+
+
 def take_test(config: Config, model: nn.Module) -> Answers:
     """The model's answers to this run's test sequences."""
     source, target = config.draw(TEST_SEQUENCES, fixed_generator("test"), "test")
@@ -557,6 +572,11 @@ def percent(share: float, decimals: int = 0) -> str:
     factor = 10**decimals
     text = f"{math.floor(round(100 * factor * share, 6)) / factor:.{decimals}f}"
     return text.removesuffix("." + "0" * decimals) + "%"
+
+
+def at_most(share: float) -> str:
+    """Rounded up, as befits an upper bound."""
+    return f"{math.ceil(round(100 * share, 6))}%"
 
 
 def prediction_text(task: str, source: Tensor, target: Tensor, prediction: Tensor) -> str:
@@ -937,7 +957,8 @@ class Run:
 def check_history(history: list) -> None:
     """ValueError unless these are rows as train makes them, of the first epochs or of epoch 0 alone."""
     for row in history:
-        if differs := difference(HISTORY_ROW, row, "a row of the history"):
+        known = HISTORY_ROW | ({"solved": type(None)} if row.get("solved", False) is None else {})
+        if differs := difference(known, row, "a row of the history"):
             raise ValueError(differs)
     if [row["epoch"] for row in history] not in ([0], [*range(1, len(history) + 1)]) or not history:
         raise ValueError("the history is not that of the first epochs")
@@ -1561,7 +1582,9 @@ def print_table(results: list[dict]) -> None:
     """One line for each run."""
     width = max(10, *(len(metrics["task"]) + 2 for metrics in results))
     line = "{:<{width}}{:<17}{:>10}{:>12}{:>9}{:>15}{:>18}"
-    print(f"\nOn {TEST_SEQUENCES:,} test sequences never seen in training:\n")
+    configs = [Config(**metrics["config"]) for metrics in results]
+    counts = " or ".join(dict.fromkeys(tests_text(config, TEST_SEQUENCES) for config in configs))
+    print(f"\nOn {counts}, none of them seen in training:\n")
     headings = "task", "architecture", "parameters", "solved at", "after", "tokens right", "sequences right"
     print(line.format(*headings, width=width))
     for metrics in results:

@@ -89,6 +89,7 @@ from data import (
     task_names,
     to_content,
     to_text,
+    usable_lengths,
 )
 from explorer import save_gallery, save_page
 from train import (
@@ -103,6 +104,7 @@ from train import (
     Config,
     Record,
     Run,
+    at_most,
     command_line,
     first_solved,
     load_run,
@@ -428,13 +430,18 @@ def change(view: View, part: Part) -> str:
 
 
 def points_lost(view: View, part: Part) -> int:
-    """Points of exact match that it costs to lose a part; a cost of less than one counts as one."""
-    return math.ceil(round(100 * view.evidence.cost(part), 6))
+    """Points of exact match that it costs to lose a part, below 0 if it gains some; at least one if any."""
+    cost = round(100 * view.evidence.cost(part), 6)
+    return math.ceil(cost) if cost > 0 else math.floor(cost)
 
 
 def price(view: View, part: Part) -> str:
+    """What it costs to lose a part, as the end of a sentence."""
     points = points_lost(view, part)
-    return {0: "nothing", 1: "1 point"}.get(points, f"{points} points")
+    count = f"{abs(points)} point{'s' if abs(points) != 1 else ''}"
+    if points < 0:
+        return f"costs nothing ({count} more right without it)"
+    return f"costs {count}" if points else "costs nothing"
 
 
 # ---------------------------------------------------------------- pictures of one sequence
@@ -480,9 +487,10 @@ def head_sentence(view: View) -> str:
     name, share = view.name(view.best), view.share(view.best)
     if not view.outlined:
         return f"{name} is the most focused head; {nothing_outlined(view)}"
-    if share < 0.5:
-        return f"no head reads what the answer needs: {name} comes closest, with {percent(share)}"
-    return f"{name} reads what the answer needs, with {percent(share)} of its attention"
+    chance = f"(uniform: {percent(view.reading.chance)})"
+    if share <= view.reading.enough:
+        return f"no head reads what the answer needs: {name} comes closest, with {percent(share)} {chance}"
+    return f"{name} reads what the answer needs, with {percent(share)} of its attention {chance}"
 
 
 def draw_table(table: Axes, rows: dict[str, list[str]], shown: Map, columns: int) -> None:
@@ -506,9 +514,6 @@ def head_picture(view: View) -> Figure:
     if not below:
         keys = shown.weights[query, keys].topk(min(MOST_KEYS, len(keys))).indices.sort().values.tolist()
     columns = shown.keys if below else [shown.keys[key] for key in keys]
-    numbers = run_text(view)
-    if view.outlined:
-        numbers += f" Uniform attention: {percent(view.reading.chance)}."
     how = f" The framed row, in numbers: a weight is its power divided by the sum of all, {total:.3f}."
     left = max(1.35, 0.5 + inches(shown.queries))
     across = WIDTH - left - 0.95
@@ -516,7 +521,7 @@ def head_picture(view: View) -> Figure:
     table_width = width if below else across
     gap = room_below(shown.keys, width) + (0 if below else 0.1 + room_below(columns, table_width))
     figure, top = new_picture(
-        height + gap + 1.4, head_sentence(view), numbers, how_to_read(view, [view.kind]) + how
+        height + gap + 1.4, head_sentence(view), run_text(view), how_to_read(view, [view.kind]) + how
     )
     axes = panel(figure, left, top, width, height)
     draw_map(axes, shown)
@@ -540,14 +545,15 @@ def layer_picture(view: View) -> Figure:
     name, titles = view.name((kind, layer)), [f"head {index + 1}" for _, _, index in heads]
     sentence = f"{name}: {nothing_outlined(view)}"
     if view.outlined:
-        readers = int((view.reading.shares[layer] > 0.5).sum())
+        chance = percent(view.reading.chance)
+        readers = int((view.reading.shares[layer] > view.reading.enough).sum())
         if len(heads) == 1:
             sentence = f"the only head in {name} spends {percent(view.share(view.best))} of its attention"
         elif readers < 2:
             sentence = f"{'one' if readers else 'no'} head in {name} spends most of its attention"
         else:
             sentence = f"{readers} of {len(heads)} heads in {name} spend most of their attention"
-        sentence += " where the answer is"
+        sentence += f" where the answer is (uniform: {chance})"
         titles = [f"{title}: {percent(view.share(head))}" for title, head in zip(titles, heads, strict=True)]
     maps = [map_of(view, head, title) for head, title in zip(heads, titles, strict=True)]
     numbers = f"{run_text(view)} Without this layer: {percent(view.evidence.left((kind, layer)))} right."
@@ -562,7 +568,9 @@ def model_picture(view: View) -> Figure:
     heads = view.run.config.num_heads
     lost = {head: points_lost(view, head) for head in heads_of(view.run.model)}
     sentence = f"each of the {len(lost)} heads can be lost alone at no cost"
-    if len(lost) == 1:
+    if view.evidence.left() == 0:
+        sentence = NEVER_RIGHT
+    elif len(lost) == 1:
         (only,) = lost
         sentence = f"without its only head, {view.name(only)}: {change(view, only)} right"
     elif view.costly:
@@ -594,10 +602,13 @@ def model_picture(view: View) -> Figure:
             draw_map(axes, map_of(view, (*place, head)), box)
             points = lost[(*place, head)]
             if points:
-                axes.text(box[0] + size / 2, at - 0.05, f"−{points}", ha="center", va="bottom", weight="bold")
+                change_there = f"{-points:+}".replace("-", "−")
+                axes.text(box[0] + size / 2, at - 0.05, change_there, ha="center", va="bottom", weight="bold")
             else:
                 axes.add_patch(Rectangle(box[:2], *box[2:], color=paper, alpha=0.6, linewidth=0, zorder=3))
-            edge = {"edgecolor": "tab:orange" if points else "grey", "linewidth": 2.5 if points else 0.5}
+            edge = {"edgecolor": "tab:orange", "linewidth": 2.5}
+            if points <= 0:
+                edge = {"edgecolor": "grey", "linewidth": 0.5}
             axes.add_patch(Rectangle(box[:2], *box[2:], fill=False, zorder=4, **edge))
     for head in range(heads):
         text = f"head {head + 1}" if heads <= 10 else head + 1
@@ -632,8 +643,18 @@ def with_article(architecture: str) -> str:
     return f"{'an' if architecture[0] in 'aeiou' else 'a'} {architecture}"
 
 
+def is_learned(view: View) -> bool:
+    return view.evidence.left() >= 0.5
+
+
 def comparison_sentence(views: list[list[View]]) -> str:
-    """Which tasks need no attention, in the first architecture that has such tasks, and which do."""
+    """Which tasks need no attention, in the first architecture that has such tasks, and which do.
+
+    Nothing is claimed of models that have not learned their task.
+    """
+    views = [learned for row in views if (learned := [view for view in row if is_learned(view)])]
+    if not views:
+        return "none of these models has learned its task, so it is unknown what they need"
     for number, row in enumerate(views):
         names = [doing(view.run.config.task) for view in row]
         needless = [name for name, view in zip(names, row, strict=True) if needs_no_attention(view)]
@@ -649,7 +670,7 @@ def comparison_sentence(views: list[list[View]]) -> str:
         ]
         return f"{text}; in {' and '.join(others)} {'it does' if one else 'they do'}" if others else text
     most = max(view.evidence.left((view.kind,)) for row in views for view in row)
-    return f"none of these models works without its attention: at most {percent(most)} right"
+    return f"none of these models works without its attention: at most {at_most(most)} right"
 
 
 def answer_of(view: View) -> tuple[list[str], int, int]:
@@ -747,13 +768,16 @@ def influence_picture(view: View) -> Figure:
     name, sentence = view.name(view.best), nothing_outlined(view)
     numbers = f"{view}: means over {sample(reading.source)}."
     how = "Influence: how far the answer moves (total variation, 0 to 1) when a symbol is replaced."
-    if math.isnan(share):
+    if moved.isnan().all():
+        sentence = "no symbol could be replaced, so what the answers depend on is unknown"
+    elif math.isnan(share):
         sentence = "no symbol of the question moves the answers"
     elif view.outlined:
         seen = reading.shares[layer, head].item()
-        there = f"and {name} looks there ({percent(seen)} of its attention)"
-        if seen < 0.5:
-            there = f"but no head looks there: at most {percent(seen)}"
+        chance = f"uniform: {percent(reading.chance)}"
+        there = f"and {name} looks there ({percent(seen)} of its attention, {chance})"
+        if seen <= reading.enough:
+            there = f"but no head looks there: at most {at_most(seen)} ({chance})"
         sentence = f"{percent(share)} of the influence comes from the needed symbols, {there}"
         how += f" Needed symbols: {own:.2f}"
         how += "." if math.isnan(other) else f", others: {other:.2f}."
@@ -784,10 +808,13 @@ def rows_of_ablation(view: View, most_heads: int = MOST_HEADS) -> list[Part]:
     return list(different.values())
 
 
+NEVER_RIGHT = "the model is never right, so no cut can make it worse"
+
+
 def ablation_sentence(view: View) -> str:
     evidence = view.evidence
     if evidence.left() == 0:
-        return "the model is never right, so no cut can make it worse"
+        return NEVER_RIGHT
     if needs_no_attention(view):
         needs_none = f"{view.run.config.task} needs no attention in this {view.run.architecture}"
         return f"{needs_none}: {percent(evidence.left(ALL_ATTENTION))} right without any"
@@ -799,7 +826,7 @@ def ablation_sentence(view: View) -> str:
         return f"{view.name(costly)} {costs}"
     if costly == view.best:
         return f"{view.name(costly)} reads the answers most and {costs}"
-    reads_most = f"{view.name(view.best)} reads the answers most and costs {price(view, view.best)}"
+    reads_most = f"{view.name(view.best)} reads the answers most and {price(view, view.best)}"
     return f"{view.name(costly)} {costs}; {reads_most}"
 
 
@@ -900,12 +927,17 @@ def lengths_sentence(views: list[View]) -> str:
         return f"the {names} learned to {task}, and to stop after {stops(stopping[0])[0]} symbols"
     right = {name: each.exact_match for name, each in beyond.items() if each}
     if not right:
-        return f"{task}: no longer questions than in training fit into the model"
+        config = views[0].run.config
+        known = usable_lengths(task, "test", 2 * config.seq_len, config.vocab_size)
+        where = "fit into the model" if known[-1] > config.seq_len else "are left to test"
+        return f"{task}: no questions longer than in training {where}"
     best = max(right, key=right.get)
-    there = f"{percent(right[best])} right at length {beyond[best].length}"
+    length = beyond[best].length
     if right[best] >= 0.5:
+        there = f"{percent(right[best])} right at length {length}"
         return f"beyond the lengths of training the {best} goes on: {there}"
-    return f"no model goes on beyond the lengths of training: at most {there}"
+    there = f"at most {at_most(right[best])} right at length {length}"
+    return f"no model goes on beyond the lengths of training: {there}"
 
 
 def draw_places(axes: Axes, view: View) -> None:
@@ -1092,7 +1124,9 @@ def film_of(view: View) -> Film:
     return film
 
 
-def film_sentence(steps: list[int], right: list[float], share: list[float] | None = None) -> str:
+def film_sentence(
+    steps: list[int], right: list[float], share: list[float] | None = None, enough: float = 0.5
+) -> str:
     """Whether the right symbols come first or the pattern of attention."""
     symbols = steps[half_way(right)]
     if right[-1] < 0.5:
@@ -1100,7 +1134,7 @@ def film_sentence(steps: list[int], right: list[float], share: list[float] | Non
     text = f"the right symbols come at step {symbols}"
     if share is None:
         return text
-    if share[-1] < 0.5:
+    if share[-1] <= enough:
         return f"{text}; no head ever reads what they need"
     pattern = steps[half_way(share)]
     if symbols == pattern:
@@ -1118,8 +1152,9 @@ def film_texts(film: Film) -> tuple[str, str, str]:
     how += f"Solid: in {PROBES} questions of this length."
     if view.outlined:
         how += f" Dashed: {view.place(film.best)}, in this one."
+    sentence = film_sentence(film.steps, *film.curves.values(), enough=view.reading.enough)
     numbers = f"{view}, seed {config.seed}, on {question}. Each comes when its curve is half-way up."
-    return film_sentence(film.steps, *film.curves.values()), numbers, how
+    return sentence, numbers, how
 
 
 def draw_film_curves(axes: Axes, film: Film) -> None:
@@ -1306,7 +1341,7 @@ def draw_half(
     """The costliest head and the one that reads the answers most, above what is left without these parts."""
     figure.text(left / WIDTH, 1 - top / figure.get_figheight(), label, weight="bold", va="top", size=10)
     for place, head in enumerate(dict.fromkeys([*view.costly[:1], view.best])):
-        purpose = view.run.purposes.get(view.place(head)) or f"costs {price(view, head)}"
+        purpose = view.run.purposes.get(view.place(head)) or price(view, head)
         shown = map_of(view, head)
         names = 0.15 + inches(shown.queries)
         size = width / 2 - 0.05 - names

@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 from base64 import b64decode
+from dataclasses import asdict
 from pathlib import Path
 from unittest.mock import patch
 from urllib.parse import unquote, urlparse
@@ -26,7 +27,7 @@ import visualize
 from analysis import Evidence, ablated, answer_cells, mean_head_outputs, parts_of, scores_of_query
 from data import ARCHITECTURES, END, MASK, PAD, START, TASKS, Task, alphabet, dependence, some_questions
 from handmade import copying_encoder_decoder, reversing_encoder
-from train import Config, Run, new_picture, percent, run_folder, save_picture
+from train import Config, Run, fixed_generator, new_picture, percent, run_folder, save_picture
 from transformer import evaluating, generate
 
 SMALL = {"d_model": 20, "num_heads": 2, "num_layers": 2, "d_ff": 24}
@@ -723,7 +724,9 @@ def test_weights_travel_as_float32_where_rounding_would_change_what_is_right(tmp
         model.output_projection.bias += 60_000 + torch.linspace(0, 18, 20)
     run = Run(model.eval(), config, [], Path("nowhere"))
     page = page_of(run, tmp_path / "explorer.html").read_text()
-    assert '"format": "float32"' in page and "100% of 50 test sequences right" in page
+    assert '"format": "float32"' in page
+    distinct = len(run.config.draw(50, fixed_generator("test"), "test")[0].unique(dim=0))
+    assert f"100% of 50 test sequences ({distinct} distinct) right" in page and distinct < 50
     with patch.object(explorer, "LARGEST_PAGE", len(page) - 1):
         smaller = page_of(run, tmp_path / "explorer.html").read_text()
     assert '"format": "float16"' in smaller and "100% of 50" not in smaller
@@ -781,7 +784,7 @@ def some_runs(folder: Path, runs: list[tuple[str, str]]) -> Path:
         (place / "explorer.html").write_text("the page")
         (place / "metrics.json").write_text(json.dumps({
             "parameters": 1234, "steps": 200, "steps_to_solve": 96, "seed": 3, "test_sequences": 10_000,
-            "test_exact_match": 0.99996,
+            "test_exact_match": 0.99996, "config": asdict(Config(task=task, architecture=architecture)),
         }))
     explorer.save_gallery(folder, folder, "")
     return folder / "index.html"
@@ -806,6 +809,7 @@ def test_the_gallery_shows_all_that_is_there_with_figures_command_and_what_to_lo
     assert links == expected - {page, folder / "my_notes.png"}
     section = browser.find_element("id", "copy-encoder")
     assert "1,234 weights; 200 training steps, solved at step 96, seed 3; 99.99% of 10,000" in section.text
+    assert "test sequences (6,584 distinct) right." in section.text
     assert "Made by python visualize.py --models-dir here" in section.text
     assert "python visualize.py --sequence 5 9 --dark --models-dir here" in section.text
     picture = section.find_element("css selector", "[src$='ablation.png']")

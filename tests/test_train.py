@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy
 import pytest
@@ -184,6 +185,22 @@ def test_solved_means_that_all_validation_sequences_were_looked_at():
     early_mistake[99, 0] ^= 1
     row = evaluate(model, source, early_mistake, thorough=True)
     assert row["exact_match"] == pytest.approx(0.99) and not row["solved"]
+
+
+def test_what_nobody_looked_at_is_neither_solved_nor_unsolved(tmp_path):
+    """All of the first sequences are right; the others are only asked if the evaluation is thorough."""
+    config = Config(task="copy")
+    source, target = train.validation_set(config)
+    with patch.object(train, "predict", lambda model, source, target: target):
+        scores = evaluate(config.model(), source, target, thorough=False)
+    assert scores["exact_match"] == 1 and scores["solved"] is None
+    row = {"epoch": 1, "step": 8, "loss": 1.0, "train_seconds": 1.0} | scores
+    train.check_history([row])
+    train.save_table([row], tmp_path / "history.csv")
+    assert (tmp_path / "history.csv").read_text().endswith(",1.0,\n")
+    assert not evaluate(config.model(), source, target, thorough=False)["solved"]
+    assert train.tests_text(config, 10_000) == "10,000 test sequences (6,584 distinct)"
+    assert train.at_most(0.1355) == "14%" and train.at_most(0.13) == "13%" and train.at_most(0) == "0%"
 
 
 def test_the_training_picture_names_what_differs_and_how_many_sequences_its_accuracies_stand_on():

@@ -313,7 +313,7 @@ def test_the_picture_of_lengths_says_which_model_stops_and_which_goes_on(view):
     beyond.answers[:80, 3] = 0                                  # it is not right until there
     assert sentence() == "no model goes on beyond the lengths of training: at most 0% right at length 9"
     view.evidence.lengths = view.evidence.lengths[:8]
-    assert sentence() == "reverse: no longer questions than in training fit into the model"
+    assert sentence() == "reverse: no questions longer than in training fit into the model"
 
 
 @pytest.mark.parametrize(
@@ -432,10 +432,36 @@ def test_the_sentence_of_the_lines_says_who_needs_attention():
     assert sentence([encoder[:1], both[:1]]) == (
         "copying in an encoder needs no attention; in an encoder-decoder it does"
     )
-    assert sentence([both]) == "none of these models works without its attention: at most 12% right"
+    assert sentence([both]) == "none of these models works without its attention: at most 13% right"
     needless = [row("decoder", add=1, add_one=1, sort=0), both]
     assert sentence(needless) == "adding and add_one in a decoder need no attention; sorting does"
     assert sentence([encoder[:1]]) == "copying in an encoder needs no attention"
+    encoder[1].evidence.left = lambda part=NOTHING: 0       # it never learned to reverse
+    assert sentence([encoder]) == "copying in an encoder needs no attention"
+    assert sentence([encoder[1:]]).startswith("none of these models has learned its task")
+
+
+def test_no_sentence_takes_chance_for_a_finding(view):
+    """85% where uniform attention has 80%; a symbol that nothing could replace; a head that does harm."""
+    evidence, (_, layer, head) = view.evidence, view.best
+    view.reading.shares[layer, head], view.reading.chance = 0.85, 0.8
+    for sentence in map(sentence_of, (head_picture(view), layer_picture(view))):
+        assert sentence.startswith("No head ") and "(uniform: 80%)" in sentence
+    view.reading.shares[layer, head] = 0.9375
+    assert visualize.head_sentence(view).endswith("needs, with 93% of its attention (uniform: 80%)")
+    evidence.reading.shares, evidence.reading.chance = evidence.reading.shares * 0 + 0.1355, 0.1
+    assert "no head looks there: at most 14% (uniform: 10%)" in sentence_of(influence_picture(view))
+    evidence.influence = evidence.influence * math.nan
+    assert sentence_of(influence_picture(view)).startswith("No symbol could be replaced, so what the answers")
+    harmful, count = heads_of(view.run.model)[0], len(evidence.source)
+    evidence.margins |= {
+        NOTHING: torch.cat([-torch.ones(count // 4, 3), torch.ones(count - count // 4, 3)]),
+        harmful: torch.ones(count, 3),
+    }
+    assert visualize.price(view, harmful) == "costs nothing (25 points more right without it)"
+    assert "+25" in [text.get_text() for text in model_picture(view).axes[0].texts]
+    evidence.margins = {part: -torch.ones(count, 3) for part in evidence.margins}
+    assert sentence_of(model_picture(view)) == "The model is never right, so no cut can make it worse"
 
 
 def test_small_numbers_are_written_in_powers_of_ten():
@@ -874,7 +900,7 @@ def test_code_that_changed_since_is_noticed_where_a_run_is_read(
     shutil.copytree(run_folder(models_dir, "reverse", "encoder"), folder)
     call_main(monkeypatch, "--models-dir", tmp_path)
     gallery, page = tmp_path / "index.html", folder / "explorer.html"
-    assert capsys.readouterr().err == "" and "of 500 test sequences right" in gallery.read_text()
+    assert capsys.readouterr().err == "" and "of 500 test sequences (" in gallery.read_text()
     if part == "task":
         monkeypatch.setitem(TASKS, "reverse", Task(data.copy))
     else:
