@@ -533,7 +533,7 @@ def score_parts(model: nn.Module, tokens: Tensor) -> dict[str, Tensor]:
             x = (x - x.mean(dim=-1, keepdim=True)) / deviation * norm.weight
         return attention.split_heads(linear(x, projection.weight))
 
-    bias = norm.bias if block.norm_first else torch.zeros_like(norm.bias)
+    bias = norm.bias if block.norm_first and norm.bias is not None else torch.zeros_like(norm.weight)
     constant = attention.split_heads(attention.query_projection(bias).expand_as(symbols))
     (query_symbols, key_symbols), (query_positions, key_positions) = (
         [projected(x, projection) for projection in (attention.query_projection, attention.key_projection)]
@@ -551,13 +551,22 @@ def loudness(model: nn.Module, source: Tensor) -> dict[str, float]:
     """How loud each part of those scores is: its standard deviation over the keys that a query may read.
 
     It is the root mean square over all queries, heads and questions. source are questions of one length,
-    (N, S).
+    (N, S). ValueError if the parts do not add up, since the model was changed.
     """
     result = {}
     with evaluating(model) as model:
         mask = attention_mask(source[:1], causal=model.architecture == "decoder")
+        parts = score_parts(model, source)
+        expected = sum(parts.values()).masked_fill(~mask, -torch.inf).softmax(dim=-1)
+        first = next(module for module in model.modules() if isinstance(module, MultiHeadAttention))
+        model(*[source] * (2 if model.architecture == "encoder-decoder" else 1))
+        if (error := (first.attention_weights - expected).abs().max()) > 1e-3:
+            raise ValueError(
+                f"the balance cannot be measured: the parts of the scores miss the attention by {error:.2g}, "
+                "so norm, positions or projections are not those of transformer.py"
+            )
         share = mask / mask.sum(dim=-1, keepdim=True)                                   # of a key, in a mean
-        for name, part in score_parts(model, source).items():
+        for name, part in parts.items():
             centred = part - (part * share).sum(dim=-1, keepdim=True)
             result[name] = (centred.square() * share).sum(dim=-1).mean().sqrt().item()
     return result

@@ -406,10 +406,10 @@ def usable_lengths(
         if split in search(TASKS[task], task, length, vocab_size)[1]
     ]
     if not lengths:
-        only = " and --fixed-length" if fixed_length else ""
+        length = f"length {seq_len}" if fixed_length else f"at most seq_len={seq_len} symbols"
         raise ValueError(
-            f"vocab_size={vocab_size}, seq_len={seq_len}{only} leave no valid question for {task} in the "
-            f"{split} split; change one of them"
+            f"with vocab_size={vocab_size}, {task} has no question of {length} in the {split} split; "
+            "change one of them"
         )
     return lengths
 

@@ -45,6 +45,7 @@ from data import (
     different_rows,
     is_content,
     token_name,
+    usable_lengths,
 )
 from safety import replacing
 from train import (
@@ -97,7 +98,7 @@ def right_in_test(run: Run, count: int) -> float:
 def tested(run: Run) -> tuple[int, float]:
     """On how many test sequences the run was tested, and the exact match: as training noted, or now."""
     metrics = {} if run.changed else read_metrics(run.folder)
-    if {"test_sequences", "test_exact_match"} <= metrics.keys():
+    if metrics:
         return metrics["test_sequences"], metrics["test_exact_match"]
     return TEST_SEQUENCES, right_in_test(run, TEST_SEQUENCES)           # interrupted, or of other code
 
@@ -111,7 +112,8 @@ def as_base64(tensors: Iterable[Tensor], format: str) -> str:
 def examples(run: Run, lengths: dict[int, int]) -> list[list]:
     """Questions to begin with, each with its answer and a note: long, short, and longer than in training."""
     known = run.config.lengths("test")
-    longer = [length for length in lengths if length > run.config.seq_len][:1]
+    tested = usable_lengths(run.config.task, "test", max(lengths), run.config.vocab_size)
+    longer = [length for length in lengths if length > run.config.seq_len and length in tested][:1]
     notes = {known[-1]: "", known[len(known) // 3]: ""} | dict.fromkeys(longer, "longer than in training")
     result = []
     for length, note in notes.items():
@@ -319,16 +321,15 @@ def link_to(path: Path, output: Path) -> str:
 def figures(folder: Path) -> str:
     """The run's figures in a sentence, from its metrics.json; "" where there is none."""
     run = read_metrics(folder)
-    try:
-        trained = "built by hand"
-        if run["steps"]:
-            solved = f"solved at step {run['steps_to_solve']}" if run["steps_to_solve"] else "not solved"
-            trained = f"{run['steps']} training steps, {solved}, seed {run['seed']}"
-        tests = tests_text(Config(**run["config"]), run["test_sequences"])
-        right = f"{percent(run['test_exact_match'], 2)} of {tests} right"
-        return f"{run['parameters']:,} weights; {trained}; {right}."
-    except (ValueError, KeyError, TypeError):               # training was interrupted
+    if not run:                                             # training was interrupted
         return ""
+    trained = "built by hand"
+    if run["steps"]:
+        solved = f"solved at step {run['steps_to_solve']}" if run["steps_to_solve"] else "not solved"
+        trained = f"{run['steps']} training steps, {solved}, seed {run['seed']}"
+    tests = tests_text(Config(**run["config"]), run["test_sequences"])
+    right = f"{percent(run['test_exact_match'], 2)} of {tests} right"
+    return f"{run['parameters']:,} weights; {trained}; {right}."
 
 
 def anchor(title: str) -> str:
@@ -375,7 +376,8 @@ def sections(output: Path, models_dir: Path, folders: str, changed: dict[Path, s
         of = f'data-task="{tasks}" data-architecture="{" ".join(ARCHITECTURES)}"'
         found[title] = section(title, of, "", paths, output, folders)
     known = [*TASKS, *ARCHITECTURES]
-    places = {place.name.removesuffix("_task"): place for place in output.glob("*_task")}
+    places = [place for place in output.glob("*_task") if place.is_dir()]
+    places = {place.name.removesuffix("_task"): place for place in places}
     for task, place in sorted(places.items(), key=lambda item: index_in(known, item[0])):
         runs = sorted((x for x in place.iterdir() if x.is_dir()), key=lambda x: index_in(known, x.name))
         pictures = {run: pictures_in(run, output) for run in runs}

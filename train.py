@@ -472,6 +472,11 @@ def train_epoch(run: Training, batches: Iterable[tuple[tuple[Tensor, ...], Tenso
     return mean_of_all(torch.stack(losses)).cpu()           # waits for the device, so a clock is right
 
 
+def dropout_seed(seed: int, rank: int, epoch: int) -> int:
+    """A seed that no other run, process or epoch has; a mere sum would give neighbouring seeds the same."""
+    return int(numpy.random.SeedSequence((seed, rank, epoch)).generate_state(1, numpy.uint64)[0] >> 1)
+
+
 def train(
     config: Config, device: torch.device, checkpoint: dict | None = None, **how: bool | int
 ) -> Iterator[tuple[nn.Module, dict]]:
@@ -491,7 +496,7 @@ def train(
     for epoch in range(len(run.history) + 1, config.epochs + 1):
         start = time.perf_counter()
         if RANK > 0:                                        # dropout of its own, also after a resume
-            torch.manual_seed(config.seed + 1_000_003 * RANK + epoch)
+            torch.manual_seed(dropout_seed(config.seed, RANK, epoch))
         drawn = config.draw(config.steps_per_epoch * config.batch_size, run.generator)
         batches = zip(*(tensor.to(device).split(config.batch_size) for tensor in drawn), strict=True)
         losses = train_epoch(run, (arrange(config.architecture, *rows) for rows in batches))
@@ -769,6 +774,10 @@ HISTORY_ROW = {
     "epoch": int, "step": int, "loss": float, "train_seconds": float, "token_accuracy": float,
     "exact_match": float, "solved": bool,
 }
+METRICS = {                                                 # of those that are read again
+    "steps": int, "train_seconds": float, "seed": int, "parameters": int, "test_sequences": int,
+    "test_exact_match": float, "steps_to_solve": type(None), "seconds_to_solve": type(None),
+}
 MISTAKES_ROW = {
     "kind": str, "value": int, "questions": int, "mistakes": int, "different_mistakes": int,
     "share_of_questions": float, "share_of_mistakes": float,
@@ -916,12 +925,16 @@ def save_table(rows: list[dict], path: Path) -> None:
 
 
 def read_metrics(folder: Path) -> dict:
-    """The figures of a run that has ended; empty where there are none, or they are damaged."""
+    """The figures of a run that has ended; empty if there are none, or they are damaged."""
     try:
         metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        Config(**metrics["config"])
+    except (OSError, ValueError, TypeError, KeyError):
         return {}
-    return metrics if isinstance(metrics, dict) else {}
+    solved = {}
+    if metrics.get("steps_to_solve") is not None:
+        solved = {"steps_to_solve": int, "seconds_to_solve": float}
+    return {} if difference(METRICS | solved, {name: metrics.get(name) for name in METRICS}) else metrics
 
 
 def read_mistakes(folder: Path) -> list[dict]:
@@ -957,7 +970,8 @@ class Run:
 def check_history(history: list) -> None:
     """ValueError unless these are rows as train makes them, of the first epochs or of epoch 0 alone."""
     for row in history:
-        known = HISTORY_ROW | ({"solved": type(None)} if row.get("solved", False) is None else {})
+        unseen = isinstance(row, dict) and row.get("solved", False) is None     # nobody looked
+        known = HISTORY_ROW | ({"solved": type(None)} if unseen else {})
         if differs := difference(known, row, "a row of the history"):
             raise ValueError(differs)
     if [row["epoch"] for row in history] not in ([0], [*range(1, len(history) + 1)]) or not history:
@@ -1044,19 +1058,23 @@ def changed(config: Config, model: nn.Module, sample: dict[str, Tensor]) -> str:
     return ""
 
 
-def load_run(models_dir: Path, task: str, architecture: str = "encoder", quiet: bool = False) -> Run:
-    """Return the run that training left in models_dir. ValueError if there is none or it cannot be used.
+def read_run(folder: Path, task: str, architecture: str, quiet: bool = False) -> Run:
+    """Return the run in a folder of any name. ValueError if there is none or it cannot be used.
 
     If the code has changed since, so that the weights no longer belong to it, a line on stderr says so,
     unless quiet.
     """
-    folder = run_folder(models_dir, task, architecture)
     checkpoint, config, model = read_checkpoint(folder, task, architecture)
     run = Run(model.eval(), config, checkpoint["history"], folder, **checkpoint.get("known", {}))
     run.changed = changed(config, model, checkpoint["sample"])
     if run.changed and not quiet:
         print(f"{folder}: code and weights no longer belong together: {run.changed}; {UNDO}", file=sys.stderr)
     return run
+
+
+def load_run(models_dir: Path, task: str, architecture: str = "encoder") -> Run:
+    """Return the run that training left in models_dir; see read_run."""
+    return read_run(run_folder(models_dir, task, architecture), task, architecture)
 
 
 # ---------------------------------------------------------------- pictures and figures of a run
@@ -1627,9 +1645,10 @@ def train_all(options: argparse.Namespace) -> None:
             device = choose_device(options.device)
             context.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
             context.enter_context(process_group(device))
+            locks = {run: context.enter_context(ExitStack()) for run in runs}
             if RANK == 0:
-                for run in runs:
-                    context.enter_context(only_writer(run_folder(options.output_dir, *run)))
+                for run, lock in locks.items():
+                    lock.enter_context(only_writer(run_folder(options.output_dir, *run)))
             left = from_first(lambda: runs_to_train(runs, options, device))
         except ValueError as error:
             fail(str(error))
@@ -1643,6 +1662,7 @@ def train_all(options: argparse.Namespace) -> None:
             results.append(
                 train_and_save(config, device, folders[number], options.quiet, checkpoint, alone, **how)
             )
+            locks[config.task, config.architecture].close()     # so that it can be drawn meanwhile
     if RANK > 0:
         return
     if results:

@@ -9,6 +9,7 @@ A map is (T, S): row = query (who reads), column = key (what is read).
 """
 
 import argparse
+import errno
 import itertools
 import json
 import math
@@ -118,6 +119,7 @@ from train import (
     picture_style,
     read_mistakes,
     read_record,
+    read_run,
     remove_stale,
     runs_below,
     save_picture,
@@ -129,6 +131,7 @@ from train import (
 )
 from transformer import TransformerBlock, evaluating, fail, generate, run_script
 
+NEVER_RIGHT = "the model is never right, so no cut can make it worse"
 MOST_KEYS = 16                                              # whose numbers fit beside one another
 SEAMLESS = {"edgecolors": "face", "linewidth": 0.3, "antialiased": True}    # in svg and pdf, too
 FRAME = {"fill": False, "edgecolor": "tab:orange", "linewidth": 2}
@@ -601,7 +604,7 @@ def model_picture(view: View) -> Figure:
             box = left + head * width, at, size, shape
             draw_map(axes, map_of(view, (*place, head)), box)
             points = lost[(*place, head)]
-            if points:
+            if points and size > 0.25:                      # else there is no room for a number
                 change_there = f"{-points:+}".replace("-", "−")
                 axes.text(box[0] + size / 2, at - 0.05, change_there, ha="center", va="bottom", weight="bold")
             else:
@@ -610,7 +613,7 @@ def model_picture(view: View) -> Figure:
             if points <= 0:
                 edge = {"edgecolor": "grey", "linewidth": 0.5}
             axes.add_patch(Rectangle(box[:2], *box[2:], fill=False, zorder=4, **edge))
-    for head in range(heads):
+    for head in range(0, heads, math.ceil(0.2 / width)):
         text = f"head {head + 1}" if heads <= 10 else head + 1
         axes.text(left + head * width + size / 2, bottom + 0.06, text, ha="center", va="top")
     return figure
@@ -806,9 +809,6 @@ def rows_of_ablation(view: View, most_heads: int = MOST_HEADS) -> list[Part]:
     for part in [*heads, view.best, *layers, *kinds, ALL_ATTENTION]:
         different.setdefault(tuple(heads_of(view.run.model, part)), part)
     return list(different.values())
-
-
-NEVER_RIGHT = "the model is never right, so no cut can make it worse"
 
 
 def ablation_sentence(view: View) -> str:
@@ -1420,6 +1420,9 @@ def training_curves_picture(runs: Curves) -> Figure:
         sentence = (
             f"{len(solved)} of {len(runs)} runs solved it, the first at step {solved[first]}: {labels[first]}"
         )
+    if len(runs) == 1:
+        sentence = f"solved at step {solved[first]}" if solved else "not solved"
+        labels = dict.fromkeys(runs, "this run")
     names = ["\n".join(textwrap.wrap(label, SMALL - 20)) for label in labels.values()]
     below = 0.17 * sum(name.count("\n") + 1 for name in names) + 0.15
     tasks = dict.fromkeys(config.name for config, _ in runs.values())
@@ -1439,11 +1442,12 @@ def training_curves_picture(runs: Curves) -> Figure:
 
 def evidence_in(folders: list[Path]) -> dict[str, Evidence]:
     """The runs in these folders, by what sets them apart. ValueError for a missing one or too many."""
-    labels = labels_by_difference({path: config for path, (config, _) in runs_in(folders).items()})
+    configs = {path: config for path, (config, _) in runs_in(folders).items()}
+    labels = labels_by_difference(configs)
     if len(labels) > MOST_BALANCED:
         raise ValueError(f"{len(labels)} runs are too many for --balance; name at most {MOST_BALANCED}")
     return {
-        label or path.name: Evidence(load_run(path.parents[1], task_of(path), path.name))
+        label or path.name: Evidence(read_run(path, configs[path].task, configs[path].architecture))
         for path, label in labels.items()
     }
 
@@ -1641,7 +1645,7 @@ def changes(options: argparse.Namespace) -> dict[Path, str]:
     found = {}
     for folder in runs_below(options.models_dir):
         with suppress(ValueError):                          # it cannot be read, which was reported
-            found[folder] = load_run(options.models_dir, task_of(folder), folder.name, quiet=True).changed
+            found[folder] = read_run(folder, task_of(folder), folder.name, quiet=True).changed
     return found
 
 
@@ -1855,6 +1859,29 @@ def remove_older_pictures(options: argparse.Namespace) -> None:
         print(f"{options.output_dir}: {removed} files that show earlier weights removed")
 
 
+def lock(runs: dict[tuple[str, str], Run], options: argparse.Namespace, locks: ExitStack) -> list[str]:
+    """Be the only process that writes into the folders of pictures; drop the runs that are being trained.
+
+    Return what is wrong with those of them that were named; the others are only mentioned.
+    """
+    folders = {options.output_dir, *(drawn_into(run, options).parent for run in runs.values())}
+    for folder in sorted(folders):
+        locks.enter_context(only_writer(folder))
+    problems = []
+    for key, run in list(runs.items()):
+        try:
+            locks.enter_context(only_writer(drawn_into(run, options)))
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise
+            del runs[key]
+            busy = f"{error.filename}: {error.strerror}"
+            problems += [busy] if options.task or not runs else []
+            if not problems:
+                print(f"not drawn: {busy}", file=sys.stderr)
+    return problems
+
+
 def read_and_draw(options: argparse.Namespace) -> None:
     """Read everything first, then draw; report at the end what could not be read.
 
@@ -1869,12 +1896,12 @@ def read_and_draw(options: argparse.Namespace) -> None:
                 balanced = evidence_in(options.balance)
             else:
                 runs, problems = load_runs(options)
-            folders = {drawn_into(run, options) for run in runs.values()}
-            check_output(folders, options)
+            check_output((drawn_into(run, options) for run in runs.values()), options)
         except ValueError as error:
             fail(str(error))
-        for folder in {options.output_dir, *folders, *(folder.parent for folder in folders)}:
-            locks.enter_context(only_writer(folder))
+        problems += lock(runs, options, locks)
+        if problems and not runs:
+            fail(*problems)
         remove_older_pictures(options)
         if options.compare:
             draw = partial(training_curves_picture, curves)

@@ -434,6 +434,19 @@ def test_the_parts_of_the_scores_add_up_to_the_scores_that_the_model_uses(archit
     torch.testing.assert_close(centred(sum(parts.values()))[:1], centred(expected), atol=1e-5, rtol=1e-5)
 
 
+def test_the_balance_of_a_changed_model_is_not_measured():
+    """RMSNorm does not subtract the mean, which the parts of the scores assume."""
+    model, source = Config(**TINY).model(), torch.tensor([[1, 5, 7, 9, 2]])
+    analysis.loudness(model, source)
+    norm = model.blocks[0].attention_norm
+    norm.bias = None
+    norm.forward = lambda x: x * (x.square().mean(-1, keepdim=True) + norm.epsilon).rsqrt() * norm.weight
+    with torch.no_grad():
+        model.embedding.weight += 1
+    with pytest.raises(ValueError, match="the balance cannot be measured: the parts of the scores miss the"):
+        analysis.loudness(model, source)
+
+
 def test_loudness_is_the_spread_over_the_keys_of_what_comes_from_positions_or_symbols_alone():
     config = Config(**TINY)
     source = torch.tensor([[1, 5, 9, 12, 2], [1, 7, 7, 4, 2]])

@@ -619,6 +619,16 @@ def test_an_unknown_option_suggests_the_nearest(typed, meant, monkeypatch, capsy
     assert capsys.readouterr().err == f"error: there is no option {option}; did you mean {meant}?\n"
 
 
+def test_the_printed_splits_hold_every_sequence_once(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["data.py"])
+    data.main()
+    table = capsys.readouterr().out.rsplit("test\n", 1)[1].replace(",", "").splitlines()
+    for length, line in enumerate(table, start=1):
+        number, *sizes = map(int, line.split())
+        assert number == length and sum(sizes) == 16**length
+    assert length == 5
+
+
 def test_printed_sums_are_sums(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["data.py", "--task", "add"])
     data.main()
@@ -644,11 +654,14 @@ def test_both_files_mean_the_same_by_the_special_tokens():
         ({"split": "tests"}, "split='tests' is unknown; choose from 'train', 'validation', 'test'"),
         ({"seq_len": 0}, "seq_len=0 .* 1 or more"),
         ({"task": "add", "vocab_size": 14}, "vocab_size=14 is too small for add; choose 15 or more"),
-        ({"task": "add", "seq_len": 2}, "seq_len=2 leave no valid question for add in the train split"),
-        ({"task": "add", "seq_len": 8, "fixed_length": True}, "seq_len=8 and --fixed-length leave no valid"),
-        ({"task": "complete", "seq_len": 1}, "seq_len=1 leave no valid question for complete"),
+        ({"task": "add", "seq_len": 2}, "add has no question of at most seq_len=2 symbols in the"),
+        ({"task": "add", "seq_len": 8, "fixed_length": True}, "add has no question of length 8 in"),
+        ({"task": "complete", "seq_len": 1}, "complete has no question of at most seq_len=1"),
         ({"vocab_size": 4}, "vocab_size=4 leaves no symbols; choose 5 or more"),
-        ({"vocab_size": 5, "seq_len": 1, "split": "test"}, "no valid question for copy in the test split"),
+        (
+            {"vocab_size": 5, "seq_len": 1, "split": "test"},
+            "copy has no question of at most seq_len=1 symbols in the test",
+        ),
     ],
 )
 def test_bad_settings_are_named_with_their_fix(settings, message):

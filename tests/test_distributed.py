@@ -1,5 +1,6 @@
 """Several processes train as one does: the same losses and weights, one writer, and no one left hanging."""
 
+import itertools
 import os
 import re
 import socket
@@ -123,6 +124,12 @@ def test_a_process_that_dies_ends_the_other_with_one_line_and_the_checkpoint_who
     one_line = r"error: another process has ended; copy, encoder is saved up to epoch \d+ of 100000; .*\n"
     assert re.fullmatch(one_line if dies == 1 else "", said)
     assert len(load_run(tmp_path, "copy").history) >= 1
+
+
+def test_no_two_seeds_processes_or_epochs_drop_the_same():
+    places = itertools.product([0, 1, 2, 1_000_003, 2**63 - 1], range(1, 5), range(1, 50))
+    seeds = [train.dropout_seed(*place) for place in places]
+    assert len({*seeds}) == len(seeds) and min(seeds) >= 0 and max(seeds) < 2**63
 
 
 def test_fewer_rows_than_processes_are_refused_in_one_line(tmp_path, monkeypatch, capsys):

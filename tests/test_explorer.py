@@ -749,7 +749,15 @@ def test_visualize_tells_in_one_line_why_there_is_no_page(tmp_path, capsys):
     assert capsys.readouterr().err.startswith("no live page of reverse, encoder: its weights take")
 
 
-@pytest.mark.parametrize("damaged", [b"", b"[]", b"{}", b"\xff", b'{"steps": "all"}', b"null", b'"text"'])
+NULL = json.dumps({
+    "config": asdict(Config()), "steps": 400, "steps_to_solve": None, "seconds_to_solve": None, "seed": 0,
+    "parameters": 1, "train_seconds": 9.0, "test_sequences": 10_000, "test_exact_match": None,
+}).encode()
+
+
+@pytest.mark.parametrize(
+    "damaged", [b"", b"[]", b"{}", b"\xff", b'{"steps": "all"}', b"null", b'"text"', NULL]
+)
 def test_damaged_metrics_are_measured_again_and_left_out_of_the_gallery(damaged, tmp_path):
     run = random_run()
     run.folder = tmp_path
@@ -783,7 +791,8 @@ def some_runs(folder: Path, runs: list[tuple[str, str]]) -> Path:
             save_picture(figure, place / f"{name}.png", "python visualize.py")
         (place / "explorer.html").write_text("the page")
         (place / "metrics.json").write_text(json.dumps({
-            "parameters": 1234, "steps": 200, "steps_to_solve": 96, "seed": 3, "test_sequences": 10_000,
+            "parameters": 1234, "steps": 200, "steps_to_solve": 96, "seconds_to_solve": 2.5, "seed": 3,
+            "train_seconds": 5.0, "test_sequences": 10_000,
             "test_exact_match": 0.99996, "config": asdict(Config(task=task, architecture=architecture)),
         }))
     explorer.save_gallery(folder, folder, "")
@@ -820,6 +829,24 @@ def test_the_gallery_shows_all_that_is_there_with_figures_command_and_what_to_lo
         "Attention_head of copy & encoder", "A sequence of my own", "attention_layer.pdf",
         "Ablation of copy & encoder", "layers.png", "Film of copy & encoder",
     ]
+
+
+def test_the_gallery_shows_each_picture_once_and_only_what_is_ours(tmp_path):
+    """In two formats; a file that looks like a task's folder; a task whose name contains another's."""
+    folder = run_folder(tmp_path, "copy", "encoder")
+    some_runs(tmp_path, [("copy", "encoder")])
+    figure, _ = new_picture(1.0, "in svg")
+    for name in "film", "layers", "ablation":
+        save_picture(figure, folder / f"{name}.svg")
+    (folder / "film.png").unlink()
+    Image.new("L", (2, 2)).save(folder / "film.gif")
+    (tmp_path / "todo_task").touch()
+    (tmp_path / "add_from_ones_task" / "encoder").mkdir(parents=True)
+    save_picture(figure, tmp_path / "copy_vs_add_from_ones_encoder.png")
+    page = explorer.save_gallery(tmp_path, tmp_path, "").read_text()
+    assert page.count("ablation.") == 2 and "ablation.svg" not in page              # link and picture
+    assert 'srcset="copy_task/encoder/film.svg"' in page and page.count("layers.svg") == 2
+    assert 'data-task="add_from_ones copy"' in page
 
 
 def test_the_gallery_is_filtered_by_task_and_architecture(tmp_path, browser):

@@ -25,6 +25,7 @@ from torch.nn import functional
 import analysis
 import data
 import explorer
+import safety
 import train
 import transformer
 import visualize
@@ -619,6 +620,7 @@ SIZES = {
     "length 1": {"seq_len": 1},
     "five digits": {"vocab_size": 20_000, "d_model": 2, "num_layers": 1, "seq_len": 14},
     "many heads": {"num_heads": 16, "num_layers": 6, "seq_len": 3},
+    "64 heads": {"num_heads": 64, "d_model": 64, "num_layers": 1, "seq_len": 3},
 }
 
 
@@ -922,6 +924,22 @@ def test_code_that_changed_since_is_noticed_where_a_run_is_read(
     assert re.fullmatch(f"error: {folder} cannot be resumed: {said}; undo .*\n", capsys.readouterr().err)
 
 
+def test_a_finished_run_is_drawn_while_another_trains(
+    models_dir, tmp_path, monkeypatch, capsys, few_sequences, unpainted
+):
+    finished, busy = (run_folder(tmp_path, "copy", architecture) for architecture in ("encoder", "decoder"))
+    for folder in finished, busy:
+        shutil.copytree(run_folder(models_dir, "copy", folder.name), folder)
+    with safety.only_writer(busy):
+        call_main(monkeypatch, "--models-dir", tmp_path)
+        reason = f"{busy}: process {os.getpid()} is writing there; wait until it ends, or choose another"
+        assert capsys.readouterr().err == f"not drawn: {reason} folder\n"
+        with pytest.raises(SystemExit) as stopped:
+            call_main(monkeypatch, "--models-dir", tmp_path, "--task", "copy", "--architecture", "decoder")
+    assert capsys.readouterr().err == f"error: {reason} folder\n" and stopped.value.code == 2
+    assert (finished / "layers.png").exists() and not (busy / "layers.png").exists()
+
+
 def test_the_names_that_are_recognised_are_those_that_are_written():
     assert {*visualize.PICTURES, "beside_trained"} == {*train.OF_RUN}
     assert {*visualize.OF_ONE_SEQUENCE, "beside_trained"} == {*train.OF_ONE_QUESTION}
@@ -962,6 +980,8 @@ def test_training_curves_of_several_runs_are_labelled_by_what_differs(
     axes = training_curves_picture(runs_in([changed, tmp_path / "same"])).axes[0]
     labels = [line.get_label() for line in axes.get_lines()]
     assert labels == [f"{changed}: not solved", f"{tmp_path / 'same'}: not solved"]
+    assert training_curves_picture(runs_in([changed])).get_suptitle() == "Not solved"
+    assert training_curves_picture(runs_in([narrow])).get_suptitle() == "Solved at step 6"
     with pytest.raises(SystemExit) as stopped:
         call_main(monkeypatch, "--compare", narrow, tmp_path / "nothing", "--output-dir", tmp_path)
     assert stopped.value.code == 2
@@ -973,6 +993,9 @@ def test_the_balance_of_positions_and_symbols_is_drawn_as_measured(models_dir, t
     call_main(monkeypatch, "--balance", one, other, "--models-dir", models_dir, "--output-dir", tmp_path)
     path = tmp_path / "balance_reverse_task-encoder_vs_reverse_task-encoder-decoder.png"
     assert path.exists() and capsys.readouterr().out.startswith(f"{path}: How loud positions and symbols are")
+    shutil.copytree(one, tmp_path / "kept")                     # as cp -r does
+    copied = visualize.evidence_in([tmp_path / "kept"])["kept"].run
+    assert copied.config == load_run(models_dir, "reverse").config
     runs = visualize.evidence_in([one, other])
     assert list(runs) == ["architecture encoder", "architecture encoder-decoder"]
     figure = visualize.balance_picture(runs | {f"{name}, and so on and on": runs[name] for name in runs})
