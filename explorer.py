@@ -35,6 +35,7 @@ from analysis import (
     mean_head_outputs,
     read,
     unseen_sequences,
+    untrained,
 )
 from data import (
     ARCHITECTURES,
@@ -60,7 +61,7 @@ from train import (
     runs_shown,
     tests_text,
 )
-from transformer import count_parameters, evaluating
+from transformer import count_parameters, evaluating, unwrapped
 
 ASSETS = Path(__file__).with_name("assets")
 LARGEST_PAGE = 3_000_000                                    # bytes
@@ -229,6 +230,13 @@ def save_page(run: Run, path: Path) -> None:
     that of its own weights. ValueError for a model that is too large in any case, or whose weights are not
     finite numbers.
     """
+    run = replace(run, model=unwrapped(run.model))          # compiled or averaged, it has the same weights
+    shapes, expected = (
+        {name: getattr(x, "shape", None) for name, x in model.state_dict().items()}
+        for model in (run.model, untrained(run.config))
+    )
+    if shapes != expected:
+        raise ValueError("its weights are not those of its settings, as in a quantised model")
     numbers = sum(x.numel() for x in run.model.state_dict().values())
     if (size := numbers * 2 * 4 / 3) > LARGEST_PAGE:        # base64 writes three bytes as four characters
         raise ValueError(f"its weights take {size / 1e6:.1f} MB, more than {LARGEST_PAGE / 1e6:.0f}")

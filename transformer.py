@@ -44,6 +44,21 @@ def check_known(choices: Iterable, **chosen: object) -> None:
             raise ValueError(f"{name}={value!r} is unknown; choose from {', '.join(map(repr, choices))}")
 
 
+def is_transformed() -> bool:
+    """Whether vmap, jacrev or another transform of torch.func is at work, so that tensors have no values."""
+    return torch._C._functorch.maybe_current_level() is not None
+
+
+def check_mask(mask: Tensor, shape: torch.Size) -> None:
+    """ValueError unless a mask is boolean and broadcasts to the shape of the scores, (B, H, T, S)."""
+    if mask.dtype != torch.bool:
+        raise ValueError(f"mask is of {mask.dtype}; give booleans, True = may attend")
+    sizes = (1,) * (len(shape) - mask.dim()) + tuple(mask.shape)
+    if len(sizes) > len(shape) or any(one not in (1, other) for one, other in zip(sizes, shape, strict=True)):
+        wrong = f"mask of shape {tuple(mask.shape)} does not broadcast to (B, H, T, S) = {tuple(shape)}"
+        raise ValueError(f"{wrong}; one of shape (B, S) is given as mask[:, None, None, :]")
+
+
 def scaled_dot_product_attention(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, dropout: float = 0.0
 ) -> tuple[Tensor, Tensor]:
@@ -59,6 +74,7 @@ def scaled_dot_product_attention(
     """
     scores = query / math.sqrt(query.size(-1)) @ key.transpose(-2, -1)      # (B, H, T, S)
     if mask is not None:
+        check_mask(mask, scores.shape)
         empty = ~mask.any(dim=-1, keepdim=True)                             # rows with nothing to attend to
         scores = scores.masked_fill(~(mask | empty), -math.inf)             # e^−inf = 0: exactly no weight
     weights = scores.softmax(dim=-1)                                        # each row sums to one …
@@ -89,7 +105,14 @@ class MultiHeadAttention(nn.Module):
         self.key_projection = nn.Linear(d_model, d_model)
         self.value_projection = nn.Linear(d_model, d_model)
         self.output_projection = nn.Linear(d_model, d_model)
-        self.attention_weights: Tensor | None = None        # (B, H, T, S) of the last pass
+        self.last_weights: Tensor | None = None
+
+    @property
+    def attention_weights(self) -> Tensor:
+        """The weights (B, H, T, S) of the last pass, before dropout and detached."""
+        if self.last_weights is None:
+            raise ValueError("there are no attention weights yet; call the model first")
+        return self.last_weights
 
     def forward(self, x: Tensor, memory: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """Each position of x (B, T, D) reads from memory (B, S, D), which is x itself in self-attention.
@@ -103,8 +126,8 @@ class MultiHeadAttention(nn.Module):
         value = self.split_heads(self.value_projection(memory))             # (B, H, S, Dh)
         dropout = self.dropout if self.training else 0.0
         mixture, weights = scaled_dot_product_attention(query, key, value, mask, dropout)
-        if not torch.compiler.is_exporting():               # an exported graph keeps nothing aside
-            self.attention_weights = weights.detach()
+        if not torch.compiler.is_exporting() and not is_transformed():      # those keep nothing aside
+            self.last_weights = weights.detach()
         return self.output_projection(mixture.transpose(1, 2).flatten(2))   # (B, T, H·Dh) → (B, T, D)
 
     def split_heads(self, x: Tensor) -> Tensor:
@@ -268,13 +291,16 @@ def check_tokens(tokens: Tensor, vocab_size: int) -> Tensor:
     """tokens (B, S) as int64. ValueError unless they are ids of the vocabulary, with PAD at the end of a row.
 
     The ids themselves are looked at on the CPU alone: a GPU would have to finish all its work first, at each
-    step. While torch.compile or torch.export captures a graph, there are none to look at.
+    step. While torch.compile or torch.export captures a graph, or torch.func transforms the model, there are
+    none to look at.
     """
+    if not isinstance(tokens, Tensor):
+        raise ValueError(f"tokens are a {type(tokens).__name__}; give torch.tensor([[START, …, END]])")
     if tokens.dim() != 2 or tokens.is_floating_point() or tokens.dtype == torch.bool:
         got = f"shape {tuple(tokens.shape)} of {tokens.dtype}"
         raise ValueError(f"tokens have {got}; give whole numbers (batch, length)")
     tokens = tokens.long()
-    if not tokens.is_cpu or torch.compiler.is_compiling():
+    if not tokens.is_cpu or torch.compiler.is_compiling() or is_transformed():
         return tokens
     if len(outside := tokens[(tokens < 0) | (tokens >= vocab_size)]):
         words = f"the vocabulary 0 … {vocab_size - 1}"
@@ -437,11 +463,15 @@ def generate(model: nn.Module, source: Tensor, max_new_tokens: int) -> Tensor:
     """
     check_positive(max_new_tokens=max_new_tokens)
     with evaluating(model) as model:
-        source = check_tokens(source.cpu(), model.embedding.num_embeddings).to(source.device)
+        device = next(model.parameters()).device
+        source = source.cpu() if isinstance(source, Tensor) else source
+        source = check_tokens(source, model.embedding.num_embeddings).to(device)
         if model.architecture == "encoder":
             raise ValueError("an encoder answers all at once; to generate, use causal=True or EncoderDecoder")
         if not (source != PAD).any(dim=1).all():
             raise ValueError("a row of source is empty; give each at least START and END")
+        if (source[:, 0] != START).any():
+            raise ValueError(f"a row of source begins without START ({START}); give [START, …, END]")
         if two_sides := model.architecture == "encoder-decoder":
             tokens, memory = torch.full_like(source[:, :1], START), model.encode(source)
         else:

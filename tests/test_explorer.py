@@ -7,8 +7,9 @@ import itertools
 import json
 import re
 import shutil
+import warnings
 from base64 import b64decode
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from unittest.mock import patch
 from urllib.parse import unquote, urlparse
@@ -20,6 +21,7 @@ from PIL import Image
 from selenium import webdriver
 from selenium.webdriver import ActionChains, Keys
 from selenium.webdriver.support.ui import Select, WebDriverWait
+from torch.optim.swa_utils import AveragedModel
 
 import explorer
 import transformer
@@ -772,6 +774,20 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path):
     run.model.output_projection.weight.data[0, 0] = torch.nan
     with pytest.raises(ValueError, match="not all of its weights are finite"):
         page_of(run, tmp_path / "explorer.html")
+
+
+def test_a_wrapped_model_has_the_same_page_and_a_quantised_one_is_refused(tmp_path):
+    run = random_run(architecture="encoder")
+    page = page_of(run, tmp_path / "explorer.html").read_text()
+    for wrap in AveragedModel, lambda model: torch.compile(model, backend="eager"):
+        wrapped = replace(run, model=wrap(run.model))
+        assert page_of(wrapped, tmp_path / "wrapped.html").read_text() == page
+    with warnings.catch_warnings():                         # of its being old
+        warnings.simplefilter("ignore")
+        quantised = torch.ao.quantization.quantize_dynamic(run.model, {torch.nn.Linear})
+    with pytest.raises(ValueError, match="its weights are not those of its settings, as in a quantised"):
+        page_of(replace(run, model=quantised), tmp_path / "quantised.html")
+    assert not (tmp_path / "quantised.html").exists()
 
 
 def test_what_is_filled_in_is_left_as_it_is():

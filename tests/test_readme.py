@@ -197,6 +197,8 @@ def test_five_lines_of_python_ask_a_model_and_get_a_heads_weights(in_a_folder_wi
     assert len(code.splitlines()) == 5
     exec(code, names := {})
     assert names["answer"].shape == (1, 6)
+    with pytest.raises(ValueError, match="2 is not a symbol of reverse"):
+        exec(code.replace("14", "2"), {})                   # END is not the reader's to write
     weights = names["weights"]
     assert weights.shape == (1, 6, 6) and weights.sum(axis=-1) == pytest.approx(1)
     layer = names["model"].attention_layers()["encoder"][1]

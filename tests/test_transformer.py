@@ -1,5 +1,6 @@
 """Each part of transformer.py against PyTorch's own layer, a closed form or a brute-force loop."""
 
+import copy
 import io
 import math
 import os
@@ -236,6 +237,12 @@ def test_layer_norm_is_its_formula():
     nn.init.normal_(norm.bias)
     mean, variance = x.mean(dim=-1, keepdim=True), x.var(dim=-1, unbiased=False, keepdim=True)
     torch.testing.assert_close(norm(x), (x - mean) / (variance + 1e-5).sqrt() * norm.weight + norm.bias)
+
+
+def masked(mask):
+    """Attention of 3 queries to 5 keys, in 2 rows and 2 heads."""
+    query, key = torch.randn(2, 2, 3, 4), torch.randn(2, 2, 5, 4)
+    return scaled_dot_product_attention(query, key, key, mask)
 
 
 def small_model(**settings):
@@ -516,6 +523,25 @@ def eagerly_compiled(model):
     tuple(map(int, torch.__version__.split(".")[:2])) < (2, 12),
     reason="before torch 2.12, is_exporting is true within torch.compile, too",
 )
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_model_can_be_mapped_differentiated_and_copied(kind):
+    """vmap over rows and jacrev by the weights; neither leaves anything behind that cannot be copied."""
+    model, given = model_and_input(kind)
+    expected = model(*given)
+    by_row = torch.func.vmap(lambda *rows: model(*(row[None] for row in rows))[0])
+    torch.testing.assert_close(by_row(*given), expected, atol=1e-5, rtol=1e-5)
+
+    def first_logit(bias):
+        return torch.func.functional_call(model, {"output_projection.bias": bias}, given)[0, 0, 0]
+
+    slope = torch.func.jacrev(first_logit)(model.output_projection.bias.detach())
+    assert slope.tolist() == [1.0] + [0.0] * (len(slope) - 1)
+    again = copy.deepcopy(model)
+    torch.testing.assert_close(again(*given), expected, atol=0, rtol=0)
+    weights = again.attention_layers()[again.architecture if kind != "encoder-decoder" else "cross"][0]
+    assert weights.attention_weights.shape[0] == len(given[0])
+
+
 def test_a_compiled_model_keeps_its_attention_too():
     model, given = model_and_input("encoder")
     expected = model(*given)
@@ -557,6 +583,13 @@ def test_an_odd_d_model_works():
         (lambda: small_model()(torch.tensor([1, 2])), r"shape \(2,\) .* \(batch, length\)"),
         (lambda: small_model()(torch.zeros(1, 2)), r"torch.float32; give whole numbers"),
         (lambda: generate(small_model(), TOKENS, 3), "an encoder answers all at once; .* causal=True"),
+        (lambda: generate(small_model(causal=True), TOKENS.clamp(min=5), 3), "begins without START"),
+        (lambda: generate(small_model(causal=True), [[1, 5, 2]], 3), "tokens are a list; give torch.tensor"),
+        (lambda: small_model()([[1, 5, 2]]), r"tokens are a list; give torch.tensor\("),
+        (lambda: MultiHeadAttention(4, 2).attention_weights, "no attention weights yet; call the"),
+        (lambda: masked(torch.ones(3, 5)), "mask is of torch.float32; give booleans, True = may attend"),
+        (lambda: masked(torch.ones(2, 5) > 0), r"\(2, 5\) does not broadcast to .* = \(2, 2, 3, 5\)"),
+        (lambda: masked(torch.ones(2, 3, 5, 1, 5) > 0), r"\(2, 3, 5, 1, 5\) does not broadcast"),
         (lambda: generate(small_model(causal=True), TOKENS, 0), "max_new_tokens=0 .* 1 or more"),
         (lambda: generate(small_model(causal=True), TOKENS[0], 3), r"shape \(5,\) .* \(batch, length\)"),
         (lambda: generate(small_model(causal=True), TOKENS * 0, 3), "a row of source is empty; give"),
