@@ -867,7 +867,8 @@ def runs_shown(file: Path, models_dir: Path) -> set[tuple[str, str]]:
     """
     *folders, name = file.relative_to(models_dir).parts
     tasks = {*TASKS, *(folder.name.removesuffix("_task") for folder in models_dir.glob("*_task"))}
-    task, architecture = "|".join(map(re.escape, tasks)), "|".join(ARCHITECTURES)
+    longest_first = sorted(tasks, key=len, reverse=True)    # add_from_ones is not add with a question
+    task, architecture = "|".join(map(re.escape, longest_first)), "|".join(ARCHITECTURES)
     pattern = {
         0: rf"(?P<tasks>({task})(_vs_({task}))*)(_(?P<of>({architecture})(_vs_({architecture}))*))?(_maps)?",
         1: rf"lengths(_(?P<of>({architecture})(_({architecture}))*))?", 2: "|".join(OF_RUN),

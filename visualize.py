@@ -1553,17 +1553,21 @@ def write_all(files: Files, failed: list[object]) -> None:
                 tqdm.write(f"{path}: {said}", file=sys.stdout)
 
 
+def is_trained(view: View) -> bool:
+    """Whether the weights come from training, and were not set by hand."""
+    return view.run.history[-1]["step"] > 0
+
+
 def says_nothing(name: str, view: View) -> bool:
     """Whether this picture would say nothing about the run."""
-    trained = view.run.history[-1]["step"] > 0
-    if name == "training":
-        return not trained
-    if name in ("mistakes", "film") and view.run.changed:   # stored when the code was another
+    if name in ("training", "mistakes", "film") and view.run.changed:       # stored when the code was another
         return True
+    if name == "training":
+        return not is_trained(view)
     if name == "mistakes":
         return not view.mistakes
     if name == "film":
-        return not trained or view.record is None
+        return not is_trained(view) or view.record is None
     if name == "weights":
         return not view.run.stream                          # the parts of a learned stream have no names
     return name == "attention_kinds" and len(view.reading.maps) == 1
@@ -1614,7 +1618,7 @@ def files_of_run(
     if pictures is PICTURES:
         if not says_nothing("film", view):
             yield folder / "film.gif", partial(save_film, view, command)
-        elif not says_nothing("training", view) and not view.run.changed:
+        elif is_trained(view) and not view.run.changed:
             path = view.run.folder / "attention.npz"
             reason = "does not hold this whole training" if path.exists() else "is not there"
             print(f"no film of {view}: {path} {reason}; train again to record it", file=sys.stderr)
@@ -1793,7 +1797,7 @@ def files_of_lengths(
     """
     for task in dict.fromkeys(task for _, task in views):
         drawn = [view for (_, other), view in views.items() if other == task]
-        drawn = [view for view in drawn if not says_nothing("training", view)]
+        drawn = [view for view in drawn if is_trained(view)]
         names = [view.run.architecture for view in drawn]
         found = [folder.name for folder in runs_below(options.models_dir) if task_of(folder) == task]
         name = "lengths" if set(names) == set(found) else f"lengths_{'_'.join(names)}"

@@ -909,7 +909,9 @@ def test_code_that_changed_since_is_noticed_where_a_run_is_read(
         monkeypatch.setattr(transformer, "scaled_dot_product_attention", lambda query, *more: attention(
             query.size(-1) ** 0.5 * query, *more
         ))
+    (folder / "training.png").write_text("of train.py")
     call_main(monkeypatch, "--models-dir", tmp_path)
+    assert (folder / "training.png").read_text() == "of train.py"           # nothing stored is drawn again
     line = rf"{folder}: code and weights no longer belong together: {said}; undo the change, or train .*\n"
     assert re.fullmatch(line, capsys.readouterr().err)
     for written in gallery, page:
