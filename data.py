@@ -351,9 +351,11 @@ def search(entry: Task, task: str, length: int, vocab_size: int) -> tuple[Tensor
         found = contents[is_valid(task, contents)]
         return found, [split for split in SPLITS if len(in_split(split, found))]
     found, counts = torch.empty(0, length, dtype=torch.int64), torch.zeros(len(SPLITS), dtype=torch.int64)
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(0, PROPOSALS, 200):
-        proposed = propose(task, 200, length, vocab_size, generator)
+    generator, made = torch.Generator().manual_seed(0), 0
+    while made < PROPOSALS:
+        asked = max(200, min(20_000, 1_000_000 // length)) if made else 200     # mostly, the first suffice
+        made += asked
+        proposed = propose(task, asked, length, vocab_size, generator)
         valid = proposed[is_valid(task, proposed)]
         found = torch.cat([found, valid])[:10]
         counts += split_of(valid).bincount(minlength=len(SPLITS))

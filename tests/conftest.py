@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import analysis
+import explorer
 import train
 from analysis import unseen_sequences
 from data import ARCHITECTURES
@@ -55,3 +56,4 @@ def few_sequences(monkeypatch):
         return unseen_sequences(run, length, 30)
 
     monkeypatch.setattr(analysis, "unseen_sequences", first)
+    monkeypatch.setattr(explorer, "SEQUENCES", 30)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import TINY_OPTIONS, files_in
 
+import distributed
 import train
 import visualize
 from transformer import run_script
@@ -155,14 +156,25 @@ def test_any_name_of_a_folder_works_for_training_and_drawing(name, models_dir, t
     assert [path.suffix for path in (tmp_path / name).glob("training_*")] == [".png"]
 
 
-@pytest.mark.parametrize("inherited", [
-    {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}, {"RANK": "2"}, {"WORLD_SIZE": "2"},
-    {"RANK": "", "WORLD_SIZE": ""}, {"RANK": "x", "WORLD_SIZE": "y"},
-])
-def test_what_a_notebook_or_a_cluster_exports_stops_nothing(inherited, elsewhere):
+def test_what_a_notebook_or_a_cluster_exports_stops_nothing(elsewhere):
+    notebook = {"MPLBACKEND": "module://matplotlib_inline.backend_inline", "RANK": ""}
     for script in "train.py", "visualize.py":
-        result = elsewhere(script, "--help", **inherited)
+        result = elsewhere(script, "--help", **notebook)
         assert (result.returncode, result.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(("exported", "place"), [
+    ({}, (0, 1)), ({"RANK": "2"}, (0, 1)), ({"WORLD_SIZE": "2"}, (0, 1)),
+    ({"RANK": "", "WORLD_SIZE": ""}, (0, 1)),
+    ({"RANK": "x", "WORLD_SIZE": "y"}, (0, 1)), ({"RANK": "2", "WORLD_SIZE": "2"}, (0, 1)),
+    ({"RANK": "1", "WORLD_SIZE": "2"}, (1, 2)),
+])
+def test_only_a_whole_place_in_a_group_counts(exported, place, monkeypatch):
+    for name in "RANK", "WORLD_SIZE":
+        monkeypatch.delenv(name, raising=False)
+    for name, value in exported.items():
+        monkeypatch.setenv(name, value)
+    assert distributed.place_in_group() == place
 
 
 def test_no_home_and_a_plain_ascii_locale_stop_nothing(elsewhere, tmp_path):

@@ -24,7 +24,6 @@ from torch.nn import functional
 
 import analysis
 import data
-import explorer
 import safety
 import train
 import transformer
@@ -345,7 +344,7 @@ def test_the_film_spends_its_time_where_the_model_learns_and_has_at_most_48_fram
 
 
 def test_a_run_without_its_record_is_drawn_without_a_film_and_says_so(
-    models_dir, tmp_path, monkeypatch, capsys, few_sequences, unpainted
+    models_dir, tmp_path, monkeypatch, capsys, few_sequences, few_lengths, unpainted
 ):
     folder = run_folder(tmp_path, "copy", "encoder")
     shutil.copytree(run_folder(models_dir, "copy", "encoder"), folder)
@@ -550,13 +549,9 @@ def few_lengths(monkeypatch):
 
 @pytest.fixture
 def unpainted(monkeypatch):
-    """Pictures are laid out and their files are made, but nothing is painted into them."""
-    def lay_out(figure, path, command=""):
-        figure.draw_without_rendering()
-        path.write_bytes(b"")
-
+    """Pictures are composed and their files are made, but nothing is painted into them."""
     for module in train, visualize:
-        monkeypatch.setattr(module, "save_picture", lay_out)
+        monkeypatch.setattr(module, "save_picture", lambda figure, path, command="": path.write_bytes(b""))
 
 
 def untrained_view(task, architecture, words=None, **sizes):
@@ -674,20 +669,20 @@ def pictures_of(tasks, architectures, suffix, lengths="lengths"):
 
 
 def test_without_options_the_runs_that_are_found_are_drawn_and_named(
-    models_dir, tmp_path, monkeypatch, capsys, few_sequences, unpainted
+    models_dir, tmp_path, monkeypatch, capsys, few_sequences, few_lengths, unpainted
 ):
     models, output = tmp_path / "models", tmp_path / "out"
-    for task, architecture in ("copy", "encoder"), ("reverse", "encoder"), ("add", "encoder"):
+    for task, architecture in ("copy", "encoder"), ("reverse", "encoder"):
         shutil.copytree(run_folder(models_dir, task, architecture), run_folder(models, task, architecture))
     shutil.copytree(run_folder(models, "copy", "encoder"), run_folder(models, "mine", "encoder"))
     call_main(monkeypatch, "--models-dir", models, "--output-dir", output)
     written = {path.relative_to(output) for path in output.rglob("*.*")}
-    assert written == pictures_of(["copy", "reverse", "add"], ["encoder"], "png") | {
+    assert written == pictures_of(["copy", "reverse"], ["encoder"], "png") | {
         Path("copy_vs_reverse_encoder.png"), Path("copy_vs_reverse_encoder_maps.png")
     }
     printed = capsys.readouterr()
-    assert printed.out.startswith("drawing copy, encoder; reverse, encoder; add, encoder\n")
-    assert printed.out.count("encoder: a linear probe reads the length of the sequence") == 3
+    assert printed.out.startswith("drawing copy, encoder; reverse, encoder\n")
+    assert printed.out.count("encoder: a linear probe reads the length of the sequence") == 2
     assert printed.err == "not drawn: mine, encoder, which data.py does not know\n"
 
 
@@ -709,7 +704,6 @@ def test_each_task_is_trained_and_drawn_with_each_architecture(
     if task in ANSWERS:
         monkeypatch.setitem(TASKS, task, ANSWERS[task])
     monkeypatch.setattr(train, "TEST_SEQUENCES", 100)
-    monkeypatch.setattr(explorer, "SEQUENCES", 30)
     folder = run_folder(tmp_path, task, architecture)
     folder.mkdir(parents=True)
     small = TINY | {"num_layers": 1, "epochs": 1, "seq_len": 4, "oversample": 0.0}
@@ -722,7 +716,7 @@ def test_each_task_is_trained_and_drawn_with_each_architecture(
 
 
 def test_a_picture_that_fails_is_one_line_and_the_others_are_drawn(
-    models_dir, tmp_path, monkeypatch, capsys, few_sequences, unpainted
+    models_dir, tmp_path, monkeypatch, capsys, few_sequences, few_lengths, unpainted
 ):
     def fails(view):
         raise RuntimeError("shapes differ\nby a lot")
@@ -769,7 +763,7 @@ def test_naming_runs_asks_for_just_those(options, expected, models_dir, monkeypa
     ],
 )
 def test_the_same_input_gives_the_same_bytes_and_vectors_are_vectors(
-    suffix, task, architecture, lengths, models_dir, tmp_path, monkeypatch, few_sequences
+    suffix, task, architecture, lengths, models_dir, tmp_path, monkeypatch, few_sequences, few_lengths
 ):
     written = []
     for output in (tmp_path / "first", tmp_path / "second"):
@@ -867,7 +861,7 @@ def test_training_again_removes_the_pictures_of_the_older_weights_and_nothing_el
 
 
 def test_pictures_elsewhere_never_stand_beside_those_of_other_weights(
-    models_dir, tmp_path, monkeypatch, capsys, few_sequences, unpainted
+    models_dir, tmp_path, monkeypatch, capsys, few_sequences, few_lengths, unpainted
 ):
     models, output = tmp_path / "models", tmp_path / "slides"
     folder, drawn = (run_folder(place, "copy", "encoder") for place in (models, output))
@@ -896,7 +890,7 @@ def test_pictures_elsewhere_never_stand_beside_those_of_other_weights(
     ("task", r"the task has changed since: ([\d ]+) gave (?!\1)[\d ]+, and now gives \1"),
 ])
 def test_code_that_changed_since_is_noticed_where_a_run_is_read(
-    part, said, models_dir, tmp_path, monkeypatch, capsys, few_sequences, unpainted
+    part, said, models_dir, tmp_path, monkeypatch, capsys, few_sequences, few_lengths, unpainted
 ):
     folder, attention = run_folder(tmp_path, "reverse", "encoder"), transformer.scaled_dot_product_attention
     shutil.copytree(run_folder(models_dir, "reverse", "encoder"), folder)
@@ -927,7 +921,7 @@ def test_code_that_changed_since_is_noticed_where_a_run_is_read(
 
 
 def test_a_finished_run_is_drawn_while_another_trains(
-    models_dir, tmp_path, monkeypatch, capsys, few_sequences, unpainted
+    models_dir, tmp_path, monkeypatch, capsys, few_sequences, few_lengths, unpainted
 ):
     finished, busy = (run_folder(tmp_path, "copy", architecture) for architecture in ("encoder", "decoder"))
     for folder in finished, busy:
@@ -1077,7 +1071,7 @@ def test_bad_input_is_one_line_exit_2_and_nothing_written(
 
 
 def test_runs_that_cannot_be_read_are_named_and_the_others_are_drawn(
-    models_dir, tmp_path, monkeypatch, capsys, few_sequences, unpainted
+    models_dir, tmp_path, monkeypatch, capsys, few_sequences, few_lengths, unpainted
 ):
     """Of four runs one is another architecture's, and one is damaged."""
     models, output = tmp_path / "models", tmp_path / "out"
