@@ -389,7 +389,7 @@ def answer_lengths(run: Run, most: int) -> dict[int, int]:
     """
     config, places, lengths = run.config, len(unwrapped(run.model).positional_encoding.table), {}
     for length in range(1, most + 1):
-        question = some_questions(config.task, length, config.vocab_size)[:1]
+        question = some_questions(config.task, length, config.vocab_size, proposals=1_000)[:1]
         if len(question):
             try:
                 answer = ask(config.task, question)

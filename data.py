@@ -340,11 +340,13 @@ def is_valid(task: str, content: Tensor) -> Tensor:
 
 
 @cache
-def search(entry: Task, task: str, length: int, vocab_size: int) -> tuple[Tensor, list[str]]:
+def search(
+    entry: Task, task: str, length: int, vocab_size: int, proposals: int = PROPOSALS
+) -> tuple[Tensor, list[str]]:
     """Return valid questions (N, length), and the splits that have enough of them to draw from.
 
     They are all that there are if they can be listed. Otherwise, questions are proposed until each split has
-    ENOUGH of them, or PROPOSALS were made. The entry of TASKS is given so that the cache notices a change.
+    ENOUGH of them, or this many proposals were made. The entry of TASKS is given so that the cache notices a change.
     """
     if can_be_listed(task, length, vocab_size):
         contents = every_content(alphabet(task, vocab_size), length)
@@ -352,8 +354,8 @@ def search(entry: Task, task: str, length: int, vocab_size: int) -> tuple[Tensor
         return found, [split for split in SPLITS if len(in_split(split, found))]
     found, counts = torch.empty(0, length, dtype=torch.int64), torch.zeros(len(SPLITS), dtype=torch.int64)
     generator, made = torch.Generator().manual_seed(0), 0
-    while made < PROPOSALS:
-        asked = max(200, min(20_000, 1_000_000 // length)) if made else 200     # mostly, the first suffice
+    while made < proposals:
+        asked = max(200, min(4 * made, 1_000_000 // length))            # mostly, the first 200 suffice
         made += asked
         proposed = propose(task, asked, length, vocab_size, generator)
         valid = proposed[is_valid(task, proposed)]
@@ -364,9 +366,9 @@ def search(entry: Task, task: str, length: int, vocab_size: int) -> tuple[Tensor
     return found, [split for split, count in zip(SPLITS, counts, strict=True) if count >= ENOUGH]
 
 
-def some_questions(task: str, length: int, vocab_size: int) -> Tensor:
+def some_questions(task: str, length: int, vocab_size: int, proposals: int = PROPOSALS) -> Tensor:
     """Valid questions (N, length) of all splits: all of them if they can be listed, or else a few."""
-    return search(TASKS[task], task, length, vocab_size)[0]
+    return search(TASKS[task], task, length, vocab_size, proposals)[0]
 
 
 def list_contents(task: str, split: str, length: int, vocab_size: int) -> Tensor:

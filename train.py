@@ -1100,7 +1100,7 @@ def families(letters: str) -> list[str]:
     for font in sorted(fontManager.ttflist, key=lambda font: (font.name != own, font.name, font.fname)):
         there = {}
         with suppress(RuntimeError, OSError):               # a font that matplotlib cannot read
-            if "Last Resort" not in font.name:              # which has a box for everything
+            if missing and "Last Resort" not in font.name:  # which has a box for everything
                 there = missing & get_font(font.fname).get_charmap().keys()
         if there:
             missing -= there
