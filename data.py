@@ -346,7 +346,8 @@ def search(
     """Return valid questions (N, length), and the splits that have enough of them to draw from.
 
     They are all that there are if they can be listed. Otherwise, questions are proposed until each split has
-    ENOUGH of them, or this many proposals were made. The entry of TASKS is given so that the cache notices a change.
+    ENOUGH of them, or this many proposals were made. The entry of TASKS is given so that the cache notices a
+    change.
     """
     if can_be_listed(task, length, vocab_size):
         contents = every_content(alphabet(task, vocab_size), length)
