@@ -508,8 +508,8 @@ def proposing(longer, factor=1):
             "propose returns token [0-9]+; use the symbols it is given",
         ),
         (
-            Task(lambda content: content.clamp(max=5) - 2),
-            r"answers with token (2 \(END\)|3 \(MASK\)); answers are",
+            Task(lambda content: content.clamp(max=4) - 1),
+            r"answers with token 3 \(MASK\); answers are",
         ),
         (
             Task(data.copy, depends_on=lambda content: content),
