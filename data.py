@@ -236,7 +236,7 @@ TASKS = {
 
 
 def token_name(token: int, task: str = "copy") -> str:
-    """What a person calls a token: its own name, or else its number."""
+    """Return the name of a token: its own, or else its number."""
     names = {PAD: "PAD", START: "START", END: "END", MASK: "_"} | TASKS[task].names
     return names.get(token, str(token))
 
@@ -253,7 +253,7 @@ def described(value: object) -> str:
 
 
 def call(task: str, function: Callable, *given: object) -> object:
-    """What a function of a task returns. ValueError if it raises or changes its questions (N, L)."""
+    """Return what a function of a task returns. ValueError if it raises or changes its questions (N, L)."""
     before = given[0].clone() if isinstance(given[0], Tensor) else None
     try:
         returned = function(*given)

@@ -326,7 +326,7 @@ def predict(model: nn.Module, source: Tensor, target: Tensor) -> Tensor:
 
 
 def logits_of(model: nn.Module, source: Tensor, target: Tensor) -> Tensor:
-    """What one pass over source (N, S) and target (N, T) gives, (N, T or more, V), on the CPU."""
+    """Return the logits of one pass over source (N, S) and target (N, T), (N, T or more, V), on the CPU."""
     device = next(model.parameters()).device
     with evaluating(model) as model:
         given, _ = arrange(model.architecture, source.to(device), target.to(device))
@@ -555,7 +555,7 @@ class Answers:
 
 @lru_cache(maxsize=32)
 def distinct_tests(task: str, count: int, *sizes: int | bool) -> int:
-    """How many of this many test sequences are distinct; sizes: seq_len, vocab_size, fixed_length."""
+    """Count the distinct ones of this many test sequences; sizes: seq_len, vocab_size, fixed_length."""
     source, _ = draw(task, count, fixed_generator("test"), "test", *sizes)
     return len(source.unique(dim=0))
 
@@ -854,7 +854,7 @@ def is_gallery(path: Path) -> bool:
 
 
 def is_question(text: str, task: str) -> bool:
-    """Whether a file's name could end like this because it shows a question to the task: 5-9-12, 42+19."""
+    """Return True if a file's name ends like this when it shows a question to the task: 5-9-12, 42+19."""
     symbols = "|".join([r"\d", "_", *map(re.escape, TASKS[task].names.values() if task in TASKS else [])])
     cut = r".{70}-[0-9a-f]{8}"                              # see visualize.name_in_file
     return bool(re.fullmatch(rf"(?:{symbols})(?:-?(?:{symbols}))*", unquote(text)) or re.fullmatch(cut, text))
@@ -1100,7 +1100,7 @@ def families(letters: str) -> list[str]:
     for font in sorted(fontManager.ttflist, key=lambda font: (font.name != own, font.name, font.fname)):
         there = {}
         with suppress(RuntimeError, OSError):               # a font that matplotlib cannot read
-            if missing and "Last Resort" not in font.name:  # which has a box for everything
+            if missing and "Last Resort" not in font.name:  # it has a box for everything
                 there = missing & get_font(font.fname).get_charmap().keys()
         if there:
             missing -= there

@@ -45,7 +45,7 @@ def check_known(choices: Iterable, **chosen: object) -> None:
 
 
 def is_transformed() -> bool:
-    """Whether vmap, jacrev or another transform of torch.func is at work, so that tensors have no values."""
+    """Return True within vmap, jacrev or another transform of torch.func, where tensors have no values."""
     return torch._C._functorch.maybe_current_level() is not None
 
 

@@ -439,7 +439,7 @@ def points_lost(view: View, part: Part) -> int:
 
 
 def price(view: View, part: Part) -> str:
-    """What it costs to lose a part, as the end of a sentence."""
+    """Return the cost of losing a part, as the end of a sentence."""
     points = points_lost(view, part)
     count = f"{abs(points)} point{'s' if abs(points) != 1 else ''}"
     if points < 0:
@@ -1554,7 +1554,7 @@ def write_all(files: Files, failed: list[object]) -> None:
 
 
 def is_trained(view: View) -> bool:
-    """Whether the weights come from training, and were not set by hand."""
+    """Return True if the weights come from training and were not set by hand."""
     return view.run.history[-1]["step"] > 0
 
 
@@ -1645,7 +1645,7 @@ def command_of(options: argparse.Namespace) -> str:
 
 
 def changes(options: argparse.Namespace) -> dict[Path, str]:
-    """How the code differs from that of each run whose weights no longer belong to it."""
+    """Say for each run how the code differs from its own; "" if it does not."""
     found = {}
     for folder in runs_below(options.models_dir):
         with suppress(ValueError):                          # it cannot be read, which was reported
