@@ -340,9 +340,7 @@ def is_valid(task: str, content: Tensor) -> Tensor:
 
 
 @cache
-def search(
-    entry: Task, task: str, length: int, vocab_size: int, proposals: int = PROPOSALS
-) -> tuple[Tensor, list[str]]:
+def search(entry: Task, task: str, length: int, vocab_size: int, proposals: int) -> tuple[Tensor, list[str]]:
     """Return valid questions (N, length), and the splits that have enough of them to draw from.
 
     They are all that there are if they can be listed. Otherwise, questions are proposed until each split has
@@ -408,7 +406,7 @@ def usable_lengths(
         raise ValueError(f"vocab_size={vocab_size} is too small for {task}; choose {needed} or more")
     lengths = [
         length for length in ([seq_len] if fixed_length else range(1, seq_len + 1))
-        if split in search(TASKS[task], task, length, vocab_size)[1]
+        if split in search(TASKS[task], task, length, vocab_size, PROPOSALS)[1]
     ]
     if not lengths:
         length = f"length {seq_len}" if fixed_length else f"at most seq_len={seq_len} symbols"

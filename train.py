@@ -1502,7 +1502,7 @@ def progress_lines(
 
 
 def saved_text(config: Config, epochs_saved: int, replaces: bool, alone: bool = False) -> tuple[str, str]:
-    """What is saved when a run stops before its end, and how to continue it; alone: without those to come."""
+    """Say what is saved when a run stops before its end and how to continue it; alone, or with later runs."""
     if epochs_saved:
         saved = f"{config.name} is saved up to epoch {epochs_saved} of {config.epochs}"
         this = f" and only --task {config.task} --architecture {config.architecture}" if alone else ""
@@ -1653,6 +1653,8 @@ def train_all(options: argparse.Namespace) -> None:
             left = from_first(lambda: runs_to_train(runs, options, device))
         except ValueError as error:
             fail(str(error))
+        for run in {*runs} - {(config.task, config.architecture) for config, _ in left}:
+            locks[run].close()                              # nothing is left to do, so it can be drawn
         folders = [run_folder(options.output_dir, config.task, config.architecture) for config, _ in left]
         for number, (config, checkpoint) in enumerate(left):
             if RANK > 0:

@@ -607,7 +607,7 @@ def model_picture(view: View) -> Figure:
             if points and size > 0.25:                      # else there is no room for a number
                 change_there = f"{-points:+}".replace("-", "−")
                 axes.text(box[0] + size / 2, at - 0.05, change_there, ha="center", va="bottom", weight="bold")
-            else:
+            if not points:
                 axes.add_patch(Rectangle(box[:2], *box[2:], color=paper, alpha=0.6, linewidth=0, zorder=3))
             edge = {"edgecolor": "tab:orange", "linewidth": 2.5}
             if points <= 0:
@@ -1644,17 +1644,22 @@ def command_of(options: argparse.Namespace) -> str:
     return shlex.join(words + ["--dark"] * options.dark)
 
 
-def changes(options: argparse.Namespace) -> dict[Path, str]:
-    """Say for each run how the code differs from its own; "" if it does not."""
-    found = {}
+def changes(options: argparse.Namespace, read: Iterable[Run]) -> dict[Path, str]:
+    """Say for each run how the code differs from its own; "" if it does not. Some have been read before."""
+    found = {run.folder: run.changed for run in read}
     for folder in runs_below(options.models_dir):
+        if folder in found:
+            continue
         with suppress(ValueError):                          # it cannot be read, which was reported
             found[folder] = read_run(folder, task_of(folder), folder.name, quiet=True).changed
     return found
 
 
-def save_gallery_of(options: argparse.Namespace) -> None:
-    """The gallery of all that is in the folder of the pictures; its path is the last line of all."""
+def save_gallery_of(options: argparse.Namespace, runs: Iterable[Run]) -> None:
+    """The gallery of all that is in the folder of the pictures; its path is the last line of all.
+
+    runs are those that have been read.
+    """
     words = []
     if options.models_dir != DEFAULT_FOLDER:
         words += ["--models-dir", str(options.models_dir)]
@@ -1662,7 +1667,7 @@ def save_gallery_of(options: argparse.Namespace) -> None:
         words += ["--output-dir", str(options.output_dir)]
     try:
         folders = f" {shlex.join(words)}" if words else ""
-        path = save_gallery(options.output_dir, options.models_dir, folders, changes(options))
+        path = save_gallery(options.output_dir, options.models_dir, folders, changes(options, runs))
         print(f"All pictures, films and live pages, side by side in a browser:\n{path}")
     except ValueError as error:
         print(f"no gallery: {error}", file=sys.stderr)
@@ -1842,11 +1847,16 @@ def draw_all(options: argparse.Namespace, runs: dict[tuple[str, str], Run]) -> l
     return failed
 
 
+def is_of_another(folder: Path, options: argparse.Namespace) -> bool:
+    """Return True if a folder for pictures of their own holds a run, which is not the one that they show."""
+    elsewhere = options.output_dir.resolve() != options.models_dir.resolve()
+    return elsewhere and (folder / "checkpoint.pt").exists()
+
+
 def check_output(folders: Iterable[Path], options: argparse.Namespace) -> None:
     """ValueError if pictures would land beside a run that they do not show."""
-    elsewhere = options.output_dir.resolve() != options.models_dir.resolve()
     for folder in folders:
-        if elsewhere and (folder / "checkpoint.pt").exists():
+        if is_of_another(folder, options):
             raise ValueError(f"{folder} holds another run; choose another --output-dir")
 
 
@@ -1857,7 +1867,7 @@ def remove_older_pictures(options: argparse.Namespace) -> None:
     removed = 0
     for folder in runs_below(options.models_dir):
         output = options.output_dir / folder.relative_to(options.models_dir)
-        if not (output / "checkpoint.pt").exists():
+        if not is_of_another(output, options):
             removed += remove_stale(output, (folder / "checkpoint.pt").stat().st_mtime)
     if removed:
         print(f"{options.output_dir}: {removed} files that show earlier weights removed")
@@ -1915,7 +1925,7 @@ def read_and_draw(options: argparse.Namespace) -> None:
             write_all(file_of_folders(draw, "balance", options.balance, options), failed)
         else:
             failed = draw_all(options, runs)
-        save_gallery_of(options)
+        save_gallery_of(options, runs.values())
     if problems:
         fail(*problems)
     if failed:

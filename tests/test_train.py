@@ -24,6 +24,7 @@ import data
 import train
 import visualize
 from data import ARCHITECTURES, PAD, START, TASKS, Task, all_right, arrange, exact_match, token_accuracy
+from safety import only_writer
 from train import (
     Config,
     evaluate,
@@ -679,6 +680,24 @@ def test_an_interrupt_before_the_first_checkpoint_says_what_is_true(
         run_script(train.main)
     assert stopped.value.code == 130 and capsys.readouterr().err.startswith(said)
     assert files_in(tmp_path) == before
+
+
+def test_a_resumed_command_frees_the_folders_of_finished_runs(models_dir, tmp_path, monkeypatch):
+    finished, other = (run_folder(tmp_path, "copy", name) for name in ("encoder", "decoder"))
+    shutil.copytree(run_folder(models_dir, "copy", "encoder"), finished)
+    trained = []
+
+    def look(config, device, folder, *more, **how):
+        with only_writer(finished), pytest.raises(OSError, match="is writing there"), only_writer(other):
+            pass
+        trained.append(folder)
+        return json.loads((finished / "metrics.json").read_text())
+
+    monkeypatch.setattr(train, "train_and_save", look)
+    options = ["--task", "copy", "--architecture", "encoder", "decoder", "--output-dir", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["train.py", *options, *TINY_OPTIONS, "--resume"])
+    train.main()
+    assert trained == [other]
 
 
 def test_the_advice_to_resume_leaves_out_runs_that_would_only_be_kept(tmp_path, monkeypatch, capsys):

@@ -248,6 +248,17 @@ def test_the_model_picture_frames_what_costs_and_pales_the_rest(view):
     assert len(veils) == len(heads) - 1
 
 
+def test_a_head_that_costs_is_never_pale_even_where_no_number_fits(few_sequences, few_lengths):
+    view = untrained_view("reverse", "encoder", **SIZES["64 heads"])
+    right = torch.ones(30, 3)
+    view.evidence.margins = {part: right for part in [NOTHING, *analysis.parts_of(view.run.model)]}
+    view.evidence.margins[heads_of(view.run.model)[5]] = -right
+    with picture_style():
+        axes, = model_picture(view).axes
+    assert sum(patch.get_alpha() == 0.6 for patch in axes.patches) == 63
+    assert not any("−" in text.get_text() for text in axes.texts)
+
+
 def test_lengths_and_layers_are_drawn_as_measured(view):
     axes, places = lengths_picture([view]).axes
     exact_match, = axes.get_lines()
