@@ -77,7 +77,9 @@ def heads_of(model: nn.Module, part: Part = ALL_ATTENTION) -> list[Head]:
     chosen = [head for head in heads if head[: len(part)] == part]
     if not chosen:
         kinds = ", ".join(unwrapped(model).attention_layers())
-        raise ValueError(f"part={part} is not in this model: it has {kinds}, its last head is {heads[-1]}")
+        raise ValueError(
+            f"this model has no part {part}; its kinds are {kinds} and its last head is {heads[-1]}"
+        )
     return chosen
 
 

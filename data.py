@@ -265,7 +265,7 @@ def call(task: str, function: Callable, *given: object) -> object:
             f"task {task} raises {type(error).__name__}{question}: {first_line(error)} ({place})"
         ) from error
     if before is not None and not torch.equal(given[0], before):
-        raise ValueError(f"task {task} changes its question in place; change content.clone() instead")
+        raise ValueError(f"task {task} modifies its input in place; work on content.clone() instead")
     return returned
 
 
@@ -389,7 +389,10 @@ def draw_contents(
         found = in_split(split, proposed[is_valid(task, proposed)])
         drawn, in_vain = torch.cat([drawn, found]), 0 if len(found) else in_vain + len(proposed)
         if in_vain > 10 * PROPOSALS:
-            raise ValueError(f"{task} proposes no valid question of length {length} for the {split} split")
+            raise ValueError(
+                f"the propose function of {task} found no valid question of length {length} for the "
+                f"{split} split"
+            )
     return drawn[:count]
 
 
@@ -672,13 +675,16 @@ def check_kinds(task: str, content: Tensor) -> None:
     """ValueError unless each kind of these questions (N, L) has a name and whole numbers (N,)."""
     kinds = call(task, TASKS[task].kinds, content)
     if not isinstance(kinds, dict):
-        raise ValueError(f"task {task} has kinds in a {type(kinds).__name__}; return a dict: {{name: (N,)}}")
+        raise ValueError(
+            f"task {task} returns kinds as a {type(kinds).__name__}; return a dict {{name: (N,)}}"
+        )
     for name, values in kinds.items():
         whole = isinstance(values, Tensor) and not values.is_floating_point()
         if not whole or values.shape != (len(content),):
             got = described(values) if isinstance(values, Tensor) else repr(values)
             raise ValueError(
-                f"task {task} has {name} {got} for {len(content)} questions; return a whole number for each"
+                f"task {task} returns {name} as {got} for {len(content)} questions; "
+                "return one integer per question"
             )
 
 
@@ -688,16 +694,16 @@ def check_answers(task: str, content: Tensor, answers: Tensor, vocab_size: int) 
         raise ValueError(f"task {task} returns {type(answers).__name__}; return a tensor of token ids")
     if answers.dtype.is_floating_point or answers.dtype == torch.bool:
         kind = str(answers.dtype).removeprefix("torch.")
-        raise ValueError(f"task {task} answers in {kind}; return token ids, e.g. with .long()")
+        raise ValueError(f"task {task} returns answers of type {kind}; return token ids, e.g. with .long()")
     if answers.dim() != 2 or len(answers) != len(content):
         shapes = f"shape {tuple(answers.shape)} for questions of shape {tuple(content.shape)}"
-        raise ValueError(f"task {task} answers in {shapes}; return one row for each question, (N, A)")
+        raise ValueError(f"task {task} returns answers of {shapes}; return one row per question, (N, A)")
     wrong = answers[(answers < FIRST_SYMBOL) | (answers >= vocab_size)]
     if len(wrong):
         special = {PAD: "0 (PAD)", START: "1 (START)", END: "2 (END)", MASK: "3 (MASK)"}
         name = special.get(int(wrong[0]), int(wrong[0]))
         raise ValueError(
-            f"task {task} answers with token {name}; answers are made of {FIRST_SYMBOL} … {vocab_size - 1}"
+            f"task {task} answers with token {name}; use only symbols {FIRST_SYMBOL} … {vocab_size - 1}"
         )
 
 
@@ -707,7 +713,9 @@ def check_symbols(task: str, vocab_size: int) -> None:
     if symbols is not None and (not isinstance(symbols, range) or symbols.step != 1 or not symbols):
         raise ValueError(f"task {task} has symbols={symbols!r}; choose a range without steps: range(4, 20)")
     if symbols_of(task, vocab_size).start < FIRST_SYMBOL:
-        raise ValueError(f"task {task} has symbols below {FIRST_SYMBOL}, which mean PAD, START, END and MASK")
+        raise ValueError(
+            f"task {task} uses symbols below {FIRST_SYMBOL}, reserved for PAD, START, END and MASK"
+        )
     for token, name in names.items():
         if not isinstance(name, str) or len(name.split()) != 1 or name != name.strip():
             raise ValueError(f"task {task} has names[{token}]={name!r}; choose a string without spaces")
@@ -734,13 +742,15 @@ def check_task(task: str, seq_len: int = 8, vocab_size: int = 20, fixed_length: 
                 got = described(cells)
                 raise ValueError(f"task {task}: depends_on returns {got}; return (N, A, L), here {shape}")
         if not torch.equal(answers, ask(task, content)):
-            raise ValueError(f"task {task} answers the same question differently each time; leave chance out")
+            raise ValueError(
+                f"task {task} gives different answers to the same question; make it deterministic"
+            )
         for question, answer in zip(content, answers, strict=True):
             alone = ask(task, question[None])
             if not torch.equal(alone, answer[None]):
                 raise ValueError(
-                    f"task {task} answers {to_text(question, task)} differently when asked with others, so "
-                    "rows influence one another; name the dimension, as in content.roll(1, dims=1)"
+                    f"task {task} answers {to_text(question, task)} differently in a batch, so its rows are "
+                    "not independent; specify the dimension, as in content.roll(1, dims=1)"
                 )
 
 
@@ -780,7 +790,7 @@ def add_choice(
 def folder_name(name: str) -> Path:
     """The type of an option that names a folder."""
     if not name.strip():
-        raise argparse.ArgumentTypeError("the name is empty")
+        raise argparse.ArgumentTypeError("the folder name is empty")
     return Path(name)
 
 
@@ -790,13 +800,13 @@ def parse_options(parser: argparse.ArgumentParser) -> argparse.Namespace:
     flags = [word.split("=")[0] for word in arguments() if word.startswith("--")]
     for flag in flags:
         if flags.count(flag) > 1:
-            fail(f"{flag} is given more than once; give it once")
+            fail(f"{flag} was given more than once")
     namespace, unknown = parser.parse_known_args(arguments())
     if unknown:
         option = unknown[0].split("=")[0]
         nearest = nearest_option(option, re.findall(r"--[\w-]+", parser.format_usage()))
         hint = f"did you mean {nearest}?" if nearest else "see --help"
-        fail(f"there is no option {option}; {hint}")
+        fail(f"unknown option {option}; {hint}")
     return namespace
 
 
@@ -805,9 +815,9 @@ def task_names() -> list[str]:
     for name, task in TASKS.items():
         if not isinstance(task, Task):
             function = getattr(task, "__name__", "…")
-            fail(f'TASKS has "{name}": {function}, not a Task; write "{name}": Task({function})')
+            fail(f'TASKS["{name}"] is {function}, not a Task; write "{name}": Task({function})')
         if not re.fullmatch(r"[\w-]+", name):
-            fail(f"task name {name!r} cannot name a folder; use letters, digits, _ and -")
+            fail(f"task name {name!r} is not a valid folder name; use letters, digits, _ and -")
     return list(TASKS)
 
 
@@ -824,19 +834,19 @@ def print_examples(task: str) -> None:
 
 
 def print_arranged(task: str) -> None:
-    print(f"\n{task}, as each architecture has it (PAD: nothing is asked there, _: write here):")
+    print(f"\n{task}, as each architecture sees it (PAD: not scored; _: answer goes here):")
     content = torch.tensor([[5, 7, 9]])
     answer = TASKS[task].answer(content)
     source, target = add_start_end(content, 5), add_start_end(answer, answer.size(1) + 2)
     for architecture in ARCHITECTURES:
         given, to_say = arrange(architecture, source, target)
-        for name, tokens in *(("given", part) for part in given), ("to say", to_say):
+        for name, tokens in *(("given", part) for part in given), ("target", to_say):
             print(f"  {architecture:<17}{name:<8}" + "".join(f"{to_text(token):>6}" for token in tokens.T))
 
 
 def main() -> None:
     parser = new_parser(
-        "Check each task, and print examples of it and the sizes of the splits.",
+        "Check each task, then print example questions and the sizes of the splits.",
         "python data.py --task add complete",
     )
     add_choice(parser, "--task", task_names())
@@ -851,7 +861,7 @@ def main() -> None:
         return
     print_arranged("reverse")
     print_arranged("double")
-    print("\nSequences in each split, with the 16 symbols 4 … 19:")
+    print("\nNumber of sequences in each split, for the 16 symbols 4 … 19:")
     print("  length" + "".join(f"{split:>12}" for split in SPLITS))
     for length in range(1, 6):
         contents = every_content(symbols_of("copy", 20), length)

@@ -46,7 +46,7 @@ def process_group(device: torch.device) -> Iterator[None]:
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
         dist.init_process_group(backend, timeout=LONGEST_WAIT)
     except (ValueError, RuntimeError) as error:             # no such backend, a port that is taken
-        reason = f"{PROCESSES} processes cannot be joined by {backend}: {first_line(error)}"
+        reason = f"cannot connect {PROCESSES} processes over {backend}: {first_line(error)}"
         raise ValueError(f"{reason}; start them with torchrun") from error
     try:
         yield

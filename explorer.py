@@ -239,14 +239,16 @@ def save_page(run: Run, path: Path) -> None:
         raise ValueError("its weights are not those of its settings, as in a quantised model")
     numbers = sum(x.numel() for x in run.model.state_dict().values())
     if (size := numbers * 2 * 4 / 3) > LARGEST_PAGE:        # base64 writes three bytes as four characters
-        raise ValueError(f"its weights take {size / 1e6:.1f} MB, more than {LARGEST_PAGE / 1e6:.0f}")
+        raise ValueError(
+            f"its weights take {size / 1e6:.1f} MB, over the limit of {LARGEST_PAGE / 1e6:.0f} MB"
+        )
     count, exact_match = tested(run)
     choices, half = [(run, "float32", exact_match)], rounded(run)
     if is_finite(half):
         exact_match_in_half = right_in_test(half, count)
         choices.insert(exact_match_in_half != exact_match, (half, "float16", exact_match_in_half))
     elif not is_finite(run):
-        raise ValueError("not all of its weights are finite numbers")
+        raise ValueError("some of its weights are infinite or NaN")
     for shown, format, share in choices:
         page = live_page(shown, format, count, share)
         if (size := len(page.encode())) <= LARGEST_PAGE:
@@ -417,7 +419,7 @@ def save_gallery(
     """
     path = output / "index.html"
     if path.exists() and not is_gallery(path):
-        raise ValueError(f"{path} is not from visualize.py; move it, or choose another --output-dir")
+        raise ValueError(f"{path} was not written by visualize.py; move it, or choose another --output-dir")
     found = sections(output, models_dir, folders, changed or {})
     links = "\n".join(f'<a href="#{anchor(title)}">{html.escape(title)}</a>' for title in found)
     contents = f'<nav aria-label="runs">\n{links}\n</nav>\n' + "".join(found.values())

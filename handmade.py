@@ -167,22 +167,25 @@ def right_by_length(model: nn.Module, answer: Callable[[Tensor], Tensor]) -> dic
 
 
 def main() -> None:
-    parse_options(new_parser("Build four models by hand, test them and save them.", "python handmade.py"))
+    parse_options(new_parser("Build four models with hand-set weights, test them and save them.",
+                             "python handmade.py"))
     models_dir, wrong = DEFAULT_FOLDER / "handmade", False
-    print("Right of every sequence of 1 to 4 symbols, and of 10,000 longer ones, by length:\n")
+    print("Exact match by length, on every sequence of 1 to 4 symbols and on 10,000 longer ones:\n")
     for build in copying_encoder, reversing_encoder, copying_encoder_decoder, reversing_encoder_decoder:
         config, model, purposes = build()
         weights = torch.cat([x.flatten() for name, x in model.named_parameters() if "norm" not in name])
         right = right_by_length(model, TASKS[config.task].answer)
         print(f"{config.name}: {' '.join(map(percent, right.values()))}")
         print(f"  {build.__doc__}")
-        print(f"  {weights.count_nonzero()} of {len(weights):,} weights are not zero, the norms left out\n")
+        print(
+            f"  {weights.count_nonzero()} of {len(weights):,} weights are non-zero, not counting the norms\n"
+        )
         save_untrained(config, model, models_dir, purposes=purposes, stream=STREAM)
         wrong |= min(right.values()) < 1
     command = command_line("visualize.py", DEFAULT_TASKS, DEFAULT_ARCHITECTURES, models_dir)
-    print(f"Saved under {models_dir}/. Next, see how they work: {command}")
+    print(f"Saved in {models_dir}/. To see how they work: {command}")
     if wrong:
-        raise SystemExit("error: not all of them are right")
+        raise SystemExit("error: at least one of the models makes mistakes")
 
 
 if __name__ == "__main__":

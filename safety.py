@@ -83,7 +83,7 @@ def first_line(error: Exception) -> str:
 def check_zip(archive: zipfile.ZipFile) -> None:
     """ValueError or BadZipFile where a checksum is wrong, or where a small file would take much memory."""
     if sum(entry.file_size for entry in archive.infolist()) > archive.fp.seek(0, os.SEEK_END):
-        raise ValueError("it would become larger when it is unpacked")
+        raise ValueError("it would expand when unpacked")
     if damaged := archive.testzip():
         raise ValueError(f"the checksum of {damaged!r} is wrong")
 
@@ -112,7 +112,7 @@ class Inventory(pickle._Unpickler):
             return lambda *parts: None
         if (module, name) == ("collections", "OrderedDict"):
             return OrderedDict
-        raise ValueError(f"it asks for code, {module}.{name}, and was not made by train.py")
+        raise ValueError(f"it would run code ({module}.{name}), so it was not written by train.py")
 
     def persistent_load(self, storage: tuple) -> None:
         self.storages.append(storage)
@@ -134,7 +134,7 @@ def check_archive(file: BinaryIO) -> None:
         inventory.load()
         for _, number, key, _, count in inventory.storages:
             if size_of.get(pickled[0].replace("data.pkl", f"data/{key}")) != count * number:
-                raise ValueError(f"storage {key!r} is missing or has another size")
+                raise ValueError(f"storage {key!r} is missing or has the wrong size")
 
 
 def read_archive(path: Path) -> object:
@@ -172,8 +172,8 @@ def difference(expected: object, found: object, name: str = "it") -> str | None:
         if found.shape != expected.shape:
             return f"{name} has shape {tuple(found.shape)}, not {tuple(expected.shape)}"
         if found.dtype != expected.dtype or found.layout != expected.layout:
-            return f"{name} is of {found.dtype}, not {expected.dtype}"
-        return None if found.isfinite().all() else f"{name} has numbers that are infinite or NaN"
+            return f"{name} has dtype {found.dtype}, not {expected.dtype}"
+        return None if found.isfinite().all() else f"{name} contains infinite or NaN values"
     wanted = expected if isinstance(expected, type) else type(expected)
     if not is_of(found, wanted):
         return f"{name} is a {type(found).__name__}, not a {wanted.__name__}"
@@ -283,7 +283,7 @@ def open_locked(path: Path) -> int:
             number = os.read(descriptor, 20).decode(errors="replace")
             os.close(descriptor)
             other = f"process {number}" if number else "another process"
-            reason = f"{other} is writing there; wait until it ends, or choose another folder"
+            reason = f"{other} is already writing there; wait for it to finish, or choose another folder"
             raise OSError(errno.EBUSY, reason, str(path.parent))
         if is_same_file(descriptor, path):
             break

@@ -129,7 +129,7 @@ def check_types(config: "Config") -> None:
         value = getattr(config, setting.name)
         if not is_of(value, setting.type | int if setting.type is float else setting.type):
             wanted = getattr(setting.type, "__name__", setting.type)
-            raise ValueError(f"{setting.name}={value!r} is of type {type(value).__name__}, not {wanted}")
+            raise ValueError(f"{setting.name}={value!r} has type {type(value).__name__}, not {wanted}")
         if setting.type is float and not math.isfinite(value):
             raise ValueError(f"{setting.name}={value} is out of range; choose e.g. {setting.default}")
 
@@ -285,7 +285,7 @@ def check_finite(config: Config, model: nn.Module, losses: Tensor, epoch: int) -
             return
         fault = f"weights are infinite or NaN at step {step}"
     differing = differing_settings(config)
-    cause = f"a setting that is not the default ({differing})" if differing else "the learning rate"
+    cause = f"a non-default setting ({differing})" if differing else "the learning rate"
     rate = min(config.learning_rate, Config.learning_rate) / 10
     remedy = f"the likely cause is {cause}; try --learning-rate {rate:g}"
     raise FloatingPointError(f"{config.name}: {fault}; {remedy}")
@@ -595,7 +595,7 @@ def prediction_text(task: str, source: Tensor, target: Tensor, prediction: Tenso
         marked = wrong if name == "prediction" else torch.zeros_like(tokens, dtype=torch.bool)
         cells = [f"[{word}]" if mark else f" {word} " for word, mark in zip(words, marked, strict=True)]
         lines.append(f"    {name:<11}" + "".join(f"{cell:>6}" for cell in cells).rstrip())
-    return "\n".join(lines) + (f"   {int(wrong.sum())} wrong" if wrong.any() else "   all right")
+    return "\n".join(lines) + (f"   {int(wrong.sum())} wrong" if wrong.any() else "   all correct")
 
 
 def excess(row: dict) -> float:
@@ -620,8 +620,8 @@ def mistakes_text(answers: Answers) -> str:
     lines = {
         f"{config.name}: {count:,} of {len(answers.wrong):,} wrong":
             [f"{row['kind']} {row['value']}" for row in rows],
-        "    share of the questions": [percent(row["share_of_questions"], 1) for row in rows],
-        f"    share of the mistakes, {len(different):,} different":
+        "    % of questions": [percent(row["share_of_questions"], 1) for row in rows],
+        f"    % of mistakes ({len(different):,} distinct questions)":
             [percent(row["share_of_mistakes"], 1) for row in rows],
     }
     table = [f"{name:<44}" + "".join(f"{cell:>12}" for cell in cells) for name, cells in lines.items()]
@@ -732,8 +732,8 @@ def check_memory(config: Config, device: torch.device, parts: int) -> None:
     need_of = {name: memory_needed(replace(config, **{name: usual[name]}), parts) for name in sizes}
     name = min(need_of, key=need_of.get, default="batch_size")
     raise ValueError(
-        f"{name}={getattr(config, name)} is too large: {config.name} would take about "
-        f"{size_text(needed)} of memory, and there are {size_text(there_is)}"
+        f"{name}={getattr(config, name)} is too large: {config.name} would need about "
+        f"{size_text(needed)} of memory, but only {size_text(there_is)} is available"
     )
 
 
@@ -764,7 +764,7 @@ def check_config(config: Config, device: torch.device, parts: int = 1) -> nn.Mod
 # ---------------------------------------------------------------- files
 
 
-UNDO = "undo the change, or train the changed code into another folder with --output-dir"
+UNDO = "undo the change, or train the changed code with a different --output-dir"
 CHECKPOINT = {                                              # what stands in one, and the type of each
     "config": dict, "sample": dict,
     "history": list, "model": dict, "averaged_updates": int, "trained_weights": dict,
@@ -976,7 +976,7 @@ def check_history(history: list) -> None:
         if differs := difference(known, row, "a row of the history"):
             raise ValueError(differs)
     if [row["epoch"] for row in history] not in ([0], [*range(1, len(history) + 1)]) or not history:
-        raise ValueError("the history is not that of the first epochs")
+        raise ValueError("the history does not list consecutive epochs from the first")
 
 
 def check_hand_set(purposes: dict, stream: dict) -> None:
@@ -984,7 +984,7 @@ def check_hand_set(purposes: dict, stream: dict) -> None:
     types = {type(text) for text in purposes.values()}
     types |= {tuple(map(type, span)) for span in stream.values()}
     if types - {str, (int, int)}:
-        raise ValueError("what stands beside weights set by hand has other types")
+        raise ValueError("the notes on the hand-set weights have the wrong types")
 
 
 def open_checkpoint(folder: Path, remedy: str) -> tuple[dict, Config]:
@@ -994,7 +994,7 @@ def open_checkpoint(folder: Path, remedy: str) -> tuple[dict, Config]:
     """
     path = folder / "checkpoint.pt"
     if not path.is_file():
-        raise ValueError(f"there is no {path}; {remedy}")
+        raise ValueError(f"{path} does not exist; {remedy}")
     try:
         checkpoint = read_archive(path)
         if differs := difference(CHECKPOINT | dict.fromkeys({"known"} & set(checkpoint), dict), checkpoint):
@@ -1005,12 +1005,12 @@ def open_checkpoint(folder: Path, remedy: str) -> tuple[dict, Config]:
         raise ValueError(f"{path} is damaged ({first_line(error)}); {remedy}") from error
     if differs := difference(dict.fromkeys(asdict(Config())), dict.fromkeys(checkpoint["config"])):
         raise ValueError(
-            f"{path}: train.py differs from the one that trained this: the setting {differs}; {UNDO}"
+            f"{path} was trained by a different version of train.py: the setting {differs}; {UNDO}"
         )
     try:
         return checkpoint, Config(**checkpoint["config"])
     except ValueError as error:
-        raise ValueError(f"{path} is of a run that this code does not know: {error}") from error
+        raise ValueError(f"{path} holds a run that this code does not support: {error}") from error
 
 
 def read_checkpoint(folder: Path, task: str, architecture: str) -> tuple[dict, Config, nn.Module]:
@@ -1019,25 +1019,25 @@ def read_checkpoint(folder: Path, task: str, architecture: str) -> tuple[dict, C
     remedy = f"train it: {command_line('train.py', [task], [architecture], models_dir)}"
     checkpoint, config = open_checkpoint(folder, remedy)
     if (config.task, config.architecture) != (task, architecture):
-        found = f"{path} is of task {config.task}, architecture {config.architecture}"
+        found = f"{path} holds task {config.task}, architecture {config.architecture}"
         raise ValueError(f"{found}; move it to {run_folder(models_dir, config.task, config.architecture)}")
     needed, there_is = 4 * parameters_expected(config), path.stat().st_size
     if needed > there_is + MORE_IN_CHANGED_CODE:
         raise ValueError(
-            f"{path} is damaged (its settings are of {size_text(needed)} of weights, and it has "
+            f"{path} is damaged (its settings imply {size_text(needed)} of weights, but it holds "
             f"{size_text(there_is)}); {remedy}"
         )
     try:
         smallest = replace(config, epochs=1, steps_per_epoch=1, batch_size=1)
         model = check_config(smallest, torch.device("cpu"))
     except ValueError as error:
-        raise ValueError(f"{path} is of a run that cannot be carried out: {error}") from error
+        raise ValueError(f"{path} holds a run with invalid settings: {error}") from error
     if differs := difference(model.state_dict(), checkpoint["model"], "model"):
         raise ValueError(
-            f"{path}: transformer.py differs from the one that trained this: {differs}; {UNDO}"
+            f"{path} was trained by a different version of transformer.py: {differs}; {UNDO}"
         )
     if not is_sealed(checkpoint):
-        raise ValueError(f"{path} is damaged (its parts are not of one run); {remedy}")
+        raise ValueError(f"{path} is damaged (its parts do not belong to the same run); {remedy}")
     model.load_state_dict(checkpoint["model"])
     return checkpoint, config, model
 
@@ -1329,26 +1329,31 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         words = [f"{whose}: {setting_text(name, value).split()[-1]}" for whose, value in values.items()]
         option(flag, help=f"{help} ({'; '.join(words)})", **how)
 
-    setting("--epochs", "epochs; each draws fresh data and ends with an evaluation")
-    setting("--steps-per-epoch", "optimiser steps in an epoch")
-    setting("--batch-size", "sequences in a step")
-    setting("--learning-rate", "learning rate of AdamW, after the warm-up")
-    setting("--hold", "share of the steps at this rate, 0 … <1, before it falls to 0 along a cosine")
-    setting("--seq-len", "the most symbols in a question")
-    option("--fixed-length", action="store_true", help="only sequences of that length, not 1 up to it")
-    setting("--oversample", "share of training questions, 0 … 1, with all kinds equally frequent")
-    setting("--vocab-size", "token ids, of which four are special: PAD, START, END and MASK")
+    setting("--epochs", "number of epochs; each draws fresh data and ends with an evaluation")
+    setting("--steps-per-epoch", "optimiser steps per epoch")
+    setting("--batch-size", "sequences per step")
+    setting("--learning-rate", "peak learning rate of AdamW, reached after the warm-up")
+    setting("--hold", "fraction of the steps (0 ≤ X < 1) before cosine decay to 0 begins")
+    setting("--seq-len", "maximum number of symbols in a question")
+    option("--fixed-length", action="store_true",
+           help="use only sequences of exactly --seq-len symbols, not all lengths up to it")
+    setting("--oversample",
+            "fraction of training questions (0 to 1) sampled so that all kinds are equally frequent")
+    setting("--vocab-size", "vocabulary size, including the special tokens PAD, START, END and MASK")
     setting("--d-model", "width of the residual stream")
-    setting("--num-heads", "attention heads in a layer; must divide --d-model")
-    setting("--num-layers", "layers; an encoder-decoder has so many on each side, by default 2")
+    setting("--num-heads", "attention heads per layer; must divide --d-model")
+    setting("--num-layers",
+            "number of layers; an encoder-decoder has this many in each half (default there: 2)")
     setting("--d-ff", "hidden width of the feed-forward network")
-    setting("--dropout", "share of values dropped in training, 0 … <1")
-    setting("--positional", "position signal", choices=POSITIONAL)
-    setting("--position-base", "base of the sinusoids; the paper has 10000")
-    setting("--embedding-std", "standard deviation of a new token embedding")
-    setting("--norm", "LayerNorm before or after a sublayer", name="norm_first", choices=["pre", "post"])
-    setting("--activation", "activation of the feed-forward network", choices=list(ACTIVATIONS))
-    setting("--seed", "seed of weights and training data")
+    setting("--dropout", "dropout probability (0 ≤ X < 1)")
+    setting("--positional", "type of positional encoding", choices=POSITIONAL)
+    setting("--position-base", "base of the sinusoidal encoding; the paper uses 10000")
+    setting("--embedding-std", "standard deviation of the initial token embeddings")
+    setting("--norm",
+            "LayerNorm before (pre) or after (post) each sublayer",
+            name="norm_first", choices=["pre", "post"])
+    setting("--activation", "activation function of the feed-forward networks", choices=list(ACTIVATIONS))
+    setting("--seed", "random seed for the initial weights and the training data")
 
 
 def parse() -> argparse.Namespace:
@@ -1365,18 +1370,19 @@ def parse() -> argparse.Namespace:
     option = parser.add_argument
     devices = ["auto", "cpu", "cuda", "mps"]
     option("--device", choices=devices, default="auto",
-           help="where to compute (default: auto, a GPU if there is one)")
+           help="device to train on (default: auto, which picks a GPU if available)")
     option("--threads", type=int, default=None, metavar="N",
-           help="CPU threads (default: OMP_NUM_THREADS or else 1)")
+           help="number of CPU threads (default: OMP_NUM_THREADS if set, otherwise 1)")
     option("--accumulate", type=int, default=1, metavar="N",
-           help="compute each batch in N parts, where memory is too small for all of it (default: 1)")
-    option("--amp", action="store_true", default=False, help="compute with bfloat16, where a device has it")
+           help="split each batch into N micro-batches to save memory, accumulating gradients (default: 1)")
+    option("--amp", action="store_true", default=False,
+           help="train in bfloat16 mixed precision, if the device supports it")
     option("--compile", action="store_true", default=False,
-           help="torch.compile the model first; needs half a minute and a C++ compiler")
+           help="compile the model with torch.compile; takes half a minute and needs a C++ compiler")
     option("--output-dir", type=folder_name, default=DEFAULT_FOLDER, metavar="FOLDER",
-           help="where to write the runs (default: models)")
+           help="folder in which to save the runs (default: models)")
     option("--resume", action="store_true", default=False,
-           help="go on where there is a checkpoint, start where there is none")
+           help="resume each run that has a checkpoint; start the others from scratch")
     option("--quiet", action="store_true", default=False, help="print only the final table")
     options = parse_options(parser)
     if "norm" in options:
@@ -1387,19 +1393,21 @@ def parse() -> argparse.Namespace:
 def check_resumable(config: Config, history: list[dict], given: dict, folder: Path) -> None:
     """ValueError where a run with this history cannot go on, or not with these settings."""
     if history[-1]["epoch"] == 0:
-        raise ValueError(f"the weights in {folder} were set by hand, so no training can go on; drop --resume")
+        raise ValueError(
+            f"the weights in {folder} were set by hand, so there is no training to resume; drop --resume"
+        )
     own = asdict(config)
     differing = [name for name in given if given[name] != own[name]]
     wanted, found = (", ".join(setting_text(name, of[name]) for name in differing) for of in (given, own))
     if differing == ["epochs"]:
         raise ValueError(
-            f"{wanted} cannot be resumed: the learning rate of the run in {folder} follows a curve that ends "
-            f"at epoch {config.epochs}, and each step depends on it; drop --epochs, or train anew without "
-            "--resume, e.g. into another --output-dir"
+            f"cannot resume with {wanted}: the learning-rate schedule of the run in {folder} ends at epoch "
+            f"{config.epochs}; drop --epochs, or start again without --resume in a different --output-dir"
         )
     if differing:
         raise ValueError(
-            f"{wanted} cannot be resumed: the run in {folder} has {found}; drop these options, or --resume"
+            f"cannot resume with {wanted}: the run in {folder} was started with {found}; "
+            "drop these options, or --resume"
         )
 
 
@@ -1417,14 +1425,14 @@ def config_of(
     if options.resume and (folder / "checkpoint.pt").exists():
         checkpoint, config, model = read_checkpoint(folder, task, architecture)
         if differs := changed(config, model, checkpoint["sample"]):
-            raise ValueError(f"{folder} cannot be resumed: {differs}; {UNDO}")
+            raise ValueError(f"cannot resume the run in {folder}: {differs}; {UNDO}")
         check_resumable(config, checkpoint["history"], given, folder)
     check_positive(accumulate=options.accumulate)
     parts = PROCESSES * options.accumulate
     check_config(config, device, parts)
     if config.batch_size < parts:
         raise ValueError(
-            f"batch_size={config.batch_size} is less than a row for each of {PROCESSES} processes with "
+            f"batch_size={config.batch_size} is too small for {PROCESSES} processes with "
             f"accumulate={options.accumulate}; choose {parts} or more"
         )
     return config, checkpoint
@@ -1443,7 +1451,9 @@ def choose_device(name: str) -> torch.device:
     if name == "auto":
         name = next(device for device, is_there in available.items() if is_there)
     if not available[name]:
-        raise ValueError(f"device {name!r} is not available here; choose --device cpu, or drop --device")
+        raise ValueError(
+            f"device {name!r} is not available on this machine; use --device cpu or drop --device"
+        )
     torch.set_float32_matmul_precision("highest")           # no TF32, whose products have only 10 bits
     return torch.device(name)
 
@@ -1451,12 +1461,14 @@ def choose_device(name: str) -> torch.device:
 def check_precision(device: torch.device) -> None:
     """ValueError where a device has no bfloat16."""
     if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
-        raise ValueError("amp: this GPU has no bfloat16; drop --amp")
+        raise ValueError("amp: this GPU does not support bfloat16; drop --amp")
     try:
         with torch.autocast(device.type, torch.bfloat16):
             torch.ones(2, 2, device=device) @ torch.ones(2, 2, device=device)
     except RuntimeError as error:
-        raise ValueError(f"amp: no bfloat16 on {device}: {first_line(error)}; drop --amp") from error
+        raise ValueError(
+            f"amp: {device} does not support bfloat16: {first_line(error)}; drop --amp"
+        ) from error
 
 
 def check_compiler(device: torch.device) -> None:
@@ -1464,7 +1476,7 @@ def check_compiler(device: torch.device) -> None:
     try:
         torch.compile(torch.cos)(torch.ones(2, device=device))
     except Exception as error:                              # whose causes are many
-        reason = f"compile: torch.compile cannot work here: {first_line(error)}"
+        reason = f"compile: torch.compile does not work on this machine: {first_line(error)}"
         raise ValueError(f"{reason}; drop --compile") from error
 
 
@@ -1488,12 +1500,12 @@ def progress_lines(
     if not solved and row["epoch"] not in (1, 5) and row["epoch"] % 10:
         return []
     scores = (
-        f"{config.name}, step {row['step']}: loss {row['loss']:.4f}, tokens right "
+        f"{config.name}, step {row['step']}: loss {row['loss']:.4f}, token accuracy "
         f"{percent(row['token_accuracy'])}, exact match {percent(row['exact_match'])} of {EVALUATION_BATCH}"
     )
     if solved:
         seconds = f"{row['train_seconds']:.1f} s of training"
-        scores += f", solved: all {VALIDATION_SEQUENCES:,} right after {seconds}"
+        scores += f"; solved: all {VALIDATION_SEQUENCES:,} validation sequences correct after {seconds}"
     if before or row["epoch"] > 5 and not solved:
         return [scores]
     sources, targets = examples
@@ -1506,10 +1518,10 @@ def saved_text(config: Config, epochs_saved: int, replaces: bool, alone: bool = 
     if epochs_saved:
         saved = f"{config.name} is saved up to epoch {epochs_saved} of {config.epochs}"
         this = f" and only --task {config.task} --architecture {config.architecture}" if alone else ""
-        return saved, f"; the same command with --resume{this} continues from there"
+        return saved, f"; run the same command with --resume{this} to continue"
     if replaces:
-        return f"nothing new of {config.name} is saved, and the earlier run is as it was", ""
-    return f"nothing of {config.name} is saved", "; the same command with --resume starts it"
+        return f"nothing new was saved for {config.name}; the earlier run is unchanged", ""
+    return f"nothing was saved for {config.name}", "; run the same command with --resume to start it"
 
 
 @contextmanager
@@ -1524,7 +1536,7 @@ def telling_what_is_saved(saved: Callable[[], tuple[str, str]]) -> Iterator[None
         fail(f"{error}; {saved()[0]}")
     except (MemoryError, RuntimeError) as error:
         if is_left_alone(error):
-            fail(f"another process has ended; {''.join(saved())}")
+            fail(f"another process has died; {''.join(saved())}")
         if not is_out_of_memory(error):
             raise
         fail(f"{first_line(error)}; {LESS_MEMORY}; {saved()[0]}")
@@ -1539,7 +1551,7 @@ def print_mistakes(answers: Answers, last: dict) -> None:
     print(mistakes_text(answers) + "\n")
     guessing = math.log(config.vocab_size)                  # the loss where all tokens are equally likely
     if last["loss"] > guessing and last["step"] > WARM_UP_STEPS:
-        print(f"The loss is {last['loss']:.2f}, and that of guessing is ln {config.vocab_size} = "
+        print(f"The loss is {last['loss']:.2f}, worse than uniform guessing: ln {config.vocab_size} = "
               f"{guessing:.2f}: try a --learning-rate below {config.learning_rate:g}\n")
 
 
@@ -1585,8 +1597,8 @@ def train_and_save(
                         save_checkpoint(state, folder, record)
                         removed, epochs_saved = remove_stale(folder), row["epoch"]
                     if not quiet and (removed or replaces and row["epoch"] == 1):
-                        replaced = f"{folder}: the earlier weights are replaced"
-                        lines.insert(0, f"{replaced}, {removed} files that show them removed")
+                        replaced = f"{folder}: earlier weights replaced"
+                        lines.insert(0, f"{replaced}, {removed} files based on them removed")
                 bar.set_postfix({"loss": f"{row['loss']:.4f}", "exact match": percent(row["exact_match"])})
                 bar.update(row["epoch"] - bar.n)
                 for line in lines:
@@ -1600,11 +1612,11 @@ def train_and_save(
 def print_table(results: list[dict]) -> None:
     """One line for each run."""
     width = max(10, *(len(metrics["task"]) + 2 for metrics in results))
-    line = "{:<{width}}{:<17}{:>10}{:>12}{:>9}{:>15}{:>18}"
+    line = "{:<{width}}{:<17}{:>10}{:>12}{:>9}{:>17}{:>14}"
     configs = [Config(**metrics["config"]) for metrics in results]
     counts = " or ".join(dict.fromkeys(tests_text(config, TEST_SEQUENCES) for config in configs))
     print(f"\nOn {counts}, none of them seen in training:\n")
-    headings = "task", "architecture", "parameters", "solved at", "after", "tokens right", "sequences right"
+    headings = "task", "architecture", "parameters", "solved at", "time", "token accuracy", "exact match"
     print(line.format(*headings, width=width))
     for metrics in results:
         step, seconds = metrics["steps_to_solve"], metrics["seconds_to_solve"]
@@ -1626,8 +1638,7 @@ def runs_to_train(
     left = []
     for config, checkpoint in [config_of(*run, options, device) for run in runs]:
         if is_finished(config, run_folder(options.output_dir, config.task, config.architecture), checkpoint):
-            epochs = f"epoch {config.epochs} of {config.epochs}"
-            print(f"{config.name}: nothing is left to do, as {epochs} is saved")
+            print(f"{config.name}: already finished (epoch {config.epochs} of {config.epochs} is saved)")
         else:
             left.append((config, checkpoint))
     return left
@@ -1671,8 +1682,8 @@ def train_all(options: argparse.Namespace) -> None:
     if results:
         print_table(results)
     command = command_line("visualize.py", tasks, architectures, options.output_dir)
-    print(f"\nDone in {time.perf_counter() - start:.0f} s, saved under {options.output_dir}/. "
-          f"Next, see what they learned: {command}")
+    print(f"\nDone in {time.perf_counter() - start:.0f} s. The runs are saved in {options.output_dir}/. "
+          f"To see what they learned: {command}")
 
 
 def main() -> None:
@@ -1684,7 +1695,7 @@ def main() -> None:
         if not is_left_alone(error):
             raise
         if RANK == 0:
-            fail("another process has ended before there was anything to save")
+            fail("another process died before anything could be saved")
         raise SystemExit(2) from None
 
 

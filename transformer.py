@@ -41,7 +41,8 @@ def check_known(choices: Iterable, **chosen: object) -> None:
     """ValueError for the first value that is not among the choices."""
     for name, value in chosen.items():
         if value not in list(choices):
-            raise ValueError(f"{name}={value!r} is unknown; choose from {', '.join(map(repr, choices))}")
+            choice = ", ".join(map(repr, choices))
+            raise ValueError(f"{name}={value!r} is not a valid choice; choose from {choice}")
 
 
 def is_transformed() -> bool:
@@ -177,7 +178,9 @@ class PositionalEncoding(nn.Module):
         """x (B, S, D) → (B, S, D)."""
         length, max_len = x.size(1), len(self.table)
         if length > max_len:
-            raise ValueError(f"{length} tokens are more than max_len={max_len}; cut them or raise max_len")
+            raise ValueError(
+                f"{length} tokens exceed max_len={max_len}; shorten the sequence or raise max_len"
+            )
         return x + self.table[:length]
 
 
@@ -256,7 +259,7 @@ class TransformerBlock(nn.Module):
         With cross=True also memory (B, S, D), the other sequence; memory_mask broadcastable to (B, H, T, S).
         """
         if self.cross != (memory is not None):
-            raise ValueError(f"cross={self.cross}: give memory with cross=True, and only then")
+            raise ValueError(f"cross={self.cross}: pass memory if and only if cross=True")
         x = self.residual(x, self.attention_norm, self.attention, mask=mask)
         if self.cross:
             x = self.residual(
@@ -298,7 +301,7 @@ def check_tokens(tokens: Tensor, vocab_size: int) -> Tensor:
         raise ValueError(f"tokens are a {type(tokens).__name__}; give torch.tensor([[START, …, END]])")
     if tokens.dim() != 2 or tokens.is_floating_point() or tokens.dtype == torch.bool:
         got = f"shape {tuple(tokens.shape)} of {tokens.dtype}"
-        raise ValueError(f"tokens have {got}; give whole numbers (batch, length)")
+        raise ValueError(f"tokens have {got}; expected integers of shape (batch, length)")
     tokens = tokens.long()
     if not tokens.is_cpu or torch.compiler.is_compiling() or is_transformed():
         return tokens
@@ -306,7 +309,7 @@ def check_tokens(tokens: Tensor, vocab_size: int) -> Tensor:
         words = f"the vocabulary 0 … {vocab_size - 1}"
         raise ValueError(f"token id {int(outside[0])} is outside {words}; change it or raise vocab_size")
     if ((tokens[:, :-1] == PAD) & (tokens[:, 1:] != PAD)).any():
-        raise ValueError(f"PAD ({PAD}) stands before a token; put it at the end of each row")
+        raise ValueError(f"PAD ({PAD}) comes before another token; padding must be at the end of each row")
     return tokens
 
 
@@ -467,9 +470,11 @@ def generate(model: nn.Module, source: Tensor, max_new_tokens: int) -> Tensor:
         source = source.cpu() if isinstance(source, Tensor) else source
         source = check_tokens(source, model.embedding.num_embeddings).to(device)
         if model.architecture == "encoder":
-            raise ValueError("an encoder answers all at once; to generate, use causal=True or EncoderDecoder")
+            raise ValueError(
+                "an encoder predicts all tokens at once; to generate, use causal=True or EncoderDecoder"
+            )
         if not (source != PAD).any(dim=1).all():
-            raise ValueError("a row of source is empty; give each at least START and END")
+            raise ValueError("a row of source is empty; every row needs at least START and END")
         if (source[:, 0] != START).any():
             raise ValueError(f"a row of source begins without START ({START}); give [START, …, END]")
         if two_sides := model.architecture == "encoder-decoder":
@@ -479,8 +484,8 @@ def generate(model: nn.Module, source: Tensor, max_new_tokens: int) -> Tensor:
         start = (tokens != PAD).sum(dim=1)                              # (B,) where each row's answer begins
         longest, max_len = max(start.tolist(), default=0), len(model.positional_encoding.table)
         if longest + max_new_tokens - 1 > max_len:                      # the last token is not read again
-            sizes = f"a prompt of {longest} and max_new_tokens={max_new_tokens}"
-            raise ValueError(f"{sizes} do not fit into max_len={max_len}; shorten them or raise max_len")
+            sizes = f"a prompt of {longest} tokens plus max_new_tokens={max_new_tokens}"
+            raise ValueError(f"{sizes} exceeds max_len={max_len}; shorten either or raise max_len")
         rows = torch.arange(len(source), device=source.device)
         tokens = F.pad(tokens, (0, max_new_tokens), value=PAD)
         done = torch.zeros_like(start, dtype=torch.bool)
@@ -512,11 +517,11 @@ def walk(model: MiniTransformer, tokens: Tensor) -> None:
     with evaluating(model) as model:
         show("tokens: START, content, END; then PAD", tokens)
         mask = attention_mask(tokens, model.causal)
-        show("mask: which keys may be read", mask)
+        show("mask: which keys may be attended to", mask)
         x = model.embedding(tokens)
         show("embedding: what each token is", x, model.embedding)
         x = model.positional_encoding(x)
-        show("+ position: where it stands", x, model.positional_encoding)
+        show("+ position: where each token is", x, model.positional_encoding)
         first, *others = model.blocks
         formula = "x + {}(norm(x))" if first.norm_first else "norm(x + {}(x))"
         x = first.residual(x, first.attention_norm, first.attention, mask=mask)
@@ -527,16 +532,16 @@ def walk(model: MiniTransformer, tokens: Tensor) -> None:
         show(f"block 1, {formula.format('feed_forward')}", x, first.feed_forward, first.feed_forward_norm)
         for number, block in enumerate(others, start=2):
             x = block(x, mask)
-            show(f"block {number}, the same again", x, block)
+            show(f"block {number}, same structure", x, block)
         logits = model.output_projection(model.final_norm(x))
-        show("logits: a score for each symbol", logits, model.final_norm, model.output_projection)
+        show("logits: one score per vocabulary token", logits, model.final_norm, model.output_projection)
         print(f"  {'total':<60}{sum(counts):>10,}")
         same = torch.allclose(logits, model(tokens), atol=1e-5) and sum(counts) == count_parameters(model)
 
     row = "  ".join(f"{weight:.2f}" for weight in weights[-1, 0, 0].tolist())
-    print(f"\nWhat the last sequence's START reads in block 1, head 1 (of PAD, nothing):\n  {row}")
+    print(f"\nAttention weights of the last sequence's START in block 1, head 1 (zero for PAD):\n  {row}")
     if not same:
-        raise SystemExit("error: the walk and model(tokens) disagree: what stands above is of another model")
+        raise SystemExit("error: the steps above do not reproduce model(tokens)")
     if not torch.allclose(weights.sum(dim=-1), torch.ones(weights.shape[:-1])):
         raise SystemExit("error: the rows of the attention weights do not sum to one")
 
@@ -556,7 +561,7 @@ def attention_by_hand() -> None:
         print(line(*("".join(map(number.format, row.tolist())) for number, row in columns)))
     print("  First row: e^1 = 2.7183, e^0 = 1, e^1 = 2.7183; the sum is 6.4366; 2.7183 / 6.4366 = 0.422.")
     if not torch.allclose(weights, scaled_dot_product_attention(query, key, query)[1]):
-        raise SystemExit("error: scaled_dot_product_attention disagrees with the sum by hand")
+        raise SystemExit("error: scaled_dot_product_attention disagrees with the hand calculation")
 
 
 # ---------------------------------------------------------------- command line, of all our scripts
@@ -595,7 +600,7 @@ def run_script(main: Callable[[], None], status_if_left: int = 0) -> None:
     try:
         os.getcwd()
     except FileNotFoundError:
-        fail("the working directory was deleted; change to another")
+        fail("the working directory has been deleted; change to another one")
     try:
         main()
         sys.stdout.flush()
@@ -614,15 +619,15 @@ def main() -> None:
         print(__doc__.strip())
         return
     if arguments():
-        fail(f"{arguments()[0]} is unknown; python transformer.py takes no arguments")
+        fail(f"unrecognised argument {arguments()[0]}; python transformer.py takes none")
     torch.manual_seed(0)
     model = MiniTransformer()
     print("1. Two sequences walk through the default MiniTransformer:\n")
     walk(model, torch.tensor([[1, 5, 7, 9, 2], [1, 8, 2, PAD, PAD]]))
-    print("\n2. One head's attention, to be redone by hand:\n")
+    print("\n2. One head's attention, small enough to work out by hand:\n")
     attention_by_hand()
-    print("\nChecked: the walk gives the logits of model(tokens) and counts all parameters, each row of")
-    print("attention sums to one, and the hand's weights are those of scaled_dot_product_attention.")
+    print("\nChecked: these steps reproduce the logits of model(tokens) and count every parameter. Each")
+    print("attention row sums to one, and the hand calculation matches scaled_dot_product_attention.")
 
 
 if __name__ == "__main__":

@@ -1250,7 +1250,7 @@ def save_film(view: View, command: str, path: Path) -> str:
     texts = json.dumps({"Title": sentence[0].upper() + sentence[1:], "Source": command})
     with replacing(path) as unfinished:
         first.save(unfinished, save_all=True, append_images=others, duration=duration, comment=texts)
-    return f"the same as a film of {len(frames)} frames"
+    return f"the same as an animation of {len(frames)} frames"
 
 
 # ---------------------------------------------------------------- pictures of weights that were set by hand
@@ -1390,7 +1390,7 @@ def runs_in(folders: list[Path]) -> Curves:
     for folder in folders:
         there = [folder, *runs_below(folder)] if (folder / "checkpoint.pt").is_file() else runs_below(folder)
         if not there:
-            raise ValueError(f"there is no run in {folder}; give a folder that python train.py wrote")
+            raise ValueError(f"no run found in {folder}; pass a folder written by python train.py")
         for path in there:
             checkpoint, config = open_checkpoint(path, "train it again")
             runs[path] = config, checkpoint["history"]
@@ -1445,7 +1445,9 @@ def evidence_in(folders: list[Path]) -> dict[str, Evidence]:
     configs = {path: config for path, (config, _) in runs_in(folders).items()}
     labels = labels_by_difference(configs)
     if len(labels) > MOST_BALANCED:
-        raise ValueError(f"{len(labels)} runs are too many for --balance; name at most {MOST_BALANCED}")
+        raise ValueError(
+            f"--balance shows at most {MOST_BALANCED} runs, and these folders hold {len(labels)}"
+        )
     return {
         label or path.name: Evidence(read_run(path, configs[path].task, configs[path].architecture))
         for path, label in labels.items()
@@ -1577,9 +1579,9 @@ def save_live_page(view: View, path: Path) -> str:
     try:
         save_page(view.run, path)
     except ValueError as error:
-        print(f"no live page of {view}: {error}", file=sys.stderr)
+        print(f"no live page for {view}: {error}", file=sys.stderr)
         return ""
-    return "a page to ask this model, cut its heads and see what breaks"
+    return "an interactive page: question this model, cut its heads and see what breaks"
 
 
 def save_heads(view: View, path: Path) -> str:
@@ -1602,8 +1604,8 @@ def probe_text(view: View) -> str:
     before, after = probe_length(run)
     _, control = probe_length(replace(run, model=untrained(run.config)))
     return (
-        "a linear probe reads the length of the sequence from the states of its symbols: "
-        f"{percent(before)} right before layer 1, {percent(after)} after its attention "
+        "a linear probe on a symbol's residual stream decodes the sequence length with "
+        f"{percent(before)} accuracy before layer 1, {percent(after)} after its attention "
         f"(untrained model: {percent(control)})"
     )
 
@@ -1620,8 +1622,8 @@ def files_of_run(
             yield folder / "film.gif", partial(save_film, view, command)
         elif is_trained(view) and not view.run.changed:
             path = view.run.folder / "attention.npz"
-            reason = "does not hold this whole training" if path.exists() else "is not there"
-            print(f"no film of {view}: {path} {reason}; train again to record it", file=sys.stderr)
+            reason = "does not cover the whole run" if path.exists() else "does not exist"
+            print(f"no animation for {view}: {path} {reason}; train again to record it", file=sys.stderr)
         yield folder / "explorer.html", partial(save_live_page, view)
         yield folder / "heads.csv", partial(save_heads, view)
         yield f"{view}", lambda _: probe_text(view)
@@ -1668,7 +1670,7 @@ def save_gallery_of(options: argparse.Namespace, runs: Iterable[Run]) -> None:
     try:
         folders = f" {shlex.join(words)}" if words else ""
         path = save_gallery(options.output_dir, options.models_dir, folders, changes(options, runs))
-        print(f"All pictures, films and live pages, side by side in a browser:\n{path}")
+        print(f"To browse all pictures, animations and live pages, open:\n{path}")
     except ValueError as error:
         print(f"no gallery: {error}", file=sys.stderr)
 
@@ -1687,8 +1689,8 @@ def file_of_folders(
 
 def parse() -> argparse.Namespace:
     parser = new_parser(
-        "Draw where the heads of trained models read, and what is left without them.\n"
-        "Without options, all runs that are found are drawn.",
+        "Draw where the heads of trained models attend, and how accurate the models are without them.\n"
+        "Without options, every run found is drawn.",
         "python visualize.py", "python visualize.py --sequence 5 9 12 14",
         "python visualize.py --task add --architecture encoder --sequence 4 2 + 1 9",
         "python visualize.py --format svg --dark --output-dir slides",
@@ -1697,16 +1699,16 @@ def parse() -> argparse.Namespace:
     add_choice(parser, "--architecture", ARCHITECTURES)
     option = parser.add_argument
     option("--sequence", nargs="+", metavar="SYMBOL",
-           help="a question as data.py prints it: 5 7 9, 4 2 + 1 9 or 5 _ 5 7")
+           help="a question in the notation of data.py, e.g. 5 7 9, 4 2 + 1 9 or 5 _ 5 7")
     only = parser.add_mutually_exclusive_group().add_argument
     only("--compare", nargs="+", type=folder_name, metavar="FOLDER",
-         help="only draw the training curves of the runs in these folders, in one picture")
+         help="draw only the training curves of all runs in these folders, in one picture")
     only("--balance", nargs="+", type=folder_name, metavar="FOLDER",
-         help="only draw how loud positions and symbols are in layer 1 of the runs in these folders")
+         help="draw only how strongly positions and symbols drive the layer 1 scores of these runs")
     option("--models-dir", type=folder_name, default=DEFAULT_FOLDER, metavar="FOLDER",
-           help="where python train.py wrote the runs (default: models)")
+           help="folder in which train.py saved the runs (default: models)")
     option("--output-dir", type=folder_name, metavar="FOLDER",
-           help="where to write the pictures (default: beside the runs)")
+           help="folder in which to save the pictures (default: next to each run)")
     option("--format", choices=["png", "svg", "pdf"], default="png",
            help="format of the pictures (default: png)")
     option("--dark", action="store_true", help="draw on a dark background")
@@ -1733,10 +1735,10 @@ def wanted_runs(options: argparse.Namespace) -> list[tuple[str, str]]:
     if not options.task and not options.architecture:
         for architecture, task in found:
             if (architecture, task) not in wanted:
-                print(f"not drawn: {task}, {architecture}, which data.py does not know", file=sys.stderr)
+                print(f"skipped: {task}, {architecture}: data.py defines no such task", file=sys.stderr)
         if not wanted:
             command = command_line("train.py", DEFAULT_TASKS, DEFAULT_ARCHITECTURES, options.models_dir)
-            raise ValueError(f"there is no run in {options.models_dir}; train first: {command}")
+            raise ValueError(f"no run found in {options.models_dir}; train one first: {command}")
     for architecture, task in itertools.product(options.architecture or [""], options.task or [""]):
         if not any(architecture in ("", one) and task in ("", other) for one, other in wanted):
             wanted.append((architecture or DEFAULT_ARCHITECTURES[0], task or DEFAULT_TASKS[0]))
@@ -1767,7 +1769,7 @@ def load_runs(options: argparse.Namespace) -> tuple[dict[tuple[str, str], Run], 
     if not runs:
         raise ValueError([*problems, *refused.values()][0])
     for name, error in refused.items():
-        print(f"not drawn: {name}: {error}", file=sys.stderr)
+        print(f"skipped: {name}: {error}", file=sys.stderr)
     return runs, problems
 
 
@@ -1892,7 +1894,7 @@ def lock(runs: dict[tuple[str, str], Run], options: argparse.Namespace, locks: E
             busy = f"{error.filename}: {error.strerror}"
             problems += [busy] if options.task or not runs else []
             if not problems:
-                print(f"not drawn: {busy}", file=sys.stderr)
+                print(f"skipped: {busy}", file=sys.stderr)
     return problems
 
 

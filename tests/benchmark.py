@@ -1,4 +1,4 @@
-"""Our recipe beside the usual tutorial's, in one run: steps and seconds until a task is solved.
+"""Compare our recipe with a typical tutorial's: steps and seconds until a task is solved.
 
     python tests/benchmark.py --seeds 10
     python tests/benchmark.py --seeds 10 --what-decides --architecture encoder
@@ -8,17 +8,17 @@
     python tests/benchmark.py --other-toys --seeds 5
     python tests/benchmark.py --scale
 
-The first shows all three architectures. The second takes one thing at a time out of the recipe. The third
-trains each task with each architecture to the end of its schedule, and scores what the models then write.
-With --ones-first, a sum's digits are written from the ones on, as by hand. The fourth asks whether the
-encoder that learned to reverse does what the one of handmade.py does. The fifth asks what comes first in
-training, the right symbols or the pattern of attention. The sixth solves the toy tasks of other projects.
-The last measures what a step costs as the model grows, and writes models/scale.png.
+The first shows all three architectures. The second changes one ingredient of the recipe at a time. The third
+trains each architecture on each task to the end of its schedule and scores the final models. With
+--ones-first, sums are written least significant digit first, as by hand. The fourth asks whether the trained
+reversing encoder works like the one in handmade.py. The fifth asks which emerges first in training: correct
+symbols or the attention pattern. The sixth trains on other projects' toy tasks. The last measures the cost of
+a training step as the model grows, and writes models/scale.png.
 
-"Solved" means the same everywhere: all of 2,000 validation sequences are right, looked at every 8 steps. The
-share of peak compares two rates on the same threads. One is the arithmetic of the weight matrices over the
-time of a step: 2 flops for each weight and token, forward once and backward twice. The other is that of a
-float32 matrix product, timed just before.
+"Solved" always means that all 2,000 validation sequences are correct, checked every 8 steps. The fraction of
+peak compares two rates on the same threads. One is the arithmetic of the weight matrices divided by the time
+of a step: 2 flops per weight and token, forward once and backward twice. The other is that of a float32
+matrix product, timed just before.
 """
 
 import argparse
@@ -209,7 +209,7 @@ def what_decides(architectures: list[str], seeds: range, max_steps: int) -> None
 def compare(architectures: list[str], seeds: range, max_steps: int) -> None:
     """Our recipe with each architecture, and the usual tutorial's encoder, on both tasks."""
     line = "{:<9}{:<17}{:>10}{:>16}{:>19}{:>9}{:>9}"
-    headings = "task", "model", "solved", "steps (most)", "seconds (most)", "ms/step", "of peak"
+    headings = "task", "model", "solved", "steps (max)", "seconds (max)", "ms/step", "% of peak"
     print(line.format(*headings))
     for task, model in itertools.product(("copy", "reverse"), (*architectures, "usual tutorial")):
         rows, milliseconds, shares = [], [], []
@@ -229,7 +229,7 @@ def compare(architectures: list[str], seeds: range, max_steps: int) -> None:
         unsolved = [row for row in rows if not row["solved"]]
         given_up = ", ".join(train.percent(row["exact_match"], 2) for row in unsolved)
         if given_up:
-            print(f"         exact match where it gave up: {given_up}", flush=True)
+            print(f"         exact match of unsolved runs: {given_up}", flush=True)
     print("\nSteps, seconds, ms/step and share of peak are medians over the seeds.", end="")
 
 
@@ -301,9 +301,9 @@ def swapped(run: train.Run, longer: bool) -> str:
 
 def by_hand(seeds: range) -> None:
     """Is END's place known, and used, in reversing encoders: built by hand, untrained and trained?"""
-    print("Most attention of a head of layer 1 on END, at length 8. What probes read after a sublayer:\n"
-          "END's place, the mirror place. What is said if each symbol has what attention 1 wrote in a\n"
-          "shorter or longer sequence: from the own mirror place, from the other.\n")
+    print("Highest attention to END of any layer 1 head, at length 8. Probe accuracy after each sublayer,\n"
+          "for END's position and the mirror position. Predictions after patching in layer 1 attention from\n"
+          "a shorter or longer sequence: from the symbol's own mirror position, and from the other.\n")
     line = "{:<19}{:>7}{:>15}{:>15}{:>16}{:>15}{:>15}".format
     print(line("", "END", "embedding", "attention 1", "feed-forward 1", "shorter", "longer"))
 
@@ -331,7 +331,7 @@ def by_hand(seeds: range) -> None:
 
 def pattern(tasks: list[str], architectures: list[str], seeds: range) -> None:
     """At which step the right symbols come and the pattern of attention, each when it is half-way up."""
-    print("Steps at which the right symbols and the pattern of attention are half-way up, by seed. The\n"
+    print("Steps at which accuracy and the attention pattern reach half their rise, by seed. The\n"
           "pattern is the share of the best head's attention on the answer of one recorded question.\n")
     for task, architecture in itertools.product(tasks, architectures):
         cells, order = [], []
@@ -360,20 +360,28 @@ def main() -> None:
     )
     parser.add_argument("--architecture", nargs="+", choices=ARCHITECTURES, default=ARCHITECTURES,
                         help="one or more (default: all)")
-    parser.add_argument("--seeds", type=int, default=3, help="how many seeds (default: 3)")
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds (default: 3)")
     parser.add_argument("--first-seed", type=int, default=0, help="the first of them (default: 0)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
-    parser.add_argument("--max-steps", type=int, default=400, help="where to give up (default: 400)")
+    parser.add_argument("--max-steps", type=int, default=400,
+                        help="give up on a run after this many steps (default: 400)")
     instead = parser.add_mutually_exclusive_group()
-    instead.add_argument("--what-decides", action="store_true", help="change one thing at a time instead")
-    instead.add_argument("--all-tasks", action="store_true", help="each task with each architecture instead")
-    instead.add_argument("--by-hand", action="store_true", help="learned beside hand-built instead")
-    instead.add_argument("--pattern", action="store_true", help="what comes first in training instead")
-    instead.add_argument("--other-toys", action="store_true", help="the toys of other projects instead")
-    instead.add_argument("--scale", action="store_true", help="what a step costs at other sizes instead")
-    parser.add_argument("--ones-first", action="store_true", help="with --all-tasks: sums from the ones on")
+    instead.add_argument("--what-decides", action="store_true",
+                         help="instead: change one ingredient of the recipe at a time")
+    instead.add_argument("--all-tasks", action="store_true",
+                         help="instead: train every architecture on every task")
+    instead.add_argument("--by-hand", action="store_true",
+                         help="instead: compare learned and hand-built models")
+    instead.add_argument("--pattern", action="store_true",
+                         help="instead: time when correct symbols and the attention pattern emerge")
+    instead.add_argument("--other-toys", action="store_true",
+                         help="instead: train on other projects' toy tasks")
+    instead.add_argument("--scale", action="store_true",
+                         help="instead: measure the cost of a training step at different sizes")
+    parser.add_argument("--ones-first", action="store_true",
+                        help="with --all-tasks: write sums least significant digit first")
     parser.add_argument("--task", nargs="+", choices=list(TASKS), default=list(TASKS),
-                        help="with --all-tasks: only these")
+                        help="with --all-tasks: train only on these tasks")
     options = parse_options(parser)
     try:
         check_positive(seeds=options.seeds, max_steps=options.max_steps)

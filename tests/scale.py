@@ -242,12 +242,12 @@ def print_when_processes_pay(points: list[Point], flops_per_second: float) -> No
             f"{point.size:,}: {point.costs['1 thread'].seconds / point.costs['2 processes'].seconds:.2f}"
             for point in points if point.sweep == sweep
         )
-        print(f"{sweep}: two processes are so many times as fast as one: {', '.join(gains)}")
+        print(f"{sweep}: speed-up of two processes over one: {', '.join(gains)}")
     rate = in_processes(2, time_exchange)
     machines = {"Two processes here": (flops_per_second, rate), **GPUS}
     for machine, (flops, exchanged) in machines.items():
         print(f"{machine}: {flops / 1e12:,.3g} TFLOP/s, {exchanged / 1e9:,.3g} GB/s, "
-              f"so more of them pay from {4 / 3 * flops / exchanged:,.0f} tokens a step on")
+              f"so adding processes pays off from {4 / 3 * flops / exchanged:,.0f} tokens per step")
 
 
 def print_when_options_pay() -> None:

@@ -420,18 +420,18 @@ def changes_in_place(content):
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        (lambda content: content + 10, "answers with token 2[0-9]; answers are made of 4 … 19"),
+        (lambda content: content + 10, "answers with token 2[0-9]; use only symbols 4 … 19"),
         (lambda content: content.sum(dim=1, keepdim=True) % 2, r"answers with token [01] \((PAD|START)\)"),
-        (lambda content: content * 1.0, "answers in float32; return token ids"),
-        (lambda content: content > 9, "answers in bool; return token ids"),
-        (lambda content: content[:, 0], r"answers in shape \(8,\) for questions of shape \(8, 1\)"),
-        (lambda content: content[:1], r"answers in shape \(1, 1\) for questions of shape \(8, 1\)"),
+        (lambda content: content * 1.0, "returns answers of type float32; return token ids"),
+        (lambda content: content > 9, "returns answers of type bool; return token ids"),
+        (lambda content: content[:, 0], r"returns answers of shape \(8,\) for questions of shape \(8, 1\)"),
+        (lambda content: content[:1], r"returns answers of shape \(1, 1\) for questions of shape \(8, 1\)"),
         (lambda content: content.tolist(), "returns list; return a tensor"),
-        (lambda content: content.roll(1), r"rows influence one another; .*roll\(1, dims=1\)"),
-        (lambda content: content.sort(dim=0).values, "rows influence one another"),
-        (lambda content: torch.randint_like(content, 4, 20), "differently each time"),
+        (lambda content: content.roll(1), r"its rows are not independent; .*roll\(1, dims=1\)"),
+        (lambda content: content.sort(dim=0).values, "rows are not independent"),
+        (lambda content: torch.randint_like(content, 4, 20), "different answers to the same question"),
         (lambda content: content[:, [2]], r"raises IndexError on \d+: .*\(test_data.py, line \d+\)"),
-        (changes_in_place, "changes its question in place"),
+        (changes_in_place, "modifies its input in place"),
     ],
 )
 def test_a_wrong_task_is_refused_in_one_line(answer, message, monkeypatch):
@@ -444,10 +444,10 @@ def test_a_wrong_task_is_refused_in_one_line(answer, message, monkeypatch):
 @pytest.mark.parametrize(
     ("kinds", "message"),
     [
-        (lambda content: content[:, 0], "has kinds in a Tensor; return a dict"),
-        (lambda content: {"first": content[:, :1]}, r"has first torch.int64 \(8, 1\) for 8 questions"),
-        (lambda content: {"mean": content.double().mean(dim=1)}, r"has mean torch.float64 \(8,\) for 8"),
-        (lambda content: {"size": len(content)}, "has size 8 for 8 questions; return a whole number"),
+        (lambda content: content[:, 0], "returns kinds as a Tensor; return a dict"),
+        (lambda content: {"first": content[:, :1]}, r"returns first as torch.int64 \(8, 1\) for 8 questions"),
+        (lambda content: {"mean": content.double().mean(dim=1)}, r"returns mean as torch.float64 \(8,\) for"),
+        (lambda content: {"size": len(content)}, "returns size as 8 for 8 questions; return one integer"),
         (lambda content: {"third": content[:, 2]}, r"raises IndexError on \d+: .*\(test_data.py, line \d+\)"),
     ],
 )
@@ -469,7 +469,7 @@ def proposing(longer, factor=1):
 @pytest.mark.parametrize(
     ("task", "message"),
     [
-        (Task(data.copy, symbols=range(0, 10)), "task wrong has symbols below 4"),
+        (Task(data.copy, symbols=range(0, 10)), "task wrong uses symbols below 4"),
         (
             Task(data.copy, symbols=range(4, 20, 2)),
             r"has symbols=range\(4, 20, 2\); choose a range without",
@@ -509,7 +509,7 @@ def proposing(longer, factor=1):
         ),
         (
             Task(lambda content: content.clamp(max=4) - 1),
-            r"answers with token 3 \(MASK\); answers are",
+            r"answers with token 3 \(MASK\); use only",
         ),
         (
             Task(data.copy, depends_on=lambda content: content),
@@ -553,8 +553,8 @@ def test_lengths_without_questions_in_a_split_are_left_out_and_named(monkeypatch
 @pytest.mark.parametrize(
     ("name", "entry", "message"),
     [
-        ("shift", data.reverse, 'TASKS has "shift": reverse, not a Task; write "shift": Task(reverse)'),
-        ("my/shift", Task(data.copy), "task name 'my/shift' cannot name a folder; use letters, digits"),
+        ("shift", data.reverse, 'TASKS["shift"] is reverse, not a Task; write "shift": Task(reverse)'),
+        ("my/shift", Task(data.copy), "task name 'my/shift' is not a valid folder name; use letters, digits"),
     ],
 )
 @pytest.mark.parametrize("script", [data, train, visualize])
@@ -616,7 +616,7 @@ def test_an_unknown_option_suggests_the_nearest(typed, meant, monkeypatch, capsy
         train.parse()
     option = typed.split("=")[0]
     assert stopped.value.code == 2
-    assert capsys.readouterr().err == f"error: there is no option {option}; did you mean {meant}?\n"
+    assert capsys.readouterr().err == f"error: unknown option {option}; did you mean {meant}?\n"
 
 
 def test_the_printed_splits_hold_every_sequence_once(monkeypatch, capsys):
@@ -650,8 +650,8 @@ def test_both_files_mean_the_same_by_the_special_tokens():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"task": "revers"}, "task='revers' is unknown; choose from .*copy', .*reverse',"),
-        ({"split": "tests"}, "split='tests' is unknown; choose from 'train', 'validation', 'test'"),
+        ({"task": "revers"}, "task='revers' is not a valid choice; choose from .*copy', .*reverse',"),
+        ({"split": "tests"}, "split='tests' is not a valid choice; choose from 'train', 'validation',"),
         ({"seq_len": 0}, "seq_len=0 .* 1 or more"),
         ({"task": "add", "vocab_size": 14}, "vocab_size=14 is too small for add; choose 15 or more"),
         ({"task": "add", "seq_len": 2}, "add has no question of at most seq_len=2 symbols in the"),

@@ -121,7 +121,7 @@ def test_a_process_that_dies_ends_the_other_with_one_line_and_the_checkpoint_who
             process.kill()
             process.communicate()
     assert processes[1 - dies].returncode == 2
-    one_line = r"error: another process has ended; copy, encoder is saved up to epoch \d+ of 100000; .*\n"
+    one_line = r"error: another process has died; copy, encoder is saved up to epoch \d+ of 100000; .*\n"
     assert re.fullmatch(one_line if dies == 1 else "", said)
     assert len(load_run(tmp_path, "copy").history) >= 1
 
@@ -177,7 +177,7 @@ def test_a_compiled_model_trains_alike_and_is_asked_for_only_where_there_is_a_co
 
 
 def test_a_device_without_bfloat16_is_refused():
-    with pytest.raises(ValueError, match="^amp: no bfloat16 on meta: .*; drop --amp$"):
+    with pytest.raises(ValueError, match="^amp: meta does not support bfloat16: .*; drop --amp$"):
         train.check_precision(torch.device("meta"))
     train.check_precision(CPU)
 

@@ -735,7 +735,7 @@ def test_weights_travel_as_float32_where_rounding_would_change_what_is_right(tmp
 
 
 @pytest.mark.parametrize(
-    ("limit", "said"), [(5_000, "its weights take 0.0 MB, more"), (60_000, "it takes 0.2 MB, more")]
+    ("limit", "said"), [(5_000, "its weights take 0.0 MB, over"), (60_000, "it takes 0.2 MB, more")]
 )
 def test_a_model_that_is_too_large_has_no_page_and_the_program_says_why(limit, said, tmp_path):
     with patch.object(explorer, "LARGEST_PAGE", limit), pytest.raises(ValueError, match=said):
@@ -748,7 +748,7 @@ def test_visualize_tells_in_one_line_why_there_is_no_page(tmp_path, capsys):
     view = visualize.View(run=run, reading=None, answer="", evidence=None, record=None)
     with patch.object(explorer, "LARGEST_PAGE", 5_000):
         visualize.save_live_page(view, tmp_path / "explorer.html")
-    assert capsys.readouterr().err.startswith("no live page of reverse, encoder: its weights take")
+    assert capsys.readouterr().err.startswith("no live page for reverse, encoder: its weights take")
 
 
 NULL = json.dumps({
@@ -772,7 +772,7 @@ def test_damaged_metrics_are_measured_again_and_left_out_of_the_gallery(damaged,
 def test_weights_that_are_no_numbers_are_refused(tmp_path):
     run = random_run(architecture="encoder")
     run.model.output_projection.weight.data[0, 0] = torch.nan
-    with pytest.raises(ValueError, match="not all of its weights are finite"):
+    with pytest.raises(ValueError, match="some of its weights are infinite or NaN"):
         page_of(run, tmp_path / "explorer.html")
 
 
@@ -919,6 +919,6 @@ def test_a_page_of_the_readers_own_is_not_replaced(tmp_path):
     explorer.save_gallery(page.parent, page.parent, "")     # ours is
     mine = tmp_path / "index.html"
     mine.write_text("<h1>mine</h1>")
-    with pytest.raises(ValueError, match="is not from visualize.py; move it, or choose another --output-dir"):
+    with pytest.raises(ValueError, match="was not written by visualize.py; move it, or choose another"):
         explorer.save_gallery(tmp_path, tmp_path, "")
     assert mine.read_text() == "<h1>mine</h1>"

@@ -62,7 +62,7 @@ def test_only_one_process_writes_into_a_folder_and_a_kill_frees_it(tmp_path):
     )
     assert first.stdout.readline() == "locked\n"
     (folder / ".checkpoint.writing.pt").write_bytes(b"half")
-    with pytest.raises(OSError, match=f"process {first.pid} is writing") as refused, only_writer(folder):
+    with pytest.raises(OSError, match=f"{first.pid} is already writing") as refused, only_writer(folder):
         pass
     assert refused.value.filename == str(folder)
     first.kill()
@@ -93,7 +93,7 @@ def test_the_second_of_two_trainings_into_one_folder_is_refused(tmp_path):
             time.sleep(0.01)
         second = subprocess.run(options, cwd=HERE, capture_output=True, text=True)
         assert second.returncode == 2 and second.stderr.count("\n") == 1 and second.stdout == ""
-        assert f"{folder}: process {first.pid} is writing there" in second.stderr
+        assert f"{folder}: process {first.pid} is already writing there" in second.stderr
         first.terminate()
         assert first.wait(timeout=20) == 143
     finally:
@@ -117,7 +117,7 @@ def test_a_full_disk_is_one_line_and_the_earlier_run_is_as_it_was(models_dir, tm
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit),
     )
     assert result.returncode == 2 and result.stderr.count("\n") == 1 and "Traceback" not in result.stderr
-    assert "File too large; nothing new of reverse, encoder is saved, and the earlier" in result.stderr
+    assert "File too large; nothing new was saved for reverse, encoder; the earlier" in result.stderr
     assert files_in(tmp_path) == before
 
 
@@ -307,10 +307,10 @@ def checkpoint_at(models_dir, tmp_path):
 @pytest.mark.parametrize(
     ("change", "compression", "said"),
     [
-        (flip_a_weight, zipfile.ZIP_STORED, "its parts are not of one run"),
-        (cut_a_weight, zipfile.ZIP_STORED, "storage '.*' is missing or has another size"),
-        (add_zeros, zipfile.ZIP_DEFLATED, "it would become larger when it is unpacked"),
-        (call_code, zipfile.ZIP_STORED, "it asks for code, os.system, and was not made by train.py"),
+        (flip_a_weight, zipfile.ZIP_STORED, "its parts do not belong to the same run"),
+        (cut_a_weight, zipfile.ZIP_STORED, "storage '.*' is missing or has the wrong size"),
+        (add_zeros, zipfile.ZIP_DEFLATED, "it would expand when unpacked"),
+        (call_code, zipfile.ZIP_STORED, "it would run code .os.system., so it was not written by train.py"),
         (dict.clear, zipfile.ZIP_STORED, "it was not written by torch.save"),
         (number_a_value_two_billion, zipfile.ZIP_STORED, "it is a list, not a dict"),
     ],
@@ -334,25 +334,25 @@ def setting(**settings):
         (lambda whole: whole.update(extra=1), "damaged .extra is unexpected"),
         (lambda whole: whole.update(model=[]), "damaged .model is a list, not a dict"),
         (lambda whole: whole.update(config=3), "damaged .config is a int, not a dict"),
-        (lambda whole: whole["history"].clear(), "the history is not that of the first epochs"),
-        (lambda whole: whole["history"].reverse(), "the history is not that of the first epochs"),
+        (lambda whole: whole["history"].clear(), "the history does not list consecutive epochs from the"),
+        (lambda whole: whole["history"].reverse(), "the history does not list consecutive epochs from the"),
         (lambda whole: whole["history"][1].update(loss=math.nan), "loss is nan"),
         (lambda whole: whole["history"].__setitem__(0, "epoch 1"), "history is a str, not a dict"),
-        (lambda whole: whole["config"].pop("seed"), "train.py differs .* setting seed is missing; undo the"),
-        (setting(rotary=True), "train.py differs .* setting rotary is unexpected; undo the change"),
-        (setting(d_model=10**6), "damaged .its settings are of .* TB of weights, and it has"),
-        (setting(num_layers=10**9), "damaged .its settings are of "),
-        (setting(d_ff=10**40), "damaged .its settings are of "),
-        (setting(max_len=10**9), "damaged .its settings are of "),
+        (lambda whole: whole["config"].pop("seed"), "different version of train.py: the setting seed is"),
+        (setting(rotary=True), "different version of train.py: the setting rotary is unexpected; undo the"),
+        (setting(d_model=10**6), "damaged .its settings imply .* TB of weights, but it holds"),
+        (setting(num_layers=10**9), "damaged .its settings imply "),
+        (setting(d_ff=10**40), "damaged .its settings imply "),
+        (setting(max_len=10**9), "damaged .its settings imply "),
         (setting(seq_len=10**9), "damaged|cannot be carried out: seq_len=1000000000 is too large"),
-        (setting(d_model="16"), "does not know: d_model='16' is of type str, not int"),
-        (setting(dropout=2.0), "cannot be carried out: dropout probability has to be "),
-        (setting(task="paint"), "does not know: task='paint' is unknown"),
-        (setting(task="copy"), "is of task copy, architecture encoder; move it to .*copy_task"),
-        (setting(architecture="decoder"), "is of task reverse, architecture decoder; move it"),
+        (setting(d_model="16"), "does not support: d_model='16' has type str, not int"),
+        (setting(dropout=2.0), "invalid settings: dropout probability has to be "),
+        (setting(task="paint"), "does not support: task='paint' is not a valid choice"),
+        (setting(task="copy"), "holds task copy, architecture encoder; move it to .*copy_task"),
+        (setting(architecture="decoder"), "holds task reverse, architecture decoder; move it"),
         (setting(vocab_size=30), r"embedding.weight has shape \(20, 16\), not \(30, 16\); undo"),
-        (setting(num_heads=4), "damaged .its parts are not of one run"),
-        (setting(activation="relu"), "damaged .its parts are not of one run"),
+        (setting(num_heads=4), "damaged .its parts do not belong to the same run"),
+        (setting(activation="relu"), "damaged .its parts do not belong to the same run"),
         (lambda whole: whole["model"].pop("final_norm.weight"), "final_norm.weight is missing; undo"),
         (lambda whole: whole["model"].update(gate=torch.ones(1)), "gate is unexpected; undo the change"),
         (
@@ -361,14 +361,14 @@ def setting(**settings):
         ),
         (
             lambda whole: whole["model"].update({"final_norm.bias": torch.ones(16).double()}),
-            "final_norm.bias is of torch.float64, not torch.float32",
+            "final_norm.bias has dtype torch.float64, not torch.float32",
         ),
-        (lambda whole: whole["model"]["final_norm.bias"].fill_(math.nan), "numbers that are infinite or NaN"),
+        (lambda whole: whole["model"]["final_norm.bias"].fill_(math.nan), "contains infinite or NaN values"),
         (lambda whole: whole["model"].update({"final_norm.bias": "?"}), "bias is a str, not a Tensor"),
-        (lambda whole: whole["model"]["final_norm.bias"].add_(1e-6), "damaged .its parts are not of one run"),
-        (lambda whole: whole["trained_weights"]["final_norm.bias"].add_(1), "its parts are not of one run"),
-        (lambda whole: whole["optimizer"]["state"].clear(), "damaged .its parts are not of one run"),
-        (lambda whole: whole.update(known={"purposes": {"layer 1": 3}}), "has other types"),
+        (lambda whole: whole["model"]["final_norm.bias"].add_(1e-6), "damaged .its parts do not belong to"),
+        (lambda whole: whole["trained_weights"]["final_norm.bias"].add_(1), "its parts do not belong to the"),
+        (lambda whole: whole["optimizer"]["state"].clear(), "damaged .its parts do not belong to the same"),
+        (lambda whole: whole.update(known={"purposes": {"layer 1": 3}}), "have the wrong types"),
         (lambda whole: whole.update(known={"title": {}}), "damaged .*title"),
     ],
 )

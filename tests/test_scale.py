@@ -48,6 +48,7 @@ def test_all_is_measured_drawn_and_told_when_several_processes_pay(tmp_path, mon
     scale.scale(tmp_path, flops_per_second=1e9)
     printed = capsys.readouterr().out
     assert printed.count("MB") == len(scale.WAYS) and "pays after" in printed
-    assert "batch: two processes are so many times as fast as one: 2: " in printed
-    assert "Eight H100 with NVLink, about: 400 TFLOP/s, 450 GB/s, so more of them pay from 1,185 " in printed
+    assert "batch: speed-up of two processes over one: 2: " in printed
+    assert "Eight H100 with NVLink, about: 400 TFLOP/s, 450 GB/s, so adding processes pays off" in printed
+    assert "from 1,185 tokens per step" in printed
     assert {path.name for path in tmp_path.iterdir()} == {"scale.png", "scale_dark.png"}

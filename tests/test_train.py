@@ -153,14 +153,14 @@ def test_prediction_has_dropout_off_and_leaves_the_mode_and_an_empty_set_alone()
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ({"norm_first": "prenorm"}, "norm_first='prenorm' is of type str, not bool"),
-        ({"d_model": 64.0}, "d_model=64.0 is of type float, not int"),
-        ({"num_layers": True}, "num_layers=True is of type bool, not int"),
+        ({"norm_first": "prenorm"}, "norm_first='prenorm' has type str, not bool"),
+        ({"d_model": 64.0}, "d_model=64.0 has type float, not int"),
+        ({"num_layers": True}, "num_layers=True has type bool, not int"),
         ({"dropout": math.nan}, "dropout=nan is out of range; choose e.g. 0.0"),
-        ({"architecture": "gpt"}, "architecture='gpt' is unknown; choose from 'encoder', 'decoder', 'enc"),
-        ({"task": "revers"}, "task='revers' is unknown; choose from 'copy', "),
-        ({"positional": "rotary"}, "positional='rotary' is unknown; choose from 'sinusoidal', 'learned'"),
-        ({"activation": "tanh"}, "activation='tanh' is unknown; choose from 'relu', 'gelu'"),
+        ({"architecture": "gpt"}, "architecture='gpt' is not a valid choice; choose from 'encoder',"),
+        ({"task": "revers"}, "task='revers' is not a valid choice; choose from 'copy', "),
+        ({"positional": "rotary"}, "positional='rotary' is not a valid choice; choose from 'sinusoidal',"),
+        ({"activation": "tanh"}, "activation='tanh' is not a valid choice; choose from 'relu', 'gelu'"),
     ],
 )
 def test_a_word_that_is_unknown_is_refused_where_it_enters(words, message):
@@ -267,7 +267,7 @@ def test_mistakes_are_reported_in_twelve_lines_with_the_hardest_kind_and_example
     first, *lines = train.mistakes_text(answers).splitlines()
     assert re.split("  +", first) == ["sort, encoder: 3 of 6 wrong", "length 3", "repeats 1", "copies 2"]
     assert [line.split()[-2:] for line in lines[:2]] == [["50%", "50%"], ["100%", "100%"]]
-    assert "2 different" in lines[1] and len(lines) == 8
+    assert "2 distinct" in lines[1] and len(lines) == 8
     assert lines[2].split() == ["input", "9", "5", "9", "END"]
     assert lines[4].split() == ["prediction", "5", "[5]", "9", "END", "1", "wrong"]
     many = train.Answers(answers.config, *(x.repeat(9, 1) for x in (answers.source, answers.target)),
@@ -420,14 +420,14 @@ def test_the_recorded_question_is_as_long_as_a_picture_can_show(settings, length
 
 
 def test_a_missing_checkpoint_is_reported_with_the_command_that_trains_it(tmp_path):
-    with pytest.raises(ValueError, match="no .*checkpoint.pt; train it: .* --architecture encoder"):
+    with pytest.raises(ValueError, match="checkpoint.pt does not exist; train it: .* --architecture encoder"):
         load_run(tmp_path, "reverse")
 
 
 def test_a_checkpoint_of_another_architecture_is_reported_in_one_line(finished, tmp_path):
     folder = run_folder(tmp_path, "reverse", "decoder")
     shutil.copytree(finished, folder)
-    with pytest.raises(ValueError, match="of task reverse, architecture encoder; move it to .*/encoder$"):
+    with pytest.raises(ValueError, match="holds task reverse, architecture encoder; move it to .*/encoder$"):
         load_run(tmp_path, "reverse", "decoder")
     before = (folder / "checkpoint.pt").read_bytes()
     result = command("--task=reverse", "--architecture=decoder", "--resume", folder=tmp_path)
@@ -523,7 +523,7 @@ def test_a_task_of_ones_own_is_a_function_and_a_line(tmp_path, monkeypatch, caps
         (["--batch-size", "-3"], "batch_size=-3 is too small"),
         (["--threads", "0"], "threads=0 is out of range; choose 1 … 1024"),
         (["--seed", "-1"], "seed=-1 is out of range"),
-        (["--epoch", "3"], "there is no option --epoch; did you mean --epochs?"),
+        (["--epoch", "3"], "unknown option --epoch; did you mean --epochs?"),
     ],
 )
 def test_bad_input_is_one_line_exit_2_and_nothing_written(options, message, tmp_path, monkeypatch, capsys):
@@ -576,7 +576,7 @@ def test_what_does_not_fit_into_memory_is_refused_by_name_and_size(option, value
 
 def test_a_device_that_is_not_there_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ValueError, match="device 'cuda' is not available here; choose --device cpu"):
+    with pytest.raises(ValueError, match="device 'cuda' is not available on this machine; use --device cpu"):
         train.choose_device("cuda")
 
 
@@ -593,7 +593,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_what_was_good(
         train.main()
     printed = capsys.readouterr()
     assert stopped.value.code == 2 and printed.out == "" and printed.err.count("\n") == 1
-    assert "copy, encoder: the loss is nan at step 1; the likely cause is a setting" in printed.err
+    assert "copy, encoder: the loss is nan at step 1; the likely cause is a non-default" in printed.err
     assert "embedding_std 1e+20" in printed.err and "try --learning-rate 0.0001; nothing" in printed.err
     assert files_in(tmp_path) == before
 
@@ -623,7 +623,7 @@ def test_the_step_at_which_numbers_go_out_of_range_is_named():
     model, losses = config.model(), torch.tensor([1.0, 2.0, 3.0])
     train.check_finite(config, model, losses, epoch=2)
     losses[1] = math.inf
-    with pytest.raises(FloatingPointError, match="the loss is inf at step 5; the likely cause is a setting"):
+    with pytest.raises(FloatingPointError, match="the loss is inf at step 5; the likely cause is a"):
         train.check_finite(config, model, losses, epoch=2)
     default = Config(learning_rate=1e-3)
     with pytest.raises(FloatingPointError, match="cause is the learning rate; try --learning-rate 0.0001$"):
@@ -635,7 +635,7 @@ def test_the_step_at_which_numbers_go_out_of_range_is_named():
 
 def test_a_run_that_ends_worse_than_guessing_is_told_to_lower_its_learning_rate(answers, capsys):
     train.print_mistakes(answers, {"loss": 3.1, "step": 400})
-    assert "The loss is 3.10, and that of guessing is ln 20 = 3.00: try a" in capsys.readouterr().out
+    assert "The loss is 3.10, worse than uniform guessing: ln 20 = 3.00: try a" in capsys.readouterr().out
     for row in {"loss": 2.9, "step": 400}, {"loss": 3.1, "step": 6}:
         train.print_mistakes(answers, row)
         assert "guessing" not in capsys.readouterr().out
@@ -656,9 +656,9 @@ def test_an_interrupted_run_keeps_its_checkpoint_and_exits_130(tmp_path, monkeyp
 @pytest.mark.parametrize(
     ("earlier", "resume", "said"),
     [
-        (False, False, "interrupted: nothing of copy, encoder is saved; the same command with --res"),
-        (True, False, "interrupted: nothing new of copy, encoder is saved, and the earlier run is as it was"),
-        (True, True, "interrupted: copy, encoder is saved up to epoch 2 of 2; the same command"),
+        (False, False, "interrupted: nothing was saved for copy, encoder; run the same command with --res"),
+        (True, False, "interrupted: nothing new was saved for copy, encoder; the earlier run is unchanged"),
+        (True, True, "interrupted: copy, encoder is saved up to epoch 2 of 2; run the same command"),
     ],
 )
 def test_an_interrupt_before_the_first_checkpoint_says_what_is_true(
@@ -688,7 +688,7 @@ def test_a_resumed_command_frees_the_folders_of_finished_runs(models_dir, tmp_pa
     trained = []
 
     def look(config, device, folder, *more, **how):
-        with only_writer(finished), pytest.raises(OSError, match="is writing there"), only_writer(other):
+        with only_writer(finished), pytest.raises(OSError, match="is already writing"), only_writer(other):
             pass
         trained.append(folder)
         return json.loads((finished / "metrics.json").read_text())
@@ -710,7 +710,7 @@ def test_the_advice_to_resume_leaves_out_runs_that_would_only_be_kept(tmp_path, 
     with pytest.raises(SystemExit):
         run_script(train.main)
     only = "--task copy --architecture encoder"
-    advice = f"; the same command with --resume and only {only} continues from there\n"
+    advice = f"; run the same command with --resume and only {only} to continue\n"
     assert capsys.readouterr().err.endswith(advice)
 
 
@@ -765,7 +765,7 @@ def test_a_setting_that_is_gone_or_a_wrong_task_is_refused_in_one_line(finished,
         load_run(tmp_path, "reverse")
     checkpoint["config"]["gated"] = True
     save_checkpoint(checkpoint, folder)
-    with pytest.raises(ValueError, match="train.py differs .* this: the setting gated is unexpected; undo"):
+    with pytest.raises(ValueError, match="different version of train.py: the setting gated is unexpected;"):
         load_run(tmp_path, "reverse")
     monkeypatch.setitem(TASKS, "reverse", Task(data.reverse, settings={"epoch": 3}))
     with pytest.raises(ValueError, match="task reverse has an unknown setting epoch; choose from task, "):
@@ -793,8 +793,8 @@ def test_resuming_a_finished_run_changes_nothing_and_contradictions_are_refused(
     before = files_in(folder)
     command = ["train.py", "--task=reverse", "--architecture=encoder", "--resume", f"--output-dir={tmp_path}"]
     for options, said in [
-        (["--epochs", "3"], "epochs 3 cannot be resumed: the learning rate .* ends at epoch 2, and each"),
-        (["--seed", "1", "--d-ff=64"], "seed 1, d_ff 64 cannot be resumed: .* has seed 0, d_ff 32; drop"),
+        (["--epochs", "3"], "cannot resume with epochs 3: the learning-rate schedule .* ends at epoch 2;"),
+        (["--seed", "1", "--d-ff=64"], "cannot resume with seed 1, d_ff 64: .* started with seed 0, d_ff"),
     ]:
         monkeypatch.setattr(sys, "argv", [*command, *options])
         with pytest.raises(SystemExit) as stopped:
@@ -804,7 +804,7 @@ def test_resuming_a_finished_run_changes_nothing_and_contradictions_are_refused(
         assert files_in(folder) == before
     monkeypatch.setattr(sys, "argv", command)
     train.main()
-    assert "reverse, encoder: nothing is left to do, as epoch 2 of 2" in capsys.readouterr().out
+    assert "reverse, encoder: already finished (epoch 2 of 2" in capsys.readouterr().out
     assert files_in(folder) == before
     (folder / "metrics.json").write_text("{")               # as if it had been killed before the end
     monkeypatch.setattr(train, "TEST_SEQUENCES", 200)

@@ -439,7 +439,7 @@ def test_generation_fills_max_len_to_the_last_token_and_refuses_one_more():
     model = small_generator("decoder", max_len=9)
     model.output_projection.bias.data[5] = 1e4          # never END
     assert generate(model, source, 6).tolist() == [[5] * 6] * 2
-    with pytest.raises(ValueError, match="prompt of 4 and max_new_tokens=7 .* max_len=9; shorten"):
+    with pytest.raises(ValueError, match="prompt of 4 tokens plus max_new_tokens=7 exceeds max_len=9;"):
         generate(model, source, 7)
 
 
@@ -571,9 +571,9 @@ def test_an_odd_d_model_works():
     [
         (lambda: MultiHeadAttention(128, 7), "d_model=128 .* num_heads=7; choose e.g. num_heads=8"),
         (lambda: MultiHeadAttention(128, 0), "num_heads=0 .* 1 or more"),
-        (lambda: PositionalEncoding(8, positional="rotary"), "'rotary' is unknown; choose from 'sinusoidal'"),
-        (lambda: PositionalEncoding(8, max_len=4)(X), "5 tokens .* max_len=4; cut them"),
-        (lambda: FeedForward(8, 16, activation="tanh"), "'tanh' is unknown; choose from 'relu', 'gelu'"),
+        (lambda: PositionalEncoding(8, positional="rotary"), "'rotary' is not a valid choice; choose from"),
+        (lambda: PositionalEncoding(8, max_len=4)(X), "5 tokens exceed max_len=4; shorten"),
+        (lambda: FeedForward(8, 16, activation="tanh"), "'tanh' is not a valid choice; choose from 'relu',"),
         (lambda: FeedForward(8, 0), "d_ff=0 .* 1 or more"),
         (lambda: small_model(vocab_size=0), "vocab_size=0 .* 1 or more"),
         (lambda: small_model(num_layers=0), "num_layers=0 .* 1 or more"),
@@ -581,8 +581,8 @@ def test_an_odd_d_model_works():
         (lambda: small_model()(torch.tensor([[1, 20, 2]])), r"token id 20 .* 0 … 19; change it or"),
         (lambda: small_model()(torch.tensor([[1, -1, 2]])), r"token id -1 "),
         (lambda: small_model()(torch.tensor([1, 2])), r"shape \(2,\) .* \(batch, length\)"),
-        (lambda: small_model()(torch.zeros(1, 2)), r"torch.float32; give whole numbers"),
-        (lambda: generate(small_model(), TOKENS, 3), "an encoder answers all at once; .* causal=True"),
+        (lambda: small_model()(torch.zeros(1, 2)), r"torch.float32; expected integers"),
+        (lambda: generate(small_model(), TOKENS, 3), "an encoder predicts all tokens at once; .*"),
         (lambda: generate(small_model(causal=True), TOKENS.clamp(min=5), 3), "begins without START"),
         (lambda: generate(small_model(causal=True), [[1, 5, 2]], 3), "tokens are a list; give torch.tensor"),
         (lambda: small_model()([[1, 5, 2]]), r"tokens are a list; give torch.tensor\("),
@@ -592,19 +592,19 @@ def test_an_odd_d_model_works():
         (lambda: masked(torch.ones(2, 3, 5, 1, 5) > 0), r"\(2, 3, 5, 1, 5\) does not broadcast"),
         (lambda: generate(small_model(causal=True), TOKENS, 0), "max_new_tokens=0 .* 1 or more"),
         (lambda: generate(small_model(causal=True), TOKENS[0], 3), r"shape \(5,\) .* \(batch, length\)"),
-        (lambda: generate(small_model(causal=True), TOKENS * 0, 3), "a row of source is empty; give"),
+        (lambda: generate(small_model(causal=True), TOKENS * 0, 3), "a row of source is empty"),
         (lambda: generate(small_model(causal=True, max_len=4), TOKENS, 3), "prompt of 5 .* max_len=4"),
         (lambda: small_model(max_len=4)(torch.ones(1, 5, dtype=torch.long)), "5 tokens .* max_len=4"),
-        (lambda: small_model(norm_first="post"), "norm_first='post' is unknown; choose from True, False"),
-        (lambda: small_model(causal="yes"), "causal='yes' is unknown; choose from True, False"),
-        (lambda: small_model()(TOKENS.flip(1)), r"PAD \(0\) stands before a token; put it at the end"),
-        (lambda: small_model()(TOKENS > 0), "torch.bool; give whole numbers"),
-        (lambda: generate(small_model(causal=True), TOKENS.flip(1), 3), "PAD .* before a token"),
+        (lambda: small_model(norm_first="post"), "norm_first='post' is not a valid choice; choose from"),
+        (lambda: small_model(causal="yes"), "causal='yes' is not a valid choice; choose from True, False"),
+        (lambda: small_model()(TOKENS.flip(1)), r"PAD \(0\) comes before another token; padding must be at"),
+        (lambda: small_model()(TOKENS > 0), "torch.bool; expected integers"),
+        (lambda: generate(small_model(causal=True), TOKENS.flip(1), 3), "PAD .* before another token"),
         (lambda: generate(small_generator("encoder-decoder"), TOKENS.flip(1) % 8, 3), "PAD .* before"),
         (lambda: generate(small_generator("encoder-decoder"), TOKENS[:, :0], 3), "a row of source is empty"),
         (lambda: generate(small_generator("encoder-decoder"), TOKENS * 0, 3), "a row of source is empty"),
-        (lambda: TransformerBlock(8, 2, 16, cross=True)(X), "cross=True: give memory"),
-        (lambda: TransformerBlock(8, 2, 16)(X, memory=X), "cross=False: give memory"),
+        (lambda: TransformerBlock(8, 2, 16, cross=True)(X), "cross=True: pass memory"),
+        (lambda: TransformerBlock(8, 2, 16)(X, memory=X), "cross=False: pass memory"),
     ],
 )
 def test_parts_refuse_what_does_not_fit_and_name_the_fix(build, message):
@@ -619,14 +619,14 @@ def test_the_guided_walk_follows_any_model(settings, capsys):
     walk(small_model(**settings), TOKENS)
     printed = capsys.readouterr().out
     assert "(2, 2, 5, 5)" in printed and "block 1," in printed and "block 0" not in printed
-    assert ("block 2, the same again" in printed) == (settings.get("num_layers") != 1)
+    assert ("block 2, same structure" in printed) == (settings.get("num_layers") != 1)
     assert ("norm(x + attention(x))" in printed) == ("norm_first" in settings)
 
 
 def test_the_guided_walk_fails_when_the_model_does_something_else():
     model = small_model()
     model.forward = lambda tokens: torch.zeros(2, 5, 20)
-    with pytest.raises(SystemExit, match="disagree"):
+    with pytest.raises(SystemExit, match="do not reproduce"):
         walk(model, TOKENS)
 
 
@@ -668,7 +668,7 @@ def test_an_argument_that_is_not_there_is_refused_in_one_line_and_help_is_given(
         transformer.main()
     printed = capsys.readouterr()
     assert ended.value.code == 2 and printed.out == ""
-    assert printed.err == "error: --layers is unknown; python transformer.py takes no arguments\n"
+    assert printed.err == "error: unrecognised argument --layers; python transformer.py takes none\n"
     monkeypatch.setattr("sys.argv", ["transformer.py", "--help"])
     transformer.main()
     assert "from scratch" in capsys.readouterr().out

@@ -359,12 +359,13 @@ def test_a_run_without_its_record_is_drawn_without_a_film_and_says_so(
 ):
     folder = run_folder(tmp_path, "copy", "encoder")
     shutil.copytree(run_folder(models_dir, "copy", "encoder"), folder)
-    for remove, reason in (False, "does not hold this whole training"), (True, "is not there"):
+    for remove, reason in (False, "does not cover the whole run"), (True, "does not exist"):
         (folder / "attention.npz").write_text("no record")
         if remove:
             (folder / "attention.npz").unlink()
         call_main(monkeypatch, "--models-dir", tmp_path)
-        told = f"no film of copy, encoder: {folder / 'attention.npz'} {reason}; train again to record it\n"
+        recorded = folder / "attention.npz"
+        told = f"no animation for copy, encoder: {recorded} {reason}; train again to record it\n"
         assert capsys.readouterr().err == told and not list(folder.glob("film*"))
         assert (folder / "layers.png").exists()
 
@@ -693,8 +694,8 @@ def test_without_options_the_runs_that_are_found_are_drawn_and_named(
     }
     printed = capsys.readouterr()
     assert printed.out.startswith("drawing copy, encoder; reverse, encoder\n")
-    assert printed.out.count("encoder: a linear probe reads the length of the sequence") == 2
-    assert printed.err == "not drawn: mine, encoder, which data.py does not know\n"
+    assert printed.out.count("encoder: a linear probe on a symbol's residual stream") == 2
+    assert printed.err == "skipped: mine, encoder: data.py defines no such task\n"
 
 
 ANSWERS = {                                                 # own tasks, by how long their answers are
@@ -804,7 +805,7 @@ def test_a_sequence_of_ones_own_replaces_no_picture_and_its_title_says_so(
     call_main(monkeypatch, "--models-dir", models, "--sequence", question)
     printed = capsys.readouterr()
     assert kept.read_text() == "of the default command"
-    assert "not drawn: add, encoder: 5 9 1 2 1 4 7 8 4 1 0 1 1 is not a valid question" in printed.err
+    assert "skipped: add, encoder: 5 9 1 2 1 4 7 8 4 1 0 1 1 is not a valid question" in printed.err
     drawn = {path.name for path in kept.parent.glob("*_5-9-12-14-7-8-4-10-11.png")}
     assert drawn == {
         f"{name}_5-9-12-14-7-8-4-10-11.png"
@@ -928,7 +929,8 @@ def test_code_that_changed_since_is_noticed_where_a_run_is_read(
     with pytest.raises(SystemExit) as stopped:
         run_script(train.main)
     assert stopped.value.code == 2 and (folder / "checkpoint.pt").read_bytes() == before
-    assert re.fullmatch(f"error: {folder} cannot be resumed: {said}; undo .*\n", capsys.readouterr().err)
+    errors = capsys.readouterr().err
+    assert re.fullmatch(f"error: cannot resume the run in {folder}: {said}; undo .*\n", errors)
 
 
 def test_a_finished_run_is_drawn_while_another_trains(
@@ -939,11 +941,11 @@ def test_a_finished_run_is_drawn_while_another_trains(
         shutil.copytree(run_folder(models_dir, "copy", folder.name), folder)
     with safety.only_writer(busy):
         call_main(monkeypatch, "--models-dir", tmp_path)
-        reason = f"{busy}: process {os.getpid()} is writing there; wait until it ends, or choose another"
-        assert capsys.readouterr().err == f"not drawn: {reason} folder\n"
+        reason = f"{busy}: process {os.getpid()} is already writing there; wait for it to finish, or"
+        assert capsys.readouterr().err == f"skipped: {reason} choose another folder\n"
         with pytest.raises(SystemExit) as stopped:
             call_main(monkeypatch, "--models-dir", tmp_path, "--task", "copy", "--architecture", "decoder")
-    assert capsys.readouterr().err == f"error: {reason} folder\n" and stopped.value.code == 2
+    assert capsys.readouterr().err == f"error: {reason} choose another folder\n" and stopped.value.code == 2
     assert (finished / "layers.png").exists() and not (busy / "layers.png").exists()
 
 
@@ -992,7 +994,7 @@ def test_training_curves_of_several_runs_are_labelled_by_what_differs(
     with pytest.raises(SystemExit) as stopped:
         call_main(monkeypatch, "--compare", narrow, tmp_path / "nothing", "--output-dir", tmp_path)
     assert stopped.value.code == 2
-    assert f"there is no run in {tmp_path / 'nothing'}" in capsys.readouterr().err
+    assert f"no run found in {tmp_path / 'nothing'}" in capsys.readouterr().err
 
 
 def test_the_balance_of_positions_and_symbols_is_drawn_as_measured(models_dir, tmp_path, monkeypatch, capsys):
@@ -1015,7 +1017,7 @@ def test_the_balance_of_positions_and_symbols_is_drawn_as_measured(models_dir, t
         assert [bar.get_height() for bar in axes.patches] == pytest.approx(expected)
     with pytest.raises(SystemExit):
         call_main(monkeypatch, "--balance", models_dir, "--output-dir", tmp_path)
-    assert capsys.readouterr().err == "error: 9 runs are too many for --balance; name at most 4\n"
+    assert capsys.readouterr().err == "error: --balance shows at most 4 runs, and these folders hold 9\n"
 
 
 def test_the_sentence_of_the_balance_claims_only_what_all_runs_show():
@@ -1060,10 +1062,10 @@ def test_pictures_land_beside_the_run_without_a_display(models_dir, tmp_path):
         (["--task", "reverse", "--sequence", *"5_"], "_ is not a symbol of reverse; choose"),
         (["--task", "copy", "--sequence", "20"], "20 is not a symbol of copy; choose from 4 … 19"),
         (["--task", "copy", "--sequence", "five"], "five is not a symbol of copy; choose from 4 … 19"),
-        (["--task", "copy", "--sequence", *["5"] * 63], "65 tokens are more than max_len=64"),
+        (["--task", "copy", "--sequence", *["5"] * 63], "65 tokens exceed max_len=64"),
         (["--task", "revers"], "invalid choice: 'revers'"),
         (["--architecture", "gpt"], "invalid choice: 'gpt'"),
-        (["--models-dir", "nowhere"], "there is no run in nowhere; train first: python train.py"),
+        (["--models-dir", "nowhere"], "no run found in nowhere; train one first: python train.py"),
         (["--task", "sort"], "train it: python train.py --task sort --architecture encoder --output-dir "),
         (["--format", "gif"], "invalid choice: 'gif'"),
         (["--compare", "a", "--balance", "b"], "argument --balance: not allowed with argument --compare"),
@@ -1098,9 +1100,9 @@ def test_runs_that_cannot_be_read_are_named_and_the_others_are_drawn(
         call_main(monkeypatch, "--models-dir", models, *options)
     errors = capsys.readouterr().err.strip().splitlines()
     assert stopped.value.code == 2 and len(errors) == 2
-    reasons = {foreign: "of task copy, architecture encoder", damaged: "damaged (the checksum of"}
+    reasons = {foreign: "holds task copy, architecture encoder", damaged: "is damaged (the checksum of"}
     for line, (folder, reason) in zip(errors, reasons.items(), strict=True):
-        assert line.startswith(f"error: {folder / 'checkpoint.pt'} is {reason}")
+        assert line.startswith(f"error: {folder / 'checkpoint.pt'} {reason}")
     drawn = {path.relative_to(output).parent.as_posix() for path in output.rglob("layers.png")}
     assert drawn == {"copy_task/encoder", "reverse_task/encoder"}
     assert (output / "copy_vs_reverse_encoder.png").exists()    # the architecture with both
