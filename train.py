@@ -1194,20 +1194,20 @@ def training_picture(config: Config, history: list[dict]) -> Figure:
     """Loss and accuracies over the steps, with the step at which the task was solved."""
     steps, solved = [row["step"] for row in history], first_solved(history)
     last = percent(history[-1]["exact_match"])
-    sentence = f"not solved in {steps[-1]} steps: {last} of the sequences right at the end"
-    how = f"Accuracy: on the same {EVALUATION_BATCH} validation sequences after each epoch."
+    sentence = f"not solved in {steps[-1]} steps: {last} of the sequences correct at the end"
+    how = f"Accuracy after each epoch, on the same {EVALUATION_BATCH} validation sequences."
     if solved:
         sentence = f"solved at step {solved['step']}"
-        how += f" Dotted: solved, all {VALIDATION_SEQUENCES:,} validation sequences right."
+        how += f" Dotted line: solved (all {VALIDATION_SEQUENCES:,} validation sequences correct)."
     numbers = config.name
     if differing := differing_settings(config):
-        numbers += f"; not the default: {differing}"
+        numbers += f"; non-default settings: {differing}"
     figure, top = new_picture(3.0, sentence, numbers, how)
     loss_axes = panel(figure, 0.75, top + 0.1, 2.7, 2.4)
     accuracy_axes = panel(figure, 4.15, top + 0.1, 2.55, 2.4)
     loss_axes.plot(steps, [row["loss"] for row in history])
     name_loss_axes(loss_axes)
-    for name, key, style in ("sequences right", "exact_match", "-"), ("tokens right", "token_accuracy", "--"):
+    for name, key, style in ("exact match", "exact_match", "-"), ("token accuracy", "token_accuracy", "--"):
         accuracy_axes.plot(steps, [100 * row[key] for row in history], style, label=name)
     accuracy_axes.set(xlabel="training step", ylabel="%", ylim=(-3, 103))
     name_lines(accuracy_axes)
@@ -1246,7 +1246,7 @@ def mistakes_picture(config: Config, table: list[dict]) -> Figure:
         rows_of[row["kind"]].append(row)
     wrong, asked = (sum(row[name] for row in rows_of["length"]) for name in ("mistakes", "questions"))
     numbers = f"{config.name}; {wrong:,} of {asked:,} test sequences wrong"
-    how = "Left bars, grey: share of the questions. Right bars, blue: share of the mistakes."
+    how = "Grey bars: percentage of questions. Blue bars: percentage of mistakes."
     if kinds := TASKS[config.task].kinds:
         how += "\n" + (inspect.getdoc(kinds) or "").split("\n")[0]
     figure, top = new_picture(2.5, mistakes_sentence(table), numbers, how)
@@ -1317,6 +1317,8 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     def setting(flag: str, help: str, name: str = "", **how) -> None:
         name = name or flag.strip("-").replace("-", "_")
         values = {"default": getattr(Config(), name)}
+        if name == "num_layers":
+            values["encoder-decoder"] = recipe("copy", "encoder-decoder").num_layers
         for task_name, task in TASKS.items():
             if name in task.settings:
                 values[task_name] = task.settings[name]
@@ -1342,8 +1344,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     setting("--vocab-size", "vocabulary size, including the special tokens PAD, START, END and MASK")
     setting("--d-model", "width of the residual stream")
     setting("--num-heads", "attention heads per layer; must divide --d-model")
-    setting("--num-layers",
-            "number of layers; an encoder-decoder has this many in each half (default there: 2)")
+    setting("--num-layers", "number of layers; an encoder-decoder has this many in each half")
     setting("--d-ff", "hidden width of the feed-forward network")
     setting("--dropout", "dropout probability (0 ≤ X < 1)")
     setting("--positional", "type of positional encoding", choices=POSITIONAL)

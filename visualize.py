@@ -131,7 +131,7 @@ from train import (
 )
 from transformer import TransformerBlock, evaluating, fail, generate, run_script
 
-NEVER_RIGHT = "the model is never right, so no cut can make it worse"
+NEVER_RIGHT = "the model is never correct, so no ablation can make it worse"
 MOST_KEYS = 16                                              # whose numbers fit beside one another
 SEAMLESS = {"edgecolors": "face", "linewidth": 0.3, "antialiased": True}    # in svg and pdf, too
 FRAME = {"fill": False, "edgecolor": "tab:orange", "linewidth": 2}
@@ -303,7 +303,7 @@ def name_ticks(axes: Axes, queries: list[str], keys: list[str], size: float = 8)
         name_places(axis, names, room, size)
 
 
-def name_axes(axes: Axes, query: str = "query: who reads", key: str = "key: what is read") -> None:
+def name_axes(axes: Axes, query: str = "query (attends)", key: str = "key (attended to)") -> None:
     """Say what rows and columns are; a low map has no room for more than a word."""
     low = axes.figure.get_figheight() * axes.get_position().height < 1.7
     axes.set(xlabel=key, ylabel="query" if low else query)
@@ -343,18 +343,21 @@ def draw_map(axes: Axes, shown: Map, box: tuple[float, ...] | None = None) -> No
     ))
 
 
-def colour_bar(figure: Figure, left: float, top: float, height: float) -> None:
+def colour_bar(
+    figure: Figure, left: float, top: float, height: float, quantity: str = "attention weight"
+) -> None:
     """What the colours of a map mean, in axes of their own."""
     axes = panel(figure, left, top, 0.13, height)
     axes.pcolormesh(numpy.linspace(0, 1, 64)[:, None], cmap="viridis", **SEAMLESS)
     axes.set(xticks=[], yticks=[0, 64], yticklabels=["0", "1"])
     axes.yaxis.set(ticks_position="right", label_position="right")
-    axes.set_ylabel("attention weight" if height > 1.7 else "")
+    axes.set_ylabel(quantity if inches([quantity]) < height else "")
     axes.tick_params(length=0)
 
 
 def grid_picture(
-    sentence: str, numbers: str, how: str, rows: list[list[Map]], shared: bool = False, **names: str
+    sentence: str, numbers: str, how: str, rows: list[list[Map]], shared: bool = False,
+    quantity: str = "attention weight", **names: str
 ) -> Figure:
     """Several maps with equal cells in rows and columns; shared, they name their keys and queries once."""
     beside = 0.4 + max(inches(shown.queries) for row in rows for shown in row)
@@ -383,7 +386,7 @@ def grid_picture(
                 if not names_keys:
                     axes.set_xlabel("")
         at += height + gap
-    colour_bar(figure, WIDTH - 0.7, top + above, heights[0])
+    colour_bar(figure, WIDTH - 0.7, top + above, heights[0], quantity)
     return figure
 
 
@@ -391,19 +394,19 @@ def run_text(view: View) -> str:
     """The grey line of a picture of one sequence."""
     text = f"{view}: {view.answer}"
     if view.reading.length > (most := longest(view.run)):
-        text += f" ({view.reading.length} symbols, in training at most {most})"
+        text += f" ({view.reading.length} symbols; training had at most {most})"
     return f"{text}."
 
 
 def how_to_read(view: View, kinds: Iterable[str]) -> str:
     """How to read maps of these kinds of attention."""
-    text = "Row: the query, which reads. Column: the key, which is read."
+    text = "Rows: queries (attending). Columns: keys (attended to)."
     if view.outlined:
-        text += " Outlined: where the answer comes from."
+        text += " Outlined: the symbols the answer depends on."
     if "decoder" in kinds:
-        text += " Hatched: comes later."
+        text += " Hatched: masked (future tokens)."
     if any((tokens == MASK).any() for tokens in view.reading.given):
-        text += " _: to be filled in."
+        text += " _: a gap to fill in."
     return text
 
 
@@ -424,7 +427,7 @@ def sample(source: Tensor) -> str:
     shortest, most, different = int(lengths.min()), int(lengths.max()), len(source.unique(dim=0))
     count = f"{len(source)} unseen sequences"
     if different < len(source):
-        count += f" ({different} different)"
+        count += f" ({different} distinct)"
     return f"{count} of length {most}" if shortest == most else f"{count} of lengths {shortest} to {most}"
 
 
@@ -443,7 +446,7 @@ def price(view: View, part: Part) -> str:
     points = points_lost(view, part)
     count = f"{abs(points)} point{'s' if abs(points) != 1 else ''}"
     if points < 0:
-        return f"costs nothing ({count} more right without it)"
+        return f"costs nothing (accuracy rises by {count})"
     return f"costs {count}" if points else "costs nothing"
 
 
@@ -490,10 +493,12 @@ def head_sentence(view: View) -> str:
     name, share = view.name(view.best), view.share(view.best)
     if not view.outlined:
         return f"{name} is the most focused head; {nothing_outlined(view)}"
+    needed = "the symbols the answer needs"
+    found = f"{percent(share)}"
     chance = f"(uniform: {percent(view.reading.chance)})"
     if share <= view.reading.enough:
-        return f"no head reads what the answer needs: {name} comes closest, with {percent(share)} {chance}"
-    return f"{name} reads what the answer needs, with {percent(share)} of its attention {chance}"
+        return f"no head attends mainly to {needed}: {name} comes closest, at {found} {chance}"
+    return f"{name} spends {found} of its attention on {needed} {chance}"
 
 
 def draw_table(table: Axes, rows: dict[str, list[str]], shown: Map, columns: int) -> None:
@@ -517,7 +522,7 @@ def head_picture(view: View) -> Figure:
     if not below:
         keys = shown.weights[query, keys].topk(min(MOST_KEYS, len(keys))).indices.sort().values.tolist()
     columns = shown.keys if below else [shown.keys[key] for key in keys]
-    how = f" The framed row, in numbers: a weight is its power divided by the sum of all, {total:.3f}."
+    how = f" The framed row in numbers: each weight is its exponential divided by their sum, {total:.3f}."
     left = max(1.35, 0.5 + inches(shown.queries))
     across = WIDTH - left - 0.95
     width, height = min(0.62 * len(shown.keys), across), min(0.3 * len(shown.queries), 4.6)
@@ -559,8 +564,8 @@ def layer_picture(view: View) -> Figure:
         sentence += f" where the answer is (uniform: {chance})"
         titles = [f"{title}: {percent(view.share(head))}" for title, head in zip(titles, heads, strict=True)]
     maps = [map_of(view, head, title) for head, title in zip(heads, titles, strict=True)]
-    numbers = f"{run_text(view)} Without this layer: {percent(view.evidence.left((kind, layer)))} right."
-    how = f"{how_to_read(view, [kind])} Right: of {sample(view.evidence.source)}."
+    numbers = f"{run_text(view)} Accuracy without this layer: {percent(view.evidence.left((kind, layer)))}."
+    how = f"{how_to_read(view, [kind])} Accuracy: exact match on {sample(view.evidence.source)}."
     rows = [maps[first : first + 4] for first in range(0, len(maps), 4)]
     return grid_picture(sentence, numbers, how, rows, shared=True)
 
@@ -570,18 +575,18 @@ def model_picture(view: View) -> Figure:
     layers = [(kind, layer) for kind, maps in view.reading.maps.items() for layer in range(len(maps))]
     heads = view.run.config.num_heads
     lost = {head: points_lost(view, head) for head in heads_of(view.run.model)}
-    sentence = f"each of the {len(lost)} heads can be lost alone at no cost"
+    sentence = f"any one of the {len(lost)} heads can be removed at no cost"
     if view.evidence.left() == 0:
         sentence = NEVER_RIGHT
     elif len(lost) == 1:
         (only,) = lost
-        sentence = f"without its only head, {view.name(only)}: {change(view, only)} right"
+        sentence = f"without its only head, {view.name(only)}: accuracy {change(view, only)}"
     elif view.costly:
         most = view.costly[0]
-        costs = "costs" if len(view.costly) == 1 else "cost"
+        matter = "matters on its own" if len(view.costly) == 1 else "matter on their own"
         sentence = (
-            f"{len(view.costly)} of {len(lost)} heads {costs} anything to lose; without {view.name(most)}: "
-            f"{change(view, most)} right"
+            f"{len(view.costly)} of {len(lost)} heads {matter}; without {view.name(most)}: "
+            f"accuracy {change(view, most)}"
         )
     left = 0.3 + inches([view.name(layer) for layer in layers], 9)
     width = min((WIDTH - left - 0.1) / heads, 1.6)
@@ -589,7 +594,7 @@ def model_picture(view: View) -> Figure:
     shapes = [view.reading.maps[kind].shape[2:] for kind, _ in layers]
     shapes = [size * queries / keys for queries, keys in shapes]
     figure, top = new_picture(sum(shapes) + 0.28 * len(layers) + 0.25, sentence, run_text(view), (
-        "Framed: losing the head costs so many points of exact match. Pale: nothing. "
+        "Framed: removing the head costs the number of exact-match points shown. Pale: it costs nothing. "
         f"Measured by zero ablation on {sample(view.evidence.source)}."
     ))
     height = figure.get_figheight() - top
@@ -627,8 +632,8 @@ def kinds_picture(view: View) -> Figure:
         row.append(map_of(view, head, f"{KINDS[kind]}\nlayer {head[1] + 1}, head {head[2] + 1}"))
     left = ", ".join(f"{percent(evidence.left((kind,)))} without {view.name((kind,))}" for kind in maps)
     by_mean = ", ".join(percent(evidence.mean_ablation[kind,]) for kind in maps)
-    return grid_picture(f"still right: {left}", run_text(view), (
-        f"{how_to_read(view, maps)} Right: after zero ablation, of {sample(evidence.source)}. "
+    return grid_picture(f"accuracy: {left}", run_text(view), (
+        f"{how_to_read(view, maps)} Accuracy: exact match after zero ablation on {sample(evidence.source)}. "
         f"After mean ablation: {by_mean}."
     ), [row])
 
@@ -673,7 +678,7 @@ def comparison_sentence(views: list[list[View]]) -> str:
         ]
         return f"{text}; in {' and '.join(others)} {'it does' if one else 'they do'}" if others else text
     most = max(view.evidence.left((view.kind,)) for row in views for view in row)
-    return f"none of these models works without its attention: at most {at_most(most)} right"
+    return f"none of these models works without attention: at most {at_most(most)} correct"
 
 
 def answer_of(view: View) -> tuple[list[str], int, int]:
@@ -714,11 +719,11 @@ def lines_picture(views: list[list[View]]) -> Figure:
     slot, height = (WIDTH - 0.65) / len(views[0]), 0.9
     names = max(room_below(row, (slot - 0.1) * len(row) / columns) for row in rows)
     above, below = 0.45 + names, 0.1 + names
-    numbers = f"Right: after zero ablation, of {sample(views[0][0].evidence.source)}."
-    how = "A line's width: how much attention a symbol of the answer pays to a token, in the head that reads "
-    how += "the answers most."
+    numbers = f"Accuracy: exact match after zero ablation on {sample(views[0][0].evidence.source)}."
+    how = "Line width: the attention an answer symbol pays to a token, in the head that attends most to the "
+    how += "needed symbols."
     if any(view.outlined for row in views for view in row):
-        how += " Blue: where the answer comes from."
+        how += " Blue: the symbols the answer depends on."
     figure, top = new_picture((above + height + below) * len(views), comparison_sentence(views), numbers, how)
     for number, row in enumerate(views):
         at = top + above + number * (above + height + below)
@@ -726,7 +731,7 @@ def lines_picture(views: list[list[View]]) -> Figure:
             axes = panel(figure, 0.65 + place * slot, at, slot - 0.1, height)
             draw_lines(axes, shown[number][place], view, columns)
             left = percent(view.evidence.left((view.kind,)))
-            text = f"{view}\nwithout {view.name((view.kind,))}: {left} right"
+            text = f"{view}\nwithout {view.name((view.kind,))}: {left} correct"
             axes.set_title(text[:1].upper() + text[1:], loc="left", y=1, pad=72 * (0.05 + names))
             if place == 0:
                 for y, name in (0, "answer"), (1, "question"):
@@ -740,11 +745,12 @@ def comparison_picture(views: list[list[View]]) -> Figure:
     for row in views:
         right = [f"{view.run.config.task} {percent(view.evidence.left((view.kind,)))}" for view in row]
         kind = "cross-attention" if row[0].kind == "cross" else "attention"
-        findings.append(f"{row[0].run.architecture} without {kind}: {', '.join(right)} right")
+        findings.append(f"{row[0].run.architecture} without {kind}: {', '.join(right)} correct")
         rows.append([map_of(view, view.best, f"{view}\n{view.name(view.best)}") for view in row])
     how = how_to_read(views[-1][-1], [row[0].kind for row in views])
-    return grid_picture("; ".join(findings), "The head of each model that reads the answers most.", (
-        f"{how} Right: after zero ablation, of {sample(views[0][0].evidence.source)}."
+    numbers = "For each model, the head that attends most to the needed symbols."
+    return grid_picture("; ".join(findings), numbers, (
+        f"{how} Accuracy: exact match after zero ablation on {sample(views[0][0].evidence.source)}."
     ), rows)
 
 
@@ -770,31 +776,31 @@ def influence_picture(view: View) -> Figure:
     always = reading.cells.all(dim=0)[asked]                # the same cells in all sequences
     name, sentence = view.name(view.best), nothing_outlined(view)
     numbers = f"{view}: means over {sample(reading.source)}."
-    how = "Influence: how far the answer moves (total variation, 0 to 1) when a symbol is replaced."
+    how = "Influence: how far the outputs move (total variation, 0 to 1) when a symbol is replaced."
     if moved.isnan().all():
         sentence = "no symbol could be replaced, so what the answers depend on is unknown"
     elif math.isnan(share):
-        sentence = "no symbol of the question moves the answers"
+        sentence = "no symbol of the question affects the answers"
     elif view.outlined:
         seen = reading.shares[layer, head].item()
         chance = f"uniform: {percent(reading.chance)}"
-        there = f"and {name} looks there ({percent(seen)} of its attention, {chance})"
+        there = f"and {name} attends to them ({percent(seen)} of its attention, {chance})"
         if seen <= reading.enough:
-            there = f"but no head looks there: at most {at_most(seen)} ({chance})"
+            there = f"but no head attends to them much: {at_most(seen)} at most ({chance})"
         sentence = f"{percent(share)} of the influence comes from the needed symbols, {there}"
         how += f" Needed symbols: {own:.2f}"
         how += "." if math.isnan(other) else f", others: {other:.2f}."
     if always.any():
         how += " Outlined: the needed symbols."
-    how += " Hatched: forbidden, or nothing was replaced."
+    how += " Hatched: masked, or not replaced."
     if view.run.architecture == "decoder":
-        how += " a: symbols of the answer so far."
-    title = f"the attention of\n{view.place(view.best)}"
+        how += " a1, a2, …: answer symbols generated so far."
+    title = f"attention of\n{view.place(view.best)}"
     looks = Map(reading.maps[kind][layer, head][asked], always, queries, keys, title)
-    depends = Map(moved.nanmean(dim=0)[asked], always, queries, keys, "what the answers\ndepend on")
+    depends = Map(moved.nanmean(dim=0)[asked], always, queries, keys, "influence on\nthe answers")
     return grid_picture(
-        sentence, numbers, how, [[looks, depends]], shared=True,
-        query="query: symbol it says", key="key: symbol of the question",
+        sentence, numbers, how, [[looks, depends]], shared=True, quantity="weight, influence",
+        query="query: answer symbol it predicts", key="key: question symbol",
     )
 
 
@@ -816,18 +822,20 @@ def ablation_sentence(view: View) -> str:
     if evidence.left() == 0:
         return NEVER_RIGHT
     if needs_no_attention(view):
-        needs_none = f"{view.run.config.task} needs no attention in this {view.run.architecture}"
-        return f"{needs_none}: {percent(evidence.left(ALL_ATTENTION))} right without any"
+        left = percent(evidence.left(ALL_ATTENTION))
+        needs_none = f"this {view.run.architecture} needs no attention for the task {view.run.config.task}"
+        return f"{needs_none}: {left} correct without any"
     if not view.costly:
-        return f"no single head is needed, but attention is: {change(view, ALL_ATTENTION)} right without any"
+        left = change(view, ALL_ATTENTION)
+        return f"no single head is needed, but attention is: without any, accuracy {left}"
     costly = view.costly[0]
-    costs = f"costs most to lose: {change(view, costly)} right"
+    costs = f"matters most: without it, accuracy {change(view, costly)}"
     if not view.outlined:
         return f"{view.name(costly)} {costs}"
     if costly == view.best:
-        return f"{view.name(costly)} reads the answers most and {costs}"
-    reads_most = f"{view.name(view.best)} reads the answers most and {price(view, view.best)}"
-    return f"{view.name(costly)} {costs}; {reads_most}"
+        return f"{view.name(costly)} attends most to the answers and {costs}"
+    brightest = f"{view.name(view.best)}, which attends most to the answers, {price(view, view.best)}"
+    return f"{view.name(costly)} {costs}; removing {brightest}"
 
 
 def loss_colours() -> LinearSegmentedColormap:
@@ -847,7 +855,7 @@ def draw_ablation(axes: Axes, view: View, rows: list[Part], names: list[str]) ->
     axes.spines[:].set_visible(True)
     axes.axvline(len(lengths), color=matplotlib.rcParams["text.color"], linewidth=0.8)
     name_ticks(axes, names, [*map(str, lengths), "all"])
-    axes.set_title("% right without …", loc="left")
+    axes.set_title("% correct without …", loc="left")
     if axes.figure.get_figwidth() * axes.get_position().width / len(columns) > 0.25:
         for (row, column), share in numpy.ndenumerate(right.numpy()):
             colour = matplotlib.rcParams["text.color"] if share > 0.4 else "white"
@@ -861,7 +869,7 @@ def draw_scatter(axes: Axes, view: View) -> None:
     shares = {head: 100 * view.evidence.reading.shares[head[1:]].item() for head in heads}
     costs = {head: 100 * view.evidence.cost(head) for head in heads}
     seaborn.scatterplot(x=shares.values(), y=costs.values(), ax=axes, alpha=0.7)
-    axes.set(xlim=(-4, 104), xlabel="% of attention on the answers", ylabel="points lost without it")
+    axes.set(xlim=(-4, 104), xlabel="% of attention on needed symbols", ylabel="points lost without it")
     low, high = min(0, *costs.values()), max(10, *costs.values())
     axes.set_ylim(low - 0.25 * (high - low), high + 0.25 * (high - low))
     costly = max(heads, key=costs.get)
@@ -882,11 +890,11 @@ def ablation_picture(view: View) -> Figure:
     names = [view.name(row) for row in rows]
     how = ""
     if view.outlined:
-        how += f"On the answers: in {sample(evidence.reading.source)}; a dot is a head."
+        how += f"Attention measured on {sample(evidence.reading.source)}; each dot is a head."
     if evidence.pair:
         *pair, both = evidence.pair
         either = " and ".join(view.name(head) for head in sorted(pair))
-        how += f"\nEither can go; without both {percent(both)}: {either}."
+        how += f"\nRedundant pair: {either}; without both, accuracy is {percent(both)}."
     left = 0.2 + inches(names) * 0.9
     lengths = len(lengths_of(evidence.source).unique())
     width, height = min(2.9, max(1.7, 0.4 * (lengths + 1))), 0.24 * len(rows)
@@ -929,15 +937,16 @@ def lengths_sentence(views: list[View]) -> str:
     if not right:
         config = views[0].run.config
         known = usable_lengths(task, "test", 2 * config.seq_len, config.vocab_size)
-        where = "fit into the model" if known[-1] > config.seq_len else "are left to test"
-        return f"{task}: no questions longer than in training {where}"
+        if known[-1] <= config.seq_len:
+            return f"{task}: there are no unseen questions longer than those in training"
+        return f"{task}: the model has no positions for questions longer than those in training"
     best = max(right, key=right.get)
     length = beyond[best].length
     if right[best] >= 0.5:
-        there = f"{percent(right[best])} right at length {length}"
-        return f"beyond the lengths of training the {best} goes on: {there}"
-    there = f"at most {at_most(right[best])} right at length {length}"
-    return f"no model goes on beyond the lengths of training: {there}"
+        there = f"{percent(right[best])} correct at length {length}"
+        return f"the {best} generalises beyond the training lengths: {there}"
+    there = f"at most {at_most(right[best])} correct at length {length}"
+    return f"no model generalises beyond the training lengths: {there}"
 
 
 def draw_places(axes: Axes, view: View) -> None:
@@ -956,12 +965,12 @@ def draw_places(axes: Axes, view: View) -> None:
     axes.axhline(trained, color=matplotlib.rcParams["text.color"], linewidth=1.2)
     name_ticks(axes, [str(each.length) for each in lengths], [str(place + 1) for place in range(places)], 7)
     if beyond := beyond_training(view):
-        name += f"\nlength {beyond.length}: {percent(beyond.exact_match)} right"
+        name += f"\nlength {beyond.length}: {percent(beyond.exact_match)} correct"
         if found := stops(view):
             name += f"\nEND after {found[0]} symbols: {found[1]} of {len(beyond.answers)}"
         if view.outlined:
             share = beyond.reading.shares[view.best[1:]].item()
-            name += f"\nbest head: {percent(share)} on the answer"
+            name += f"\nbest head: {percent(share)} of its attention on the answer"
     axes.set_title(name, loc="left", size=8)
 
 
@@ -969,8 +978,8 @@ def lengths_picture(views: list[View]) -> Figure:
     """What all runs of one task answer to questions shorter and longer than those of training."""
     most = max((view.evidence.lengths for view in views), key=len)
     how = (
-        "Shaded: the lengths of training. Different: so many of the sequences of that length.\n"
-        "Tables: red is wrong; outlined is END; below the line, the lengths that were not in training."
+        "Shaded: lengths seen in training. Distinct: how many of the sequences of that length are distinct.\n"
+        "Tables: red is wrong, outlined cells are END, and lengths below the line were not seen in training."
     )
     numbers = f"{views[0].run.config.task}: {SEQUENCES_EACH} unseen sequences of each length."
     rows, slot = len(most), (WIDTH - 0.45) / len(views)
@@ -986,19 +995,19 @@ def lengths_picture(views: list[View]) -> Figure:
         lengths = view.evidence.lengths
         right = [100 * each.exact_match for each in lengths]
         axes.plot([each.length for each in lengths], right, style, label=view.run.architecture)
-    axes.set(ylabel="% right", ylim=(-3, 103), xlim=(most[0].length - 0.5, most[-1].length + 0.5))
+    axes.set(ylabel="% correct", ylim=(-3, 103), xlim=(most[0].length - 0.5, most[-1].length + 0.5))
     room, named = 5.6 / (most[-1].length - most[0].length + 1), most[:1]
     for each in most:
         if (each.length - named[-1].length) * room > 0.25:
             named.append(each)
     names = [f"{each.length}\n{len(each.reading.source.unique(dim=0))}" for each in named]
     axes.set_xticks([each.length for each in named], names)
-    axes.text(-0.02, -0.07, "length\ndifferent", ha="right", va="top", transform=axes.transAxes)
+    axes.text(-0.02, -0.07, "length\ndistinct", ha="right", va="top", transform=axes.transAxes)
     name_lines(axes)
     for place, view in enumerate(views):
         axes = panel(figure, 0.45 + place * slot, top + 2.65, slot - 0.35, height)
         draw_places(axes, view)
-        axes.set_xlabel("place in the answer")
+        axes.set_xlabel("position in the answer")
         if place == 0:
             axes.set_ylabel("symbols in the question" if height > 1.7 else "length")
     return figure
@@ -1013,14 +1022,15 @@ def layers_sentence(scores: dict[str, float]) -> str:
     """After which sublayer the answer appears: the first with 90% of the final score."""
     embedding, *_, final = scores.values()
     if final < 0.5:
-        return f"the answers appear in no layer: {percent(final)} of the tokens are right at the end"
+        return f"the answers never appear: only {percent(final)} of the tokens are correct at the end"
     if embedding >= 0.9 * final:
-        return f"the answers are there before the first layer: {percent(embedding)} of the tokens right"
+        return f"the answers are present before the first layer: {percent(embedding)} of the tokens correct"
     before, after = largest_step(scores)
     if scores[after] - scores[before] < final / 2:
-        return f"the answers build up gradually, to {percent(final)} of the tokens right"
+        return f"the answers build up gradually, to {percent(final)} of the tokens"
     first = next(name for name, score in scores.items() if score >= 0.9 * final)
-    return f"the answers first appear after {first}: {percent(scores[first])} of the tokens right"
+    there = f"{first}: {percent(scores[first])} of the tokens"
+    return f"accuracy first reaches 90% of its final value after {there}"
 
 
 def layers_picture(view: View) -> Figure:
@@ -1032,13 +1042,13 @@ def layers_picture(view: View) -> Figure:
     change_there = f"{percent(tokens[before])} → {percent(tokens[after])}"
     numbers = f"{view}."
     if tokens[after] > tokens[before]:
-        numbers = f"{view}. The largest step is {after}: {change_there}."
+        numbers = f"{view}. The largest gain is at {after}: {change_there}."
     how = (
-        "Right, by logit lens: what final norm and output projection make of the residual stream, "
+        "Accuracy by logit lens: the final norm and output projection applied to the residual stream, "
         f"on {sample(view.evidence.source)}."
     )
     if view.outlined:
-        how += f" Dots: heads, on {sample(view.evidence.reading.source)}."
+        how += f" Each dot is a head, measured on {sample(view.evidence.reading.source)}."
     spacing, below = 5.8 / len(names), 0.55
     labels = ["\n".join(name.rsplit(" ", 1)).replace("-", "-\n") for name in names]
     if turned := spacing < 0.6:
@@ -1046,8 +1056,8 @@ def layers_picture(view: View) -> Figure:
     height = 2.2 + below + (1.1 if view.outlined else 0)
     figure, top = new_picture(height, layers_sentence(tokens), numbers, how)
     axes = panel(figure, 0.9, top + 0.1, 5.8, 2.0)
-    axes.plot(places, [100 * score for score in tokens.values()], "s--", label="tokens right")
-    axes.plot(places, [100 * whole for _, whole in lens.values()], "o-", label="sequences right")
+    axes.plot(places, [100 * score for score in tokens.values()], "s--", label="token accuracy")
+    axes.plot(places, [100 * whole for _, whole in lens.values()], "o-", label="exact match")
     limits = -0.5, len(names) - 0.5
     axes.set(ylabel="%", ylim=(-3, 103), xlim=limits)
     if view.outlined:
@@ -1117,7 +1127,7 @@ def film_of(view: View) -> Film:
             else:
                 *_, head = most_focused(kind, of_layer[None])
             heads.append((kind, layer, head))
-    film = Film(view, heads, {"symbols right": record["right"].tolist()})
+    film = Film(view, heads, {"symbols correct": record["right"].tolist()})
     if view.outlined:
         _, layer, head = film.best
         film.curves["attention on the answer"] = shares_in_training(run, record)[:, layer, head].tolist()
@@ -1130,30 +1140,30 @@ def film_sentence(
     """Whether the right symbols come first or the pattern of attention."""
     symbols = steps[half_way(right)]
     if right[-1] < 0.5:
-        return f"most symbols are still wrong at step {steps[-1]}"
-    text = f"the right symbols come at step {symbols}"
+        return f"most symbols are still incorrect at step {steps[-1]}"
+    text = f"the correct symbols emerge at step {symbols}"
     if share is None:
         return text
     if share[-1] <= enough:
-        return f"{text}; no head ever reads what they need"
+        return f"{text}; no head ever attends mainly to the symbols they need"
     pattern = steps[half_way(share)]
     if symbols == pattern:
-        return f"the right symbols and the pattern of attention come together, at step {symbols}"
+        return f"the correct symbols and the attention pattern emerge together, at step {symbols}"
     if symbols < pattern:
-        return f"{text}, the pattern of attention at step {pattern}"
-    return f"the pattern of attention comes at step {pattern}, the right symbols at step {symbols}"
+        return f"{text}, the attention pattern at step {pattern}"
+    return f"the attention pattern emerges at step {pattern}, the correct symbols at step {symbols}"
 
 
 def film_texts(film: Film) -> tuple[str, str, str]:
     """The sentence, the numbers and how to read it."""
     view, config = film.view, film.view.run.config
     question = to_text(view.reading.source[0, 1:-1], config.task)
-    how = "Maps: the head of each layer that in the end reads the answer most, or is the most focused.\n"
-    how += f"Solid: in {PROBES} questions of this length."
+    how = "Maps: in each layer, the head that finally attends most to the answer, or else the most focused.\n"
+    how += f"Solid: accuracy on {PROBES} questions of this length."
     if view.outlined:
-        how += f" Dashed: {view.place(film.best)}, in this one."
+        how += f" Dashed: {view.place(film.best)}, on this question."
     sentence = film_sentence(film.steps, *film.curves.values(), enough=view.reading.enough)
-    numbers = f"{view}, seed {config.seed}, on {question}. Each comes when its curve is half-way up."
+    numbers = f"{view}, seed {config.seed}, on {question}. Each is dated by when its curve is half-way up."
     return sentence, numbers, how
 
 
@@ -1321,9 +1331,9 @@ def weights_picture(view: View) -> Figure:
     """Every weight matrix of a model that was built by hand, with the parts of the residual stream named."""
     groups, size, across, down = weight_matrices(view), 1.3, 1.95, 2.15
     count = sum(int(matrix.count_nonzero()) for group in groups.values() for matrix, _, _ in group.values())
-    figure, top = new_picture(down * len(groups), f"only {count} weights are not zero", f"{view}.", (
-        "Row: what is written. Column: what is read; at its end the bias. Blue: positive, orange: negative.\n"
-        "Not shown: sublayers that are all zero, and the norms, which give back what they read."
+    figure, top = new_picture(down * len(groups), f"only {count} weights are non-zero", f"{view}.", (
+        "Rows: outputs. Columns: inputs, then the bias. Blue: positive, orange: negative.\n"
+        "Not shown: all-zero sublayers, and the norms, which return their input unchanged."
     ))
     for row, (group, matrices) in enumerate(groups.items()):
         y = top + 0.4 + down * row
@@ -1365,10 +1375,10 @@ def beside_picture(built: View, trained: View) -> Figure:
     ]
     rows = [rows_of_ablation(view, most_heads=3) for view in halves.values()]
     height = 3.35 + 0.24 * max(map(len, rows))
-    sentence = f"heads that cost anything to lose: {', '.join(counts)}"
+    sentence = f"heads that matter on their own: {', '.join(counts)}"
     figure, top = new_picture(height, sentence, run_text(trained), (
-        f"{how_to_read(trained, [trained.kind])} Maps: the head that costs most to lose, and the one that "
-        f"reads the answers most. Tables: zero ablation on {sample(trained.evidence.source)}."
+        f"{how_to_read(trained, [trained.kind])} Maps: the head that matters most, and the one that "
+        f"attends most to the answers. Tables: zero ablation on {sample(trained.evidence.source)}."
     ))
     for left, label, shown in zip((MARGIN, MARGIN + 3.9), halves, rows, strict=True):
         draw_half(figure, halves[label], shown, label, left, top, 3.85)
@@ -1414,11 +1424,12 @@ def training_curves_picture(runs: Curves) -> Figure:
     """Loss and exact match of several runs over their steps, labelled by what differs."""
     labels = labels_by_difference({path: config for path, (config, _) in runs.items()})
     solved = {path: row["step"] for path, (_, history) in runs.items() if (row := first_solved(history))}
-    sentence = f"none of {len(runs)} runs solved it"
+    sentence = f"none of the {len(runs)} runs solved the task"
     if solved:
         first = min(solved, key=solved.get)
         sentence = (
-            f"{len(solved)} of {len(runs)} runs solved it, the first at step {solved[first]}: {labels[first]}"
+            f"{len(solved)} of {len(runs)} runs solved the task, the earliest at step {solved[first]}: "
+            f"{labels[first]}"
         )
     if len(runs) == 1:
         sentence = f"solved at step {solved[first]}" if solved else "not solved"
@@ -1434,7 +1445,7 @@ def training_curves_picture(runs: Curves) -> Figure:
         loss_axes.plot(steps, [row["loss"] for row in history], label=label)
         accuracy_axes.plot(steps, [100 * row["exact_match"] for row in history], label=label)
     name_loss_axes(loss_axes)
-    ylabel = f"% of {EVALUATION_BATCH} validation sequences right"
+    ylabel = f"exact match on {EVALUATION_BATCH} validation sequences, %"
     accuracy_axes.set(xlabel="training step", ylabel=ylabel, ylim=(-3, 103))
     figure.legend(*loss_axes.get_legend_handles_labels(), loc="lower left", frameon=False)
     return figure
@@ -1460,8 +1471,8 @@ def balance_sentence(runs: dict[str, Evidence], loud: dict[str, list[dict[str, f
     learned = {label for label, evidence in runs.items() if evidence.left() > 0.99}
     positions_lead = {label for label, (_, after) in loud.items() if after["positions"] > after["symbols"]}
     if learned == positions_lead and 0 < len(learned) < len(runs):
-        return f"{task} is learned where positions become louder than symbols"
-    return "how loud positions and symbols are in the scores of layer 1"
+        return f"{task} is learned only where positions come to outweigh symbols"
+    return "how strongly positions and symbols drive the scores of layer 1"
 
 
 def balance_picture(runs: dict[str, Evidence]) -> Figure:
@@ -1472,8 +1483,8 @@ def balance_picture(runs: dict[str, Evidence]) -> Figure:
         source, _, _ = unseen_sequences(run, longest(run), SEQUENCES_EACH)
         loud[label] = [loudness(model, source) for model in (untrained(run.config), run.model)]
     how = (
-        "Loud: the standard deviation over the keys of a part of the scores q·k / √Dh of layer 1.\n"
-        "Positions: the part from position signals alone; symbols: the part from token embeddings alone."
+        "Loudness: the standard deviation, over the keys, of one part of layer 1's scores q·k / √Dh.\n"
+        "Positions: the part due to positional encodings alone. Symbols: due to token embeddings alone."
     )
     slot = (WIDTH - 0.6) / len(runs)
     names = {label: textwrap.fill(label, int(12 * slot) - 4) for label in runs}
@@ -1490,7 +1501,7 @@ def balance_picture(runs: dict[str, Evidence]) -> Figure:
             axes.bar_label(bars, [f"{height:.2g}" for height in heights], padding=1, size=8)
         axes.set_xticks([0, 1], ["before", "after"])
         axes.set(ylim=(0, 1.1 * most), xlim=(-0.5, 1.5), xlabel="training")
-        axes.set_title(f"{names[label]}\n{percent(evidence.left())} right", loc="left")
+        axes.set_title(f"{names[label]}\n{percent(evidence.left())} correct", loc="left")
         if place:
             axes.set_yticklabels([])
         else:

@@ -198,7 +198,7 @@ def scale_picture(points: list[Point], flops_per_second: float) -> Figure:
     figure, top = train.new_picture(
         5.3, f"matrix products take {largest}, {least.share_of_limit():.0%} at {least.name}",
         "encoder of d_model 128, 4 layers, length 8, batch 32 (lower left: 8), and one size changed",
-        f"Dashed, the limit: matrix products alone, at the {rate} that one thread of this machine reaches.",
+        f"Dashed: the limit set by matrix products alone, at the {rate} that one thread reaches here.",
     )
     for number, sweep in enumerate(SWEEPS):
         row, column = divmod(number, 2)

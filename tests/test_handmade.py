@@ -205,7 +205,7 @@ def test_the_weights_are_drawn_each_where_it_stands(built):
     shown = sum(len(points.get_offsets()) for axes in figure.axes for points in axes.collections)
     model = reversing_encoder()[1]
     expected = sum((x != 0).sum() for name, x in model.named_parameters() if "norm" not in name)
-    assert shown == expected and sentence_of(figure) == f"Only {expected} weights are not zero"
+    assert shown == expected and sentence_of(figure) == f"Only {expected} weights are non-zero"
     query = figure.axes[-4].collections[0].get_offsets().tolist()           # of layer 2: MIRROR into WHERE
     assert query == [[40.5 + place, 20.5 + place] for place in range(10)]
     assert figure.axes[-4].get_title("left") == "query"

@@ -213,14 +213,14 @@ def test_the_training_picture_names_what_differs_and_how_many_sequences_its_accu
     figure = train.training_picture(config, history)
     assert figure.get_suptitle() == "Solved at step 16"
     numbers = figure.texts[1].get_text()                        # not what add trains best with
-    assert numbers == "add, encoder; not the default: fixed_length, num_layers 1"
+    assert numbers == "add, encoder; non-default settings: fixed_length, num_layers 1"
     assert "on the same 100 validation sequences" in figure.get_supxlabel()
     assert "all 2,000 validation" in figure.get_supxlabel()
     _, accuracy_axes = figure.axes
     assert [list(line.get_ydata()) for line in accuracy_axes.get_lines()[:2]] == [[25, 100], [50, 100]]
-    assert [text.get_text() for text in accuracy_axes.texts] == ["sequences right", "tokens right"]
+    assert [text.get_text() for text in accuracy_axes.texts] == ["exact match", "token accuracy"]
     plain = train.training_picture(train.recipe("add", "encoder"), history[:1])
-    assert plain.get_suptitle() == "Not solved in 8 steps: 25% of the sequences right at the end"
+    assert plain.get_suptitle() == "Not solved in 8 steps: 25% of the sequences correct at the end"
     assert plain.texts[1].get_text() == "add, encoder"
 
 

@@ -72,7 +72,7 @@ def test_the_best_head_has_the_largest_share_and_its_title_the_number_of_the_seq
     weights = view.reading.maps[kind][layer, head]
     there = [weights[first + i, 3 - i] for i in range(3) if first + i < len(weights)]
     sentence, share = sentence_of(head_picture(view)), int(100 * sum(there) / len(there))
-    assert f"layer {layer + 1}, head {head + 1} comes closest, with {share}%" in sentence
+    assert f"layer {layer + 1}, head {head + 1} comes closest, at {share}%" in sentence
 
 
 def test_a_map_has_query_down_key_across_and_row_0_on_top(run, measured):
@@ -149,7 +149,7 @@ def test_digits_and_gaps_are_shown_as_a_person_writes_them(task, question, ticks
     picture = head_picture(look_at(load_run(models_dir, task, "encoder"), question.split()))
     assert names_of(picture.axes[0].get_xticklabels()) == ticks
     assert numbers_of(picture).startswith(f"{task}, encoder: {question} → ")
-    assert ("_: to" in picture.get_supxlabel()) == (task == "complete")
+    assert ("_: a" in picture.get_supxlabel()) == (task == "complete")
 
 
 @pytest.fixture
@@ -181,6 +181,7 @@ def test_the_influence_picture_shows_attention_and_influence_in_the_same_sequenc
         assert axes.collections[0].get_clim() == (0, 1)
         assert names_of(axes.get_xticklabels())[:10] == ["START", *"12345678", "END"]
         assert outlined(axes) == sorted((8 - i, i) for i in range(8))       # key, query
+    assert figure.axes[-1].get_ylabel() == "weight, influence"              # what the colours mean
     on_answers = sum(evidence.influence[:, first + i, 8 - i].sum() for i in range(8))
     share = int(100 * on_answers / evidence.influence.nansum())
     assert sentence_of(figure).startswith(f"{share}% of the influence comes from the needed symbols")
@@ -195,7 +196,7 @@ def test_the_ablation_picture_shows_what_is_left_by_length(view):
     either, other = heads_of(view.run.model)[:2]
     evidence.pair = other, either, 0.5
     pair = f"{view.name(either)} and {view.name(other)}"
-    assert f"Either can go; without both 50%: {pair}." in ablation_picture(view).get_supxlabel()
+    assert f"Redundant pair: {pair}; without both, accuracy is 50%." in ablation_picture(view).get_supxlabel()
     parts = {view.name(part): part for part in [*evidence.margins, ALL_ATTENTION] if part != NOTHING}
     drawn = axes.collections[0].get_array()
     texts = numpy.array([int(text.get_text()) for text in axes.texts]).reshape(drawn.shape)
@@ -224,14 +225,18 @@ def test_the_sentence_of_ablation_names_the_costliest_head_and_the_one_that_read
         }
         return visualize.ablation_sentence(view)
 
-    assert sentence() == f"reverse needs no attention in this {view.run.architecture}: 100% right without any"
-    assert sentence(all=count) == "no single head is needed, but attention is: 100% → 0% right without any"
+    assert sentence() == (
+        f"this {view.run.architecture} needs no attention for the task reverse: 100% correct without any"
+    )
+    assert sentence(all=count) == (
+        "no single head is needed, but attention is: without any, accuracy 100% → 0%"
+    )
     text = sentence(all=count, costly=1)
-    assert text.startswith(f"{view.name(costly)} costs most to lose: 100% → 99% right; ")
+    assert text.startswith(f"{view.name(costly)} matters most: without it, accuracy 100% → 99%; ")
     assert text.endswith("costs nothing")
-    assert "reads the answers most and costs most to lose" in sentence(all=count, best=count // 2)
+    assert "attends most to the answers and matters most" in sentence(all=count, best=count // 2)
     evidence.margins = {part: -right for part in evidence.margins}
-    assert visualize.ablation_sentence(view) == "the model is never right, so no cut can make it worse"
+    assert visualize.ablation_sentence(view) == "the model is never correct, so no ablation can make it worse"
 
 
 def test_the_model_picture_frames_what_costs_and_pales_the_rest(view):
@@ -239,7 +244,7 @@ def test_the_model_picture_frames_what_costs_and_pales_the_rest(view):
     evidence.margins |= {head: evidence.margins[NOTHING] for head in heads[1:]}
     figure = model_picture(view)
     axes, = figure.axes
-    assert f"1 of {len(heads)} heads costs anything to lose; without {view.name(heads[0])}" in (
+    assert f"1 of {len(heads)} heads matters on its own; without {view.name(heads[0])}" in (
         sentence_of(figure)
     )
     lost = 100 * (evidence.margins[heads[0]] < 0)[:, 0].double().mean().item()
@@ -270,7 +275,8 @@ def test_lengths_and_layers_are_drawn_as_measured(view):
     for row, of_length in enumerate(wrong):                     # each symbol and END, and nothing behind it
         assert of_length.compressed() == pytest.approx([1 - min(100, 8 * (row + 1)) / 100] * (row + 2))
     share = int(100 * view.evidence.lengths[8].reading.shares[view.best[1:]] + 1e-6)
-    title = f"{view.run.architecture}\nlength 9: 72% right\nbest head: {share}% on the answer"
+    title = f"{view.run.architecture}\nlength 9: 72% correct\n"
+    title += f"best head: {share}% of its attention on the answer"
     assert places.get_title(loc="left") == title
     shaded = axes.patches[0].get_extents().transformed(axes.transData.inverted())
     assert (shaded.x0, shaded.x1) == (pytest.approx(0.5), pytest.approx(8.5))           # trained on 1 … 8
@@ -315,27 +321,29 @@ def test_the_picture_of_lengths_says_which_model_stops_and_which_goes_on(view):
         return visualize.lengths_sentence([view])
 
     name, beyond = view.run.architecture, view.evidence.lengths[8]
-    assert sentence() == f"beyond the lengths of training the {name} goes on: 72% right at length 9"
+    assert sentence() == f"the {name} generalises beyond the training lengths: 72% correct at length 9"
     beyond.answers = beyond.target.clone()
     beyond.answers[1:, 9], beyond.answers[1:, 10] = data.END, data.PAD
     assert sentence() == f"the {name} learned to reverse, and to stop after 8 symbols"
     lines = lengths_picture([view]).axes[1].get_title(loc="left").splitlines()
-    assert lines[1:3] == ["length 9: 1% right", "END after 8 symbols: 99 of 100"]
+    assert lines[1:3] == ["length 9: 1% correct", "END after 8 symbols: 99 of 100"]
     beyond.answers[:80, 3] = 0                                  # it is not right until there
-    assert sentence() == "no model goes on beyond the lengths of training: at most 0% right at length 9"
+    assert sentence() == "no model generalises beyond the training lengths: at most 0% correct at length 9"
     view.evidence.lengths = view.evidence.lengths[:8]
-    assert sentence() == "reverse: no questions longer than in training fit into the model"
+    assert sentence() == "reverse: the model has no positions for questions longer than those in training"
 
 
 @pytest.mark.parametrize(
     ("right", "share", "sentence"),
     [
-        ([0, 0.6, 1], [0, 0.2, 1], "the right symbols come at step 16, the pattern of attention at step 24"),
-        ([0, 0.2, 1], [0, 0.6, 1], "the pattern of attention comes at step 16, the right symbols at step 24"),
-        ([0, 0, 1], [0, 0, 1], "the right symbols and the pattern of attention come together, at step 24"),
-        ([0, 1, 1], [0, 0.2, 0.2], "the right symbols come at step 16; no head ever reads what they need"),
-        ([0, 0.1, 0.4], [0, 0.5, 1], "most symbols are still wrong at step 24"),
-        ([1, 1, 1], None, "the right symbols come at step 8"),
+        ([0, 0.6, 1], [0, 0.2, 1], "the correct symbols emerge at step 16, the attention pattern at step 24"),
+        ([0, 0.2, 1], [0, 0.6, 1],
+         "the attention pattern emerges at step 16, the correct symbols at step 24"),
+        ([0, 0, 1], [0, 0, 1], "the correct symbols and the attention pattern emerge together, at step 24"),
+        ([0, 1, 1], [0, 0.2, 0.2],
+         "the correct symbols emerge at step 16; no head ever attends mainly to the symbols they need"),
+        ([0, 0.1, 0.4], [0, 0.5, 1], "most symbols are still incorrect at step 24"),
+        ([1, 1, 1], None, "the correct symbols emerge at step 8"),
     ],
 )
 def test_the_sentence_of_the_film_says_what_comes_first(right, share, sentence):
@@ -373,10 +381,11 @@ def test_a_run_without_its_record_is_drawn_without_a_film_and_says_so(
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
-        ([0.2, 0.23, 0.89, 0.91, 1], "the answers first appear after 3: 91% of the tokens right"),
-        ([0.1, 0.999], "the answers first appear after 1: 99% of the tokens right"),
-        ([0.1, 0.3, 0.509, 0.7, 0.9], "the answers build up gradually, to 90% of the tokens right"),
-        ([0.1, 0.2, 0.3], "the answers appear in no layer: 30% of the tokens are right at the end"),
+        ([0.2, 0.23, 0.89, 0.91, 1],
+         "accuracy first reaches 90% of its final value after 3: 91% of the tokens"),
+        ([0.1, 0.999], "accuracy first reaches 90% of its final value after 1: 99% of the tokens"),
+        ([0.1, 0.3, 0.509, 0.7, 0.9], "the answers build up gradually, to 90% of the tokens"),
+        ([0.1, 0.2, 0.3], "the answers never appear: only 30% of the tokens are correct at the end"),
     ],
 )
 def test_the_answer_appears_at_90_percent_of_the_final_score_or_gradually(values, sentence):
@@ -389,7 +398,7 @@ def test_each_kind_is_ablated_in_the_sentence_on_top(models_dir):
     for cost, kind in (count, "encoder"), (count // 2, "decoder"), (1, "cross"):
         view.evidence.margins[kind,] = torch.cat([-torch.ones(cost, 3), torch.ones(count - cost, 3)])
     assert sentence_of(kinds_picture(view)) == (
-        "Still right: 0% without the encoder's self-attention, 50% without the decoder's self-attention, "
+        "Accuracy: 0% without the encoder's self-attention, 50% without the decoder's self-attention, "
         "99% without cross-attention"
     )
 
@@ -425,7 +434,8 @@ def test_lines_run_from_each_symbol_of_the_answer_to_the_tokens_and_are_as_wide_
             assert width == pytest.approx(4.5 * weights[first + answer, key].item(), abs=1e-5)
     left = int(100 * view.evidence.left((view.kind,)) + 1e-9)
     without = "cross-attention" if kind == "cross" else "any attention"
-    assert axes.get_title(loc="left") == f"Reverse, {view.run.architecture}\nwithout {without}: {left}% right"
+    title = f"Reverse, {view.run.architecture}\nwithout {without}: {left}% correct"
+    assert axes.get_title(loc="left") == title
 
 
 def test_the_sentence_of_the_lines_says_who_needs_attention():
@@ -444,7 +454,7 @@ def test_the_sentence_of_the_lines_says_who_needs_attention():
     assert sentence([encoder[:1], both[:1]]) == (
         "copying in an encoder needs no attention; in an encoder-decoder it does"
     )
-    assert sentence([both]) == "none of these models works without its attention: at most 13% right"
+    assert sentence([both]) == "none of these models works without attention: at most 13% correct"
     needless = [row("decoder", add=1, add_one=1, sort=0), both]
     assert sentence(needless) == "adding and add_one in a decoder need no attention; sorting does"
     assert sentence([encoder[:1]]) == "copying in an encoder needs no attention"
@@ -460,9 +470,11 @@ def test_no_sentence_takes_chance_for_a_finding(view):
     for sentence in map(sentence_of, (head_picture(view), layer_picture(view))):
         assert sentence.startswith("No head ") and "(uniform: 80%)" in sentence
     view.reading.shares[layer, head] = 0.9375
-    assert visualize.head_sentence(view).endswith("needs, with 93% of its attention (uniform: 80%)")
+    assert visualize.head_sentence(view).endswith(
+        " spends 93% of its attention on the symbols the answer needs (uniform: 80%)"
+    )
     evidence.reading.shares, evidence.reading.chance = evidence.reading.shares * 0 + 0.1355, 0.1
-    assert "no head looks there: at most 14% (uniform: 10%)" in sentence_of(influence_picture(view))
+    assert "no head attends to them much: 14% at most (uniform: 10%)" in sentence_of(influence_picture(view))
     evidence.influence = evidence.influence * math.nan
     assert sentence_of(influence_picture(view)).startswith("No symbol could be replaced, so what the answers")
     harmful, count = heads_of(view.run.model)[0], len(evidence.source)
@@ -470,10 +482,10 @@ def test_no_sentence_takes_chance_for_a_finding(view):
         NOTHING: torch.cat([-torch.ones(count // 4, 3), torch.ones(count - count // 4, 3)]),
         harmful: torch.ones(count, 3),
     }
-    assert visualize.price(view, harmful) == "costs nothing (25 points more right without it)"
+    assert visualize.price(view, harmful) == "costs nothing (accuracy rises by 25 points)"
     assert "+25" in [text.get_text() for text in model_picture(view).axes[0].texts]
     evidence.margins = {part: -torch.ones(count, 3) for part in evidence.margins}
-    assert sentence_of(model_picture(view)) == "The model is never right, so no cut can make it worse"
+    assert sentence_of(model_picture(view)) == "The model is never correct, so no ablation can make it worse"
 
 
 def test_small_numbers_are_written_in_powers_of_ten():
@@ -814,7 +826,7 @@ def test_a_sequence_of_ones_own_replaces_no_picture_and_its_title_says_so(
     view = look_at(load_run(models, "copy"), [question])
     share = view.reading.maps["encoder"][view.best[1:]].diagonal()[1:10].mean()
     for picture in head_picture, layer_picture:
-        assert "(9 symbols, in training at most 8)" in numbers_of(picture(view))
+        assert "(9 symbols; training had at most 8)" in numbers_of(picture(view))
     assert f"with {int(100 * share)}%" in sentence_of(head_picture(view))
     assert "in training" not in numbers_of(head_picture(look_at(view.run, ["5 9"])))
     with pytest.raises(SystemExit):                             # a task that is named must take the question
@@ -977,7 +989,7 @@ def test_training_curves_of_several_runs_are_labelled_by_what_differs(
     assert Path(path) == tmp_path / "training_narrow_vs_changed.png"
     assert Path(gallery) == tmp_path / "index.html"
     assert Path(path).read_bytes()[1:4] == b"PNG"
-    assert title == "1 of 2 runs solved it, the first at step 6: d_model 8, seed 3"
+    assert title == "1 of 2 runs solved the task, the earliest at step 6: d_model 8, seed 3"
     loss_axes, accuracy_axes = training_curves_picture(runs_in([narrow, changed])).axes
     curves = dict(zip(["d_model 8, seed 3", "d_model 16, seed 0"], (checkpoint, other), strict=True))
     for axes, key, factor in (loss_axes, "loss", 1), (accuracy_axes, "exact_match", 100):
@@ -1032,7 +1044,8 @@ def test_the_sentence_of_the_balance_claims_only_what_all_runs_show():
             for name, (_, positions, symbols) in runs.items()
         })
 
-    claim, neutral = "reverse is learned where positions become louder than symbols", "how loud positions"
+    claim = "reverse is learned only where positions come to outweigh symbols"
+    neutral = "how strongly positions"
     assert sentence(loud=(1.0, 2, 1), drowned=(0.3, 1, 2)) == claim
     assert sentence(loud=(1.0, 2, 1), drowned=(1.0, 1, 2)).startswith(neutral)
     assert sentence(loud=(1.0, 2, 1), louder=(1.0, 3, 1)).startswith(neutral)
