@@ -211,9 +211,9 @@ def live_page(run: Run, format: str, tested_on: int, share: float) -> str:
     data, weights = page_data(run, format)
     warning = f"Code and weights no longer belong together: {run.changed}. " if run.changed else ""
     about = html.escape(warning) + (
-        f"A trained model: {count_parameters(run.model):,} weights, {percent(share, 2)} of "
-        f"{tests_text(run.config, tested_on)} right. Ask it, cut its heads, and see what breaks. "
-        "All of it is in this file."
+        f"A trained model with {count_parameters(run.model):,} parameters: {percent(share, 2)} of "
+        f"{tests_text(run.config, tested_on)} correct. Ask it questions, cut its heads and see what breaks. "
+        "Everything is in this one file."
     )
     sources = [ASSETS / "explorer.html", *ASSETS.glob("*.css"), *ASSETS.glob("*.js")]
     parts = {path.name: path.read_text(encoding="utf-8") for path in sources}
@@ -255,29 +255,29 @@ def save_page(run: Run, path: Path) -> None:
             with replacing(path) as unfinished:
                 unfinished.write_text(page, encoding="utf-8")
             return
-    raise ValueError(f"it takes {size / 1e6:.1f} MB, more than {LARGEST_PAGE / 1e6:.0f}")
+    raise ValueError(f"it takes {size / 1e6:.1f} MB, over the limit of {LARGEST_PAGE / 1e6:.0f} MB")
 
 
 # ---------------------------------------------------------------- the gallery
 
 
 LOOK_FOR = {                                                # by the beginning of a file's name, in this order
-    "attention_head": "Look along a row: its brightest cell is the token that this query reads most.",
-    "attention_layer": "Compare the heads of one layer: which read where the answers come from?",
-    "attention_model": "Look for the first layer whose heads read where the answers come from.",
-    "attention_kinds": "Compare the kinds of attention: which one reads the question for the answer?",
-    "influence": "Compare what the answers depend on with where the heads read.",
-    "ablation": "Look for the cuts after which little is right: those heads matter, bright or not.",
-    "layers": "Look for the step after which the answer is there: it was found in that step.",
-    "lengths": "Look at what happens beyond the lengths of training, and at which place it breaks.",
-    "training": "Look for the step at which all sequences are right.",
+    "attention_head": "Look along a row: its brightest cell is the token this query attends to most.",
+    "attention_layer": "Compare the heads of one layer: which attend to the symbols the answers come from?",
+    "attention_model": "Find the first layer whose heads attend to the symbols the answers come from.",
+    "attention_kinds": "Compare the kinds of attention: which one brings the question to the answer?",
+    "influence": "Compare the symbols the answers depend on with those the heads attend to.",
+    "ablation": "Look for cuts that leave few answers correct: those heads matter, bright or not.",
+    "layers": "Find the sublayer after which the answer is present: that is where it was found.",
+    "lengths": "See what happens beyond the training lengths, and at which position it breaks.",
+    "training": "Find the step at which every sequence is correct.",
     "mistakes": "Look for a kind that is rare among the questions and frequent among the mistakes.",
     "film": "Look for the step at which the pattern appears, and whether accuracy rises with it.",
     "weights": "Look at which part of the residual stream each matrix reads, and which it writes.",
-    "beside_trained": "Compare how few heads the task needs with how many training found.",
-    "balance": "Compare how loud positions and symbols are before and after training.",
+    "beside_trained": "Compare the few heads the task needs with the many that training found.",
+    "balance": "Compare how strongly positions and symbols count before and after training.",
 }
-SIDE_BY_SIDE = "Compare the tasks: from which tokens does each answer come?"
+SIDE_BY_SIDE = "Compare the tasks: which tokens does each answer come from?"
 PICTURES = (".png", ".svg", ".gif", ".pdf")
 
 
@@ -338,8 +338,8 @@ def figures(folder: Path) -> str:
         solved = f"solved at step {run['steps_to_solve']}" if run["steps_to_solve"] else "not solved"
         trained = f"{run['steps']} training steps, {solved}, seed {run['seed']}"
     tests = tests_text(Config(**run["config"]), run["test_sequences"])
-    right = f"{percent(run['test_exact_match'], 2)} of {tests} right"
-    return f"{run['parameters']:,} weights; {trained}; {right}."
+    correct = f"{percent(run['test_exact_match'], 2)} of {tests} correct"
+    return f"{run['parameters']:,} parameters; {trained}; {correct}."
 
 
 def anchor(title: str) -> str:
@@ -358,7 +358,8 @@ def section(title: str, of: str, intro: str, paths: list[Path], output: Path, fo
     name = anchor(title)
     return (
         f'<section id="{name}" {of} aria-labelledby="{name}-title"><h2 id="{name}-title">'
-        f"{html.escape(title)}</h2>{intro}<p class=\"hint\">Made by <code>{html.escape(command)}</code></p>\n"
+        f"{html.escape(title)}</h2>{intro}\n"
+        f"<p class=\"hint\">Made with <code>{html.escape(command)}</code></p>\n"
         f'<ul class="pictures">\n{cards}\n</ul></section>\n'
     )
 

@@ -2,7 +2,7 @@
 "use strict";
 
 const total = data.unseen.length, rightWithout = part => left.get(keyOf(part));
-const shareRight = count => `${percent(count / total)} right`;
+const shareRight = count => `${percent(count / total)} correct`;
 const points = count => `${pointsLost(count)} ${pointsLost(count) === 1 ? "point" : "points"}`;
 const ONE_POINT = total / 100;
 
@@ -23,10 +23,10 @@ const cutOf = part => ({name: placeOf(part), parts: [part], count: rightWithout(
 function brightestHead() {
   const {brightest, other, readers, share, moved} = data.guide;
   const title = "Is the brightest head the one that matters?";
-  const effect = "a head that is not the brightest and matters most";
+  const effect = "a head that matters most without being the brightest";
   if (!brightest) {
-    return {title, missing: "In this model no two heads can be compared by how much they read where "
-      + `the answers come from. ${elsewhere("reverse", "encoder", effect)}`};
+    return {title, missing: "This model has no two heads that can be compared by their attention to "
+      + `the symbols the answers come from. ${elsewhere("reverse", "encoder", effect)}`};
   }
   const [one, two] = [placeOf(brightest), placeOf(other)];
   const [withoutOne, withoutTwo] = [brightest, other].map(rightWithout);
@@ -36,17 +36,17 @@ function brightestHead() {
     ["Here the brightest head does matter most.", "The brightest head is not the one that matters most.",
       `Here the two matter equally: they cost ${points(withoutOne)} and ${points(withoutTwo)}.`][answer],
     readers > 1 && data.right - withoutOne <= ONE_POINT
-      ? `${readers} heads spend at least half of their attention where the answers come from, `
+      ? `${readers} heads spend at least half of their attention on the symbols the answers come from, `
         + "so the model can spare one." : "",
     share - moved >= .1
       ? `Without ${two}, ${one} spends ${percent(moved)} of its attention there instead of `
-        + `${percent(share)}: ${two} helps it to find the place.`
-      : answer === 1 ? `Without ${two}, ${one} reads as before, so ${two} does other work.` : "",
+        + `${percent(share)}: ${two} helps it find the position.`
+      : answer === 1 ? `Without ${two}, ${one} attends as before, so ${two} must do something else.` : "",
     answer === 1 ? "" : elsewhere("reverse", "encoder", effect),
   ];
   return {
     title, intro: `${sentence(one)} is the brightest head: it spends ${percent(share)} of its attention `
-      + `where the answers come from, more than any other. Compare it with ${two}.`,
+      + `on the symbols the answers come from, more than any other. Compare it with ${two}.`,
     question: "Which cut makes more answers wrong?", options: [one, two, "both about the same"], answer,
     cuts: [cutOf(brightest), cutOf(other)], found: found.filter(words => words).join(" "),
     look: [brightest, other],
@@ -58,15 +58,16 @@ function withoutAttention() {
   const parts = kinds.length > 1 ? kinds.map(kind => [kind]) : [];
   const effect = "that copying can do without any attention";
   return {
-    title: "Is anything right without attention?",
-    intro: "Attention is the only way in which one position can read another.",
-    question: "How many answers stay right when all attention is cut?",
+    title: "Does anything still work without attention?",
+    intro: "Attention is the only way information can move between positions.",
+    question: "How many answers are still correct when all attention is cut?",
     options: ["as many as before", "some", "none"], answer,
     cuts: [[], ...parts].map(cutOf),
     found: answer === 0
-      ? "Nothing is lost. Each position can say its part of the answer without reading any other."
-      : `${percent(count / total)} of the answers stay right: a position cannot say what it did not read. `
-        + (kinds.includes("cross") ? "Only cross-attention reads the question for the answer. " : "")
+      ? "Nothing is lost: each position can produce its part of the answer without reading any other."
+      : `${percent(count / total)} of the answers are still correct: `
+        + "a position cannot output what it has not read. "
+        + (kinds.includes("cross") ? "Only cross-attention carries the question to the answer. " : "")
         + elsewhere("copy", "encoder", effect),
     look: [],
   };
@@ -76,24 +77,24 @@ function twoHeads() {
   const title = "Can two heads stand in for each other?", {pair} = data.guide;
   const [one, two, count] = pair ?? [];
   if (!pair || data.right + count >= rightWithout(one) + rightWithout(two)) {       // both cost no more
-    return {title, missing: "In this model no two heads were found of which either can be cut at no cost, "
-      + `but not both. ${elsewhere("reverse", "encoder", "such a pair")}`};
+    return {title, missing: "In this model, no pair of heads was found in which either can be cut at no "
+      + `cost, but not both. ${elsewhere("reverse", "encoder", "such a pair")}`};
   }
   const both = {name: `${placeOf(one)} and ${placeOf(two)}`, parts: [one, two], count};
   return {
     title, intro: `Cut ${placeOf(one)} alone or ${placeOf(two)} alone, and next to nothing is lost.`,
     question: "What if both are cut?",
-    options: ["next to nothing is lost", "more is lost than by the two cuts alone"],
+    options: ["next to nothing is lost", "more is lost than by the two separate cuts together"],
     answer: 1, cuts: [cutOf(one), cutOf(two), both],
     found: `Alone they cost ${points(rightWithout(one))} and ${points(rightWithout(two))}, together `
-      + `${points(count)}. Each can do work of the other, so cutting one head alone understates what it `
-      + "does. This is called self-repair.",
+      + `${points(count)}. Each can do part of the other's work, so cutting one head alone understates what `
+      + "it does. This is called self-repair.",
     look: [one, two],
   };
 }
 
 const experiments = [brightestHead(), withoutAttention(), twoHeads()].map(one => data.right ? one : {
-  title: one.title, missing: "This model is never right, so no cut can make it worse. Train it longer.",
+  title: one.title, missing: "This model is never correct, so no cut can make it worse. Train it for longer.",
 });
 
 // ---------------------------------------------------------------- progress, kept when the page is reloaded
@@ -169,7 +170,7 @@ function renderGuide() {
     });
     item.querySelectorAll(".look").forEach(button => { button.hidden = !isDone; });
     item.querySelector(".found").replaceChildren(...isDone ? [element("b", {}, "Look."),
-      ` Your prediction was ${guess === answer ? "right" : `“${options[guess]}”`}. ${found}`] : []);
+      ` Your prediction was ${guess === answer ? "correct" : `“${options[guess]}”`}. ${found}`] : []);
     item.classList.toggle("done", isDone);
   });
 }
@@ -184,8 +185,8 @@ function makeSheet() {
       byId("sheet-experiments").append(
         element("h3", {}, heading), element("p", {}, intro),
         step("Predict.", question, options.map(text => `☐ ${text}`)),
-        step("Cut.", "", cuts.map(({name}) => `Without ${name}: _____ % right.`)),
-        step("Look.", "What I saw, and why I think it is so:"), element("div", {className: "room"}));
+        step("Cut.", "", cuts.map(({name}) => `Without ${name}: _____ % correct.`)),
+        step("Look.", "What I saw, and why I think it happened:"), element("div", {className: "room"}));
     }
     const measured = cuts?.map(({name, count}) => `Without ${name}: ${shareRight(count)}.`);
     byId("sheet-answers").append(step(heading, missing ?? [...measured, found].join(" ")));

@@ -37,14 +37,15 @@ function renderHead() {
   const step = state.step ?? answer.length, place = keyOf(part);
   for (const [key, {button}] of Object.entries(thumbnails)) button.classList.toggle("chosen", key === place);
   byId("head-title").textContent = `Look at ${placeOf(part)}`
-    + (state.cut.includes(place) ? ", which is cut: what it reads is lost" : "");
+    + (state.cut.includes(place) ? " (cut: its output is discarded)" : "");
   Object.assign(byId("step"), {max: answer.length, value: step});
   const stepText = step ? `token ${step} of ${answer.length}: ${nameOf(answer[step - 1])}` : "no token";
   byId("step").setAttribute("aria-valuetext", stepText);
   byId("step-text").textContent = stepText;
   [...byId("answer").children].forEach((item, i) => item.classList.toggle("later", i >= step));
   byId("cell").textContent =
-    `Query ${nameOf(queries[query])} reads key ${nameOf(keys[key])}: weight ${rows[query][key].toFixed(3)}`;
+    `Query ${nameOf(queries[query])} attends to key ${nameOf(keys[key])} `
+    + `with weight ${rows[query][key].toFixed(3)}`;
   renderLines(seen);
   renderGrid(seen);
   renderNumbers(seen);
@@ -102,17 +103,17 @@ function renderLines({keys, queries, rows, says, shown, query, key}) {
     ...(says ? words(answer, 293, null, first, "→") : []), ...targets,
   );
   byId("lines-caption").textContent =
-    `Above: the keys. Below: the queries that read them${says ? ", and what the model says there (→)" : ""}.`;
+    `Top: keys. Bottom: queries${says ? ", with the model's output at each (→)" : ""}.`;
 }
 
 function renderGrid({part, kind, keys, queries, rows, shown, query, key}) {
   const outlined = kind === answeringKind && asked.cells.length, grid = byId("grid");
   const heading = (scope, token, isAt) => element("th", {scope, className: isAt ? "at" : ""}, nameOf(token));
   const cell = (weight, q, k) => {
-    const isAt = q === query && k === key, reads = `${nameOf(queries[q])} reads ${nameOf(keys[k])}`;
+    const isAt = q === query && k === key, reads = `${nameOf(queries[q])} attends to ${nameOf(keys[k])}`;
     const masked = isMasked(kind, q, k), isOutlined = outlined && isOrigin(q, k), text = masked
-      ? `${nameOf(queries[q])} cannot read ${nameOf(keys[k])}, which comes later: masked`
-      : `${reads}: ${weight.toFixed(3)}${isOutlined ? ", where the right answer comes from" : ""}`;
+      ? `${nameOf(queries[q])} cannot attend to ${nameOf(keys[k])}, which comes later (masked)`
+      : `${reads}: ${weight.toFixed(3)}${isOutlined ? ", where the correct answer comes from" : ""}`;
     const named = {role: "gridcell", title: text, "aria-label": text};
     if (masked) return element("td", {...named, className: "masked"});
     return element("td", {
@@ -129,9 +130,9 @@ function renderGrid({part, kind, keys, queries, rows, shown, query, key}) {
       heading("row", queries[q], q === query), ...row.map((weight, k) => cell(weight, q, k)))),
   );
   if (hasFocus) grid.querySelector("td.at").focus({preventScroll: true});
-  byId("grid-caption").textContent = "The same weights: a row for each query, a column for each key."
-    + (outlined ? " Outlined: where the right answer comes from." : "")
-    + (kind === "decoder" ? " Hatched: masked, since it comes later." : "");
+  byId("grid-caption").textContent = "The same weights, with one row per query and one column per key."
+    + (outlined ? " Outlined: the symbols the correct answer comes from." : "")
+    + (kind === "decoder" ? " Hatched: masked (future tokens)." : "");
 }
 
 /** Inside one cell: q·k, divided by √Dh, softmax over the row, times the value. */
@@ -153,15 +154,16 @@ function renderNumbers({kind, head, keys, traced, rows, query, key}) {
   const say = words => element("p", {}, words);
   byId("numbers").replaceChildren(
     say(`q·k = ${text(scores[key])}, the sum of ${size} products:`),
-    element("table", {}, vector("q: what the query looks for", q), vector("k: what the key offers", k),
+    element("table", {}, vector("q: what the query is looking for", q),
+      vector("k: what the key can be found by", k),
       vector("products", q.map((value, i) => value * k[i]))),
-    say(`The same for each key of the row, divided by √${size} = ${text(Math.sqrt(size))}; `
-      + "softmax makes weights of it that sum to one:"),
+    say(`The same for every key in the row, divided by √${size} = ${text(Math.sqrt(size))}; `
+      + "softmax turns the results into weights that sum to one:"),
     element("table", {}, line("key", keys.map(nameOf), key),
       line("q·k", scores.map(score => text(score)), key),
       line(`÷ √${size}`, scores.map(score => text(score && score / Math.sqrt(size))), key),
       line("weight", rows[query].map(value => text(value, 3)), key)),
-    say("The weight times the key's value is what this key adds to the head's output, a sum over all keys:"),
+    say("Weight times value is this key's contribution to the head's output, which sums over all keys:"),
     element("table", {}, vector("v: what the key hands over", v),
       vector(`${text(weight, 3)} · v`, v.map(value => weight * value)), vector("output of the head", output)),
   );

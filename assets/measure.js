@@ -55,14 +55,14 @@ function renderScore() {
   const flags = right[jobOf(state.mode, state.cut)];
   const what = state.cut.length ? `Without ${cutInWords()}` : "Nothing is cut";
   byId("exact").textContent =
-    `${what}: ${flags ? percent(share(flags)) : "…"} of ${places.length} unseen sequences are right`;
+    `${what}: ${flags ? percent(share(flags)) : "…"} of ${places.length} unseen sequences are correct`;
   byId("lengths").classList.toggle("stale", !flags);
   byId("ask-wrong").disabled = !flags?.includes(false);
   if (!flags) return;
   const lengths = data.unseen.map(([content]) => content.length), different = [...new Set(lengths)];
   byId("lengths").replaceChildren(...different.sort((one, other) => one - other).map(length => {
     const good = share(flags.filter((_, i) => lengths[i] === length));
-    return element("li", {title: `length ${length}: ${percent(good)} right`},
+    return element("li", {title: `length ${length}: ${percent(good)} correct`},
       percent(good), element("span", {className: "bar", "--p": good}), String(length));
   }));
 }
@@ -76,8 +76,8 @@ function askWrong() {
 
 // ---------------------------------------------------------------- the page checks itself
 
-const DIFFERS = "This page computes something other than PyTorch does. If you changed transformer.py, make "
-  + "the same change in assets/transformer.js, and run python visualize.py again.";
+const DIFFERS = "This page's results differ from PyTorch's. If you changed transformer.py, make the same "
+  + "change in assets/transformer.js and run python visualize.py again.";
 const agreement = {logits: 0, cuts: new Map()};             // the largest difference; is each row the same?
 const rowsOfJob = new Map();                                // parts of the same heads are measured once
 data.table.forEach(([part], row) => {
@@ -116,11 +116,11 @@ function certify() {
   const {logits, cuts} = agreement, all = data.table.length;
   const differing = data.table.filter((_, row) => cuts.get(row) === false).map(([part]) => placeOf(part));
   const text = [
-    `The logits of ${data.checks.length} passes, intact and with cuts, differ from PyTorch's by at most`,
+    `In ${data.checks.length} forward passes, with and without cuts, logits differ from PyTorch's by at most`,
     `${logits.toExponential(1)}.`,
-    cuts.size < all ? `Every single cut is measured again: ${cuts.size} of ${all} …`
-      : `Every single cut was measured again: ${all - differing.length} of ${all} as in PyTorch.`,
-    differing.length ? `Not so: ${differing.join("; ")}.` : "",
+    cuts.size < all ? `Re-measuring each single cut: ${cuts.size} of ${all} …`
+      : `Each single cut was re-measured: ${all - differing.length} of ${all} agree with PyTorch.`,
+    differing.length ? `These differ: ${differing.join("; ")}.` : "",
   ].join(" ").trim();
   if (logits < 1e-3 && !differing.length) byId("certificate").textContent = text;
   else warn(text);

@@ -58,11 +58,13 @@ function range() {
 function check(content) {
   const {task, form, symbols, answer_lengths: lengths} = data, most = Number(Object.keys(lengths).at(-1));
   const problems = [
-    [!content.length, `type a question: ${form === "other symbols" ? `symbols of ${range()}` : form}`],
+    [!content.length,
+      `type a question: ${form === "other symbols" ? `any of the symbols ${range()}` : form}`],
     [!content.every(token => symbols.includes(token)), `not all tokens are symbols of ${task}: ${range()}`],
-    [content.length > most, `${content.length} symbols are too many: this model has positions for ${most}`],
+    [content.length > most,
+      `${content.length} symbols are too many: this model has positions for at most ${most}`],
     [rule && !isValid(content), `${textOf(content)} is not a valid question for ${task}; write ${form}`],
-    [!(content.length in lengths), `${task}: no question of length ${content.length} is known here`],
+    [!(content.length in lengths), `${task} has no questions of length ${content.length}`],
   ];
   for (const [is, problem] of problems) if (is) throw new Error(problem);
 }
@@ -179,12 +181,12 @@ function renderAnswer() {
   const {answer, logits, first} = asked, right = rightAnswer(state.content), whole = right && [...right, END];
   const said = textOf(answer.at(-1) === END ? answer.slice(0, -1) : answer);
   const good = whole?.join() === answer.join();
-  const verdict = !right ? "(the right answer is not known here)" : good ? "✓" : `✗ not ${textOf(right)}`;
+  const verdict = !right ? "(correct answer unknown)" : good ? "✓" : `✗ correct: ${textOf(right)}`;
   byId("verdict").textContent = `${textOf(state.content)} → ${said} ${verdict}`;
   byId("answer").replaceChildren(...answer.map((token, i) => {
     const chances = softmax(logits[first + i]), wrong = whole && whole[i] !== token;
     const likely = chances.map((_, other) => other).sort((one, other) => chances[other] - chances[one]);
-    const mark = !whole ? "" : wrong ? `✗ not ${nameOf(whole[i] ?? PAD)}` : "✓";
+    const mark = !whole ? "" : wrong ? `✗ → ${nameOf(whole[i] ?? PAD)}` : "✓";
     return element("li", {className: wrong ? "wrong" : ""},
       element("b", {}, nameOf(token)), element("span", {className: "due"}, mark),
       ...likely.slice(0, 3).map(other => element("span", {className: "chance", "--p": chances[other]},

@@ -22,7 +22,8 @@ function headInLink(text) {
   const part = partOf(text).map((word, i) => i ? word - 1 : word), heads = headsOf(model);
   const found = heads.find(head => keyOf(head) === keyOf(part));
   if (!found) {
-    throw new Error(`this model has no head ${inShort(text)}; its heads are ${inLink(heads[0])} and so on`);
+    const all = `${inLink(heads[0])}, … , ${inLink(heads.at(-1))}`;
+    throw new Error(`this model has no head ${inShort(text)}; its heads are ${all}`);
   }
   return found;
 }
@@ -45,7 +46,7 @@ function followLink() {
     problem("");
   } catch (error) {
     if (!asked) change({});
-    problem(`This link does not work here: ${error.message}`);
+    problem(`This link does not fit this model: ${error.message}`);
   }
   byId("question").value = textOf(state.content);
 }
@@ -68,9 +69,9 @@ async function copyLink() {
   writeLink();
   try {
     await navigator.clipboard.writeText(location.href);
-    byId("shared").textContent = "The link is copied.";
+    byId("shared").textContent = "Link copied.";
   } catch {                                                 // the browser does not let us
-    byId("shared").textContent = "The address of this page is the link: copy it from there.";
+    byId("shared").textContent = "Could not copy; please copy the link from the address bar.";
   }
 }
 
@@ -129,5 +130,5 @@ function savePicture() {
   const file = URL.createObjectURL(new Blob([text], {type: "image/svg+xml"}));
   const name = `${task}_${architecture}_${inLink(view().part)}.svg`;
   element("a", {href: file, download: name}).click();
-  byId("shared").textContent = `${name} is saved.`;
+  byId("shared").textContent = `Saved as ${name}.`;
 }

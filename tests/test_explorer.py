@@ -208,7 +208,7 @@ def test_a_reader_types_and_is_answered_at_once(handmade, browser):
     opened(browser, handmade[1])
     question, empty = browser.find_element("id", "question"), [Keys.CONTROL, "a", Keys.NULL, Keys.BACKSPACE]
     question.send_keys(*empty)
-    assert text_of(browser, "problem") == "type a question: symbols of 4 … 19"
+    assert text_of(browser, "problem") == "type a question: any of the symbols 4 … 19"
     question.send_keys("5 7 9")
     assert text_of(browser, "verdict") == "5 7 9 → 9 7 5 ✓" and text_of(browser, "problem") == ""
     symbols = browser.find_element("id", "symbols").find_elements("tag name", "button")
@@ -219,7 +219,7 @@ def test_a_reader_types_and_is_answered_at_once(handmade, browser):
     assert text_of(browser, "verdict") == "5 7 9 → 9 7 5 ✓"
     for typed, problem in (
         (" 3", "3 is not a symbol of reverse; choose from 4 … 19"),
-        (" 4 4 4 4 4 4", "9 symbols are too many: this model has positions for 8"),
+        (" 4 4 4 4 4 4", "9 symbols are too many: this model has positions for at most 8"),
     ):
         question.send_keys(*empty, "5 7 9", typed)
         assert text_of(browser, "problem") == problem
@@ -233,13 +233,15 @@ def test_cuts_break_the_answer_and_the_score_is_that_of_ablation(handmade, brows
     run, path = handmade
     opened(browser, path)
     evidence = Evidence(run, explorer.SEQUENCES)
-    assert wait_for(browser, "exact", "% of 200") == "Nothing is cut: 100% of 200 unseen sequences are right"
+    assert wait_for(browser, "exact", "% of 200") == (
+        "Nothing is cut: 100% of 200 unseen sequences are correct"
+    )
     finds_end, fetches = browser.find_elements("css selector", "td .cut")
     finds_end.click()
-    assert "✗ not" in text_of(browser, "verdict")
+    assert "✗ correct:" in text_of(browser, "verdict")
     left = percent(evidence.left(("encoder", 0)))           # its only head: the whole layer
     right = wait_for(browser, "exact", "% of 200")
-    assert right == f"Without layer 1: {left} of 200 unseen sequences are right"
+    assert right == f"Without layer 1: {left} of 200 unseen sequences are correct"
     fetches.click()
     assert wait_for(browser, "exact", "% of 200").startswith("Without all attention: ")
     browser.find_element("id", "undo").click()
@@ -261,7 +263,7 @@ def test_pointer_and_arrow_keys_look_into_the_same_cell_everywhere(handmade, bro
 
     def shown(layer: int, query: int, key: int) -> str:
         weight = maps[layer][query, key].item()
-        return f"Query {names[query]} reads key {names[key]}: weight {weight:.3f}"
+        return f"Query {names[query]} attends to key {names[key]} with weight {weight:.3f}"
 
     assert text_of(browser, "cell") == shown(1, 1, 4)       # it says the first symbol, and reads it there
     cell = browser.find_element("css selector", "#grid td.at")
@@ -305,9 +307,9 @@ def test_a_generating_model_is_stepped_token_by_token(browser, stepped):
     assert text_of(browser, "step-text") == "token 4 of 4: END"
     browser.find_element("id", "forward").click()
     assert text_of(browser, "step-text") == "token 1 of 4: 5"
-    assert text_of(browser, "cell") == "Query START reads key 5: weight 1.000"
+    assert text_of(browser, "cell") == "Query START attends to key 5 with weight 1.000"
     browser.find_element("id", "forward").click()
-    assert text_of(browser, "cell") == "Query 5 reads key 7: weight 1.000"
+    assert text_of(browser, "cell") == "Query 5 attends to key 7 with weight 1.000"
     assert len(browser.find_elements("css selector", "#grid tr:not(.later) th[scope=row]")) == 2
     browser.find_element("id", "back").click()
     assert text_of(browser, "step-text") == "token 1 of 4: 5"
@@ -338,13 +340,13 @@ def test_an_experiment_is_predicted_then_cut_then_explained_and_kept(handmade, b
     assert not one.is_enabled() and "Look." not in first.text
     first.find_elements("tag name", "input")[1].click()
     one.click()
-    assert "✗ not" in text_of(browser, "verdict") and "Look." not in first.text
+    assert "✗ correct:" in text_of(browser, "verdict") and "Look." not in first.text
     assert wait_for(browser, "exact", "% of").startswith("Without layer 2: 0% of 200")
     browser.refresh()
     first = experiment(browser, 1)
     assert first.find_elements("tag name", "input")[1].is_selected()
     one, two = first.find_elements("css selector", ".try")
-    assert one.text.endswith("(fetches the symbol): 0% right")
+    assert one.text.endswith("(fetches the symbol): 0% correct")
     two.click()
     found = first.find_element("css selector", ".found").text
     assert "Your prediction was “layer 1, head 1 (finds END)”. Here the two matter equally" in found
@@ -369,15 +371,15 @@ def test_the_guide_says_what_the_numbers_of_a_run_show(handmade, browser):
     """
     seldom, pair = browser.execute_script(script, 200, 60, 0.5)
     assert seldom.startswith("The brightest head is not the one that matters most. 3 heads spend")
-    assert "(finds END) helps it to find the place." in seldom and "To try it" not in seldom
+    assert "(finds END) helps it find the position." in seldom and "To try it" not in seldom
     assert pair.startswith("Alone they cost 70 points and 0 points, together 80 points.")
     _, no_pair = browser.execute_script(script, 200, 60, 0.5, 60)
-    assert no_pair.startswith("In this model no two heads were found")
+    assert no_pair.startswith("In this model, no pair of heads was found")
     usual, _ = browser.execute_script(script, 100, 199, 1.0)
     assert usual.startswith("Here the brightest head does matter most. A model trained on reverse")
     assert "spare" not in usual and "place" not in usual
     other, _ = browser.execute_script(script, 100, 60, 1.0)
-    assert "reads as before, so layer 1, head 1 (finds END) does other work." in other
+    assert "attends as before, so layer 1, head 1 (finds END) must do something else." in other
 
 
 def test_where_a_run_does_not_show_an_effect_the_page_says_what_to_try(browser, stepped):
@@ -385,7 +387,7 @@ def test_where_a_run_does_not_show_an_effect_the_page_says_what_to_try(browser, 
     assert "To try it: python train.py --task reverse --architecture encoder" in experiment(browser, 3).text
     texts = browser.execute_script("return experiments.map(({found, missing}) => found ?? missing)")
     assert "python train.py --task copy --architecture encoder, then python visualize.py" in texts[1]
-    assert "Only cross-attention reads the question for the answer." in texts[1]
+    assert "Only cross-attention carries the question to the answer." in texts[1]
 
 
 def test_a_model_that_is_never_right_has_no_experiments(browser, random_page):
@@ -393,7 +395,7 @@ def test_a_model_that_is_never_right_has_no_experiments(browser, random_page):
     assert Evidence(run, 200).left() == 0
     opened(browser, path)
     for number in 1, 2, 3:
-        assert "This model is never right" in experiment(browser, number).text
+        assert "This model is never correct" in experiment(browser, number).text
 
 
 def test_a_wrong_answer_is_asked_on_demand(browser, handmade):
@@ -406,7 +408,7 @@ def test_a_wrong_answer_is_asked_on_demand(browser, handmade):
     questions = set()
     for _ in range(3):
         button.click()
-        assert "✗ not" in text_of(browser, "verdict")
+        assert "✗ correct:" in text_of(browser, "verdict")
         questions.add(text_of(browser, "verdict"))
     assert len(questions) == 3
 
@@ -448,22 +450,22 @@ def test_a_link_brings_back_the_question_the_head_the_cuts_and_the_step(browser,
     assert texts() == before
     assert browser.find_element("css selector", "[value=mean]").is_selected()
     browser.find_element("id", "copy-link").click()
-    assert wait_for(browser, "shared", "link") in (
-        "The link is copied.", "The address of this page is the link: copy it from there.",
+    assert wait_for(browser, "shared", "cop") in (
+        "Link copied.", "Could not copy; please copy the link from the address bar.",
     )
 
 
 @pytest.mark.parametrize(
     ("link", "said"), [
         ("ask=5+7+99", "99 is not a symbol of copy; choose from 4 … 19"),
-        ("head=encoder.9.1", "this model has no head encoder.9.1; its heads are encoder.1.1 and so on"),
-        ("cut=layer1", "this model has no head layer1; its heads are encoder.1.1 and so on"),
+        ("head=encoder.9.1", "this model has no head encoder.9.1; its heads are encoder.1.1, … , cross.1.1"),
+        ("cut=layer1", "this model has no head layer1; its heads are encoder.1.1, … , cross.1.1"),
     ]
 )
 def test_a_link_that_does_not_fit_the_model_is_reported_in_one_line(browser, stepped, link, said):
     browser.get("about:blank")
     browser.get(f"{stepped[1].as_uri()}#{link}")
-    assert wait_for(browser, "problem", "link") == f"This link does not work here: {said}"
+    assert wait_for(browser, "problem", "link") == f"This link does not fit this model: {said}"
     assert text_of(browser, "verdict").endswith("✓")
 
 
@@ -498,7 +500,7 @@ def test_whatever_stands_in_a_link_is_followed_or_refused_in_one_short_line(step
         assert "→" in wait_for(browser, "verdict", "✓"), link[:50]
         said = text_of(browser, "problem")
         assert len(said) < 150 and "\n" not in said
-        assert said.startswith("This link does not work here: ") or said == ""
+        assert said.startswith("This link does not fit this model: ") or said == ""
     assert browser.execute_script("return window.owned") is None and browser.get_log("browser") == []
 
 
@@ -528,8 +530,8 @@ def test_a_picture_is_saved_with_its_sentence_and_the_weights(browser, handmade,
     svg = ElementTree.parse(file).getroot()
     name = "{http://www.w3.org/2000/svg}"
     assert svg.find(f"{name}title").text == (
-        "5 7 9 11 → 11 9 7 5 ✓; Nothing is cut: 100% of 200 unseen sequences are right; "
-        "layer 2, head 1 (fetches the symbol): Query 5 reads key 11: weight 1.000"
+        "5 7 9 11 → 11 9 7 5 ✓; Nothing is cut: 100% of 200 unseen sequences are correct; "
+        "layer 2, head 1 (fetches the symbol): Query 5 attends to key 11 with weight 1.000"
     )
     by_pytorch(run, [5, 7, 9, 11])
     weights = run.model.attention_layers()["encoder"][1].attention_weights[0, 0]
@@ -624,21 +626,21 @@ def test_each_table_is_one_tab_stop_in_which_arrow_keys_move(browser, handmade):
         f"look at {finds_end}", f"✂ −100: cut {finds_end}", f"look at {fetches}", f"✂ −100: cut {finds_end}",
     ]
     pressed(Keys.ENTER)
-    assert "✗ not" in text_of(browser, "verdict")
+    assert "✗ correct:" in text_of(browser, "verdict")
     pressed(Keys.ENTER)
     assert pressed(Keys.TAB, Keys.TAB, Keys.TAB) == "attention as lines between tokens"
-    outlined = ", where the right answer comes from"
-    assert pressed(Keys.TAB) == f"5 reads 9: 1.000{outlined}"
+    outlined = ", where the correct answer comes from"
+    assert pressed(Keys.TAB) == f"5 attends to 9: 1.000{outlined}"
     assert pressed(Keys.HOME) == "5 reads START: 0.000"
     assert pressed(Keys.END) == "5 reads END: 0.000"
     assert pressed(Keys.ARROW_DOWN, Keys.ARROW_LEFT, Keys.ARROW_LEFT) == f"7 reads 7: 1.000{outlined}"
-    assert pressed(Keys.TAB) == "the numbers inside the cell"
+    assert pressed(Keys.TAB) == "how this cell's weight is calculated"
 
 
 # ---------------------------------------------------------------- it checks itself, and needs nothing else
 
 
-def certificate(browser, words: str = "as in PyTorch") -> tuple[str, bool]:
+def certificate(browser, words: str = "agree with PyTorch") -> tuple[str, bool]:
     """What the page says when all is measured again, and whether it says so in red."""
     text = wait_for(browser, "certificate", words)
     return text, "wrong" in browser.find_element("id", "certificate").get_attribute("class")
@@ -654,7 +656,7 @@ def test_a_page_agrees_with_pytorch_and_asks_nobody(random_page, browser, worker
     text, red = certificate(browser)
     browser.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", added)
     parts = len(parts_of(run.model))
-    assert not red and f"{parts} of {parts} as in PyTorch" in text
+    assert not red and f"{parts} of {parts} agree with PyTorch" in text
     assert float(re.search("at most ([0-9.e+-]+)", text)[1].rstrip(".")) < 1e-4
     assert browser.get_log("browser") == []
     messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
@@ -672,7 +674,7 @@ def test_a_page_with_other_weights_says_so_in_red(browser, handmade, tmp_path):
     path = tmp_path / "explorer.html"
     path.write_text(page.replace(weights, weights[8000:16000] + weights[8000:]))
     text, red = certificate(opened(browser, path))
-    assert red and text.startswith("This page computes something other than PyTorch does.")
+    assert red and text.startswith("This page's results differ from PyTorch's.")
     assert browser.execute_script("return byId('certificate').closest('header') !== null")
 
 
@@ -683,9 +685,9 @@ def test_a_task_of_ones_own_is_judged_only_where_its_answer_is_known(browser, tm
     opened(browser, path)
     content, answer, _ = browser.execute_script("return data.examples[0]")
     assert answer == content[-1:] + content[:-1]
-    assert re.search("✓|✗ not", text_of(browser, "verdict"))
+    assert re.search("✓|✗ correct:", text_of(browser, "verdict"))
     browser.execute_script("write('5 7 9 11 13')")
-    assert text_of(browser, "verdict").endswith("(the right answer is not known here)")
+    assert text_of(browser, "verdict").endswith("(correct answer unknown)")
     browser.execute_script("write('')")
     assert text_of(browser, "problem") == "type a question: <b>anything</b>"
 
@@ -703,7 +705,7 @@ def test_a_task_that_was_changed_is_not_judged_by_the_rule_it_had(browser, tmp_p
         path = page_of(random_run(task="copy", architecture="encoder"), tmp_path / "explorer.html")
     opened(browser, path)
     browser.execute_script("write('5 7 9 11 13')")
-    assert text_of(browser, "verdict").endswith("(the right answer is not known here)")
+    assert text_of(browser, "verdict").endswith("(correct answer unknown)")
 
 
 def test_a_page_of_a_model_with_other_parts_says_what_to_do(browser, tmp_path):
@@ -728,14 +730,14 @@ def test_weights_travel_as_float32_where_rounding_would_change_what_is_right(tmp
     page = page_of(run, tmp_path / "explorer.html").read_text()
     assert '"format": "float32"' in page
     distinct = len(run.config.draw(50, fixed_generator("test"), "test")[0].unique(dim=0))
-    assert f"100% of 50 test sequences ({distinct} distinct) right" in page and distinct < 50
+    assert f"100% of 50 test sequences ({distinct} distinct) correct" in page and distinct < 50
     with patch.object(explorer, "LARGEST_PAGE", len(page) - 1):
         smaller = page_of(run, tmp_path / "explorer.html").read_text()
     assert '"format": "float16"' in smaller and "100% of 50" not in smaller
 
 
 @pytest.mark.parametrize(
-    ("limit", "said"), [(5_000, "its weights take 0.0 MB, over"), (60_000, "it takes 0.2 MB, more")]
+    ("limit", "said"), [(5_000, "its weights take 0.0 MB, over"), (60_000, "it takes 0.2 MB, over")]
 )
 def test_a_model_that_is_too_large_has_no_page_and_the_program_says_why(limit, said, tmp_path):
     with patch.object(explorer, "LARGEST_PAGE", limit), pytest.raises(ValueError, match=said):
@@ -833,13 +835,13 @@ def test_the_gallery_shows_all_that_is_there_with_figures_command_and_what_to_lo
     expected = {path for path in tmp_path.rglob("*.*") if path.suffix != ".json"}
     assert links == expected - {page, folder / "my_notes.png"}
     section = browser.find_element("id", "copy-encoder")
-    assert "1,234 weights; 200 training steps, solved at step 96, seed 3; 99.99% of 10,000" in section.text
-    assert "test sequences (6,584 distinct) right." in section.text
+    assert "1,234 parameters; 200 training steps, solved at step 96, seed 3; 99.99% of 10,000" in section.text
+    assert "test sequences (6,584 distinct) correct." in section.text
     assert "Made by python visualize.py --models-dir here" in section.text
     assert "python visualize.py --sequence 5 9 --dark --models-dir here" in section.text
     picture = section.find_element("css selector", "[src$='ablation.png']")
     assert picture.get_attribute("alt") == "Ablation of copy & encoder. How to read it <here>."
-    assert "Look for the cuts after which little is right" in section.text
+    assert "Look for cuts that leave few answers correct" in section.text
     heads = [figure.text for figure in section.find_elements("tag name", "b")]
     assert heads == [
         "Attention_head of copy & encoder", "A sequence of my own", "attention_layer.pdf",

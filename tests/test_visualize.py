@@ -827,8 +827,8 @@ def test_a_sequence_of_ones_own_replaces_no_picture_and_its_title_says_so(
     share = view.reading.maps["encoder"][view.best[1:]].diagonal()[1:10].mean()
     for picture in head_picture, layer_picture:
         assert "(9 symbols; training had at most 8)" in numbers_of(picture(view))
-    assert f"with {int(100 * share)}%" in sentence_of(head_picture(view))
-    assert "in training" not in numbers_of(head_picture(look_at(view.run, ["5 9"])))
+    assert f"at {int(100 * share)}%" in sentence_of(head_picture(view))
+    assert "training had" not in numbers_of(head_picture(look_at(view.run, ["5 9"])))
     with pytest.raises(SystemExit):                             # a task that is named must take the question
         call_main(monkeypatch, "--models-dir", models, "--task", "copy", "add", "--sequence", "5 9")
     assert capsys.readouterr().err.startswith("error: 5 9 is not a valid question for add;")
@@ -1013,7 +1013,7 @@ def test_the_balance_of_positions_and_symbols_is_drawn_as_measured(models_dir, t
     one, other = (run_folder(models_dir, "reverse", name) for name in ("encoder", "encoder-decoder"))
     call_main(monkeypatch, "--balance", one, other, "--models-dir", models_dir, "--output-dir", tmp_path)
     path = tmp_path / "balance_reverse_task-encoder_vs_reverse_task-encoder-decoder.png"
-    assert path.exists() and capsys.readouterr().out.startswith(f"{path}: How loud positions and symbols are")
+    assert path.exists() and capsys.readouterr().out.startswith(f"{path}: How strongly positions")
     shutil.copytree(one, tmp_path / "kept")                     # as cp -r does
     copied = visualize.evidence_in([tmp_path / "kept"])["kept"].run
     assert copied.config == load_run(models_dir, "reverse").config
