@@ -268,7 +268,7 @@ def test_rms_norm_takes_the_place_of_every_layer_norm():
 # ---------------------------------------------------------------- exercises
 
 
-BY_HAND = "Break the model built by hand"
+BY_HAND = "Break a hand-built model"
 DIFFS = [text.splitlines() for text in blocks(EXERCISES, "diff")]
 
 
