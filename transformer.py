@@ -1,14 +1,14 @@
 """The Transformer, from scratch, in reading order.
 
-Attention → heads → positions → layer norm → feed-forward → block → three models → generate. PyTorch gives us
+Attention → heads → positions → layer norm → feed-forward → block → three models → generate. PyTorch provides
 the linear layer, the embedding table, dropout, softmax, ReLU, GELU and autograd. Everything else is written
-out here, and what you read is what runs: in training, in generation and for the pictures. Only LayerNorm
+out here, and the code you read is the code that runs, in training, generation and plotting. Only LayerNorm
 calls PyTorch's fused function. tests/test_transformer.py compares each part with PyTorch's own layers.
 `python transformer.py` walks one small batch through a model.
 
 Shapes, batch first everywhere:
     B batch   S source length   T target length   D d_model   H heads   Dh = D/H   V vocabulary
-Attention weights are (B, H, T, S): row = query (who reads), column = key (what is read).
+Attention weights are (B, H, T, S): row = query (attends), column = key (attended to).
 True in a mask means "may attend". Section and equation numbers are those of Vaswani et al. 2017,
 "Attention Is All You Need" (arXiv:1706.03762).
 """
@@ -25,20 +25,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-PAD, START, END = 0, 1, 2                                   # PAD fills short rows; nobody attends to it
-POSITION_BASE = 50.0                                        # of the sinusoids; the paper has 10,000
-ACTIVATION = "gelu"                                         # in the feed-forward; the paper has "relu"
+PAD, START, END = 0, 1, 2                                   # PAD fills short rows; no token attends to it
+POSITION_BASE = 50.0                                        # of the sinusoids; the paper uses 10,000
+ACTIVATION = "gelu"                                         # of the feed-forward; the paper uses "relu"
 
 
 def check_positive(**sizes: float) -> None:
-    """ValueError for the first size below one."""
+    """Raise ValueError for the first size below one."""
     for name, size in sizes.items():
-        if not size >= 1:                                   # refuses nan too
+        if not size >= 1:                                   # also rejects NaN
             raise ValueError(f"{name}={size} is too small; choose 1 or more")
 
 
 def check_known(choices: Iterable, **chosen: object) -> None:
-    """ValueError for the first value that is not among the choices."""
+    """Raise ValueError for the first value that is not among the choices."""
     for name, value in chosen.items():
         if value not in list(choices):
             choice = ", ".join(map(repr, choices))
@@ -51,7 +51,7 @@ def is_transformed() -> bool:
 
 
 def check_mask(mask: Tensor, shape: torch.Size) -> None:
-    """ValueError unless a mask is boolean and broadcasts to the shape of the scores, (B, H, T, S)."""
+    """Raise ValueError unless a mask is boolean and broadcasts to the shape of the scores, (B, H, T, S)."""
     if mask.dtype != torch.bool:
         raise ValueError(f"mask is of {mask.dtype}; give booleans, True = may attend")
     sizes = (1,) * (len(shape) - mask.dim()) + tuple(mask.shape)
@@ -66,12 +66,13 @@ def scaled_dot_product_attention(
     """Mix the values by how well each query matches each key: softmax(QKᵀ/√Dh)·V (eq. 1).
 
     query (B, H, T, Dh), key and value (B, H, S, Dh), mask broadcastable to (B, H, T, S), True = may attend.
-    Returns the mixture (B, H, T, Dh) and the weights (B, H, T, S), whose rows sum to one. A row that may
-    attend to nothing is all zeros. The weights that mix have dropout, those that are returned do not.
+    Returns the weighted average (B, H, T, Dh) and the weights (B, H, T, S), whose rows sum to one. A row with
+    nothing to attend to is all zeros. Dropout applies to the weights used in the average, not to those
+    returned.
 
-    A sum of Dh products spreads as √Dh. Without the division, the softmax of a wide head is all or nothing,
-    and its gradient vanishes (`python tests/benchmark.py --what-decides`). Dividing the query, not the sum,
-    keeps large products within the range of float16.
+    The standard deviation of a sum of Dh products grows as √Dh. Without the division, the softmax of a wide
+    head saturates and its gradient vanishes (`python tests/benchmark.py --what-decides`). Dividing the query,
+    not the sum, keeps large products within the range of float16.
     """
     scores = query / math.sqrt(query.size(-1)) @ key.transpose(-2, -1)      # (B, H, T, S)
     if mask is not None:
@@ -85,10 +86,11 @@ def scaled_dot_product_attention(
 
 
 class MultiHeadAttention(nn.Module):
-    """H attentions side by side, each in its own Dh dimensions: Concat(head₁ … head_H)·Wᴼ (section 3.2.2).
+    """H parallel attention heads, each in its own Dh dimensions: Concat(head₁ … head_H)·Wᴼ (section 3.2.2).
 
-    Each head mixes with weights of its own, so several can look at several places at once. Reversing needs
-    only one (tests/benchmark.py --what-decides). ValueError where d_model is not divisible by num_heads.
+    Each head has its own attention weights, so several heads can look at several positions at once. Reversing
+    needs only one (tests/benchmark.py --what-decides). Raises ValueError if d_model is not divisible by
+    num_heads.
     """
 
     def __init__(self, d_model: int, num_heads: int, dropout: float = 0.0):
@@ -110,16 +112,16 @@ class MultiHeadAttention(nn.Module):
 
     @property
     def attention_weights(self) -> Tensor:
-        """The weights (B, H, T, S) of the last pass, before dropout and detached."""
+        """The attention weights (B, H, T, S) of the last pass, before dropout and detached."""
         if self.last_weights is None:
             raise ValueError("there are no attention weights yet; call the model first")
         return self.last_weights
 
     def forward(self, x: Tensor, memory: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """Each position of x (B, T, D) reads from memory (B, S, D), which is x itself in self-attention.
+        """Let each position of x (B, T, D) attend to memory (B, S, D); in self-attention, memory is x itself.
 
-        mask is broadcastable to (B, H, T, S). Returns (B, T, D). The weights stay in self.attention_weights,
-        before dropout and detached, until the next pass.
+        mask is broadcastable to (B, H, T, S). Returns (B, T, D). The weights, detached and before dropout,
+        remain in self.attention_weights until the next pass.
         """
         memory = x if memory is None else memory
         query = self.split_heads(self.query_projection(x))                  # (B, H, T, Dh)
@@ -127,7 +129,7 @@ class MultiHeadAttention(nn.Module):
         value = self.split_heads(self.value_projection(memory))             # (B, H, S, Dh)
         dropout = self.dropout if self.training else 0.0
         mixture, weights = scaled_dot_product_attention(query, key, value, mask, dropout)
-        if not torch.compiler.is_exporting() and not is_transformed():      # those keep nothing aside
+        if not torch.compiler.is_exporting() and not is_transformed():      # those cannot store side results
             self.last_weights = weights.detach()
         return self.output_projection(mixture.transpose(1, 2).flatten(2))   # (B, T, H·Dh) → (B, T, D)
 
@@ -137,11 +139,11 @@ class MultiHeadAttention(nn.Module):
 
 
 def sinusoidal_encoding(max_len: int, d_model: int, base: float = POSITION_BASE) -> Tensor:
-    """The paper's position signal, (max_len, D): column 2i is sin(pos/base^(2i/D)), column 2i+1 its cosine.
+    """The paper's position encoding, (max_len, D): column 2i is sin(pos/base^(2i/D)), column 2i+1 its cosine.
 
-    Each pair of columns is a clock hand. The fastest turns by one radian a token, the slowest by nearly
-    1/base. With the paper's base of 10,000 they tell thousands of positions apart, but within ten positions
-    most of them hardly move (section 3.5).
+    Each pair of columns is a clock hand. The fastest turns by one radian per token, the slowest by about
+    1/base. With the paper's base of 10,000, they distinguish thousands of positions, but most barely move
+    within ten (section 3.5).
     """
     position = torch.arange(max_len, dtype=torch.float64).unsqueeze(1)                      # (max_len, 1)
     speed = base ** (-torch.arange(0, d_model, 2, dtype=torch.float64) / d_model)        # (⌈D/2⌉,)
@@ -155,10 +157,10 @@ POSITIONAL = "sinusoidal", "learned"
 
 
 class PositionalEncoding(nn.Module):
-    """Adds to each token a signal of where it stands: attention alone cannot tell [5, 7] from [7, 5].
+    """Add to each token a vector for its position: attention alone cannot tell [5, 7] from [7, 5].
 
-    "sinusoidal" is the paper's fixed table, "learned" a trained one of the same shape (max_len, D).
-    ValueError for another word or a base below one, and in forward for more than max_len tokens.
+    "sinusoidal" is the paper's fixed table, "learned" a trainable one of the same shape (max_len, D). Raises
+    ValueError for any other name or a base below one, and in forward for more than max_len tokens.
     """
 
     def __init__(
@@ -172,7 +174,7 @@ class PositionalEncoding(nn.Module):
             table = sinusoidal_encoding(max_len, d_model, position_base)
             self.register_buffer("table", table)
         else:
-            self.table = nn.Parameter(torch.randn(max_len, d_model) * math.sqrt(0.5))   # as loud as a sine
+            self.table = nn.Parameter(torch.randn(max_len, d_model) * math.sqrt(0.5))   # RMS of a sine
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, S, D) → (B, S, D)."""
@@ -185,11 +187,11 @@ class PositionalEncoding(nn.Module):
 
 
 class LayerNorm(nn.Module):
-    """Gives each token vector mean 0 and variance 1, then a learned scale and shift (Ba et al. 2016, eq. 4):
+    """Normalise each token vector to mean 0 and variance 1, then scale and shift it (Ba et al. 2016, eq. 4):
 
         y = (x − mean) / √(variance + ε) · weight + bias      over the D features, variance divided by D
 
-    forward calls PyTorch's fused version of this formula, which is faster; a test compares the two.
+    For speed, forward calls PyTorch's fused version of this formula; a test compares the two.
     """
 
     def __init__(self, d_model: int, epsilon: float = 1e-5):
@@ -206,9 +208,9 @@ ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu}
 
 
 class FeedForward(nn.Module):
-    """Two layers that work on each position alone: max(0, xW₁ + b₁)W₂ + b₂ (eq. 2); gelu may replace the max.
+    """Two linear layers applied to each position: max(0, xW₁ + b₁)W₂ + b₂ (eq. 2), or GELU in place of max.
 
-    Attention moves information between positions, this network computes with it.
+    Attention moves information between positions; this network processes it.
     """
 
     def __init__(self, d_model: int, d_ff: int, dropout: float = 0.0, activation: str = ACTIVATION):
@@ -225,11 +227,11 @@ class FeedForward(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Attention, then feed-forward, each added to what was there before: the residual stream (figure 1).
+    """Attention, then feed-forward, each adding its output to the residual stream (figure 1).
 
-    cross=True is the paper's decoder block: between the two, each token also reads from another sequence.
-    norm_first=True normalises what a sublayer reads, x + sublayer(norm(x)). Deep models then need no warm-up
-    (Xiong et al. 2020, arXiv:2002.04745). The paper has norm(x + sublayer(x)), which reverses as well.
+    cross=True gives the paper's decoder block: between the two, each token also attends to another sequence.
+    norm_first=True normalises each sublayer's input: x + sublayer(norm(x)). Deep models then need no warm-up
+    (Xiong et al. 2020, arXiv:2002.04745). The paper uses norm(x + sublayer(x)), which also learns to reverse.
     """
 
     def __init__(
@@ -268,14 +270,14 @@ class TransformerBlock(nn.Module):
         return self.residual(x, self.feed_forward_norm, self.feed_forward)
 
     def residual(self, x: Tensor, norm: LayerNorm, sublayer: nn.Module, **arguments) -> Tensor:
-        """x plus what the sublayer makes of it; both (B, T, D)."""
+        """Return x plus the sublayer's output for it; both (B, T, D)."""
         if self.norm_first:
             return x + self.dropout(sublayer(norm(x), **arguments))
         return norm(x + self.dropout(sublayer(x, **arguments)))             # the paper's (section 3.1)
 
 
 def token_embedding(vocab_size: int, d_model: int, std: float) -> nn.Embedding:
-    """A vector for each token id, to begin with normally distributed."""
+    """Return an embedding vector for each token id, initialised from a normal distribution."""
     check_positive(vocab_size=vocab_size, d_model=d_model)
     if not 0 < std < math.inf:
         raise ValueError(f"embedding_std={std} is out of range; choose e.g. 0.25")
@@ -285,17 +287,17 @@ def token_embedding(vocab_size: int, d_model: int, std: float) -> nn.Embedding:
 
 
 def make_blocks(num_layers: int, **settings) -> nn.ModuleList:
-    """Blocks one above the other, all with the same settings."""
+    """Return a stack of blocks with the same settings."""
     check_positive(num_layers=num_layers)
     return nn.ModuleList(TransformerBlock(**settings) for _ in range(num_layers))
 
 
 def check_tokens(tokens: Tensor, vocab_size: int) -> Tensor:
-    """tokens (B, S) as int64. ValueError unless they are ids of the vocabulary, with PAD at the end of a row.
+    """Return tokens (B, S) as int64; raise ValueError for an unknown id, or PAD before another token.
 
-    The ids themselves are looked at on the CPU alone: a GPU would have to finish all its work first, at each
+    The ids themselves are checked only on the CPU: on a GPU, checking would force a synchronisation at every
     step. While torch.compile or torch.export captures a graph, or torch.func transforms the model, there are
-    none to look at.
+    no values to check.
     """
     if not isinstance(tokens, Tensor):
         raise ValueError(f"tokens are a {type(tokens).__name__}; give torch.tensor([[START, …, END]])")
@@ -314,7 +316,7 @@ def check_tokens(tokens: Tensor, vocab_size: int) -> Tensor:
 
 
 def attention_mask(tokens: Tensor, causal: bool = False) -> Tensor:
-    """Who may read whom: nobody reads PAD, and with causal nobody reads what comes later.
+    """Return which tokens may attend to which: none to PAD and, if causal, none to later tokens.
 
     tokens (B, S) → (B, 1, 1, S), or with causal (B, 1, S, S); True = may attend (section 3.2.3).
     """
@@ -328,12 +330,13 @@ def attention_mask(tokens: Tensor, causal: bool = False) -> Tensor:
 class MiniTransformer(nn.Module):
     """Embedding, a stack of blocks, and a projection back to the vocabulary.
 
-    causal=False is an encoder (BERT's shape): each token sees all others, and all answers come out at once.
-    causal=True is a decoder-only model (GPT's shape): a token sees only itself and what stands before it.
+    causal=False is an encoder (like BERT): each token sees all others, and all outputs are predicted at once.
+    causal=True is a decoder-only model (like GPT): each token sees only itself and earlier tokens.
 
-    The paper scales token embeddings up by √D (section 3.4). In a task about positions, such as reversing,
-    this drowns the position signal. So here the token starts as the quieter of the two, at embedding_std.
-    ValueError where sizes do not fit or a word is unknown; in forward, for token ids outside the vocabulary.
+    The paper scales token embeddings up by √D (section 3.4). In tasks about positions, such as reversing,
+    this drowns out the positional encoding. So here token embeddings start out smaller, with standard
+    deviation embedding_std. Raises ValueError for inconsistent sizes or unknown names; in forward, for token
+    ids outside the vocabulary.
     """
 
     def __init__(
@@ -360,7 +363,7 @@ class MiniTransformer(nn.Module):
         return "decoder" if self.causal else "encoder"
 
     def attention_layers(self) -> dict[str, list[MultiHeadAttention]]:
-        """The attentions of this model's one kind, first layer first."""
+        """Return the attention modules, first layer first, under this model's only kind."""
         return {self.architecture: [block.attention for block in self.blocks]}
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -374,10 +377,10 @@ class MiniTransformer(nn.Module):
 
 
 class EncoderDecoder(nn.Module):
-    """The paper's own model (figure 1): an encoder reads the source, a decoder writes the target.
+    """The paper's model (figure 1): an encoder reads the source, and a decoder writes the target.
 
-    The decoder is causal; of the source it knows only what its cross-attention reads. num_layers is for each
-    side. The embedding serves both (section 3.4). ValueError as MiniTransformer.
+    The decoder is causal and sees the source only through cross-attention. num_layers applies to each half.
+    Both halves share one embedding (section 3.4). Raises ValueError like MiniTransformer.
     """
 
     architecture = "encoder-decoder"
@@ -400,10 +403,10 @@ class EncoderDecoder(nn.Module):
         self.encoder_norm = LayerNorm(d_model) if norm_first else nn.Identity()
         self.decoder_blocks = make_blocks(**settings, cross=True)
         self.decoder_norm = LayerNorm(d_model) if norm_first else nn.Identity()
-        self.output_projection = nn.Linear(d_model, vocab_size)             # the paper shares the embedding's
+        self.output_projection = nn.Linear(d_model, vocab_size)             # the paper ties it to the embedding
 
     def attention_layers(self) -> dict[str, list[MultiHeadAttention]]:
-        """The attentions of each kind, first layer first."""
+        """Return the attention modules of each kind, first layer first."""
         return {
             "encoder": [block.attention for block in self.encoder_blocks],
             "decoder": [block.attention for block in self.decoder_blocks],
@@ -411,7 +414,7 @@ class EncoderDecoder(nn.Module):
         }
 
     def encode(self, source: Tensor) -> Tensor:
-        """source (B, S) → what the decoder reads, (B, S, D)."""
+        """source (B, S) → the encoder's output, (B, S, D), for the decoder to attend to."""
         source = check_tokens(source, self.embedding.num_embeddings)
         mask = attention_mask(source)
         x = self.dropout(self.positional_encoding(self.embedding(source)))
@@ -429,12 +432,12 @@ class EncoderDecoder(nn.Module):
         return self.output_projection(self.decoder_norm(x))
 
     def forward(self, source: Tensor, target: Tensor) -> Tensor:
-        """source (B, S), target (B, T) → logits (B, T, V); those at position t predict target token t + 1."""
+        """source (B, S), target (B, T) → logits (B, T, V); position t predicts target token t + 1."""
         return self.decode(target, self.encode(source), source)
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The model itself, where torch.compile, AveragedModel or DistributedDataParallel wraps it."""
+    """Return the underlying model if torch.compile, AveragedModel or DistributedDataParallel wraps it."""
     for attribute in "module", "_orig_mod":
         if hasattr(model, attribute):
             return unwrapped(getattr(model, attribute))
@@ -443,7 +446,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[nn.Module]:
-    """The unwrapped model in evaluation mode, without gradients; afterwards each part is in its old mode."""
+    """Yield the unwrapped model in evaluation mode, without gradients; then restore every module's mode."""
     model = unwrapped(model)
     modes = {part: part.training for part in model.modules()}
     model.eval()
@@ -456,13 +459,12 @@ def evaluating(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def generate(model: nn.Module, source: Tensor, max_new_tokens: int) -> Tensor:
-    """Greedy decoding: append the likeliest next token, again and again, until each row has its END.
+    """Greedy decoding: keep appending the most likely next token until every row has an END.
 
     source (B, S): [START, …, END], PAD at the end. Returns the answers alone, (B, N) with N ≤ max_new_tokens.
-    A row ends with its END, or with a PAD that the model writes, and is PAD from there on. The
-    encoder–decoder writes after a START of its own, the decoder-only model right after each row's prompt.
-    ValueError for an encoder, which cannot generate, for a row without a token, and where prompt and answer
-    are longer than max_len.
+    A row stops at END, or at a PAD the model writes, and is PAD from there on. The encoder–decoder continues
+    from its own START, the decoder-only model from the end of each prompt. Raises ValueError for an encoder,
+    for an empty row, or if prompt and answer exceed max_len.
     """
     check_positive(max_new_tokens=max_new_tokens)
     with evaluating(model) as model:
@@ -483,7 +485,7 @@ def generate(model: nn.Module, source: Tensor, max_new_tokens: int) -> Tensor:
             tokens = source
         start = (tokens != PAD).sum(dim=1)                              # (B,) where each row's answer begins
         longest, max_len = max(start.tolist(), default=0), len(model.positional_encoding.table)
-        if longest + max_new_tokens - 1 > max_len:                      # the last token is not read again
+        if longest + max_new_tokens - 1 > max_len:                      # the last token is never an input
             sizes = f"a prompt of {longest} tokens plus max_new_tokens={max_new_tokens}"
             raise ValueError(f"{sizes} exceeds max_len={max_len}; shorten either or raise max_len")
         rows = torch.arange(len(source), device=source.device)
@@ -501,12 +503,12 @@ def generate(model: nn.Module, source: Tensor, max_new_tokens: int) -> Tensor:
 
 
 def count_parameters(module: nn.Module) -> int:
-    """How many numbers training can change."""
+    """Return the number of trainable parameters."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 
 def walk(model: MiniTransformer, tokens: Tensor) -> None:
-    """Do step by step what model(tokens) does, print each shape and parameter count, fail on a difference."""
+    """Run model(tokens) step by step, print shapes and parameter counts, and fail on any difference."""
     counts = []
 
     def show(name: str, tensor: Tensor, *parts: nn.Module) -> None:
@@ -547,7 +549,7 @@ def walk(model: MiniTransformer, tokens: Tensor) -> None:
 
 
 def attention_by_hand() -> None:
-    """Three tokens, one head of Dh = 4, numbers small enough to redo with pencil and paper."""
+    """Print three tokens and one head of Dh = 4, in numbers small enough to check with pencil and paper."""
     query = torch.tensor([[1.0, 0, 1, 0], [0, 2, 0, 2], [1, 1, 0, 0]])
     key = torch.tensor([[1.0, 0, 1, 0], [0, 1, 0, 1], [2, 0, 0, 0]])
     scores = query @ key.T
@@ -568,12 +570,12 @@ def attention_by_hand() -> None:
 
 
 def arguments() -> list[str]:
-    """Return the words of the command line; none in a notebook, where they are those of its kernel."""
+    """Return the words of the command line; none in a notebook, whose words are its kernel's."""
     return [] if sys.argv[0].endswith("kernel_launcher.py") else sys.argv[1:]
 
 
 def fail(*messages: str) -> None:
-    """How all our command lines end on bad input: a line each on stderr, exit status 2."""
+    """End a script on bad input: one line per message on stderr, exit status 2."""
     for message in messages:                                # a value in it can be any text
         message = "".join(letter if letter.isprintable() else " " for letter in message)
         if len(message) > 600:
@@ -583,11 +585,11 @@ def fail(*messages: str) -> None:
 
 
 def run_script(main: Callable[[], None], status_if_left: int = 0) -> None:
-    """Call main, and end quietly with this status if the reader of the output leaves, as in `| head -2`.
+    """Call main, and exit quietly with this status if the output pipe is closed, as by `| head -2`.
 
-    A file that cannot be read or written ends it with one line. Ctrl-C ends it with status 130; SIGTERM, as a
-    cluster sends it, with 143. A terminal or file of another encoding, such as Windows' cp1252, gets "?" for
-    what it cannot show.
+    If a file cannot be read or written, print one line and exit. Ctrl-C exits with status 130; SIGTERM, as
+    sent by a cluster, with 143. If the output encoding lacks a character (e.g. Windows' cp1252), "?" is
+    printed instead.
     """
     def terminate(number: int, frame: object) -> None:
         raise SystemExit(128 + number)
@@ -595,7 +597,7 @@ def run_script(main: Callable[[], None], status_if_left: int = 0) -> None:
     signal.signal(signal.SIGTERM, terminate)
     sys.stdout, sys.stderr = sys.stdout or io.StringIO(), sys.stderr or io.StringIO()   # None: closed
     for stream in sys.stdout, sys.stderr:
-        if hasattr(stream, "reconfigure"):                  # a notebook's has not, and shows everything
+        if hasattr(stream, "reconfigure"):                  # a notebook's has none, and shows everything
             stream.reconfigure(errors="replace")
     try:
         os.getcwd()
@@ -605,7 +607,7 @@ def run_script(main: Callable[[], None], status_if_left: int = 0) -> None:
         main()
         sys.stdout.flush()
     except OSError as error:
-        if error.filename is None:                          # else Python complains once more at its exit
+        if error.filename is None:                          # otherwise Python complains again at exit
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):
             raise SystemExit(status_if_left) from None
