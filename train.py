@@ -1,9 +1,9 @@
-"""Train a Transformer on a task until it makes no mistake, and keep what a reader may want to look at.
+"""Train a Transformer on a task until it makes no mistakes, and save everything worth looking at.
 
 `python train.py` trains copy and reverse, each with an encoder and with an encoder–decoder, and writes
-models/<task>_task/<architecture>/. The loop is `train_epoch` and `train`; above them stand loss, schedule and
-scores. Below them is engineering: checks, files, the picture and the command line. What it takes to lose no
-run stands in safety.py.
+models/<task>_task/<architecture>/. The training loop is in `train_epoch` and `train`; the loss, schedule and
+metrics come before them. Engineering follows: checks, files, plots and the command line. Protection against
+crashes is in safety.py.
 """
 
 import argparse
@@ -103,20 +103,20 @@ from transformer import (
 )
 
 VALIDATION_SEQUENCES, TEST_SEQUENCES = 2_000, 10_000
-EVALUATION_BATCH = 100                                      # of them at a time, and scored after each epoch
-PROBES, LONGEST_PROBE = 4, 16                               # questions of the record, and symbols in them
+EVALUATION_BATCH = 100                                      # rows per forward pass; also scored every epoch
+PROBES, LONGEST_PROBE = 4, 16                               # recorded questions, and their maximum length
 SEEDS = {"validation": 1, "test": 2, "examples": 3, "analysis": 4, "influence": 5}      # the same in all runs
 WARM_UP_STEPS = 15
-BETAS = (0.85, 0.99)                                        # Adam's memory of the gradient and of its square
-CLIP_NORM = 0.5                                             # the longest gradient that a step may follow
+BETAS = (0.85, 0.99)                                        # decay rates of Adam's two moment estimates
+CLIP_NORM = 0.5                                             # maximum gradient norm
 MOST_THREADS = 1_024
-SMALLEST_EXCESS = 0.05                                      # of mistakes that are worth telling
+SMALLEST_EXCESS = 0.05                                      # excess fraction of mistakes worth reporting
 SAMPLE = 8                                                  # questions by which changed code is noticed
 LESS_MEMORY = "try --accumulate 4, or a smaller --batch-size or --seq-len"
 
 
 def defaults_of(model: type[nn.Module]) -> dict:
-    """The settings of a model that is built without naming any."""
+    """Return a model class's default settings."""
     return {name: setting.default for name, setting in inspect.signature(model).parameters.items()}
 
 
@@ -124,7 +124,7 @@ MODEL = defaults_of(MiniTransformer)
 
 
 def check_types(config: "Config") -> None:
-    """ValueError for the first setting of another type; a whole number serves as a float."""
+    """Raise ValueError for the first setting of the wrong type; integers are accepted as floats."""
     for setting in fields(config):
         value = getattr(config, setting.name)
         if not is_of(value, setting.type | int if setting.type is float else setting.type):
@@ -136,7 +136,7 @@ def check_types(config: "Config") -> None:
 
 @dataclass
 class Config:
-    """What decides a run; stored in its checkpoint as a plain dict. ValueError for an unknown word.
+    """Everything that determines a run; saved in checkpoints as a dict. Raises ValueError for unknown names.
 
     The settings of the model are by default those of transformer.py.
     """
@@ -147,14 +147,14 @@ class Config:
     steps_per_epoch: int = 8
     batch_size: int = 32
     learning_rate: float = 1e-3
-    hold: float = 0.0                                       # share of the steps at this rate before it falls
+    hold: float = 0.0                                       # fraction of the steps before cosine decay begins
     seq_len: int = 8
     fixed_length: bool = False
-    oversample: float = 0.0                                 # share trained on with all kinds equally frequent
+    oversample: float = 0.0                                 # fraction sampled with all kinds equally frequent
     vocab_size: int = MODEL["vocab_size"]
     d_model: int = MODEL["d_model"]
     num_heads: int = MODEL["num_heads"]
-    num_layers: int | None = None                           # None: as many as the model has by default
+    num_layers: int | None = None                           # None: the model's default
     d_ff: int = MODEL["d_ff"]
     dropout: float = MODEL["dropout"]
     positional: str = MODEL["positional"]
@@ -177,7 +177,7 @@ class Config:
 
     @property
     def name(self) -> str:
-        """What a person calls the run: reverse, encoder."""
+        """Return the run's display name, e.g. "reverse, encoder"."""
         return f"{self.task}, {self.architecture}"
 
     def model(self) -> MiniTransformer | EncoderDecoder:
@@ -194,33 +194,33 @@ class Config:
             torch.set_default_dtype(inherited)
 
     def lengths(self, split: str) -> list[int]:
-        """The lengths of this run's questions in a split; of a sum with seq_len 8 these are 3, 5 and 7."""
+        """Return the question lengths of a split; for sums with seq_len 8, these are 3, 5 and 7."""
         return usable_lengths(self.task, split, self.seq_len, self.vocab_size, self.fixed_length)
 
     def longest_row(self) -> int:
-        """The most tokens that a model reads at once: a decoder's prompt and answer, with START and END."""
+        """Return the longest possible input: a decoder's prompt and answer, with START and END."""
         lengths = self.lengths("train")
         return max(length + answer_length(self.task, length, self.vocab_size) for length in lengths) + 3
 
     def check_task(self) -> None:
-        """ValueError in one line where the task's function is wrong at these sizes."""
+        """Raise a one-line ValueError if the task's function fails at these sizes."""
         check_task(self.task, self.seq_len, self.vocab_size, self.fixed_length)
 
     def draw(self, count: int, generator: torch.Generator, split: str = "train") -> tuple[Tensor, Tensor]:
-        """Fresh source (count, S) and target (count, T) of this run's task."""
+        """Draw fresh questions (count, S) and targets (count, T) of this run's task."""
         oversample = self.oversample if split == "train" else 0.0
         sizes = self.seq_len, self.vocab_size, self.fixed_length
         return draw(self.task, count, generator, split, *sizes, oversample)
 
 
 def own_settings(task: str, architecture: str) -> dict:
-    """The settings that the task trains best with; those under an architecture's name are for that one."""
+    """Return the task's best settings; those listed under an architecture's name apply only to it."""
     own = TASKS[task].settings
     return {name: own[name] for name in own if name not in ARCHITECTURES} | own.get(architecture, {})
 
 
 def recipe(task: str, architecture: str, **settings) -> Config:
-    """A run with these settings and, for any setting left out, the task's own or else the default."""
+    """Return a Config with these settings; the rest come from the task, or else from the defaults."""
     check_known(TASKS, task=task)
     own = own_settings(task, architecture)
     known = [setting.name for setting in fields(Config)]
@@ -231,7 +231,7 @@ def recipe(task: str, architecture: str, **settings) -> Config:
 
 
 def setting_text(name: str, value: object) -> str:
-    """A setting as a person would say it: num_layers 1, fixed_length, no fixed_length."""
+    """Format a setting for display: num_layers 1, fixed_length, no fixed_length."""
     if name == "norm_first":
         return "norm pre" if value else "norm post"
     if isinstance(value, bool):
@@ -240,33 +240,34 @@ def setting_text(name: str, value: object) -> str:
 
 
 def differing_settings(config: Config) -> str:
-    """The settings that differ from the task's own or else the default, as a person would type them."""
+    """Format all settings that differ from the task's own or, failing that, the defaults."""
     usual = asdict(recipe(config.task, config.architecture))
     settings = asdict(config)
     return ", ".join(setting_text(name, settings[name]) for name in usual if settings[name] != usual[name])
 
 
 def loss_of(logits: Tensor, target: Tensor) -> Tensor:
-    """The mean of −log p(right symbol) over the scored positions; logits (B, S, V), target (B, S)."""
-    ignored = -100                                          # cross_entropy's word for a position without loss
+    """Return the mean of −log p(target) over the scored positions; logits (B, S, V), target (B, S)."""
+    ignored = -100                                          # cross_entropy's index for positions without loss
     target = target.masked_fill(~is_scored(target), ignored)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))    # bfloat16 is too coarse to sum
     return F.cross_entropy(logits.flatten(0, 1), target.flatten(), ignore_index=ignored)
 
 
 def learning_rate_share(step: int, steps: int, hold: float = 0.0) -> float:
-    """The share of the learning rate at step 0 … steps − 1: a short climb, then half a cosine towards 0.
+    """Return the learning-rate multiplier at step 0 … steps − 1: short linear warm-up, then cosine decay to 0.
 
-    The cosine begins after that share of the steps, hold.
+    The decay begins after the fraction hold of the steps.
     """
     warm_up, held = min(1.0, (step + 1) / WARM_UP_STEPS), hold * steps
     return warm_up * 0.5 * (1 + math.cos(math.pi * max(0.0, step - held) / (steps - held)))
 
 
 def update_average(averages: list[Tensor], weights: list[Tensor], updates: Tensor) -> None:
-    """Move the running average towards the weights: by 0.82, 0.75, 0.69 … of the way, in the end by 0.05.
+    """Move the moving average towards the weights: by 0.82, 0.75, 0.69 … of the way, finally by 0.05.
 
-    updates counts those so far. The very first is not made here: AveragedModel copies the weights.
+    updates is the number of updates so far. The first is not made here, because AveragedModel copies the
+    weights.
     """
     decay = ((1 + updates) / (10 + updates)).clamp(max=0.95)
     for average, weight in zip(averages, weights, strict=True):
@@ -274,7 +275,7 @@ def update_average(averages: list[Tensor], weights: list[Tensor], updates: Tenso
 
 
 def check_finite(config: Config, model: nn.Module, losses: Tensor, epoch: int) -> None:
-    """FloatingPointError where a loss of this epoch (steps,) or a weight after it is infinite or NaN."""
+    """Raise FloatingPointError if a loss of this epoch (steps,) or a weight after it is infinite or NaN."""
     first_step = (epoch - 1) * config.steps_per_epoch + 1
     for step, loss in enumerate(losses.tolist(), first_step):
         if not math.isfinite(loss):
@@ -292,9 +293,10 @@ def check_finite(config: Config, model: nn.Module, losses: Tensor, epoch: int) -
 
 
 def one_pass(model: nn.Module, given: tuple[Tensor, ...]) -> Iterator[tuple[Tensor, Tensor]]:
-    """What the model says to the rows of given (N, S), portion by portion: which rows (n,), and that (n, t).
+    """Yield the model's predictions batch by batch, one forward pass each: row indices (n,), tokens (n, t).
 
-    The longest come first, each portion without the PAD behind all of it. All is on the CPU, but the model.
+    The longest rows come first, and each batch is trimmed to its longest row. Everything but the model is on
+    the CPU.
     """
     device = next(model.parameters()).device
     for rows, tokens in portions_of_like_length(given, EVALUATION_BATCH):
@@ -302,11 +304,11 @@ def one_pass(model: nn.Module, given: tuple[Tensor, ...]) -> Iterator[tuple[Tens
 
 
 def predict(model: nn.Module, source: Tensor, target: Tensor) -> Tensor:
-    """What the model says to any number of sources (N, S), as (N, T) like target; all on the CPU.
+    """Return the model's predictions for sources (N, S), shaped like target (N, T); all on the CPU.
 
-    An encoder answers in one pass. The others generate. But where one pass over the right answer says its
-    next token at every step, greedy decoding writes just that answer. So only the other rows must be
-    generated. Each different question is asked once.
+    An encoder predicts in one pass; the others generate. But if a teacher-forced pass predicts every next
+    token correctly, greedy decoding produces exactly that answer. So only the other rows need generating.
+    Duplicate questions are answered once.
     """
     device = next(model.parameters()).device
     (source,), target, place = different_rows((source,), target)
@@ -334,7 +336,7 @@ def logits_of(model: nn.Module, source: Tensor, target: Tensor) -> Tensor:
 
 
 def solves(model: nn.Module, source: Tensor, target: Tensor) -> bool:
-    """Whether all answers are right, as one pass tells (see predict); it ends at the first mistake."""
+    """Check in one pass whether all answers are correct (see predict); stop at the first mistake."""
     with evaluating(model) as model:
         given, to_say, _ = different_rows(*arrange(model.architecture, source, target))
         answers = one_pass(model, given)
@@ -342,10 +344,10 @@ def solves(model: nn.Module, source: Tensor, target: Tensor) -> bool:
 
 
 def evaluate(model: nn.Module, source: Tensor, target: Tensor, thorough: bool) -> dict:
-    """Both accuracies on the first sequences, always the same; if thorough, whether all of them are right.
+    """Compute both accuracies on a fixed first batch and, if thorough, whether all sequences are correct.
 
-    To look at all of them after each epoch would take longer than training does. Unless it was thorough,
-    "solved" is None if the first are right.
+    Evaluating all of them after every epoch would take longer than training. Unless it was thorough,
+    "solved" is None if the first batch is correct.
     """
     first, answers = source[:EVALUATION_BATCH], target[:EVALUATION_BATCH]
     said = predict(model, first, answers)
@@ -357,25 +359,26 @@ def evaluate(model: nn.Module, source: Tensor, target: Tensor, thorough: bool) -
 
 
 def fixed_generator(purpose: str) -> torch.Generator:
-    """The generator of the sequences that are the same in all runs, whatever their seed; see SEEDS."""
+    """Return a generator for sequences shared by all runs, whatever their seed; see SEEDS."""
     return torch.Generator().manual_seed(SEEDS[purpose])
 
 
 def validation_set(config: Config) -> tuple[Tensor, Tensor]:
-    """Source and target of the sequences that judge every run of these settings."""
+    """Return source and target of the validation set shared by all runs with these settings."""
     return config.draw(VALIDATION_SEQUENCES, fixed_generator("validation"), "validation")
 
 
 def first_solved(history: list[dict]) -> dict | None:
-    """The first row at which all validation sequences were right, if there is one."""
+    """Return the first history row with all validation sequences correct, if any."""
     return next((row for row in history if row["solved"]), None)
 
 
 class Training:
-    """All that changes during a run, so that a checkpoint can hold all of it.
+    """Everything that changes during a run, so that a checkpoint can capture it.
 
-    The last arguments are no settings of the run, as they change what it learns only by rounding. Each batch
-    is computed in so many parts (accumulate), with bfloat16 (amp), or by torch.compile (compile).
+    The last arguments are not part of Config, because they affect the result only through rounding.
+    accumulate is the number of micro-batches per batch, amp turns on bfloat16, and compile uses
+    torch.compile.
     """
 
     def __init__(
@@ -387,7 +390,7 @@ class Training:
         self.config, self.device, self.accumulate = config, device, accumulate
         self.model = config.model().to(device)
         self.average = AveragedModel(self.model, multi_avg_fn=update_average)
-        self.average.n_averaged = self.average.n_averaged.cpu()             # read at each step: not on a GPU
+        self.average.n_averaged = self.average.n_averaged.cpu()             # read every step: keep it off GPU
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), config.learning_rate, betas=BETAS, fused=device.type != "mps"
         )
@@ -395,7 +398,7 @@ class Training:
             self.optimizer, lambda step: learning_rate_share(step, steps, config.hold)
         )
         self.generator = torch.Generator().manual_seed(config.seed)         # of the training data
-        self.history: list[dict] = []                                       # one row an epoch
+        self.history: list[dict] = []                                       # one row per epoch
         drawn = config.draw(SAMPLE, fixed_generator("examples"))
         self.sample = dict(zip(("source", "target"), drawn, strict=True))   # see changed
         if amp:
@@ -405,7 +408,7 @@ class Training:
         self.model = data_parallel(self.model)
 
     def checkpoint(self) -> dict:
-        """A copy of everything, plain values and tensors; "model" are the averaged weights, those to use."""
+        """Return a copy of the full state; "model" holds the averaged weights, which are the ones to use."""
         random_states = {"torch": torch.get_rng_state(), "data": self.generator.get_state()}
         if self.device.type == "cuda":
             random_states["cuda"] = torch.cuda.get_rng_state(self.device)
@@ -422,7 +425,7 @@ class Training:
         })
 
     def restore(self, checkpoint: dict) -> None:
-        """Go back to where the checkpoint was taken, so that the same steps follow; it stays as it is."""
+        """Restore the checkpoint's state, so that the same steps follow; the checkpoint is not modified."""
         checkpoint = copied(checkpoint)
         self.history = checkpoint["history"]
         self.average.module.load_state_dict(checkpoint["model"])
@@ -439,23 +442,23 @@ class Training:
 def own_parts(
     run: Training, given: tuple[Tensor, ...], to_say: Tensor
 ) -> Iterator[tuple[tuple[Tensor, ...], Tensor, Tensor]]:
-    """A batch in parts, each with a weight; each process gets its own. Mostly there is just one part.
+    """Yield this process's micro-batches, each with a loss weight. Usually there is just one.
 
-    The weights make each token count once. The sum of the weighted mean losses of a process's parts, averaged
-    over the processes, is the batch's mean loss. A mean of unweighted means is another number, as the parts
-    have different numbers of scored tokens.
+    The weights make every token count equally: the weighted mean losses, summed per process and averaged over
+    processes, give the batch's mean loss. An unweighted mean of means would not, because the parts contain
+    different numbers of scored tokens.
     """
     scored = is_scored(to_say).sum()
     split = (tokens.tensor_split(PROCESSES * run.accumulate) for tokens in (*given, to_say))
     own = list(zip(*split, strict=True))[RANK * run.accumulate :][: run.accumulate]
     for number, (*given, to_say) in enumerate(own, start=1):
-        wait = PROCESSES > 1 and number < run.accumulate    # the processes average after the last part
+        wait = PROCESSES > 1 and number < run.accumulate    # synchronise gradients only after the last part
         with run.model.no_sync() if wait else nullcontext():
             yield tuple(given), to_say, PROCESSES * is_scored(to_say).sum() / scored
 
 
 def train_epoch(run: Training, batches: Iterable[tuple[tuple[Tensor, ...], Tensor]]) -> Tensor:
-    """One optimiser step for each batch, as data.arrange makes it; the losses (steps,) in nats per token."""
+    """Take one optimiser step per batch from data.arrange; return the losses (steps,) in nats per token."""
     run.model.train()
     losses = []
     for batch in batches:
@@ -469,11 +472,11 @@ def train_epoch(run: Training, batches: Iterable[tuple[tuple[Tensor, ...], Tenso
         run.optimizer.step()
         run.schedule.step()
         run.average.update_parameters(run.model)
-    return mean_of_all(torch.stack(losses)).cpu()           # waits for the device, so a clock is right
+    return mean_of_all(torch.stack(losses)).cpu()           # waits for the device, for correct timing
 
 
 def dropout_seed(seed: int, rank: int, epoch: int) -> int:
-    """A seed that no other run, process or epoch has; a mere sum would give neighbouring seeds the same."""
+    """Return a seed unique to this run, process and epoch; with a mere sum, neighbouring seeds would coincide."""
     return int(numpy.random.SeedSequence((seed, rank, epoch)).generate_state(1, numpy.uint64)[0] >> 1)
 
 
@@ -482,10 +485,10 @@ def train(
 ) -> Iterator[tuple[nn.Module, dict]]:
     """Train for config.epochs; after each epoch, yield the averaged model and a new checkpoint.
 
-    Training goes on from a checkpoint if there is one. A checkpoint of the last epoch is yielded as it is.
-    What is evaluated and kept is the moving average of the weights, not the weights themselves. It takes no
-    part in their last steps back and forth around the solution (Polyak & Juditsky 1992). For how, see
-    Training. Of several processes, only the first evaluates and yields.
+    If a checkpoint is given, training continues from it; one from the last epoch is yielded unchanged. The
+    moving average of the weights is evaluated and saved, not the weights themselves. It does not follow their
+    final oscillations around the solution (Polyak & Juditsky 1992). For how, see Training. With several
+    processes, only the first evaluates and yields.
     """
     run = Training(config, device, **how)
     if checkpoint:
@@ -495,7 +498,7 @@ def train(
     seconds = run.history[-1]["train_seconds"] if run.history else 0.0
     for epoch in range(len(run.history) + 1, config.epochs + 1):
         start = time.perf_counter()
-        if RANK > 0:                                        # dropout of its own, also after a resume
+        if RANK > 0:                                        # its own dropout masks, also after a resume
             torch.manual_seed(dropout_seed(config.seed, RANK, epoch))
         drawn = config.draw(config.steps_per_epoch * config.batch_size, run.generator)
         batches = zip(*(tensor.to(device).split(config.batch_size) for tensor in drawn), strict=True)
@@ -513,32 +516,32 @@ def train(
         yield run.average.module, run.checkpoint()
 
 
-# ---------------------------------------------------------------- the test, and its mistakes
+# ---------------------------------------------------------------- the test and its mistakes
 
 
 @dataclass
 class Answers:
-    """What a model says to the test sequences, none of which training ever saw."""
+    """A model's answers to the test sequences, none of which were seen during training."""
 
     config: Config
     source: Tensor                                          # the questions (N, S)
-    target: Tensor                                          # the right answers (N, T)
+    target: Tensor                                          # the correct answers (N, T)
     prediction: Tensor                                      # the model's own (N, T)
 
     @property
     def wrong(self) -> Tensor:
-        """Which questions are answered wrongly, (N,)."""
+        """Return which questions were answered incorrectly, (N,)."""
         return ~all_right(self.prediction, self.target)
 
     def different_mistakes(self) -> list[int]:
-        """The rows of those questions, each question once however often it occurs."""
+        """Return one row per distinct question answered incorrectly."""
         first = {}
         for row in self.wrong.nonzero().flatten().tolist():
             first.setdefault(tuple(self.source[row].tolist()), row)
         return list(first.values())
 
     def by_kind(self) -> list[dict]:
-        """How frequent each kind is among the questions and among the mistakes, as numbers and as shares."""
+        """Count how often each kind occurs among the questions and the mistakes, in numbers and fractions."""
         rows, wrong, different = [], self.wrong, self.different_mistakes()
         for kind, values in kinds_of(self.config.task, self.source).items():
             for value in values.unique().tolist():
@@ -561,19 +564,19 @@ def distinct_tests(task: str, count: int, *sizes: int | bool) -> int:
 
 
 def tests_text(config: Config, count: int) -> str:
-    """10,000 test sequences (6,584 distinct)."""
+    """Format the size of a test: 10,000 test sequences (6,584 distinct)."""
     distinct = distinct_tests(config.task, count, config.seq_len, config.vocab_size, config.fixed_length)
     return f"{count:,} test sequences" + (f" ({distinct:,} distinct)" if distinct < count else "")
 
 
 def take_test(config: Config, model: nn.Module) -> Answers:
-    """The model's answers to this run's test sequences."""
+    """Return the model's answers to this run's test sequences."""
     source, target = config.draw(TEST_SEQUENCES, fixed_generator("test"), "test")
     return Answers(config, source, target, predict(model, source, target))
 
 
 def percent(share: float, decimals: int = 0) -> str:
-    """Rounded down, so that 100% means all."""
+    """Format as a percentage, rounded down so that 100% means all."""
     factor = 10**decimals
     text = f"{math.floor(round(100 * factor * share, 6)) / factor:.{decimals}f}"
     return text.removesuffix("." + "0" * decimals) + "%"
@@ -585,7 +588,7 @@ def at_most(share: float) -> str:
 
 
 def prediction_text(task: str, source: Tensor, target: Tensor, prediction: Tensor) -> str:
-    """Source (S,) above its target (T,) and the prediction (T,), with the wrong symbols in []."""
+    """Format source (S,), target (T,) and prediction (T,) one below another, with wrong symbols in []."""
     counts = is_scored(target)
     source, target, prediction = source[is_scored(source)], target[counts], prediction[counts]
     wrong = prediction != target
@@ -599,12 +602,12 @@ def prediction_text(task: str, source: Tensor, target: Tensor, prediction: Tenso
 
 
 def excess(row: dict) -> float:
-    """By how much a kind's share of the mistakes exceeds its share of the questions."""
+    """Return by how much a kind's share of the mistakes exceeds its share of the questions."""
     return row["share_of_mistakes"] - row["share_of_questions"]
 
 
 def hardest_kinds(table: list[dict]) -> list[dict]:
-    """The rows of Answers.by_kind with the largest excess: one for length, one for each other property."""
+    """Return the rows of Answers.by_kind with the largest excess: one for length, one per other property."""
     hardest = {}
     for row in table:
         hardest[row["kind"]] = max(hardest.get(row["kind"], row), row, key=excess)
@@ -612,7 +615,7 @@ def hardest_kinds(table: list[dict]) -> list[dict]:
 
 
 def mistakes_text(answers: Answers) -> str:
-    """Which kinds of questions are answered wrongly, where any are, and three of them; at most 12 lines."""
+    """Describe which kinds of questions the model gets wrong, with three examples; at most 12 lines."""
     config, different = answers.config, answers.different_mistakes()
     count, rows = int(answers.wrong.sum()), hardest_kinds(answers.by_kind())
     texts = [prediction_text(config.task, answers.source[row], answers.target[row], answers.prediction[row])
@@ -629,7 +632,7 @@ def mistakes_text(answers: Answers) -> str:
 
 
 def metrics_of(config: Config, model: nn.Module, history: list[dict], answers: Answers) -> dict:
-    """The run's figures: when validation was first solved, and the scores in the test."""
+    """Return the run's metrics: when it solved the validation set, and its test scores."""
     solved = first_solved(history) or {}
     return {
         "task": config.task,
@@ -654,13 +657,13 @@ def metrics_of(config: Config, model: nn.Module, history: list[dict], answers: A
 # ---------------------------------------------------------------- how attention forms
 
 
-Record = dict[str, numpy.ndarray]                           # of each kind (epochs, layers, H, T, S), and more
+Record = dict[str, numpy.ndarray]                           # per kind: (epochs, layers, H, T, S), and more
 
 
 def probe_of(config: Config) -> tuple[Tensor, Tensor]:
-    """Unseen, long questions (N, S) and their answers (N, T), all of one length, the clearest first.
+    """Return long unseen questions (N, S) of one length and their answers (N, T), clearest first.
 
-    The attention to the first is recorded, and how many symbols of all of them are right.
+    For the first, attention is recorded; for all of them, the symbol accuracy.
     """
     lengths = config.lengths("validation")
     length = max((length for length in lengths if length <= LONGEST_PROBE), default=lengths[0])
@@ -671,7 +674,7 @@ def probe_of(config: Config) -> tuple[Tensor, Tensor]:
 
 
 def extended(record: Record | None, model: nn.Module, probe: tuple[Tensor, Tensor], row: dict) -> Record:
-    """The record after one more epoch, of which row is the history; one that begins has None before it."""
+    """Return the record extended by one epoch, whose history row is given; pass None to start a new one."""
     device = next(model.parameters()).device
     given, to_say = arrange(model.architecture, *(tokens.to(device) for tokens in probe))
     with evaluating(model) as model:
@@ -688,11 +691,11 @@ def extended(record: Record | None, model: nn.Module, probe: tuple[Tensor, Tenso
     return grown | {"source": source[0].numpy(), "target": target[0].numpy()}
 
 
-# ---------------------------------------------------------------- what can be carried out
+# ---------------------------------------------------------------- checking that a run is feasible
 
 
 def parameters_expected(config: Config) -> int:
-    """How many numbers the weights have, the table of positions among them, without building the model."""
+    """Return the parameter count, including the positional table, without building the model."""
     width, hidden, vocabulary = config.d_model, config.d_ff, config.vocab_size
     attention, feed_forward = 4 * width * (width + 1), 2 * width * hidden + width + hidden
     norm = 2 * width
@@ -704,26 +707,26 @@ def parameters_expected(config: Config) -> int:
 
 
 def memory_needed(config: Config, parts: int = 1) -> int:
-    """About how many bytes training takes: copies of the weights, a part of a batch, data, and the record."""
+    """Estimate the bytes that training needs: weight copies, one micro-batch, the data and the record."""
     length = 2 * config.seq_len + 3 if config.architecture == "decoder" else config.seq_len + 2
     attentions, feed_forwards = config.num_layers, config.num_layers
     if config.architecture == "encoder-decoder":
         attentions, feed_forwards = 3 * attentions, 2 * feed_forwards
-    row = length * config.num_heads * length                # the attention of a layer to one question
+    row = length * config.num_heads * length                # attention weights of one layer for one question
     inner, logits = length * (3 * config.d_model + 2 * config.d_ff), 3 * length * config.vocab_size
     trained = attentions * (5 * length * config.d_model + 2 * row) + feed_forwards * inner + logits
-    evaluated = attentions * row + 3 * row + inner + logits             # and without gradients
-    # the weights, their gradient, two moments and the average, two checkpoints of four, and one as a file
+    evaluated = attentions * row + 3 * row + inner + logits             # without gradients
+    # weights, gradients, two moments and the average; two checkpoints of four copies each, and one serialised
     numbers = 17 * parameters_expected(config)
     numbers += max(math.ceil(config.batch_size / parts) * trained, EVALUATION_BATCH * evaluated)
     drawn = config.steps_per_epoch * config.batch_size * (POOL if config.oversample else 1)
-    tokens = 14 * length * max(drawn, TEST_SEQUENCES)       # of 10 that are drawn, one is in the split
+    tokens = 14 * length * max(drawn, TEST_SEQUENCES)       # one in ten drawn falls in the split
     recorded = config.epochs * attentions * config.num_heads * min(length, LONGEST_PROBE + 2) ** 2
     return 4 * numbers + 8 * tokens + 3 * 2 * recorded      # float32, int64 and float16
 
 
 def check_memory(config: Config, device: torch.device, parts: int) -> None:
-    """ValueError where training needs more memory than there is, naming the setting that matters most."""
+    """Raise ValueError naming the most important setting if training needs more memory than available."""
     needed, there_is = memory_needed(config, parts), total_memory(device)
     if needed <= there_is:
         return
@@ -738,9 +741,9 @@ def check_memory(config: Config, device: torch.device, parts: int) -> None:
 
 
 def check_config(config: Config, device: torch.device, parts: int = 1) -> nn.Module:
-    """ValueError for the first setting with which the run could not be carried out; its model, untrained.
+    """Return the run's untrained model; raise ValueError for the first setting that makes it impossible.
 
-    The global generator of random numbers stays where it is.
+    The state of the global random number generator does not change.
     """
     check_positive(
         epochs=config.epochs, steps_per_epoch=config.steps_per_epoch, batch_size=config.batch_size
@@ -765,7 +768,7 @@ def check_config(config: Config, device: torch.device, parts: int = 1) -> nn.Mod
 
 
 UNDO = "undo the change, or train the changed code with a different --output-dir"
-CHECKPOINT = {                                              # what stands in one, and the type of each
+CHECKPOINT = {                                              # its entries and their types
     "config": dict, "sample": dict,
     "history": list, "model": dict, "averaged_updates": int, "trained_weights": dict,
     "optimizer": dict, "schedule": dict, "random_states": dict, "seal": str,
@@ -782,7 +785,7 @@ MISTAKES_ROW = {
     "kind": str, "value": int, "questions": int, "mistakes": int, "different_mistakes": int,
     "share_of_questions": float, "share_of_mistakes": float,
 }
-MORE_IN_CHANGED_CODE = 50e6                                 # bytes of weights that ours would not have
+MORE_IN_CHANGED_CODE = 50e6                                 # tolerance, in bytes, for modified models
 
 
 DEFAULT_TASKS, DEFAULT_ARCHITECTURES = ["copy", "reverse"], ["encoder", "encoder-decoder"]
@@ -791,26 +794,26 @@ TABLES = "metrics.json", "history.csv", "heads.csv", "mistakes.csv", "explorer.h
 OF_ONE_QUESTION = "attention_head", "attention_layer", "attention_model", "attention_kinds", "beside_trained"
 OF_RUN = (*OF_ONE_QUESTION, "training", "mistakes", "influence", "ablation", "layers", "film", "weights")
 FORMATS = "png", "svg", "pdf"
-GALLERY = '<meta name="generator" content="visualize.py">'    # stands in the gallery
+GALLERY = '<meta name="generator" content="visualize.py">'    # marks a gallery as ours
 
 
 def run_folder(models_dir: Path, task: str, architecture: str) -> Path:
-    """The folder of a run."""
+    """Return the folder of a run."""
     return Path(models_dir) / f"{task}_task" / architecture
 
 
 def task_of(folder: Path) -> str:
-    """The task that the folder of a run is named after."""
+    """Return the task that a run's folder is named after."""
     return folder.parent.name.removesuffix("_task")
 
 
 def runs_below(models_dir: Path) -> list[Path]:
-    """The folders of all runs in a models folder."""
+    """Return the folders of all runs in a models folder."""
     return [path.parent for path in sorted(models_dir.glob("*_task/*/checkpoint.pt"))]
 
 
 def command_line(script: str, tasks: list[str], architectures: list[str], models_dir: Path) -> str:
-    """The command for these runs, which works as it is printed: with the options that it needs, quoted."""
+    """Return a command for these runs that can be pasted as printed, with all options it needs, quoted."""
     path = Path(__file__).resolve().with_name(script)
     words = ["python", script if path.parent == Path.cwd() else str(path)]
     if (tasks, architectures) != (DEFAULT_TASKS, DEFAULT_ARCHITECTURES):
@@ -821,19 +824,19 @@ def command_line(script: str, tasks: list[str], architectures: list[str], models
 
 
 def save_checkpoint(checkpoint: dict, folder: Path, record: Record | None = None) -> None:
-    """Write the checkpoint, and with it the record, so that none stands without the other."""
+    """Write the checkpoint together with the record, so that neither exists without the other."""
     whole = io.BytesIO()
-    torch.save(checkpoint, whole)                           # to a full disk it would raise no OSError
-    with ExitStack() as files:                              # the last one takes its place first
+    torch.save(checkpoint, whole)                           # writing to a full disk raises no OSError here
+    with ExitStack() as files:                              # files are replaced in reverse order
         files.enter_context(replacing(folder / "checkpoint.pt")).write_bytes(whole.getbuffer())
         if record:
             numpy.savez(files.enter_context(replacing(folder / "attention.npz")), **record)
 
 
 def read_record(folder: Path, history: list[dict]) -> Record | None:
-    """The record of these epochs, in whole; None where there is none, or it is damaged or of other weights.
+    """Return the complete record of these epochs; None if it is missing, damaged or from other weights.
 
-    It is of these weights if it has the losses of the history.
+    It belongs to these weights if its losses match the history.
     """
     try:
         with zipfile.ZipFile(folder / "attention.npz") as archive:
@@ -849,7 +852,7 @@ def read_record(folder: Path, history: list[dict]) -> Record | None:
 
 
 def is_gallery(path: Path) -> bool:
-    """Whether this is a page that visualize.py wrote, not one of the reader's own."""
+    """Return whether visualize.py wrote this page, rather than the reader."""
     return path.is_file() and GALLERY in path.read_text(encoding="utf-8", errors="replace")
 
 
@@ -899,26 +902,26 @@ def runs_shown(file: Path, models_dir: Path) -> set[tuple[str, str]]:
 
 
 def remove_stale(folder: Path, older_than: float = math.inf) -> int:
-    """Remove what shows weights that are no longer in the folder of a run; return how many files that were.
+    """Remove metrics, tables and pictures of weights that no longer exist; return their number.
 
-    So a picture never outlives the weights that it shows, not even beside those of other runs. Given a time,
-    only pictures that were made before it are removed. The reader's own files stay.
+    So no picture outlives the weights it shows, not even in a comparison with other runs. Given a time,
+    remove only pictures made before it. The reader's own files are kept.
     """
     models_dir, run = folder.parents[1], (task_of(folder), folder.name)
     files = [path for place in (folder, *folder.parents[:2]) if place.is_dir() for path in place.iterdir()]
     stale = [path for path in files if path.is_file() and run in runs_shown(path, models_dir)]
     for path in models_dir.glob(f"*/{folder.parent.name}/{folder.name}/beside_trained*"):
-        if run in runs_shown(path, path.parents[2]):        # drawn beside a model built by hand
+        if run in runs_shown(path, path.parents[2]):        # drawn next to a hand-built model
             stale.append(path)
     stale = [path for path in stale if path.stat().st_mtime < older_than]
     galleries = {parent / "index.html" for path in stale for parent in path.parents[:3]}
     for path in [*stale, *filter(is_gallery, galleries)]:
-        path.unlink(missing_ok=True)                        # another run may remove it as well
+        path.unlink(missing_ok=True)                        # another run may have removed it already
     return len(stale)
 
 
 def save_table(rows: list[dict], path: Path) -> None:
-    """A csv file with a heading."""
+    """Write rows to a CSV file with a header."""
     with replacing(path) as unfinished, open(unfinished, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, rows[0].keys())
         writer.writeheader()
@@ -926,7 +929,7 @@ def save_table(rows: list[dict], path: Path) -> None:
 
 
 def read_metrics(folder: Path) -> dict:
-    """The figures of a run that has ended; empty if there are none, or they are damaged."""
+    """Return a finished run's metrics; empty if they are missing or damaged."""
     try:
         metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         Config(**metrics["config"])
@@ -939,7 +942,7 @@ def read_metrics(folder: Path) -> dict:
 
 
 def read_mistakes(folder: Path) -> list[dict]:
-    """The table that training left of Answers.by_kind; empty where there is none, or it is damaged."""
+    """Return the Answers.by_kind table saved after training; empty if it is missing or damaged."""
     try:
         with open(folder / "mistakes.csv", newline="", encoding="utf-8") as file:
             rows = [
@@ -969,9 +972,9 @@ class Run:
 
 
 def check_history(history: list) -> None:
-    """ValueError unless these are rows as train makes them, of the first epochs or of epoch 0 alone."""
+    """Raise ValueError unless these are rows from train: consecutive epochs from 1, or epoch 0 alone."""
     for row in history:
-        unseen = isinstance(row, dict) and row.get("solved", False) is None     # nobody looked
+        unseen = isinstance(row, dict) and row.get("solved", False) is None     # not evaluated on all of them
         known = HISTORY_ROW | ({"solved": type(None)} if unseen else {})
         if differs := difference(known, row, "a row of the history"):
             raise ValueError(differs)
@@ -980,7 +983,7 @@ def check_history(history: list) -> None:
 
 
 def check_hand_set(purposes: dict, stream: dict) -> None:
-    """ValueError, TypeError or AttributeError unless these can be the purposes and the stream of Run."""
+    """Raise ValueError, TypeError or AttributeError unless these are valid as Run.purposes and Run.stream."""
     types = {type(text) for text in purposes.values()}
     types |= {tuple(map(type, span)) for span in stream.values()}
     if types - {str, (int, int)}:
@@ -988,9 +991,10 @@ def check_hand_set(purposes: dict, stream: dict) -> None:
 
 
 def open_checkpoint(folder: Path, remedy: str) -> tuple[dict, Config]:
-    """The checkpoint in a folder, and its settings. ValueError with the remedy if there is none, or damage.
+    """Return a folder's checkpoint and settings.
 
-    Its weights are not looked at: they may be those of a changed transformer.py.
+    Raises ValueError with the remedy if it is missing or damaged. The weights are not checked: they may come
+    from a modified transformer.py.
     """
     path = folder / "checkpoint.pt"
     if not path.is_file():
@@ -1014,7 +1018,7 @@ def open_checkpoint(folder: Path, remedy: str) -> tuple[dict, Config]:
 
 
 def read_checkpoint(folder: Path, task: str, architecture: str) -> tuple[dict, Config, nn.Module]:
-    """The checkpoint in the folder of a run, its settings and model. ValueError where it cannot be used."""
+    """Return a run's checkpoint, settings and model. Raises ValueError if it cannot be used."""
     path, models_dir = folder / "checkpoint.pt", folder.parents[1]
     remedy = f"train it: {command_line('train.py', [task], [architecture], models_dir)}"
     checkpoint, config = open_checkpoint(folder, remedy)
@@ -1043,9 +1047,9 @@ def read_checkpoint(folder: Path, task: str, architecture: str) -> tuple[dict, C
 
 
 def changed(config: Config, model: nn.Module, sample: dict[str, Tensor]) -> str:
-    """Say how today's task or model differs from that of a run with these weights; "" if they do not.
+    """Describe how the current code differs from that of a run with these weights; "" if it does not.
 
-    sample holds a few questions, and the answers and logits that the run had for them.
+    sample holds a few questions with the run's answers and logits.
     """
     for source, target in zip(sample["source"], sample["target"], strict=True):
         question, before = (row[is_content(row)] for row in (source, target))
@@ -1060,10 +1064,9 @@ def changed(config: Config, model: nn.Module, sample: dict[str, Tensor]) -> str:
 
 
 def read_run(folder: Path, task: str, architecture: str, quiet: bool = False) -> Run:
-    """Return the run in a folder of any name. ValueError if there is none or it cannot be used.
+    """Return the run in a folder of any name. Raises ValueError if there is none or it cannot be used.
 
-    If the code has changed since, so that the weights no longer belong to it, a line on stderr says so,
-    unless quiet.
+    Unless quiet, print one line to stderr if the code has changed so that the weights no longer belong to it.
     """
     checkpoint, config, model = read_checkpoint(folder, task, architecture)
     run = Run(model.eval(), config, checkpoint["history"], folder, **checkpoint.get("known", {}))
@@ -1078,7 +1081,7 @@ def load_run(models_dir: Path, task: str, architecture: str = "encoder") -> Run:
     return read_run(run_folder(models_dir, task, architecture), task, architecture)
 
 
-# ---------------------------------------------------------------- pictures and figures of a run
+# ---------------------------------------------------------------- a run's pictures and metrics
 
 
 WIDTH, MARGIN = 8.0, 0.15                                   # of all pictures, in inches
@@ -1095,7 +1098,7 @@ DARK |= dict.fromkeys(["figure.facecolor", "axes.facecolor", "savefig.facecolor"
 
 @cache
 def families(letters: str) -> list[str]:
-    """Font families for these letters: matplotlib's own, then those of the reader that have what it lacks."""
+    """Return font families for these letters: matplotlib's own, then installed ones that have what it lacks."""
     chosen, own, missing = ["sans-serif"], "DejaVu Sans", {*map(ord, letters)}
     for font in sorted(fontManager.ttflist, key=lambda font: (font.name != own, font.name, font.fname)):
         there = {}
@@ -1107,19 +1110,19 @@ def families(letters: str) -> list[str]:
             chosen += {font.name} - {own, *chosen}
     if missing:
         shown = " ".join(map(chr, sorted(missing)))
-        print(f"no font here has {shown}; pictures show boxes in their place", file=sys.stderr)
+        print(f"no font here has {shown}; pictures show boxes instead", file=sys.stderr)
     return chosen
 
 
 @contextmanager
 def picture_style(dark: bool = False) -> Iterator[None]:
-    """How all pictures look, whatever the reader's own matplotlibrc says."""
+    """Apply our style to all pictures, overriding the user's matplotlibrc."""
     names = [*TASKS, *(name for task in TASKS.values() for name in task.names.values())]
     letters = "".join(sorted({letter for name in names for letter in name if not letter.isascii()}))
     log = logging.getLogger("matplotlib.font_manager")
     before = log.level
     with matplotlib.rc_context(), warnings.catch_warnings(), ExitStack() as at_end:
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")     # families has said so, once
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")     # families reports it once
         at_end.callback(log.setLevel, before)
         log.setLevel(logging.ERROR)                         # a fallback font need not have a bold face
         matplotlib.rcdefaults()
@@ -1131,9 +1134,9 @@ def picture_style(dark: bool = False) -> Iterator[None]:
 
 
 def new_picture(height: float, sentence: str, numbers: str = "", how: str = "") -> tuple[Figure, float]:
-    """An empty picture with room of a height in inches, and how far below its top edge that begins.
+    """Return an empty figure with room of a given height, and that room's offset from the top, in inches.
 
-    Above the room stands what the picture says and, in grey, with which numbers; below it, how to read it.
+    Above it come the title and, in grey, the details; below it, a caption on how to read the picture.
     """
     sentence = textwrap.fill(sentence[:1].upper() + sentence[1:], SENTENCE, break_on_hyphens=False)
     numbers, how = (
@@ -1153,13 +1156,13 @@ def new_picture(height: float, sentence: str, numbers: str = "", how: str = "") 
 
 
 def panel(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
-    """Axes at a place in inches, from the figure's upper left corner."""
+    """Return axes at a position in inches from the figure's upper left corner."""
     across, down = figure.get_size_inches()
     return figure.add_axes((left / across, 1 - (top + height) / down, width / across, height / down))
 
 
 def name_lines(axes: Axes) -> None:
-    """Write the name of each line at its end, in its colour, and none upon another."""
+    """Label each line at its end, in its colour, without overlaps."""
     gap, place = 0.17 / (axes.get_position().height * axes.figure.get_figheight()), -math.inf
     into_axes = axes.transData + axes.transAxes.inverted()
     ends = {line: into_axes.transform(line.get_xydata()[-1])[1] for line in axes.get_lines()}
@@ -1170,15 +1173,15 @@ def name_lines(axes: Axes) -> None:
 
 
 def save_picture(figure: Figure, path: Path, command: str = "") -> None:
-    """Write the picture as its suffix says, without the date.
+    """Save the picture in the format of its suffix, without a date.
 
-    With it go, for the gallery, what it says, how to read it, and the command that made it.
+    For the gallery, its metadata include the title, the caption and the command that made it.
     """
     texts = {"Title": figure.get_suptitle(), "Description": figure.get_supxlabel(), "Source": command}
     texts = {name: " ".join(text.split()) for name, text in texts.items()}
     if path.suffix == ".svg":
         texts["Date"] = None
-    elif path.suffix == ".pdf":                             # which knows no other of these names
+    elif path.suffix == ".pdf":                             # PDF metadata has no other of these fields
         texts = {"Title": texts["Title"], "CreationDate": None}
     with replacing(path) as unfinished:
         figure.savefig(unfinished, dpi=150, metadata=texts)
@@ -1191,7 +1194,7 @@ def name_loss_axes(axes: Axes) -> None:
 
 
 def training_picture(config: Config, history: list[dict]) -> Figure:
-    """Loss and accuracies over the steps, with the step at which the task was solved."""
+    """Plot loss and accuracies over the steps, with the step at which the task was solved."""
     steps, solved = [row["step"] for row in history], first_solved(history)
     last = percent(history[-1]["exact_match"])
     sentence = f"not solved in {steps[-1]} steps: {last} of the sequences correct at the end"
@@ -1218,7 +1221,7 @@ def training_picture(config: Config, history: list[dict]) -> Figure:
 
 
 def mistakes_sentence(table: list[dict]) -> str:
-    """The kind that stands out most, if any does."""
+    """Name the kind with the largest excess of mistakes, if any is notable."""
     row, mistakes = max(table, key=excess), sum(row["mistakes"] for row in table if row["kind"] == "length")
     if excess(row) < SMALLEST_EXCESS:
         return f"{mistakes:,} mistakes, spread over all kinds of questions"
@@ -1228,19 +1231,19 @@ def mistakes_sentence(table: list[dict]) -> str:
 
 
 def draw_shares(axes: Axes, rows: list[dict]) -> None:
-    """Two bars for each value of one property: its share of the questions, and of the mistakes."""
+    """Draw two bars for each value of a property: the percentage of the questions and of the mistakes."""
     places, colours = numpy.arange(len(rows)), ("grid.color", "lines.color")
     for side, share, colour in zip((-0.2, 0.2), ("questions", "mistakes"), colours, strict=True):
         heights = [100 * row[f"share_of_{share}"] for row in rows]
         axes.bar(places + side, heights, 0.4, color=matplotlib.rcParams[colour])
     inches_of_value = axes.get_position().width * WIDTH / len(rows)
-    named = slice(None, None, math.ceil(0.25 / inches_of_value))            # all that there is room for
+    named = slice(None, None, math.ceil(0.25 / inches_of_value))            # as many as fit
     axes.set_xticks(places[named], [str(row["value"]) for row in rows[named]])
     axes.set(xlabel=rows[0]["kind"], xlim=(-0.6, len(rows) - 0.4))
 
 
 def mistakes_picture(config: Config, table: list[dict]) -> Figure:
-    """Which kinds of questions have more than their share of the mistakes; the table is Answers.by_kind."""
+    """Plot which kinds of questions have more than their share of the mistakes; table is Answers.by_kind."""
     rows_of = {row["kind"]: [] for row in table}
     for row in table:
         rows_of[row["kind"]].append(row)
@@ -1257,14 +1260,14 @@ def mistakes_picture(config: Config, table: list[dict]) -> Figure:
         width = width_of_value * len(rows)
         axes = panel(figure, left, top + 0.15, width, 1.85)
         draw_shares(axes, rows)
-        axes.set_ylim(0, 103 * most)                        # the same in all, so that bars compare
+        axes.set_ylim(0, 103 * most)                        # the same scale in all panels
         left += width + gap
     figure.axes[0].set_ylabel("%")
     return figure
 
 
 def save_figures(metrics: dict, history: list[dict], answers: Answers, folder: Path) -> None:
-    """history.csv; of a trained model training.png; of one with mistakes a table of them; metrics.json."""
+    """Save history.csv, metrics.json, training.png if trained, and a table and plot of any mistakes."""
     save_table(history, folder / "history.csv")
     with picture_style():
         if metrics["steps"]:
@@ -1278,7 +1281,7 @@ def save_figures(metrics: dict, history: list[dict], answers: Answers, folder: P
 
 
 def save_test(config: Config, model: nn.Module, history: list[dict], folder: Path) -> tuple[dict, Answers]:
-    """Take the test and save the figures; the metrics and the answers."""
+    """Run the test and save the results; return the metrics and the answers."""
     answers = take_test(config, model)
     metrics = metrics_of(config, model, history, answers)
     save_figures(metrics, history, answers, folder)
@@ -1286,7 +1289,7 @@ def save_test(config: Config, model: nn.Module, history: list[dict], folder: Pat
 
 
 def save_untrained(config: Config, model: nn.Module, models_dir: Path, **known: dict) -> None:
-    """Save a model whose weights were set by hand as a run that the other scripts read.
+    """Save a hand-built model as a run that the other scripts can read.
 
     known may hold the purposes and the stream of Run.
     """
@@ -1311,7 +1314,7 @@ def save_untrained(config: Config, model: nn.Module, models_dir: Path, **known: 
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
-    """An option for each setting of Config but max_len; the help names its default, and a task's own."""
+    """Add an option for every Config setting except max_len; its help lists the default of each task."""
     option = parser.add_argument
 
     def setting(flag: str, help: str, name: str = "", **how) -> None:
@@ -1358,7 +1361,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
 
 
 def parse() -> argparse.Namespace:
-    """The command line. A setting of Config that is not given is absent, and so keeps its default."""
+    """Parse the command line. Config settings that are not given are absent and so keep their defaults."""
     parser = new_parser(
         "Train Transformers on sequence tasks; python visualize.py then shows what they learned.",
         "python train.py", "python train.py --task sort --architecture decoder",
@@ -1392,7 +1395,7 @@ def parse() -> argparse.Namespace:
 
 
 def check_resumable(config: Config, history: list[dict], given: dict, folder: Path) -> None:
-    """ValueError where a run with this history cannot go on, or not with these settings."""
+    """Raise ValueError if a run with this history cannot be resumed, or not with these settings."""
     if history[-1]["epoch"] == 0:
         raise ValueError(
             f"the weights in {folder} were set by hand, so there is no training to resume; drop --resume"
@@ -1415,9 +1418,9 @@ def check_resumable(config: Config, history: list[dict], given: dict, folder: Pa
 def config_of(
     task: str, architecture: str, options: argparse.Namespace, device: torch.device
 ) -> tuple[Config, dict | None]:
-    """What to train, and with --resume the checkpoint to go on from, if there is one.
+    """Return what to train and, with --resume, the checkpoint to resume from, if any.
 
-    ValueError where a given setting is not that of the run to go on with, or cannot be carried out.
+    Raises ValueError if a setting is infeasible or differs from that of the run to resume.
     """
     settings = {field.name for field in fields(Config)} - {"task", "architecture"}
     given = {name: value for name, value in vars(options).items() if name in settings}
@@ -1440,14 +1443,14 @@ def config_of(
 
 
 def is_finished(config: Config, folder: Path, checkpoint: dict | None) -> bool:
-    """Whether nothing is left to do: the last epoch is saved, and also its metrics, which come last."""
+    """Return whether the last epoch and the metrics, which are written last, have been saved."""
     if checkpoint is None or len(checkpoint["history"]) < config.epochs:
         return False
     return read_metrics(folder).get("train_seconds") == checkpoint["history"][-1]["train_seconds"]
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of that name, "auto" being the fastest there is. ValueError where there is none."""
+    """Return the named device; "auto" picks the fastest. Raises ValueError if it is not available."""
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         name = next(device for device, is_there in available.items() if is_there)
@@ -1455,12 +1458,12 @@ def choose_device(name: str) -> torch.device:
         raise ValueError(
             f"device {name!r} is not available on this machine; use --device cpu or drop --device"
         )
-    torch.set_float32_matmul_precision("highest")           # no TF32, whose products have only 10 bits
+    torch.set_float32_matmul_precision("highest")           # no TF32, which has only 10 mantissa bits
     return torch.device(name)
 
 
 def check_precision(device: torch.device) -> None:
-    """ValueError where a device has no bfloat16."""
+    """Raise ValueError if the device does not support bfloat16."""
     if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
         raise ValueError("amp: this GPU does not support bfloat16; drop --amp")
     try:
@@ -1473,16 +1476,16 @@ def check_precision(device: torch.device) -> None:
 
 
 def check_compiler(device: torch.device) -> None:
-    """ValueError where torch.compile cannot work, for example without a C++ compiler."""
+    """Raise ValueError if torch.compile does not work, for example for lack of a C++ compiler."""
     try:
         torch.compile(torch.cos)(torch.ones(2, device=device))
-    except Exception as error:                              # whose causes are many
+    except Exception as error:                              # it can fail in many ways
         reason = f"compile: torch.compile does not work on this machine: {first_line(error)}"
         raise ValueError(f"{reason}; drop --compile") from error
 
 
 def set_threads(threads: int | None) -> None:
-    """Compute with so many CPU threads; None: as OMP_NUM_THREADS says, or else with one."""
+    """Set the number of CPU threads; None means OMP_NUM_THREADS, or else one."""
     if threads is not None:
         if not 1 <= threads <= MOST_THREADS:
             raise ValueError(f"threads={threads} is out of range; choose 1 … {MOST_THREADS}")
@@ -1494,7 +1497,7 @@ def set_threads(threads: int | None) -> None:
 def progress_lines(
     config: Config, model: nn.Module, history: list[dict], examples: tuple[Tensor, Tensor]
 ) -> list[str]:
-    """The lines to print after an epoch: now and then the scores, and while it learns some answers."""
+    """Return the lines to print after an epoch: scores at intervals, and sample answers early in training."""
     *earlier, row = history
     before = first_solved(earlier)
     solved = row["solved"] and not before
@@ -1515,7 +1518,7 @@ def progress_lines(
 
 
 def saved_text(config: Config, epochs_saved: int, replaces: bool, alone: bool = False) -> tuple[str, str]:
-    """Say what is saved when a run stops before its end and how to continue it; alone, or with later runs."""
+    """Describe what has been saved if a run stops early, and how to continue it; alone, or with later runs."""
     if epochs_saved:
         saved = f"{config.name} is saved up to epoch {epochs_saved} of {config.epochs}"
         this = f" and only --task {config.task} --architecture {config.architecture}" if alone else ""
@@ -1527,13 +1530,13 @@ def saved_text(config: Config, epochs_saved: int, replaces: bool, alone: bool = 
 
 @contextmanager
 def telling_what_is_saved(saved: Callable[[], tuple[str, str]]) -> Iterator[None]:
-    """Whatever ends the training within the block is told in one line, with what saved_text says then."""
+    """Report in one line anything that ends training within the block, and what has been saved."""
     try:
         yield
     except (KeyboardInterrupt, SystemExit):                 # Ctrl-C, SIGTERM
         print(f"interrupted: {''.join(saved())}", file=sys.stderr)
         raise
-    except FloatingPointError as error:                     # the same command would end there again
+    except FloatingPointError as error:                     # the same command would fail again here
         fail(f"{error}; {saved()[0]}")
     except (MemoryError, RuntimeError) as error:
         if is_left_alone(error):
@@ -1541,27 +1544,27 @@ def telling_what_is_saved(saved: Callable[[], tuple[str, str]]) -> Iterator[None
         if not is_out_of_memory(error):
             raise
         fail(f"{first_line(error)}; {LESS_MEMORY}; {saved()[0]}")
-    except OSError as error:                                # a full disk, for one
+    except OSError as error:                                # e.g. a full disk
         reason = f"{error.strerror or error}; {''.join(saved())}"
         raise OSError(error.errno, reason, error.filename) from error
 
 
 def print_mistakes(answers: Answers, last: dict) -> None:
-    """What is answered wrongly; whether the last row of the history blames the learning rate."""
+    """Print the mistakes; if the final loss suggests it, blame the learning rate."""
     config = answers.config
     print(mistakes_text(answers) + "\n")
-    guessing = math.log(config.vocab_size)                  # the loss where all tokens are equally likely
+    guessing = math.log(config.vocab_size)                  # the loss of uniform guessing
     if last["loss"] > guessing and last["step"] > WARM_UP_STEPS:
         print(f"The loss is {last['loss']:.2f}, worse than uniform guessing: ln {config.vocab_size} = "
               f"{guessing:.2f}: try a --learning-rate below {config.learning_rate:g}\n")
 
 
 def follow(config: Config, device: torch.device, checkpoint: dict | None, **how: bool | int) -> None:
-    """What other processes than the first do: train with it, and leave it to look, to tell and to save."""
+    """Run training in every process but the first, which alone evaluates, reports and saves."""
     try:
         for _ in train(config, device, checkpoint, **how):
             pass
-    except FloatingPointError:                              # which the first tells
+    except FloatingPointError:                              # reported by the first process
         raise SystemExit(2) from None
     except (MemoryError, RuntimeError) as error:            # the others may have had enough memory
         if not is_out_of_memory(error):
@@ -1573,7 +1576,7 @@ def train_and_save(
     config: Config, device: torch.device, folder: Path, quiet: bool, checkpoint: dict | None = None,
     alone: bool = False, **how: bool | int,
 ) -> dict:
-    """Train with a progress bar and now and then two answers; save everything; return the metrics.
+    """Train with a progress bar and occasional sample answers; save everything; return the metrics.
 
     For alone, see saved_text.
     """
@@ -1611,12 +1614,12 @@ def train_and_save(
 
 
 def print_table(results: list[dict]) -> None:
-    """One line for each run."""
+    """Print one line per run."""
     width = max(10, *(len(metrics["task"]) + 2 for metrics in results))
     line = "{:<{width}}{:<17}{:>10}{:>12}{:>9}{:>17}{:>14}"
     configs = [Config(**metrics["config"]) for metrics in results]
     counts = " or ".join(dict.fromkeys(tests_text(config, TEST_SEQUENCES) for config in configs))
-    print(f"\nOn {counts}, none of them seen in training:\n")
+    print(f"\nOn {counts}, none of them seen during training:\n")
     headings = "task", "architecture", "parameters", "solved at", "time", "token accuracy", "exact match"
     print(line.format(*headings, width=width))
     for metrics in results:
@@ -1631,7 +1634,7 @@ def print_table(results: list[dict]) -> None:
 def runs_to_train(
     runs: list[tuple[str, str]], options: argparse.Namespace, device: torch.device
 ) -> list[tuple[Config, dict | None]]:
-    """What is left to train, all of it checked, each with the checkpoint to go on from, if there is one."""
+    """Return the runs still to train, all checked, each with the checkpoint to resume from, if any."""
     if options.amp:
         check_precision(device)
     if options.compile:
@@ -1646,7 +1649,7 @@ def runs_to_train(
 
 
 def train_all(options: argparse.Namespace) -> None:
-    """Check everything first, then train one run after the other and print a table of them."""
+    """Check everything first, then train the runs one after another and print a table."""
     start = time.perf_counter()
     tasks, architectures = list(dict.fromkeys(options.task)), list(dict.fromkeys(options.architecture))
     runs = [(task, architecture) for architecture in architectures for task in tasks]
@@ -1689,7 +1692,7 @@ def train_all(options: argparse.Namespace) -> None:
 
 def main() -> None:
     with nullcontext() if RANK == 0 else redirect_stderr(io.StringIO()):
-        options = parse()                                   # what is wrong with it, the first process tells
+        options = parse()                                   # only the first process reports errors
     try:
         train_all(options)
     except RuntimeError as error:
