@@ -255,7 +255,7 @@ def loss_of(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def learning_rate_share(step: int, steps: int, hold: float = 0.0) -> float:
-    """Return the learning-rate multiplier at step 0 … steps − 1: short linear warm-up, then cosine decay to 0.
+    """Return the learning-rate multiplier at step 0 … steps − 1: short linear warm-up, then cosine decay.
 
     The decay begins after the fraction hold of the steps.
     """
@@ -476,7 +476,7 @@ def train_epoch(run: Training, batches: Iterable[tuple[tuple[Tensor, ...], Tenso
 
 
 def dropout_seed(seed: int, rank: int, epoch: int) -> int:
-    """Return a seed unique to this run, process and epoch; with a mere sum, neighbouring seeds would coincide."""
+    """Return a seed unique to this run, process and epoch; in a mere sum, neighbouring seeds would clash."""
     return int(numpy.random.SeedSequence((seed, rank, epoch)).generate_state(1, numpy.uint64)[0] >> 1)
 
 
@@ -1098,7 +1098,7 @@ DARK |= dict.fromkeys(["figure.facecolor", "axes.facecolor", "savefig.facecolor"
 
 @cache
 def families(letters: str) -> list[str]:
-    """Return font families for these letters: matplotlib's own, then installed ones that have what it lacks."""
+    """Return font families for these letters: matplotlib's own, then installed ones for the missing letters."""
     chosen, own, missing = ["sans-serif"], "DejaVu Sans", {*map(ord, letters)}
     for font in sorted(fontManager.ttflist, key=lambda font: (font.name != own, font.name, font.fname)):
         there = {}
@@ -1518,7 +1518,7 @@ def progress_lines(
 
 
 def saved_text(config: Config, epochs_saved: int, replaces: bool, alone: bool = False) -> tuple[str, str]:
-    """Describe what has been saved if a run stops early, and how to continue it; alone, or with later runs."""
+    """Describe what has been saved if a run stops early, and how to continue it, alone or with later runs."""
     if epochs_saved:
         saved = f"{config.name} is saved up to epoch {epochs_saved} of {config.epochs}"
         this = f" and only --task {config.task} --architecture {config.architecture}" if alone else ""

@@ -215,7 +215,7 @@ def test_the_training_picture_names_what_differs_and_how_many_sequences_its_accu
     numbers = figure.texts[1].get_text()                        # not what add trains best with
     assert numbers == "add, encoder; non-default settings: fixed_length, num_layers 1"
     assert "on the same 100 validation sequences" in figure.get_supxlabel()
-    assert "all 2,000 validation" in figure.get_supxlabel()
+    assert "(all 2,000" in figure.get_supxlabel()
     _, accuracy_axes = figure.axes
     assert [list(line.get_ydata()) for line in accuracy_axes.get_lines()[:2]] == [[25, 100], [50, 100]]
     assert [text.get_text() for text in accuracy_axes.texts] == ["exact match", "token accuracy"]
