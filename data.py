@@ -1,13 +1,13 @@
-"""Sequence tasks whose answers are known exactly, so that every mistake of a model shows.
+"""Sequence tasks with exactly known answers, so that every mistake a model makes can be seen.
 
-A sequence is [START, content …, END], filled up with PAD. A task is one value, a `Task`: a function from
-questions to answers, and whatever else is particular to it. `TASKS` names six of them: copy, reverse, sort,
-double, add and complete. Each draw makes fresh sequences. The content of a sequence alone decides to which
-split it belongs, so training never meets a sequence that it is tested on. `python data.py` prints examples
-and the sizes of the splits; `python data.py --task NAME` checks a task.
+A sequence is [START, content …, END], padded with PAD. A task is a `Task` object: a function from questions
+to answers, plus anything else specific to it. `TASKS` names six of them: copy, reverse, sort, double, add and
+complete. Every draw generates fresh sequences. A sequence's content alone determines its split, so training
+never sees a test sequence. `python data.py` prints examples and the sizes of the splits;
+`python data.py --task NAME` checks a task.
 
-Shapes: N sequences, L symbols of content in each, A symbols of the answer, S = longest content + 2 for START
-and END. Functions take what they need in the order task, split, length, vocab_size.
+Shapes: N sequences, L symbols of content in each, A symbols in each answer, S = longest content + 2 for START
+and END. Functions take their arguments in the order task, split, length, vocab_size, as needed.
 """
 
 import argparse
@@ -30,50 +30,50 @@ MASK = 3                                                    # a gap to fill; PAD
 FIRST_SYMBOL = 4                                            # content symbols are 4 … vocab_size − 1
 ZERO, PLUS = 4, 14                                          # in a sum the digits are 4 … 13
 ARCHITECTURES = ("encoder", "decoder", "encoder-decoder")
-SPLITS = ("train", "validation", "test")                    # 80, 10 and 10 per cent of all sequences
+SPLITS = ("train", "validation", "test")                    # 80, 10 and 10% of all sequences
 PROPOSALS, ENOUGH = 100_000, 3                              # tries to find this many questions in a split
-SMALL_POOL = 4096                                           # up to here, all sequences of a length are listed
-POOL = 8                                                    # questions drawn for each that is picked
+SMALL_POOL = 4096                                           # the most sequences of a length that we list
+POOL = 8                                                    # candidates per question picked
 
 
 def every_question(content: Tensor) -> Tensor:
-    """Most tasks have an answer for any symbols: each row of content (N, L) is valid, (N,)."""
+    """Accept every row of content (N, L), (N,): most tasks have an answer for any symbols."""
     return torch.ones(len(content), dtype=torch.bool)
 
 
 def uniform_symbols(symbols: range, count: int, length: int, generator: torch.Generator) -> Tensor:
-    """Contents (count, length) in which every symbol is equally likely at every place."""
+    """Return contents (count, length) with symbols drawn uniformly at every position."""
     return torch.randint(symbols.start, symbols.stop, (count, length), generator=generator)
 
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """All that is particular to a task. Only the answer has to be given: `Task(sort)` is a whole task.
+    """Everything specific to a task. Only the answer is required: `Task(sort)` is a complete task.
 
-    `answer` maps a batch of questions (N, L) to answers (N, A), with one A for each L. It is only called with
-    valid questions and at least one row. Each row must depend on its own question alone, so name the
-    dimension: content.roll(1, dims=1), not content.roll(1).
+    `answer` maps a batch of questions (N, L) to answers (N, A), where A depends only on L. It is called only
+    with valid questions, and never with an empty batch. Each answer must depend only on its own question, so
+    specify the dimension: content.roll(1, dims=1), not content.roll(1).
     """
 
     answer: Callable[[Tensor], Tensor]
     symbols: range | None = None                            # in questions; None: 4 … vocab_size − 1
-    gaps: bool = False                                      # whether MASK stands in questions, too
-    propose: Callable[[range, int, int, torch.Generator], Tensor] = uniform_symbols     # see there
-    is_valid: Callable[[Tensor], Tensor] = every_question   # which of these (N, L) are questions, (N,)
-    names: dict[int, str] = field(default_factory=dict)     # of tokens that are not called by their number
-    form: str = "other symbols"                             # how to type a question, after "write …"
+    gaps: bool = False                                      # whether questions may contain MASK
+    propose: Callable[[range, int, int, torch.Generator], Tensor] = uniform_symbols     # same signature
+    is_valid: Callable[[Tensor], Tensor] = every_question   # which rows (N, L) are valid questions, (N,)
+    names: dict[int, str] = field(default_factory=dict)     # of tokens not shown by number
+    form: str = "other symbols"                             # completes the error hint "write …"
     kinds: Callable[[Tensor], dict[str, Tensor]] | None = None          # of questions, see count_repeats
-    settings: dict = field(default_factory=dict)            # of train.Config, best for it; see train.recipe
+    settings: dict = field(default_factory=dict)            # best train.Config values; see train.recipe
     depends_on: Callable[[Tensor], Tensor] | None = None    # (N, L) → (N, A, L); None: see `dependence`
 
 
 def copy(content: Tensor) -> Tensor:
-    """5 7 9 → 5 7 9: each position answers for itself."""
+    """5 7 9 → 5 7 9: each position depends only on itself."""
     return content
 
 
 def reverse(content: Tensor) -> Tensor:
-    """5 7 9 → 9 7 5: each position must look at its mirror image, wherever that is."""
+    """5 7 9 → 9 7 5: each position must look at its mirror position, wherever that is."""
     return content.flip(-1)
 
 
@@ -88,17 +88,17 @@ def double(content: Tensor) -> Tensor:
 
 
 def add(content: Tensor) -> Tensor:
-    """4 2 + 1 9 → 0 6 1: a sum has one digit more than its numbers, since 9 9 + 0 1 → 1 0 0."""
-    first, second = (content - ZERO).split(content.size(1) // 2 + 1, dim=1)             # first is with PLUS
+    """4 2 + 1 9 → 0 6 1: a sum has one more digit than its terms, as in 9 9 + 0 1 → 1 0 0."""
+    first, second = (content - ZERO).split(content.size(1) // 2 + 1, dim=1)             # first includes PLUS
     carry, digits = torch.zeros(len(content), dtype=torch.int64), []
-    for column in reversed(range(second.size(1))):          # from the ones, on the right, to the left
+    for column in reversed(range(second.size(1))):          # from the last digit to the first
         total = first[:, column] + second[:, column] + carry
         carry, digits = total // 10, [total % 10, *digits]
     return ZERO + torch.stack([carry, *digits], dim=1)
 
 
 def repeat(content: Tensor, period: int) -> tuple[Tensor, Tensor]:
-    """The sequence (N, L) that repeats what content shows at this period, and whether content agrees (N,)."""
+    """Return the pattern (N, L) that content implies for this period, and whether content fits it (N,)."""
     repeats = F.pad(content, (0, -content.size(1) % period), value=MASK).unflatten(1, (-1, period))
     pattern = repeats.amax(dim=1)                           # (N, period); MASK is less than each symbol
     whole = pattern.repeat(1, repeats.size(1))[:, : content.size(1)]
@@ -106,9 +106,9 @@ def repeat(content: Tensor, period: int) -> tuple[Tensor, Tensor]:
 
 
 def complete(content: Tensor) -> Tensor:
-    """5 _ 9 5 7 _ → 5 7 9 5 7 9: fill the gaps (MASK) of a pattern that occurs at least twice.
+    """5 _ 9 5 7 _ → 5 7 9 5 7 9: fill the gaps (MASK) in a pattern that repeats at least once.
 
-    Where several periods fit, the smallest counts; where none does, the gaps stay.
+    If several periods fit, use the smallest; if none fits, leave the gaps.
     """
     answer = content
     for period in reversed(range(1, content.size(1) // 2 + 1)):
@@ -118,7 +118,7 @@ def complete(content: Tensor) -> Tensor:
 
 
 def is_sum(content: Tensor) -> Tensor:
-    """Which rows (N, L) are digits, PLUS and as many digits again, (N,)."""
+    """Return which rows (N, L) consist of digits, PLUS and the same number of digits, (N,)."""
     length = content.size(1)
     if length % 2 == 0 or length < 3:
         return torch.zeros(len(content), dtype=torch.bool)
@@ -127,7 +127,7 @@ def is_sum(content: Tensor) -> Tensor:
 
 
 def has_one_completion(content: Tensor) -> Tensor:
-    """Which rows (N, L) have gaps and only one way to fill them, (N,)."""
+    """Return which rows (N, L) have gaps that can be filled in exactly one way, (N,)."""
     answer = complete(content)
     good = (content >= MASK).all(dim=1) & (content == MASK).any(dim=1) & (answer != MASK).all(dim=1)
     for period in range(1, content.size(1) // 2 + 1):
@@ -137,14 +137,14 @@ def has_one_completion(content: Tensor) -> Tensor:
 
 
 def propose_sums(symbols: range, count: int, length: int, generator: torch.Generator) -> Tensor:
-    """Digits, with PLUS in the middle; an even length leaves no sum."""
+    """Return digits with PLUS in the middle; no sum has an even length."""
     content = torch.randint(ZERO, PLUS, (count, length), generator=generator)
     content[:, length // 2] = PLUS
     return content
 
 
 def propose_patterns(symbols: range, count: int, length: int, generator: torch.Generator) -> Tensor:
-    """Random symbols, repeated with a random period, with a third of all places hidden."""
+    """Return random symbols repeated with a random period, with a third of all positions hidden."""
     content = uniform_symbols(symbols, count, length, generator)
     period = torch.randint(1, max(1, length // 2) + 1, (count, 1), generator=generator)
     content = content.gather(1, torch.arange(length) % period)
@@ -155,7 +155,7 @@ def propose_patterns(symbols: range, count: int, length: int, generator: torch.G
 def count_repeats(content: Tensor) -> dict[str, Tensor]:
     """9 5 5 7 9 5 has 3 repeats, a 9 and two 5s, and 3 copies of one symbol, the 5.
 
-    Both are counted in each question (N, L).
+    Count both for each question (N, L).
     """
     same = content[:, :, None] == content[:, None, :]       # (N, L, L)
     return {"repeats": same.tril(-1).any(dim=2).sum(dim=1), "copies": same.sum(dim=2).amax(dim=1)}
@@ -164,10 +164,10 @@ def count_repeats(content: Tensor) -> dict[str, Tensor]:
 def count_carries(content: Tensor) -> dict[str, Tensor]:
     """7 9 5 + 2 0 6 has 3 carries, 2 nines (9 + 0, 7 + 2), and a ripple of 2: one carry runs through both.
 
-    They are counted in each sum (N, L). A nine without a carry from its right carries nothing, as in
-    7 9 5 + 2 0 4.
+    Count these for each sum (N, L). A nine produces no carry unless one arrives from its right, as in 7 9 5 +
+    2 0 4.
     """
-    first, second = (content - ZERO).split(content.size(1) // 2 + 1, dim=1)             # first is with PLUS
+    first, second = (content - ZERO).split(content.size(1) // 2 + 1, dim=1)             # first includes PLUS
     pairs = first[:, : second.size(1)] + second
     carry = count = ripple = longest = torch.zeros(len(content), dtype=torch.int64)
     for pair in reversed(pairs.unbind(dim=1)):
@@ -180,12 +180,12 @@ def count_carries(content: Tensor) -> dict[str, Tensor]:
 def count_clues(content: Tensor) -> dict[str, Tensor]:
     """_ _ 5 9 5 9 has period 2, 2 gaps and 1 clue: only the first 5 and the last 9 rule out period 3.
 
-    Clues are the pairs of symbols, in each question (N, L), that rule out a wrong period, of the one that has
-    fewest. They count up to 3, and where no period is wrong they count as 3. Repeats are symbols that occur
-    before in the same period, such as the second 5 of 5 9 5 5 9 5.
+    Clues are the symbol pairs that rule out a wrong period; the count for a question (N, L) is the smallest
+    over all wrong periods. Counts are capped at 3, which also stands for "no wrong period". Repeats are
+    symbols that occur earlier in the same period, such as the second 5 of 5 9 5 5 9 5.
     """
     length, most = content.size(1), 3
-    clashes = [torch.zeros(len(content), dtype=torch.int64)]            # of symbols 0, 1, 2 … places apart
+    clashes = [torch.zeros(len(content), dtype=torch.int64)]            # of symbols 0, 1, 2 … apart
     for shift in range(1, length):
         near, far = content[:, :-shift], content[:, shift:]
         clashes.append(((near != far) & (near != MASK) & (far != MASK)).sum(dim=1))
@@ -199,11 +199,11 @@ def count_clues(content: Tensor) -> dict[str, Tensor]:
 
 
 def visible_copies(content: Tensor) -> Tensor:
-    """Where the symbols of the completed pattern can be seen, (N, A, L) boolean."""
+    """Return where each symbol of the completed pattern is visible in the question, (N, A, L) boolean."""
     return complete(content)[:, :, None] == content[:, None, :]
 
 
-# A task of your own is a function and a line here; `python data.py --task NAME` checks it.
+# To add a task, write a function and add a line here; `python data.py --task NAME` checks it.
 TASKS = {
     "copy": Task(copy),
     "reverse": Task(reverse),
@@ -227,12 +227,12 @@ TASKS = {
             "epochs": 400, "positional": "learned", "embedding_std": 0.5, "oversample": 1.0,
             "encoder": {"norm_first": False, "embedding_std": 0.25}, "decoder": {"oversample": 0.75},
         },
-        depends_on=visible_copies,                          # replacing one copy mostly leaves no pattern
+        depends_on=visible_copies,                          # replacing one copy usually breaks the pattern
     ),
 }
 
 
-# ---------------------------------------------------------------- text, and functions that may be wrong
+# ---------------------------------------------------------------- text, and calls to a task's own functions
 
 
 def token_name(token: int, task: str = "copy") -> str:
@@ -242,22 +242,22 @@ def token_name(token: int, task: str = "copy") -> str:
 
 
 def to_text(tokens: Tensor, task: str = "copy") -> str:
-    """A row of token ids (S,) as a person would write it, without the PAD at its end."""
+    """Format a row of token ids (S,) as readable text, without trailing PAD."""
     length = int((tokens != PAD).cumsum(dim=0).argmax()) + 1
     return " ".join(token_name(token, task) for token in tokens[:length].tolist())
 
 
 def described(value: object) -> str:
-    """Type and shape of what a function of a task returned, for an error."""
+    """Describe the type and shape of a task function's result, for an error message."""
     return f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
 
 
 def call(task: str, function: Callable, *given: object) -> object:
-    """Return what a function of a task returns. ValueError if it raises or changes its questions (N, L)."""
+    """Call a task's function. Raises ValueError if it fails or modifies its questions (N, L)."""
     before = given[0].clone() if isinstance(given[0], Tensor) else None
     try:
         returned = function(*given)
-    except Exception as error:                              # a reader's function can fail in any way
+    except Exception as error:                              # a user's function can fail in any way
         frame = traceback.extract_tb(error.__traceback__)[:2][-1]           # in the reader's function
         place = f"{Path(frame.filename).name}, line {frame.lineno}"
         question = "" if before is None else f" on {to_text(before[0], task)}"
@@ -273,50 +273,50 @@ def call(task: str, function: Callable, *given: object) -> object:
 
 
 def split_of(content: Tensor) -> Tensor:
-    """The split of each row of content (N, L), as an index into SPLITS (N,).
+    """Return the split of each row of content (N, L), as an index into SPLITS (N,).
 
-    A hash of the symbols picks one of ten buckets: 0 … 7 train, 8 validation, 9 test. So a sequence keeps its
-    split through all epochs, seeds, tasks and runs. The state steps like Lehmer's random number generator;
-    no product exceeds 2⁴⁸, so each machine computes the same.
+    A hash of the symbols picks one of ten buckets: 0 … 7 train, 8 validation, 9 test. So a sequence stays in
+    the same split in all epochs, seeds, tasks and runs. The state evolves like Lehmer's random number
+    generator. No product exceeds 2⁴⁸, so every machine computes the same result.
     """
     prime = 2**31 - 1
     state = torch.ones(len(content), dtype=torch.int64)
     for symbols in content.unbind(dim=-1):
         state = (state * 48271 + symbols) % prime
-    for _ in range(2):                                      # a single symbol needs more stirring
+    for _ in range(2):                                      # a single symbol needs more mixing
         state = state * 69621 % prime
     bucket = state % 10
     return (bucket >= 8).long() + (bucket == 9).long()
 
 
 def symbols_of(task: str, vocab_size: int) -> range:
-    """The symbols of which the task's questions are made, besides MASK for gaps."""
+    """Return the symbols used in the task's questions, apart from MASK for gaps."""
     return TASKS[task].symbols or range(FIRST_SYMBOL, vocab_size)
 
 
 def alphabet(task: str, vocab_size: int) -> list[int]:
-    """All tokens that can stand in a question."""
+    """Return all tokens that may occur in a question."""
     gap = [MASK] if TASKS[task].gaps else []
     return gap + list(symbols_of(task, vocab_size))
 
 
 def can_be_listed(task: str, length: int, vocab_size: int) -> bool:
-    """Whether the contents of this length are few enough to list them all."""
+    """Return whether there are few enough contents of this length to list them all."""
     return len(alphabet(task, vocab_size)) ** length <= SMALL_POOL
 
 
 def every_content(tokens: list[int] | range, length: int) -> Tensor:
-    """All sequences of this length that are made of these tokens, (N, length)."""
+    """Return all sequences of this length over these tokens, (N, length)."""
     return torch.cartesian_prod(*[torch.tensor(tokens)] * length).reshape(-1, length)
 
 
 def in_split(split: str, contents: Tensor) -> Tensor:
-    """Those rows of contents that are in the split."""
+    """Return those rows of contents that are in the split."""
     return contents[split_of(contents) == SPLITS.index(split)]
 
 
 def propose(task: str, count: int, length: int, vocab_size: int, generator: torch.Generator) -> Tensor:
-    """Contents (count, length) that may be questions of the task. ValueError if its function is wrong."""
+    """Propose contents (count, length) as questions. Raises ValueError if the task's function is faulty."""
     symbols = symbols_of(task, vocab_size)
     content = call(task, TASKS[task].propose, symbols, count, length, generator)
     shape = (count, length)
@@ -329,7 +329,7 @@ def propose(task: str, count: int, length: int, vocab_size: int, generator: torc
 
 
 def is_valid(task: str, content: Tensor) -> Tensor:
-    """Which rows of content (N, L) are questions of the task, (N,). ValueError if its function is wrong."""
+    """Return which rows (N, L) are valid questions, (N,). Raises ValueError if the function is faulty."""
     valid = call(task, TASKS[task].is_valid, content)
     if not isinstance(valid, Tensor) or valid.dtype != torch.bool or valid.shape != content.shape[:1]:
         raise ValueError(
@@ -343,9 +343,9 @@ def is_valid(task: str, content: Tensor) -> Tensor:
 def search(entry: Task, task: str, length: int, vocab_size: int, proposals: int) -> tuple[Tensor, list[str]]:
     """Return valid questions (N, length), and the splits that have enough of them to draw from.
 
-    They are all that there are if they can be listed. Otherwise, questions are proposed until each split has
-    ENOUGH of them, or this many proposals were made. The entry of TASKS is given so that the cache notices a
-    change.
+    If they can be listed, these are all of them. Otherwise, questions are proposed until each split has
+    ENOUGH, or until this many proposals have been made. The entry of TASKS is an argument so that the cache
+    notices a change.
     """
     if can_be_listed(task, length, vocab_size):
         contents = every_content(alphabet(task, vocab_size), length)
@@ -366,24 +366,24 @@ def search(entry: Task, task: str, length: int, vocab_size: int, proposals: int)
 
 
 def some_questions(task: str, length: int, vocab_size: int, proposals: int = PROPOSALS) -> Tensor:
-    """Valid questions (N, length) of all splits: all of them if they can be listed, or else a few."""
+    """Return valid questions (N, length) from all splits: every one if they can be listed, else a sample."""
     return search(TASKS[task], task, length, vocab_size, proposals)[0]
 
 
 def list_contents(task: str, split: str, length: int, vocab_size: int) -> Tensor:
-    """Every valid question of the split with this length, which must be short enough to list them."""
+    """Return all valid questions of this length in the split; there must be few enough to list."""
     return in_split(split, some_questions(task, length, vocab_size))
 
 
 def draw_contents(
     task: str, split: str, length: int, vocab_size: int, count: int, generator: torch.Generator
 ) -> Tensor:
-    """count valid questions (count, length) of the split, with repetition."""
+    """Draw count valid questions (count, length) of the split, with repetition."""
     if can_be_listed(task, length, vocab_size):
         pool = list_contents(task, split, length, vocab_size)
         return pool[torch.randint(len(pool), (count,), generator=generator)]
     drawn, in_vain = torch.empty(0, length, dtype=torch.int64), 0
-    while len(drawn) < count:                               # of ten sequences, one is in the smallest split
+    while len(drawn) < count:                               # the smallest split holds one sequence in ten
         asked = max(10 * (count - len(drawn)) + 10, in_vain if in_vain > 1_000 else 0)
         proposed = propose(task, asked, length, vocab_size, generator)
         found = in_split(split, proposed[is_valid(task, proposed)])
@@ -399,7 +399,7 @@ def draw_contents(
 def usable_lengths(
     task: str, split: str, seq_len: int, vocab_size: int, fixed_length: bool = False
 ) -> list[int]:
-    """The lengths with a valid question in the split. ValueError where there is none or a size is wrong."""
+    """Return the lengths with valid questions in the split. Raises ValueError if there are none."""
     if seq_len < 1:
         raise ValueError(f"seq_len={seq_len} is too small; choose 1 or more")
     if vocab_size <= FIRST_SYMBOL:
@@ -421,7 +421,7 @@ def usable_lengths(
 
 
 def missing_text(task: str, seq_len: int = 8, vocab_size: int = 20, fixed_length: bool = False) -> str:
-    """Name the lengths that are left out because a split has no questions of them; "" if none are."""
+    """Name the lengths that are skipped because a split has no such questions; "" if none are."""
     asked = [seq_len] if fixed_length else range(1, seq_len + 1)
     lengths = {split: usable_lengths(task, split, seq_len, vocab_size, fixed_length) for split in SPLITS}
     missing = {split: ", ".join(str(x) for x in asked if x not in lengths[split]) for split in SPLITS}
@@ -434,12 +434,12 @@ def missing_text(task: str, seq_len: int = 8, vocab_size: int = 20, fixed_length
 
 
 def answer_length(task: str, length: int, vocab_size: int) -> int:
-    """How many symbols the answer to a question of a usable length has."""
+    """Return the length of the answer to a question of this (usable) length."""
     return TASKS[task].answer(some_questions(task, length, vocab_size)[:1]).size(1)
 
 
 def add_start_end(content: Tensor, width: int) -> Tensor:
-    """content (N, L) → [START, content, END, PAD …] (N, width)."""
+    """Return content (N, L) as [START, content, END, PAD …] (N, width)."""
     sequence = torch.full((len(content), width), PAD)
     sequence[:, 0] = START
     sequence[:, 1 : content.size(1) + 1] = content
@@ -448,7 +448,7 @@ def add_start_end(content: Tensor, width: int) -> Tensor:
 
 
 def kinds_of(task: str, source: Tensor) -> dict[str, Tensor]:
-    """The length of each question in source (N, S), and what else the task says about it, each (N,)."""
+    """Return each question's length in source (N, S), and any other kinds the task defines, each (N,)."""
     lengths = (source != PAD).sum(dim=1) - 2                # without START and END
     kinds = {"length": lengths}
     if TASKS[task].kinds:
@@ -462,10 +462,10 @@ def kinds_of(task: str, source: Tensor) -> dict[str, Tensor]:
 def pick_rare(
     kinds: dict[str, Tensor], count: int, oversample: float, generator: torch.Generator
 ) -> Tensor:
-    """Indices (count,) of questions with these kinds, each (N,): rare kinds more often than they occur.
+    """Sample indices (count,) of questions with these kinds, each (N,), favouring rare kinds.
 
-    In the share oversample of them, all kinds are equally frequent, as far as there are enough. The others
-    have kinds as frequent as they occur, so that the model does not forget what is common.
+    In a fraction oversample of them, all kinds are equally frequent, as far as supply allows. The rest keep
+    the natural frequencies, so that the model does not forget common kinds.
     """
     kind = torch.stack(list(kinds.values()), dim=1)
     _, number, frequency = kind.unique(dim=0, return_inverse=True, return_counts=True)
@@ -477,11 +477,11 @@ def draw(
     task: str, count: int, generator: torch.Generator, split: str = "train",
     seq_len: int = 8, vocab_size: int = 20, fixed_length: bool = False, oversample: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
-    """Fresh sequences of a task: source (N, S) and target (N, T), as wide as the longest need.
+    """Generate fresh sequences of a task: source (N, S) and target (N, T), as wide as the longest requires.
 
-    Lengths are uniform in 1 … seq_len, or all seq_len with fixed_length. A length of which the split has no
-    example is left out. With oversample, they are picked from POOL times as many, see pick_rare.
-    ValueError for an unknown task or split and for sizes that leave nothing to draw.
+    Lengths are uniform in 1 … seq_len, or always seq_len with fixed_length. Lengths with no example in the
+    split are skipped. With oversample, sequences are picked from POOL times as many (see pick_rare).
+    Raises ValueError for an unknown task or split, or for sizes that leave nothing to draw.
     """
     if oversample:
         sizes = seq_len, vocab_size, fixed_length
@@ -493,7 +493,7 @@ def draw(
     lengths = usable_lengths(task, split, seq_len, vocab_size, fixed_length)
     length_of_row = torch.tensor(lengths)[torch.randint(len(lengths), (count,), generator=generator)]
     pairs, answer_lengths = [], []
-    for length in lengths:                                  # rows of one length make one tensor without PAD
+    for length in lengths:                                  # rows of one length form a tensor without PAD
         rows = (length_of_row == length).nonzero().flatten()
         if len(rows):
             content = draw_contents(task, split, length, vocab_size, len(rows), generator)
@@ -510,15 +510,16 @@ def draw(
 
 
 def arrange(architecture: str, source: Tensor, target: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
-    """What a model is given, and what it is to say at each position; PAD where nothing is asked.
+    """Return the model's inputs and its target at each position, with PAD where nothing is scored.
 
-    5 7 → 7 5, with S = START, E = END and . = PAD:     given                       to say
+    5 7 → 7 5, with S = START, E = END and . = PAD:     inputs                      target
         encoder           all answers at once           S 5 7 E                     S 7 5 E
         decoder           the prompt, then the answer   S 5 7 E 7 5                 . . . 7 5 E
-        encoder-decoder   source, and answer so far     S 5 7 E   and   S 7 5       7 5 E
+        encoder-decoder   source, and answer prefix     S 5 7 E   and   S 7 5       7 5 E
 
-    A generating model is thus asked for the next token after each beginning of the right answer. An encoder
-    answers where it reads, so behind a source that is too short for its answer stands MASK: "write here".
+    Generating models are thus teacher-forced: they predict the next token after every prefix of the correct
+    answer. An encoder writes its answer at the input positions, so a source shorter than its answer is
+    extended with MASK ("write here").
     """
     if architecture == "encoder":
         missing = target.size(1) - source.size(1)
@@ -526,7 +527,7 @@ def arrange(architecture: str, source: Tensor, target: Tensor) -> tuple[tuple[Te
         return (source.masked_fill((source == PAD) & (target != PAD), MASK),), target
     if architecture == "encoder-decoder":
         return (source, target[:, :-1]), target[:, 1:]
-    sequence = torch.cat([source, target[:, 1:]], dim=1)                # PAD stands between and behind …
+    sequence = torch.cat([source, target[:, 1:]], dim=1)                # PAD occurs between and after …
     order = (sequence == PAD).long().argsort(dim=1, stable=True)        # … and moves to the end of each row
     sequence = sequence.gather(1, order)
     prompt = torch.arange(sequence.size(1), device=source.device) < (source != PAD).sum(dim=1, keepdim=True)
@@ -534,39 +535,39 @@ def arrange(architecture: str, source: Tensor, target: Tensor) -> tuple[tuple[Te
 
 
 def is_content(tokens: Tensor) -> Tensor:
-    """Which tokens are neither START, END nor PAD; the same shape, boolean."""
+    """Return which tokens are neither START, END nor PAD; the same shape, boolean."""
     return (tokens != START) & (tokens != END) & (tokens != PAD)
 
 
 def is_scored(target: Tensor) -> Tensor:
-    """The positions (N, T) that count: all but START, which is given, and PAD, which is nothing."""
+    """Return the scored positions (N, T): all except START, which is given, and PAD."""
     return (target != START) & (target != PAD)
 
 
 def token_accuracy(prediction: Tensor, target: Tensor) -> float:
-    """The share of scored positions that are right; prediction and target are (N, T)."""
+    """Return the fraction of scored positions predicted correctly; prediction and target are (N, T)."""
     return (prediction == target)[is_scored(target)].double().mean().item()
 
 
 def all_right(prediction: Tensor, target: Tensor) -> Tensor:
-    """Which sequences have every scored position right, (N,); prediction and target are (N, T)."""
+    """Return which sequences are entirely correct, (N,); prediction and target are (N, T)."""
     return ((prediction == target) | ~is_scored(target)).all(dim=1)
 
 
 def exact_match(prediction: Tensor, target: Tensor) -> float:
-    """The share of sequences in which every scored position is right; prediction and target are (N, T)."""
+    """Return the fraction of sequences that are entirely correct; prediction and target are (N, T)."""
     return all_right(prediction, target).double().mean().item()
 
 
 def different_rows(given: tuple[Tensor, ...], to_say: Tensor) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
-    """What is given and to say, each different row once, and in which of them (N,) each row was."""
+    """Return the distinct rows of inputs and targets, and each original row's index among them (N,)."""
     widths = [tokens.size(1) for tokens in given]
     different, place = torch.cat([*given, to_say], dim=1).unique(dim=0, return_inverse=True)
     return different[:, : sum(widths)].split(widths, dim=1), different[:, sum(widths) :], place
 
 
 def portions_of_like_length(given: tuple[Tensor, ...], size: int) -> Iterator[tuple[Tensor, list[Tensor]]]:
-    """Portions of up to size rows (n,), and what is given there without the PAD behind all; longest first."""
+    """Yield batches of up to size row indices (n,) and their trimmed inputs, longest rows first."""
     order = sum((tokens != PAD).sum(dim=1) for tokens in given).argsort(descending=True)
     for rows in order.split(size):
         if len(rows):
@@ -577,11 +578,11 @@ def portions_of_like_length(given: tuple[Tensor, ...], size: int) -> Iterator[tu
 
 
 def replace_symbol(symbols: range, tokens: Tensor, place: int, shift: Tensor | int) -> tuple[Tensor, Tensor]:
-    """tokens (N, S) with the symbol at one place replaced by the one shift (N,) further on, in a circle.
+    """Replace the symbol at one position of tokens (N, S) by the one shift (N,) further on, cyclically.
 
-    Also returns in which rows (N,) another symbol stands there now: what is not of these symbols stays.
+    Also return which rows (N,) changed; tokens that are not among these symbols are kept.
     """
-    order = tokens[:, place] - symbols.start                # which of the symbols stands there, from 0
+    order = tokens[:, place] - symbols.start                # index of the symbol there, from 0
     is_symbol = (order >= 0) & (order < len(symbols))
     replaced = tokens.clone()
     replaced[is_symbol, place] = (symbols.start + (order + shift) % len(symbols))[is_symbol]
@@ -591,9 +592,9 @@ def replace_symbol(symbols: range, tokens: Tensor, place: int, shift: Tensor | i
 def replace_in_question(
     task: str, content: Tensor, place: int, shift: Tensor | int, vocab_size: int
 ) -> tuple[Tensor, Tensor]:
-    """replace_symbol in questions (N, L), and in which rows (N,) another valid question is left.
+    """Apply replace_symbol to questions (N, L); return which rows (N,) are new valid questions.
 
-    Where a task states what its answers depend on, the question need not be valid.
+    If the task defines depends_on, the new question need not be valid.
     """
     replaced, changed = replace_symbol(symbols_of(task, vocab_size), content, place, shift)
     if TASKS[task].depends_on is None:
@@ -604,7 +605,7 @@ def replace_in_question(
 def other_question(
     task: str, content: Tensor, place: int, shift: Tensor, vocab_size: int
 ) -> tuple[Tensor, Tensor]:
-    """replace_in_question by this shift (N,), or where that is not valid by the next one that is."""
+    """Apply replace_in_question with this shift (N,) or, if that is invalid, with the next valid one."""
     most = max(1, len(symbols_of(task, vocab_size)) - 1)
     for _ in range(most):
         replaced, changed = replace_in_question(task, content, place, shift, vocab_size)
@@ -615,12 +616,11 @@ def other_question(
 
 
 def dependence(task: str, content: Tensor, vocab_size: int) -> Tensor:
-    """How much each symbol of the right answer depends on each symbol of the question, (N, A, L), 0 to 1.
+    """Return how much each answer symbol depends on each question symbol, (N, A, L), from 0 to 1.
 
-    That is the share of replacements that change the answer's symbol. A symbol of the question is replaced by
-    every other one that leaves a valid question. Where there are more than 64, about 32 of them suffice. It
-    is nan for a symbol that no other can replace, such as the plus of a sum. content (N, L) are valid
-    questions.
+    This is the fraction of replacements that change the answer symbol. Each question symbol is replaced by
+    every other one that leaves a valid question; with more than 64 symbols, by about 32 of them. It is NaN
+    for symbols that cannot be replaced, such as the plus in a sum. content (N, L) are valid questions.
     """
     if TASKS[task].depends_on is not None:
         return TASKS[task].depends_on(content).double()
@@ -643,7 +643,7 @@ def dependence(task: str, content: Tensor, vocab_size: int) -> Tensor:
 
 
 def to_content(words: list[str], task: str, vocab_size: int = 20) -> Tensor:
-    """Words as to_text writes them, as content (L,). ValueError unless they are a valid question.
+    """Parse words in to_text's format into content (L,). Raises ValueError unless they form a valid question.
 
     Words may hold several symbols with spaces between them, and without where each name is one character.
     """
@@ -667,12 +667,12 @@ def to_content(words: list[str], task: str, vocab_size: int = 20) -> Tensor:
 
 
 def ask(task: str, content: Tensor) -> Tensor:
-    """The answers (N, A) of a task, whose function may be wrong: see call and check_answers."""
+    """Return a task's answers (N, A) without trusting its function: see call and check_answers."""
     return call(task, TASKS[task].answer, content)
 
 
 def check_kinds(task: str, content: Tensor) -> None:
-    """ValueError unless each kind of these questions (N, L) has a name and whole numbers (N,)."""
+    """Raise ValueError unless each kind of these questions (N, L) has a name and integers (N,)."""
     kinds = call(task, TASKS[task].kinds, content)
     if not isinstance(kinds, dict):
         raise ValueError(
@@ -689,7 +689,7 @@ def check_kinds(task: str, content: Tensor) -> None:
 
 
 def check_answers(task: str, content: Tensor, answers: Tensor, vocab_size: int) -> None:
-    """ValueError unless these can be answers to content (N, L): whole numbers (N, A) from the vocabulary."""
+    """Raise ValueError unless these can answer content (N, L): integers (N, A) from the vocabulary."""
     if not isinstance(answers, Tensor):
         raise ValueError(f"task {task} returns {type(answers).__name__}; return a tensor of token ids")
     if answers.dtype.is_floating_point or answers.dtype == torch.bool:
@@ -708,7 +708,7 @@ def check_answers(task: str, content: Tensor, answers: Tensor, vocab_size: int) 
 
 
 def check_symbols(task: str, vocab_size: int) -> None:
-    """ValueError unless the task has symbols in a range without steps, and each token a name of its own."""
+    """Raise ValueError unless the task's symbols are a range of step 1 and all token names distinct."""
     symbols, names = TASKS[task].symbols, TASKS[task].names
     if symbols is not None and (not isinstance(symbols, range) or symbols.step != 1 or not symbols):
         raise ValueError(f"task {task} has symbols={symbols!r}; choose a range without steps: range(4, 20)")
@@ -727,7 +727,7 @@ def check_symbols(task: str, vocab_size: int) -> None:
 
 
 def check_task(task: str, seq_len: int = 8, vocab_size: int = 20, fixed_length: bool = False) -> None:
-    """ValueError, in one line, for a task that could not be trained: asked a few questions of each length."""
+    """Raise a one-line ValueError if the task cannot be trained, after trying a few questions per length."""
     check_symbols(task, vocab_size)
     for length in usable_lengths(task, "train", seq_len, vocab_size, fixed_length):
         generator = torch.Generator().manual_seed(0)
@@ -758,7 +758,7 @@ def check_task(task: str, seq_len: int = 8, vocab_size: int = 20, fixed_length: 
 
 
 def nearest_option(option: str, options: list[str]) -> str | None:
-    """The option that was meant: --epoch is --epochs, --lr has the initials of --learning-rate, and so on."""
+    """Guess the intended option: --epochs for --epoch, --learning-rate for its initials --lr, and so on."""
     typed = option.strip("-").replace("_", "-")
     words_of = {name: name.strip("-").split("-") for name in options}
     candidates = [
@@ -771,7 +771,7 @@ def nearest_option(option: str, options: list[str]) -> str | None:
 
 
 def new_parser(description: str, *examples: str, **settings) -> argparse.ArgumentParser:
-    """The command line of a script, with some examples of it below the help."""
+    """Return a script's argument parser, with examples below the help."""
     return argparse.ArgumentParser(
         description=description, epilog="\n  ".join(["examples:", *examples]), allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter, **settings,
@@ -781,21 +781,21 @@ def new_parser(description: str, *examples: str, **settings) -> argparse.Argumen
 def add_choice(
     parser: argparse.ArgumentParser, flag: str, choices: Sequence[str], default: Sequence[str] | None = None
 ) -> None:
-    """An option for one or more of these words, which the help lists once. Without a default, it is None."""
+    """Add an option that takes one or more of these words, listed once in the help; by default None."""
     words = f"one or more of {', '.join(choices)} (default: {' '.join(default or ['all'])})"
     name = flag.strip("-").upper()
     parser.add_argument(flag, nargs="+", choices=choices, metavar=name, default=default, help=words)
 
 
 def folder_name(name: str) -> Path:
-    """The type of an option that names a folder."""
+    """Parse an option that names a folder."""
     if not name.strip():
         raise argparse.ArgumentTypeError("the folder name is empty")
     return Path(name)
 
 
 def parse_options(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """The options that are given. One that is unknown or given twice ends the program, with the fix."""
+    """Parse the options. An unknown or repeated option ends the program with a suggested fix."""
     parser.error = fail
     flags = [word.split("=")[0] for word in arguments() if word.startswith("--")]
     for flag in flags:
@@ -811,7 +811,7 @@ def parse_options(parser: argparse.ArgumentParser) -> argparse.Namespace:
 
 
 def task_names() -> list[str]:
-    """What can be chosen with --task. Ends the program where an entry of TASKS is not a task."""
+    """Return the choices for --task. Ends the program if an entry of TASKS is not a Task."""
     for name, task in TASKS.items():
         if not isinstance(task, Task):
             function = getattr(task, "__name__", "…")
@@ -822,7 +822,7 @@ def task_names() -> list[str]:
 
 
 def print_examples(task: str) -> None:
-    """Check the task, and draw examples in one batch, as in training."""
+    """Check the task and print examples drawn in one batch, as for training."""
     names = "seq_len", "vocab_size", "fixed_length"
     sizes = {name: value for name, value in TASKS[task].settings.items() if name in names}
     check_task(task, **sizes)
@@ -840,7 +840,7 @@ def print_arranged(task: str) -> None:
     source, target = add_start_end(content, 5), add_start_end(answer, answer.size(1) + 2)
     for architecture in ARCHITECTURES:
         given, to_say = arrange(architecture, source, target)
-        for name, tokens in *(("given", part) for part in given), ("target", to_say):
+        for name, tokens in *(("input", part) for part in given), ("target", to_say):
             print(f"  {architecture:<17}{name:<8}" + "".join(f"{to_text(token):>6}" for token in tokens.T))
 
 

@@ -667,3 +667,15 @@ def test_both_files_mean_the_same_by_the_special_tokens():
 def test_bad_settings_are_named_with_their_fix(settings, message):
     with pytest.raises(ValueError, match=message):
         draw(**{"task": "copy", "count": 4, "generator": generator(), **settings})
+
+
+def test_data_py_prints_the_true_size_of_each_split(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["data.py", "--task", *TASKS])
+    data.main()
+    table = capsys.readouterr().out.split("in each split, for the 16 symbols")[-1]
+    rows = [[int(size.replace(",", "")) for size in line.split()] for line in table.splitlines()[2:]]
+    assert [row[0] for row in rows] == [1, 2, 3, 4, 5]
+    for length, *sizes in rows:
+        assert sum(sizes) == 16**length
+        if length > 3:                                          # shorter ones are too few to be exact
+            assert [size / 16**length for size in sizes] == pytest.approx([0.8, 0.1, 0.1], abs=0.001)
