@@ -1,7 +1,7 @@
-"""What a trained model's attention does, in numbers, and whether the answer depends on it.
+"""Measure what a trained model's attention does, and whether the answer depends on it.
 
-Shares, scores and maps say where heads read. Interventions on the real model, ablating heads or replacing
-a symbol, say what matters. Everything is measured on sequences that training never saw.
+Shares, scores and maps show where heads attend. Interventions on the model itself, such as ablating heads or
+replacing a symbol, show what matters. Everything is measured on sequences not seen in training.
 
 Shapes: N sequences, L symbols of content, A symbols of the answer, H heads, T queries, S keys.
 A map is (T, S): row = query (who reads), column = key (what is read).
@@ -49,19 +49,19 @@ from transformer import (
 
 SEQUENCES = 320                                             # test sequences of all lengths, …
 SEQUENCES_EACH = 100                                        # … and of a single length
-BATCH = 100                                                 # of them at a time: small enough for the caches
-LARGEST = 4_000_000                                         # numbers in one tensor, where rows are long
+BATCH = 100                                                 # sequences per pass: fits the CPU caches
+LARGEST = 4_000_000                                         # elements per tensor, if rows are long
 
 Head = tuple[str, int, int]                                 # kind, layer, head; here both count from 0
 Part = tuple[()] | tuple[str] | tuple[str, int] | Head      # all attention, a kind, a layer or a head
 ALL_ATTENTION: Part = ()
 NOTHING = "nothing"                                         # in place of a part
-MOST_HARMLESS, PAIRS = 48, 4                                # of so many heads, so many pairs are measured
-SMALLEST_COST = 0.01                                        # of a pair that is worth telling
+MOST_HARMLESS, PAIRS = 48, 4                                # candidate heads, and pairs measured
+SMALLEST_COST = 0.01                                        # of a pair worth reporting
 
 
 def attention_at(model: nn.Module) -> dict[tuple[str, int], MultiHeadAttention]:
-    """The attention of each kind and layer."""
+    """Return the attention module of each kind and layer."""
     return {
         (kind, layer): attention for kind, attentions in unwrapped(model).attention_layers().items()
         for layer, attention in enumerate(attentions)
@@ -69,7 +69,7 @@ def attention_at(model: nn.Module) -> dict[tuple[str, int], MultiHeadAttention]:
 
 
 def heads_of(model: nn.Module, part: Part = ALL_ATTENTION) -> list[Head]:
-    """The heads of one part of the model's attention. ValueError where the model has no such part."""
+    """List the heads in one part of the model's attention. Raises ValueError if there is no such part."""
     heads = [
         (*place, head) for place, attention in attention_at(model).items()
         for head in range(attention.num_heads)
@@ -91,7 +91,7 @@ def parts_of(model: nn.Module) -> list[Part]:
 def inputs_and_outputs(
     model: nn.Module, modules: list[nn.Module], given: tuple[Tensor, ...]
 ) -> list[tuple[Tensor, Tensor]]:
-    """What each of these modules is given and gives in one pass of the model, both (B, T, …)."""
+    """Return each module's first input and its output during one forward pass, both (B, T, …)."""
     seen = {}
 
     def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -108,10 +108,10 @@ def inputs_and_outputs(
 def ablated(
     model: nn.Module, *parts: Part, replacement: dict[Head, Tensor] | None = None
 ) -> Iterator[nn.Module]:
-    """The model without parts of its attention: zero ablation, or mean ablation with mean_head_outputs.
+    """Ablate parts of the model's attention: zero ablation, or mean ablation with mean_head_outputs.
 
-    Each head of the parts gives zeros, or its replacement (Dh,), to the output projection that mixes the
-    heads. Afterwards the model is as it was. ValueError where it has no such part.
+    Each head in these parts passes zeros, or its replacement (Dh,), to the output projection. On exit, the
+    model is restored. Raises ValueError if it has no such part.
     """
     attentions, heads = attention_at(model), {head for part in parts for head in heads_of(model, part)}
     place_of = {attentions[head[:2]].output_projection: head[:2] for head in heads}
@@ -131,15 +131,16 @@ def ablated(
 
 
 def answering_kind(architecture: str) -> str:
-    """The kind of attention that can find the answers in the source."""
+    """Return the kind of attention that can find the answers in the source."""
     return "cross" if architecture == "encoder-decoder" else architecture
 
 
 def first_symbol(architecture: str, kind: str, length: int) -> tuple[int, int]:
-    """The query and the key at which the symbols begin in a map; the query is the one that says symbol 0.
+    """Return the query and key where the symbols start in a map; that query predicts symbol 0.
 
-    An encoder's query i says symbol i, a generating model's the one that comes next: START the first, or the
-    prompt's END. There, what a decoder reads on its own diagonal is the symbol that it wrote last.
+    In an encoder, each query predicts the symbol at its own position; in a generating model, the next one.
+    The first is predicted at START, or at the prompt's END. On its own diagonal, a decoder thus sees the
+    symbol it wrote last.
     """
     if architecture == "decoder":
         return length + 1, 1
@@ -147,9 +148,9 @@ def first_symbol(architecture: str, kind: str, length: int) -> tuple[int, int]:
 
 
 def cells_of_symbols(symbols: Tensor, first: tuple[int, int], queries: int, keys: int) -> Tensor:
-    """Cells of a map (…, T, S), from those of symbols (…, A, L) that begin at this query and key, boolean.
+    """Place symbol cells (…, A, L) into a boolean map (…, T, S), starting at this query and key.
 
-    A map may have room for fewer symbols: an answer can end too early.
+    Cells outside the map are dropped, since an answer can end too early.
     """
     (query, key), symbols = first, symbols[..., : queries - first[0], : keys - first[1]]
     cells = torch.zeros(*symbols.shape[:-2], queries, keys, dtype=torch.bool)
@@ -158,10 +159,10 @@ def cells_of_symbols(symbols: Tensor, first: tuple[int, int], queries: int, keys
 
 
 def answer_cells(architecture: str, depends: Tensor, queries: int, keys: int) -> Tensor:
-    """Where in a map (T, S) of the answering kind the answers come from, (N, T, S) boolean.
+    """Return where the answers come from in a map (T, S) of the answering kind, (N, T, S) boolean.
 
-    A query that says a symbol has a cell at each key on which this symbol depends at least half as much as on
-    any other. depends (N, A, L) as data.dependence measures it.
+    The query that predicts a symbol gets a cell at each key with at least half the dependence of the
+    strongest key. depends (N, A, L) comes from data.dependence.
     """
     known = depends.nan_to_num()
     behind = (known > 0) & (known >= known.amax(dim=2, keepdim=True) / 2)
@@ -176,16 +177,16 @@ def diagonals(first: tuple[int, int], length: int, queries: int, keys: int) -> T
 
 
 def longest(run: Run) -> int:
-    """The most content symbols in the test split; of a sum with seq_len 8 these are 7."""
+    """Return the longest content length in the test split; for sums with seq_len 8, this is 7."""
     return run.config.lengths("test")[-1]
 
 
 def unseen_sequences(
     run: Run, length: int | None = None, count: int = SEQUENCES
 ) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
-    """The sources, what the model is given and is to say, on sequences that training never saw.
+    """Return sources, model inputs and targets for sequences not seen in training.
 
-    They are of all lengths that it trained on, or of one.
+    They cover all training lengths, or just one.
     """
     config = run.config
     if length is not None:
@@ -195,13 +196,13 @@ def unseen_sequences(
 
 
 def clearest_example(run: Run, length: int | None = None) -> Tensor:
-    """The unseen content (L,), by default one of the longest, in which the fewest symbols occur twice."""
+    """Return the unseen content (L,) with the fewest repeated symbols, by default among the longest."""
     source, _, _ = unseen_sequences(run, length or longest(run))
     return max(source[:, 1:-1], key=lambda content: len(content.unique()))
 
 
 def share_on(cells: Tensor, maps: Tensor) -> Tensor:
-    """What share of its attention a query with such cells spends on them, a mean for each head (…, H).
+    """Return the mean fraction of attention that queries with marked cells spend on them, per head (…, H).
 
     maps (…, H, T, S), cells (T, S) boolean or (N, 1, T, S) for maps of N sequences. nan without any cell.
     """
@@ -210,10 +211,10 @@ def share_on(cells: Tensor, maps: Tensor) -> Tensor:
 
 
 def relative_entropy(maps: Tensor, allowed: Tensor) -> Tensor:
-    """How evenly a head reads, a mean for each head (…, H): 0 is a single key, 1 is uniform attention.
+    """Return how evenly each head attends (…, H): 0 means a single key, 1 means uniform attention.
 
-    That is −Σ w·ln w / ln n over the n keys that a query may read, of the queries that have a choice.
-    maps (…, H, T, S), allowed broadcastable to it, boolean.
+    This is −Σ w·ln w / ln n over the n keys a query may attend to, averaged over queries with a choice. maps
+    (…, H, T, S), allowed broadcastable to it, boolean.
     """
     entropy = torch.special.entr(maps).sum(dim=-1)                                      # (…, H, T), nats
     keys = allowed.sum(dim=-1)
@@ -221,10 +222,10 @@ def relative_entropy(maps: Tensor, allowed: Tensor) -> Tensor:
 
 
 def mean_distance(maps: Tensor, first: tuple[int, int]) -> Tensor:
-    """How far what a query reads is from the symbol of its number, a mean for each head (…, H), in tokens.
+    """Return how far a query's attention is from its own symbol, in tokens, as a mean per head (…, H).
 
-    A head that copies has 0. maps (…, H, T, S); first are the query and key of symbol 0, see first_symbol.
-    The queries before it are left out.
+    A copying head scores 0. maps are (…, H, T, S); first is the query and key of symbol 0 (see first_symbol).
+    Earlier queries are left out.
     """
     query, key = first
     numbers = torch.arange(maps.size(-2) - query)[:, None], torch.arange(maps.size(-1)) - key
@@ -233,10 +234,10 @@ def mean_distance(maps: Tensor, first: tuple[int, int]) -> Tensor:
 
 
 def rows_at_once(config: Config, given: tuple[Tensor, ...]) -> int:
-    """How many rows of what a model is given go through it at once, so that no tensor of a pass is large.
+    """Return how many input rows to process at once, so that no tensor in a forward pass gets large.
 
-    Make a tensor for all results first, and write those of each portion into it. Small tensors that stay
-    between large ones that are freed would leave gaps, which take more memory than all of them.
+    Allocate one tensor for all results first, and write each batch's into it. Otherwise small tensors left
+    between large, freed ones fragment memory.
     """
     length = max(tokens.size(1) for tokens in given)
     numbers = length * max(config.vocab_size, config.num_layers * config.num_heads * length)    # logits, maps
@@ -244,13 +245,13 @@ def rows_at_once(config: Config, given: tuple[Tensor, ...]) -> int:
 
 
 def portions(config: Config, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """The rows (N,) of what a model is given, as many at a time as rows_at_once says."""
+    """Split the input row indices (N,) into batches of rows_at_once."""
     return torch.arange(len(given[0])).split(rows_at_once(config, given))
 
 
 @dataclass
 class Reading:
-    """Where the heads read in sequences of one length: in a single one, or means over N."""
+    """Where the heads attend in sequences of one length: a single one, or means over N."""
 
     source: Tensor                                          # (N, L + 2)
     given: tuple[Tensor, ...]
@@ -258,10 +259,10 @@ class Reading:
     said: Tensor                                            # (N, T)
     maps: dict[str, Tensor]                                 # of each kind: (layers, H, T, S)
     entropy: dict[str, Tensor]                              # of each kind: (layers, H), see relative_entropy
-    depends: Tensor                                         # of the right answer, see data.dependence
+    depends: Tensor                                         # of the correct answer; see data.dependence
     cells: Tensor                                           # (N, T, S), see answer_cells
     shares: Tensor                                          # of the answering kind, on cells: (layers, H)
-    chance: float                                           # the share of uniform attention
+    chance: float                                           # what uniform attention would score
 
     @property
     def enough(self) -> float:
@@ -275,12 +276,12 @@ class Reading:
 
     @property
     def right(self) -> float:
-        """The exact match of what is said."""
+        """The exact match of the predictions."""
         return exact_match(self.said, self.to_say)
 
 
 def read(run: Run, source: Tensor, given: tuple[Tensor, ...], to_say: Tensor) -> Reading:
-    """Look where the heads read; all sources are equally long."""
+    """Measure where the heads attend; all sources must have the same length."""
     answering = answering_kind(run.architecture)
     depends = dependence(run.config.task, source[:, 1:-1], run.config.vocab_size)
     cells = answer_cells(run.architecture, depends, to_say.size(1), given[0].size(1))[:, None]
@@ -308,7 +309,7 @@ def read(run: Run, source: Tensor, given: tuple[Tensor, ...], to_say: Tensor) ->
 
 
 def mean_head_outputs(run: Run) -> dict[Head, Tensor]:
-    """What each head gives to the output projection (Dh,), a mean over all tokens of the test sequences."""
+    """Return each head's mean output (Dh,) over all tokens of the test sequences."""
     _, given, _ = unseen_sequences(run)
     attentions, means = attention_at(run.model), {}
     projections = [attention.output_projection for attention in attentions.values()]
@@ -321,9 +322,9 @@ def mean_head_outputs(run: Run) -> dict[Head, Tensor]:
 
 
 def margins(logits: Tensor, to_say: Tensor) -> Tensor:
-    """How far the right symbol's logit is ahead of the best other one, (N, T); ∞ where nothing is asked.
+    """Return the correct symbol's logit minus the highest other logit, (N, T); ∞ where nothing is scored.
 
-    The model says the right symbol just where this is above 0. logits (N, T, V), to_say (N, T).
+    A prediction is correct exactly when its margin is positive. logits are (N, T, V), to_say (N, T).
     """
     right = to_say[:, :, None]
     ahead = logits.gather(2, right) - logits.scatter(2, right, -torch.inf).amax(dim=2, keepdim=True)
@@ -352,7 +353,7 @@ def margins_without(
 
 
 def is_right(margins: Tensor) -> Tensor:
-    """Which sequences have the right symbol ahead at every query; margins (…, N, T) → (…, N) boolean."""
+    """Return which sequences have a positive margin at every query; (…, N, T) → (…, N) boolean."""
     return (margins > 0).all(dim=-1)
 
 
@@ -379,15 +380,15 @@ class AtLength:
         return (self.answers == self.target)[:, 1:].double().mean(dim=0)
 
     def stops_after(self, symbols: int) -> int:
-        """How many answers have END after so many symbols."""
+        """Return how many answers have END after exactly this many symbols."""
         ends = self.answers[:, 1:] == END
         return int((ends.any(dim=1) & (ends.long().argmax(dim=1) == symbols)).sum())
 
 
 def answer_lengths(run: Run, most: int) -> dict[int, int]:
-    """How long the answer is to a question of each length up to this one that the task and the model have.
+    """Return the answer length for each question length, up to this one, that task and model support.
 
-    A length that the task does not have, or that is too long for the model's positions, is left out.
+    Lengths the task does not have, or too long for the model's positions, are left out.
     """
     config, places, lengths = run.config, len(unwrapped(run.model).positional_encoding.table), {}
     for length in range(1, most + 1):
@@ -396,7 +397,7 @@ def answer_lengths(run: Run, most: int) -> dict[int, int]:
             try:
                 answer = ask(config.task, question)
                 check_answers(config.task, question, answer, config.vocab_size)
-            except ValueError:                              # a task of the reader's own need not have one
+            except ValueError:                              # a user's task need not have one
                 continue
             source, target = (add_start_end(tokens, tokens.size(1) + 2) for tokens in (question, answer))
             given, _ = arrange(run.architecture, source, target)
@@ -406,7 +407,7 @@ def answer_lengths(run: Run, most: int) -> dict[int, int]:
 
 
 def by_length(run: Run) -> list[AtLength]:
-    """What is answered to questions of each length up to twice those of training that there are."""
+    """Return the answers for each available question length, up to twice the training length."""
     config, most, lengths = run.config, 2 * run.config.seq_len, []
     in_test = usable_lengths(config.task, "test", most, config.vocab_size)
     for length in sorted(answer_lengths(run, most).keys() & in_test):
@@ -419,12 +420,12 @@ def by_length(run: Run) -> list[AtLength]:
 
 
 def influence(run: Run, source: Tensor, given: tuple[Tensor, ...], to_say: Tensor) -> Tensor:
-    """What each answer depends on: replace one symbol and see how far the answer moves, (N, T, S).
+    """Measure what each answer depends on: replace one symbol and see how much the output changes, (N, T, S).
 
-    For query t and key s this is the total variation ½·Σ|p − p′| of the distributions over the vocabulary,
-    before and after. It is 0 where nothing moves, and 1 where everything does. It is nan where nothing is
-    asked, or where no other symbol leaves a valid question. What an encoder–decoder has written so far is
-    held fixed. All sources are equally long.
+    For query t and key s, this is the total variation distance ½·Σ|p − p′| between the output distributions
+    before and after. It is 0 if nothing changes and 1 if everything does. It is NaN where nothing is scored,
+    or where no other symbol leaves a valid question. An encoder–decoder's answer so far is held fixed. All
+    sources must have the same length.
     """
     config, question = run.config, source[:, 1:-1]
     symbols, generator = symbols_of(config.task, config.vocab_size), fixed_generator("influence")
@@ -451,7 +452,7 @@ def influence(run: Run, source: Tensor, given: tuple[Tensor, ...], to_say: Tenso
 
 
 def influence_on(cells: Tensor, moved: Tensor) -> tuple[float, float, float]:
-    """What share of all influence is on these cells, and its means there and elsewhere.
+    """Return the fraction of all influence that falls on these cells, and its mean there and elsewhere.
 
     cells (N, T, S) boolean, moved (N, T, S) as influence gives it.
     """
@@ -460,9 +461,10 @@ def influence_on(cells: Tensor, moved: Tensor) -> tuple[float, float, float]:
 
 
 def sublayers_of(model: nn.Module) -> dict[str, nn.Module]:
-    """What is given the residual stream before each sublayer of the stack that answers, and after the last.
+    """Return the modules that read the residual stream before each sublayer, and after the last one.
 
-    Each is named after the sublayer before it: "embedding", "layer 1 attention", "layer 1 feed-forward", …
+    They belong to the stack that answers. Each is named after the preceding sublayer: "embedding", "layer 1
+    attention", "layer 1 feed-forward", …
     """
     encoder_decoder = model.architecture == "encoder-decoder"
     names, readers = ["embedding"], []
@@ -476,10 +478,10 @@ def sublayers_of(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def logit_lens(run: Run, given: tuple[Tensor, ...]) -> dict[str, Tensor]:
-    """What the model would say after each sublayer, ids (N, T); first, after the embedding alone.
+    """Return what the model would predict after each sublayer, ids (N, T), starting with the embedding alone.
 
-    Each state goes straight through the final norm and the output projection (nostalgebraist 2020,
-    "interpreting GPT: the logit lens"). The last is what the model says.
+    Each state is passed directly to the final norm and the output projection (nostalgebraist 2020,
+    "interpreting GPT: the logit lens"). The last entry is the model's actual prediction.
     """
     with evaluating(run.model) as model:
         readers = sublayers_of(model)
@@ -493,9 +495,9 @@ def logit_lens(run: Run, given: tuple[Tensor, ...]) -> dict[str, Tensor]:
 
 
 def scores_of_query(model: nn.Module, given: tuple[Tensor, ...], head: Head, query: int) -> Tensor:
-    """The products q·k of one query with each key, in the first row given, (S,).
+    """Return the dot products q·k of one query with every key, for the first input row, (S,).
 
-    Divided by √Dh, softmax makes the attention weights of them (Vaswani et al. 2017, eq. 1).
+    Divided by √Dh and passed through softmax, they give the attention weights (Vaswani et al. 2017, eq. 1).
     """
     (kind, layer, index), = heads_of(model, head)           # ValueError where there is no such head
     attention = attention_at(model)[kind, layer]
@@ -505,22 +507,22 @@ def scores_of_query(model: nn.Module, given: tuple[Tensor, ...], head: Head, que
     return keys @ queries[query]
 
 
-# ---------------------------------------------------------------- the balance of what and where
+# ---------------------------------------------------------------- the balance between what and where
 
 
 def untrained(config: Config) -> nn.Module:
-    """The model with which the training of these settings began."""
+    """Return the initial, untrained model of a run with these settings."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         return config.model().eval()
 
 
 def score_parts(model: nn.Module, tokens: Tensor) -> dict[str, Tensor]:
-    """The scores q·k / √Dh of the first attention, split by what they come from, each (B, H, T, S).
+    """Split the scores q·k / √Dh of the first attention by source, each (B, H, T, S).
 
-    It reads a symbol's vector plus a position's. With the divisor of the norm held fixed, norm and
-    projections are linear. So a score is a sum of three: of positions alone, of symbols alone, and of one of
-    each. What is the same for all keys is left out, since softmax ignores it.
+    Its input is a symbol vector plus a position vector. With the norm's divisor held fixed, norm and
+    projections are linear. So each score is a sum of three terms: positions only, symbols only, and cross
+    terms. Anything equal for all keys is left out, since softmax ignores it.
     """
     model = unwrapped(model)
     block = next(module for module in model.modules() if isinstance(module, TransformerBlock))
@@ -530,7 +532,7 @@ def score_parts(model: nn.Module, tokens: Tensor) -> dict[str, Tensor]:
     deviation = (symbols + positions).var(dim=-1, unbiased=False, keepdim=True).add(norm.epsilon).sqrt()
 
     def projected(x: Tensor, projection: nn.Linear) -> Tensor:
-        """What this part of the sum adds to the queries or keys, (B, H, length, Dh)."""
+        """Return this term's contribution to the queries or keys, (B, H, length, Dh)."""
         if block.norm_first:
             x = (x - x.mean(dim=-1, keepdim=True)) / deviation * norm.weight
         return attention.split_heads(linear(x, projection.weight))
@@ -550,10 +552,10 @@ def score_parts(model: nn.Module, tokens: Tensor) -> dict[str, Tensor]:
 
 
 def loudness(model: nn.Module, source: Tensor) -> dict[str, float]:
-    """How loud each part of those scores is: its standard deviation over the keys that a query may read.
+    """Return the loudness of each score term: its standard deviation over the keys a query may attend to.
 
-    It is the root mean square over all queries, heads and questions. source are questions of one length,
-    (N, S). ValueError if the parts do not add up, since the model was changed.
+    This is the root mean square over all queries, heads and questions. source (N, S) holds questions of one
+    length. ValueError if the parts do not add up, since the model was changed.
     """
     result = {}
     with evaluating(model) as model:
@@ -574,14 +576,15 @@ def loudness(model: nn.Module, source: Tensor) -> dict[str, float]:
     return result
 
 
-# ---------------------------------------------------------------- does an encoder know where END stands?
+# ---------------------------------------------------------------- does an encoder know where END is?
 
 
 def linear_probe(states: Tensor, labels: Tensor, held_out: Tensor) -> float:
-    """How often a logistic regression reads labels (N,) from states (N, D), on the rows held out (N,).
+    """Return a logistic regression's accuracy for labels (N,) from states (N, D), on held-out rows (N,).
 
-    A probe that reads something (Alain & Bengio 2016, arXiv:1610.01644) does not show that the model uses it,
-    nor that it was learned. So probe an untrained model, too (Hewitt & Liang 2019, arXiv:1909.03368).
+    A successful probe (Alain & Bengio 2016, arXiv:1610.01644) does not show that the model uses the
+    information, nor that it was learned. So probe an untrained model too (Hewitt & Liang 2019,
+    arXiv:1909.03368). (Hewitt & Liang 2019, arXiv:1909.03368).
     """
     classes, labels = labels.unique(return_inverse=True)
     fitted = states[~held_out]
@@ -605,16 +608,16 @@ def linear_probe(states: Tensor, labels: Tensor, held_out: Tensor) -> float:
 def states_to_probe(
     run: Run, sublayers: int, shuffled: bool = False
 ) -> tuple[dict[str, Tensor], Tensor, Tensor, Tensor]:
-    """What an encoder's first sublayers are given at each symbol (n, D), as sublayers_of names it.
+    """Return the inputs of an encoder's first sublayers at each symbol (n, D), named as in sublayers_of.
 
-    With it come the place of END in the symbol's sequence, the symbol's own place, and whether it is held
-    out, each (n,). A single symbol is left out: there are too few such sequences to hold some out. With
-    shuffled, a control, each sequence has the END of another one.
+    Also return, each (n,), END's position in the symbol's sequence, the symbol's own position, and whether it
+    is held out. Sequences of one symbol are left out, because there are too few to hold some out. As a
+    control, shuffled=True gives each sequence the END of another.
     """
     source, given, _ = unseen_sequences(run, count=min(1_000, 10_000 // longest(run) + 1))
     last, here = (source != PAD).sum(dim=1, keepdim=True) - 1, torch.arange(source.size(1))
     is_symbol = (here > 0) & (here < last) & (last > 2)
-    held_out = source.unique(dim=0, return_inverse=True)[1] % 2 == 1        # every second different one
+    held_out = source.unique(dim=0, return_inverse=True)[1] % 2 == 1        # every other distinct sequence
     if shuffled:
         last = last[torch.randperm(len(last), generator=fixed_generator("analysis"))]
     readers = dict(itertools.islice(sublayers_of(run.model).items(), sublayers))
@@ -629,10 +632,10 @@ def states_to_probe(
 
 
 def probe_length(run: Run) -> tuple[float, float]:
-    """How often a linear probe reads the length of a sequence from the states of its symbols.
+    """Return how accurately a linear probe decodes a sequence's length from its symbols' states.
 
-    The states of an encoder are read before layer 1 and after its attention. The length is one less than the
-    place of END.
+    The encoder's states are taken before layer 1 and after its attention. The length is END's position minus
+    one.
     """
     states, end, _, held_out = states_to_probe(run, 2)
     before, after = (linear_probe(each, end, held_out) for each in states.values())
@@ -640,7 +643,7 @@ def probe_length(run: Run) -> tuple[float, float]:
 
 
 def probe_places(run: Run, shuffled: bool = False) -> dict[str, tuple[float, float]]:
-    """How often a linear probe reads from a symbol's state where END stands, and its own mirror place.
+    """Return a linear probe's accuracy for END's position and a symbol's own mirror position.
 
     The states of an encoder are read before layer 1, after its attention and after its feed-forward network.
     With shuffled, a control, each sequence has the END of another one.
@@ -653,12 +656,12 @@ def probe_places(run: Run, shuffled: bool = False) -> dict[str, tuple[float, flo
 
 
 def swap_end(run: Run, length: int, other_length: int) -> tuple[float, float]:
-    """Give each symbol what the first attention of a reversing encoder wrote there at another length.
+    """Patch a reversing encoder's first attention output with that of sequences of another length.
 
-    Returns two shares of the symbols that the model then says: those from the mirror place of its own
-    sequence, and those from the mirror place of the other one. Places where either is no symbol are left out.
-    This is an interchange intervention (Geiger et al. 2021, arXiv:2106.02997). Unlike a probe, it shows what
-    the model uses.
+    Return two fractions of the predicted symbols: those from the mirror position for its own length, and
+    those from the one for the other length. Positions where either is not a symbol are left out. This is an
+    interchange intervention (Geiger et al. 2021, arXiv:2106.02997). Unlike a probe, it shows what the model
+    uses.
     """
     source, other = (unseen_sequences(run, each, SEQUENCES_EACH)[0] for each in (length, other_length))
     attention, here = run.model.blocks[0].attention, torch.arange(1, min(length, other_length) + 1)
@@ -678,10 +681,10 @@ def swap_end(run: Run, length: int, other_length: int) -> tuple[float, float]:
 
 
 def shares_in_training(run: Run, record: Record) -> Tensor:
-    """What share of its attention each head spent on the answers after each epoch, (epochs, layers, H).
+    """Return each head's fraction of attention on the answers after each epoch, (epochs, layers, H).
 
-    The heads are those of the kind that can find answers, and the question is that of the record. The share
-    is nan where its answer comes from nowhere.
+    It covers the heads of the kind that can find answers, on the recorded question. It is NaN if the answer
+    depends on nothing.
     """
     question = torch.from_numpy(record["source"])[None, 1:-1]
     depends = dependence(run.config.task, question, run.config.vocab_size)
@@ -691,14 +694,14 @@ def shares_in_training(run: Run, record: Record) -> Tensor:
 
 
 def half_way(values: list[float]) -> int:
-    """Where values that rise are first at least half-way from the first of them to the last."""
+    """Return the index at which rising values first reach half-way from the first to the last."""
     middle = (values[0] + values[-1]) / 2
     return next((place for place, value in enumerate(values) if value >= middle), 0)
 
 
 @dataclass
 class Evidence:
-    """Measurements of a run on sequences that training never saw; each is made when it is first needed."""
+    """Measurements of a run on unseen sequences, each computed when first needed."""
 
     run: Run
     count: int = SEQUENCES                                  # of all lengths, for ablation and lens
@@ -710,7 +713,7 @@ class Evidence:
 
     @property
     def brightest(self) -> Head | None:
-        """The head that reads the answers most; None where it is not known where these come from."""
+        """The head that attends most to the answers; None if it is unknown where these come from."""
         shares = self.reading.shares
         if shares.isnan().any():
             return None
@@ -732,7 +735,7 @@ class Evidence:
 
     @cached_property
     def lens(self) -> dict[str, tuple[float, float]]:
-        """Token accuracy and exact match of what the logit lens sees after each sublayer."""
+        """Token accuracy and exact match of the logit lens after each sublayer."""
         _, given, to_say = unseen_sequences(self.run, count=self.count)
         return {
             name: (token_accuracy(said, to_say), exact_match(said, to_say))
@@ -744,16 +747,16 @@ class Evidence:
         """The margins (N, T) on sequences of all lengths after zero ablation of NOTHING and of each part."""
         model = self.run.model
         cuts = {NOTHING: ()} | {part: tuple(heads_of(model, part)) for part in parts_of(model)}
-        different = list(dict.fromkeys(cuts.values()))      # a layer may have one head, a model one kind
+        different = list(dict.fromkeys(cuts.values()))      # some parts contain the same heads
         ahead = dict(zip(different, margins_without(self.run, different, count=self.count), strict=True))
         return {part: ahead[heads] for part, heads in cuts.items()}
 
     def left(self, part: Part | str = NOTHING) -> float:
-        """The exact match that is left without this part."""
+        """Return the exact match without this part."""
         return is_right(self.margins[part]).double().mean().item()
 
     def cost(self, part: Part) -> float:
-        """How much exact match it costs to lose this part."""
+        """Return how much exact match drops without this part."""
         return self.left() - self.left(part)
 
     @cached_property
@@ -766,10 +769,10 @@ class Evidence:
 
     @cached_property
     def pair(self) -> tuple[Head, Head, float] | None:
-        """Two heads of which either can be lost at no cost, but not both, and what is left without both.
+        """Two heads that can each be removed at no cost, but not together, and the exact match without both.
 
-        To first order, what two cuts take from a margin adds up. So the pairs are ranked by that sum, and the
-        first PAIRS are measured. None where none of them costs as much as SMALLEST_COST.
+        To first order, the effects of two cuts on a margin add up. So pairs are ranked by that sum, and the
+        top PAIRS are measured. None if no pair costs at least SMALLEST_COST.
         """
         harmless = [head for head in heads_of(self.run.model) if self.cost(head) < SMALLEST_COST]
         taken = {head: (self.margins[head] - self.margins[NOTHING]).nan_to_num() for head in harmless}
@@ -777,7 +780,7 @@ class Evidence:
 
         def expected(pair: tuple[Head, Head]) -> float:
             least = (self.margins[pair[0]] + taken[pair[1]]).amin(dim=1)
-            return least.sigmoid().mean().item()            # the exact match, rounded off
+            return least.sigmoid().mean().item()            # a smooth version of exact match
 
         pairs = sorted(itertools.combinations(harmless, 2), key=expected)[:PAIRS]
         left = is_right(margins_without(self.run, pairs, count=self.count)).double().mean(dim=1).tolist()
@@ -786,12 +789,12 @@ class Evidence:
 
 
 def head_table(evidence: Evidence) -> list[dict]:
-    """One row for each head, from the one that costs most to lose; layers and heads are counted from 1.
+    """Return one row per head, most costly first; layers and heads are numbered from 1.
 
-    A row has the shares of attention on the diagonals and on where the answer comes from, entropy against
-    uniform attention, and distance in tokens. Then come the exact match that is left without the head, and
-    what losing it costs. A share is None where it has no meaning. For the answer, that is a kind of attention
-    that cannot find it, or an answer that depends on nothing. For a diagonal, it is one outside the map.
+    Each row gives the attention shares on both diagonals and on the answer's source, the entropy relative to
+    uniform attention, and the distance in tokens. Then come the exact match without the head and the cost of
+    removing it. A share is None if it has no meaning. For the answer, that is a kind of attention that cannot
+    find it, or an answer that depends on nothing. For a diagonal, it is one outside the map.
     """
     run, reading, rows = evidence.run, evidence.reading, []
     architecture = run.architecture

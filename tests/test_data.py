@@ -670,7 +670,7 @@ def test_bad_settings_are_named_with_their_fix(settings, message):
 
 
 def test_data_py_prints_the_true_size_of_each_split(capsys, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["data.py", "--task", *TASKS])
+    monkeypatch.setattr(sys, "argv", ["data.py"])
     data.main()
     table = capsys.readouterr().out.split("in each split, for the 16 symbols")[-1]
     rows = [[int(size.replace(",", "")) for size in line.split()] for line in table.splitlines()[2:]]
