@@ -1,7 +1,7 @@
 """Measure what a trained model's attention does, and whether the answer depends on it.
 
 Shares, scores and maps show where heads attend. Interventions on the model itself, such as ablating heads or
-replacing a symbol, show what matters. Everything is measured on sequences not seen in training.
+replacing a symbol, show what matters. Everything is measured on unseen sequences.
 
 Shapes: N sequences, L symbols of content, A symbols of the answer, H heads, T queries, S keys.
 A map is (T, S): row = query (who reads), column = key (what is read).
@@ -55,7 +55,7 @@ LARGEST = 4_000_000                                         # elements per tenso
 Head = tuple[str, int, int]                                 # kind, layer, head; here both count from 0
 Part = tuple[()] | tuple[str] | tuple[str, int] | Head      # all attention, a kind, a layer or a head
 ALL_ATTENTION: Part = ()
-NOTHING = "nothing"                                         # in place of a part
+NOTHING = "nothing"                                         # instead of a part
 MOST_HARMLESS, PAIRS = 48, 4                                # candidate heads, and pairs measured
 SMALLEST_COST = 0.01                                        # of a pair worth reporting
 
@@ -84,7 +84,7 @@ def heads_of(model: nn.Module, part: Part = ALL_ATTENTION) -> list[Head]:
 
 
 def parts_of(model: nn.Module) -> list[Part]:
-    """All that can be ablated: each head, each layer, each kind, and all attention."""
+    """List every part that can be ablated: each head, each layer, each kind, and all attention."""
     return sorted({head[:size] for head in heads_of(model) for size in range(4)})
 
 
@@ -150,7 +150,7 @@ def first_symbol(architecture: str, kind: str, length: int) -> tuple[int, int]:
 def cells_of_symbols(symbols: Tensor, first: tuple[int, int], queries: int, keys: int) -> Tensor:
     """Place symbol cells (…, A, L) into a boolean map (…, T, S), starting at this query and key.
 
-    Cells outside the map are dropped, since an answer can end too early.
+    Cells outside the map are dropped, because an answer can end too early.
     """
     (query, key), symbols = first, symbols[..., : queries - first[0], : keys - first[1]]
     cells = torch.zeros(*symbols.shape[:-2], queries, keys, dtype=torch.bool)
@@ -171,7 +171,7 @@ def answer_cells(architecture: str, depends: Tensor, queries: int, keys: int) ->
 
 
 def diagonals(first: tuple[int, int], length: int, queries: int, keys: int) -> Tensor:
-    """The diagonal and the anti-diagonal of the symbols in a map (T, S), (2, T, S) boolean."""
+    """Return the diagonal and anti-diagonal of the symbols in a map (T, S), (2, T, S) boolean."""
     square = torch.eye(length, dtype=torch.bool)
     return cells_of_symbols(torch.stack([square, square.flip(1)]), first, queries, keys)
 
@@ -184,7 +184,7 @@ def longest(run: Run) -> int:
 def unseen_sequences(
     run: Run, length: int | None = None, count: int = SEQUENCES
 ) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
-    """Return sources, model inputs and targets for sequences not seen in training.
+    """Return sources, model inputs and targets for unseen sequences.
 
     They cover all training lengths, or just one.
     """
@@ -251,7 +251,7 @@ def portions(config: Config, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 
 @dataclass
 class Reading:
-    """Where the heads attend in sequences of one length: a single one, or means over N."""
+    """The attention in sequences of one length: a single sequence, or means over N."""
 
     source: Tensor                                          # (N, L + 2)
     given: tuple[Tensor, ...]
@@ -266,12 +266,12 @@ class Reading:
 
     @property
     def enough(self) -> float:
-        """The share above which a head reads what an answer needs: half-way from chance to all of it."""
+        """The fraction above which a head attends mainly to the needed symbols: half-way from chance to 1."""
         return (1 + self.chance) / 2
 
     @property
     def length(self) -> int:
-        """How many symbols each question has."""
+        """The number of symbols in each question."""
         return self.source.size(1) - 2
 
     @property
@@ -335,10 +335,10 @@ def margins_without(
     run: Run, cuts: list[tuple[Part, ...]], replacement: dict[Head, Tensor] | None = None,
     count: int = SEQUENCES,
 ) -> Tensor:
-    """The margins on test sequences of all lengths, each time with some parts ablated, (cuts, N, T).
+    """Return the margins on test sequences of all lengths under each ablation, (cuts, N, T).
 
-    For a generating model that says what it generates: greedy decoding is right just where each step after
-    the right beginning is. Each different row goes through the model once, beside others of like length.
+    This also scores generating models: greedy decoding is correct exactly if every teacher-forced step is.
+    Each distinct row is processed once, batched with others of similar length.
     """
     _, given, to_say = unseen_sequences(run, count=count)
     given, to_say, place = different_rows(given, to_say)
@@ -359,15 +359,15 @@ def is_right(margins: Tensor) -> Tensor:
 
 @dataclass
 class AtLength:
-    """What a model answers to questions of one length."""
+    """A model's answers to questions of one length."""
 
     reading: Reading
-    target: Tensor                                          # the right answers (N, T), with START and END
+    target: Tensor                                          # the correct answers (N, T), with START and END
     answers: Tensor                                         # the model's own (N, T), of train.predict
 
     @property
     def length(self) -> int:
-        """How many symbols each question has."""
+        """The number of symbols in each question."""
         return self.reading.length
 
     @property
@@ -376,7 +376,7 @@ class AtLength:
 
     @property
     def right(self) -> Tensor:
-        """How often each symbol of the answer and its END is right, (T − 1,)."""
+        """The accuracy at each symbol of the answer and at its END, (T − 1,)."""
         return (self.answers == self.target)[:, 1:].double().mean(dim=0)
 
     def stops_after(self, symbols: int) -> int:
@@ -423,9 +423,9 @@ def influence(run: Run, source: Tensor, given: tuple[Tensor, ...], to_say: Tenso
     """Measure what each answer depends on: replace one symbol and see how much the output changes, (N, T, S).
 
     For query t and key s, this is the total variation distance ½·Σ|p − p′| between the output distributions
-    before and after. It is 0 if nothing changes and 1 if everything does. It is NaN where nothing is scored,
-    or where no other symbol leaves a valid question. An encoder–decoder's answer so far is held fixed. All
-    sources must have the same length.
+    before and after. It is 0 if nothing changes and 1 if everything does. At positions that are not scored
+    it is NaN, as it is where no other symbol leaves a valid question. An encoder–decoder's earlier answer
+    tokens are held fixed. All sources must have the same length.
     """
     config, question = run.config, source[:, 1:-1]
     symbols, generator = symbols_of(config.task, config.vocab_size), fixed_generator("influence")
@@ -499,7 +499,7 @@ def scores_of_query(model: nn.Module, given: tuple[Tensor, ...], head: Head, que
 
     Divided by √Dh and passed through softmax, they give the attention weights (Vaswani et al. 2017, eq. 1).
     """
-    (kind, layer, index), = heads_of(model, head)           # ValueError where there is no such head
+    (kind, layer, index), = heads_of(model, head)           # ValueError if there is no such head
     attention = attention_at(model)[kind, layer]
     projections = [attention.query_projection, attention.key_projection]
     (_, queries), (_, keys) = inputs_and_outputs(model, projections, given)
@@ -522,7 +522,7 @@ def score_parts(model: nn.Module, tokens: Tensor) -> dict[str, Tensor]:
 
     Its input is a symbol vector plus a position vector. With the norm's divisor held fixed, norm and
     projections are linear. So each score is a sum of three terms: positions only, symbols only, and cross
-    terms. Anything equal for all keys is left out, since softmax ignores it.
+    terms. Anything equal for all keys is left out, because softmax ignores it.
     """
     model = unwrapped(model)
     block = next(module for module in model.modules() if isinstance(module, TransformerBlock))
@@ -555,7 +555,7 @@ def loudness(model: nn.Module, source: Tensor) -> dict[str, float]:
     """Return the loudness of each score term: its standard deviation over the keys a query may attend to.
 
     This is the root mean square over all queries, heads and questions. source (N, S) holds questions of one
-    length. ValueError if the parts do not add up, since the model was changed.
+    length. Raises ValueError if the terms do not add up, as in a modified model.
     """
     result = {}
     with evaluating(model) as model:
@@ -569,7 +569,7 @@ def loudness(model: nn.Module, source: Tensor) -> dict[str, float]:
                 f"the balance cannot be measured: the parts of the scores miss the attention by {error:.2g}, "
                 "so norm, positions or projections are not those of transformer.py"
             )
-        share = mask / mask.sum(dim=-1, keepdim=True)                                   # of a key, in a mean
+        share = mask / mask.sum(dim=-1, keepdim=True)                                   # of each key
         for name, part in parts.items():
             centred = part - (part * share).sum(dim=-1, keepdim=True)
             result[name] = (centred.square() * share).sum(dim=-1).mean().sqrt().item()
@@ -584,7 +584,7 @@ def linear_probe(states: Tensor, labels: Tensor, held_out: Tensor) -> float:
 
     A successful probe (Alain & Bengio 2016, arXiv:1610.01644) does not show that the model uses the
     information, nor that it was learned. So probe an untrained model too (Hewitt & Liang 2019,
-    arXiv:1909.03368). (Hewitt & Liang 2019, arXiv:1909.03368).
+    arXiv:1909.03368).
     """
     classes, labels = labels.unique(return_inverse=True)
     fitted = states[~held_out]
@@ -626,7 +626,7 @@ def states_to_probe(
     for rows in portions(run.config, given):
         passed = inputs_and_outputs(run.model, [*readers.values()], tuple(tokens[rows] for tokens in given))
         for kept, (stream, _) in zip(states.values(), passed, strict=True):
-            kept[rows] = stream[:, : source.size(1)]        # without MASK behind it, for longer answers
+            kept[rows] = stream[:, : source.size(1)]        # without the MASKs after it, for longer answers
     end, place, is_held_out = (x.expand_as(source)[is_symbol] for x in (last, here, held_out[:, None]))
     return {name: kept[is_symbol] for name, kept in states.items()}, end, place, is_held_out
 
@@ -672,12 +672,12 @@ def swap_end(run: Run, length: int, other_length: int) -> tuple[float, float]:
 
     with evaluating(run.model) as model, attention.register_forward_hook(swap):
         said = model(source).argmax(dim=-1)
-    here = here[other_length + 1 - here <= length]          # where both mirror places are symbols
+    here = here[other_length + 1 - here <= length]          # where both mirror positions are symbols
     own, moved = source[:, length + 1 - here], source[:, other_length + 1 - here]
     return tuple((said[:, here] == places).double().mean().item() for places in (own, moved))
 
 
-# ---------------------------------------------------------------- how attention forms in training
+# ---------------------------------------------------------------- how attention forms during training
 
 
 def shares_in_training(run: Run, record: Record) -> Tensor:
@@ -708,7 +708,7 @@ class Evidence:
 
     @cached_property
     def reading(self) -> Reading:
-        """Where the heads read in the longest sequences."""
+        """The attention in the longest sequences."""
         return read(self.run, *unseen_sequences(self.run, longest(self.run), SEQUENCES_EACH))
 
     @property
@@ -721,7 +721,7 @@ class Evidence:
 
     @cached_property
     def influence(self) -> Tensor:
-        """What the answers of the same sequences depend on, (N, T, S)."""
+        """The influence of each symbol on the answers to the same sequences, (N, T, S)."""
         return influence(self.run, self.reading.source, self.reading.given, self.reading.to_say)
 
     @cached_property
@@ -791,10 +791,11 @@ class Evidence:
 def head_table(evidence: Evidence) -> list[dict]:
     """Return one row per head, most costly first; layers and heads are numbered from 1.
 
-    Each row gives the attention shares on both diagonals and on the answer's source, the entropy relative to
-    uniform attention, and the distance in tokens. Then come the exact match without the head and the cost of
-    removing it. A share is None if it has no meaning. For the answer, that is a kind of attention that cannot
-    find it, or an answer that depends on nothing. For a diagonal, it is one outside the map.
+    Each row gives the fractions of attention on both diagonals and on the answer's source, the entropy
+    relative to uniform attention, and the distance in tokens. Then come the exact match without the head and
+    the cost of removing it. A fraction is None if it has no meaning. For the answer, that is a kind of
+    attention that cannot find it, or an answer that depends on nothing. For a diagonal, it is one outside the
+    map.
     """
     run, reading, rows = evidence.run, evidence.reading, []
     architecture = run.architecture

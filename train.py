@@ -1098,7 +1098,7 @@ DARK |= dict.fromkeys(["figure.facecolor", "axes.facecolor", "savefig.facecolor"
 
 @cache
 def families(letters: str) -> list[str]:
-    """Return font families for these letters: matplotlib's own, then installed ones for the missing letters."""
+    """Return font families for these letters: matplotlib's own, then others for the missing letters."""
     chosen, own, missing = ["sans-serif"], "DejaVu Sans", {*map(ord, letters)}
     for font in sorted(fontManager.ttflist, key=lambda font: (font.name != own, font.name, font.fname)):
         there = {}

@@ -403,7 +403,7 @@ class EncoderDecoder(nn.Module):
         self.encoder_norm = LayerNorm(d_model) if norm_first else nn.Identity()
         self.decoder_blocks = make_blocks(**settings, cross=True)
         self.decoder_norm = LayerNorm(d_model) if norm_first else nn.Identity()
-        self.output_projection = nn.Linear(d_model, vocab_size)             # the paper ties it to the embedding
+        self.output_projection = nn.Linear(d_model, vocab_size)             # the paper ties these two
 
     def attention_layers(self) -> dict[str, list[MultiHeadAttention]]:
         """Return the attention modules of each kind, first layer first."""

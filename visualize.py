@@ -1,8 +1,9 @@
-"""Pictures of where a trained model's heads read, each beside the evidence of whether that matters.
+"""Plot where a trained model's heads attend, each time with evidence of whether it matters.
 
 `python visualize.py` reads the checkpoints that `python train.py` wrote. It saves PICTURES and a live page
-for each run, and all runs side by side. A map shows where a head reads; only an intervention shows whether
-the answer depends on it. Above each picture stands what it says, with the numbers that analysis.py measured.
+for each run, and comparisons of all runs. A map shows where a head attends; only an intervention shows
+whether the answer depends on it. Each picture's title states its finding, with the numbers measured by
+analysis.py.
 
 Shapes: N sequences, H heads, T queries, S keys.
 A map is (T, S): row = query (who reads), column = key (what is read).
@@ -132,11 +133,11 @@ from train import (
 from transformer import TransformerBlock, evaluating, fail, generate, run_script
 
 NEVER_RIGHT = "the model is never correct, so no ablation can make it worse"
-MOST_KEYS = 16                                              # whose numbers fit beside one another
-SEAMLESS = {"edgecolors": "face", "linewidth": 0.3, "antialiased": True}    # in svg and pdf, too
+MOST_KEYS = 16                                              # columns of numbers that fit side by side
+SEAMLESS = {"edgecolors": "face", "linewidth": 0.3, "antialiased": True}    # in svg and pdf also
 FRAME = {"fill": False, "edgecolor": "tab:orange", "linewidth": 2}
-MOST_BALANCED = 4                                           # runs that fit beside one another
-MOST_HEADS = 6                                              # of which ablation is shown by length
+MOST_BALANCED = 4                                           # runs that fit side by side
+MOST_HEADS = 6                                              # shown by length in the ablation picture
 KINDS = {
     "encoder": "the encoder's self-attention", "decoder": "the decoder's self-attention",
     "cross": "cross-attention",
@@ -144,66 +145,66 @@ KINDS = {
 
 
 def most_focused(kind: str, maps: Tensor) -> Head:
-    """The head whose queries come closest to attending to a single key each; maps (layers, H, T, S)."""
+    """Return the head with the most concentrated attention, on average; maps (layers, H, T, S)."""
     return kind, *divmod(int(maps.amax(dim=-1).mean(dim=-1).argmax()), maps.size(1))
 
 
-@dataclass(eq=False)                                        # two views are never the same: film_of keeps one
+@dataclass(eq=False)                                        # compare by identity: film_of caches one
 class View:
-    """What the pictures of one run and one sequence are drawn from."""
+    """The data behind the pictures of one run and one sequence."""
 
     run: Run
     reading: Reading                                        # of this one question
-    answer: str                                             # the model's, as text, and ✓ or ✗
+    answer: str                                             # the model's answer as text, with ✓ or ✗
     evidence: Evidence                                      # of many questions
-    record: Record | None                                   # of how attention formed in training
+    record: Record | None                                   # of how attention formed
 
     def __str__(self) -> str:
         return f"{self.run.config.task}, {self.run.architecture}"
 
     @property
     def kind(self) -> str:
-        """The kind of attention that can find the answers; cells and shares are of this kind."""
+        """The kind of attention that can find the answers; cells and shares refer to this kind."""
         return answering_kind(self.run.architecture)
 
     @cached_property
     def best(self) -> Head:
-        """The head that reads the answers most, or the most focused one where nothing is outlined."""
+        """The head that attends most to the answers or, if nothing is outlined, the most focused one."""
         return self.evidence.brightest or most_focused(self.kind, self.reading.maps[self.kind])
 
     @property
     def costly(self) -> list[Head]:
-        """The heads that cost anything to lose, the costliest first."""
+        """The heads whose removal costs anything, most costly first."""
         heads = [head for head in heads_of(self.run.model) if self.evidence.cost(head) > 0]
         return sorted(heads, key=self.evidence.left)
 
     @cached_property
     def mistakes(self) -> list[dict]:
-        """The table of mistakes that training left; empty where there are none."""
+        """The table of mistakes saved after training; empty if there were none."""
         return read_mistakes(self.run.folder)
 
     @cached_property
     def cells(self) -> Tensor:
-        """Where the answers come from, (T, S) boolean."""
+        """The cells that the answers come from, (T, S) boolean."""
         return self.reading.cells[0]
 
     @property
     def outlined(self) -> bool:
-        """Whether there is anything to outline, in this sequence and in the others."""
+        """True if there is anything to outline, in this sequence and in the test sequences."""
         return bool(self.cells.any()) and not self.evidence.reading.shares.isnan().any()
 
     def share(self, head: Head) -> float:
-        """What share of its attention the head spends on the outlined cells of this sequence."""
+        """Return the fraction of the head's attention on this sequence's outlined cells."""
         return self.reading.shares[head[1:]].item()
 
     def name(self, part: Part) -> str:
-        """What a person calls a part, with its purpose where that is known: layer 1, head 1 (finds END)."""
+        """Return a part's display name, with its purpose if known: layer 1, head 1 (finds END)."""
         place = self.place(part)
         purpose = self.run.purposes.get(place)
         return f"{place} ({purpose})" if purpose else place
 
     def place(self, part: Part) -> str:
-        """Where a part is: layer 1, head 6, with its kind where the model has several."""
+        """Return a part's location, e.g. layer 1, head 6, with its kind if the model has several."""
         place, several = part[1:], len(self.reading.maps) > 1
         if not place:
             return KINDS[part[0]] if part and several else "any attention"
@@ -214,10 +215,10 @@ class View:
 
 
 def ask(run: Run, words: list[str] | None = None) -> tuple[Tensor, tuple[Tensor, ...], Tensor, str]:
-    """Ask the model one question, as data.to_text writes it, by default a clear example.
+    """Run the model on one question in data.to_text's format, by default a clear example.
 
-    Returns the source, what the model was given and said at each query, and both as text. ValueError for a
-    question that is not valid for the task, or is too long.
+    Returns the source, the model's inputs, its prediction at each query, and question and answer as text.
+    Raises ValueError if the question is invalid for the task or too long.
     """
     architecture, task = run.architecture, run.config.task
     content = to_content(words, task, run.config.vocab_size) if words else clearest_example(run)
@@ -238,18 +239,18 @@ def ask(run: Run, words: list[str] | None = None) -> tuple[Tensor, tuple[Tensor,
 
 
 def look_at(run: Run, words: list[str] | None = None) -> View:
-    """Ask the model one question. ValueError as ask."""
+    """Run the model on one question and measure it. Raises ValueError like ask."""
     source, given, said, text = ask(run, words)
     reading, record = read(run, source, given, said), read_record(run.folder, run.history)
     return View(run=run, reading=reading, answer=text, evidence=Evidence(run), record=record)
 
 
-# ---------------------------------------------------------------- what pictures share
+# ---------------------------------------------------------------- helpers for all pictures
 
 
 @dataclass
 class Map:
-    """Weights (T, S) with names for rows and columns; nan is hatched, cells (T, S) are outlined."""
+    """Weights (T, S) with row and column names; NaN is hatched, and cells (T, S) are outlined."""
 
     weights: Tensor
     cells: Tensor
@@ -259,7 +260,7 @@ class Map:
 
 
 def map_of(view: View, head: Head, title: str = "") -> Map:
-    """One head's map of the view's sequence."""
+    """Return one head's map of the view's sequence."""
     kind, layer, index = head
     weights, given = view.reading.maps[kind][layer, index], view.reading.given
     if kind == "decoder":
@@ -272,20 +273,20 @@ def map_of(view: View, head: Head, title: str = "") -> Map:
 
 
 def inches(names: list[str], size: float = 8) -> float:
-    """How wide the longest of these names is, in letters of this size in points; rather too wide."""
+    """Estimate the width of the longest name at this point size, erring on the wide side."""
     wide = [sum(1 + (east_asian_width(letter) in "WF") / 2 for letter in name) for name in names]
     return max(wide) * 0.68 * size / 72
 
 
 def is_turned(keys: list[str], width: float, size: float = 8) -> bool:
-    """Whether the names of columns must stand upright, so that they touch no neighbour."""
+    """Return whether column names must be rotated to avoid touching their neighbours."""
     wide = [inches([key], size) for key in keys]
     most = max(wide[0] - 0.1, wide[-1] - 0.1, *(sum(pair) / 2 for pair in itertools.pairwise(wide)))
     return most + 0.04 > width / len(keys)
 
 
 def name_places(axis: Axis, names: list[str], room: float, size: float = 8) -> None:
-    """Name the unit steps of an axis that has so many inches, upright below one another where they must."""
+    """Label the unit steps of an axis with this much room in inches, rotated if necessary."""
     step = math.ceil(1.25 * size / 72 * len(names) / room) or 1
     places = range(0, len(names), step)
     axis.set_ticks([place + 0.5 for place in places], [names[place] for place in places])
@@ -294,9 +295,9 @@ def name_places(axis: Axis, names: list[str], room: float, size: float = 8) -> N
 
 
 def name_ticks(axes: Axes, queries: list[str], keys: list[str], size: float = 8) -> None:
-    """Name the rows and columns of a map, every second, third, … where not all of them find room.
+    """Label a map's rows and columns, or only every second, third, … if not all fit.
 
-    Without names, there are no ticks either.
+    Without names, no ticks are drawn.
     """
     width, height = axes.figure.get_size_inches() * axes.get_position().size
     for axis, names, room in (axes.xaxis, keys, width), (axes.yaxis, queries, height):
@@ -304,24 +305,24 @@ def name_ticks(axes: Axes, queries: list[str], keys: list[str], size: float = 8)
 
 
 def name_axes(axes: Axes, query: str = "query (attends)", key: str = "key (attended to)") -> None:
-    """Say what rows and columns are; a low map has no room for more than a word."""
+    """Label the axes; a small map has room for only one word."""
     low = axes.figure.get_figheight() * axes.get_position().height < 1.7
     axes.set(xlabel=key, ylabel="query" if low else query)
 
 
 def room_below(keys: list[str], width: float, size: float = 8) -> float:
-    """How much room these names need below a map of this width, in inches."""
+    """Return the room these names need below a map of this width, in inches."""
     return 0.08 + (inches(keys, size) if is_turned(keys, width, size) else 1.25 * size / 72)
 
 
 def hatch(axes: Axes, left: float, top: float, width: float, height: float) -> None:
-    """What is seen where nothing is drawn."""
+    """Hatch the background, to be seen wherever nothing is drawn."""
     style = {"hatch": "////", "edgecolor": matplotlib.rcParams["grid.color"], "linewidth": 0, "zorder": 0}
     axes.add_patch(Rectangle((left, top), width, height, facecolor="none", **style))
 
 
 def draw_map(axes: Axes, shown: Map, box: tuple[float, ...] | None = None) -> None:
-    """Fill the axes with a map, one unit for each row and column, or a box: left, top, width, height."""
+    """Draw a map with one unit per row and column, or inside a box (left, top, width, height)."""
     rows, columns = shown.weights.shape
     if box is None:
         axes.set(xlim=(0, columns), ylim=(rows, 0))         # row 0 on top
@@ -346,7 +347,7 @@ def draw_map(axes: Axes, shown: Map, box: tuple[float, ...] | None = None) -> No
 def colour_bar(
     figure: Figure, left: float, top: float, height: float, quantity: str = "attention weight"
 ) -> None:
-    """What the colours of a map mean, in axes of their own."""
+    """Draw a map's colour bar in its own axes."""
     axes = panel(figure, left, top, 0.13, height)
     axes.pcolormesh(numpy.linspace(0, 1, 64)[:, None], cmap="viridis", **SEAMLESS)
     axes.set(xticks=[], yticks=[0, 64], yticklabels=["0", "1"])
@@ -359,7 +360,7 @@ def grid_picture(
     sentence: str, numbers: str, how: str, rows: list[list[Map]], shared: bool = False,
     quantity: str = "attention weight", **names: str
 ) -> Figure:
-    """Several maps with equal cells in rows and columns; shared, they name their keys and queries once."""
+    """Draw a grid of maps with equal cell sizes; if shared, keys and queries are labelled only once."""
     beside = 0.4 + max(inches(shown.queries) for row in rows for shown in row)
     margin, inner = (beside, 0) if shared else (0, beside)
     slot = (WIDTH - 0.95 - margin) / len(rows[0])
@@ -391,7 +392,7 @@ def grid_picture(
 
 
 def run_text(view: View) -> str:
-    """The grey line of a picture of one sequence."""
+    """Return the grey line of a picture of one sequence."""
     text = f"{view}: {view.answer}"
     if view.reading.length > (most := longest(view.run)):
         text += f" ({view.reading.length} symbols; training had at most {most})"
@@ -399,7 +400,7 @@ def run_text(view: View) -> str:
 
 
 def how_to_read(view: View, kinds: Iterable[str]) -> str:
-    """How to read maps of these kinds of attention."""
+    """Explain how to read maps of these kinds of attention."""
     text = "Rows: queries (attending). Columns: keys (attended to)."
     if view.outlined:
         text += " Outlined: the symbols the answer depends on."
@@ -417,12 +418,12 @@ def nothing_outlined(view: View) -> str:
 
 
 def lengths_of(source: Tensor) -> Tensor:
-    """How many symbols each question has, without START and END, (N,)."""
+    """Return the number of symbols in each question, without START and END, (N,)."""
     return (source != PAD).sum(dim=1) - 2
 
 
 def sample(source: Tensor) -> str:
-    """How many sequences a number stands on, and how many of them are different."""
+    """Describe the sequences a number is based on, and how many of them are distinct."""
     lengths = lengths_of(source)
     shortest, most, different = int(lengths.min()), int(lengths.max()), len(source.unique(dim=0))
     count = f"{len(source)} unseen sequences"
@@ -436,13 +437,13 @@ def change(view: View, part: Part) -> str:
 
 
 def points_lost(view: View, part: Part) -> int:
-    """Points of exact match that it costs to lose a part, below 0 if it gains some; at least one if any."""
+    """Return the points of exact match lost without a part, negative if it improves; at least 1 if any."""
     cost = round(100 * view.evidence.cost(part), 6)
     return math.ceil(cost) if cost > 0 else math.floor(cost)
 
 
 def price(view: View, part: Part) -> str:
-    """Return the cost of losing a part, as the end of a sentence."""
+    """Return the cost of removing a part, worded as the end of a sentence."""
     points = points_lost(view, part)
     count = f"{abs(points)} point{'s' if abs(points) != 1 else ''}"
     if points < 0:
@@ -454,7 +455,7 @@ def price(view: View, part: Part) -> str:
 
 
 def instructive_query(view: View) -> int:
-    """The query of the best head's map to look at in numbers: neither uniform nor all on a single key."""
+    """Pick the query of the best head to show in numbers: neither uniform nor all on one key."""
     kind, layer, index = view.best
     weights, cells = view.reading.maps[kind][layer, index], view.cells
     first, _ = first_symbol(view.run.architecture, kind, view.reading.length)
@@ -473,10 +474,10 @@ def number(value: float) -> str:
 
 
 def softmax_of_row(view: View, query: int) -> tuple[dict[str, list[str]], float]:
-    """How one row of the best head becomes weights, step by step for each key, and the sum of the powers."""
+    """Return the steps from scores to weights for one row of the best head, and the softmax denominator."""
     kind, layer, index = view.best
     weights = view.reading.maps[kind][layer, index, query]
-    weights = weights[: query + 1] if kind == "decoder" else weights        # it can read no more than these
+    weights = weights[: query + 1] if kind == "decoder" else weights        # it can attend to no others
     size = view.run.config.d_model // view.run.config.num_heads
     scores = scores_of_query(view.run.model, view.reading.given, view.best, query)[: len(weights)]
     scaled = scores / math.sqrt(size)
@@ -502,7 +503,7 @@ def head_sentence(view: View) -> str:
 
 
 def draw_table(table: Axes, rows: dict[str, list[str]], shown: Map, columns: int) -> None:
-    """The steps from scores to weights in numbers, below one another; the last are those shown, (1, keys)."""
+    """Draw the steps from scores to weights as rows of numbers; the last row is coloured like the map."""
     _, keys = shown.weights.shape
     table.set(xlim=(0, columns), ylim=(len(rows), 0))
     draw_map(table, shown, (0, len(rows) - 1, keys, 1))
@@ -514,11 +515,11 @@ def draw_table(table: Axes, rows: dict[str, list[str]], shown: Map, columns: int
 
 
 def head_picture(view: View) -> Figure:
-    """The head that reads the answers most, and one row of it in numbers, to be redone on paper."""
+    """Draw the head that attends most to the answers, with one row in numbers to check on paper."""
     shown, query = map_of(view, view.best), instructive_query(view)
     rows, total = softmax_of_row(view, query)
     keys = list(range(len(rows["weight"])))                 # that the query can read
-    below = len(shown.keys) <= MOST_KEYS                    # each number stands below its key's column
+    below = len(shown.keys) <= MOST_KEYS                    # numbers line up with their key's column
     if not below:
         keys = shown.weights[query, keys].topk(min(MOST_KEYS, len(keys))).indices.sort().values.tolist()
     columns = shown.keys if below else [shown.keys[key] for key in keys]
@@ -542,12 +543,12 @@ def head_picture(view: View) -> Figure:
     draw_table(table, {name: [texts[key] for key in keys] for name, texts in rows.items()}, row, len(columns))
     name_ticks(table, list(rows), [] if below else columns)
     table.xaxis.tick_top()
-    table.set_xlabel("key: what is read")
+    table.set_xlabel("key: attended to")
     return figure
 
 
 def layer_picture(view: View) -> Figure:
-    """All heads of the layer in which the head that reads the answers most is."""
+    """Draw all heads of the layer that contains the head attending most to the answers."""
     kind, layer, _ = view.best
     heads = heads_of(view.run.model, (kind, layer))
     name, titles = view.name((kind, layer)), [f"head {index + 1}" for _, _, index in heads]
@@ -571,7 +572,7 @@ def layer_picture(view: View) -> Figure:
 
 
 def model_picture(view: View) -> Figure:
-    """All layers of all kinds (rows) and heads (columns), each with what losing it costs."""
+    """Draw all layers of all kinds (rows) and heads (columns), each with the cost of removing it."""
     layers = [(kind, layer) for kind, maps in view.reading.maps.items() for layer in range(len(maps))]
     heads = view.run.config.num_heads
     lost = {head: points_lost(view, head) for head in heads_of(view.run.model)}
@@ -625,7 +626,7 @@ def model_picture(view: View) -> Figure:
 
 
 def kinds_picture(view: View) -> Figure:
-    """One head of each kind of attention, and what is left without all of that kind."""
+    """Draw one head of each kind of attention, with the accuracy left without that kind."""
     maps, evidence, row = view.reading.maps, view.evidence, []
     for kind in maps:
         head = view.best if kind == view.kind else most_focused(kind, maps[kind])
@@ -643,7 +644,7 @@ def needs_no_attention(view: View) -> bool:
 
 
 def doing(task: str) -> str:
-    """What a task is called while one does it: copying, reversing."""
+    """Return the gerund of a task's name: copying, reversing."""
     return f"{task.removesuffix('e')}ing" if task.isalpha() else task
 
 
@@ -656,9 +657,9 @@ def is_learned(view: View) -> bool:
 
 
 def comparison_sentence(views: list[list[View]]) -> str:
-    """Which tasks need no attention, in the first architecture that has such tasks, and which do.
+    """State which tasks need no attention in the first architecture with such tasks, and which do.
 
-    Nothing is claimed of models that have not learned their task.
+    Models that have not learned their task are left out.
     """
     views = [learned for row in views if (learned := [view for view in row if is_learned(view)])]
     if not views:
@@ -682,7 +683,7 @@ def comparison_sentence(views: list[list[View]]) -> str:
 
 
 def answer_of(view: View) -> tuple[list[str], int, int]:
-    """The model's answer, up to END, and in a map of the answering kind the query and key of its symbol 0."""
+    """Return the model's answer up to END, and the query and key of its symbol 0 in an answering map."""
     query, key = first_symbol(view.run.architecture, view.kind, view.reading.length)
     said = view.reading.said[0, query:].tolist()
     said = said[: said.index(END) + 1] if END in said else said
@@ -690,11 +691,11 @@ def answer_of(view: View) -> tuple[list[str], int, int]:
 
 
 def draw_lines(axes: Axes, shown: Map, view: View, columns: int) -> None:
-    """A line from each symbol of the answer, below, to each token that it attends to, above."""
+    """Draw lines from each answer symbol (bottom) to the tokens it attends to (top)."""
     answer, query, key = answer_of(view)
     weights, cells = (x[query : query + len(answer)] for x in (shown.weights.nan_to_num(), shown.cells))
     width, _ = axes.figure.get_size_inches() * axes.get_position().size
-    thickest = min(4.5, 14 * width / columns)               # in points, of a weight of 1
+    thickest = min(4.5, 14 * width / columns)               # in points, for a weight of 1
     faint = {"color": matplotlib.rcParams["grid.color"], "alpha": 0.4}
     for chosen, style in (~cells, faint), (cells, {"color": matplotlib.rcParams["lines.color"]}):
         lines = [[(symbol + key + 0.5, 0), (read + 0.5, 1)] for symbol, read in chosen.nonzero().tolist()]
@@ -708,9 +709,9 @@ def draw_lines(axes: Axes, shown: Map, view: View, columns: int) -> None:
 
 
 def lines_picture(views: list[list[View]]) -> Figure:
-    """Lines from the answers to what they attend to: a row for each architecture, a column for each task.
+    """Draw lines from answers to what they attend to: one row per architecture, one column per task.
 
-    They are of the head that reads the answers most.
+    Lines show the head that attends most to the answers.
     """
     shown = [[map_of(view, view.best) for view in row] for row in views]
     answers = [answer_of(view) for row in views for view in row]
@@ -740,7 +741,7 @@ def lines_picture(views: list[list[View]]) -> Figure:
 
 
 def comparison_picture(views: list[list[View]]) -> Figure:
-    """A map for each run, of the head that reads the answers most: architectures are rows, tasks columns."""
+    """Draw the head of each run that attends most to the answers: rows are architectures, columns tasks."""
     findings, rows = [], []
     for row in views:
         right = [f"{view.run.config.task} {percent(view.evidence.left((view.kind,)))}" for view in row]
@@ -758,7 +759,7 @@ def comparison_picture(views: list[list[View]]) -> Figure:
 
 
 def labels_of_means(view: View) -> tuple[list[str], list[str]]:
-    """Names of the queries that answer and of all keys, for means over sequences of one length."""
+    """Return labels for the answering queries and all keys, for means over sequences of one length."""
     reading = view.evidence.reading
     queries = [*range(1, int(is_scored(reading.to_say[0]).sum())), "END"]
     behind = "_" if view.run.architecture == "encoder" else "a{}"
@@ -768,11 +769,11 @@ def labels_of_means(view: View) -> tuple[list[str], list[str]]:
 
 
 def influence_picture(view: View) -> Figure:
-    """Where the best head reads, beside what the answers depend on, in the same sequences."""
+    """Draw the best head's attention next to the answers' dependence, on the same sequences."""
     reading, moved = view.evidence.reading, view.evidence.influence
     (kind, layer, head), (queries, keys) = view.best, labels_of_means(view)
     share, own, other = influence_on(reading.cells, moved)
-    asked = is_scored(reading.to_say[0])                    # of the queries, only those that answer
+    asked = is_scored(reading.to_say[0])                    # only the queries that answer
     always = reading.cells.all(dim=0)[asked]                # the same cells in all sequences
     name, sentence = view.name(view.best), nothing_outlined(view)
     numbers = f"{view}: means over {sample(reading.source)}."
@@ -794,7 +795,7 @@ def influence_picture(view: View) -> Figure:
         how += " Outlined: the needed symbols."
     how += " Hatched: masked, or not replaced."
     if view.run.architecture == "decoder":
-        how += " a1, a2, …: answer symbols generated so far."
+        how += " a1, a2, …: answer symbols already generated."
     title = f"attention of\n{view.place(view.best)}"
     looks = Map(reading.maps[kind][layer, head][asked], always, queries, keys, title)
     depends = Map(moved.nanmean(dim=0)[asked], always, queries, keys, "influence on\nthe answers")
@@ -805,9 +806,9 @@ def influence_picture(view: View) -> Figure:
 
 
 def rows_of_ablation(view: View, most_heads: int = MOST_HEADS) -> list[Part]:
-    """The costliest heads and the one that reads the answers most, then each layer and each kind.
+    """List the most important heads and the one attending most to the answers, then layers and kinds.
 
-    Where several parts have the same heads, such as a layer and its only head, there is just the first.
+    If several parts contain the same heads, such as a layer and its only head, only the first is kept.
     """
     heads, different = [head for head in view.costly[:most_heads] if head != view.best], {}
     layers = [part for part in parts_of(view.run.model) if len(part) == 2]
@@ -839,12 +840,12 @@ def ablation_sentence(view: View) -> str:
 
 
 def loss_colours() -> LinearSegmentedColormap:
-    """From the paper's colour, where nothing is lost, to dark red."""
+    """Return a colour map from the background colour (nothing lost) to dark red."""
     return LinearSegmentedColormap.from_list("loss", [matplotlib.rcParams["axes.facecolor"], "firebrick"])
 
 
 def draw_ablation(axes: Axes, view: View, rows: list[Part], names: list[str]) -> None:
-    """What is right without each of these parts: a column for each length of question, and one for all."""
+    """Draw accuracy without each of these parts: one column per question length, and one for all."""
     of_length = lengths_of(view.evidence.source)
     lengths = of_length.unique().tolist()
     columns = [*(of_length == length for length in lengths), of_length > 0]
@@ -864,12 +865,12 @@ def draw_ablation(axes: Axes, view: View, rows: list[Part], names: list[str]) ->
 
 
 def draw_scatter(axes: Axes, view: View) -> None:
-    """What share of its attention each head spends on the answers, against what it costs to lose it."""
+    """Plot each head's attention to the answers against the cost of removing it."""
     heads = heads_of(view.run.model, (view.kind,))
     shares = {head: 100 * view.evidence.reading.shares[head[1:]].item() for head in heads}
     costs = {head: 100 * view.evidence.cost(head) for head in heads}
     seaborn.scatterplot(x=shares.values(), y=costs.values(), ax=axes, alpha=0.7)
-    axes.set(xlim=(-4, 104), xlabel="% of attention on needed symbols", ylabel="points lost without it")
+    axes.set(xlim=(-4, 104), xlabel="% of attention\non the needed symbols", ylabel="points lost without it")
     low, high = min(0, *costs.values()), max(10, *costs.values())
     axes.set_ylim(low - 0.25 * (high - low), high + 0.25 * (high - low))
     costly = max(heads, key=costs.get)
@@ -885,7 +886,7 @@ def draw_scatter(axes: Axes, view: View) -> None:
 
 
 def ablation_picture(view: View) -> Figure:
-    """What is right without heads, layers and kinds, by length; beside it, what all heads read and cost."""
+    """Draw accuracy by length without heads, layers and kinds, next to each head's attention and cost."""
     evidence, rows = view.evidence, rows_of_ablation(view)
     names = [view.name(row) for row in rows]
     how = ""
@@ -908,14 +909,14 @@ def ablation_picture(view: View) -> Figure:
 
 
 def beyond_training(view: View) -> AtLength | None:
-    """What is answered at the first length that is longer than those of training."""
+    """Return the results at the first length beyond the training lengths."""
     return next((each for each in view.evidence.lengths if each.length > view.run.config.seq_len), None)
 
 
 def stops(view: View) -> tuple[int, int] | None:
-    """After how many symbols a model stops beyond the lengths of training, and in how many answers.
+    """Return after how many symbols the model stops beyond the training lengths, and in how many answers.
 
-    None where it does not stop just where the longest answers of training did, having been right until then.
+    None unless it stops exactly where the longest training answers did, and is correct until then.
     """
     at, beyond = {each.length: each for each in view.evidence.lengths}, beyond_training(view)
     if beyond:
@@ -927,7 +928,7 @@ def stops(view: View) -> tuple[int, int] | None:
 
 
 def lengths_sentence(views: list[View]) -> str:
-    """What happens at the first length that training never had."""
+    """Describe what happens at the first length beyond those of training."""
     task, beyond = views[0].run.config.task, {view.run.architecture: beyond_training(view) for view in views}
     stopping = [view for view in views if stops(view)]
     if stopping:
@@ -938,7 +939,7 @@ def lengths_sentence(views: list[View]) -> str:
         config = views[0].run.config
         known = usable_lengths(task, "test", 2 * config.seq_len, config.vocab_size)
         if known[-1] <= config.seq_len:
-            return f"{task}: there are no unseen questions longer than those in training"
+            return f"{task}: there are no questions beyond the training lengths"
         return f"{task}: the model has no positions for questions longer than those in training"
     best = max(right, key=right.get)
     length = beyond[best].length
@@ -950,7 +951,7 @@ def lengths_sentence(views: list[View]) -> str:
 
 
 def draw_places(axes: Axes, view: View) -> None:
-    """How often each place of the answer is right (columns), by the length of the question (rows)."""
+    """Draw how often each answer position is correct (columns), by question length (rows)."""
     lengths, name = view.evidence.lengths, view.run.architecture
     places = max(len(each.right) for each in lengths)
     wrong = torch.full((len(lengths), places), torch.nan)
@@ -975,11 +976,11 @@ def draw_places(axes: Axes, view: View) -> None:
 
 
 def lengths_picture(views: list[View]) -> Figure:
-    """What all runs of one task answer to questions shorter and longer than those of training."""
+    """Draw the accuracy of all runs of a task on questions within and beyond the training lengths."""
     most = max((view.evidence.lengths for view in views), key=len)
     how = (
         "Shaded: lengths seen in training. Distinct: how many of the sequences of that length are distinct.\n"
-        "Tables: red is wrong, outlined cells are END, and lengths below the line were not seen in training."
+        "Tables: red is wrong, outlined cells are END, and lengths below the line are beyond training."
     )
     numbers = f"{views[0].run.config.task}: {SEQUENCES_EACH} unseen sequences of each length."
     rows, slot = len(most), (WIDTH - 0.45) / len(views)
@@ -1014,12 +1015,12 @@ def lengths_picture(views: list[View]) -> Figure:
 
 
 def largest_step(scores: dict[str, float]) -> tuple[str, str]:
-    """The sublayer that adds most to the score, after the name of the one before it."""
+    """Return the sublayer that adds most to the score, preceded by the one before it."""
     return max(itertools.pairwise(scores), key=lambda step: scores[step[1]] - scores[step[0]])
 
 
 def layers_sentence(scores: dict[str, float]) -> str:
-    """After which sublayer the answer appears: the first with 90% of the final score."""
+    """State after which sublayer the answer appears: the first to reach 90% of the final score."""
     embedding, *_, final = scores.values()
     if final < 0.5:
         return f"the answers never appear: only {percent(final)} of the tokens are correct at the end"
@@ -1034,7 +1035,7 @@ def layers_sentence(scores: dict[str, float]) -> str:
 
 
 def layers_picture(view: View) -> Figure:
-    """What the model would say if it stopped after each sublayer, and how much its heads read the answers."""
+    """Draw what the model would predict after each sublayer, and how much its heads attend to the answers."""
     lens, shares = view.evidence.lens, view.evidence.reading.shares
     names, places = list(lens), range(len(lens))
     tokens = {name: score for name, (score, _) in lens.items()}
@@ -1074,47 +1075,48 @@ def layers_picture(view: View) -> Figure:
     return figure
 
 
-# ---------------------------------------------------------------- how attention forms in training
+# ---------------------------------------------------------------- how attention forms during training
 
 
 @dataclass
 class Film:
-    """What the film of a run shows; moments are epochs, which count from 0."""
+    """The contents of a run's animation; moments are epochs, numbered from 0."""
 
     view: View                                              # of the question whose attention was recorded
     heads: list[Head]                                       # one of each layer
-    curves: dict[str, list[float]]                          # shares after each epoch, by name
+    curves: dict[str, list[float]]                          # fractions after each epoch, by name
 
     @property
     def steps(self) -> list[int]:
-        """At which step each epoch ended."""
+        """The step at which each epoch ended."""
         return self.view.record["step"].tolist()
 
     @property
     def best(self) -> Head:
-        """The head that in the end reads the answer most."""
+        """The head that attends most to the answer at the end of training."""
         return max((head for head in self.heads if head[0] == self.view.kind), key=self.view.share)
 
     def map(self, head: Head, epoch: int) -> Map:
-        """What a head read after an epoch."""
+        """Return a head's attention after an epoch."""
         shown, (kind, layer, index) = map_of(self.view, head), head
         weights = torch.from_numpy(self.view.record[kind][epoch, layer, index]).float()
         return replace(shown, weights=weights.masked_fill(shown.weights.isnan(), torch.nan))
 
     def moments(self, early: int, late: int) -> list[int]:
-        """So many epochs while it learns, then so many up to the last."""
+        """Return this many epochs from the learning phase, then this many up to the last."""
         last = len(self.steps) - 1
         learned = min(last, 2 * max(map(half_way, self.curves.values())))
         places = [*numpy.linspace(0, learned, early), *numpy.linspace(learned, last, late)]
         return sorted({round(place) for place in places})
 
 
-@lru_cache(maxsize=1)                                       # for film.png and film.gif of the same view
+@lru_cache(maxsize=1)                                       # used for both film.png and film.gif
 def film_of(view: View) -> Film:
-    """The film of a run that has a record.
+    """Return the animation of a run that has a record.
 
-    For each layer it shows the head that in the end reads the answer most, or else the most focused one. Its
-    curves are the symbols right and, where there is an answer to read, the best head's share on it.
+    For each layer, it shows the head that attends most to the answer at the end, or else the most focused
+    one. Its curves are the symbol accuracy and, if there is an answer to attend to, the best head's attention
+    to it.
     """
     run, record = view.run, view.record
     source, target = (torch.from_numpy(record[name])[None] for name in ("source", "target"))
@@ -1137,7 +1139,7 @@ def film_of(view: View) -> Film:
 def film_sentence(
     steps: list[int], right: list[float], share: list[float] | None = None, enough: float = 0.5
 ) -> str:
-    """Whether the right symbols come first or the pattern of attention."""
+    """State whether the correct symbols or the attention pattern emerge first."""
     symbols = steps[half_way(right)]
     if right[-1] < 0.5:
         return f"most symbols are still incorrect at step {steps[-1]}"
@@ -1155,7 +1157,7 @@ def film_sentence(
 
 
 def film_texts(film: Film) -> tuple[str, str, str]:
-    """The sentence, the numbers and how to read it."""
+    """Return the title, the details and the caption."""
     view, config = film.view, film.view.run.config
     question = to_text(view.reading.source[0, 1:-1], config.task)
     how = "Maps: in each layer, the head that finally attends most to the answer, or else the most focused.\n"
@@ -1168,7 +1170,7 @@ def film_texts(film: Film) -> tuple[str, str, str]:
 
 
 def draw_film_curves(axes: Axes, film: Film) -> None:
-    """How the answers come right and how attention to them rises."""
+    """Draw the rise in accuracy and in attention to the answers."""
     for (name, values), style in zip(film.curves.items(), ("-", "--"), strict=False):
         axes.plot(film.steps, [100 * value for value in values], style, label=name)
     axes.set(xlabel="training step", ylabel="%", ylim=(-3, 103), xlim=(0, 1.02 * film.steps[-1]))
@@ -1176,7 +1178,7 @@ def draw_film_curves(axes: Axes, film: Film) -> None:
 
 
 def draw_film(film: Film, moments: list[int]) -> Figure:
-    """A row of maps for each of these moments, of at most six layers beside one another; then the curves."""
+    """Draw a row of maps for each moment, at most six layers side by side, then the curves."""
     maps = [map_of(film.view, head) for head in film.heads]
     rows = [film.heads[first : first + 6] for first in range(0, len(maps), 6)]
     slot, beside = (WIDTH - 0.55) / len(rows[0]), 0.1 + max(inches(shown.queries, 7) for shown in maps)
@@ -1205,13 +1207,13 @@ def draw_film(film: Film, moments: list[int]) -> Figure:
 
 
 def film_picture(view: View) -> Figure:
-    """Four moments of training."""
+    """Draw four moments of training."""
     film = film_of(view)
     return draw_film(film, film.moments(early=3, late=2))
 
 
 def film_palette() -> Image.Image:
-    """The 256 colours of a GIF: those of maps, and from the paper's colour to those of texts and lines."""
+    """Return a GIF palette of 256 colours: the map colours, and ramps from background to text and lines."""
     style = matplotlib.rcParams
     inks = [style[name] for name in ("text.color", "grid.color", "axes.edgecolor")] + ["C0", "C1"]
     ramps = [LinearSegmentedColormap.from_list("ramp", [style["figure.facecolor"], ink]) for ink in inks]
@@ -1225,7 +1227,7 @@ def film_palette() -> Image.Image:
 
 
 def film_frames(film: Film) -> list[Image.Image]:
-    """The pictures one after the other; what does not move is drawn only once."""
+    """Render the frames in order, drawing anything that does not change only once."""
     figure = draw_film(film, [len(film.steps) - 1])
     figure.set_dpi(100)
     canvas, (*maps, axes) = FigureCanvasAgg(figure), figure.axes
@@ -1235,7 +1237,7 @@ def film_frames(film: Film) -> list[Image.Image]:
         moving += [*axes.collections, *axes.spines.values()]
     for artist in moving:
         artist.set_animated(True)
-    canvas.draw()                                           # without them
+    canvas.draw()                                           # everything that does not change
     still, frames = canvas.copy_from_bbox(figure.bbox), []
     for epoch in film.moments(early=36, late=12):
         canvas.restore_region(still)
@@ -1271,16 +1273,16 @@ READS_AND_WRITES = {                                        # the matrices of at
     "value_projection": ("stream", "head"), "output_projection": ("head", "stream"),
     "expand": ("stream", "hidden unit"), "contract": ("hidden unit", "stream"),
 }
-Matrix = tuple[Tensor, str, str]                            # (written, read), what is read, what is written
+Matrix = tuple[Tensor, str, str]                            # (outputs, inputs), names of inputs and outputs
 
 
 def with_bias(layer: nn.Linear, read: str, written: str) -> Matrix:
-    """The weights of a layer, with its bias as one more column."""
+    """Return the weights of a layer, with its bias as one more column."""
     return torch.cat([layer.weight, layer.bias[:, None]], dim=1).detach(), read, written
 
 
 def weight_matrices(view: View) -> dict[str, dict[str, Matrix]]:
-    """The matrices outside the layers and of each sublayer that does something; norms are left out."""
+    """Return the matrices outside the layers and of every non-zero sublayer, without norms."""
     model = view.run.model
     names = {attention: view.place((*place, 0)) for place, attention in attention_at(model).items()}
     for block in model.modules():
@@ -1314,7 +1316,7 @@ def name_parts(axis: Axis, size: int, what: str, stream: dict[str, tuple[int, in
 
 
 def draw_matrix(axes: Axes, matrix: Matrix, stream: dict[str, tuple[int, int]]) -> None:
-    """A square for each weight that is not zero."""
+    """Draw a square for each non-zero weight."""
     weights, read, written = matrix
     rows, columns = weights.shape
     style = {"s": 7, "marker": "s", "linewidth": 0, "clip_on": False, "zorder": 3}
@@ -1328,7 +1330,7 @@ def draw_matrix(axes: Axes, matrix: Matrix, stream: dict[str, tuple[int, int]]) 
 
 
 def weights_picture(view: View) -> Figure:
-    """Every weight matrix of a model that was built by hand, with the parts of the residual stream named."""
+    """Draw every weight matrix of a hand-built model, with the parts of the residual stream labelled."""
     groups, size, across, down = weight_matrices(view), 1.3, 1.95, 2.15
     count = sum(int(matrix.count_nonzero()) for group in groups.values() for matrix, _, _ in group.values())
     figure, top = new_picture(down * len(groups), f"only {count} weights are non-zero", f"{view}.", (
@@ -1348,7 +1350,7 @@ def weights_picture(view: View) -> Figure:
 def draw_half(
     figure: Figure, view: View, rows: list[Part], label: str, left: float, top: float, width: float
 ) -> None:
-    """The costliest head and the one that reads the answers most, above what is left without these parts."""
+    """Draw the most important head and the one attending most to the answers, above an ablation table."""
     figure.text(left / WIDTH, 1 - top / figure.get_figheight(), label, weight="bold", va="top", size=10)
     for place, head in enumerate(dict.fromkeys([*view.costly[:1], view.best])):
         purpose = view.run.purposes.get(view.place(head)) or price(view, head)
@@ -1367,8 +1369,8 @@ def draw_half(
 
 
 def beside_picture(built: View, trained: View) -> Figure:
-    """A model that was built by hand beside one that was trained, on the same sequence and the same tests."""
-    halves = {"built by hand": built, "trained": trained}
+    """Draw a hand-built model next to a trained one, on the same sequence and the same tests."""
+    halves = {"hand-built": built, "trained": trained}
     counts = [
         f"{len(view.costly) or 'none'} of {len(heads_of(view.run.model))} {label}"
         for label, view in halves.items()
@@ -1392,9 +1394,9 @@ Curves = dict[Path, tuple[Config, list[dict]]]              # of each run's fold
 
 
 def runs_in(folders: list[Path]) -> Curves:
-    """Settings and history of each run in these folders. ValueError for a folder without a run.
+    """Settings and history of each run in these folders. Raises ValueError for a folder without a run.
 
-    The weights are not looked at: they may be those of a changed transformer.py.
+    The weights are not checked: they may come from a modified transformer.py.
     """
     runs = {}
     for folder in folders:
@@ -1408,20 +1410,20 @@ def runs_in(folders: list[Path]) -> Curves:
 
 
 def labels_by_difference(configs: dict[Path, Config]) -> dict[Path, str]:
-    """What sets each run apart from the others: the settings that differ, or else its folder."""
+    """Label each run by the settings that distinguish it from the others, or else by its folder."""
     settings = {path: asdict(config) for path, config in configs.items()}
     every = list(settings.values())
     differing = [name for name in every[0] if any(one[name] != every[0][name] for one in every)]
     labels = {
         path: ", ".join(setting_text(name, one[name]) for name in differing) for path, one in settings.items()
     }
-    if len(set(labels.values())) < len(labels):             # runs of other code, with the same settings
+    if len(set(labels.values())) < len(labels):             # same settings, but different code
         labels = {path: ", ".join(filter(None, [str(path), label])) for path, label in labels.items()}
     return labels
 
 
 def training_curves_picture(runs: Curves) -> Figure:
-    """Loss and exact match of several runs over their steps, labelled by what differs."""
+    """Plot loss and exact match of several runs over their steps, labelled by what differs."""
     labels = labels_by_difference({path: config for path, (config, _) in runs.items()})
     solved = {path: row["step"] for path, (_, history) in runs.items() if (row := first_solved(history))}
     sentence = f"none of the {len(runs)} runs solved the task"
@@ -1452,7 +1454,10 @@ def training_curves_picture(runs: Curves) -> Figure:
 
 
 def evidence_in(folders: list[Path]) -> dict[str, Evidence]:
-    """The runs in these folders, by what sets them apart. ValueError for a missing one or too many."""
+    """Return the runs in these folders, by distinct label.
+
+    Raises ValueError if one is missing or too many.
+    """
     configs = {path: config for path, (config, _) in runs_in(folders).items()}
     labels = labels_by_difference(configs)
     if len(labels) > MOST_BALANCED:
@@ -1466,7 +1471,7 @@ def evidence_in(folders: list[Path]) -> dict[str, Evidence]:
 
 
 def balance_sentence(runs: dict[str, Evidence], loud: dict[str, list[dict[str, float]]]) -> str:
-    """Whether the task is learned just where positions are louder than symbols."""
+    """State whether the task is learned exactly where positions outweigh symbols."""
     task = next(iter(runs.values())).run.config.task
     learned = {label for label, evidence in runs.items() if evidence.left() > 0.99}
     positions_lead = {label for label, (_, after) in loud.items() if after["positions"] > after["symbols"]}
@@ -1476,7 +1481,7 @@ def balance_sentence(runs: dict[str, Evidence], loud: dict[str, list[dict[str, f
 
 
 def balance_picture(runs: dict[str, Evidence]) -> Figure:
-    """How loud positions and symbols are in the first attention of some runs, before and after training."""
+    """Draw how strongly positions and symbols drive the first attention, before and after training."""
     loud = {}
     for label, evidence in runs.items():
         run = evidence.run
@@ -1514,12 +1519,12 @@ def balance_picture(runs: dict[str, Evidence]) -> Figure:
 
 
 def training_view(view: View) -> Figure:
-    """The training of the run, as train.py draws it."""
+    """Draw the training curves exactly as train.py does."""
     return training_picture(view.run.config, view.run.history)
 
 
 def mistakes_view(view: View) -> Figure:
-    """The mistakes in the test, as train.py draws them."""
+    """Draw the mistakes in the test exactly as train.py does."""
     return mistakes_picture(view.run.config, view.mistakes)
 
 
@@ -1537,7 +1542,7 @@ Files = Iterator[tuple[Path | str, Callable[[Path], str]]]  # with what writes e
 
 
 def save(draw: Callable[[], Figure], command: str, path: Path) -> str:
-    """Draw a picture and write it, with the command that made it; return what it says."""
+    """Draw a picture and save it with the command that made it; return its title."""
     figure = draw()
     save_picture(figure, path, command)
     return figure.get_suptitle().replace("\n", " ")
@@ -1572,7 +1577,7 @@ def is_trained(view: View) -> bool:
 
 
 def says_nothing(name: str, view: View) -> bool:
-    """Whether this picture would say nothing about the run."""
+    """Return whether this picture would be uninformative for the run."""
     if name in ("training", "mistakes", "film") and view.run.changed:       # stored when the code was another
         return True
     if name == "training":
@@ -1641,13 +1646,13 @@ def files_of_run(
 
 
 def name_in_file(text: str) -> str:
-    """Words as a part of a file's name: 5 9 12 is 5-9-12. What does not fit there is encoded or cut."""
+    """Turn words into part of a file name: 5 9 12 becomes 5-9-12. Encode or cut whatever does not fit."""
     name = quote("-".join(text.split()), safe="+")
     return name if len(name) <= 80 else f"{name[:70]}-{crc32(name.encode()):08x}"
 
 
 def command_of(options: argparse.Namespace) -> str:
-    """The command of these options, without the folders that are read and written."""
+    """Return the command for these options, without the folders that are read and written."""
     words = ["python", "visualize.py"]
     for name in "task", "architecture", "sequence", "compare", "balance":
         if given := getattr(options, name):
@@ -1658,7 +1663,7 @@ def command_of(options: argparse.Namespace) -> str:
 
 
 def changes(options: argparse.Namespace, read: Iterable[Run]) -> dict[Path, str]:
-    """Say for each run how the code differs from its own; "" if it does not. Some have been read before."""
+    """Describe for each run how the current code differs; "" if it does not. Some are already loaded."""
     found = {run.folder: run.changed for run in read}
     for folder in runs_below(options.models_dir):
         if folder in found:
@@ -1669,9 +1674,9 @@ def changes(options: argparse.Namespace, read: Iterable[Run]) -> dict[Path, str]
 
 
 def save_gallery_of(options: argparse.Namespace, runs: Iterable[Run]) -> None:
-    """The gallery of all that is in the folder of the pictures; its path is the last line of all.
+    """Save a gallery of everything in the picture folder; its path is the last line printed.
 
-    runs are those that have been read.
+    runs are those already loaded.
     """
     words = []
     if options.models_dir != DEFAULT_FOLDER:
@@ -1733,10 +1738,10 @@ def parse() -> argparse.Namespace:
 
 
 def wanted_runs(options: argparse.Namespace) -> list[tuple[str, str]]:
-    """Architecture and task of the runs to draw: those that are found, of what is named or else of all.
+    """Return architecture and task of the runs to draw: all that are found, or those named.
 
-    What is named and not found is among them, so that reading it says how to train it. ValueError where
-    nothing is named and nothing found.
+    Runs named but not found are included, so that loading them reports how to train them. Raises ValueError
+    if nothing is named and nothing found.
     """
     found = [(folder.name, task_of(folder)) for folder in runs_below(options.models_dir)]
     wanted = [
@@ -1757,10 +1762,10 @@ def wanted_runs(options: argparse.Namespace) -> list[tuple[str, str]]:
 
 
 def load_runs(options: argparse.Namespace) -> tuple[dict[tuple[str, str], Run], list[str]]:
-    """The runs that can be drawn, by architecture and task, and what is wrong with the others.
+    """Return the runs that can be drawn, by architecture and task, and the problems with the others.
 
-    Runs whose task was not named and cannot be asked the given sequence are only mentioned. ValueError where
-    no run is left.
+    Runs that cannot take the given sequence are merely reported, unless their task was named. Raises
+    ValueError if no run is left.
     """
     runs, problems, refused = {}, [], {}
     for architecture, task in wanted_runs(options):
@@ -1770,7 +1775,7 @@ def load_runs(options: argparse.Namespace) -> tuple[dict[tuple[str, str], Run], 
             problems.append(str(error))
             continue
         try:
-            ask(run, options.sequence)                      # so that nothing is measured for nothing
+            ask(run, options.sequence)                      # fail before measuring anything
             runs[architecture, task] = run
         except ValueError as error:
             if options.task:
@@ -1809,9 +1814,9 @@ def files_of_comparison(
 def files_of_lengths(
     views: dict[tuple[str, str], View], options: argparse.Namespace, output: Path, ending: str
 ) -> Files:
-    """Yield for each task what its runs answer to longer questions, in the folder of the task.
+    """Yield for each task the picture of its runs on longer questions, in the task's folder.
 
-    Where not all of its runs are drawn, the name of the file says which.
+    If not all of its runs are drawn, the file name lists those that are.
     """
     for task in dict.fromkeys(task for _, task in views):
         drawn = [view for (_, other), view in views.items() if other == task]
@@ -1825,17 +1830,17 @@ def files_of_lengths(
 
 
 def trained_beside(view: View, models_dir: Path) -> View | None:
-    """The trained model beside one that was built by hand: of the same task, in the folder above."""
+    """Return the trained counterpart of a hand-built model: same task, parent folder."""
     run, question = view.run, to_text(view.reading.source[0, 1:-1], view.run.config.task)
     try:
         trained = load_run(models_dir.resolve().parent, run.config.task, run.architecture)
         return look_at(trained, question.split())
-    except ValueError:                                      # there is none, or none that knows these symbols
+    except ValueError:                                      # it does not exist, or lacks these symbols
         return None
 
 
 def drawn_into(run: Run, options: argparse.Namespace) -> Path:
-    """The folder of a run's pictures."""
+    """Return the folder of a run's pictures."""
     return options.output_dir / run.folder.relative_to(options.models_dir)
 
 
@@ -1861,20 +1866,20 @@ def draw_all(options: argparse.Namespace, runs: dict[tuple[str, str], Run]) -> l
 
 
 def is_of_another(folder: Path, options: argparse.Namespace) -> bool:
-    """Return True if a folder for pictures of their own holds a run, which is not the one that they show."""
+    """Return True if a separate picture folder contains a run other than the one shown."""
     elsewhere = options.output_dir.resolve() != options.models_dir.resolve()
     return elsewhere and (folder / "checkpoint.pt").exists()
 
 
 def check_output(folders: Iterable[Path], options: argparse.Namespace) -> None:
-    """ValueError if pictures would land beside a run that they do not show."""
+    """Raise ValueError if pictures would be saved next to a run that they do not show."""
     for folder in folders:
         if is_of_another(folder, options):
             raise ValueError(f"{folder} holds another run; choose another --output-dir")
 
 
 def remove_older_pictures(options: argparse.Namespace) -> None:
-    """Remove those pictures in a folder of their own whose weights have changed; see train.remove_stale."""
+    """Remove pictures of changed weights from a separate picture folder; see train.remove_stale."""
     if options.output_dir.resolve() == options.models_dir.resolve():
         return                                              # train.py has removed them
     removed = 0
@@ -1887,9 +1892,9 @@ def remove_older_pictures(options: argparse.Namespace) -> None:
 
 
 def lock(runs: dict[tuple[str, str], Run], options: argparse.Namespace, locks: ExitStack) -> list[str]:
-    """Be the only process that writes into the folders of pictures; drop the runs that are being trained.
+    """Lock the picture folders, and drop the runs that are being trained.
 
-    Return what is wrong with those of them that were named; the others are only mentioned.
+    Return the problems with those among them that were named; report the others.
     """
     folders = {options.output_dir, *(drawn_into(run, options).parent for run in runs.values())}
     for folder in sorted(folders):
@@ -1947,7 +1952,7 @@ def read_and_draw(options: argparse.Namespace) -> None:
 
 def main() -> None:
     options = parse()
-    set_threads(None)                                       # as in training
+    set_threads(None)                                       # as for training
     read_and_draw(options)
 
 

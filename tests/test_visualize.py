@@ -627,7 +627,7 @@ def test_letters_that_matplotlibs_font_lacks_come_from_another_or_are_named_once
                 figure = Figure()
                 figure.suptitle(f"\U0010fffd {letter} $x", weight="bold")
                 figure.draw_without_rendering()
-    assert capsys.readouterr().err == "no font here has \U0010fffd; pictures show boxes in their place\n"
+    assert capsys.readouterr().err == "no font here has \U0010fffd; pictures show boxes instead\n"
 
 
 SIZES = {
