@@ -1,9 +1,9 @@
-"""Several processes train one model, on PyTorch's DistributedDataParallel, as torchrun starts them:
+"""Train one model with several processes started by torchrun, using DistributedDataParallel:
 
     torchrun --standalone --nproc-per-node=2 train.py
 
-Each has the whole model and takes its rows of the same batch. Their gradients are averaged before each step.
-Without torchrun, nothing here does anything.
+Each process holds the whole model and processes its part of every batch. Gradients are averaged before each
+step. Without torchrun, everything here is a no-op.
 """
 
 import gc
@@ -31,12 +31,12 @@ def place_in_group() -> tuple[int, int]:
 
 RANK, PROCESSES = place_in_group()
 BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
-LONGEST_WAIT = timedelta(hours=2)                           # while the first process looks and saves
+LONGEST_WAIT = timedelta(hours=2)                           # while the first process evaluates and saves
 
 
 @contextmanager
 def process_group(device: torch.device) -> Iterator[None]:
-    """Join the other processes, if there are any. ValueError where that cannot be."""
+    """Join the other processes, if any. Raises ValueError if that fails."""
     if PROCESSES == 1:
         yield
         return
@@ -45,7 +45,7 @@ def process_group(device: torch.device) -> Iterator[None]:
         if device.type == "cuda":
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
         dist.init_process_group(backend, timeout=LONGEST_WAIT)
-    except (ValueError, RuntimeError) as error:             # no such backend, a port that is taken
+    except (ValueError, RuntimeError) as error:             # backend unavailable, or port in use
         reason = f"cannot connect {PROCESSES} processes over {backend}: {first_line(error)}"
         raise ValueError(f"{reason}; start them with torchrun") from error
     try:
@@ -61,24 +61,24 @@ def process_group(device: torch.device) -> Iterator[None]:
 
 
 def is_left_alone(error: Exception) -> bool:
-    """Whether an error means that another process has ended."""
+    """Return whether an error means that another process has died."""
     return isinstance(error, dist.DistError) or "gloo" in str(error)
 
 
 def data_parallel(model: nn.Module) -> nn.Module:
-    """The model, whose backward pass now ends with the mean of the gradients over all processes."""
+    """Wrap the model so that its backward pass averages the gradients over all processes."""
     return model if PROCESSES == 1 else DistributedDataParallel(model)
 
 
 def mean_of_all(losses: Tensor) -> Tensor:
-    """The mean over all processes of each loss."""
+    """Average each loss over all processes."""
     if PROCESSES > 1:
         dist.all_reduce(losses)
     return losses / PROCESSES
 
 
 def from_first(make: Callable[[], object]) -> object:
-    """What the first process makes, in all processes."""
+    """Return, in every process, what the first process makes."""
     made = [make() if RANK == 0 else None]
     if PROCESSES > 1:
         dist.broadcast_object_list(made)

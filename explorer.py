@@ -1,9 +1,9 @@
-"""The live page of a run, in which a reader asks the model, cuts its heads and sees what breaks; the gallery.
+"""A run's live page, for questioning the model and cutting its heads, and the gallery.
 
-`python visualize.py` writes explorer.html beside the pictures. It opens by double-click, without network or
-server. The weights travel in it, rounded to float16, and assets/transformer.js does with them what
-transformer.py does. The page checks itself: with it travel PyTorch's logits of a few sequences, and what
-PyTorch measured of each cut.
+`python visualize.py` writes explorer.html next to the pictures. It opens with a double-click, without a
+network or server. It embeds the weights, rounded to float16, and assets/transformer.js does the same with
+them as transformer.py. The page checks itself against PyTorch's logits for a few sequences, and against
+PyTorch's accuracy after each cut.
 """
 
 import base64
@@ -65,12 +65,12 @@ from transformer import count_parameters, evaluating, unwrapped
 
 ASSETS = Path(__file__).with_name("assets")
 LARGEST_PAGE = 3_000_000                                    # bytes
-SEQUENCES = 200                                             # unseen ones that travel with the page
-CHECKED = 3                                                 # of them, whose logits by PyTorch travel, too
+SEQUENCES = 200                                             # unseen sequences embedded in the page
+CHECKED = 3                                                 # sequences embedded with PyTorch's logits
 
 
 def rounded(run: Run) -> Run:
-    """The run with weights as float16 keeps them; those above 65,504 become infinite."""
+    """Return the run with weights rounded to float16; those above 65,504 become infinite."""
     model = copy.deepcopy(run.model)
     for weights in model.state_dict().values():
         weights.copy_(weights.half())
@@ -78,14 +78,14 @@ def rounded(run: Run) -> Run:
 
 
 def is_finite(run: Run) -> bool:
-    """Whether all weights are numbers that a page can hold."""
+    """Return whether all weights are finite."""
     return all(x.isfinite().all() for x in run.model.state_dict().values())
 
 
 def right_in_test(run: Run, count: int) -> float:
-    """The exact match on so many test sequences, in one pass over the right answers.
+    """Return the exact match on this many test sequences, using one teacher-forced pass.
 
-    Greedy decoding is right just where each step after the right beginning is.
+    Greedy decoding is correct exactly if every teacher-forced step is.
     """
     source, target = run.config.draw(count, fixed_generator("test"), "test")
     given, to_say, place = different_rows(*arrange(run.architecture, source, target))
@@ -97,7 +97,7 @@ def right_in_test(run: Run, count: int) -> float:
 
 
 def tested(run: Run) -> tuple[int, float]:
-    """On how many test sequences the run was tested, and the exact match: as training noted, or now."""
+    """Return the number of test sequences and the exact match, from the metrics or measured now."""
     metrics = {} if run.changed else read_metrics(run.folder)
     if metrics:
         return metrics["test_sequences"], metrics["test_exact_match"]
@@ -105,17 +105,17 @@ def tested(run: Run) -> tuple[int, float]:
 
 
 def as_base64(tensors: Iterable[Tensor], format: str) -> str:
-    """All numbers one after the other, in "float16" or "float32"."""
+    """Encode all numbers, concatenated, as "float16" or "float32"."""
     numbers = torch.cat([x.detach().flatten() for x in tensors]).to(getattr(torch, format))
     return base64.b64encode(numbers.numpy().tobytes()).decode()
 
 
 def examples(run: Run, lengths: dict[int, int]) -> list[list]:
-    """Questions to begin with, each with its answer and a note: long, short, and longer than in training."""
+    """Return example questions with answers and notes: long, short, and beyond the training lengths."""
     known = run.config.lengths("test")
     tested = usable_lengths(run.config.task, "test", max(lengths), run.config.vocab_size)
     longer = [length for length in lengths if length > run.config.seq_len and length in tested][:1]
-    notes = {known[-1]: "", known[len(known) // 3]: ""} | dict.fromkeys(longer, "longer than in training")
+    notes = {known[-1]: "", known[len(known) // 3]: ""} | dict.fromkeys(longer, "beyond the training lengths")
     result = []
     for length, note in notes.items():
         content = clearest_example(run, length)
@@ -125,13 +125,13 @@ def examples(run: Run, lengths: dict[int, int]) -> list[list]:
 
 
 def with_answers(task: str, source: Tensor) -> list[list[list[int]]]:
-    """The content of each row of source (N, S), and the right answer to it."""
+    """Return the content of each row of source (N, S) and its correct answer."""
     contents = [row[is_content(row)] for row in source]
     return [[content.tolist(), TASKS[task].answer(content[None])[0].tolist()] for content in contents]
 
 
 def checks(run: Run, means: dict[Head, Tensor]) -> list[dict]:
-    """PyTorch's logits of a few sequences, intact and with several cuts."""
+    """Return PyTorch's logits for a few sequences, with and without cuts."""
     _, given, _ = unseen_sequences(run, longest(run), CHECKED)
     heads = heads_of(run.model)
     first, last = heads[0], heads[-1]                       # the same in a model of one head
@@ -151,13 +151,13 @@ def checks(run: Run, means: dict[Head, Tensor]) -> list[dict]:
 
 
 def guide(run: Run, evidence: Evidence) -> dict:
-    """What the experiments of the page are about, measured on this run.
+    """Return the measurements behind the page's experiments.
 
-    "brightest" is the head that reads the answers most, "other" the costliest of the rest. "share" is what
-    the brightest head spends of its attention where the answers come from, and "moved" what it spends there
-    without the other. "readers" counts the heads that spend enough of theirs there (Reading.enough). "pair"
-    has two heads of which either can be lost at no cost, but not both, and how many sequences stay right
-    without them. It is None if no pair was found.
+    "brightest" is the head that attends most to the answers, "other" the most costly of the rest. "share" is
+    the fraction of the brightest head's attention on the answers' source, "moved" the same without "other".
+    "readers" counts the heads with more than Reading.enough of theirs there. "pair" holds two heads that can
+    each be removed at no cost, but not both, and the number of sequences that stay correct without them. It
+    is None if no such pair was found.
     """
     brightest, reading, result = evidence.brightest, evidence.reading, {"brightest": None}
     others = [head for head in heads_of(run.model) if head != brightest]
@@ -175,7 +175,7 @@ def guide(run: Run, evidence: Evidence) -> dict:
 
 
 def page_data(run: Run, format: str) -> tuple[dict, str]:
-    """What the page knows of the run, and all numbers of its model in base64."""
+    """Return the page's data about the run, and all model parameters in base64."""
     config, task, model = run.config, run.config.task, run.model
     evidence, means = Evidence(run, SEQUENCES), mean_head_outputs(run)
     lengths = answer_lengths(run, len(model.positional_encoding.table))
@@ -201,13 +201,13 @@ def page_data(run: Run, format: str) -> tuple[dict, str]:
 
 
 def fill_in(template: str, parts: dict[str, str]) -> str:
-    """The template with each {name} replaced, once: what is put in is left as it is."""
+    """Fill each {name} in the template, in a single pass: inserted text is not filled in again."""
     names = "|".join(map(re.escape, parts))
     return re.sub(rf"\{{({names})\}}", lambda found: parts[found[1]], template)
 
 
 def live_page(run: Run, format: str, tested_on: int, share: float) -> str:
-    """The page of a run, as HTML, with weights in this format; share is its exact match on the test set."""
+    """Return a run's page as HTML, with weights in this format; share is its exact match on the test set."""
     data, weights = page_data(run, format)
     warning = f"Code and weights no longer belong together: {run.changed}. " if run.changed else ""
     about = html.escape(warning) + (
@@ -224,11 +224,10 @@ def live_page(run: Run, format: str, tested_on: int, share: float) -> str:
 
 
 def save_page(run: Run, path: Path) -> None:
-    """Write the page, in float16 where that leaves the exact match on the test set as it is, else in float32.
+    """Write the page, in float16 if that does not change the test exact match, otherwise in float32.
 
-    Where float32 takes more than LARGEST_PAGE, float16 is used all the same. The exact match on a page is
-    that of its own weights. ValueError for a model that is too large in any case, or whose weights are not
-    finite numbers.
+    If float32 exceeds LARGEST_PAGE, float16 is used anyway. The exact match shown is that of the page's own
+    weights. Raises ValueError if the model is too large either way, or has infinite or NaN weights.
     """
     run = replace(run, model=unwrapped(run.model))          # compiled or averaged, it has the same weights
     shapes, expected = (
@@ -282,7 +281,7 @@ PICTURES = (".png", ".svg", ".gif", ".pdf")
 
 
 def look_for(path: Path) -> tuple[int, str]:
-    """The place of a picture among the others, and what to look for in it."""
+    """Return a picture's sort order and what to look for in it."""
     for place, (name, words) in enumerate(LOOK_FOR.items()):
         if path.name.startswith(name):
             return place, words
@@ -290,23 +289,23 @@ def look_for(path: Path) -> tuple[int, str]:
 
 
 def texts_of(path: Path) -> dict[str, str]:
-    """What save_picture and save_film wrote into a picture: Title, Description and Source, where they did."""
+    """Return the metadata of a picture of ours: Title, Description and Source, as far as present."""
     try:
         if path.suffix == ".svg":
             start = path.read_text(encoding="utf-8")[:8000]
             found = re.findall(r"<dc:(title|description|source)>(.*?)</dc", start, re.DOTALL)
-            found.reverse()                                 # so that the first one, which is ours, counts
+            found.reverse()                                 # so that the first, which is ours, wins
             return {name.capitalize(): html.unescape(text) for name, text in found}
         if path.suffix == ".pdf":                           # a browser does not show it as a picture
             return {}
         with Image.open(path) as image:
             return json.loads(image.info.get("comment", "{}")) if path.suffix == ".gif" else image.info
-    except (OSError, ValueError):                           # not ours, or torn
+    except (OSError, ValueError):                           # not ours, or corrupted
         return {}
 
 
 def card(path: Path, link: str, texts: dict[str, str], command: str) -> str:
-    """A picture with what it says, what to look for, and its command where that is not this one."""
+    """Return a picture's card: its title, what to look for and, if different, the command that made it."""
     (_, words), title = look_for(path), texts.get("Title", path.name)
     shown = html.escape(title)
     if path.suffix != ".pdf":
@@ -329,11 +328,11 @@ def link_to(path: Path, output: Path) -> str:
 
 
 def figures(folder: Path) -> str:
-    """The run's figures in a sentence, from its metrics.json; "" where there is none."""
+    """Summarise the run's metrics.json in a sentence; "" if there is none."""
     run = read_metrics(folder)
     if not run:                                             # training was interrupted
         return ""
-    trained = "built by hand"
+    trained = "hand-built"
     if run["steps"]:
         solved = f"solved at step {run['steps_to_solve']}" if run["steps_to_solve"] else "not solved"
         trained = f"{run['steps']} training steps, {solved}, seed {run['seed']}"
@@ -343,12 +342,12 @@ def figures(folder: Path) -> str:
 
 
 def anchor(title: str) -> str:
-    """What stands for a title in a link."""
+    """Return the link anchor for a title."""
     return re.sub(r"\W+", "-", title)
 
 
 def section(title: str, of: str, intro: str, paths: list[Path], output: Path, folders: str) -> str:
-    """These pictures, below a title and an intro, with the command that made most of them."""
+    """Return a section with a title, an intro, these pictures and the command that made most of them."""
     paths = sorted(paths, key=lambda path: (look_for(path), path.name))
     texts = {path: dict(texts_of(path)) for path in paths}
     for found in texts.values():
@@ -380,7 +379,7 @@ def index_in(names: list[str], name: str) -> int:
 
 
 def sections(output: Path, models_dir: Path, folders: str, changed: dict[Path, str]) -> dict[str, str]:
-    """What stands in the gallery, by title: all runs side by side, then each task and each run."""
+    """Return the gallery's sections by title: comparisons of runs, then each task and each run."""
     found, title = {}, "runs side by side"
     if paths := pictures_in(output, output):
         tasks = " ".join(sorted({task for path in paths for task, _ in runs_shown(path, output)}))
@@ -413,10 +412,10 @@ def sections(output: Path, models_dir: Path, folders: str, changed: dict[Path, s
 def save_gallery(
     output: Path, models_dir: Path, folders: str, changed: dict[Path, str] | None = None
 ) -> Path:
-    """Write index.html, a page of all pictures, films and live pages in output; folders: options of theirs.
+    """Write index.html, which links all pictures, animations and live pages in output.
 
-    changed says of the folders of some runs how the code differs from theirs; their figures are left out.
-    ValueError where an index.html of the reader's own is there.
+    folders holds their command-line options. changed describes, by run folder, how the current code differs;
+    such a run's metrics are left out. Raises ValueError rather than overwrite an index.html that is not ours.
     """
     path = output / "index.html"
     if path.exists() and not is_gallery(path):

@@ -1,23 +1,23 @@
-"""A Transformer whose weights are set by hand, so that you can say what each number in it is for.
+"""Transformers with hand-set weights, so that every number in them has a known purpose.
 
-Read this after transformer.py. Nothing is trained and no class is changed: the functions below fill the
-matrices of a plain MiniTransformer. This is how the encoder reverses any sequence of up to 8 symbols:
+Read this after transformer.py. Nothing is trained, and no class is changed: the functions below fill in the
+matrices of an ordinary MiniTransformer. The encoder reverses any sequence of up to 8 symbols as follows:
 
-1. A token's vector has five parts, each one-hot: WHAT token it is, WHERE it stands, where the LAST token
-   (END) stands, the MIRROR place, and the ANSWER. The embedding fills WHAT, the position WHERE.
-2. Layer 1, attention: every query is the same and matches END's key. Where END stands is copied into LAST.
-3. Layer 1, feed-forward: a hidden unit for each pair (last, here) is on only where LAST and WHERE are that
-   pair, an AND. It writes last − here into MIRROR.
+1. A token's vector has five one-hot parts: WHAT it is, WHERE it is, where the LAST token (END) is, the MIRROR
+   position and the ANSWER. The token embedding fills WHAT, and the position embedding WHERE.
+2. Layer 1, attention: all queries are identical and match END's key, so END's position is copied into LAST.
+3. Layer 1, feed-forward: one hidden unit per pair (last, here) acts as an AND gate:
+   it fires only for that LAST and WHERE. It writes last − here into MIRROR.
 4. Layer 2, attention: the query is MIRROR, the key WHERE, the value WHAT, which is copied into ANSWER.
 5. The output projection reads ANSWER.
 
-Step 4 needs what step 2 finds, and one layer looks only once: hence two layers. A layer norm does no harm.
-Of D numbers, k are 1 and the others 0, so the mean is always m = k/D and the variance m − m². The norm is
-then a fixed scale and shift, and its own weight and bias undo it.
+Step 4 needs the result of step 2, and one layer looks only once; hence two layers. Layer norm is harmless
+here. Of the D numbers, k are 1 and the rest 0, so the mean is always m = k/D and the variance m − m². The
+norm is thus a fixed scale and shift, which its own weight and bias undo.
 
 In an encoder, copying needs no attention. In an encoder–decoder, cross-attention must fetch each symbol.
-Sorting resists: a place would have to know how many symbols are smaller, but attention does not count, it
-averages. That gives fractions instead of ones, and no norm is fixed any more.
+Sorting is harder: a position would need to know how many symbols are smaller, but attention averages rather
+than counts. That yields fractions instead of ones, so the norms are no longer fixed.
 
 `python handmade.py` builds four models, tests them and saves them. `python visualize.py --models-dir
 models/handmade` then draws and ablates them like trained ones.
@@ -57,19 +57,19 @@ WIDTHS = {"WHAT": VOCAB, "WHERE": PLACES, "LAST": PLACES, "MIRROR": PLACES, "ANS
 STREAM = dict(zip(WIDTHS, pairwise(accumulate(WIDTHS.values(), initial=0)), strict=True))
 WHAT, WHERE, LAST, MIRROR, ANSWER = (slice(*edges) for edges in STREAM.values())
 PAIRS = [(last, here) for last in range(2, PLACES) for here in range(last + 1)]
-HARD = 1000.0                                               # a score so high that one key gets all the weight
+HARD = 1000.0                                               # high enough to give one key all the weight
 LOUD = 20.0                                                 # the logit of the answer; all others are 0
 
-Built = tuple[Config, nn.Module, dict[str, str]]            # and what some of the model's parts do
+Built = tuple[Config, nn.Module, dict[str, str]]            # with the purpose of some parts of the model
 
 
 def connect(layer: nn.Linear, source: slice, target: slice, strength: float = 1.0) -> None:
-    """Copy one part of what the layer reads to an equally wide part of what it writes."""
+    """Copy one slice of the layer's input to an equally wide slice of its output."""
     layer.weight[target, source] = strength * torch.eye(target.stop - target.start)
 
 
 def find_end(attention: MultiHeadAttention) -> None:
-    """Every token reads END and copies END's WHERE into its own LAST."""
+    """Make every token attend to END and copy END's WHERE into its own LAST."""
     attention.query_projection.bias[0] = 1
     attention.key_projection.weight[0, WHAT.start + END] = HARD
     connect(attention.value_projection, WHERE, WHERE)
@@ -77,15 +77,15 @@ def find_end(attention: MultiHeadAttention) -> None:
 
 
 def look_up(feed_forward: FeedForward, places: list[int]) -> None:
-    """Write into MIRROR the place that belongs to (last, here): max(0, 2·LAST + 2·WHERE − 3) is an AND."""
+    """Write the position for each (last, here) into MIRROR: max(0, 2·LAST + 2·WHERE − 3) acts as an AND."""
     for unit, ((last, here), place) in enumerate(zip(PAIRS, places, strict=True)):
         feed_forward.expand.weight[unit, [LAST.start + last, WHERE.start + here]] = 2
-        feed_forward.expand.bias[unit] = -3                 # both: 1; one alone: −1, which the ReLU cuts off
+        feed_forward.expand.bias[unit] = -3                 # both: 1; one alone: −1, clipped by the ReLU
         feed_forward.contract.weight[MIRROR.start + place, unit] = 1
 
 
 def fetch(attention: MultiHeadAttention, query: slice, key: slice) -> None:
-    """Every token reads the one whose key equals its query, and copies its WHAT into ANSWER."""
+    """Make every token attend to the one whose key equals its query, and copy its WHAT into ANSWER."""
     connect(attention.query_projection, query, key)
     connect(attention.key_projection, key, key, HARD)
     connect(attention.value_projection, WHAT, WHAT)
@@ -95,7 +95,7 @@ def fetch(attention: MultiHeadAttention, query: slice, key: slice) -> None:
 def blank(
     task: str, architecture: str, num_layers: int, ones: list[int], answer: slice = ANSWER
 ) -> tuple[Config, nn.Module]:
-    """Settings, and a model whose sublayers are all zero; its norms, in order, read so many ones."""
+    """Return settings and a model with all-zero sublayers; ones gives the number of ones each norm reads."""
     config = Config(
         task=task, architecture=architecture, num_layers=num_layers, num_heads=1, d_model=ANSWER.stop,
         d_ff=len(PAIRS), positional="learned", activation="relu", vocab_size=VOCAB, seq_len=LONGEST,
@@ -116,24 +116,24 @@ def blank(
 
 
 def copying_encoder() -> Built:
-    """The answer is WHAT; the sublayers stay zero."""
+    """Return an encoder that copies: the answer is WHAT, and the sublayers stay zero."""
     return *blank("copy", "encoder", 1, ones=[2, 2, 2], answer=WHAT), {"layer 1, head 1": "does nothing"}
 
 
 def reversing_encoder() -> Built:
-    """Find END, look up the mirror place, fetch the symbol."""
+    """Return an encoder that reverses: find END, look up the mirror position, fetch the symbol."""
     config, model = blank("reverse", "encoder", 2, ones=[2, 3, 4, 5, 5])
     find_end(model.blocks[0].attention)
     look_up(model.blocks[0].feed_forward, [last - here if 0 < here < last else here for last, here in PAIRS])
     fetch(model.blocks[1].attention, query=MIRROR, key=WHERE)
     return config, model, {
-        "layer 1, head 1": "finds END", "layer 1, feed-forward": "looks up the mirror place",
+        "layer 1, head 1": "finds END", "layer 1, feed-forward": "looks up the mirror position",
         "layer 2, head 1": "fetches the symbol",
     }
 
 
 def copying_encoder_decoder() -> Built:
-    """The decoder says at place t the symbol of place t + 1, and fetches it from there."""
+    """Return an encoder–decoder that copies: at position t, it fetches the symbol at position t + 1."""
     config, model = blank("copy", "encoder-decoder", 1, ones=[2, 2, 2, 2, 2, 3, 3])
     here, following = slice(WHERE.start, WHERE.stop - 1), slice(WHERE.start + 1, WHERE.stop)
     fetch(model.decoder_blocks[0].cross_attention, query=here, key=following)
@@ -141,20 +141,21 @@ def copying_encoder_decoder() -> Built:
 
 
 def reversing_encoder_decoder() -> Built:
-    """The encoder writes into MIRROR where each symbol is due in the answer; the decoder fetches it there."""
+    """Return an encoder–decoder that reverses: MIRROR holds each symbol's position in the answer."""
     config, model = blank("reverse", "encoder-decoder", 1, ones=[2, 3, 4, 2, 2, 3, 3])
     find_end(model.encoder_blocks[0].attention)
     due = [{0: last, last: last - 1}.get(here, last - 1 - here) for last, here in PAIRS]
     look_up(model.encoder_blocks[0].feed_forward, due)
     fetch(model.decoder_blocks[0].cross_attention, query=WHERE, key=MIRROR)
     return config, model, {
-        "encoder layer 1, head 1": "finds END", "encoder layer 1, feed-forward": "looks up where it is due",
-        "cross-attention layer 1, head 1": "fetches what is due",
+        "encoder layer 1, head 1": "finds END",
+        "encoder layer 1, feed-forward": "looks up the answer position",
+        "cross-attention layer 1, head 1": "fetches the symbol",
     }
 
 
 def right_by_length(model: nn.Module, answer: Callable[[Tensor], Tensor]) -> dict[int, float]:
-    """What share is right of every sequence of 1 to 4 symbols, and of 10,000 longer ones, by length."""
+    """Return exact match by length: on all sequences of 1 to 4 symbols, and on 10,000 longer ones."""
     symbols, generator, right = range(FIRST_SYMBOL, VOCAB), torch.Generator().manual_seed(0), {}
     for length in range(1, LONGEST + 1):
         if length <= 4:

@@ -1,7 +1,8 @@
-"""What keeps a run from being lost, whatever happens around it. Nothing here is about Transformers.
+"""Protect runs against crashes, interrupts and full disks. Nothing here is specific to Transformers.
 
-A file is replaced as a whole or not at all. Ctrl-C and SIGTERM wait until a checkpoint is saved. Only one
-process at a time writes into a folder. What needs more memory than there is is refused before it begins.
+Files are replaced atomically. Ctrl-C and SIGTERM are deferred until a checkpoint has been saved. Only one
+process at a time may write to a folder. Runs that would need more memory than is available are refused at the
+start.
 """
 
 import ctypes
@@ -32,14 +33,14 @@ _, _, backend = os.environ.get("MPLBACKEND", "").partition("module://")
 if backend and find_spec(backend.split(".")[0]) is None:    # exported by a notebook, in which it is installed
     del os.environ["MPLBACKEND"]                            # importing matplotlib would fail
 
-LOCKED_BYTE = 2**30                                         # far behind the text, which stays readable
+LOCKED_BYTE = 2**30                                         # far beyond the text, which stays readable
 
 
 # ---------------------------------------------------------------- files
 
 
 def sync_folder(folder: Path) -> None:
-    """Bring the names in a folder to the disk, where the system can; Windows does so by itself."""
+    """Flush a folder's entries to disk, if the system allows; Windows does this by itself."""
     if os.name == "posix":
         descriptor = os.open(folder, os.O_RDONLY)
         with suppress(OSError):                             # some file systems cannot
@@ -49,15 +50,15 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path that takes the place of path once it is written whole, so a crash loses nothing.
+    """Yield a temporary path that replaces path once fully written, so that a crash loses nothing.
 
-    OSError that names path where it cannot be written; the old file is then as it was.
+    If it cannot be written, raise an OSError naming path, and leave the old file unchanged.
     """
     temporary = path.with_name(f".{path.stem}.writing{path.suffix}")
     try:
         yield temporary
         with open(temporary, "r+b") as file:
-            os.fsync(file.fileno())                         # on the disk, not only on its way there
+            os.fsync(file.fileno())                         # on disk, not just in a cache
         os.replace(temporary, path)
         sync_folder(path.parent)
     except OSError as error:
@@ -68,12 +69,12 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove what a process that was killed had begun to write here."""
+    """Remove partial files left here by a killed process."""
     for path in folder.glob(".*.writing*"):
         path.unlink(missing_ok=True)
 
 
-# ---------------------------------------------------------------- checkpoints of strangers
+# ---------------------------------------------------------------- untrusted checkpoints
 
 
 def first_line(error: Exception) -> str:
@@ -81,24 +82,25 @@ def first_line(error: Exception) -> str:
 
 
 def check_zip(archive: zipfile.ZipFile) -> None:
-    """ValueError or BadZipFile where a checksum is wrong, or where a small file would take much memory."""
+    """Raise ValueError or BadZipFile for a wrong checksum, or if the file would expand when unpacked."""
     if sum(entry.file_size for entry in archive.infolist()) > archive.fp.seek(0, os.SEEK_END):
         raise ValueError("it would expand when unpacked")
     if damaged := archive.testzip():
         raise ValueError(f"the checksum of {damaged!r} is wrong")
 
 
-BYTES = {                                                   # of a number in each kind of storage
+BYTES = {                                                   # per element, for each storage type
     "BoolStorage": 1, "ByteStorage": 1, "CharStorage": 1, "ShortStorage": 2, "HalfStorage": 2,
     "BFloat16Storage": 2, "IntStorage": 4, "FloatStorage": 4, "LongStorage": 8, "DoubleStorage": 8,
 }
 
 
 class Inventory(pickle._Unpickler):
-    """Reads a pickle of torch.save without making a tensor, and lists the storages that the tensors need.
+    """Read a torch.save pickle without creating tensors, and list the storages they need.
 
-    ValueError for a name of code that plain values and tensors do not need, before anything is called. The
-    base is the unpickler written in Python: for one wrong byte, that in C was seen to take 17 GB.
+    Raises ValueError for any code reference that plain values and tensors do not need, before calling
+    anything. It extends the pure-Python unpickler: with one corrupted byte, the C version was seen to
+    allocate 17 GB.
     """
 
     def __init__(self, content: bytes):
@@ -119,10 +121,10 @@ class Inventory(pickle._Unpickler):
 
 
 def check_archive(file: BinaryIO) -> None:
-    """Some exception where a file is not what torch.save makes of plain values and tensors.
+    """Raise an exception if a file is not a torch.save archive of plain values and tensors.
 
-    It is a zip file. torch.load does not compare the checksums in it, and so accepts nearly every flipped
-    bit; version 2.7 also reads beyond the end of a storage that is too short.
+    Such an archive is a zip file. torch.load does not verify its checksums, so it accepts almost any flipped
+    bit; version 2.7 also reads past the end of a truncated storage.
     """
     with zipfile.ZipFile(file) as archive:
         check_zip(archive)
@@ -138,7 +140,7 @@ def check_archive(file: BinaryIO) -> None:
 
 
 def read_archive(path: Path) -> object:
-    """The plain values and tensors that torch.save wrote, on the CPU. ValueError, in one line, where not."""
+    """Load plain values and tensors from torch.save, on the CPU. Raises a one-line ValueError otherwise."""
     with open(path, "rb") as file:
         try:
             check_archive(file)
@@ -147,19 +149,19 @@ def read_archive(path: Path) -> object:
         try:
             file.seek(0)
             return torch.load(file, map_location="cpu", weights_only=True)
-        except Exception as error:                          # whose text advises to load it unsafely
+        except Exception as error:                          # its message recommends loading unsafely
             raise ValueError("torch.load cannot read it") from error
 
 
 def is_of(value: object, wanted: type) -> bool:
-    """Whether a value is of this type, where True and False are no numbers."""
+    """Return whether a value has this type, not counting True and False as numbers."""
     return isinstance(value, wanted) and isinstance(value, bool) == (wanted is bool)
 
 
 def difference(expected: object, found: object, name: str = "it") -> str | None:
-    """The first way in which found differs from expected in keys, types or shapes, or is NaN or infinite.
+    """Describe how found first differs from expected in keys, types or shapes, or is NaN or infinite.
 
-    A type stands for all of its values.
+    In expected, a type matches any value of that type.
     """
     if isinstance(expected, dict) and isinstance(found, dict):
         for key in [*expected, *found]:
@@ -183,7 +185,7 @@ def difference(expected: object, found: object, name: str = "it") -> str | None:
 
 
 def update_digest(digest: "hashlib._Hash", value: object) -> None:
-    """Go on with the digest of plain values and tensors, whatever device they are on."""
+    """Add plain values and tensors, on any device, to the digest."""
     if isinstance(value, dict):
         for name in sorted(value, key=str):
             digest.update(str(name).encode())
@@ -195,14 +197,14 @@ def update_digest(digest: "hashlib._Hash", value: object) -> None:
 
 
 def seal_of(checkpoint: dict) -> str:
-    """SHA-256 of all its parts but those that are added later."""
+    """Return the SHA-256 of the checkpoint, except for the parts added later."""
     digest = hashlib.sha256()
     update_digest(digest, {name: checkpoint[name] for name in checkpoint if name not in ("seal", "known")})
     return digest.hexdigest()
 
 
 def copied(value: object) -> object:
-    """A copy of plain values and tensors; deepcopy takes several times as long."""
+    """Copy plain values and tensors; deepcopy takes several times as long."""
     if isinstance(value, dict):
         return {name: copied(part) for name, part in value.items()}
     if isinstance(value, (list, tuple)):
@@ -211,15 +213,15 @@ def copied(value: object) -> object:
 
 
 def sealed(checkpoint: dict) -> dict:
-    """A copy, with a seal that tells whether its parts still belong together, which no zip file knows."""
+    """Return a copy with a checksum showing that its parts belong together, which a zip file cannot show."""
     return copied(checkpoint) | {"seal": seal_of(checkpoint)}
 
 
 def is_sealed(checkpoint: dict) -> bool:
-    """Whether its parts are those that were sealed."""
+    """Return whether the checkpoint still matches its checksum."""
     try:
         return seal_of(checkpoint) == checkpoint["seal"]
-    except Exception:                                       # parts of a broken file can be anything
+    except Exception:                                       # a corrupted file can contain anything
         return False
 
 
@@ -228,9 +230,9 @@ def is_sealed(checkpoint: dict) -> bool:
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Ctrl-C and SIGTERM that come within the block take effect at its end."""
+    """Defer Ctrl-C and SIGTERM until the end of the block."""
     if threading.current_thread() is not threading.main_thread():
-        yield                                               # only the main thread is ever interrupted
+        yield                                               # Python handles signals in the main thread only
         return
     arrived = []
     signals = signal.SIGINT, signal.SIGTERM
@@ -244,11 +246,11 @@ def uninterrupted() -> Iterator[None]:
             signal.raise_signal(arrived[0])
 
 
-# ---------------------------------------------------------------- one process a folder
+# ---------------------------------------------------------------- one process per folder
 
 
 def take_lock(descriptor: int) -> bool:
-    """Lock an open file, unless another process has; the system unlocks it when the process ends, however."""
+    """Try to lock an open file; the system releases the lock however the process ends."""
     try:
         if os.name == "posix":
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -263,7 +265,7 @@ def take_lock(descriptor: int) -> bool:
 
 
 def is_same_file(descriptor: int, path: Path) -> bool:
-    """Whether an open file still has this path, and nobody has removed it meanwhile."""
+    """Return whether an open file is still the one at this path."""
     try:
         return os.path.samestat(os.fstat(descriptor), os.stat(path))
     except FileNotFoundError:
@@ -271,9 +273,9 @@ def is_same_file(descriptor: int, path: Path) -> bool:
 
 
 def open_locked(path: Path) -> int:
-    """Open a file, made if need be, lock it, and write the number of this process into it.
+    """Open a file, creating it if necessary, lock it, and write this process's ID into it.
 
-    OSError with the number of the other process that has locked it.
+    If another process holds the lock, raise an OSError giving its ID.
     """
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
@@ -299,20 +301,20 @@ def remove_locked(path: Path, descriptor: int) -> None:
     with suppress(OSError):
         path.unlink()
     if os.name == "posix":
-        os.close(descriptor)                                # not before: another could have it by now
+        os.close(descriptor)                                # unlink first: once closed, another could lock it
 
 
 def remove_empty(folders: list[Path]) -> None:
     for folder in folders:
-        with suppress(OSError):                             # it is not empty, or gone
+        with suppress(OSError):                             # not empty, or already gone
             folder.rmdir()
 
 
 @contextmanager
 def only_writer(folder: Path) -> Iterator[None]:
-    """Be the only process that writes into a folder, which is made, and removed if it stays empty.
+    """Make this the only process writing to a folder, which is created, and removed if still empty.
 
-    OSError with the number of the other process where there is one. Its lock never outlives it.
+    If another process is writing there, raise an OSError giving its ID. A lock never outlives its process.
     """
     path, made = folder / ".lock", [place for place in (folder, *folder.parents) if not place.exists()]
     try:
@@ -331,7 +333,7 @@ def only_writer(folder: Path) -> Iterator[None]:
 
 
 def total_memory(device: torch.device) -> float:
-    """The bytes of memory that a device has, or that a container may use; infinite where nobody knows."""
+    """Return the memory of a device, or the container's limit, in bytes; infinite if unknown."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
     known = [math.inf]
@@ -342,7 +344,7 @@ def total_memory(device: torch.device) -> float:
         if ctypes.windll.kernel32.GetPhysicallyInstalledSystemMemory(ctypes.byref(kilobytes)):
             known.append(1024 * kilobytes.value)
     for path in "/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes":
-        with suppress(OSError, ValueError):                 # there is none, or it is "max"
+        with suppress(OSError, ValueError):                 # it does not exist, or is "max"
             known.append(int(Path(path).read_text()))
     return min(known)
 
@@ -352,7 +354,7 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 def size_text(size: float) -> str:
-    """Bytes as a person says them: 25 GB, 1.2 TB."""
+    """Format a number of bytes for display: 25 GB, 1.2 TB."""
     units = "kB", "MB", "GB", "TB", "PB", "EB", "ZB", "YB"
     power = min(len(units), max(1, math.floor(math.log10(size) / 3)))
     return f"{size / 1000**power:.3g} {units[power - 1]}"

@@ -1,7 +1,7 @@
-/* Asks the model, cuts its heads, and measures what is left, as train.py and analysis.py do. */
+/* Run the model, cut its heads and measure the remaining accuracy, like train.py and analysis.py. */
 "use strict";
 
-/** Numbers from base64: float32, or float16 in which all are finite. */
+/** Decode base64 numbers: float32, or float16 with finite values only. */
 function decodeNumbers(base64, format) {
   const text = atob(base64.trim()), bytes = new Uint8Array(text.length);
   for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);
@@ -9,11 +9,11 @@ function decodeNumbers(base64, format) {
   const halves = new Uint16Array(bytes.buffer), bits = new Uint32Array(halves.length);
   for (let i = 0; i < bits.length; i++) bits[i] = (halves[i] & 0x8000) << 16 | (halves[i] & 0x7fff) << 13;
   const numbers = new Float64Array(new Float32Array(bits.buffer));
-  for (let i = 0; i < numbers.length; i++) numbers[i] *= 2 ** 112;        // the exponents count differently
+  for (let i = 0; i < numbers.length; i++) numbers[i] *= 2 ** 112;        // the exponent bias differs
   return numbers;
 }
 
-/** The model from {config, tensors: [[name, size], …]} and all numbers, one tensor behind the other. */
+/** The model from {config, tensors: [[name, size], …]} and all values, one tensor after another. */
 function buildModel({config, tensors}, numbers) {
   const model = {config};
   let at = 0;
@@ -28,7 +28,7 @@ function buildModel({config, tensors}, numbers) {
   return model;
 }
 
-/** "encoder", "decoder" and "cross", those that the model has, in this order. */
+/** The model's kinds of attention, in the order "encoder", "decoder", "cross". */
 function kindsOf(model) {
   return ["encoder", "decoder", "cross"].filter(kind => kind in model.means);
 }
@@ -42,7 +42,7 @@ function headsOf(model, part = []) {
   return chosen;
 }
 
-/** The cuts of a pass: what replaces the outputs of all heads of these parts. */
+/** The cuts of a pass: the replacements for the outputs of all heads in these parts. */
 function cutsOf(model, parts, mode = "zero") {
   return new Map(parts.flatMap(part => headsOf(model, part)).map(([kind, layer, head]) => {
     const mean = model.means[kind][layer][head];
@@ -50,7 +50,7 @@ function cutsOf(model, parts, mode = "zero") {
   }));
 }
 
-/** The queries, keys, values and weights of an attention, of the passes in which tokens came one by one. */
+/** Join the queries, keys, values and weights of an attention over token-by-token passes. */
 function joined(passes, width) {
   const {key, value} = passes.at(-1), keys = key.length / width;
   const query = new Float64Array(passes.reduce((sum, pass) => sum + pass.query.length, 0));
@@ -65,9 +65,9 @@ function joined(passes, width) {
   return {query, key, value, weights};
 }
 
-/** Ask one question. Returns what the model was given, and its answer up to and including END, with at most
-    answerLength + 1 tokens. With them come the logits, a row for each token of the last sequence given. For
-    each kind and layer come the queries, keys, values and weights[head], (T, S). */
+/** Run the model on one question. Returns its inputs, and its answer up to and including END, with at most
+   answerLength + 1 tokens. Also returns the logits, one row per token of the last input sequence. For each
+   kind and layer, it returns the queries, keys, values and weights[head], (T, S). */
 function ask(model, content, answerLength, parts, mode) {
   const {architecture, vocab_size, d_model} = model.config;
   const pass = {model, cuts: cutsOf(model, parts, mode), trace: {}};
@@ -79,17 +79,17 @@ function ask(model, content, answerLength, parts, mode) {
   } else {
     ({answer, logits} = generate(pass, [START, ...content, END], answerLength + 1));
     const read = answer.at(-1) === END ? answer.slice(0, -1) : answer.slice(0, answerLength);
-    ({given} = arrange(architecture, content, read));       // the last token is not read again
+    ({given} = arrange(architecture, content, read));       // the last token is never an input
   }
   const trace = Object.fromEntries(Object.entries(pass.trace).map(
     ([kind, layers]) => [kind, layers.map(passes => joined(passes, d_model))]));
   return {answer, given, logits, trace};
 }
 
-/** Measures which of many sequences are right after cuts, a few at a time, so that others get their turn.
+/** Measure which sequences are still correct after cuts, a few at a time, so that the page stays responsive.
 
     sequences are {given, toSay}; report(id, right) is called for each job with a list of booleans. The newest
-    urgent job comes first, and an older one that is not done is dropped. */
+    urgent job comes first, and an older, unfinished one is dropped. */
 class Scorer {
   constructor(model, sequences, report) {
     Object.assign(this, {model, report, count: sequences.length, batches: [], jobs: [], urgent: null});
@@ -141,7 +141,7 @@ class Scorer {
   }
 }
 
-/** What a worker does: builds the model and a Scorer, then takes jobs; what it reports is posted back. */
+/** A worker's loop: build the model and a Scorer, then take jobs and post back the results. */
 function serve(scope) {
   let scorer = null;
   scope.onmessage = ({data: {spec, numbers, sequences, job}}) => {

@@ -1,10 +1,10 @@
-/* The tasks of data.py once more. The page trusts these only if they answer all questions that travel with it
-   as data.py did. So a task that was changed there, or is the reader's own, is not judged by another rule. */
+/* The tasks of data.py in JavaScript. The page uses these only if they reproduce data.py's answers to all
+   embedded questions. So a modified or user-defined task is never judged by the wrong rule. */
 "use strict";
 
 const MASK = 3, ZERO = 4, PLUS = 14;
 
-/** What the gaps of a pattern with this period would hold; null where the visible symbols disagree. */
+/** The pattern with this period, gaps filled; null if the visible symbols contradict it. */
 function repeat(content, period) {
   const pattern = Array(period).fill(MASK);
   for (const [place, symbol] of content.entries()) {
@@ -39,7 +39,7 @@ const ANSWERS = {
   complete: content => completions(content).find(whole => !whole.includes(MASK)) ?? content,
 };
 
-/** Which questions are valid, where not all are. */
+/** Which questions are valid, for tasks that restrict them. */
 const IS_VALID = {
   add: content => content.length % 2 === 1 && content.length > 1
     && content.every((symbol, place) => (symbol === PLUS) === (place === (content.length - 1) / 2)),
@@ -52,16 +52,15 @@ const IS_VALID = {
 
 const validityOf = task => IS_VALID[task] ?? (() => true);
 
-/** What answers depend on, where a task states it. A pattern with another symbol seldom stays one, so there
-    it is the visible copies of a symbol. */
+/** What answers depend on, if a task defines it. Replacing a symbol usually breaks a pattern, so there it is
+   the symbol's visible copies. */
 const DEPENDS_ON = {
   complete: content => ANSWERS.complete(content).map(symbol => content.map(other => other === symbol)),
 };
 
-/** Where the symbols of the right answer come from, [symbol of the answer][symbol of the question].
-
-    A symbol is replaced by every other one that leaves a valid question. The cells are those that change the
-    answer's symbol at least half as often as the cell that changes it most. */
+/** The cells that the correct answer comes from, [answer symbol][question symbol]. Each symbol is replaced
+   with every other one that leaves a valid question. The cells are those that change the answer's symbol at
+   least half as often as the cell that changes it most. */
 function answerCells(task, content, symbols) {
   if (DEPENDS_ON[task]) return DEPENDS_ON[task](content);
   const answer = ANSWERS[task](content), isValid = validityOf(task);
@@ -77,14 +76,14 @@ function answerCells(task, content, symbols) {
   });
 }
 
-/** What a model is given for a question and an answer, and what it is to say; PAD where nothing is asked. */
+/** The model's inputs for a question and an answer, and its targets; PAD where nothing is scored. */
 function arrange(architecture, content, answer) {
   const source = [START, ...content, END], target = [START, ...answer, END];
   if (architecture === "encoder-decoder") {
     return {given: [source, target.slice(0, -1)], toSay: target.slice(1)};
   }
   if (architecture === "encoder") {
-    const missing = target.length - source.length;          // where the answer is longer: MASK, "write here"
+    const missing = target.length - source.length;          // if the answer is longer: MASK, "write here"
     return {
       given: [[...source, ...Array(Math.max(0, missing)).fill(MASK)]],
       toSay: [...target, ...Array(Math.max(0, -missing)).fill(PAD)],

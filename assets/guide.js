@@ -1,4 +1,4 @@
-/* Three experiments, each "predict, cut, look". What they say comes from the measurements of this run. */
+/* Three experiments, each "predict, cut, look". Their texts come from the measurements of this run. */
 "use strict";
 
 const total = data.unseen.length, rightWithout = part => left.get(keyOf(part));
@@ -6,7 +6,7 @@ const shareRight = count => `${percent(count / total)} correct`;
 const points = count => `${pointsLost(count)} ${pointsLost(count) === 1 ? "point" : "points"}`;
 const ONE_POINT = total / 100;
 
-/** What to try where this run does not show an effect: the run that does, or the same with another seed. */
+/** What to try if this run does not show an effect: a run that does, or the same run with another seed. */
 function elsewhere(task, kind, what) {
   const isTrained = !Object.keys(data.purposes).length, {seed} = data.config;
   const isHere = data.task === task && architecture === kind && isTrained;
@@ -17,7 +17,7 @@ function elsewhere(task, kind, what) {
 
 const sentence = words => words[0].toUpperCase() + words.slice(1);
 
-/** A cut that is tried in an experiment, and how many sequences are right then. */
+/** A cut tried in an experiment, and the number of sequences that are then correct. */
 const cutOf = part => ({name: placeOf(part), parts: [part], count: rightWithout(part)});
 
 function brightestHead() {
@@ -47,7 +47,7 @@ function brightestHead() {
   return {
     title, intro: `${sentence(one)} is the brightest head: it spends ${percent(share)} of its attention `
       + `on the symbols the answers come from, more than any other. Compare it with ${two}.`,
-    question: "Which cut makes more answers wrong?", options: [one, two, "both about the same"], answer,
+    question: "Which cut causes more mistakes?", options: [one, two, "both about the same"], answer,
     cuts: [cutOf(brightest), cutOf(other)], found: found.filter(words => words).join(" "),
     look: [brightest, other],
   };
@@ -74,9 +74,9 @@ function withoutAttention() {
 }
 
 function twoHeads() {
-  const title = "Can two heads stand in for each other?", {pair} = data.guide;
+  const title = "Can two heads replace each other?", {pair} = data.guide;
   const [one, two, count] = pair ?? [];
-  if (!pair || data.right + count >= rightWithout(one) + rightWithout(two)) {       // both cost no more
+  if (!pair || data.right + count >= rightWithout(one) + rightWithout(two)) {    // both cost no more
     return {title, missing: "In this model, no pair of heads was found in which either can be cut at no "
       + `cost, but not both. ${elsewhere("reverse", "encoder", "such a pair")}`};
   }
@@ -104,22 +104,22 @@ const PLACE = `explorer ${data.task} ${architecture} ${checksum}`;
 const progress = experiments.map(() => ({guess: null, done: []}));
 try {
   Object.assign(progress, JSON.parse(localStorage.getItem(PLACE)));
-} catch {}                                                  // the browser keeps nothing for files
+} catch {}                                                  // the browser stores nothing for local files
 
 function keep() {
   try {
     localStorage.setItem(PLACE, JSON.stringify(progress));
-  } catch {}                                                // then it is lost with the page
+  } catch {}                                                // then it is lost when the page closes
 }
 
-/** What does something, keeps the progress, and shows it. */
+/** Wrap an action so that progress is saved and shown afterwards. */
 const acting = action => () => {
   action();
   keep();
   renderGuide();
 };
 
-// ---------------------------------------------------------------- what is seen of them
+// ---------------------------------------------------------------- how they are shown
 
 const headings = experiments.map(({title}, number) => `${number + 1}. ${title}`);
 
@@ -175,7 +175,7 @@ function renderGuide() {
   });
 }
 
-/** For print: the same experiments as a worksheet, with the answers of this run at the end. */
+/** For printing: the same experiments as a worksheet, with an answer key for this run at the end. */
 function makeSheet() {
   const step = (name, words, items = []) => element("p", {}, element("b", {}, name), ` ${words} `,
     ...items.map(text => element("span", {className: "item"}, text)));

@@ -1,14 +1,14 @@
-/* All heads side by side: what each reads, what it costs to lose, and the buttons that cut. */
+/* All heads side by side: what each attends to, the cost of removing it, and the buttons that cut. */
 "use strict";
 
-/** Where a key moves in a grid, [down, right]; Home and End go so far. Undefined for all other keys. */
+/** How a key moves in a grid, [down, right]; Home and End move this far. Undefined for other keys. */
 function moveOf(key, home, end) {
   const arrows = {ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1]};
   return {...arrows, Home: [0, home], End: [0, end]}[key];
 }
 
-/** Makes one tab stop of many buttons: arrow keys, Home and End move between them. rows are [row][column];
-    a button may stand in several places. */
+/** Turn many buttons into one tab stop: arrow keys, Home and End move between them. rows are [row][column]; a
+   button may appear in several cells. */
 function oneTabStop(container, rows) {
   const all = [...new Set(rows.flat())];
   const stopAt = chosen => all.forEach(button => { button.tabIndex = button === chosen ? 0 : -1; });
@@ -27,11 +27,11 @@ function oneTabStop(container, rows) {
   });
 }
 
-const left = new Map(data.table.map(([part, count]) => [keyOf(part), count]));      // of each cut, in PyTorch
+const left = new Map(data.table.map(([part, count]) => [keyOf(part), count])); // PyTorch's
 const pointsLost = count => Math.round(100 * (data.right - count) / data.unseen.length);
 const thumbnails = {}, cutButtons = {"": byId("cut-all")};
 
-/** The button that cuts a part, with what that alone costs in percentage points. */
+/** The button that cuts a part, with the cost of that cut alone in percentage points. */
 function cutButton(part, text) {
   const lost = pointsLost(left.get(keyOf(part)));
   const cost = lost > 0 ? `−${lost}` : lost < 0 ? `+${-lost}` : "0";
@@ -43,7 +43,7 @@ function cutButton(part, text) {
   return button;
 }
 
-/** A picture of what a head reads: pointing previews it below, a click keeps it there. */
+/** A thumbnail of a head's attention: pointing previews it below, a click keeps it there. */
 function thumbnail(part) {
   const canvas = element("canvas"), button = element("button", {
     type: "button", className: "head", title: placeOf(part), "aria-label": `look at ${placeOf(part)}`,
@@ -55,7 +55,7 @@ function thumbnail(part) {
   return button;
 }
 
-/** The tables of all heads are made once; renderHeads draws into them. */
+/** Build the head tables once; renderHeads draws into them. */
 function makeHeads() {
   for (const kind of kinds) {
     const rows = [], label = `the heads of ${KIND_NAMES[kind]}`;

@@ -1,8 +1,8 @@
 /* One head: its weights as lines between tokens and as a grid, and the numbers inside one cell. All three
-   show the same view, so that what is marked in one is marked in the others. */
+   show the same view, so that a mark in one appears in the others. */
 "use strict";
 
-/** The head that reads most where the answer comes from, or else is closest to reading one key each time. */
+/** The head that attends most to the symbols the answer comes from, or else the most focused one. */
 function brightest() {
   const {first, cells, trace, given} = asked, keys = keysOf(answeringKind, given).length;
   const shares = headsOf(model, [answeringKind]).map(head => {
@@ -14,16 +14,16 @@ function brightest() {
   return shares.reduce((best, other) => other.share > best.share ? other : best).head;
 }
 
-/** Whether what this query of the answering kind says comes from this key; keys begin with START. */
+/** Whether the prediction at this query of the answering kind comes from this key; keys start with START. */
 const isOrigin = (query, key) => asked.cells[query - asked.first]?.[key - 1] ?? false;
 const isMasked = (kind, query, key) => kind === "decoder" && key > query;
 
-/** The head that is looked at: its rows and their names, how many queries are shown, and the marked cell. */
+/** The head on view: its rows and their names, the number of queries shown, and the marked cell. */
 function view() {
   const [kind, layer, head] = state.pointed ?? state.chosen, {given, trace, first} = asked;
   const keys = keysOf(kind, given), queries = queriesOf(kind, given), traced = trace[kind][layer];
   const rows = rowsOf(traced.weights[head], keys.length).map(row => [...row]);
-  const says = kind === answeringKind || kind === "decoder";            // whether its queries say the answer
+  const says = kind === answeringKind || kind === "decoder";     // whether its queries predict the answer
   const shown = says && state.step ? Math.min(first + state.step, queries.length) : queries.length;
   const usual = says && state.step ? shown - 1 : says ? first : 1;      // the newest query, or the first
   const query = Math.min(state.cell?.[0] ?? usual, queries.length - 1);
@@ -55,7 +55,7 @@ function stepTo(step) {
   change({step: Math.max(1, Math.min(step, asked.answer.length)), cell: null});
 }
 
-/** What makes an element look into a cell. A mouse at rest, below which the page moves, chooses nothing. */
+/** Handlers that select a cell. A mouse at rest selects nothing when the page scrolls under it. */
 function looksInto(query, key) {
   const look = () => {
     const now = view();
@@ -68,7 +68,7 @@ function looksInto(query, key) {
 /** Arrow keys, Home and End move through the grid. */
 function moveCell(event) {
   const {kind, keys, queries, shown, query, key} = view();
-  const last = kind === "decoder" ? query : keys.length - 1;            // what follows is masked
+  const last = kind === "decoder" ? query : keys.length - 1;            // later keys are masked
   const move = moveOf(event.key, -key, last - key);
   if (!move) return;
   event.preventDefault();
@@ -77,7 +77,7 @@ function moveCell(event) {
   document.activeElement.scrollIntoView({block: "nearest", inline: "nearest"});
 }
 
-/** Keys on top, queries below, and below those what the model says there. */
+/** Keys at the top, queries at the bottom, and the model's output below them. */
 function renderLines({keys, queries, rows, says, shown, query, key}) {
   const gap = 38, width = Math.max(keys.length, queries.length) * gap + 40, height = says ? 300 : 280;
   const x = i => 20 + gap * (i + .5), lines = [], targets = [], {answer, first} = asked;
@@ -87,7 +87,7 @@ function renderLines({keys, queries, rows, says, shown, query, key}) {
     lines.push(element("svg:line", {
       ...ends, "stroke-width": 1 + 4 * weight, "stroke-opacity": isAt ? 1 : .75 * weight,
     }));
-    targets.push(element("svg:line", {...ends, class: "target", ...looksInto(q, k)}));      // wide, not seen
+    targets.push(element("svg:line", {...ends, class: "target", ...looksInto(q, k)}));  // wide and invisible
   }));
   const words = (tokens, y, marked, from = 0, before = "") => tokens.map((token, i) => element("svg:text", {
     x: x(from + i), y, class: `${i === marked ? "at" : ""} ${before ? "says" : ""}`,
@@ -97,7 +97,7 @@ function renderLines({keys, queries, rows, says, shown, query, key}) {
   for (const [name, value] of Object.entries({width, height, viewBox: `0 0 ${width} ${height}`})) {
     svg.setAttribute(name, value);
   }
-  svg.style.minWidth = `${.7 * width}px`;                   // any smaller, and nobody could read it
+  svg.style.minWidth = `${.7 * width}px`;                   // smaller text would be illegible
   svg.replaceChildren(
     ...lines, ...words(keys, 17, key), ...words(queries, 274, query),
     ...(says ? words(answer, 293, null, first, "→") : []), ...targets,

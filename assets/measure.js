@@ -1,15 +1,15 @@
-/* What is measured on the unseen sequences, by workers; and the page checks itself against PyTorch. */
+/* Measurements on the unseen sequences, made by workers, and the page's self-check against PyTorch. */
 "use strict";
 
-const contents = [...new Set(data.unseen.map(([content]) => content.join()))];      // each different one once
+const contents = [...new Set(data.unseen.map(([content]) => content.join()))];      // each distinct one once
 const sequences = contents.map(
   content => arrange(architecture, content.split(",").map(Number), known.get(content)));
-const places = data.unseen.map(([content]) => contents.indexOf(content.join()));    // of all among those
-const workerCount = Math.max(2, Math.min(4, navigator.hardwareConcurrency));        // each takes its share
-const workers = [], found = {}, right = {};                 // of each job: what workers found, what is right
-let measuring = null;                                       // the state that is being measured
+const places = data.unseen.map(([content]) => contents.indexOf(content.join()));    // index among those
+const workerCount = Math.max(2, Math.min(4, navigator.hardwareConcurrency));        // each takes a part
+const workers = [], found = {}, right = {};                 // per job: workers' results; which are correct
+let measuring = null;                                       // the state being measured
 
-/** Starts the workers, or where there are none does their work here, between what the reader does. */
+/** Start the workers or, if there are none, do their work here while the page is idle. */
 function startWorkers() {
   const code = new Blob([byId("engine").textContent, "\nserve(self);"], {type: "text/javascript"});
   for (let number = 0; number < workerCount; number++) {
@@ -43,7 +43,7 @@ function arrived(number, job, flags) {
 const jobOf = (mode, heads) => `${mode}: ${[...heads].sort().join(" ")}`;
 const share = flags => flags.filter(Boolean).length / flags.length;
 
-/** Has the present cuts measured, before anything else that the workers have to do. */
+/** Have the current cuts measured ahead of the workers' other jobs. */
 function measure() {
   const job = jobOf(state.mode, state.cut);
   if (right[job] || job === measuring || !workers.length) return;
@@ -67,7 +67,7 @@ function renderScore() {
   }));
 }
 
-/** Asks the next of the unseen sequences that is wrong after the present cuts. */
+/** Show the next unseen sequence that the model gets wrong after the current cuts. */
 function askWrong() {
   const flags = right[jobOf(state.mode, state.cut)], wrong = data.unseen.filter((_, i) => !flags[i]);
   const at = wrong.findIndex(([content]) => content.join() === state.content.join());
@@ -78,17 +78,17 @@ function askWrong() {
 
 const DIFFERS = "This page's results differ from PyTorch's. If you changed transformer.py, make the same "
   + "change in assets/transformer.js and run python visualize.py again.";
-const agreement = {logits: 0, cuts: new Map()};             // the largest difference; is each row the same?
-const rowsOfJob = new Map();                                // parts of the same heads are measured once
+const agreement = {logits: 0, cuts: new Map()};             // the largest difference; whether each row agrees
+const rowsOfJob = new Map();                                // parts with the same heads are measured once
 data.table.forEach(([part], row) => {
   const job = jobOf("zero", headsOf(model, part).map(keyOf));
   rowsOfJob.set(job, [...rowsOfJob.get(job) ?? [], row]);
 });
 
-/** The largest difference between the page's logits and PyTorch's, which travel with it. */
+/** Find the largest difference between the page's logits and PyTorch's, which are embedded in it. */
 async function compareLogits() {
   for (const {given, without, mode, logits} of data.checks) {
-    await new Promise(resolve => setTimeout(resolve));      // one at a time: nobody should have to wait
+    await new Promise(resolve => setTimeout(resolve));      // one at a time: the page stays responsive
     const theirs = decodeNumbers(logits, "float32"), cuts = cutsOf(model, without, mode);
     const ours = forward({model, cuts}, given.map(tokens => [tokens]));
     agreement.logits = theirs.reduce(
@@ -97,14 +97,14 @@ async function compareLogits() {
   certify();
 }
 
-/** Is as much right after these cuts as PyTorch measured? */
+/** Check that as many sequences are correct after these cuts as PyTorch measured. */
 function compareCuts(job) {
   const count = right[job].filter(Boolean).length;
   for (const row of rowsOfJob.get(job) ?? []) agreement.cuts.set(row, count === data.table[row][1]);
   certify();
 }
 
-/** What is wrong with the page stands on top, where nobody misses it. */
+/** Show problems with the page at the top, where nobody can miss them. */
 function warn(text) {
   const certificate = byId("certificate");
   certificate.classList.add("wrong");

@@ -1,30 +1,30 @@
-/* The page. What is the case stands in `state`; change() changes it, asks the model again where it must be
-   asked, and shows what came out. look.js shows a single head. */
+/* The page. `state` holds the current state; change() updates it, reruns the model if necessary, and renders
+   the result. look.js shows a single head. */
 "use strict";
 
 const byId = id => document.getElementById(id);
 const data = JSON.parse(byId("data").textContent), {architecture} = data.config;
 const numbers = decodeNumbers(byId("weights").textContent, data.format);
 const model = buildModel(data, numbers), kinds = kindsOf(model);
-const answeringKind = kinds.at(-1);                         // whose queries say the answer, and can find it
+const answeringKind = kinds.at(-1);                         // its queries predict the answer, and can find it
 const KIND_NAMES = {
   encoder: "the encoder's self-attention", decoder: "the decoder's self-attention", cross: "cross-attention",
 };
 
 const state = {
   content: data.examples[0][0], mode: "zero",
-  cut: [], earlier: [],                                     // heads as "kind.layer.head"; what was cut before
-  chosen: null, pointed: null,                              // the head to look at, and the one pointed at
-  cell: null, step: null,                                   // [query, key], and how many tokens of the answer
+  cut: [], earlier: [],                                     // heads as "kind.layer.head"; earlier cuts
+  chosen: null, pointed: null,                              // the head on view, and the one pointed at
+  cell: null, step: null,                                   // [query, key], and the number of answer tokens
 };
-let asked = null;                                           // what the model said and computed in this state
+let asked = null;                                           // the model's output and internals in this state
 
 const nameOf = token => data.names[token] ?? String(token), textOf = tokens => tokens.map(nameOf).join(" ");
 const partOf = key => key.split(".").map((word, i) => i ? Number(word) : word);
 const inShort = word => word.length > 20 ? `${word.slice(0, 20)}…` : word;
 const percent = share => `${Math.floor(100 * share + 1e-9)}%`;
 
-/** An element: properties with a dash are attributes, with two dashes variables of its style. */
+/** Make an element: properties with a dash are attributes, those with two dashes style variables. */
 function element(tag, properties = {}, ...children) {
   const svg = tag.startsWith("svg:"), space = `http://www.w3.org/${svg ? "2000/svg" : "1999/xhtml"}`;
   const made = document.createElementNS(space, tag.replace("svg:", ""));
@@ -39,7 +39,7 @@ function element(tag, properties = {}, ...children) {
 
 // ---------------------------------------------------------------- questions
 
-/** The rule by which this page knows right answers: the task's own, if it answers the unseen like data.py. */
+/** The rule for correct answers: the task's own, if it answers the unseen questions like data.py. */
 const isValid = validityOf(data.task);
 const rule = data.unseen.every(
   ([content, answer]) => isValid(content) && ANSWERS[data.task]?.(content).join() === answer.join(),
@@ -48,13 +48,13 @@ const known = new Map([...data.unseen, ...data.examples].map(
   ([content, answer]) => [content.join(), answer]));
 const rightAnswer = content => rule ? rule(content) : known.get(content.join());
 
-/** All symbols in words. */
+/** Name all symbols. */
 function range() {
   const names = data.symbols.map(nameOf);
   return /^\d+$/.test(names.at(-1)) ? `${names[0]} … ${names.at(-1)}` : names.join(" ");
 }
 
-/** Throws, in one plain line, if this cannot be asked. */
+/** Throw a one-line error if this is not a valid question. */
 function check(content) {
   const {task, form, symbols, answer_lengths: lengths} = data, most = Number(Object.keys(lengths).at(-1));
   const problems = [
@@ -69,7 +69,7 @@ function check(content) {
   for (const [is, problem] of problems) if (is) throw new Error(problem);
 }
 
-/** What was typed, as token ids. Spaces may be left out where all names are single characters. */
+/** Parse typed text into token ids. Spaces are optional if all names are single characters. */
 function parse(text) {
   const names = data.symbols.map(nameOf), short = names.every(name => name.length === 1);
   const words = text.trim().split(short ? /\s*/ : /[\s,]+/).filter(word => word);
@@ -81,9 +81,9 @@ function parse(text) {
 const keysOf = (kind, given) => kind === "decoder" ? given.at(-1) : given[0];
 const queriesOf = (kind, given) => kind === "encoder" ? given[0] : given.at(-1);
 
-/** For other programs. content is a list of token ids. without is a list of parts: [] for all attention,
-    [kind], [kind, layer] or [kind, layer, head]. Returns the answer up to its END, the logits of all tokens
-    given, and the weights of each kind, [layer][head][query][key]. */
+/** For use from other programs. content is a list of token ids. without is a list of parts: [] for all
+   attention, [kind], [kind, layer] or [kind, layer, head]. Returns the answer up to its END, the logits at
+   all input tokens, and the weights of each kind, [layer][head][query][key]. */
 window.explorer = {
   ask(content, without = []) {
     check(content);
@@ -117,13 +117,13 @@ function change(changes) {
   linkLater();
 }
 
-/** Tells in one line what cannot be asked; "" where all is well. */
+/** Show in one line why a question is invalid, or "" if it is fine. */
 function problem(text) {
   byId("problem").textContent = text;
   for (const id of ["verdict", "answer"]) byId(id).classList.toggle("stale", text);
 }
 
-/** What the reader typed: asked if it can be, told in one line if not. */
+/** Run the model on what the reader typed or, if it is invalid, say why in one line. */
 function askText(text) {
   try {
     const content = parse(text);
@@ -135,7 +135,7 @@ function askText(text) {
   }
 }
 
-/** The same, of text that a button makes. */
+/** The same for text entered by a button. */
 function write(text) {
   byId("question").value = text;
   askText(text);
@@ -143,7 +143,7 @@ function write(text) {
 
 const isCut = part => headsOf(model, part).every(head => state.cut.includes(keyOf(head)));
 
-/** Cuts all heads of a part, or brings them back where all are cut. */
+/** Cut all heads of a part, or restore them if all are cut. */
 function toggle(part) {
   const heads = headsOf(model, part).map(keyOf), others = state.cut.filter(head => !heads.includes(head));
   cutHeads(isCut(part) ? others : [...others, ...heads]);
@@ -153,14 +153,14 @@ function cutHeads(cut, mode = state.mode) {
   change({cut, mode, earlier: [...state.earlier, state.cut]});
 }
 
-/** The whole kinds, layers and single heads that are cut, in words. */
+/** Describe the cut kinds, layers and single heads. */
 function cutInWords() {
   const parts = data.table.map(([part]) => part).filter(isCut), isIn = (part, other) =>
     other.length < part.length && other.every((word, i) => word === part[i]);
   return parts.filter(part => !parts.some(other => isIn(part, other))).map(placeOf).join("; ");
 }
 
-/** What a person calls a part; layers and heads count from 1. */
+/** Return a part's display name; layers and heads are numbered from 1. */
 function placeOf([kind, layer, head]) {
   if (layer === undefined) return kind && kinds.length > 1 ? KIND_NAMES[kind] : "all attention";
   const side = {encoder: "encoder ", decoder: "decoder ", cross: "cross-attention "}[kind];

@@ -1,12 +1,12 @@
-/* What is seen, to be shown to others: as a link, which holds the state of the page, and as a picture. */
+/* Share the view, as a link that stores the page's state or as a picture. */
 "use strict";
 
 // ---------------------------------------------------------------- the link
 
-/** Layers, heads, rows and columns count from 1 in a link, as in all that a person reads. */
+/** Layers, heads, rows and columns are numbered from 1 in links, as in all visible text. */
 const inLink = part => part.map(word => Number.isInteger(word) ? word + 1 : word).join(".");
 
-/** What stands behind the # of the link to this state. */
+/** Return the fragment (after #) of the link to this state. */
 function fragment() {
   const {content, cut, mode, chosen, step, cell} = state, link = new URLSearchParams({ask: textOf(content)});
   if (cut.length) link.set("cut", cut.map(key => inLink(partOf(key))).join(" "));
@@ -17,7 +17,7 @@ function fragment() {
   return `#${link}`;
 }
 
-/** The head [kind, layer, head] of which a link says encoder.1.6. */
+/** Return the head [kind, layer, head] for a link's encoder.1.6. */
 function headInLink(text) {
   const part = partOf(text).map((word, i) => i ? word - 1 : word), heads = headsOf(model);
   const found = heads.find(head => keyOf(head) === keyOf(part));
@@ -28,7 +28,7 @@ function headInLink(text) {
   return found;
 }
 
-/** Shows the state that the link holds; what it leaves open is as in a page just opened. */
+/** Show the state in the link; anything it omits is as on a newly opened page. */
 function followLink() {
   const link = new URLSearchParams(location.hash.slice(1)), [example] = data.examples;
   try {
@@ -51,11 +51,11 @@ function followLink() {
   byId("question").value = textOf(state.content);
 }
 
-let written = null, writing = null;                         // the fragment in the address, and a timer
+let written = null, writing = null;                         // the fragment in the address bar, and a timer
 
-/** Puts the state into the address, a moment after the last change: browsers refuse too many at once. */
+/** Put the state into the address bar shortly after the last change: browsers refuse frequent updates. */
 function linkLater() {
-  written ??= fragment();                                   // a page just opened needs none
+  written ??= fragment();                                   // a newly opened page needs none
   clearTimeout(writing);
   writing = setTimeout(() => fragment() !== written && writeLink(), 300);
 }
@@ -70,14 +70,14 @@ async function copyLink() {
   try {
     await navigator.clipboard.writeText(location.href);
     byId("shared").textContent = "Link copied.";
-  } catch {                                                 // the browser does not let us
+  } catch {                                                 // the browser does not allow it
     byId("shared").textContent = "Could not copy; please copy the link from the address bar.";
   }
 }
 
 // ---------------------------------------------------------------- the picture
 
-/** The grid of a head as squares, with its names; x and y are those of its first cell. */
+/** Draw a head's grid as squares, with its names; x and y are the position of the first cell. */
 function gridInPicture({kind, keys, queries, rows, shown, query, key}, x, y) {
   const size = 28, isOutlined = (q, k) => kind === answeringKind && isOrigin(q, k);
   const names = keys.map((token, k) => element("svg:text", {
@@ -95,7 +95,7 @@ function gridInPicture({kind, keys, queries, rows, shown, query, key}, x, y) {
   ]));
 }
 
-/** What is seen of a head, its lines and its grid, with the sentences that stand on the page. */
+/** Draw the view of a head, its lines and its grid, with the sentences on the page. */
 function picture() {
   const seen = view(), shown = byId("lines"), words = id => byId(id).textContent, rest = 120;
   const colour = name => getComputedStyle(document.body).getPropertyValue(`--${name}`).trim();

@@ -1,4 +1,4 @@
-/* Puts the page together and starts it. */
+/* Assemble the page and start it. */
 "use strict";
 
 function start() {
@@ -18,7 +18,7 @@ function start() {
   }));
   byId("modes").onchange = event => change({mode: event.target.value});
   byId("cut-all").onclick = () => toggle([]);
-  byId("cut-all").hidden = kinds.length === 1;              // then the kind is all of it
+  byId("cut-all").hidden = kinds.length === 1;              // then the kind covers everything
   byId("undo").onclick = () => change({cut: state.earlier.at(-1), earlier: state.earlier.slice(0, -1)});
   byId("restore").onclick = () => cutHeads([]);
   byId("stepping").hidden = architecture === "encoder";
@@ -32,7 +32,7 @@ function start() {
   window.onhashchange = followLink;
   followLink();
   makeGuide();
-  requestAnimationFrame(() => setTimeout(startMeasuring));  // once the answer can be seen
+  requestAnimationFrame(() => setTimeout(startMeasuring));  // once the answer is visible
 }
 
 function startMeasuring() {
@@ -46,7 +46,7 @@ function startMeasuring() {
 
 try {
   start();
-} catch (error) {                                           // a model with other parts than ours
+} catch (error) {                                           // a model with parts that ours lacks
   warn(error.message);
 } finally {
   document.body.classList.remove("starting");

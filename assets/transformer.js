@@ -1,19 +1,19 @@
-/* The Transformer of transformer.py once more, in plain JavaScript, in the same order, with the same names.
+/* The Transformer from transformer.py in plain JavaScript, in the same order and with the same names.
 
-   Read transformer.py first; this file only says what is different here. Matrices are flat Float64Arrays, row
-   after row: double precision is the faster one in JavaScript. There is no PAD. Sequences of any length stand
-   one behind the other. `starts` says in which row each begins, with the number of all rows at its end.
-   Weights keep PyTorch's names and shapes: model.blocks[0].attention.query_projection.weight is (D, D).
+   Read transformer.py first; comments here cover only the differences. Matrices are flat, row-major
+   Float64Arrays, because JavaScript is fastest in double precision. There is no PAD: sequences of any length
+   are concatenated. `starts` gives the first row of each, followed by the total number of rows. Weights keep
+   PyTorch's names and shapes: model.blocks[0].attention.query_projection.weight is (D, D).
 
-   A pass is {model, cuts}, and what a caller adds to it. cuts maps "kind.layer.head" to what replaces that
-   head's output. kept remembers what was computed. trace collects queries, keys, values and weights. past
-   holds the keys and values of the tokens before. */
+   A pass is {model, cuts}, plus anything a caller adds. cuts maps "kind.layer.head" to the replacement for
+   that head's output. kept caches results. trace collects queries, keys, values and weights. past holds the
+   keys and values of earlier tokens. */
 "use strict";
 
 const PAD = 0, START = 1, END = 2;
 const keyOf = part => part.join(".");                       // [kind, layer, head] → "kind.layer.head"
 
-/** compute(), or what it gave earlier for these very arrays: what no cut reaches is not computed again. */
+/** Memoise compute() on these very arrays, so that anything unaffected by a cut is not recomputed. */
 function once(kept, name, inputs, compute) {
   const earlier = kept?.get(name);
   if (earlier && inputs.every((input, i) => input === earlier.inputs[i])) return earlier.output;
@@ -22,11 +22,11 @@ function once(kept, name, inputs, compute) {
   return output;
 }
 
-/** x·Wᵀ + b. Four rows by four outputs at a time, so that each number that is fetched is used four times. */
+/** x·Wᵀ + b, in blocks of four rows by four outputs, so that every number fetched is used four times. */
 function linear({weight, bias}, x) {
   const outs = bias.length, width = weight.length / outs, rows = x.length / width;
   const y = new Float64Array(rows * outs);
-  for (let o0 = 0; o0 < outs; o0 += 4) {                    // at the edge the last output is done again
+  for (let o0 = 0; o0 < outs; o0 += 4) {                    // at the edge, the last output is repeated
     const o1 = Math.min(o0 + 1, outs - 1), o2 = Math.min(o0 + 2, outs - 1), o3 = Math.min(o0 + 3, outs - 1);
     const w0 = o0 * width, w1 = o1 * width, w2 = o2 * width, w3 = o3 * width;
     const b0 = bias[o0], b1 = bias[o1], b2 = bias[o2], b3 = bias[o3];
@@ -49,7 +49,7 @@ function linear({weight, bias}, x) {
       y[y2 + o0] = s20; y[y2 + o1] = s21; y[y2 + o2] = s22; y[y2 + o3] = s23;
       y[y3 + o0] = s30; y[y3 + o1] = s31; y[y3 + o2] = s32; y[y3 + o3] = s33;
     }
-    for (; row < rows; row++) {                             // the rows that are left, one by one
+    for (; row < rows; row++) {                             // the remaining rows, one by one
       const x0 = row * width, y0 = row * outs;
       let s0 = b0, s1 = b1, s2 = b2, s3 = b3;
       for (let k = 0; k < width; k++) {
@@ -65,7 +65,7 @@ function linear({weight, bias}, x) {
 
 /** softmax(QKᵀ/√Dh)·V in each sequence and head. Returns the mixture, and weights[sequence][head], (T, S).
 
-    Where causal, the last of the T queries sees all S keys, the one before it one fewer, and so on. */
+    If causal, the last of the T queries sees all S keys, the one before it one fewer, and so on. */
 function scaledDotProductAttention(query, key, value, starts, memoryStarts, numHeads, causal) {
   const width = query.length / starts.at(-1), size = width / numHeads, scale = Math.sqrt(size);
   const mixture = new Float64Array(query.length), weights = [];
@@ -97,7 +97,7 @@ function scaledDotProductAttention(query, key, value, starts, memoryStarts, numH
   return {mixture, weights};
 }
 
-/** Behind the keys or values of the tokens before, those of the new ones. */
+/** Append the keys or values of the new tokens to those of earlier tokens. */
 function appended(past, name, x) {
   const before = past.get(name) ?? new Float64Array(0), all = new Float64Array(before.length + x.length);
   all.set(before);
@@ -106,7 +106,7 @@ function appended(past, name, x) {
   return all;
 }
 
-/** The cut heads' outputs replaced: zeros, or the mean of the head; the same array where no head is cut. */
+/** Replace the outputs of cut heads with zeros or the head's mean; return the same array if none is cut. */
 function withoutHeads({model, cuts}, mixture, kind, layer) {
   const {num_heads, d_model} = model.config, size = d_model / num_heads;
   let left = mixture;
@@ -119,7 +119,7 @@ function withoutHeads({model, cuts}, mixture, kind, layer) {
   return left;
 }
 
-/** Each row of x reads from memory, which is x itself in self-attention. */
+/** Let each row of x attend to memory; in self-attention, memory is x itself. */
 function multiHeadAttention(pass, attention, kind, layer, x, starts, memory = x, memoryStarts = starts) {
   const {query_projection, key_projection, value_projection, output_projection, name} = attention;
   const {kept, past, trace, model: {config}} = pass, causal = kind === "decoder";
@@ -140,7 +140,7 @@ function multiHeadAttention(pass, attention, kind, layer, x, starts, memory = x,
   return once(kept, `${name} output`, [left], () => linear(output_projection, left));
 }
 
-/** Token vectors plus positions. Generated tokens come one by one: `from` is where the first stands. */
+/** Token vectors plus positions. Generated tokens come one by one: `from` is the position of the first. */
 function embed({model}, sequences, from = 0) {
   const {d_model} = model.config, {weight} = model.embedding, {table} = model.positional_encoding;
   const x = new Float64Array(sequences.reduce((sum, tokens) => sum + tokens.length, 0) * d_model);
@@ -155,7 +155,7 @@ function embed({model}, sequences, from = 0) {
   return x;
 }
 
-/** Of a post-norm model the final norm is missing: x stays as it is. */
+/** A post-norm model has no final norm, so x is returned unchanged. */
 function layerNorm(norm, x) {
   if (!norm) return x;
   const {weight, bias} = norm, width = weight.length, y = new Float64Array(x.length);
@@ -170,14 +170,14 @@ function layerNorm(norm, x) {
   return y;
 }
 
-/** The error function, of which GELU is made, to 1.5e-7 (Abramowitz & Stegun 1964, formula 7.1.26). */
+/** The error function used by GELU, accurate to 1.5e-7 (Abramowitz & Stegun 1964, formula 7.1.26). */
 function erf(x) {
   const t = 1 / (1 + 0.3275911 * Math.abs(x));
   const series = ((1.061405429 * t - 1.453152027) * t + 1.421413741) * t - 0.284496736;
   return Math.sign(x) * (1 - (series * t + 0.254829592) * t * Math.exp(-x * x));
 }
 
-/** x is changed in place: it is needed nowhere else. */
+/** x is changed in place, because it is not needed elsewhere. */
 const ACTIVATIONS = {
   relu(x) {
     for (let i = 0; i < x.length; i++) x[i] = Math.max(0, x[i]);
@@ -189,7 +189,7 @@ const ACTIVATIONS = {
   },
 };
 
-/** Works on each row alone. */
+/** Process each row separately. */
 function feedForward({model, kept}, {expand, contract, name}, x) {
   const activation = ACTIVATIONS[model.config.activation];
   return once(kept, name, [x], () => linear(contract, activation(linear(expand, x))));
@@ -201,7 +201,7 @@ function added(x, y) {
   return z;
 }
 
-/** x plus what the sublayer makes of it, with the norm before it or, as in the paper, behind. */
+/** x plus the sublayer's output, with the norm before the sublayer or, as in the paper, after the sum. */
 function residual({model, kept}, x, norm, sublayer) {
   const normed = x => once(kept, norm.name, [x], () => layerNorm(norm, x));
   const made = sublayer(model.config.norm_first ? normed(x) : x);
@@ -209,7 +209,7 @@ function residual({model, kept}, x, norm, sublayer) {
   return model.config.norm_first ? after : normed(after);
 }
 
-/** The blocks of one side, one after the other. */
+/** Run a stack of blocks, one after another. */
 function runBlocks(pass, blocks, kind, x, starts, memory, memoryStarts) {
   blocks.forEach((block, layer) => {
     const {attention, cross_attention, feed_forward} = block;
@@ -224,12 +224,12 @@ function runBlocks(pass, blocks, kind, x, starts, memory, memoryStarts) {
   return x;
 }
 
-/** In which row each sequence begins, and how many rows there are. */
+/** Return the first row of each sequence, and the total number of rows. */
 function startsOf(sequences) {
   return sequences.reduce((starts, tokens) => [...starts, starts.at(-1) + tokens.length], [0]);
 }
 
-/** Encoder and decoder: sequences of tokens → logits, a row of V for each token. */
+/** Encoder and decoder: sequences of tokens → logits, one row of V per token. */
 function miniTransformer(pass, sequences, from = 0) {
   const {model, kept} = pass;
   let x = once(kept, "embedding", [sequences], () => embed(pass, sequences, from));
@@ -237,7 +237,7 @@ function miniTransformer(pass, sequences, from = 0) {
   return linear(model.output_projection, layerNorm(model.final_norm, x));
 }
 
-/** Encoder–decoder: sources → what the decoder reads. */
+/** Encoder–decoder: sources → the encoder's output, for the decoder to attend to. */
 function encode(pass, sources) {
   const {model, kept} = pass;
   let x = once(kept, "source", [sources], () => embed(pass, sources));
@@ -245,7 +245,7 @@ function encode(pass, sources) {
   return once(kept, "memory", [x], () => layerNorm(model.encoder_norm, x));
 }
 
-/** Encoder–decoder: targets, of which the first token stands at place `from` → logits. */
+/** Encoder–decoder: targets, with their first token at position `from` → logits. */
 function decode(pass, targets, memory, sources, from = 0) {
   const {model, kept} = pass;
   let x = once(kept, "target", [targets], () => embed(pass, targets, from));
@@ -253,7 +253,7 @@ function decode(pass, targets, memory, sources, from = 0) {
   return linear(model.output_projection, layerNorm(model.decoder_norm, x));
 }
 
-/** given is [sequences], or [sources, targets] of an encoder–decoder → logits of the last. */
+/** given is [sequences], or [sources, targets] for an encoder–decoder → logits of the last. */
 function forward(pass, given) {
   return given.length === 1 ? miniTransformer(pass, given[0])
     : decode(pass, given[1], encode(pass, given[0]), given[0]);
@@ -263,18 +263,18 @@ function rowsOf(numbers, width) {
   return Array.from({length: numbers.length / width}, (_, i) => numbers.subarray(i * width, (i + 1) * width));
 }
 
-/** The token with the largest logit, of equal ones the first. */
+/** The token with the largest logit; ties go to the first. */
 function likeliest(logits) {
   return logits.reduce((best, logit, token) => logit > logits[best] ? token : best, 0);
 }
 
-/** Greedy decoding of one source, [START, …, END]: the answer, at most so many tokens, with its END, and the
-    logits of each token that was read. */
+/** Greedy decoding of one source, [START, …, END]: the answer of at most mostTokens tokens, including END,
+   and the logits at each input token. */
 function generate({model, cuts, trace}, source, mostTokens) {
   const pass = {model, cuts, trace, past: new Map(), kept: new Map()}, answer = [], logits = [];
   const twoSides = model.config.architecture === "encoder-decoder";
   const memory = twoSides ? encode({model, cuts, trace}, [source]) : null;
-  let fresh = twoSides ? [START] : source, from = 0;        // what the model has not read yet
+  let fresh = twoSides ? [START] : source, from = 0;        // tokens not yet processed
   while (answer.length < mostTokens && answer.at(-1) !== END) {
     const said = twoSides
       ? decode(pass, [fresh], memory, [source], from) : miniTransformer(pass, [fresh], from);

@@ -61,7 +61,7 @@ from transformer import (  # noqa: E402
 )
 
 CPU = torch.device("cpu")
-LOOK_EVERY = 8                                              # steps; an epoch of our runs is as long
+LOOK_EVERY = 8                                              # steps between evaluations; one epoch of our runs
 FIXED_SEQUENCES = 10_000                                    # the usual tutorial's training set
 OTHER_TOYS = {                                              # sizes and batches of the projects they come from
     "UvA tutorial 6: reverse 16 digits": {
@@ -79,7 +79,7 @@ OTHER_TOYS = {                                              # sizes and batches 
 
 
 class UsualTutorial(nn.Module):
-    """nn.TransformerEncoder as it comes (post-norm, ReLU, dropout 0.1), and embeddings times √d_model."""
+    """nn.TransformerEncoder with defaults (post-norm, ReLU, dropout 0.1), embeddings scaled by √d_model."""
 
     architecture = "encoder"
 
@@ -128,12 +128,12 @@ def our_history(config: train.Config) -> Iterator[dict]:
 
 
 def trained(config: train.Config) -> tuple[nn.Module, dict]:
-    """The averaged model and the last checkpoint of a whole training; those before take gigabytes."""
+    """Return the averaged model and last checkpoint of a full run; keeping all would take gigabytes."""
     return deque(train.train(config, CPU), maxlen=1).pop()
 
 
 def until_solved(history: Iterator[dict], max_steps: int) -> dict:
-    """The first row that is solved, or the last one looked at."""
+    """Return the first solved row, or else the last one reached."""
     for row in history:
         if row["solved"] or row["step"] >= max_steps:
             return row
@@ -152,7 +152,7 @@ def peak_flops_per_second(size: int = 1024, repeats: int = 10) -> float:
 
 
 def median_and_most(rows: list[dict], key: str, digits: int) -> str:
-    """Median and maximum of that column over the seeds; > where a run gave up there."""
+    """Format a column's median and maximum over the seeds, with > for runs that gave up."""
     values, unsolved = [row[key] for row in rows], sum(not row["solved"] for row in rows)
     median, most = f"{statistics.median(values):.{digits}f}", f"{max(values):.{digits}f}"
     if unsolved:
@@ -178,7 +178,7 @@ def copy_weights(averages: list[Tensor], weights: list[Tensor], updates: Tensor)
 
 
 def what_decides(architectures: list[str], seeds: range, max_steps: int) -> None:
-    """Reverse with the recipe, and with one thing in it changed to what is usual."""
+    """Train on reverse with our recipe, changing one ingredient at a time to the usual choice."""
     undivided = patch.object(transformer, "scaled_dot_product_attention", undivided_attention)
     changes = {
         "the recipe": ({}, nullcontext()),
@@ -254,7 +254,7 @@ def hardest_sums(digits: int) -> Tensor:
 
 
 def right_of_hardest_sums(model: nn.Module, config: train.Config) -> str:
-    """How many of those with 1, 2 and 3 digits, as far as config goes, the model says right."""
+    """Count how many of the hardest sums, up to config's number of digits, the model gets right."""
     right, count = 0, 0
     for digits in range(1, (config.seq_len + 1) // 2):
         content = hardest_sums(digits)
@@ -300,7 +300,7 @@ def swapped(run: train.Run, longer: bool) -> str:
 
 
 def by_hand(seeds: range) -> None:
-    """Is END's place known, and used, in reversing encoders: built by hand, untrained and trained?"""
+    """Test whether reversing encoders, hand-built, untrained and trained, know and use END's position."""
     print("Highest attention to END of any layer 1 head, at length 8. Probe accuracy after each sublayer,\n"
           "for END's position and the mirror position. Predictions after patching in layer 1 attention from\n"
           "a shorter or longer sequence: from the symbol's own mirror position, and from the other.\n")
@@ -330,7 +330,7 @@ def by_hand(seeds: range) -> None:
 
 
 def pattern(tasks: list[str], architectures: list[str], seeds: range) -> None:
-    """At which step the right symbols come and the pattern of attention, each when it is half-way up."""
+    """Find the steps at which symbol accuracy and the attention pattern reach half their rise."""
     print("Steps at which accuracy and the attention pattern reach half their rise, by seed. The\n"
           "pattern is the share of the best head's attention on the answer of one recorded question.\n")
     for task, architecture in itertools.product(tasks, architectures):

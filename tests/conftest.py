@@ -1,4 +1,4 @@
-"""What several test files share: one thread, and tiny runs trained once."""
+"""Shared by the test files: a single thread, and tiny runs that are trained only once."""
 
 import itertools
 from unittest.mock import patch
@@ -28,7 +28,7 @@ def files_in(folder):
 
 @pytest.fixture(scope="session")
 def models_dir(tmp_path_factory):
-    """A models folder with a finished run of some tasks with each architecture; read only, please.
+    """A models folder with finished runs of some tasks for each architecture; do not modify it.
 
     Each is tested on 500 sequences, as an untrained model takes long to generate 10,000 answers.
     """
@@ -51,7 +51,7 @@ def run(models_dir, request):
 
 @pytest.fixture
 def few_sequences(monkeypatch):
-    """Everything is measured on 30 sequences, for tests that measure often."""
+    """Measure everything on 30 sequences, for tests that measure often."""
     def first(run, length=None, count=None):
         return unseen_sequences(run, length, 30)
 

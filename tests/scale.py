@@ -1,7 +1,7 @@
 """What a training step costs as the model, the sequences and the batch grow: benchmark.py --scale.
 
-Each measurement has processes of its own, made by fork, and reads its memory as Linux tells it. A step is a
-whole one, with the optimiser and the average of the weights, and no row has PAD.
+Each measurement runs in its own forked processes and reads its memory use from Linux. A step includes the
+optimiser and the weight average, and no row has padding.
 """
 
 import os
@@ -37,12 +37,12 @@ SWEEPS = {                                                  # one size at a time
     "length": {size: replace(BASE, seq_len=size, batch_size=8) for size in (8, 32, 128, 512, 1024)},
     "batch": {size: replace(BASE, batch_size=size) for size in (8, 32, 128, 512)},
 }
-WAYS = {                                                    # threads, processes, whether by PyTorch's layers
+WAYS = {                                                    # threads, processes, with PyTorch's layers
     "1 thread": (1, 1, False), "2 threads": (2, 1, False), "2 processes": (1, 2, False),
     "nn.TransformerEncoder": (1, 1, True),
 }
 COMPILED = ("d_model", 128), ("d_model", 512), ("length", 128), ("batch", 512)          # of the sweeps
-EXCHANGED = 25_000_000                                      # numbers that are averaged, for their time
+EXCHANGED = 25_000_000                                      # numbers averaged to time the exchange
 GPUS = {"Eight H100 with NVLink, about": (400e12, 450e9)}   # flops a second in bfloat16, bytes a second
 
 
@@ -78,11 +78,11 @@ class Cost:
 
     seconds: float
     first_seconds: float                                    # of the first step, with which PyTorch begins
-    peak_bytes: int                                         # of memory, beyond what a process has without
+    peak_bytes: int                                         # peak memory above the baseline
 
 
 def flops_of(config: train.Config, attention: bool = True) -> int:
-    """Those of a step's matrix products, as PyTorch counts them: forward once, and backward twice as many.
+    """Count the flops of a step's matrix products with PyTorch: once forward and twice as many backward.
 
     Without attention, these are only the products with weights.
     """
@@ -95,7 +95,7 @@ def flops_of(config: train.Config, attention: bool = True) -> int:
 
 
 def memory(name: str) -> int:
-    """The bytes that this process has now, "VmRSS", or had at most, "VmHWM"."""
+    """Return this process's memory in bytes: current ("VmRSS") or peak ("VmHWM")."""
     return 1024 * int(re.search(rf"{name}:\s*(\d+)", Path("/proc/self/status").read_text())[1])
 
 
@@ -117,7 +117,7 @@ def free_port() -> int:
 
 
 def in_processes(processes: int, function: Callable, *arguments: object) -> object:
-    """What the first of so many new processes puts into a queue when each calls this function."""
+    """Call a function in this many new processes, and return what the first puts into the queue."""
     results = torch.multiprocessing.get_context("fork").SimpleQueue()
     arguments = processes, free_port(), results, *arguments
     torch.multiprocessing.start_processes(function, arguments, processes, start_method="fork")
@@ -158,7 +158,7 @@ class Point:
     sweep: str
     size: int
     config: train.Config
-    limit: float                                            # seconds that the matrix products take alone
+    limit: float                                            # seconds for the matrix products alone
     costs: dict[str, Cost]                                  # of each way
 
     @property
@@ -232,7 +232,7 @@ def time_exchange(rank: int, processes: int, port: int, results: SimpleQueue) ->
 
 
 def print_when_processes_pay(points: list[Point], flops_per_second: float) -> None:
-    """Where a second process was faster here, and from how many tokens on more processes pay by calculation.
+    """Print where a second process was faster, and above how many tokens more processes should pay off.
 
     Of P weights, n processes compute 6·P·tokens/n flops each, at a rate R. Each sends 2·(n − 1)/n · 4·P bytes
     of gradients, at a rate W. That is faster than one process from 4/3 · R/W tokens on, whatever P and n.
@@ -251,7 +251,7 @@ def print_when_processes_pay(points: list[Point], flops_per_second: float) -> No
 
 
 def print_when_options_pay() -> None:
-    """What --compile and --amp change at some sizes, and after how many steps compiling has paid."""
+    """Print the effect of --compile and --amp at some sizes, and when compiling pays off."""
     line = "{:<18}{:>10}{:>12}{:>14}{:>24}{:>12}"
     print("\n" + line.format("size", "ms/step", "compiled", "first step", "pays after", "bfloat16"))
     for sweep, size in COMPILED:

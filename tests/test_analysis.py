@@ -1,4 +1,4 @@
-"""What is measured of a model agrees with closed forms and plain loops, and leaves the model as it was."""
+"""Measurements agree with closed forms and plain loops, and leave the model unchanged."""
 
 import copy
 import itertools

@@ -1,4 +1,4 @@
-"""Every option of every script against what people type: one line, exit status 2, nothing written."""
+"""Bad input to any option of any script gives one line and exit status 2, and writes nothing."""
 
 import importlib
 import os

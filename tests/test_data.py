@@ -80,7 +80,7 @@ def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-# Of each task, the sha256 of 2,000 draws of each split with seed 0. All measured figures stand on these.
+# For each task, the SHA-256 of 2,000 draws from each split with seed 0. All published figures rest on these.
 DRAWS = {
     "copy": "943637e9782c8d14",
     "reverse": "d4d190536baef764",

@@ -1,4 +1,4 @@
-"""Several processes train as one does: the same losses and weights, one writer, and no one left hanging."""
+"""Several processes train like one: same losses and weights, a single writer, and no process left hanging."""
 
 import itertools
 import os
@@ -31,7 +31,7 @@ SCRIPT = str(Path(train.__file__))
 
 
 def losses_and_weights(architecture, **how):
-    """Of a whole run in double precision, where rounding cannot hide a difference."""
+    """Return those of a full run in double precision, where rounding cannot hide a difference."""
     model = Config.model
     torch.set_default_dtype(torch.float64)                  # also of the weight of each part
     try:
@@ -160,7 +160,7 @@ def test_a_taken_port_or_a_missing_backend_is_one_line(backend, is_taken, said, 
 
 
 def test_a_compiled_model_trains_alike_and_is_asked_for_only_where_there_is_a_compiler(monkeypatch):
-    """The graph is captured, and computed by PyTorch's operations. The C++ compiler would take long."""
+    """The graph is captured and run eagerly, because the C++ compiler would be slow."""
     compile = partialmethod(nn.Module.compile, backend="eager", fullgraph=True)
     monkeypatch.setattr(nn.Module, "compile", compile)
     config = Config(**TINY)

@@ -89,7 +89,7 @@ def asked(browser, questions: list[list[int]], without: list) -> list[dict]:
 
 
 def by_pytorch(run: Run, content: list[int]) -> tuple[list[int], torch.Tensor]:
-    """The answer up to its END, and the logits of all that the model is given."""
+    """Return the answer up to its END, and the logits for all of the model's input."""
     length = TASKS[run.config.task].answer(torch.tensor([content])).size(1)
     source = [START, *content, END]
     if run.architecture == "encoder":
@@ -114,7 +114,7 @@ def random_page(request, browser, tmp_path_factory):
 
 
 def test_answers_logits_and_attention_are_those_of_pytorch(random_page, browser):
-    """200 random questions, of lengths that training knows and of longer ones."""
+    """200 random questions, within and beyond the training lengths."""
     run, path = random_page
     generator = torch.Generator().manual_seed(0)
     lengths = torch.randint(1, 15, (200,), generator=generator).tolist()
@@ -631,8 +631,8 @@ def test_each_table_is_one_tab_stop_in_which_arrow_keys_move(browser, handmade):
     assert pressed(Keys.TAB, Keys.TAB, Keys.TAB) == "attention as lines between tokens"
     outlined = ", where the correct answer comes from"
     assert pressed(Keys.TAB) == f"5 attends to 9: 1.000{outlined}"
-    assert pressed(Keys.HOME) == "5 reads START: 0.000"
-    assert pressed(Keys.END) == "5 reads END: 0.000"
+    assert pressed(Keys.HOME) == "5 attends to START: 0.000"
+    assert pressed(Keys.END) == "5 attends to END: 0.000"
     assert pressed(Keys.ARROW_DOWN, Keys.ARROW_LEFT, Keys.ARROW_LEFT) == f"7 reads 7: 1.000{outlined}"
     assert pressed(Keys.TAB) == "how this cell's weight is calculated"
 
@@ -837,7 +837,7 @@ def test_the_gallery_shows_all_that_is_there_with_figures_command_and_what_to_lo
     section = browser.find_element("id", "copy-encoder")
     assert "1,234 parameters; 200 training steps, solved at step 96, seed 3; 99.99% of 10,000" in section.text
     assert "test sequences (6,584 distinct) correct." in section.text
-    assert "Made by python visualize.py --models-dir here" in section.text
+    assert "Made with python visualize.py --models-dir here" in section.text
     assert "python visualize.py --sequence 5 9 --dark --models-dir here" in section.text
     picture = section.find_element("css selector", "[src$='ablation.png']")
     assert picture.get_attribute("alt") == "Ablation of copy & encoder. How to read it <here>."

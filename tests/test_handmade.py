@@ -1,4 +1,4 @@
-"""The models whose weights are set by hand are exact, and each part of them does what its name promises."""
+"""The hand-built models are exact, and each part does what its name promises."""
 
 import io
 import shutil

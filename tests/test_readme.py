@@ -1,4 +1,4 @@
-"""What the README and the other pages say is so: commands parse, files exist, code runs, figures agree."""
+"""The README and other pages are accurate: commands parse, files exist, code runs, figures agree."""
 
 import argparse
 import ast

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, one process a folder, and signals that wait."""
+"""Files are complete or absent, each folder has one writer, and signals are deferred."""
 
 import errno
 import io
@@ -173,7 +173,7 @@ def same(first, second):
 def test_a_run_that_is_killed_three_times_ends_bit_for_bit_like_one_that_is_not(
     architecture, dropout, tmp_path, monkeypatch
 ):
-    """In a step before anything is saved, within a save, and in a later step; with and without dropout."""
+    """Kill it before anything is saved, during a save and in a later step, with and without dropout."""
     config = Config(**TINY | {"epochs": 5, "dropout": dropout}, architecture=architecture)
     options = [f"--{name.replace('_', '-')}={getattr(config, name)}" for name in [*TINY, "dropout"]]
     options += ["--task=reverse", f"--architecture={architecture}", "--quiet", "--resume", "--device=cpu"]

@@ -1,4 +1,4 @@
-"""The training loop, its files and its command line, on models small enough for seconds."""
+"""The training loop, its files and its command line, on models that train in seconds."""
 
 import csv
 import itertools
@@ -65,7 +65,7 @@ def test_loss_is_the_mean_surprise_at_the_positions_that_count():
 
 
 def test_a_step_never_waits_for_the_device():
-    """On the meta device, which has shapes and no values, whatever asks for a value raises."""
+    """On the meta device, which has shapes but no values, any code that needs a value raises."""
     run = train.Training(Config(**TINY), torch.device("meta"))
     with torch.device("meta"):
         tokens = torch.randint(4, 20, (3, 6))

@@ -1,4 +1,4 @@
-"""The pictures show what the model did, the right way round, and the numbers beside them are true."""
+"""The pictures show what the model did, the right way round, and their numbers are correct."""
 
 import copy
 import itertools
@@ -535,7 +535,7 @@ def texts_of(figure):
 
 
 def assert_readable(figure):
-    """No text leaves the picture, none touches another, and none tells of nan."""
+    """No text leaves the picture, overlaps other text or mentions NaN."""
     texts = texts_of(figure)
     width, height = figure.bbox.size
     for name, box in texts:
