@@ -55,11 +55,13 @@ from train import (
     Run,
     fixed_generator,
     is_gallery,
+    label_of,
     one_pass,
     percent,
     read_metrics,
     runs_shown,
     tests_text,
+    title_of,
 )
 from transformer import count_parameters, evaluating, unwrapped
 
@@ -218,7 +220,7 @@ def live_page(run: Run, format: str, tested_on: int, share: float) -> str:
     sources = [ASSETS / "explorer.html", *ASSETS.glob("*.css"), *ASSETS.glob("*.js")]
     parts = {path.name: path.read_text(encoding="utf-8") for path in sources}
     return fill_in(parts["explorer.html"], parts | {
-        "title": html.escape(f"Take this Transformer apart: {run.config.task}, {run.architecture}"),
+        "title": html.escape(f"Take this Transformer apart: {title_of(run.config.task, run.architecture)}"),
         "about": about, "data": json.dumps(data).replace("<", "\\u003c"), "weights": weights,
     })
 
@@ -383,7 +385,7 @@ def sections(output: Path, models_dir: Path, folders: str, changed: dict[Path, s
     found, title = {}, "runs side by side"
     if paths := pictures_in(output, output):
         tasks = " ".join(sorted({task for path in paths for task, _ in runs_shown(path, output)}))
-        of = f'data-task="{tasks}" data-architecture="{" ".join(ARCHITECTURES)}"'
+        of = f'data-task="{tasks}" data-architecture="{" ".join(map(label_of, ARCHITECTURES))}"'
         found[title] = section(title, of, "", paths, output, folders)
     known = [*TASKS, *ARCHITECTURES]
     places = [place for place in output.glob("*_task") if place.is_dir()]
@@ -393,11 +395,12 @@ def sections(output: Path, models_dir: Path, folders: str, changed: dict[Path, s
         pictures = {run: pictures_in(run, output) for run in runs}
         drawn = [run for run, paths in pictures.items() if paths]
         if paths := pictures_in(place, output):
-            of = f'data-task="{task}" data-architecture="{" ".join(run.name for run in drawn)}"'
+            of = f'data-task="{task}" data-architecture="{" ".join(label_of(run.name) for run in drawn)}"'
             title = f"{task}, all architectures"
             found[title] = section(title, of, "", paths, output, folders)
         for run in drawn:
-            title, of = f"{task}, {run.name}", f'data-task="{task}" data-architecture="{run.name}"'
+            title = title_of(task, run.name)
+            of = f'data-task="{task}" data-architecture="{label_of(run.name)}"'
             folder = models_dir / place.name / run.name
             says = figures(folder)
             if differs := changed.get(folder):

@@ -60,6 +60,7 @@ from tqdm import tqdm
 
 from data import (
     ARCHITECTURES,
+    MODELS,
     PAD,
     POOL,
     SPLITS,
@@ -244,6 +245,16 @@ def differing_settings(config: Config) -> str:
     usual = asdict(recipe(config.task, config.architecture))
     settings = asdict(config)
     return ", ".join(setting_text(name, settings[name]) for name in usual if settings[name] != usual[name])
+
+
+def label_of(architecture: str) -> str:
+    """Return an architecture's label in pictures and pages: decoder-only, encoder–decoder."""
+    return MODELS.get(architecture, architecture).removesuffix(" model")
+
+
+def title_of(task: str, architecture: str) -> str:
+    """Return a run's title in pictures and pages, e.g. "reverse, decoder-only"."""
+    return f"{task}, {label_of(architecture)}"
 
 
 def loss_of(logits: Tensor, target: Tensor) -> Tensor:
@@ -1202,7 +1213,7 @@ def training_picture(config: Config, history: list[dict]) -> Figure:
     if solved:
         sentence = f"solved at step {solved['step']}"
         how += f" Dotted line: solved (all {VALIDATION_SEQUENCES:,} validation sequences correct)."
-    numbers = config.name
+    numbers = title_of(config.task, config.architecture)
     if differing := differing_settings(config):
         numbers += f"; non-default settings: {differing}"
     figure, top = new_picture(3.0, sentence, numbers, how)
@@ -1248,7 +1259,7 @@ def mistakes_picture(config: Config, table: list[dict]) -> Figure:
     for row in table:
         rows_of[row["kind"]].append(row)
     wrong, asked = (sum(row[name] for row in rows_of["length"]) for name in ("mistakes", "questions"))
-    numbers = f"{config.name}; {wrong:,} of {asked:,} test sequences wrong"
+    numbers = f"{title_of(config.task, config.architecture)}; {wrong:,} of {asked:,} test sequences wrong"
     how = "Grey bars: percentage of questions. Blue bars: percentage of mistakes."
     if kinds := TASKS[config.task].kinds:
         how += "\n" + (inspect.getdoc(kinds) or "").split("\n")[0]

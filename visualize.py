@@ -78,6 +78,7 @@ from data import (
     ARCHITECTURES,
     END,
     MASK,
+    MODELS,
     PAD,
     TASKS,
     add_choice,
@@ -128,6 +129,7 @@ from train import (
     set_threads,
     setting_text,
     task_of,
+    title_of,
     training_picture,
 )
 from transformer import TransformerBlock, evaluating, fail, generate, run_script
@@ -160,7 +162,12 @@ class View:
     record: Record | None                                   # of how attention formed
 
     def __str__(self) -> str:
-        return f"{self.run.config.task}, {self.run.architecture}"
+        return title_of(self.run.config.task, self.run.architecture)
+
+    @property
+    def model(self) -> str:
+        """The model's name in a sentence."""
+        return MODELS[self.run.architecture]
 
     @property
     def kind(self) -> str:
@@ -648,8 +655,8 @@ def doing(task: str) -> str:
     return f"{task.removesuffix('e')}ing" if task.isalpha() else task
 
 
-def with_article(architecture: str) -> str:
-    return f"{'an' if architecture[0] in 'aeiou' else 'a'} {architecture}"
+def with_article(name: str) -> str:
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
 
 def is_learned(view: View) -> bool:
@@ -669,12 +676,12 @@ def comparison_sentence(views: list[list[View]]) -> str:
         needless = [name for name, view in zip(names, row, strict=True) if needs_no_attention(view)]
         if not needless:
             continue
-        one, where = len(needless) == 1, with_article(row[0].run.architecture)
+        one, where = len(needless) == 1, with_article(row[0].model)
         text = f"{' and '.join(needless)} in {where} {'needs' if one else 'need'} no attention"
         if others := [name for name in names if name not in needless]:
             return f"{text}; {' and '.join(others)} {'does' if len(others) == 1 else 'do'}"
         others = [
-            with_article(other[0].run.architecture) for other in views[number + 1 :]
+            with_article(other[0].model) for other in views[number + 1 :]
             if not any(map(needs_no_attention, other))
         ]
         return f"{text}; in {' and '.join(others)} {'it does' if one else 'they do'}" if others else text
@@ -746,7 +753,7 @@ def comparison_picture(views: list[list[View]]) -> Figure:
     for row in views:
         right = [f"{view.run.config.task} {percent(view.evidence.left((view.kind,)))}" for view in row]
         kind = "cross-attention" if row[0].kind == "cross" else "attention"
-        findings.append(f"{row[0].run.architecture} without {kind}: {', '.join(right)} correct")
+        findings.append(f"{row[0].model} without {kind}: {', '.join(right)} correct")
         rows.append([map_of(view, view.best, f"{view}\n{view.name(view.best)}") for view in row])
     how = how_to_read(views[-1][-1], [row[0].kind for row in views])
     numbers = "For each model, the head that attends most to the needed symbols."
@@ -824,7 +831,7 @@ def ablation_sentence(view: View) -> str:
         return NEVER_RIGHT
     if needs_no_attention(view):
         left = percent(evidence.left(ALL_ATTENTION))
-        needs_none = f"this {view.run.architecture} needs no attention for the task {view.run.config.task}"
+        needs_none = f"this {view.model} needs no attention for the task {view.run.config.task}"
         return f"{needs_none}: {left} correct without any"
     if not view.costly:
         left = change(view, ALL_ATTENTION)
@@ -929,10 +936,10 @@ def stops(view: View) -> tuple[int, int] | None:
 
 def lengths_sentence(views: list[View]) -> str:
     """Describe what happens at the first length beyond those of training."""
-    task, beyond = views[0].run.config.task, {view.run.architecture: beyond_training(view) for view in views}
+    task, beyond = views[0].run.config.task, {view.model: beyond_training(view) for view in views}
     stopping = [view for view in views if stops(view)]
     if stopping:
-        names = " and ".join(view.run.architecture for view in stopping)
+        names = " and ".join(view.model for view in stopping)
         return f"the {names} learned to {task}, and to stop after {stops(stopping[0])[0]} symbols"
     right = {name: each.exact_match for name, each in beyond.items() if each}
     if not right:
@@ -952,7 +959,7 @@ def lengths_sentence(views: list[View]) -> str:
 
 def draw_places(axes: Axes, view: View) -> None:
     """Draw how often each answer position is correct (columns), by question length (rows)."""
-    lengths, name = view.evidence.lengths, view.run.architecture
+    lengths, name = view.evidence.lengths, view.model
     places = max(len(each.right) for each in lengths)
     wrong = torch.full((len(lengths), places), torch.nan)
     for row, each in enumerate(lengths):
@@ -995,7 +1002,7 @@ def lengths_picture(views: list[View]) -> Figure:
     for view, style in zip(views, ("o-", "s--", "^:"), strict=False):
         lengths = view.evidence.lengths
         right = [100 * each.exact_match for each in lengths]
-        axes.plot([each.length for each in lengths], right, style, label=view.run.architecture)
+        axes.plot([each.length for each in lengths], right, style, label=view.model)
     axes.set(ylabel="% correct", ylim=(-3, 103), xlim=(most[0].length - 0.5, most[-1].length + 0.5))
     room, named = 5.6 / (most[-1].length - most[0].length + 1), most[:1]
     for each in most:
@@ -1595,7 +1602,7 @@ def save_live_page(view: View, path: Path) -> str:
     try:
         save_page(view.run, path)
     except ValueError as error:
-        print(f"no live page for {view}: {error}", file=sys.stderr)
+        print(f"no live page for {view.run.config.name}: {error}", file=sys.stderr)
         return ""
     return "an interactive page: question this model, cut its heads and see what breaks"
 
@@ -1639,7 +1646,8 @@ def files_of_run(
         elif is_trained(view) and not view.run.changed:
             path = view.run.folder / "attention.npz"
             reason = "does not cover the whole run" if path.exists() else "does not exist"
-            print(f"no animation for {view}: {path} {reason}; train again to record it", file=sys.stderr)
+            reason = f"{path} {reason}; train again to record it"
+            print(f"no animation for {view.run.config.name}: {reason}", file=sys.stderr)
         yield folder / "explorer.html", partial(save_live_page, view)
         yield folder / "heads.csv", partial(save_heads, view)
         yield f"{view}", lambda _: probe_text(view)

@@ -633,7 +633,7 @@ def test_each_table_is_one_tab_stop_in_which_arrow_keys_move(browser, handmade):
     assert pressed(Keys.TAB) == f"5 attends to 9: 1.000{outlined}"
     assert pressed(Keys.HOME) == "5 attends to START: 0.000"
     assert pressed(Keys.END) == "5 attends to END: 0.000"
-    assert pressed(Keys.ARROW_DOWN, Keys.ARROW_LEFT, Keys.ARROW_LEFT) == f"7 reads 7: 1.000{outlined}"
+    assert pressed(Keys.ARROW_DOWN, Keys.ARROW_LEFT, Keys.ARROW_LEFT) == f"7 attends to 7: 1.000{outlined}"
     assert pressed(Keys.TAB) == "how this cell's weight is calculated"
 
 
@@ -880,10 +880,10 @@ def test_the_gallery_is_filtered_by_task_and_architecture(tmp_path, browser):
         return titles
 
     assert text_of(browser, "count") == "54 of 54 pictures"
-    assert choose("task", "add") == ["add, encoder", "add, decoder", "add, encoder-decoder"]
-    assert choose("architecture", "decoder") == ["add, decoder"]
+    assert choose("task", "add") == ["add, encoder", "add, decoder-only", "add, encoder–decoder"]
+    assert choose("architecture", "decoder-only") == ["add, decoder-only"]
     assert text_of(browser, "count") == "3 of 54 pictures"
-    assert choose("task", "all") == [f"{task}, decoder" for task in TASKS]
+    assert choose("task", "all") == [f"{task}, decoder-only" for task in TASKS]
 
 
 @pytest.mark.parametrize("dark", [False, True])

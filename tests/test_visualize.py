@@ -53,6 +53,7 @@ NAMES = [
     "attention_head", "attention_layer", "attention_model", "influence", "ablation", "layers", "training",
     "mistakes", "film",
 ]
+MODELS = {"encoder": "encoder", "decoder": "decoder-only model", "encoder-decoder": "encoder–decoder"}
 
 
 @pytest.fixture(scope="session")
@@ -226,7 +227,7 @@ def test_the_sentence_of_ablation_names_the_costliest_head_and_the_one_that_read
         return visualize.ablation_sentence(view)
 
     assert sentence() == (
-        f"this {view.run.architecture} needs no attention for the task reverse: 100% correct without any"
+        f"this {MODELS[view.run.architecture]} needs no attention for the task reverse: 100% correct without any"
     )
     assert sentence(all=count) == (
         "no single head is needed, but attention is: without any, accuracy 100% → 0%"
@@ -275,7 +276,7 @@ def test_lengths_and_layers_are_drawn_as_measured(view):
     for row, of_length in enumerate(wrong):                     # each symbol and END, and nothing behind it
         assert of_length.compressed() == pytest.approx([1 - min(100, 8 * (row + 1)) / 100] * (row + 2))
     share = int(100 * view.evidence.lengths[8].reading.shares[view.best[1:]] + 1e-6)
-    title = f"{view.run.architecture}\nlength 9: 72% correct\n"
+    title = f"{MODELS[view.run.architecture]}\nlength 9: 72% correct\n"
     title += f"best head: {share}% of its attention on the answer"
     assert places.get_title(loc="left") == title
     shaded = axes.patches[0].get_extents().transformed(axes.transData.inverted())
@@ -320,7 +321,7 @@ def test_the_picture_of_lengths_says_which_model_stops_and_which_goes_on(view):
     def sentence():
         return visualize.lengths_sentence([view])
 
-    name, beyond = view.run.architecture, view.evidence.lengths[8]
+    name, beyond = MODELS[view.run.architecture], view.evidence.lengths[8]
     assert sentence() == f"the {name} generalises beyond the training lengths: 72% correct at length 9"
     beyond.answers = beyond.target.clone()
     beyond.answers[1:, 9], beyond.answers[1:, 10] = data.END, data.PAD
@@ -434,7 +435,7 @@ def test_lines_run_from_each_symbol_of_the_answer_to_the_tokens_and_are_as_wide_
             assert width == pytest.approx(4.5 * weights[first + answer, key].item(), abs=1e-5)
     left = int(100 * view.evidence.left((view.kind,)) + 1e-9)
     without = "cross-attention" if kind == "cross" else "any attention"
-    title = f"Reverse, {view.run.architecture}\nwithout {without}: {left}% correct"
+    title = f"Reverse, {MODELS[view.run.architecture].removesuffix(' model')}\nwithout {without}: {left}% correct"
     assert axes.get_title(loc="left") == title
 
 
@@ -443,7 +444,7 @@ def test_the_sentence_of_the_lines_says_who_needs_attention():
         kind = "cross" if architecture == "encoder-decoder" else architecture
         return [
             SimpleNamespace(
-                kind=kind, run=SimpleNamespace(architecture=architecture, config=SimpleNamespace(task=task)),
+                kind=kind, model=MODELS[architecture], run=SimpleNamespace(config=SimpleNamespace(task=task)),
                 evidence=SimpleNamespace(left=lambda part=NOTHING, left=left: 1 if part == NOTHING else left),
             ) for task, left in right.items()
         ]
@@ -452,11 +453,11 @@ def test_the_sentence_of_the_lines_says_who_needs_attention():
     encoder, both = row("encoder", copy=1, reverse=0), row("encoder-decoder", copy=0, reverse=0.125)
     assert sentence([encoder, both]) == "copying in an encoder needs no attention; reversing does"
     assert sentence([encoder[:1], both[:1]]) == (
-        "copying in an encoder needs no attention; in an encoder-decoder it does"
+        "copying in an encoder needs no attention; in an encoder–decoder it does"
     )
     assert sentence([both]) == "none of these models works without attention: at most 13% correct"
     needless = [row("decoder", add=1, add_one=1, sort=0), both]
-    assert sentence(needless) == "adding and add_one in a decoder need no attention; sorting does"
+    assert sentence(needless) == "adding and add_one in a decoder-only model need no attention; sorting does"
     assert sentence([encoder[:1]]) == "copying in an encoder needs no attention"
     encoder[1].evidence.left = lambda part=NOTHING: 0       # it never learned to reverse
     assert sentence([encoder]) == "copying in an encoder needs no attention"
