@@ -1,10 +1,10 @@
 """Sequence tasks with exactly known answers, so that every mistake a model makes can be seen.
 
 A sequence is [START, content …, END], padded with PAD. A task is a `Task` object: a function from questions
-to answers, plus anything else specific to it. `TASKS` names six of them: copy, reverse, sort, double, add and
+to answers, plus anything else specific to it. `TASKS` names six: copy, reverse, sort, double, add and
 complete. Every draw generates fresh sequences. A sequence's content alone determines its split, so training
-never sees a test sequence. `python data.py` prints examples and the sizes of the splits;
-`python data.py --task NAME` checks a task.
+never sees a test sequence. `python data.py` prints examples and the sizes of the splits; `python data.py
+--task NAME` checks a task.
 
 Shapes: N sequences, L symbols of content in each, A symbols in each answer, S = longest content + 2 for START
 and END. Functions take their arguments in the order task, split, length, vocab_size, as needed.
@@ -60,7 +60,7 @@ class Task:
     symbols: range | None = None                            # in questions; None: 4 … vocab_size − 1
     gaps: bool = False                                      # whether questions may contain MASK
     propose: Callable[[range, int, int, torch.Generator], Tensor] = uniform_symbols     # same signature
-    is_valid: Callable[[Tensor], Tensor] = every_question   # which rows (N, L) are valid questions, (N,)
+    is_valid: Callable[[Tensor], Tensor] = every_question   # whether each row (N, L) is valid, (N,)
     names: dict[int, str] = field(default_factory=dict)     # of tokens not shown by number
     form: str = "other symbols"                             # completes the error hint "write …"
     kinds: Callable[[Tensor], dict[str, Tensor]] | None = None          # of questions, see count_repeats
@@ -182,7 +182,7 @@ def count_clues(content: Tensor) -> dict[str, Tensor]:
     """_ _ 5 9 5 9 has period 2, 2 gaps and 1 clue: only the first 5 and the last 9 rule out period 3.
 
     Clues are the symbol pairs that rule out a wrong period; the count for a question (N, L) is the smallest
-    over all wrong periods. Counts are capped at 3, which also stands for "no wrong period". Repeats are
+    over all wrong periods. Counts are capped at 3, which also means "no wrong period". Repeats are
     symbols that occur earlier in the same period, such as the second 5 of 5 9 5 5 9 5.
     """
     length, most = content.size(1), 3
@@ -344,7 +344,7 @@ def is_valid(task: str, content: Tensor) -> Tensor:
 def search(entry: Task, task: str, length: int, vocab_size: int, proposals: int) -> tuple[Tensor, list[str]]:
     """Return valid questions (N, length), and the splits that have enough of them to draw from.
 
-    If they can be listed, these are all of them. Otherwise, questions are proposed until each split has
+    If they can be listed, these are all there are. Otherwise, questions are proposed until each split has
     ENOUGH, or until this many proposals have been made. The entry of TASKS is an argument so that the cache
     notices a change.
     """
@@ -465,8 +465,8 @@ def pick_rare(
 ) -> Tensor:
     """Sample indices (count,) of questions with these kinds, each (N,), favouring rare kinds.
 
-    In a fraction oversample of them, all kinds are equally frequent, as far as supply allows. The rest keep
-    the natural frequencies, so that the model does not forget common kinds.
+    In a fraction oversample of the sample, all kinds are equally frequent, as far as supply allows. The rest
+    keep the natural frequencies, so that the model does not forget common kinds.
     """
     kind = torch.stack(list(kinds.values()), dim=1)
     _, number, frequency = kind.unique(dim=0, return_inverse=True, return_counts=True)
@@ -619,8 +619,8 @@ def other_question(
 def dependence(task: str, content: Tensor, vocab_size: int) -> Tensor:
     """Return how much each answer symbol depends on each question symbol, (N, A, L), from 0 to 1.
 
-    This is the fraction of replacements that change the answer symbol. Each question symbol is replaced by
-    every other one that leaves a valid question; with more than 64 symbols, by about 32 of them. It is NaN
+    This is the fraction of replacements that change the answer symbol. Each question symbol is replaced with
+    every other one that leaves a valid question; with more than 64 symbols, with about 32 others. It is NaN
     for symbols that cannot be replaced, such as the plus in a sum. content (N, L) are valid questions.
     """
     if TASKS[task].depends_on is not None:
@@ -646,7 +646,7 @@ def dependence(task: str, content: Tensor, vocab_size: int) -> Tensor:
 def to_content(words: list[str], task: str, vocab_size: int = 20) -> Tensor:
     """Parse words in to_text's format into content (L,). Raises ValueError unless they form a valid question.
 
-    Words may hold several symbols with spaces between them, and without where each name is one character.
+    Words may hold several symbols separated by spaces; no spaces are needed if each name is one character.
     """
     token_of = {token_name(token, task): token for token in alphabet(task, vocab_size)}
     names = " ".join(words).split()

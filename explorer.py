@@ -349,7 +349,7 @@ def anchor(title: str) -> str:
 
 
 def section(title: str, of: str, intro: str, paths: list[Path], output: Path, folders: str) -> str:
-    """Return a section with a title, an intro, these pictures and the command that made most of them."""
+    """Return a section with a title, an intro, these pictures and the command that made most."""
     paths = sorted(paths, key=lambda path: (look_for(path), path.name))
     texts = {path: dict(texts_of(path)) for path in paths}
     for found in texts.values():

@@ -674,7 +674,7 @@ Record = dict[str, numpy.ndarray]                           # per kind: (epochs,
 def probe_of(config: Config) -> tuple[Tensor, Tensor]:
     """Return long unseen questions (N, S) of one length and their answers (N, T), clearest first.
 
-    For the first, attention is recorded; for all of them, the symbol accuracy.
+    Attention is recorded for the first, and symbol accuracy for all.
     """
     lengths = config.lengths("validation")
     length = max((length for length in lengths if length <= LONGEST_PROBE), default=lengths[0])
@@ -1600,7 +1600,7 @@ def train_and_save(
     probe, record = probe_of(config), read_record(folder, checkpoint["history"]) if checkpoint else None
     epochs_saved = len(checkpoint["history"]) if checkpoint else 0
     replaces = checkpoint is None and (folder / "checkpoint.pt").exists()
-    hidden = True if quiet else None                        # None: no bar where the output is a file
+    hidden = True if quiet else None                        # None: no bar if the output is a file
     with telling_what_is_saved(lambda: saved_text(config, epochs_saved, replaces, alone)):
         with tqdm(total=config.epochs, desc=config.name, unit="epoch", disable=hidden) as bar:
             for model, state in train(config, device, checkpoint, **how):

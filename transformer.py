@@ -139,7 +139,7 @@ class MultiHeadAttention(nn.Module):
 
 
 def sinusoidal_encoding(max_len: int, d_model: int, base: float = POSITION_BASE) -> Tensor:
-    """The paper's position encoding, (max_len, D): column 2i is sin(pos/base^(2i/D)), column 2i+1 its cosine.
+    """Return the paper's encoding, (max_len, D): column 2i is sin(pos/base^(2i/D)), column 2i+1 its cosine.
 
     Each pair of columns is a clock hand. The fastest turns by one radian per token, the slowest by about
     1/base. With the paper's base of 10,000, they distinguish thousands of positions, but most barely move

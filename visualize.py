@@ -153,7 +153,7 @@ def most_focused(kind: str, maps: Tensor) -> Head:
 
 @dataclass(eq=False)                                        # compare by identity: film_of caches one
 class View:
-    """The data behind the pictures of one run and one sequence."""
+    """The data shown in the pictures of one run and one sequence."""
 
     run: Run
     reading: Reading                                        # of this one question
@@ -569,7 +569,7 @@ def layer_picture(view: View) -> Figure:
             sentence = f"{'one' if readers else 'no'} head in {name} spends most of its attention"
         else:
             sentence = f"{readers} of {len(heads)} heads in {name} spend most of their attention"
-        sentence += f" where the answer is (uniform: {chance})"
+        sentence += f" on the symbols the answer needs (uniform: {chance})"
         titles = [f"{title}: {percent(view.share(head))}" for title, head in zip(titles, heads, strict=True)]
     maps = [map_of(view, head, title) for head, title in zip(heads, titles, strict=True)]
     numbers = f"{run_text(view)} Accuracy without this layer: {percent(view.evidence.left((kind, layer)))}."
@@ -986,7 +986,7 @@ def lengths_picture(views: list[View]) -> Figure:
     """Draw the accuracy of all runs of a task on questions within and beyond the training lengths."""
     most = max((view.evidence.lengths for view in views), key=len)
     how = (
-        "Shaded: lengths seen in training. Distinct: how many of the sequences of that length are distinct.\n"
+        "Shaded: training lengths. Distinct: how many of the sequences of that length are distinct.\n"
         "Tables: red is wrong, outlined cells are END, and lengths below the line are beyond training."
     )
     numbers = f"{views[0].run.config.task}: {SEQUENCES_EACH} unseen sequences of each length."
@@ -1297,7 +1297,7 @@ def weight_matrices(view: View) -> dict[str, dict[str, Matrix]]:
             names[block.feed_forward] = names[block.attention].replace("head 1", "feed-forward")
     groups = {"outside the layers": {
         "token embedding": (model.embedding.weight.detach().T, "token", "stream"),
-        "position signal": (model.positional_encoding.table.detach().T, "place", "stream"),
+        "positional encoding": (model.positional_encoding.table.detach().T, "place", "stream"),
         "output projection": with_bias(model.output_projection, "stream", "token"),
     }}
     for sublayer in [module for module in model.modules() if module in names]:     # in their order

@@ -104,7 +104,7 @@ function compareCuts(job) {
   certify();
 }
 
-/** Show problems with the page at the top, where nobody can miss them. */
+/** Show problems with the page at the top, where they cannot be missed. */
 function warn(text) {
   const certificate = byId("certificate");
   certificate.classList.add("wrong");

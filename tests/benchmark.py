@@ -99,7 +99,10 @@ class UsualTutorial(nn.Module):
 
 
 def usual_history(config: train.Config) -> Iterator[dict]:
-    """The usual loop: Adam at 1e-3, batches of 32 from a fixed set, no schedule, no average, no clipping."""
+    """Train with the usual loop:
+
+    Adam at 1e-3, batches of 32 from a fixed set, no schedule, no average, no clipping.
+    """
     torch.manual_seed(config.seed)
     model = UsualTutorial(config)
     optimizer = torch.optim.Adam(model.parameters(), 1e-3)
@@ -141,7 +144,7 @@ def until_solved(history: Iterator[dict], max_steps: int) -> dict:
 
 
 def peak_flops_per_second(size: int = 1024, repeats: int = 10) -> float:
-    """The fastest of some float32 matrix products on this machine, with as many threads as training."""
+    """Return the highest rate of float32 matrix products on this machine, with the threads of training."""
     a, b = torch.randn(2, size, size)
     times = []
     for _ in range(repeats):
@@ -167,12 +170,12 @@ def solved_of(rows: list[dict]) -> str:
 
 
 def undivided_attention(query: Tensor, *others) -> tuple[Tensor, Tensor]:
-    """softmax(QKᵀ)·V, without the division by √Dh."""
+    """Return softmax(QKᵀ)·V, without the division by √Dh."""
     return scaled_dot_product_attention(query * query.size(-1) ** 0.5, *others)
 
 
 def copy_weights(averages: list[Tensor], weights: list[Tensor], updates: Tensor) -> None:
-    """No average: the weights of the last step."""
+    """Do not average: return the weights of the last step."""
     for average, weight in zip(averages, weights, strict=True):
         average.copy_(weight)
 
@@ -207,7 +210,7 @@ def what_decides(architectures: list[str], seeds: range, max_steps: int) -> None
 
 
 def compare(architectures: list[str], seeds: range, max_steps: int) -> None:
-    """Our recipe with each architecture, and the usual tutorial's encoder, on both tasks."""
+    """Train our recipe with each architecture, and the tutorial encoder, on both tasks."""
     line = "{:<9}{:<17}{:>10}{:>16}{:>19}{:>9}{:>9}"
     headings = "task", "model", "solved", "steps (max)", "seconds (max)", "ms/step", "% of peak"
     print(line.format(*headings))
@@ -230,11 +233,11 @@ def compare(architectures: list[str], seeds: range, max_steps: int) -> None:
         given_up = ", ".join(train.percent(row["exact_match"], 2) for row in unsolved)
         if given_up:
             print(f"         exact match of unsolved runs: {given_up}", flush=True)
-    print("\nSteps, seconds, ms/step and share of peak are medians over the seeds.", end="")
+    print("\nSteps, seconds, ms/step and % of peak are medians over the seeds.", end="")
 
 
 def other_toys(seeds: range, max_steps: int) -> None:
-    """Our recipe on the toy tasks of other projects, all sequences of one length as there."""
+    """Train our recipe on other projects' toy tasks, with sequences of a single length as there."""
     line = "{:<41}{:>10}{:>16}{:>19}"
     print(line.format("toy", "solved", "steps (most)", "seconds (most)"))
     for name, settings in OTHER_TOYS.items():
@@ -245,7 +248,7 @@ def other_toys(seeds: range, max_steps: int) -> None:
 
 
 def hardest_sums(digits: int) -> Tensor:
-    """Contents (N, L): 0 + 0, the largest sum, and all sums in which a carry runs through every digit."""
+    """Return contents (N, L): 0 + 0, the largest sum, and all sums with a carry through every digit."""
     first, second = torch.arange(10**digits)[:, None], torch.arange(10**digits)
     starts, runs_on = first % 10 + second % 10 > 9, first // 10 + second // 10 == 10 ** (digits - 1) - 1
     longest_carries = map(tuple, (starts & runs_on).nonzero().tolist())
@@ -266,7 +269,7 @@ def right_of_hardest_sums(model: nn.Module, config: train.Config) -> str:
 
 
 def all_tasks(tasks: list[str], architectures: list[str], seeds: range) -> None:
-    """Each task with each architecture, its own recipe, to the end, and of which kinds the mistakes are."""
+    """Train each architecture on each task with its own recipe, and list the kinds of mistakes."""
     line = "{:<10}{:<17}{:>8}{:>15}{:>17}{:>7}   {}"
     headings = "task", "architecture", "solved", "steps (most)", "seconds (most)", "in all", "exact match"
     tokens = "source", "target", "prediction"
@@ -293,7 +296,7 @@ def all_tasks(tasks: list[str], architectures: list[str], seeds: range) -> None:
 
 
 def swapped(run: train.Run, longer: bool) -> str:
-    """Means of analysis.swap_end over all pairs of lengths of which the other one is longer or shorter."""
+    """Return the means of analysis.swap_end over all pairs of lengths, the other one longer or shorter."""
     pairs = itertools.permutations(run.config.lengths("test"), 2)
     shares = [analysis.swap_end(run, own, other) for own, other in pairs if (other > own) == longer]
     return ", ".join(f"{share:.1%}" for share in torch.tensor(shares).nanmean(dim=0).tolist())
@@ -315,7 +318,7 @@ def by_hand(seeds: range) -> None:
 
     config, model, _ = handmade.reversing_encoder()
     run = train.Run(model, config, [], Path())
-    report("built by hand", run, swapped(run, longer=False), swapped(run, longer=True))
+    report("hand-built", run, swapped(run, longer=False), swapped(run, longer=True))
     for seed in seeds:
         config = train.Config(seed=seed)
         run = train.Run(analysis.untrained(config).requires_grad_(False), config, [], Path())
@@ -332,7 +335,7 @@ def by_hand(seeds: range) -> None:
 def pattern(tasks: list[str], architectures: list[str], seeds: range) -> None:
     """Find the steps at which symbol accuracy and the attention pattern reach half their rise."""
     print("Steps at which accuracy and the attention pattern reach half their rise, by seed. The\n"
-          "pattern is the share of the best head's attention on the answer of one recorded question.\n")
+          "pattern is the fraction of the best head's attention on one recorded question's answer.\n")
     for task, architecture in itertools.product(tasks, architectures):
         cells, order = [], []
         for seed in seeds:

@@ -21,7 +21,7 @@ torch.set_num_threads(1)
 
 
 def files_in(folder):
-    """What is in all files below a folder, by path."""
+    """Return the contents of all files below a folder, by path."""
     files = [path for path in folder.rglob("*") if path.is_file()]
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
@@ -30,7 +30,7 @@ def files_in(folder):
 def models_dir(tmp_path_factory):
     """A models folder with finished runs of some tasks for each architecture; do not modify it.
 
-    Each is tested on 500 sequences, as an untrained model takes long to generate 10,000 answers.
+    Each is tested on 500 sequences, because an untrained model takes long to generate 10,000 answers.
     """
     folder = tmp_path_factory.mktemp("session") / "models"
     runs = [*itertools.product(("copy", "reverse"), ARCHITECTURES)]
@@ -45,7 +45,7 @@ def models_dir(tmp_path_factory):
 
 @pytest.fixture(scope="session", params=ARCHITECTURES)
 def run(models_dir, request):
-    """A tiny run of each architecture in turn; its two layers have two heads each. Leave it as it is."""
+    """A tiny run of each architecture in turn; its two layers have two heads each. Do not modify it."""
     return load_run(models_dir, "reverse", request.param)
 
 

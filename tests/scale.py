@@ -1,4 +1,4 @@
-"""What a training step costs as the model, the sequences and the batch grow: benchmark.py --scale.
+"""Measure the cost of a training step as the model, the sequences and the batch grow: benchmark.py --scale.
 
 Each measurement runs in its own forked processes and reads its memory use from Linux. A step includes the
 optimiser and the weight average, and no row has padding.
@@ -43,7 +43,7 @@ WAYS = {                                                    # threads, processes
 }
 COMPILED = ("d_model", 128), ("d_model", 512), ("length", 128), ("batch", 512)          # of the sweeps
 EXCHANGED = 25_000_000                                      # numbers averaged to time the exchange
-GPUS = {"Eight H100 with NVLink, about": (400e12, 450e9)}   # flops a second in bfloat16, bytes a second
+GPUS = {"Eight H100 with NVLink, about": (400e12, 450e9)}   # flops per second in bfloat16, bytes per second
 
 
 class EncoderOfPyTorch(nn.Module):
@@ -74,7 +74,7 @@ class EncoderOfPyTorch(nn.Module):
 
 @dataclass
 class Cost:
-    """What one training step costs in one way."""
+    """The cost of one training step, computed in one way."""
 
     seconds: float
     first_seconds: float                                    # of the first step, with which PyTorch begins
@@ -101,7 +101,7 @@ def memory(name: str) -> int:
 
 @contextmanager
 def joined(rank: int, processes: int, port: int) -> Iterator[None]:
-    """Within the block, a process that was forked is one of several, as torchrun would have started it."""
+    """Make a forked process one of several within the block, as if torchrun had started it."""
     environment = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "RANK": rank, "WORLD_SIZE": processes}
     for module in distributed, train:
         module.RANK, module.PROCESSES = rank, processes
@@ -125,7 +125,7 @@ def in_processes(processes: int, function: Callable, *arguments: object) -> obje
 
 
 def time_steps(config: train.Config, **how: bool) -> list[float]:
-    """The seconds of some steps, as many in each process."""
+    """Return the seconds of some steps, equally many in each process."""
     run, times, steps = train.Training(config, CPU, **how), [], 2
     batch = arrange("encoder", *config.draw(config.batch_size, torch.Generator().manual_seed(0)))
     while len(times) < steps:
@@ -141,7 +141,7 @@ def measure_step(
     rank: int, processes: int, port: int, results: SimpleQueue,
     config: train.Config, threads: int, of_pytorch: bool, how: dict[str, bool],
 ) -> None:
-    """What each process does to measure a step, see train.Training; the first puts a Cost into results."""
+    """Measure a step in each process (see train.Training); the first puts a Cost into results."""
     torch.set_num_threads(threads)
     before = memory("VmRSS")
     model = partialmethod(EncoderOfPyTorch) if of_pytorch else train.Config.model
@@ -167,16 +167,16 @@ class Point:
 
     @property
     def tokens(self) -> int:
-        """How many there are in a step."""
+        """The number of tokens per step."""
         return self.config.batch_size * (self.config.seq_len + 2)
 
     def share_of_limit(self, way: str = "1 thread") -> float:
-        """How much of a step's time its matrix products would take alone."""
+        """The fraction of a step's time that its matrix products alone would take."""
         return self.limit / self.costs[way].seconds
 
 
 def measure_all(points: list[Point]) -> None:
-    """Find the costs of each point in each way, and print a line of the table for each as it comes."""
+    """Measure the cost of each point in each way, printing a line of the table for each."""
     line = "{:<18}{:<24}{:>10}{:>12}{:>10}{:>12}"
     print(line.format("size", "way", "ms/step", "tokens/s", "of peak", "memory"))
     for point in points:
@@ -191,7 +191,7 @@ def measure_all(points: list[Point]) -> None:
 
 
 def scale_picture(points: list[Point], flops_per_second: float) -> Figure:
-    """Milliseconds of a step over each size, for each way, above the limit of the matrix products alone."""
+    """Plot milliseconds per step against each size, in each way, above the limit of matrix products alone."""
     most, least = max(points, key=Point.share_of_limit), min(points, key=Point.share_of_limit)
     largest = f"{most.share_of_limit():.0%} of a step at {most.name}"
     rate = f"{flops_per_second / 1e9:.0f} GFLOP/s"
@@ -219,7 +219,7 @@ def scale_picture(points: list[Point], flops_per_second: float) -> Figure:
 
 
 def time_exchange(rank: int, processes: int, port: int, results: SimpleQueue) -> None:
-    """Bytes a second that each process sends while gradients are averaged; the first puts it into results."""
+    """Measure the bytes per second each process sends to average gradients; the first stores it."""
     with joined(rank, processes, port):
         numbers, times = torch.zeros(EXCHANGED), []
         for _ in range(5):

@@ -232,12 +232,12 @@ def test_diagonals_join_the_query_that_says_a_symbol_with_that_symbol(
     first = first_symbol(architecture, kind, 3)
     cells = diagonals(first, 3, 8, 5)
     assert [[tuple(cell) for cell in part.nonzero().tolist()] for part in cells] == [diagonal, anti_diagonal]
-    fewer = diagonals(first, 3, diagonal[1][0] + 1, 5)         # two symbols are said
+    fewer = diagonals(first, 3, diagonal[1][0] + 1, 5)         # two symbols are predicted
     assert fewer.equal(cells[:, : diagonal[1][0] + 1])
 
 
 def test_scores_of_maps_that_are_known_in_closed_form():
-    """Three heads of 4 queries: one reads uniformly, one its own place, one the mirror image of it."""
+    """Three heads of 4 queries: one attends uniformly, one to its position, one to the mirror position."""
     mirror = torch.eye(4).flip(1)
     maps = torch.stack([torch.full((4, 4), 0.25), torch.eye(4), mirror])        # (3, 4, 4)
     allowed = torch.ones(4, 4, dtype=torch.bool)
@@ -259,7 +259,7 @@ def test_entropy_counts_only_what_a_query_may_read_and_queries_that_may_choose()
 
 
 class Mirror(nn.Module):
-    """Says at each place, quite surely, what stands at the mirror image of that place."""
+    """Predicts at each position, almost certainly, the symbol at its mirror position."""
 
     architecture = "encoder"
 
@@ -273,7 +273,7 @@ def test_the_influence_on_a_perfect_mirror_is_its_anti_diagonal(models_dir):
     expected = torch.eye(10).flip(1)
     expected[[0, 9]] = 0                                        # START and END are not replaced, …
     moved = influence(replace(run, model=Mirror()), source, given, to_say)
-    assert moved[:, 0].isnan().all() and moved[:, :, [0, 9]].isnan().all()      # … START is not asked
+    assert moved[:, 0].isnan().all() and moved[:, :, [0, 9]].isnan().all()      # … START is not scored
     torch.testing.assert_close(moved[:, 1:, 1:9], expected[1:, 1:9].expand(320, -1, -1))
 
 
@@ -285,7 +285,7 @@ def test_influence_on_cells_leaves_out_what_was_not_measured():
 
 @pytest.mark.parametrize("architecture", KINDS)
 def test_influence_is_that_of_a_loop_over_keys(architecture):
-    """With two symbols, there is one other to take a symbol's place."""
+    """With two symbols, there is only one replacement for each."""
     config = Config(**TINY, architecture=architecture, vocab_size=6)
     run = Run(config.model().eval(), config, [], Path())
     source, given, to_say = unseen_sequences(run, 5, count=20)
@@ -317,7 +317,7 @@ def test_digits_are_replaced_by_digits(models_dir):
 
 
 def test_the_logit_lens_sees_the_embedding_first_and_what_the_model_says_last(run):
-    """Without what the later sublayers add to the stream, the model says what the lens sees earlier."""
+    """Without the later sublayers' contributions, the model predicts what the lens sees earlier."""
     _, given, _ = unseen_sequences(run)
     model = copy.deepcopy(run.model)
     blocks = model.decoder_blocks if len(given) == 2 else model.blocks
@@ -347,11 +347,11 @@ def test_the_lens_sees_a_post_norm_stream_after_its_norm():
 def test_the_margin_is_the_lead_over_the_best_other_symbol():
     logits = torch.tensor([[[1.0, 5, 2, 3], [4, 1, 0, 2], [9, 9, 9, 9]]])
     ahead = margins(logits, torch.tensor([[3, 2, 0]]))
-    assert ahead.tolist() == [[-2, -4, math.inf]]               # nothing is asked at PAD
+    assert ahead.tolist() == [[-2, -4, math.inf]]               # PAD is not scored
 
 
 def test_measuring_sees_what_the_model_does_and_leaves_it_as_it_was(run, few_sequences):
-    """A reader's own hook acts once, on a projection of each kind; a replaced forward stays in its place."""
+    """A user's own hook acts once, on a projection of each kind; a replaced forward stays replaced."""
     model = copy.deepcopy(run.model)
     expected = copy.deepcopy(run.model)
     attention = attentions(model, answering_kind(run.architecture))[-1]
@@ -414,7 +414,7 @@ def test_the_scores_of_a_query_give_its_weights_and_are_the_projections_products
 @pytest.mark.parametrize("norm_first", [True, False])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_the_parts_of_the_scores_add_up_to_the_scores_that_the_model_uses(architecture, norm_first):
-    """But for what is the same for all keys; with biases and scales as after training."""
+    """Apart from what is the same for all keys; with biases and scales like a trained model's."""
     torch.manual_seed(0)
     config = Config(**TINY, architecture=architecture, norm_first=norm_first, positional="learned")
     model = config.model()
@@ -469,7 +469,7 @@ def test_loudness_is_the_spread_over_the_keys_of_what_comes_from_positions_or_sy
 
 
 def copying_by_hand(config):
-    """An encoder that copies because each embedding is its own output, and whose heads read uniformly."""
+    """A copying encoder in which each embedding is its own output and all heads attend uniformly."""
     model = config.model().eval()
     zero(model, "query_projection", "contract", "output_projection")
     model.positional_encoding.table.zero_()
@@ -488,7 +488,7 @@ def test_scores_by_length_are_those_of_a_model_known_in_closed_form():
         assert each.right.tolist() == [1] * (each.length + 1)                               # and END
         assert each.stops_after(each.length) == 100 and each.stops_after(each.length - 1) == 0
         torch.testing.assert_close(each.reading.shares, torch.full((2, 2), uniform))
-    run.config.task = "reverse"                                 # right just where a palindrome is asked
+    run.config.task = "reverse"                                 # correct exactly on palindromes
     one, two, three, *_ = by_length(run)
     assert one.exact_match == 1 and 0 < two.exact_match < 0.5
     edge, middle, other_edge, end = three.right
@@ -496,7 +496,7 @@ def test_scores_by_length_are_those_of_a_model_known_in_closed_form():
 
 
 def test_what_a_generating_model_writes_after_a_mistake_is_its_own(models_dir):
-    """Not what it would have said after the right beginning."""
+    """Not what it would have predicted after a correct prefix."""
     run = load_run(models_dir, "copy", "encoder-decoder")
     each = by_length(run)[4]
     written = generate(run.model, each.reading.source, each.target.size(1) - 1)
@@ -514,7 +514,7 @@ def test_lengths_that_the_task_does_not_have_or_positions_do_not_reach_are_left_
 def test_the_table_of_heads_has_each_once_and_starts_with_the_most_costly(run):
     evidence = Evidence(run)
     wrong = {part: cost for cost, part in enumerate(parts_of(run.model))} | {NOTHING: 0}
-    evidence.margins = {                                        # the tiny model itself may have none right
+    evidence.margins = {                                        # the tiny model itself may get none right
         part: torch.cat([-torch.ones(cost, 3), torch.ones(100 - cost, 3)]) for part, cost in wrong.items()
     }
     rows, kinds = head_table(evidence), KINDS[run.architecture]
@@ -542,7 +542,7 @@ def test_the_table_of_heads_has_each_once_and_starts_with_the_most_costly(run):
 
 
 def test_lengths_that_a_task_cannot_answer_are_left_out():
-    """It swaps the halves of eight symbols; of sixteen, it would make two answers, and of others none."""
+    """It swaps the halves of eight symbols; sixteen would give two answers, and other lengths none."""
     def swap_halves(content):
         return content.reshape(-1, 2, 4).flip(1).flatten(1)
 

@@ -50,7 +50,7 @@ def sum_in_plain_python(content):
 
 
 def patterns_that_fit(content, symbols):
-    """Each way to fill the gaps so that one pattern stands there twice or more, by trying them all."""
+    """Try every way to fill the gaps so that one pattern appears twice or more."""
     gaps = content.count(MASK)
     for filling in itertools.product(symbols, repeat=gaps):
         rest = iter(filling)
@@ -80,7 +80,7 @@ def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-# For each task, the SHA-256 of 2,000 draws from each split with seed 0. All published figures rest on these.
+# For each task, the SHA-256 of 2,000 draws from each split with seed 0. All published metrics rest on these.
 DRAWS = {
     "copy": "943637e9782c8d14",
     "reverse": "d4d190536baef764",

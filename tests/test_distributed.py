@@ -25,7 +25,7 @@ from data import ARCHITECTURES
 from train import Config, load_run, run_folder, save_checkpoint
 
 CPU = torch.device("cpu")
-SETTINGS = TINY | {"batch_size": 7}                         # which neither 2 nor 3 divides
+SETTINGS = TINY | {"batch_size": 7}                         # divisible by neither 2 nor 3
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 SCRIPT = str(Path(train.__file__))
 
@@ -47,7 +47,7 @@ def losses_and_weights(architecture, **how):
 
 
 def one_of_several(rank, processes, port, results, path):
-    """What each process does: train each architecture, the first one twice."""
+    """Train each architecture in every process, the first one twice."""
     with joined(rank, processes, port):
         runs = [losses_and_weights(architecture) for architecture in (*ARCHITECTURES, ARCHITECTURES[0])]
         runs.append(losses_and_weights("encoder", accumulate=2))
@@ -101,7 +101,7 @@ def test_torchrun_goes_on_from_what_one_process_saved_and_only_the_first_prints(
 
 @pytest.mark.parametrize("dies", [0, 1])
 def test_a_process_that_dies_ends_the_other_with_one_line_and_the_checkpoint_whole(dies, tmp_path):
-    """Started as torchrun would, but without torchrun, which would end the other, too."""
+    """Started as torchrun would, but without torchrun, which would also end the other process."""
     several = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
     options = [option for option in TINY_OPTIONS if "epochs" not in option]
     command = [sys.executable, SCRIPT, *options, "--epochs=100000", "--task=copy", "--architecture=encoder",

@@ -1,6 +1,6 @@
 """The live page, in a real browser: Debian's chromium and chromium-driver, driven by selenium, and axe-core.
 
-Where these are not installed, the tests that need them are skipped and say so.
+If these are not installed, the tests that need them are skipped with a message.
 """
 
 import itertools
@@ -47,7 +47,7 @@ MODELS = {
 
 
 def random_run(**settings) -> Run:
-    """A run of random weights, already rounded, so that what the page has is what PyTorch has."""
+    """A run with random weights, already rounded, so that the page has exactly PyTorch's weights."""
     config = Config(**{"task": "reverse", **SMALL, **settings})
     torch.manual_seed(1)
     return explorer.rounded(Run(config.model().eval(), config, [], Path("nowhere")))
@@ -149,7 +149,7 @@ def test_each_cut_does_what_zero_and_mean_ablation_do(random_page, browser):
 
 @pytest.fixture(scope="session")
 def handmade(browser, tmp_path_factory):
-    """The reversing encoder that is built by hand, which is always right, and its page."""
+    """The hand-built reversing encoder, which is always correct, and its page."""
     config, model, purposes = reversing_encoder()
     run = explorer.rounded(Run(model.eval(), config, [], Path("nowhere"), purposes=purposes))
     return run, page_of(run, tmp_path_factory.mktemp("handmade") / "explorer.html")
@@ -157,7 +157,7 @@ def handmade(browser, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def stepped(browser, tmp_path_factory):
-    """The page of a copying encoder-decoder that is built by hand."""
+    """The page of a hand-built copying encoder–decoder."""
     config, model, purposes = copying_encoder_decoder()
     run = Run(model.eval(), config, [], Path("nowhere"), purposes=purposes)
     return run, page_of(run, tmp_path_factory.mktemp("stepped") / "explorer.html")
@@ -265,7 +265,7 @@ def test_pointer_and_arrow_keys_look_into_the_same_cell_everywhere(handmade, bro
         weight = maps[layer][query, key].item()
         return f"Query {names[query]} attends to key {names[key]} with weight {weight:.3f}"
 
-    assert text_of(browser, "cell") == shown(1, 1, 4)       # it says the first symbol, and reads it there
+    assert text_of(browser, "cell") == shown(1, 1, 4)       # it predicts the first symbol
     cell = browser.find_element("css selector", "#grid td.at")
     cell.click()
     ActionChains(browser).send_keys(Keys.ARROW_DOWN, Keys.ARROW_LEFT).perform()
@@ -359,7 +359,7 @@ def test_an_experiment_is_predicted_then_cut_then_explained_and_kept(handmade, b
 
 
 def test_the_guide_says_what_the_numbers_of_a_run_show(handmade, browser):
-    """With numbers of which one head costs more than the other, and of a pair."""
+    """With made-up costs for two heads and a pair."""
     opened(browser, handmade[1])
     script = """
         data.right = 200;
@@ -562,7 +562,7 @@ def window(request, browser):
 
 
 def violations(browser) -> list[str]:
-    """What axe-core finds wrong with what is open: the rule, and the first element that breaks it."""
+    """Return axe-core's findings on the open page: the rule, and the first element that breaks it."""
     if not AXE.is_file():
         pytest.skip("needs axe-core: npm install --no-save axe-core@4")
     browser.execute_script(AXE.read_text())
@@ -573,7 +573,7 @@ def violations(browser) -> list[str]:
 
 @pytest.mark.parametrize("dark", [False, True])
 def test_axe_finds_nothing_wrong(browser, handmade, stepped, window, dark):
-    """Intact, cut, stepped back, and with a question that cannot be asked."""
+    """Intact, cut, stepped back, and with an invalid question."""
     seen_by(browser, window, dark)
     for _, path in handmade, stepped:
         opened(browser, path)
@@ -591,7 +591,7 @@ def test_nothing_on_the_page_is_wider_than_the_window(browser, handmade, stepped
 
 
 def test_what_comes_by_itself_moves_nothing(browser, handmade, window, tmp_path):
-    """Also in a page as large as that of a trained model, of which the browser shows the beginning early."""
+    """Also on a page as large as a trained model's, the start of which the browser shows early."""
     page, path = handmade[1].read_text(), tmp_path / "explorer.html"
     filler = f'<script type="text/plain">{"A" * 2_500_000}</script>'
     path.write_text(page.replace('<script type="text/plain"', f'{filler}<script type="text/plain"', 1))
@@ -641,14 +641,14 @@ def test_each_table_is_one_tab_stop_in_which_arrow_keys_move(browser, handmade):
 
 
 def certificate(browser, words: str = "agree with PyTorch") -> tuple[str, bool]:
-    """What the page says when all is measured again, and whether it says so in red."""
+    """Return the page's text once everything is re-measured, and whether it is a warning."""
     text = wait_for(browser, "certificate", words)
     return text, "wrong" in browser.find_element("id", "certificate").get_attribute("class")
 
 
 @pytest.mark.parametrize("workers", [True, False])
 def test_a_page_agrees_with_pytorch_and_asks_nobody(random_page, browser, workers):
-    """Also where the browser has no workers, and the page does all the work itself."""
+    """Also in a browser without workers, in which the page does all the work itself."""
     run, path = random_page
     script = "" if workers else "delete window.Worker"
     added = browser.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": script})
@@ -668,7 +668,7 @@ def test_a_page_agrees_with_pytorch_and_asks_nobody(random_page, browser, worker
 
 
 def test_a_page_with_other_weights_says_so_in_red(browser, handmade, tmp_path):
-    """The last numbers, of the means, are not asked in most passes: so the first ones are exchanged."""
+    """The last values, the means, go unused in most passes, so the first ones are exchanged."""
     page = handmade[1].read_text()
     weights = re.search('id="weights">([^<]+)<', page)[1]
     path = tmp_path / "explorer.html"
@@ -693,7 +693,7 @@ def test_a_task_of_ones_own_is_judged_only_where_its_answer_is_known(browser, tm
 
 
 def test_a_task_with_few_questions_is_measured_all_the_same(browser, tmp_path):
-    """Five symbols and length 1: fewer different sequences than workers."""
+    """Five symbols and length 1: fewer distinct sequences than workers."""
     run = random_run(task="copy", architecture="decoder", vocab_size=9, seq_len=1)
     text, red = certificate(opened(browser, page_of(run, tmp_path / "explorer.html")))
     assert not red
@@ -709,7 +709,7 @@ def test_a_task_that_was_changed_is_not_judged_by_the_rule_it_had(browser, tmp_p
 
 
 def test_a_page_of_a_model_with_other_parts_says_what_to_do(browser, tmp_path):
-    """An exercise: another activation in transformer.py, of which transformer.js knows nothing."""
+    """An exercise: another activation in transformer.py, unknown to transformer.js."""
     with patch.dict(transformer.ACTIVATIONS, {"silu": torch.nn.functional.silu}):
         run = random_run(architecture="encoder", activation="silu")
         opened(browser, page_of(run, tmp_path / "explorer.html"))
@@ -722,7 +722,7 @@ def test_a_page_of_a_model_with_other_parts_says_what_to_do(browser, tmp_path):
 
 
 def test_weights_travel_as_float32_where_rounding_would_change_what_is_right(tmp_path):
-    """The right logit is ahead by 2 and more, but float16 rounds numbers above 32,768 to multiples of 32."""
+    """The correct logit leads by at least 2, but float16 rounds numbers above 32,768 to multiples of 32."""
     config, model, _ = reversing_encoder()
     with torch.no_grad():
         model.output_projection.bias += 60_000 + torch.linspace(0, 18, 20)

@@ -33,7 +33,7 @@ SYMBOLS = torch.arange(FIRST_SYMBOL, VOCAB)
 
 @pytest.fixture(autouse=True)
 def large_batches(monkeypatch):
-    """The answers are the same, and come sooner."""
+    """The answers are the same but arrive sooner."""
     monkeypatch.setattr(train, "EVALUATION_BATCH", 1_000)
 
 
@@ -45,7 +45,7 @@ def test_every_sequence_is_right_alone_and_beside_longer_ones(build):
     assert right_by_length(model, answer) == dict.fromkeys(range(1, 9), 1.0)
     source, target = draw(config.task, 2_000, torch.Generator().manual_seed(0))         # lengths 1 to 8: PAD
     said = predict(model, source, target)
-    assert torch.equal(said.where(target != PAD, PAD), target)      # START and END, too
+    assert torch.equal(said.where(target != PAD, PAD), target)      # with START and END
 
 
 @pytest.mark.parametrize("build", BUILDERS)
@@ -68,7 +68,7 @@ def test_without_its_first_head_no_token_finds_the_end_and_all_later_steps_are_b
     with ablated(model, ("encoder", 0, 0)):
         logits = model(given)
     assert torch.allclose(fetches.attention_weights, torch.tensor(1 / 5))
-    assert torch.allclose(logits, logits[:, :1].expand_as(logits), atol=1e-4)           # same at each place
+    assert torch.allclose(logits, logits[:, :1].expand_as(logits), atol=1e-4)       # same at each position
 
 
 def test_without_the_head_that_fetches_every_symbol_is_equally_likely():
@@ -148,7 +148,7 @@ def test_given_the_end_of_another_length_every_symbol_comes_from_the_mirror_plac
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """What `python handmade.py` prints, and the folder of the four runs that it saves; read only, please."""
+    """The output of `python handmade.py` and the folder of its four runs; do not modify it."""
     folder, printed = tmp_path_factory.mktemp("built"), io.StringIO()
     with pytest.MonkeyPatch.context() as monkeypatch, redirect_stdout(printed):
         monkeypatch.chdir(folder)

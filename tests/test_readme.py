@@ -1,4 +1,4 @@
-"""The README and other pages are accurate: commands parse, files exist, code runs, figures agree."""
+"""The README and other pages are accurate: commands parse, files exist, code runs, numbers agree."""
 
 import argparse
 import ast
@@ -50,7 +50,7 @@ def sentences(page):
 
 
 def commands():
-    """Each command of our scripts that stands in a page or, as an example, in a help."""
+    """Return each command of our scripts that appears on a page or as an example in a help text."""
     pages, scripts = "\n".join(PAGES.values()), "\n".join(path.read_text() for path in ROOT.glob("*.py"))
     found = "".join(blocks(pages, "")).splitlines()
     found += re.findall(r"`(python [^`]*)`", BLOCK.sub("", pages))
@@ -153,7 +153,7 @@ def test_each_file_option_and_test_that_is_named_exists(name, capsys, monkeypatc
 
 
 def test_the_page_of_models_names_all_that_is_written_there(models_dir):
-    """By training and by drawing, beside a checkpoint."""
+    """By training and by drawing, next to a checkpoint."""
     written = {path.name for path in run_folder(models_dir, "reverse", "encoder").iterdir()}
     assert "metrics.json" in written
     written |= {f"{name}.png" for name in visualize.PICTURES} | {"heads.csv", "film.gif", "explorer.html"}
@@ -161,7 +161,7 @@ def test_the_page_of_models_names_all_that_is_written_there(models_dir):
 
 
 def test_the_figures_agree_with_the_run_that_python_train_py_left():
-    """Steps can move by an epoch or two, as sums round differently on another machine."""
+    """Steps can differ by an epoch or two, because sums round differently on another machine."""
     folder = run_folder(ROOT / "models", "reverse", "encoder")
     try:
         _, config, _ = read_checkpoint(folder, "reverse", "encoder")
@@ -181,7 +181,7 @@ def test_the_figures_agree_with_the_run_that_python_train_py_left():
 
 @pytest.fixture
 def in_a_folder_with_models(models_dir, tmp_path, monkeypatch):
-    """Tiny runs of copy, reverse and sort in models/, as the code on the pages expects them."""
+    """Tiny runs of copy, reverse and sort in models/, where the code on the pages expects them."""
     monkeypatch.chdir(tmp_path)
     for task in "copy", "reverse":
         shutil.copytree(run_folder(models_dir, task, "encoder"), run_folder("models", task, "encoder"))
@@ -218,7 +218,7 @@ def test_the_task_of_ones_own_is_a_task(monkeypatch):
 
 
 def changed(*changes):
-    """transformer.py as a module, with each (old, new) text replaced; old must be there just once."""
+    """Return transformer.py as a module with each old text replaced; each must occur exactly once."""
     source = Path(transformer.__file__).read_text()
     for old, new in changes:
         assert source.count(old) == 1, old
@@ -229,7 +229,7 @@ def changed(*changes):
 
 
 def parts_of_the_readme():
-    """The two lines of SwiGLU and the class of RMSNorm, as the README has them."""
+    """Return the README's two lines for SwiGLU and its class for RMSNorm."""
     code, = [text for text in blocks(README, "python") if "RMSNorm" in text]
     lines, norm = code.split("\n\n", 1)
     return lines.splitlines(), norm
@@ -280,7 +280,7 @@ def exercises(by_hand):
 
 
 def without_chance(text):
-    """The words of a text; of a share that is not 100%, only that it is not."""
+    """Return the words of a text, with 'less' for every percentage below 100%."""
     return ["less" if word.endswith("%") and word != "100%" else word for word in text.split()]
 
 
@@ -291,7 +291,7 @@ def test_there_is_an_answer_to_each_exercise():
 
 @pytest.mark.parametrize("text", exercises(by_hand=True))
 def test_an_exercise_with_the_model_built_by_hand_prints_its_answer(text, capsys, monkeypatch):
-    """Where sequences are wrong, chance can decide how many."""
+    """If sequences are incorrect, chance can decide how many."""
     monkeypatch.setattr(handmade, "HARD", handmade.HARD)        # to be restored
     monkeypatch.setattr(train, "EVALUATION_BATCH", 1_000)       # the answers are the same, and come sooner
     code, = blocks(text, "python")
@@ -302,7 +302,7 @@ def test_an_exercise_with_the_model_built_by_hand_prints_its_answer(text, capsys
 
 @pytest.mark.parametrize("text", exercises(by_hand=False))
 def test_the_code_of_an_exercise_runs(text, in_a_folder_with_models, capsys):
-    """On tiny models and short sequences, so that figures differ from those of the answer, but no words."""
+    """On tiny models and short sequences, so that numbers differ from the answer's, but words do not."""
     answer = text[text.index("<details>") :]
     for code in blocks(text, "python"):
         if "TASKS" not in code:
@@ -324,7 +324,7 @@ def test_the_task_of_an_exercise_is_a_task(monkeypatch):
 
 @pytest.mark.parametrize("lines", DIFFS, ids=[lines[-1] for lines in DIFFS])
 def test_the_change_of_an_exercise_fits_transformer_py(lines):
-    """The lines to change are there once, and with the new ones the same seed gives another model."""
+    """The lines to change occur once, and with the new ones the same seed gives another model."""
     old, new = ("".join(f"{line[1:]}\n" for line in lines if line[0] in signs) for signs in (" -", " +"))
     tokens, logits = torch.tensor([[1, 5, 7, 2]]), []
     for module in transformer, changed((old, new)):

@@ -104,7 +104,7 @@ def test_the_second_of_two_trainings_into_one_folder_is_refused(tmp_path):
 
 @posix
 def test_a_full_disk_is_one_line_and_the_earlier_run_is_as_it_was(models_dir, tmp_path):
-    """A limit on the size of files stands for the disk: it strikes at the same calls."""
+    """A file-size limit simulates a full disk: it fails at the same calls."""
     import resource
 
     folder = run_folder(tmp_path, "reverse", "encoder")
@@ -159,7 +159,7 @@ def killed(owner, name, count, options):
 
 
 def same(first, second):
-    """Whether two checkpoints or records are equal, bit for bit."""
+    """Return whether two checkpoints or records are equal, bit for bit."""
     if isinstance(first, dict):
         return first.keys() == second.keys() and all(same(first[name], second[name]) for name in first)
     if isinstance(first, (torch.Tensor, numpy.ndarray)):
@@ -195,7 +195,7 @@ def test_a_run_that_is_killed_three_times_ends_bit_for_bit_like_one_that_is_not(
         record = train.extended(record, model, probe, expected["history"][-1])
     resumed = torch.load(folder / "checkpoint.pt", weights_only=True)
     for checkpoint in resumed, expected:
-        del checkpoint["seal"]                              # of the seconds, too
+        del checkpoint["seal"]                              # including the seconds
         for row in checkpoint["history"]:
             del row["train_seconds"]
     assert same(resumed, expected) and same(train.read_record(folder, expected["history"]), record)
@@ -206,7 +206,7 @@ def test_a_run_that_is_killed_three_times_ends_bit_for_bit_like_one_that_is_not(
 
 
 def damages(whole, count):
-    """So many broken versions of a zip archive: bits, blocks, ends and the zip's own headers."""
+    """Yield this many broken versions of a zip archive: bits, blocks, ends and the zip's own headers."""
     chance = random.Random(0)
     with zipfile.ZipFile(io.BytesIO(whole)) as archive:
         entries, directory = archive.infolist(), archive.start_dir
@@ -257,7 +257,7 @@ def test_a_broken_checkpoint_is_refused_in_one_line_or_harmless_and_never_anothe
 
 
 def zipped_again(whole, change, compression=zipfile.ZIP_STORED):
-    """The file with its entries changed, and with the right checksums."""
+    """The file with its entries changed and correct checksums."""
     with zipfile.ZipFile(io.BytesIO(whole)) as archive:
         entries = {name: archive.read(name) for name in archive.namelist()}
     change(entries)

@@ -1,4 +1,4 @@
-"""The measurements of benchmark.py --scale: what is counted, and that all of it can be carried out."""
+"""The measurements of benchmark.py --scale: the counts are correct, and every measurement runs."""
 
 import os
 from dataclasses import replace
@@ -14,7 +14,7 @@ from torch import nn
 
 @pytest.mark.parametrize("name", scale.SWEEPS)
 def test_flops_are_those_that_a_sum_by_hand_gives(name):
-    """Of an encoder: 2 for each weight and token, and in attention QKᵀ and weights · V."""
+    """For an encoder: 2 per weight and token, plus QKᵀ and weights · V in attention."""
     _, config, *_ = scale.SWEEPS[name].values()
     length, width = config.seq_len + 2, config.d_model
     weights = config.num_layers * (4 * width**2 + 2 * width * config.d_ff) + width * config.vocab_size

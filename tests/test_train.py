@@ -189,7 +189,7 @@ def test_solved_means_that_all_validation_sequences_were_looked_at():
 
 
 def test_what_nobody_looked_at_is_neither_solved_nor_unsolved(tmp_path):
-    """All of the first sequences are right; the others are only asked if the evaluation is thorough."""
+    """All of the first sequences are correct; the others are only evaluated if it is thorough."""
     config = Config(task="copy")
     source, target = train.validation_set(config)
     with patch.object(train, "predict", lambda model, source, target: target):
@@ -239,7 +239,7 @@ def test_a_sample_stands_aligned_and_marks_what_is_wrong():
 
 @pytest.fixture
 def answers():
-    """Six questions of sort, one of them asked twice; both with repeats are wrong, one of them twice."""
+    """Six questions of sort, one repeated; both with repeated symbols are answered incorrectly, one twice."""
     source = torch.tensor([
         [1, 9, 5, 9, 2], [1, 7, 8, 2, 0], [1, 9, 5, 9, 2], [1, 6, 5, 4, 2], [1, 7, 7, 2, 0], [1, 6, 2, 0, 0]
     ])
@@ -248,7 +248,7 @@ def answers():
     ])
     prediction = target.clone()
     prediction[[0, 2], 2], prediction[4, 1] = 5, 8
-    prediction[5, 3:] = 9                                   # behind END nothing counts
+    prediction[5, 3:] = 9                                   # nothing after END counts
     return train.Answers(Config(task="sort"), source, target, prediction)
 
 
@@ -256,7 +256,7 @@ def test_mistakes_are_counted_by_kind_beside_the_questions(answers):
     assert answers.wrong.tolist() == [True, False, True, False, True, False]
     assert answers.different_mistakes() == [0, 4]
     counted = [tuple(row.values()) for row in answers.by_kind()]
-    expected = [                                            # questions, mistakes, different ones
+    expected = [                                            # questions, mistakes, distinct ones
         ("length", 1, 1, 0, 0), ("length", 2, 2, 1, 1), ("length", 3, 3, 2, 1),
         ("repeats", 0, 3, 0, 0), ("repeats", 1, 3, 3, 2), ("copies", 1, 3, 0, 0), ("copies", 2, 3, 3, 2),
     ]
@@ -701,7 +701,7 @@ def test_a_resumed_command_frees_the_folders_of_finished_runs(models_dir, tmp_pa
 
 
 def test_the_advice_to_resume_leaves_out_runs_that_would_only_be_kept(tmp_path, monkeypatch, capsys):
-    """Two runs are trained again, and the first is interrupted: --resume alone would keep the old second."""
+    """Two runs are trained again and the first is interrupted: --resume would keep the old second run."""
     options = [*TINY_OPTIONS, "--task", "copy", "--output-dir", str(tmp_path), "--quiet"]
     monkeypatch.setattr(sys, "argv", ["train.py", *options])
     monkeypatch.setattr(train, "TEST_SEQUENCES", 100)

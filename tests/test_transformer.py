@@ -114,7 +114,7 @@ def test_returned_weights_sum_to_one_even_with_dropout():
 
 
 def twins(ours, theirs):
-    """Pairs of our parameters and the one of PyTorch's layer that holds them all, one below the other."""
+    """Pairs of our parameters and the stacked one of PyTorch's layer that holds them all."""
     if isinstance(ours, MultiHeadAttention):
         parts = ours.query_projection, ours.key_projection, ours.value_projection
         yield [part.weight for part in parts], theirs.in_proj_weight
@@ -372,7 +372,7 @@ def test_a_row_of_only_padding_gives_no_nan():
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
     model, (source, target) = model_and_input("encoder-decoder")
     logits = model(torch.cat([source, source * 0]), torch.cat([target, target]))
-    torch.testing.assert_close(logits[:2], model(source, target))   # beside rows without a source
+    torch.testing.assert_close(logits[:2], model(source, target))   # next to rows without a source
     logits.sum().backward()
     assert logits.isfinite().all()
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
@@ -389,7 +389,7 @@ def test_attention_is_kept_before_dropout_also_in_training():
 
 
 def small_generator(kind, seed=0, **settings):
-    """A random model whose answers vary: with the usual loudness, one symbol would follow another forever."""
+    """A random model with varied answers: with the usual embeddings, symbols would alternate forever."""
     torch.manual_seed(seed)
     sizes = {"vocab_size": 8, "d_model": 16, "num_heads": 2, "num_layers": 2, "d_ff": 32, **settings}
     model = EncoderDecoder(**sizes) if kind == "encoder-decoder" else MiniTransformer(**sizes, causal=True)
@@ -400,7 +400,7 @@ def small_generator(kind, seed=0, **settings):
 
 
 def ragged_source(seed, width=7):
-    """Four rows of different lengths: [START, content, END, PAD …]."""
+    """Four rows of distinct lengths: [START, content, END, PAD …]."""
     generator = torch.Generator().manual_seed(seed)
     source = torch.randint(4, 8, (4, width), generator=generator)
     source[:, 0] = 1
@@ -444,7 +444,7 @@ def test_generation_fills_max_len_to_the_last_token_and_refuses_one_more():
 
 
 def model_and_input(kind):
-    """A model of that kind, in evaluation mode, and what it is given."""
+    """A model of that kind in evaluation mode, and its inputs."""
     if kind == "encoder-decoder":
         torch.manual_seed(0)
         return EncoderDecoder(d_model=16, num_heads=2, d_ff=32).eval(), (TOKENS, TOKENS)
@@ -521,11 +521,11 @@ def eagerly_compiled(model):
 
 @pytest.mark.skipif(
     tuple(map(int, torch.__version__.split(".")[:2])) < (2, 12),
-    reason="before torch 2.12, is_exporting is true within torch.compile, too",
+    reason="before torch 2.12, is_exporting is also true within torch.compile",
 )
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_model_can_be_mapped_differentiated_and_copied(kind):
-    """vmap over rows and jacrev by the weights; neither leaves anything behind that cannot be copied."""
+    """vmap over rows and jacrev by the weights; neither leaves an object that cannot be copied."""
     model, given = model_and_input(kind)
     expected = model(*given)
     by_row = torch.func.vmap(lambda *rows: model(*(row[None] for row in rows))[0])

@@ -58,7 +58,7 @@ MODELS = {"encoder": "encoder", "decoder": "decoder-only model", "encoder-decode
 
 @pytest.fixture(scope="session")
 def measured(run):
-    """One question to a tiny run of each architecture, and what is measured of it; leave it as it is."""
+    """A tiny run of each architecture on one question, with its measurements; do not modify it."""
     view = look_at(run, ["5", "9", "12"])
     for measure in "reading", "influence", "lengths", "source", "lens", "margins":
         getattr(view.evidence, measure)                         # once, not in each copy of it
@@ -69,7 +69,7 @@ def test_the_best_head_has_the_largest_share_and_its_title_the_number_of_the_seq
     view = measured
     (kind, layer, head), shares = view.best, view.evidence.reading.shares
     assert kind == view.kind and shares[layer, head] == shares.max()
-    first = {"encoder": 1, "decoder": 4, "cross": 0}[kind]      # the query that says symbol 0
+    first = {"encoder": 1, "decoder": 4, "cross": 0}[kind]      # the query that predicts symbol 0
     weights = view.reading.maps[kind][layer, head]
     there = [weights[first + i, 3 - i] for i in range(3) if first + i < len(weights)]
     sentence, share = sentence_of(head_picture(view)), int(100 * sum(there) / len(there))
@@ -77,7 +77,7 @@ def test_the_best_head_has_the_largest_share_and_its_title_the_number_of_the_seq
 
 
 def test_a_map_has_query_down_key_across_and_row_0_on_top(run, measured):
-    """Each kind of attention, on what the untrained model itself wrote."""
+    """Each kind of attention, on the untrained model's own output."""
     view = measured
     source = torch.tensor([[1, 5, 9, 12, 2]])
     prompt = ["START", "5", "9", "12", "END"]
@@ -106,7 +106,7 @@ def test_a_map_has_query_down_key_across_and_row_0_on_top(run, measured):
         forbidden = numpy.triu(numpy.ones(weights.shape), 1) * (kind == "decoder")
         assert (numpy.ma.getmaskarray(drawn) == forbidden).all()
         numpy.testing.assert_allclose(drawn.filled(0), weights.numpy(), atol=1e-6)
-        assert bool(axes.patches) == (kind == "decoder")        # the hatching behind what is not drawn
+        assert bool(axes.patches) == (kind == "decoder")        # the hatching where nothing is drawn
         bottom, top = axes.get_ylim()
         left, right = axes.get_xlim()
         assert bottom > top and left < right                    # row 0 on top, key 0 on the left
@@ -120,12 +120,12 @@ def test_a_map_has_query_down_key_across_and_row_0_on_top(run, measured):
 
 
 def sentence_of(figure):
-    """What stands on top of a picture, in one line."""
+    """Return a picture's title, in one line."""
     return figure.get_suptitle().replace("\n", " ")
 
 
 def numbers_of(figure):
-    """The grey line below it."""
+    """Return the grey line below the title."""
     return figure.texts[1].get_text().replace("\n", " ")
 
 
@@ -155,7 +155,7 @@ def test_digits_and_gaps_are_shown_as_a_person_writes_them(task, question, ticks
 
 @pytest.fixture
 def view(measured):
-    """One question to a tiny run of each architecture; each part that is lost costs one sequence more."""
+    """A tiny run of each architecture on one question; each further part removed costs one more sequence."""
     view = copy.deepcopy(measured)
     evidence, count = view.evidence, len(view.evidence.source)
     evidence.margins = {
@@ -164,7 +164,7 @@ def view(measured):
     }
     *early, last = evidence.lens
     evidence.lens = dict.fromkeys(early, (0.1, 0.0)) | {last: (1.0, 0.875)}
-    for each in evidence.lengths:                               # 8 more of 100 right with each symbol
+    for each in evidence.lengths:                               # 8 more of 100 correct with each symbol
         each.answers = each.target.clone()
         each.answers[8 * each.length :] = 0
     return view
@@ -173,7 +173,7 @@ def view(measured):
 def test_the_influence_picture_shows_attention_and_influence_in_the_same_sequences(view):
     figure, evidence = influence_picture(view), view.evidence
     kind, layer, head = view.best
-    first = 9 if kind == "decoder" else 1 if kind == "encoder" else 0       # the query that says symbol 0
+    first = 9 if kind == "decoder" else 1 if kind == "encoder" else 0       # the query that predicts symbol 0
     view.run.model(*evidence.reading.given)
     weights = view.run.model.attention_layers()[kind][layer].attention_weights[:, head].mean(dim=0)
     for axes, expected in zip(figure.axes, (weights, evidence.influence.nanmean(dim=0)), strict=False):
@@ -226,9 +226,8 @@ def test_the_sentence_of_ablation_names_the_costliest_head_and_the_one_that_read
         }
         return visualize.ablation_sentence(view)
 
-    assert sentence() == (
-        f"this {MODELS[view.run.architecture]} needs no attention for the task reverse: 100% correct without any"
-    )
+    model = MODELS[view.run.architecture]
+    assert sentence() == f"this {model} needs no attention for the task reverse: 100% correct without any"
     assert sentence(all=count) == (
         "no single head is needed, but attention is: without any, accuracy 100% → 0%"
     )
@@ -273,7 +272,7 @@ def test_lengths_and_layers_are_drawn_as_measured(view):
     different = [len(each.reading.source.unique(dim=0)) for each in view.evidence.lengths]
     assert names_of(axes.get_xticklabels()) == [f"{row + 1}\n{count}" for row, count in enumerate(different)]
     wrong = places.collections[0].get_array()
-    for row, of_length in enumerate(wrong):                     # each symbol and END, and nothing behind it
+    for row, of_length in enumerate(wrong):                     # each symbol and END, and nothing more
         assert of_length.compressed() == pytest.approx([1 - min(100, 8 * (row + 1)) / 100] * (row + 2))
     share = int(100 * view.evidence.lengths[8].reading.shares[view.best[1:]] + 1e-6)
     title = f"{MODELS[view.run.architecture]}\nlength 9: 72% correct\n"
@@ -328,7 +327,7 @@ def test_the_picture_of_lengths_says_which_model_stops_and_which_goes_on(view):
     assert sentence() == f"the {name} learned to reverse, and to stop after 8 symbols"
     lines = lengths_picture([view]).axes[1].get_title(loc="left").splitlines()
     assert lines[1:3] == ["length 9: 1% correct", "END after 8 symbols: 99 of 100"]
-    beyond.answers[:80, 3] = 0                                  # it is not right until there
+    beyond.answers[:80, 3] = 0                                  # it is not correct until there
     assert sentence() == "no model generalises beyond the training lengths: at most 0% correct at length 9"
     view.evidence.lengths = view.evidence.lengths[:8]
     assert sentence() == "reverse: the model has no positions for questions longer than those in training"
@@ -418,7 +417,7 @@ def test_a_query_can_be_redone_from_the_numbers_shown(view):
     row = view.reading.maps[kind][layer, head, query]
     numpy.testing.assert_allclose(weights, row[: len(weights)], atol=0.0006)
     assert row[len(weights) :].sum() == 0
-    cells = [key for key, _ in outlined(table)]                 # the right keys are marked
+    cells = [key for key, _ in outlined(table)]                 # the correct keys are marked
     assert cells == view.cells[query].nonzero().flatten().tolist()
 
 
@@ -427,7 +426,7 @@ def test_lines_run_from_each_symbol_of_the_answer_to_the_tokens_and_are_as_wide_
     (kind, layer, head), (axes,) = view.best, figure.axes
     view.run.model(*view.reading.given)
     weights = view.run.model.attention_layers()[kind][layer].attention_weights[0, head]
-    first = {"encoder": 1, "decoder": 4, "cross": 0}[kind]      # the query that says symbol 0
+    first = {"encoder": 1, "decoder": 4, "cross": 0}[kind]      # the query that predicts symbol 0
     for lines, outlined in zip(axes.collections, (False, True), strict=True):
         for (below, above), width in zip(lines.get_segments(), lines.get_linewidths(), strict=True):
             answer, key = int(below[0] - 1.5), int(above[0] - 0.5)
@@ -435,7 +434,8 @@ def test_lines_run_from_each_symbol_of_the_answer_to_the_tokens_and_are_as_wide_
             assert width == pytest.approx(4.5 * weights[first + answer, key].item(), abs=1e-5)
     left = int(100 * view.evidence.left((view.kind,)) + 1e-9)
     without = "cross-attention" if kind == "cross" else "any attention"
-    title = f"Reverse, {MODELS[view.run.architecture].removesuffix(' model')}\nwithout {without}: {left}% correct"
+    name = MODELS[view.run.architecture].removesuffix(" model")
+    title = f"Reverse, {name}\nwithout {without}: {left}% correct"
     assert axes.get_title(loc="left") == title
 
 
@@ -465,7 +465,7 @@ def test_the_sentence_of_the_lines_says_who_needs_attention():
 
 
 def test_no_sentence_takes_chance_for_a_finding(view):
-    """85% where uniform attention has 80%; a symbol that nothing could replace; a head that does harm."""
+    """85% against 80% for uniform attention; an irreplaceable symbol; a harmful head."""
     evidence, (_, layer, head) = view.evidence, view.best
     view.reading.shares[layer, head], view.reading.chance = 0.85, 0.8
     for sentence in map(sentence_of, (head_picture(view), layer_picture(view))):
@@ -495,7 +495,7 @@ def test_small_numbers_are_written_in_powers_of_ten():
 
 
 def rank_of_each_symbol(content):
-    """How many symbols of the question are smaller; one_hot fails without a row or with other tokens."""
+    """Count the smaller symbols in the question; one_hot fails without a row or with other tokens."""
     counts = functional.one_hot(content - 4, 16).sum(dim=1)
     return 4 + (counts.cumsum(dim=1) - counts).gather(1, content - 4)
 
@@ -521,7 +521,7 @@ OWN = {                                                     # a task, and what i
 
 
 def texts_of(figure):
-    """Every text that is seen and the box that it fills, in pixels."""
+    """Yield every visible text and its bounding box, in pixels."""
     figure.draw_without_rendering()
     texts = [*figure.texts, *figure.legends]
     for axes in figure.axes:
@@ -549,7 +549,7 @@ def assert_readable(figure):
 
 
 def pictures_of_view(view, several=1):
-    """All of one run, and those of several runs as if there were so many of it."""
+    """All pictures of one run, and comparisons as if there were several such runs."""
     with picture_style():
         return {
             name: picture(view) for name, picture in visualize.PICTURES.items()
@@ -562,7 +562,7 @@ def pictures_of_view(view, several=1):
 
 @pytest.fixture
 def few_lengths(monkeypatch):
-    """Of the lengths in and beyond training, only the ends are measured."""
+    """Only the extremes of the lengths within and beyond training are measured."""
     def ends(task, split, twice, *sizes):
         lengths = data.usable_lengths(task, split, twice, *sizes)
         trained = [length for length in lengths if 2 * length <= twice] or lengths[:1]
@@ -574,13 +574,13 @@ def few_lengths(monkeypatch):
 
 @pytest.fixture
 def unpainted(monkeypatch):
-    """Pictures are composed and their files are made, but nothing is painted into them."""
+    """Pictures are composed and their files created, but nothing is painted."""
     for module in train, visualize:
         monkeypatch.setattr(module, "save_picture", lambda figure, path, command="": path.write_bytes(b""))
 
 
 def untrained_view(task, architecture, words=None, **sizes):
-    """Of a model that answers nonsense, as if it had been trained for an epoch."""
+    """For a model that answers nonsense, as if trained for one epoch."""
     config = train.recipe(task, architecture, **TINY | sizes)
     train.check_config(config, torch.device("cpu"))
     torch.manual_seed(0)
@@ -681,7 +681,7 @@ def call_main(monkeypatch, *options):
 
 
 def pictures_of(tasks, architectures, suffix, lengths="lengths"):
-    """The files that a run of visualize.py writes for these, besides the comparison."""
+    """The files that visualize.py writes for these, apart from the comparison."""
     expected = {
         Path(f"{task}_task", architecture, name) for task in tasks for architecture in architectures
         for name in ["heads.csv", "film.gif", "explorer.html", *(f"{name}.{suffix}" for name in NAMES)]
@@ -809,7 +809,7 @@ def test_the_same_input_gives_the_same_bytes_and_vectors_are_vectors(
 def test_a_sequence_of_ones_own_replaces_no_picture_and_its_title_says_so(
     models_dir, tmp_path, monkeypatch, capsys
 ):
-    """Longer than in training, in one pair of quotes; of the runs found, a sum cannot be asked."""
+    """Beyond the training lengths, in one pair of quotes; among the runs found, the sum is skipped."""
     models, question = tmp_path / "models", "5 9 12 14 7 8 4 10 11"
     for task in "copy", "add":
         shutil.copytree(run_folder(models_dir, task, "encoder"), run_folder(models, task, "encoder"))
@@ -879,7 +879,7 @@ def test_training_again_removes_the_pictures_of_the_older_weights_and_nothing_el
     assert [path for path in kept if not path.exists()] == [path for path in stale if path.exists()] == []
     own = {path.name for path in kept if path.parent == folder}
     assert {path.name for path in folder.iterdir()} == trained | own
-    assert not (tmp_path / "index.html").exists()               # it showed what is removed
+    assert not (tmp_path / "index.html").exists()               # it showed removed weights
     (tmp_path / "index.html").write_text("a page of my own")
     (folder / "ablation.png").write_text("something")
     assert train.remove_stale(folder) and (tmp_path / "index.html").exists()
@@ -972,7 +972,7 @@ def test_the_names_that_are_recognised_are_those_that_are_written():
 def test_training_curves_of_several_runs_are_labelled_by_what_differs(
     models_dir, tmp_path, monkeypatch, capsys
 ):
-    """A folder of runs beside a single run, of which the model need not be one of today's."""
+    """A folder of runs next to a single run, whose model need not be a current one."""
     narrow, changed = tmp_path / "narrow", tmp_path / "changed"
     config = train.recipe("reverse", "encoder", **TINY | {"d_model": 8, "seed": 3})
     folder = run_folder(narrow, "reverse", "encoder")
@@ -1100,7 +1100,7 @@ def test_bad_input_is_one_line_exit_2_and_nothing_written(
 def test_runs_that_cannot_be_read_are_named_and_the_others_are_drawn(
     models_dir, tmp_path, monkeypatch, capsys, few_sequences, few_lengths, unpainted
 ):
-    """Of four runs one is another architecture's, and one is damaged."""
+    """Of four runs, one belongs to another architecture and one is damaged."""
     models, output = tmp_path / "models", tmp_path / "out"
     for task in "copy", "reverse":
         shutil.copytree(models_dir / f"{task}_task", models / f"{task}_task")

@@ -1,0 +1,100 @@
+"""Every text that a reader sees uses idiomatic English and the field's terms: one term for one thing."""
+
+import ast
+import io
+import re
+import tokenize
+from pathlib import Path
+
+import pytest
+
+import data
+
+ROOT = Path(data.__file__).parent
+FILES = sorted({
+    *ROOT.glob("*.py"), *ROOT.glob("tests/*.py"), *ROOT.glob("*.md"), ROOT / "tests" / "BENCHMARKS.md",
+    ROOT / "models" / "README.md", *ROOT.glob("assets/*.js"), *ROOT.glob("assets/*.html"),
+} - {Path(__file__)})
+REFUSED = {                                                 # a pattern, and what to write instead
+    r"(Error|None|\b[Nn]a[Nn]) where\b|\bWhere (there|no|it|a|the|not)\b": "if",
+    r"\bso many\b|\bas many as\b(?! (before|fit|PyTorch))": "this many, or the thing itself",
+    r"\banew\b": "again, afresh",
+    r"\bbeside\b": "next to",
+    r"\bbehind\b(?! the page)": "after",
+    r"\bgo(es)? on\b": "continue",
+    r"\b(likeliest|costliest)\b(?![()])": "most likely, most important",
+    r"\bwhole numbers?\b": "integers",
+    r"\ball right\b|\bRight:|\btokens right\b|% right\b": "correct, accuracy",
+    r"\b(right|wrong) (answers?|symbols?|tokens?|keys?|logits?)\b(?! in)": "correct, incorrect",
+    r"\bstands?\b": "is, comes, appears",
+    r"\bis told\b|(?<!cannot )\btells?\b|\bworth telling\b": "report, show, encode",
+    r"\bfrom the ones on\b": "least significant digit first",
+    r"^# (which|whose|who|of them)\b": "a sentence with its own subject",
+    r"\bof (it|them)[.:,]": "repeat the noun",
+    r"\ba (step|token|row|epoch) on\b|\b(tokens?|steps?|bytes) a (step|second|token|epoch)\b": "per",
+    r"\bmirror places?\b|\bplace by place\b|\bposition signal\b": "position, positional encoding",
+    r"\bbuilt by hand\b|\bthe model that\b": "hand-built, an adjective",
+    r"\b(seen|trained|than|happens) in training\b": "during training",
+    r"\bnobody\b|\bnot asked\b|\bis to say\b|\bsays right\b": "the literal verb",
+    r"\breplaced? by\b": "replace with",
+    r", too\b": "also, before the verb",
+}
+NOUNS = re.compile(                                         # how a function's docstring does not begin
+    r"(The|A|An|Each|Every|All|Those|That|These|This|One|Two|Which|Where|What|Whether|How|If|Of|ValueError)\b"
+)
+
+
+def functions_in(tree):
+    """Yield each function that is not a property or a test's."""
+    for node in ast.walk(tree):
+        decorators = [ast.unparse(x) for x in getattr(node, "decorator_list", [])]
+        if isinstance(node, ast.FunctionDef) and not any("property" in x for x in decorators):
+            yield node
+
+
+def texts_in(path):
+    """Yield the line and the text of each docstring, comment and message in a file, or of each line."""
+    source = path.read_text(encoding="utf-8")
+    if path.suffix != ".py":
+        yield from enumerate(source.splitlines(), 1)
+        return
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            yield token.start[0], token.string
+    inner = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.JoinedStr):
+            inner |= set(map(id, node.values))
+            parts = [part.value if isinstance(part, ast.Constant) else "{}" for part in node.values]
+            yield node.lineno, "".join(parts)
+        elif id(node) not in inner and isinstance(getattr(node, "value", None), str) and " " in node.value:
+            yield node.lineno, " ".join(node.value.split())
+
+
+def unidiomatic(text):
+    """Yield each refused turn in a text, with what to write instead."""
+    for pattern, better in REFUSED.items():
+        for match in re.finditer(pattern, text):
+            yield match[0], better
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_no_text_has_an_unidiomatic_turn(path):
+    found = [(line, *turn, text) for line, text in texts_in(path) for turn in unidiomatic(text)]
+    assert found == []
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("*.py")), ids=lambda path: path.name)
+def test_each_functions_docstring_begins_with_a_verb(path):
+    functions = functions_in(ast.parse(path.read_text(encoding="utf-8")))
+    summaries = [(ast.get_docstring(function) or "").split("\n")[0] for function in functions]
+    assert [text for text in summaries if NOUNS.match(text)] == []
+
+
+@pytest.mark.parametrize("old", [
+    "ValueError where there is none", "has so many on each side", "# which the first tells", "all right",
+    "at the mirror place", "4,000 tokens a second", "Right: of 320 sequences", "trained anew",
+    "a model that was built by hand", "the symbol is replaced by another", "from the ones on", "END, too",
+])
+def test_what_an_editor_struck_out_is_found(old):
+    assert list(unidiomatic(old))
