@@ -36,7 +36,7 @@ function brightestHead() {
     ["Here the brightest head does matter most.", "The brightest head is not the one that matters most.",
       `Here the two matter equally: they cost ${points(withoutOne)} and ${points(withoutTwo)}.`][answer],
     readers > 1 && data.right - withoutOne <= ONE_POINT
-      ? `${readers} heads spend at least half of their attention on the symbols the answers come from, `
+      ? `${readers} heads attend mainly to the symbols the answers come from, `
         + "so the model can spare one." : "",
     share - moved >= .1
       ? `Without ${two}, ${one} spends ${percent(moved)} of its attention there instead of `

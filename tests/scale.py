@@ -178,7 +178,7 @@ class Point:
 def measure_all(points: list[Point]) -> None:
     """Measure the cost of each point in each way, printing a line of the table for each."""
     line = "{:<18}{:<24}{:>10}{:>12}{:>10}{:>12}"
-    print(line.format("size", "way", "ms/step", "tokens/s", "of peak", "memory"))
+    print(line.format("size", "way", "ms/step", "tokens/s", "% of peak", "memory"))
     for point in points:
         for way, (threads, processes, of_pytorch) in WAYS.items():
             cost = in_processes(processes, measure_step, point.config, threads, of_pytorch, {})
@@ -209,7 +209,7 @@ def scale_picture(points: list[Point], flops_per_second: float) -> Figure:
             axes.plot(sizes, [1000 * point.costs[way].seconds for point in swept], marker=".", label=way)
         limits = [1000 * point.limit for point in swept]
         axes.plot(sizes, limits, "--", color=matplotlib.rcParams["grid.color"], label="limit")
-        axes.set(xscale="log", yscale="log", xlabel=sweep, ylabel="" if column else "ms for a step")
+        axes.set(xscale="log", yscale="log", xlabel=sweep, ylabel="" if column else "ms per step")
         axes.set_xticks(sizes, map(str, sizes))
         axes.minorticks_off()
         axes.yaxis.set_major_formatter("{x:,g}")
