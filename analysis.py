@@ -4,7 +4,7 @@ Shares, scores and maps show where heads attend. Interventions on the model itse
 replacing a symbol, show what matters. Everything is measured on unseen sequences.
 
 Shapes: N sequences, L symbols of content, A symbols of the answer, H heads, T queries, S keys.
-A map is (T, S): row = query (who reads), column = key (what is read).
+A map is (T, S): row = query (attends), column = key (attended to).
 """
 
 import itertools
@@ -204,7 +204,8 @@ def clearest_example(run: Run, length: int | None = None) -> Tensor:
 def share_on(cells: Tensor, maps: Tensor) -> Tensor:
     """Return the mean fraction of attention that queries with marked cells spend on them, per head (…, H).
 
-    maps (…, H, T, S), cells (T, S) boolean or (N, 1, T, S) for maps of N sequences. nan without any cell.
+    maps (…, H, T, S), cells (T, S) boolean or (N, 1, T, S) for maps of N sequences. NaN if there are no
+    cells.
     """
     queries = cells.any(dim=-1).sum(dim=-1)
     return (maps * cells).sum(dim=(-2, -1)) / queries
@@ -566,7 +567,7 @@ def loudness(model: nn.Module, source: Tensor) -> dict[str, float]:
         model(*[source] * (2 if model.architecture == "encoder-decoder" else 1))
         if (error := (first.attention_weights - expected).abs().max()) > 1e-3:
             raise ValueError(
-                f"the balance cannot be measured: the parts of the scores miss the attention by {error:.2g}, "
+                f"the balance cannot be measured: the terms differ from the attention scores by {error:.2g}, "
                 "so norm, positions or projections are not those of transformer.py"
             )
         share = mask / mask.sum(dim=-1, keepdim=True)                                   # of each key
@@ -645,8 +646,8 @@ def probe_length(run: Run) -> tuple[float, float]:
 def probe_places(run: Run, shuffled: bool = False) -> dict[str, tuple[float, float]]:
     """Return a linear probe's accuracy for END's position and a symbol's own mirror position.
 
-    The states of an encoder are read before layer 1, after its attention and after its feed-forward network.
-    With shuffled, a control, each sequence has the END of another one.
+    The encoder's states are taken before layer 1, after its attention and after its feed-forward network.
+    As a control, shuffled=True gives each sequence the END of another.
     """
     states, end, place, held_out = states_to_probe(run, 3, shuffled)
     return {

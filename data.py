@@ -355,7 +355,7 @@ def search(entry: Task, task: str, length: int, vocab_size: int, proposals: int)
     found, counts = torch.empty(0, length, dtype=torch.int64), torch.zeros(len(SPLITS), dtype=torch.int64)
     generator, made = torch.Generator().manual_seed(0), 0
     while made < proposals:
-        asked = max(200, min(4 * made, 1_000_000 // length))            # mostly, the first 200 suffice
+        asked = max(200, min(4 * made, 1_000_000 // length))            # the first 200 usually suffice
         made += asked
         proposed = propose(task, asked, length, vocab_size, generator)
         valid = proposed[is_valid(task, proposed)]
@@ -579,7 +579,7 @@ def portions_of_like_length(given: tuple[Tensor, ...], size: int) -> Iterator[tu
 
 
 def replace_symbol(symbols: range, tokens: Tensor, place: int, shift: Tensor | int) -> tuple[Tensor, Tensor]:
-    """Replace the symbol at one position of tokens (N, S) by the one shift (N,) further on, cyclically.
+    """Replace the symbol at one position of tokens (N, S) with the one shift (N,) steps later, cyclically.
 
     Also return which rows (N,) changed; tokens that are not among these symbols are kept.
     """

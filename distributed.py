@@ -22,7 +22,7 @@ from safety import first_line
 
 
 def place_in_group() -> tuple[int, int]:
-    """Return the rank of this process and their number: 0 and 1 unless torchrun or the like set both."""
+    """Return this process's rank and the number of processes: 0 and 1 unless a launcher has set both."""
     rank, processes = os.environ.get("RANK", ""), os.environ.get("WORLD_SIZE", "")
     if rank.isdecimal() and processes.isdecimal() and int(rank) < int(processes):
         return int(rank), int(processes)

@@ -112,7 +112,7 @@ BETAS = (0.85, 0.99)                                        # decay rates of Ada
 CLIP_NORM = 0.5                                             # maximum gradient norm
 MOST_THREADS = 1_024
 SMALLEST_EXCESS = 0.05                                      # excess fraction of mistakes worth reporting
-SAMPLE = 8                                                  # questions by which changed code is noticed
+SAMPLE = 8                                                  # questions that reveal changed code
 LESS_MEMORY = "try --accumulate 4, or a smaller --batch-size or --seq-len"
 
 
@@ -139,7 +139,7 @@ def check_types(config: "Config") -> None:
 class Config:
     """Everything that determines a run; saved in checkpoints as a dict. Raises ValueError for unknown names.
 
-    The settings of the model are by default those of transformer.py.
+    Model settings default to those of transformer.py.
     """
 
     task: str = "reverse"
@@ -594,7 +594,7 @@ def percent(share: float, decimals: int = 0) -> str:
 
 
 def at_most(share: float) -> str:
-    """Rounded up, as befits an upper bound."""
+    """Format an upper bound as a percentage, rounded up."""
     return f"{math.ceil(round(100 * share, 6))}%"
 
 
@@ -762,7 +762,7 @@ def check_config(config: Config, device: torch.device, parts: int = 1) -> nn.Mod
     if not 0 < config.learning_rate <= 1:
         raise ValueError(f"learning_rate={config.learning_rate} is out of range; choose e.g. 0.001")
     if not 0 <= config.hold < 1:
-        raise ValueError(f"hold={config.hold} is out of range; choose 0 … <1")
+        raise ValueError(f"hold={config.hold} is out of range; choose at least 0 and below 1")
     if not 0 <= config.oversample <= 1:
         raise ValueError(f"oversample={config.oversample} is out of range; choose 0 … 1")
     if not 0 <= config.seed < 2**63:
@@ -868,16 +868,16 @@ def is_gallery(path: Path) -> bool:
 
 
 def is_question(text: str, task: str) -> bool:
-    """Return True if a file's name ends like this when it shows a question to the task: 5-9-12, 42+19."""
+    """Return True if this part of a file name is a question of the task: 5-9-12, 42+19."""
     symbols = "|".join([r"\d", "_", *map(re.escape, TASKS[task].names.values() if task in TASKS else [])])
     cut = r".{70}-[0-9a-f]{8}"                              # see visualize.name_in_file
     return bool(re.fullmatch(rf"(?:{symbols})(?:-?(?:{symbols}))*", unquote(text)) or re.fullmatch(cut, text))
 
 
 def runs_shown(file: Path, models_dir: Path) -> set[tuple[str, str]]:
-    """Return task and architecture of each run that a picture or table of ours in a models folder shows.
+    """Return task and architecture of each run shown by a picture or table of ours in a models folder.
 
-    A file is recognised by its exact name, so that one of the reader's own shows none.
+    Files are recognised by their exact names, so the reader's own files show none.
     """
     *folders, name = file.relative_to(models_dir).parts
     tasks = {*TASKS, *(folder.name.removesuffix("_task") for folder in models_dir.glob("*_task"))}
@@ -1566,8 +1566,8 @@ def print_mistakes(answers: Answers, last: dict) -> None:
     print(mistakes_text(answers) + "\n")
     guessing = math.log(config.vocab_size)                  # the loss of uniform guessing
     if last["loss"] > guessing and last["step"] > WARM_UP_STEPS:
-        print(f"The loss is {last['loss']:.2f}, worse than uniform guessing: ln {config.vocab_size} = "
-              f"{guessing:.2f}: try a --learning-rate below {config.learning_rate:g}\n")
+        print(f"The loss is {last['loss']:.2f}, worse than uniform guessing (ln {config.vocab_size} = "
+              f"{guessing:.2f}); try a --learning-rate below {config.learning_rate:g}\n")
 
 
 def follow(config: Config, device: torch.device, checkpoint: dict | None, **how: bool | int) -> None:

@@ -53,11 +53,11 @@ def is_transformed() -> bool:
 def check_mask(mask: Tensor, shape: torch.Size) -> None:
     """Raise ValueError unless a mask is boolean and broadcasts to the shape of the scores, (B, H, T, S)."""
     if mask.dtype != torch.bool:
-        raise ValueError(f"mask is of {mask.dtype}; give booleans, True = may attend")
+        raise ValueError(f"mask is of {mask.dtype}; expected booleans, True = may attend")
     sizes = (1,) * (len(shape) - mask.dim()) + tuple(mask.shape)
     if len(sizes) > len(shape) or any(one not in (1, other) for one, other in zip(sizes, shape, strict=True)):
         wrong = f"mask of shape {tuple(mask.shape)} does not broadcast to (B, H, T, S) = {tuple(shape)}"
-        raise ValueError(f"{wrong}; one of shape (B, S) is given as mask[:, None, None, :]")
+        raise ValueError(f"{wrong}; pass one of shape (B, S) as mask[:, None, None, :]")
 
 
 def scaled_dot_product_attention(
@@ -570,7 +570,7 @@ def attention_by_hand() -> None:
 
 
 def arguments() -> list[str]:
-    """Return the words of the command line; none in a notebook, whose words are its kernel's."""
+    """Return the command-line arguments; none in a notebook, where they belong to the kernel."""
     return [] if sys.argv[0].endswith("kernel_launcher.py") else sys.argv[1:]
 
 

@@ -6,7 +6,7 @@ whether the answer depends on it. Each picture's title states its finding, with 
 analysis.py.
 
 Shapes: N sequences, H heads, T queries, S keys.
-A map is (T, S): row = query (who reads), column = key (what is read).
+A map is (T, S): row = query (attends), column = key (attended to).
 """
 
 import argparse
@@ -525,7 +525,7 @@ def head_picture(view: View) -> Figure:
     """Draw the head that attends most to the answers, with one row in numbers to check on paper."""
     shown, query = map_of(view, view.best), instructive_query(view)
     rows, total = softmax_of_row(view, query)
-    keys = list(range(len(rows["weight"])))                 # that the query can read
+    keys = list(range(len(rows["weight"])))                 # that the query can attend to
     below = len(shown.keys) <= MOST_KEYS                    # numbers line up with their key's column
     if not below:
         keys = shown.weights[query, keys].topk(min(MOST_KEYS, len(keys))).indices.sort().values.tolist()
@@ -550,7 +550,7 @@ def head_picture(view: View) -> Figure:
     draw_table(table, {name: [texts[key] for key in keys] for name, texts in rows.items()}, row, len(columns))
     name_ticks(table, list(rows), [] if below else columns)
     table.xaxis.tick_top()
-    table.set_xlabel("key: attended to")
+    table.set_xlabel("key (attended to)")
     return figure
 
 
@@ -1401,7 +1401,7 @@ Curves = dict[Path, tuple[Config, list[dict]]]              # of each run's fold
 
 
 def runs_in(folders: list[Path]) -> Curves:
-    """Settings and history of each run in these folders. Raises ValueError for a folder without a run.
+    """Return settings and history of each run in these folders. Raises ValueError for a folder without a run.
 
     The weights are not checked: they may come from a modified transformer.py.
     """
@@ -1496,7 +1496,7 @@ def balance_picture(runs: dict[str, Evidence]) -> Figure:
         loud[label] = [loudness(model, source) for model in (untrained(run.config), run.model)]
     how = (
         "Loudness: the standard deviation, over the keys, of one part of layer 1's scores q·k / √Dh.\n"
-        "Positions: the part due to positional encodings alone. Symbols: due to token embeddings alone."
+        "Positions: the part due to positional encodings alone. Symbols: the part due to token embeddings."
     )
     slot = (WIDTH - 0.6) / len(runs)
     names = {label: textwrap.fill(label, int(12 * slot) - 4) for label in runs}
@@ -1616,10 +1616,10 @@ def save_heads(view: View, path: Path) -> str:
 
 
 def probe_text(view: View) -> str:
-    """Return how well a linear probe reads the sequence length before and after layer 1's attention, or "".
+    """Report how well a linear probe decodes the sequence length before and after layer 1's attention, or "".
 
-    It is compared with the untrained model, because attention without any training averages the positions,
-    and their mean depends on the length.
+    The untrained model is included for comparison: untrained attention averages the positions, and their mean
+    depends on the length.
     """
     run = view.run
     if run.architecture != "encoder" or sum(length > 1 for length in run.config.lengths("test")) < 2:
@@ -1800,7 +1800,7 @@ def load_runs(options: argparse.Namespace) -> tuple[dict[tuple[str, str], Run], 
 def files_of_comparison(
     views: dict[tuple[str, str], View], options: argparse.Namespace, output: Path, ending: str
 ) -> Files:
-    """Yield the runs that are named, or else copy and reverse, side by side: a row for each architecture.
+    """Yield comparisons of the named runs, or else of copy and reverse, with one row per architecture.
 
     An architecture that lacks a task is left out. The runs of python train.py give copy_vs_reverse.
     """
@@ -1896,7 +1896,7 @@ def remove_older_pictures(options: argparse.Namespace) -> None:
         if not is_of_another(output, options):
             removed += remove_stale(output, (folder / "checkpoint.pt").stat().st_mtime)
     if removed:
-        print(f"{options.output_dir}: {removed} files that show earlier weights removed")
+        print(f"{options.output_dir}: {removed} files based on earlier weights removed")
 
 
 def lock(runs: dict[tuple[str, str], Run], options: argparse.Namespace, locks: ExitStack) -> list[str]:

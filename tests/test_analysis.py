@@ -443,7 +443,7 @@ def test_the_balance_of_a_changed_model_is_not_measured():
     norm.forward = lambda x: x * (x.square().mean(-1, keepdim=True) + norm.epsilon).rsqrt() * norm.weight
     with torch.no_grad():
         model.embedding.weight += 1
-    with pytest.raises(ValueError, match="the balance cannot be measured: the parts of the scores miss the"):
+    with pytest.raises(ValueError, match="the balance cannot be measured: the terms differ from the"):
         analysis.loudness(model, source)
 
 

@@ -370,7 +370,7 @@ def test_the_guide_says_what_the_numbers_of_a_run_show(handmade, browser):
         return [brightestHead(), twoHeads()].map(({found, missing}) => found ?? missing);
     """
     seldom, pair = browser.execute_script(script, 200, 60, 0.5)
-    assert seldom.startswith("The brightest head is not the one that matters most. 3 heads spend")
+    assert seldom.startswith("The brightest head is not the one that matters most. 3 heads attend mainly")
     assert "(finds END) helps it find the position." in seldom and "To try it" not in seldom
     assert pair.startswith("Alone they cost 70 points and 0 points, together 80 points.")
     _, no_pair = browser.execute_script(script, 200, 60, 0.5, 60)

@@ -36,7 +36,7 @@ REFUSED = {                                                 # a pattern, and wha
     r"\bbuilt by hand\b|\bthe model that\b": "hand-built, an adjective",
     r"\b(seen|trained|than|happens) in training\b": "during training",
     r"\bnobody\b|\bnot asked\b|\bis to say\b|\bsays right\b": "the literal verb",
-    r"\breplaced? by\b": "replace with",
+    r"\b[Rr]eplac(e|es|ed|ing)( \w+){0,8} by\b": "replace with",
     r", too\b": "also, before the verb",
 }
 NOUNS = re.compile(                                         # how a function's docstring does not begin

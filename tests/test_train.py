@@ -513,7 +513,7 @@ def test_a_task_of_ones_own_is_a_function_and_a_line(tmp_path, monkeypatch, caps
         (["--num-heads", "7"], "d_model=128 is not divisible by num_heads=7; choose e.g. num_heads=8"),
         (["--learning-rate", "nan"], "learning_rate=nan is out of range; choose e.g. 0.001"),
         (["--learning-rate", "-1"], "learning_rate=-1.0 is out of range"),
-        (["--hold", "1"], "hold=1.0 is out of range; choose 0 … <1"),
+        (["--hold", "1"], "hold=1.0 is out of range; choose at least 0 and below 1"),
         (["--oversample", "1.5"], "oversample=1.5 is out of range; choose 0 … 1"),
         (["--embedding-std", "0"], "embedding_std=0.0 is out of range; choose e.g. 0.25"),
         (["--dropout", "1"], "dropout=1.0"),
@@ -635,7 +635,7 @@ def test_the_step_at_which_numbers_go_out_of_range_is_named():
 
 def test_a_run_that_ends_worse_than_guessing_is_told_to_lower_its_learning_rate(answers, capsys):
     train.print_mistakes(answers, {"loss": 3.1, "step": 400})
-    assert "The loss is 3.10, worse than uniform guessing: ln 20 = 3.00: try a" in capsys.readouterr().out
+    assert "The loss is 3.10, worse than uniform guessing (ln 20 = 3.00); try a" in capsys.readouterr().out
     for row in {"loss": 2.9, "step": 400}, {"loss": 3.1, "step": 6}:
         train.print_mistakes(answers, row)
         assert "guessing" not in capsys.readouterr().out

@@ -587,7 +587,7 @@ def test_an_odd_d_model_works():
         (lambda: generate(small_model(causal=True), [[1, 5, 2]], 3), "tokens are a list; give torch.tensor"),
         (lambda: small_model()([[1, 5, 2]]), r"tokens are a list; give torch.tensor\("),
         (lambda: MultiHeadAttention(4, 2).attention_weights, "no attention weights yet; call the"),
-        (lambda: masked(torch.ones(3, 5)), "mask is of torch.float32; give booleans, True = may attend"),
+        (lambda: masked(torch.ones(3, 5)), "mask is of torch.float32; expected booleans, True = may attend"),
         (lambda: masked(torch.ones(2, 5) > 0), r"\(2, 5\) does not broadcast to .* = \(2, 2, 3, 5\)"),
         (lambda: masked(torch.ones(2, 3, 5, 1, 5) > 0), r"\(2, 3, 5, 1, 5\) does not broadcast"),
         (lambda: generate(small_model(causal=True), TOKENS, 0), "max_new_tokens=0 .* 1 or more"),
