@@ -29,8 +29,8 @@ from transformer import END, PAD, START, arguments, check_known, fail, run_scrip
 MASK = 3                                                    # a gap to fill; PAD, START, END are 0, 1, 2
 FIRST_SYMBOL = 4                                            # content symbols are 4 … vocab_size − 1
 ZERO, PLUS = 4, 14                                          # in a sum the digits are 4 … 13
-ARCHITECTURES = ("encoder", "decoder", "encoder-decoder")
 MODELS = {"encoder": "encoder", "decoder": "decoder-only model", "encoder-decoder": "encoder–decoder"}
+ARCHITECTURES = tuple(MODELS)                               # on the command line; MODELS names them in prose
 SPLITS = ("train", "validation", "test")                    # 80, 10 and 10% of all sequences
 PROPOSALS, ENOUGH = 100_000, 3                              # tries to find this many questions in a split
 SMALL_POOL = 4096                                           # the most sequences of a length that we list

@@ -1331,8 +1331,9 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     def setting(flag: str, help: str, name: str = "", **how) -> None:
         name = name or flag.strip("-").replace("-", "_")
         values = {"default": getattr(Config(), name)}
-        if name == "num_layers":
-            values["encoder-decoder"] = recipe("copy", "encoder-decoder").num_layers
+        for architecture in ARCHITECTURES:
+            if (own := getattr(Config(architecture=architecture), name)) != values["default"]:
+                values[architecture] = own
         for task_name, task in TASKS.items():
             if name in task.settings:
                 values[task_name] = task.settings[name]

@@ -501,12 +501,10 @@ def head_sentence(view: View) -> str:
     name, share = view.name(view.best), view.share(view.best)
     if not view.outlined:
         return f"{name} is the most focused head; {nothing_outlined(view)}"
-    needed = "the symbols the answer needs"
-    found = f"{percent(share)}"
-    chance = f"(uniform: {percent(view.reading.chance)})"
+    needed, chance = "the symbols the answer needs", f"(uniform: {percent(view.reading.chance)})"
     if share <= view.reading.enough:
-        return f"no head attends mainly to {needed}: {name} comes closest, at {found} {chance}"
-    return f"{name} spends {found} of its attention on {needed} {chance}"
+        return f"no head attends mainly to {needed}: {name} comes closest, at {percent(share)} {chance}"
+    return f"{name} spends {percent(share)} of its attention on {needed} {chance}"
 
 
 def draw_table(table: Axes, rows: dict[str, list[str]], shown: Map, columns: int) -> None:

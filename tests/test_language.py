@@ -45,7 +45,7 @@ NOUNS = re.compile(                                         # how a function's d
 
 
 def functions_in(tree):
-    """Yield each function that is not a property or a test's."""
+    """Yield each function that is not a property."""
     for node in ast.walk(tree):
         decorators = [ast.unparse(x) for x in getattr(node, "decorator_list", [])]
         if isinstance(node, ast.FunctionDef) and not any("property" in x for x in decorators):
