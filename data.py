@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from safety import first_line
+from support.files import first_line
 from transformer import END, PAD, START, arguments, check_known, fail, run_script
 
 MASK = 3                                                    # a gap to fill; PAD, START, END are 0, 1, 2

@@ -48,7 +48,7 @@ from data import (
     token_name,
     usable_lengths,
 )
-from safety import replacing
+from support.files import replacing
 from train import (
     TEST_SEQUENCES,
     Config,

@@ -3,7 +3,7 @@
 `python train.py` trains copy and reverse, each with an encoder and with an encoder–decoder, and writes
 models/<task>_task/<architecture>/. The training loop is in `train_epoch` and `train`; the loss, schedule and
 metrics come before them. Engineering follows: checks, files, plots and the command line. Protection against
-crashes is in safety.py.
+crashes is in support/files.py.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 from urllib.parse import unquote
 
-from safety import (  # before matplotlib, see there
+from support.files import (  # before matplotlib, see there
     check_zip,
     copied,
     difference,
@@ -87,7 +87,15 @@ from data import (
     token_accuracy,
     usable_lengths,
 )
-from distributed import PROCESSES, RANK, data_parallel, from_first, is_left_alone, mean_of_all, process_group
+from support.distributed import (
+    PROCESSES,
+    RANK,
+    data_parallel,
+    from_first,
+    is_left_alone,
+    mean_of_all,
+    process_group,
+)
 from transformer import (
     ACTIVATIONS,
     POSITIONAL,

@@ -28,7 +28,7 @@ from unicodedata import east_asian_width
 from urllib.parse import quote
 from zlib import crc32
 
-from safety import first_line, only_writer, replacing  # before matplotlib, see there
+from support.files import first_line, only_writer, replacing  # before matplotlib, see there
 
 # isort: split
 import matplotlib

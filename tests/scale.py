@@ -24,9 +24,9 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-import distributed
 import train
 from data import arrange
+from support import distributed
 from transformer import PAD, LayerNorm, PositionalEncoding, token_embedding
 
 CPU = torch.device("cpu")

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from conftest import TINY_OPTIONS, files_in
 
-import distributed
 import train
 import visualize
+from support import distributed
 from transformer import run_script
 
 HERE = Path(train.__file__).parent

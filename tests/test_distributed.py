@@ -19,9 +19,9 @@ from conftest import TINY, TINY_OPTIONS
 from scale import free_port, in_processes, joined
 from torch import nn
 
-import distributed
 import train
 from data import ARCHITECTURES
+from support import distributed
 from train import Config, load_run, run_folder, save_checkpoint
 
 CPU = torch.device("cpu")

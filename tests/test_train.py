@@ -24,7 +24,7 @@ import data
 import train
 import visualize
 from data import ARCHITECTURES, PAD, START, TASKS, Task, all_right, arrange, exact_match, token_accuracy
-from safety import only_writer
+from support.files import only_writer
 from train import (
     Config,
     evaluate,

@@ -24,12 +24,12 @@ from torch.nn import functional
 
 import analysis
 import data
-import safety
 import train
 import transformer
 import visualize
 from analysis import ALL_ATTENTION, NOTHING, heads_of
 from data import ARCHITECTURES, TASKS, Task, to_text
+from support import files
 from train import Run, load_run, picture_style, run_folder, save_checkpoint
 from transformer import generate, run_script
 from visualize import (
@@ -952,7 +952,7 @@ def test_a_finished_run_is_drawn_while_another_trains(
     finished, busy = (run_folder(tmp_path, "copy", architecture) for architecture in ("encoder", "decoder"))
     for folder in finished, busy:
         shutil.copytree(run_folder(models_dir, "copy", folder.name), folder)
-    with safety.only_writer(busy):
+    with files.only_writer(busy):
         call_main(monkeypatch, "--models-dir", tmp_path)
         reason = f"{busy}: process {os.getpid()} is already writing there; wait for it to finish, or"
         assert capsys.readouterr().err == f"skipped: {reason} choose another folder\n"

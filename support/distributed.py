@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from safety import first_line
+from support.files import first_line
 
 
 def place_in_group() -> tuple[int, int]:

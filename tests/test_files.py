@@ -23,7 +23,7 @@ from conftest import TINY, TINY_OPTIONS, files_in
 
 import train
 from data import ARCHITECTURES
-from safety import only_writer, replacing, uninterrupted
+from support.files import only_writer, replacing, uninterrupted
 from train import Config, load_run, run_folder, save_checkpoint
 
 HERE = Path(train.__file__).parent
@@ -55,7 +55,7 @@ def test_signals_within_the_block_take_effect_at_its_end():
 
 def test_only_one_process_writes_into_a_folder_and_a_kill_frees_it(tmp_path):
     folder = tmp_path / "copy_task" / "encoder"
-    holds = "import sys, time; from safety import only_writer; from pathlib import Path\n"
+    holds = "import sys, time; from support.files import only_writer; from pathlib import Path\n"
     holds += "with only_writer(Path(sys.argv[1])):\n    print('locked', flush=True); time.sleep(100)"
     first = subprocess.Popen(
         [sys.executable, "-c", holds, str(folder)], cwd=HERE, stdout=subprocess.PIPE, text=True
