@@ -19,8 +19,6 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear
 
 from data import (
-    END,
-    PAD,
     TASKS,
     add_start_end,
     arrange,
@@ -39,13 +37,7 @@ from data import (
     usable_lengths,
 )
 from train import Config, Record, Run, fixed_generator, predict
-from transformer import (
-    MultiHeadAttention,
-    TransformerBlock,
-    attention_mask,
-    evaluating,
-    unwrapped,
-)
+from transformer import END, PAD, MultiHeadAttention, TransformerBlock, attention_mask, evaluating, unwrapped
 
 SEQUENCES = 320                                             # test sequences of all lengths, …
 SEQUENCES_EACH = 100                                        # … and of a single length

@@ -10,11 +10,9 @@ Shapes: N sequences, L symbols of content in each, A symbols in each answer, S =
 and END. Functions take their arguments in the order task, split, length, vocab_size, as needed.
 """
 
-import argparse
-import difflib
 import re
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -23,8 +21,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from support.console import add_choice, fail, new_parser, parse_options, run_script
 from support.files import first_line
-from transformer import END, PAD, START, arguments, check_known, fail, run_script
+from transformer import END, PAD, START, check_known
 
 MASK = 3                                                    # a gap to fill; PAD, START, END are 0, 1, 2
 FIRST_SYMBOL = 4                                            # content symbols are 4 … vocab_size − 1
@@ -756,59 +755,6 @@ def check_task(task: str, seq_len: int = 8, vocab_size: int = 20, fixed_length: 
 
 
 # ---------------------------------------------------------------- command line
-
-
-def nearest_option(option: str, options: list[str]) -> str | None:
-    """Guess the intended option: --epochs for --epoch, --learning-rate for its initials --lr, and so on."""
-    typed = option.strip("-").replace("_", "-")
-    words_of = {name: name.strip("-").split("-") for name in options}
-    candidates = [
-        *(name for name, words in words_of.items() if typed == "".join(word[0] for word in words)),
-        *difflib.get_close_matches(f"--{typed}", options, n=1, cutoff=0.9),
-        *(name for name, words in words_of.items() if typed in words),
-        *difflib.get_close_matches(f"--{typed}", options, n=1),
-    ]
-    return next(iter(candidates), None)
-
-
-def new_parser(description: str, *examples: str, **settings) -> argparse.ArgumentParser:
-    """Return a script's argument parser, with examples below the help."""
-    return argparse.ArgumentParser(
-        description=description, epilog="\n  ".join(["examples:", *examples]), allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter, **settings,
-    )
-
-
-def add_choice(
-    parser: argparse.ArgumentParser, flag: str, choices: Sequence[str], default: Sequence[str] | None = None
-) -> None:
-    """Add an option that takes one or more of these words, listed once in the help; by default None."""
-    words = f"one or more of {', '.join(choices)} (default: {' '.join(default or ['all'])})"
-    name = flag.strip("-").upper()
-    parser.add_argument(flag, nargs="+", choices=choices, metavar=name, default=default, help=words)
-
-
-def folder_name(name: str) -> Path:
-    """Parse an option that names a folder."""
-    if not name.strip():
-        raise argparse.ArgumentTypeError("the folder name is empty")
-    return Path(name)
-
-
-def parse_options(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """Parse the options. An unknown or repeated option ends the program with a suggested fix."""
-    parser.error = fail
-    flags = [word.split("=")[0] for word in arguments() if word.startswith("--")]
-    for flag in flags:
-        if flags.count(flag) > 1:
-            fail(f"{flag} was given more than once")
-    namespace, unknown = parser.parse_known_args(arguments())
-    if unknown:
-        option = unknown[0].split("=")[0]
-        nearest = nearest_option(option, re.findall(r"--[\w-]+", parser.format_usage()))
-        hint = f"did you mean {nearest}?" if nearest else "see --help"
-        fail(f"unknown option {option}; {hint}")
-    return namespace
 
 
 def task_names() -> list[str]:

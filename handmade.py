@@ -29,16 +29,8 @@ from itertools import accumulate, pairwise
 import torch
 from torch import Tensor, nn
 
-from data import (
-    FIRST_SYMBOL,
-    TASKS,
-    add_start_end,
-    every_content,
-    exact_match,
-    new_parser,
-    parse_options,
-    uniform_symbols,
-)
+from data import FIRST_SYMBOL, TASKS, add_start_end, every_content, exact_match, uniform_symbols
+from support.console import new_parser, parse_options, run_script
 from train import (
     DEFAULT_ARCHITECTURES,
     DEFAULT_FOLDER,
@@ -49,7 +41,7 @@ from train import (
     predict,
     save_untrained,
 )
-from transformer import END, FeedForward, LayerNorm, MultiHeadAttention, run_script
+from transformer import END, FeedForward, LayerNorm, MultiHeadAttention
 
 VOCAB, LONGEST = 20, 8
 PLACES = LONGEST + 2                                        # of START, the symbols and END

@@ -13,7 +13,6 @@ import io
 import json
 import logging
 import math
-import os
 import re
 import shlex
 import sys
@@ -28,24 +27,6 @@ from functools import cache, lru_cache
 from pathlib import Path
 from urllib.parse import unquote
 
-from support.files import (  # before matplotlib, see there
-    check_zip,
-    copied,
-    difference,
-    first_line,
-    is_of,
-    is_out_of_memory,
-    is_sealed,
-    only_writer,
-    read_archive,
-    replacing,
-    sealed,
-    size_text,
-    total_memory,
-    uninterrupted,
-)
-
-# isort: split
 import matplotlib.style
 import numpy
 import torch
@@ -61,11 +42,9 @@ from tqdm import tqdm
 from data import (
     ARCHITECTURES,
     MODELS,
-    PAD,
     POOL,
     SPLITS,
     TASKS,
-    add_choice,
     all_right,
     answer_length,
     arrange,
@@ -74,18 +53,27 @@ from data import (
     different_rows,
     draw,
     exact_match,
-    folder_name,
     is_content,
     is_scored,
     kinds_of,
     missing_text,
-    new_parser,
-    parse_options,
     portions_of_like_length,
     task_names,
     to_text,
     token_accuracy,
     usable_lengths,
+)
+from support.console import (
+    add_choice,
+    check_compiler,
+    check_precision,
+    choose_device,
+    fail,
+    folder_name,
+    new_parser,
+    parse_options,
+    run_script,
+    set_threads,
 )
 from support.distributed import (
     PROCESSES,
@@ -96,8 +84,25 @@ from support.distributed import (
     mean_of_all,
     process_group,
 )
+from support.files import (
+    check_zip,
+    copied,
+    difference,
+    first_line,
+    is_of,
+    is_out_of_memory,
+    is_sealed,
+    only_writer,
+    read_archive,
+    replacing,
+    sealed,
+    size_text,
+    total_memory,
+    uninterrupted,
+)
 from transformer import (
     ACTIVATIONS,
+    PAD,
     POSITIONAL,
     EncoderDecoder,
     MiniTransformer,
@@ -105,9 +110,7 @@ from transformer import (
     check_positive,
     count_parameters,
     evaluating,
-    fail,
     generate,
-    run_script,
     unwrapped,
 )
 
@@ -118,7 +121,6 @@ SEEDS = {"validation": 1, "test": 2, "examples": 3, "analysis": 4, "influence": 
 WARM_UP_STEPS = 15
 BETAS = (0.85, 0.99)                                        # decay rates of Adam's two moment estimates
 CLIP_NORM = 0.5                                             # maximum gradient norm
-MOST_THREADS = 1_024
 SMALLEST_EXCESS = 0.05                                      # excess fraction of mistakes worth reporting
 SAMPLE = 8                                                  # questions that reveal changed code
 LESS_MEMORY = "try --accumulate 4, or a smaller --batch-size or --seq-len"
@@ -1467,51 +1469,6 @@ def is_finished(config: Config, folder: Path, checkpoint: dict | None) -> bool:
     if checkpoint is None or len(checkpoint["history"]) < config.epochs:
         return False
     return read_metrics(folder).get("train_seconds") == checkpoint["history"][-1]["train_seconds"]
-
-
-def choose_device(name: str) -> torch.device:
-    """Return the named device; "auto" picks the fastest. Raises ValueError if it is not available."""
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if name == "auto":
-        name = next(device for device, is_there in available.items() if is_there)
-    if not available[name]:
-        raise ValueError(
-            f"device {name!r} is not available on this machine; use --device cpu or drop --device"
-        )
-    torch.set_float32_matmul_precision("highest")           # no TF32, which has only 10 mantissa bits
-    return torch.device(name)
-
-
-def check_precision(device: torch.device) -> None:
-    """Raise ValueError if the device does not support bfloat16."""
-    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
-        raise ValueError("amp: this GPU does not support bfloat16; drop --amp")
-    try:
-        with torch.autocast(device.type, torch.bfloat16):
-            torch.ones(2, 2, device=device) @ torch.ones(2, 2, device=device)
-    except RuntimeError as error:
-        raise ValueError(
-            f"amp: {device} does not support bfloat16: {first_line(error)}; drop --amp"
-        ) from error
-
-
-def check_compiler(device: torch.device) -> None:
-    """Raise ValueError if torch.compile does not work, for example for lack of a C++ compiler."""
-    try:
-        torch.compile(torch.cos)(torch.ones(2, device=device))
-    except Exception as error:                              # it can fail in many ways
-        reason = f"compile: torch.compile does not work on this machine: {first_line(error)}"
-        raise ValueError(f"{reason}; drop --compile") from error
-
-
-def set_threads(threads: int | None) -> None:
-    """Set the number of CPU threads; None means OMP_NUM_THREADS, or else one."""
-    if threads is not None:
-        if not 1 <= threads <= MOST_THREADS:
-            raise ValueError(f"threads={threads} is out of range; choose 1 … {MOST_THREADS}")
-        torch.set_num_threads(threads)
-    elif "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(1)                            # for models this small, more are rarely faster
 
 
 def progress_lines(

@@ -13,12 +13,9 @@ True in a mask means "may attend". Section and equation numbers are those of Vas
 "Attention Is All You Need" (arXiv:1706.03762).
 """
 
-import io
 import math
-import os
-import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -566,62 +563,14 @@ def attention_by_hand() -> None:
         raise SystemExit("error: scaled_dot_product_attention disagrees with the hand calculation")
 
 
-# ---------------------------------------------------------------- command line, of all our scripts
-
-
-def arguments() -> list[str]:
-    """Return the command-line arguments; none in a notebook, where they belong to the kernel."""
-    return [] if sys.argv[0].endswith("kernel_launcher.py") else sys.argv[1:]
-
-
-def fail(*messages: str) -> None:
-    """End a script on bad input: one line per message on stderr, exit status 2."""
-    for message in messages:                                # a value in it can be any text
-        message = "".join(letter if letter.isprintable() else " " for letter in message)
-        if len(message) > 600:
-            message = f"{message[:300]} … {message[-300:]}"
-        print(f"error: {message}", file=sys.stderr)
-    raise SystemExit(2)
-
-
-def run_script(main: Callable[[], None], status_if_left: int = 0) -> None:
-    """Call main, and exit quietly with this status if the output pipe is closed, as by `| head -2`.
-
-    If a file cannot be read or written, print one line and exit. Ctrl-C exits with status 130; SIGTERM, as
-    sent by a cluster, with 143. If the output encoding lacks a character (e.g. Windows' cp1252), "?" is
-    printed instead.
-    """
-    def terminate(number: int, frame: object) -> None:
-        raise SystemExit(128 + number)
-
-    signal.signal(signal.SIGTERM, terminate)
-    sys.stdout, sys.stderr = sys.stdout or io.StringIO(), sys.stderr or io.StringIO()   # None: closed
-    for stream in sys.stdout, sys.stderr:
-        if hasattr(stream, "reconfigure"):                  # a notebook's has none, and shows everything
-            stream.reconfigure(errors="replace")
-    try:
-        os.getcwd()
-    except FileNotFoundError:
-        fail("the working directory has been deleted; change to another one")
-    try:
-        main()
-        sys.stdout.flush()
-    except OSError as error:
-        if error.filename is None:                          # otherwise Python complains again at exit
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if isinstance(error, BrokenPipeError):
-            raise SystemExit(status_if_left) from None
-        fail(f"cannot read or write {error.filename or 'the output'}: {error.strerror or error}")
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
-
-
 def main() -> None:
-    if arguments() in (["-h"], ["--help"]):
+    options = sys.argv[1:]
+    if options in (["-h"], ["--help"]):
         print(__doc__.strip())
         return
-    if arguments():
-        fail(f"unrecognised argument {arguments()[0]}; python transformer.py takes none")
+    if options:
+        print(f"error: unrecognised argument {options[0]}; python transformer.py takes none", file=sys.stderr)
+        raise SystemExit(2)
     torch.manual_seed(0)
     model = MiniTransformer()
     print("1. Two sequences walk through the default MiniTransformer:\n")
@@ -633,4 +582,9 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_script(main)
+    try:
+        from support.console import run_script
+    except ImportError:                                     # this file was copied into another project
+        main()
+    else:
+        run_script(main)

@@ -28,9 +28,6 @@ from unicodedata import east_asian_width
 from urllib.parse import quote
 from zlib import crc32
 
-from support.files import first_line, only_writer, replacing  # before matplotlib, see there
-
-# isort: split
 import matplotlib
 import numpy
 import seaborn
@@ -43,7 +40,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
-from PIL import Image  # comes with matplotlib
+from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -76,25 +73,21 @@ from analysis import (
 )
 from data import (
     ARCHITECTURES,
-    END,
     MASK,
     MODELS,
-    PAD,
     TASKS,
-    add_choice,
     add_start_end,
     arrange,
     exact_match,
-    folder_name,
     is_scored,
-    new_parser,
-    parse_options,
     task_names,
     to_content,
     to_text,
     usable_lengths,
 )
 from explorer import save_gallery, save_page
+from support.console import add_choice, fail, folder_name, new_parser, parse_options, run_script, set_threads
+from support.files import first_line, only_writer, replacing
 from train import (
     DEFAULT_ARCHITECTURES,
     DEFAULT_FOLDER,
@@ -126,13 +119,12 @@ from train import (
     runs_below,
     save_picture,
     save_table,
-    set_threads,
     setting_text,
     task_of,
     title_of,
     training_picture,
 )
-from transformer import TransformerBlock, evaluating, fail, generate, run_script
+from transformer import END, PAD, TransformerBlock, evaluating, generate
 
 NEVER_RIGHT = "the model is never correct, so no ablation can make it worse"
 MOST_KEYS = 16                                              # columns of numbers that fit side by side

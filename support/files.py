@@ -18,7 +18,6 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from importlib.util import find_spec
 from pathlib import Path
 from typing import BinaryIO
 
@@ -28,10 +27,6 @@ try:
     import fcntl  # Linux and macOS
 except ImportError:
     import msvcrt  # Windows
-
-_, _, backend = os.environ.get("MPLBACKEND", "").partition("module://")
-if backend and find_spec(backend.split(".")[0]) is None:    # exported by a notebook, in which it is installed
-    del os.environ["MPLBACKEND"]                            # importing matplotlib would fail
 
 LOCKED_BYTE = 2**30                                         # far beyond the text, which stays readable
 

@@ -34,31 +34,18 @@ from pathlib import Path
 from unittest.mock import patch
 
 import torch
+from scale import flops_of, scale
 from torch import Tensor, nn
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from scale import flops_of, scale  # noqa: E402
+import analysis
+import handmade
+import train
+import transformer
+from data import ARCHITECTURES, TASKS, add, add_start_end, all_right, to_content
+from support.console import fail, parse_options, run_script, set_threads
+from transformer import check_positive, scaled_dot_product_attention, sinusoidal_encoding
 
-import analysis  # noqa: E402
-import handmade  # noqa: E402
-import train  # noqa: E402
-import transformer  # noqa: E402
-from data import (  # noqa: E402
-    ARCHITECTURES,
-    TASKS,
-    add,
-    add_start_end,
-    all_right,
-    parse_options,
-    to_content,
-)
-from transformer import (  # noqa: E402
-    check_positive,
-    fail,
-    run_script,
-    scaled_dot_product_attention,
-    sinusoidal_encoding,
-)
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 CPU = torch.device("cpu")
 LOOK_EVERY = 8                                              # steps between evaluations; one epoch of our runs
@@ -389,7 +376,7 @@ def main() -> None:
     try:
         check_positive(seeds=options.seeds, max_steps=options.max_steps)
         train.check_config(train.Config(seed=options.first_seed), CPU)
-        train.set_threads(options.threads)
+        set_threads(options.threads)
     except ValueError as error:
         fail(str(error))
     seeds = range(options.first_seed, options.first_seed + options.seeds)

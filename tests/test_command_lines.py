@@ -14,7 +14,7 @@ from conftest import TINY_OPTIONS, files_in
 import train
 import visualize
 from support import distributed
-from transformer import run_script
+from support.console import run_script
 
 HERE = Path(train.__file__).parent
 SCRIPTS = sorted(path.name for path in HERE.glob("*.py") if "__main__" in path.read_text())

@@ -16,13 +16,10 @@ import train
 import transformer
 import visualize
 from data import (
-    END,
     FIRST_SYMBOL,
     MASK,
-    PAD,
     PLUS,
     SPLITS,
-    START,
     TASKS,
     ZERO,
     Task,
@@ -39,6 +36,7 @@ from data import (
     usable_lengths,
 )
 from train import Config
+from transformer import END, PAD, START
 
 
 def sum_in_plain_python(content):

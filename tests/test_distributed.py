@@ -22,6 +22,7 @@ from torch import nn
 import train
 from data import ARCHITECTURES
 from support import distributed
+from support.console import check_compiler, check_precision
 from train import Config, load_run, run_folder, save_checkpoint
 
 CPU = torch.device("cpu")
@@ -173,13 +174,13 @@ def test_a_compiled_model_trains_alike_and_is_asked_for_only_where_there_is_a_co
 
     monkeypatch.setattr(torch, "compile", no_compiler)
     with pytest.raises(ValueError, match="^compile: .*No working C.. compiler found; drop --compile$"):
-        train.check_compiler(CPU)
+        check_compiler(CPU)
 
 
 def test_a_device_without_bfloat16_is_refused():
     with pytest.raises(ValueError, match="^amp: meta does not support bfloat16: .*; drop --amp$"):
-        train.check_precision(torch.device("meta"))
-    train.check_precision(CPU)
+        check_precision(torch.device("meta"))
+    check_precision(CPU)
 
 
 def test_bfloat16_changes_the_loss_a_little_and_the_weights_stay_float32():

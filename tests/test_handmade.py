@@ -23,8 +23,9 @@ from handmade import (
     reversing_encoder_decoder,
     right_by_length,
 )
+from support.console import run_script
 from train import Run, load_run, picture_style, predict, run_folder
-from transformer import PAD, EncoderDecoder, MiniTransformer, run_script
+from transformer import PAD, EncoderDecoder, MiniTransformer
 from visualize import beside_picture, look_at, weights_picture
 
 BUILDERS = copying_encoder, reversing_encoder, copying_encoder_decoder, reversing_encoder_decoder

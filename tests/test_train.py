@@ -23,7 +23,8 @@ from conftest import TINY, TINY_OPTIONS, files_in
 import data
 import train
 import visualize
-from data import ARCHITECTURES, PAD, START, TASKS, Task, all_right, arrange, exact_match, token_accuracy
+from data import ARCHITECTURES, SPLITS, TASKS, Task, all_right, arrange, exact_match, token_accuracy
+from support.console import arguments, choose_device, run_script
 from support.files import only_writer
 from train import (
     Config,
@@ -37,7 +38,7 @@ from train import (
     save_checkpoint,
     update_average,
 )
-from transformer import arguments, generate, run_script
+from transformer import PAD, START, generate
 
 CPU = torch.device("cpu")
 
@@ -385,7 +386,7 @@ def test_the_record_holds_the_attention_to_an_unseen_question_after_each_epoch(a
     assert record["step"].tolist() == [3, 6]
     source, target = torch.tensor(record["source"]), torch.tensor(record["target"])
     assert target[1:-1].tolist() == source[1:-1].tolist()[::-1]
-    assert len(source) == 10 and data.split_of(source[None, 1:-1]).item() == train.SPLITS.index("validation")
+    assert len(source) == 10 and data.split_of(source[None, 1:-1]).item() == SPLITS.index("validation")
     sources, targets = train.probe_of(run.config)
     assert torch.equal(sources[0], source) and len(sources) == 4
     given, to_say = arrange(architecture, sources, targets)
@@ -577,7 +578,7 @@ def test_what_does_not_fit_into_memory_is_refused_by_name_and_size(option, value
 def test_a_device_that_is_not_there_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match="device 'cuda' is not available on this machine; use --device cpu"):
-        train.choose_device("cuda")
+        choose_device("cuda")
 
 
 @pytest.mark.parametrize("earlier", [False, True])

@@ -16,6 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 
 import train
 import transformer
+from support.console import run_script
 from transformer import (
     EncoderDecoder,
     FeedForward,
@@ -658,7 +659,7 @@ def test_a_reader_who_leaves_and_an_encoding_without_arrows_end_no_script_badly(
 def test_a_script_runs_in_a_notebook_whose_output_is_no_file(monkeypatch):
     notebook = io.StringIO()
     monkeypatch.setattr("sys.stdout", notebook)
-    transformer.run_script(lambda: print("5 → 7"))
+    run_script(lambda: print("5 → 7"))
     assert notebook.getvalue() == "5 → 7\n"
 
 

@@ -30,8 +30,9 @@ import visualize
 from analysis import ALL_ATTENTION, NOTHING, heads_of
 from data import ARCHITECTURES, TASKS, Task, to_text
 from support import files
+from support.console import run_script
 from train import Run, load_run, picture_style, run_folder, save_checkpoint
-from transformer import generate, run_script
+from transformer import END, PAD, generate
 from visualize import (
     ablation_picture,
     draw_map,
@@ -323,7 +324,7 @@ def test_the_picture_of_lengths_says_which_model_stops_and_which_goes_on(view):
     name, beyond = MODELS[view.run.architecture], view.evidence.lengths[8]
     assert sentence() == f"the {name} generalises beyond the training lengths: 72% correct at length 9"
     beyond.answers = beyond.target.clone()
-    beyond.answers[1:, 9], beyond.answers[1:, 10] = data.END, data.PAD
+    beyond.answers[1:, 9], beyond.answers[1:, 10] = END, PAD
     assert sentence() == f"the {name} learned to reverse, and to stop after 8 symbols"
     lines = lengths_picture([view]).axes[1].get_title(loc="left").splitlines()
     assert lines[1:3] == ["length 9: 1% correct", "END after 8 symbols: 99 of 100"]
