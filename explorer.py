@@ -48,6 +48,7 @@ from data import (
     token_name,
     usable_lengths,
 )
+from support.figure import percent
 from support.files import replacing
 from train import (
     TEST_SEQUENCES,
@@ -57,7 +58,6 @@ from train import (
     is_gallery,
     label_of,
     one_pass,
-    percent,
     read_metrics,
     runs_shown,
     tests_text,

@@ -29,15 +29,16 @@ from itertools import accumulate, pairwise
 import torch
 from torch import Tensor, nn
 
-from data import FIRST_SYMBOL, TASKS, add_start_end, every_content, exact_match, uniform_symbols
+from data import FIRST_SYMBOL, TASKS, add_start_end, every_content, exact_match
 from support.console import new_parser, parse_options, run_script
+from support.figure import percent
+from support.puzzles import uniform_symbols
 from train import (
     DEFAULT_ARCHITECTURES,
     DEFAULT_FOLDER,
     DEFAULT_TASKS,
     Config,
     command_line,
-    percent,
     predict,
     save_untrained,
 )

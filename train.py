@@ -11,19 +11,16 @@ import csv
 import inspect
 import io
 import json
-import logging
 import math
 import re
 import shlex
 import sys
-import textwrap
 import time
-import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext, redirect_stderr, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, redirect_stderr
 from dataclasses import asdict, dataclass, field, fields, replace
-from functools import cache, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -33,7 +30,6 @@ import torch
 import torch.nn.functional as F
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.font_manager import fontManager, get_font
 from matplotlib.ticker import LogFormatter
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
@@ -56,6 +52,7 @@ from data import (
     is_content,
     is_scored,
     kinds_of,
+    letters_in_names,
     missing_text,
     portions_of_like_length,
     task_names,
@@ -83,6 +80,17 @@ from support.distributed import (
     is_left_alone,
     mean_of_all,
     process_group,
+)
+from support.figure import (
+    FORMATS,
+    MARGIN,
+    WIDTH,
+    name_lines,
+    new_picture,
+    panel,
+    percent,
+    picture_style,
+    save_picture,
 )
 from support.files import (
     check_zip,
@@ -596,18 +604,6 @@ def take_test(config: Config, model: nn.Module) -> Answers:
     return Answers(config, source, target, predict(model, source, target))
 
 
-def percent(share: float, decimals: int = 0) -> str:
-    """Format as a percentage, rounded down so that 100% means all."""
-    factor = 10**decimals
-    text = f"{math.floor(round(100 * factor * share, 6)) / factor:.{decimals}f}"
-    return text.removesuffix("." + "0" * decimals) + "%"
-
-
-def at_most(share: float) -> str:
-    """Format an upper bound as a percentage, rounded up."""
-    return f"{math.ceil(round(100 * share, 6))}%"
-
-
 def prediction_text(task: str, source: Tensor, target: Tensor, prediction: Tensor) -> str:
     """Format source (S,), target (T,) and prediction (T,) one below another, with wrong symbols in []."""
     counts = is_scored(target)
@@ -814,7 +810,6 @@ DEFAULT_FOLDER = Path("models")
 TABLES = "metrics.json", "history.csv", "heads.csv", "mistakes.csv", "explorer.html", "film.gif"
 OF_ONE_QUESTION = "attention_head", "attention_layer", "attention_model", "attention_kinds", "beside_trained"
 OF_RUN = (*OF_ONE_QUESTION, "training", "mistakes", "influence", "ablation", "layers", "film", "weights")
-FORMATS = "png", "svg", "pdf"
 GALLERY = '<meta name="generator" content="visualize.py">'    # marks a gallery as ours
 
 
@@ -1105,109 +1100,6 @@ def load_run(models_dir: Path, task: str, architecture: str = "encoder") -> Run:
 # ---------------------------------------------------------------- a run's pictures and metrics
 
 
-WIDTH, MARGIN = 8.0, 0.15                                   # of all pictures, in inches
-SENTENCE, SMALL = 73, 105                                   # characters in a line
-STYLE = {                                                   # the same input gives the same bytes, …
-    "svg.hashsalt": "attention", "svg.fonttype": "none", "pdf.fonttype": 42,    # … text stays text, …
-    "text.parse_math": False,                               # … and a $ in a token's name is no formula
-    "font.size": 9, "axes.titlesize": 9, "axes.spines.top": False, "axes.spines.right": False,
-}
-LIGHT = {"text.color": "#1f2328", "grid.color": "#59636e", "lines.color": "#0969da"}
-DARK = {"text.color": "#f0f6fc", "grid.color": "#9198a1", "lines.color": "#58a6ff"}
-DARK |= dict.fromkeys(["figure.facecolor", "axes.facecolor", "savefig.facecolor"], "#0d1117")     # GitHub's
-
-
-@cache
-def families(letters: str) -> list[str]:
-    """Return font families for these letters: matplotlib's own, then others for the missing letters."""
-    chosen, own, missing = ["sans-serif"], "DejaVu Sans", {*map(ord, letters)}
-    for font in sorted(fontManager.ttflist, key=lambda font: (font.name != own, font.name, font.fname)):
-        there = {}
-        with suppress(RuntimeError, OSError):               # a font that matplotlib cannot read
-            if missing and "Last Resort" not in font.name:  # it has a box for everything
-                there = missing & get_font(font.fname).get_charmap().keys()
-        if there:
-            missing -= there
-            chosen += {font.name} - {own, *chosen}
-    if missing:
-        shown = " ".join(map(chr, sorted(missing)))
-        print(f"no font here has {shown}; pictures show boxes instead", file=sys.stderr)
-    return chosen
-
-
-@contextmanager
-def picture_style(dark: bool = False) -> Iterator[None]:
-    """Apply our style to all pictures, overriding the user's matplotlibrc."""
-    names = [*TASKS, *(name for task in TASKS.values() for name in task.names.values())]
-    letters = "".join(sorted({letter for name in names for letter in name if not letter.isascii()}))
-    log = logging.getLogger("matplotlib.font_manager")
-    before = log.level
-    with matplotlib.rc_context(), warnings.catch_warnings(), ExitStack() as at_end:
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")     # families reports it once
-        at_end.callback(log.setLevel, before)
-        log.setLevel(logging.ERROR)                         # a fallback font need not have a bold face
-        matplotlib.rcdefaults()
-        if dark:
-            matplotlib.style.use("dark_background")
-        matplotlib.rcParams["font.family"] = families(letters)
-        matplotlib.rcParams.update(STYLE | (DARK if dark else LIGHT))
-        yield
-
-
-def new_picture(height: float, sentence: str, numbers: str = "", how: str = "") -> tuple[Figure, float]:
-    """Return an empty figure with room of a given height, and that room's offset from the top, in inches.
-
-    Above it come the title and, in grey, the details; below it, a caption on how to read the picture.
-    """
-    sentence = textwrap.fill(sentence[:1].upper() + sentence[1:], SENTENCE, break_on_hyphens=False)
-    numbers, how = (
-        "\n".join(textwrap.fill(line, SMALL) for line in text.splitlines()) for text in (numbers, how)
-    )
-    top = MARGIN + 0.22 * (sentence.count("\n") + 1) + 0.17 * (numbers.count("\n") + 1) + 0.1
-    below = MARGIN + 0.17 * (how.count("\n") + 1)
-    figure = Figure(figsize=(WIDTH, top + height + below))
-    grey, left = matplotlib.rcParams["grid.color"], MARGIN / WIDTH
-    figure.suptitle(
-        sentence, x=left, y=1 - MARGIN / figure.get_figheight(), ha="left", va="top", size=12, weight="bold"
-    )
-    lines = {"x": left, "color": grey, "ha": "left", "size": 9, "linespacing": 1.25}
-    figure.text(y=1 - (top - 0.1) / figure.get_figheight(), s=numbers, va="bottom", **lines)
-    figure.supxlabel(how, y=MARGIN / figure.get_figheight(), va="bottom", **lines)
-    return figure, top
-
-
-def panel(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
-    """Return axes at a position in inches from the figure's upper left corner."""
-    across, down = figure.get_size_inches()
-    return figure.add_axes((left / across, 1 - (top + height) / down, width / across, height / down))
-
-
-def name_lines(axes: Axes) -> None:
-    """Label each line at its end, in its colour, without overlaps."""
-    gap, place = 0.17 / (axes.get_position().height * axes.figure.get_figheight()), -math.inf
-    into_axes = axes.transData + axes.transAxes.inverted()
-    ends = {line: into_axes.transform(line.get_xydata()[-1])[1] for line in axes.get_lines()}
-    for line in sorted(ends, key=ends.get):
-        place = max(place + gap, ends[line])
-        style = {"color": line.get_color(), "va": "center", "transform": axes.transAxes}
-        axes.text(1.02, place, line.get_label(), **style)
-
-
-def save_picture(figure: Figure, path: Path, command: str = "") -> None:
-    """Save the picture in the format of its suffix, without a date.
-
-    For the gallery, its metadata include the title, the caption and the command that made it.
-    """
-    texts = {"Title": figure.get_suptitle(), "Description": figure.get_supxlabel(), "Source": command}
-    texts = {name: " ".join(text.split()) for name, text in texts.items()}
-    if path.suffix == ".svg":
-        texts["Date"] = None
-    elif path.suffix == ".pdf":                             # PDF metadata has no other of these fields
-        texts = {"Title": texts["Title"], "CreationDate": None}
-    with replacing(path) as unfinished:
-        figure.savefig(unfinished, dpi=150, metadata=texts)
-
-
 def name_loss_axes(axes: Axes) -> None:
     axes.set(yscale="log", xlabel="training step", ylabel="loss, nats per token")
     axes.yaxis.set_major_formatter("{x:g}")                 # 0.1, not 10⁻¹
@@ -1290,7 +1182,7 @@ def mistakes_picture(config: Config, table: list[dict]) -> Figure:
 def save_figures(metrics: dict, history: list[dict], answers: Answers, folder: Path) -> None:
     """Save history.csv, metrics.json, training.png if trained, and a table and plot of any mistakes."""
     save_table(history, folder / "history.csv")
-    with picture_style():
+    with picture_style(letters=letters_in_names()):
         if metrics["steps"]:
             save_picture(training_picture(answers.config, history), folder / "training.png")
         if answers.wrong.any():

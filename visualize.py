@@ -73,13 +73,13 @@ from analysis import (
 )
 from data import (
     ARCHITECTURES,
-    MASK,
     MODELS,
     TASKS,
     add_start_end,
     arrange,
     exact_match,
     is_scored,
+    letters_in_names,
     task_names,
     to_content,
     to_text,
@@ -87,37 +87,41 @@ from data import (
 )
 from explorer import save_gallery, save_page
 from support.console import add_choice, fail, folder_name, new_parser, parse_options, run_script, set_threads
+from support.figure import (
+    MARGIN,
+    SMALL,
+    WIDTH,
+    at_most,
+    name_lines,
+    new_picture,
+    panel,
+    percent,
+    picture_style,
+    save_picture,
+    two_decimals,
+)
 from support.files import first_line, only_writer, replacing
+from support.puzzles import MASK
 from train import (
     DEFAULT_ARCHITECTURES,
     DEFAULT_FOLDER,
     DEFAULT_TASKS,
     EVALUATION_BATCH,
-    MARGIN,
     PROBES,
-    SMALL,
-    WIDTH,
     Config,
     Record,
     Run,
-    at_most,
     command_line,
     first_solved,
     load_run,
     mistakes_picture,
-    name_lines,
     name_loss_axes,
-    new_picture,
     open_checkpoint,
-    panel,
-    percent,
-    picture_style,
     read_mistakes,
     read_record,
     read_run,
     remove_stale,
     runs_below,
-    save_picture,
     save_table,
     setting_text,
     task_of,
@@ -462,10 +466,6 @@ def instructive_query(view: View) -> int:
     return min(queries or range(min(first, len(weights) - 1), len(weights)), key=lambda query: (
         view.outlined and not cells[query, weights[query].argmax()], abs(weights[query].max().item() - 0.75)
     ))
-
-
-def two_decimals(value: float) -> str:
-    return f"{round(value, 2) + 0.0:.2f}".replace("-", "−")             # + 0.0: not −0.00
 
 
 def number(value: float) -> str:
@@ -1917,7 +1917,7 @@ def read_and_draw(options: argparse.Namespace) -> None:
 
     Exit status 2 if a run could not be read, or else 1 if a picture could not be drawn.
     """
-    with ExitStack() as locks, picture_style(options.dark):
+    with ExitStack() as locks, picture_style(options.dark, letters_in_names()):
         try:
             runs, problems, failed = {}, [], []
             if options.compare:

@@ -41,8 +41,10 @@ import analysis
 import handmade
 import train
 import transformer
-from data import ARCHITECTURES, TASKS, add, add_start_end, all_right, to_content
+from data import ARCHITECTURES, TASKS, add_start_end, all_right, to_content
 from support.console import fail, parse_options, run_script, set_threads
+from support.figure import percent
+from support.puzzles import add
 from transformer import check_positive, scaled_dot_product_attention, sinusoidal_encoding
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -217,7 +219,7 @@ def compare(architectures: list[str], seeds: range, max_steps: int) -> None:
             f"{statistics.median(milliseconds):.1f}", f"{statistics.median(shares):.0%}",
         ), flush=True)
         unsolved = [row for row in rows if not row["solved"]]
-        given_up = ", ".join(train.percent(row["exact_match"], 2) for row in unsolved)
+        given_up = ", ".join(percent(row["exact_match"], 2) for row in unsolved)
         if given_up:
             print(f"         exact match of unsolved runs: {given_up}", flush=True)
     print("\nSteps, seconds, ms/step and % of peak are medians over the seeds.", end="")
@@ -271,7 +273,7 @@ def all_tasks(tasks: list[str], architectures: list[str], seeds: range) -> None:
             seconds.append(history[-1]["train_seconds"])
             tests.append(train.take_test(config, model))
             hardest += [right_of_hardest_sums(model, config)] if task == "add" else []
-        matches = [train.percent(1 - test.wrong.double().mean().item(), 2) for test in tests]
+        matches = [percent(1 - test.wrong.double().mean().item(), 2) for test in tests]
         print(line.format(
             task, architecture, solved_of(rows), median_and_most(rows, "step", 0),
             median_and_most(rows, "train_seconds", 1), f"{max(seconds):.0f}",

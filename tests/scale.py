@@ -27,6 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import train
 from data import arrange
 from support import distributed
+from support.figure import name_lines, new_picture, panel, picture_style, save_picture
 from transformer import PAD, LayerNorm, PositionalEncoding, token_embedding
 
 CPU = torch.device("cpu")
@@ -195,14 +196,14 @@ def scale_picture(points: list[Point], flops_per_second: float) -> Figure:
     most, least = max(points, key=Point.share_of_limit), min(points, key=Point.share_of_limit)
     largest = f"{most.share_of_limit():.0%} of a step at {most.name}"
     rate = f"{flops_per_second / 1e9:.0f} GFLOP/s"
-    figure, top = train.new_picture(
+    figure, top = new_picture(
         5.3, f"matrix products take {largest}, {least.share_of_limit():.0%} at {least.name}",
         "encoder of d_model 128, 4 layers, length 8, batch 32 (lower left: 8), and one size changed",
         f"Dashed: the limit set by matrix products alone, at the {rate} that one thread reaches here.",
     )
     for number, sweep in enumerate(SWEEPS):
         row, column = divmod(number, 2)
-        axes = train.panel(figure, 0.85 + 2.9 * column, top + 0.2 + 2.65 * row, 2.35, 2.0)
+        axes = panel(figure, 0.85 + 2.9 * column, top + 0.2 + 2.65 * row, 2.35, 2.0)
         swept = [point for point in points if point.sweep == sweep]
         sizes = [point.size for point in swept]
         for way in WAYS:
@@ -214,7 +215,7 @@ def scale_picture(points: list[Point], flops_per_second: float) -> Figure:
         axes.minorticks_off()
         axes.yaxis.set_major_formatter("{x:,g}")
         if column:
-            train.name_lines(axes)
+            name_lines(axes)
     return figure
 
 
@@ -281,7 +282,7 @@ def scale(folder: Path, flops_per_second: float) -> None:
     print_when_processes_pay(points, flops_per_second)
     print_when_options_pay()
     for dark in False, True:
-        with train.picture_style(dark):
+        with picture_style(dark):
             path = folder / f"scale{'_dark' if dark else ''}.png"
-            train.save_picture(scale_picture(points, flops_per_second), path)
+            save_picture(scale_picture(points, flops_per_second), path)
             print(f"saved {path}")

@@ -17,11 +17,8 @@ import transformer
 import visualize
 from data import (
     FIRST_SYMBOL,
-    MASK,
-    PLUS,
     SPLITS,
     TASKS,
-    ZERO,
     Task,
     arrange,
     check_task,
@@ -35,6 +32,7 @@ from data import (
     token_accuracy,
     usable_lengths,
 )
+from support.puzzles import MASK, PLUS, ZERO, add, uniform_symbols
 from train import Config
 from transformer import END, PAD, START
 
@@ -402,7 +400,7 @@ def test_a_task_function_is_only_asked_valid_questions_and_at_least_one(monkeypa
 
     def sum_only(content):
         assert len(content) and TASKS["add"].is_valid(content).all()
-        return data.add(content)
+        return add(content)
 
     monkeypatch.setitem(TASKS, "add", replace(TASKS["add"], answer=sum_only))
     check_task("add")
@@ -459,7 +457,7 @@ def test_wrong_kinds_are_refused_in_one_line(kinds, message, monkeypatch):
 def proposing(longer, factor=1):
     """A function that proposes content of another length or with other numbers."""
     def propose(symbols, count, length, generator):
-        return data.uniform_symbols(symbols, count, length + longer, generator) * factor
+        return uniform_symbols(symbols, count, length + longer, generator) * factor
 
     return propose
 

@@ -24,7 +24,8 @@ from handmade import (
     right_by_length,
 )
 from support.console import run_script
-from train import Run, load_run, picture_style, predict, run_folder
+from support.figure import picture_style
+from train import Run, load_run, predict, run_folder
 from transformer import PAD, EncoderDecoder, MiniTransformer
 from visualize import beside_picture, look_at, weights_picture
 

@@ -25,6 +25,7 @@ import train
 import visualize
 from data import ARCHITECTURES, SPLITS, TASKS, Task, all_right, arrange, exact_match, token_accuracy
 from support.console import arguments, choose_device, run_script
+from support.figure import at_most, percent
 from support.files import only_writer
 from train import (
     Config,
@@ -32,7 +33,6 @@ from train import (
     learning_rate_share,
     load_run,
     loss_of,
-    percent,
     predict,
     run_folder,
     save_checkpoint,
@@ -202,7 +202,7 @@ def test_what_nobody_looked_at_is_neither_solved_nor_unsolved(tmp_path):
     assert (tmp_path / "history.csv").read_text().endswith(",1.0,\n")
     assert not evaluate(config.model(), source, target, thorough=False)["solved"]
     assert train.tests_text(config, 10_000) == "10,000 test sequences (6,584 distinct)"
-    assert train.at_most(0.1355) == "14%" and train.at_most(0.13) == "13%" and train.at_most(0) == "0%"
+    assert at_most(0.1355) == "14%" and at_most(0.13) == "13%" and at_most(0) == "0%"
 
 
 def test_the_training_picture_names_what_differs_and_how_many_sequences_its_accuracies_stand_on():

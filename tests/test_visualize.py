@@ -31,7 +31,8 @@ from analysis import ALL_ATTENTION, NOTHING, heads_of
 from data import ARCHITECTURES, TASKS, Task, to_text
 from support import files
 from support.console import run_script
-from train import Run, load_run, picture_style, run_folder, save_checkpoint
+from support.figure import families, number, picture_style
+from train import Run, load_run, run_folder, save_checkpoint
 from transformer import END, PAD, generate
 from visualize import (
     ablation_picture,
@@ -491,7 +492,7 @@ def test_no_sentence_takes_chance_for_a_finding(view):
 
 
 def test_small_numbers_are_written_in_powers_of_ten():
-    written = [visualize.number(value) for value in (1.0, 0.0123, 0.001, 0.00031, 2e-12, 0.0)]
+    written = [number(value) for value in (1.0, 0.0123, 0.001, 0.00031, 2e-12, 0.0)]
     assert written == ["1.000", "0.012", "0.001", "3e-4", "2e-12", "0.000"]
 
 
@@ -619,8 +620,8 @@ def test_letters_that_matplotlibs_font_lacks_come_from_another_or_are_named_once
              if font.name in ("DejaVu Sans", "STIXGeneral") and font.weight in (400, "regular")}
     monkeypatch.setattr(fontManager, "ttflist", [font for font in fontManager.ttflist if font.name in fonts])
     letter = chr(min(fonts["STIXGeneral"].keys() - fonts["DejaVu Sans"].keys()))
-    assert train.families("") == train.families("ж") == ["sans-serif"]
-    assert train.families(letter) == ["sans-serif", "STIXGeneral"] and capsys.readouterr().err == ""
+    assert families("") == families("ж") == ["sans-serif"]
+    assert families(letter) == ["sans-serif", "STIXGeneral"] and capsys.readouterr().err == ""
     monkeypatch.setitem(TASKS, "letters", Task(data.reverse, names={4: "\U0010fffd", 5: letter}))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
