@@ -124,7 +124,8 @@ from transformer import (
 
 VALIDATION_SEQUENCES, TEST_SEQUENCES = 2_000, 10_000
 EVALUATION_BATCH = 100                                      # rows per forward pass; also scored every epoch
-PROBES, LONGEST_PROBE = 4, 16                               # recorded questions, and their maximum length
+PROBES = 4                                                  # recorded questions
+LONGEST_PROBE = 16                                          # the maximum length of a recorded question
 SEEDS = {"validation": 1, "test": 2, "examples": 3, "analysis": 4, "influence": 5}      # the same in all runs
 WARM_UP_STEPS = 15
 BETAS = (0.85, 0.99)                                        # decay rates of Adam's two moment estimates

@@ -31,7 +31,7 @@ from analysis import ALL_ATTENTION, NOTHING, heads_of
 from data import ARCHITECTURES, TASKS, Task, to_text
 from support import files
 from support.console import run_script
-from support.figure import families, number, picture_style
+from support.figure import families, picture_style
 from train import Run, load_run, run_folder, save_checkpoint
 from transformer import END, PAD, generate
 from visualize import (
@@ -47,6 +47,7 @@ from visualize import (
     map_of,
     model_picture,
     name_ticks,
+    number,
     runs_in,
     training_curves_picture,
 )
@@ -626,7 +627,7 @@ def test_letters_that_matplotlibs_font_lacks_come_from_another_or_are_named_once
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for _ in range(2):
-            with picture_style():
+            with picture_style(letters=data.letters_in_names()):
                 figure = Figure()
                 figure.suptitle(f"\U0010fffd {letter} $x", weight="bold")
                 figure.draw_without_rendering()
