@@ -36,7 +36,10 @@ from data import (
     token_accuracy,
     usable_lengths,
 )
-from train import Config, Record, Run, fixed_generator, predict
+from support.config import Config, fixed_generator
+from support.record import Record
+from support.runs import Run
+from train import predict
 from transformer import END, PAD, MultiHeadAttention, TransformerBlock, attention_mask, evaluating, unwrapped
 
 SEQUENCES = 320                                             # test sequences of all lengths, …

@@ -48,21 +48,11 @@ from data import (
     token_name,
     usable_lengths,
 )
+from support.config import TEST_SEQUENCES, Config, fixed_generator, label_of, title_of
 from support.figure import percent
 from support.files import replacing
-from train import (
-    TEST_SEQUENCES,
-    Config,
-    Run,
-    fixed_generator,
-    is_gallery,
-    label_of,
-    one_pass,
-    read_metrics,
-    runs_shown,
-    tests_text,
-    title_of,
-)
+from support.runs import Run, is_gallery, read_metrics, runs_shown
+from train import one_pass, tests_text
 from transformer import count_parameters, evaluating, unwrapped
 
 ASSETS = Path(__file__).with_name("assets")

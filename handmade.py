@@ -30,18 +30,12 @@ import torch
 from torch import Tensor, nn
 
 from data import FIRST_SYMBOL, TASKS, add_start_end, every_content, exact_match
+from support.config import Config
 from support.console import new_parser, parse_options, run_script
 from support.figure import percent
 from support.puzzles import uniform_symbols
-from train import (
-    DEFAULT_ARCHITECTURES,
-    DEFAULT_FOLDER,
-    DEFAULT_TASKS,
-    Config,
-    command_line,
-    predict,
-    save_untrained,
-)
+from support.runs import DEFAULT_ARCHITECTURES, DEFAULT_FOLDER, DEFAULT_TASKS, command_line
+from train import predict, save_untrained
 from transformer import END, FeedForward, LayerNorm, MultiHeadAttention
 
 VOCAB, LONGEST = 20, 8

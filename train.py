@@ -12,17 +12,13 @@ import inspect
 import io
 import json
 import math
-import re
-import shlex
 import sys
 import time
-import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, redirect_stderr
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from pathlib import Path
-from urllib.parse import unquote
 
 import matplotlib.style
 import numpy
@@ -30,22 +26,16 @@ import torch
 import torch.nn.functional as F
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatter
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from data import (
     ARCHITECTURES,
-    MODELS,
-    POOL,
-    SPLITS,
     TASKS,
     all_right,
-    answer_length,
     arrange,
     ask,
-    check_task,
     different_rows,
     draw,
     exact_match,
@@ -58,7 +48,19 @@ from data import (
     task_names,
     to_text,
     token_accuracy,
-    usable_lengths,
+)
+from support.config import (
+    EVALUATION_BATCH,
+    TEST_SEQUENCES,
+    VALIDATION_SEQUENCES,
+    Config,
+    add_settings,
+    check_config,
+    differing_settings,
+    fixed_generator,
+    recipe,
+    setting_text,
+    title_of,
 )
 from support.console import (
     add_choice,
@@ -75,205 +77,48 @@ from support.console import (
 from support.distributed import (
     PROCESSES,
     RANK,
+    backward,
     data_parallel,
     from_first,
     is_left_alone,
     mean_of_all,
     process_group,
 )
-from support.figure import (
-    FORMATS,
-    MARGIN,
-    WIDTH,
-    name_lines,
-    new_picture,
-    panel,
-    percent,
-    picture_style,
-    save_picture,
-)
+from support.figure import MARGIN, WIDTH, new_picture, panel, percent, picture_style, save_picture
 from support.files import (
-    check_zip,
     copied,
     difference,
     first_line,
-    is_of,
     is_out_of_memory,
-    is_sealed,
     only_writer,
-    read_archive,
     replacing,
     sealed,
-    size_text,
-    total_memory,
     uninterrupted,
 )
-from transformer import (
-    ACTIVATIONS,
-    PAD,
-    POSITIONAL,
-    EncoderDecoder,
-    MiniTransformer,
-    check_known,
-    check_positive,
-    count_parameters,
-    evaluating,
-    generate,
-    unwrapped,
+from support.record import Record, extended, probe_of, read_record
+from support.runs import (
+    DEFAULT_ARCHITECTURES,
+    DEFAULT_FOLDER,
+    DEFAULT_TASKS,
+    UNDO,
+    Run,
+    command_line,
+    first_solved,
+    read_checkpoint,
+    read_metrics,
+    remove_stale,
+    run_folder,
+    save_table,
 )
+from support.training_plot import training_picture
+from transformer import PAD, check_positive, count_parameters, evaluating, generate, unwrapped
 
-VALIDATION_SEQUENCES, TEST_SEQUENCES = 2_000, 10_000
-EVALUATION_BATCH = 100                                      # rows per forward pass; also scored every epoch
-PROBES = 4                                                  # recorded questions
-LONGEST_PROBE = 16                                          # the maximum length of a recorded question
-SEEDS = {"validation": 1, "test": 2, "examples": 3, "analysis": 4, "influence": 5}      # the same in all runs
 WARM_UP_STEPS = 15
 BETAS = (0.85, 0.99)                                        # decay rates of Adam's two moment estimates
 CLIP_NORM = 0.5                                             # maximum gradient norm
 SMALLEST_EXCESS = 0.05                                      # excess fraction of mistakes worth reporting
 SAMPLE = 8                                                  # questions that reveal changed code
 LESS_MEMORY = "try --accumulate 4, or a smaller --batch-size or --seq-len"
-
-
-def defaults_of(model: type[nn.Module]) -> dict:
-    """Return a model class's default settings."""
-    return {name: setting.default for name, setting in inspect.signature(model).parameters.items()}
-
-
-MODEL = defaults_of(MiniTransformer)
-
-
-def check_types(config: "Config") -> None:
-    """Raise ValueError for the first setting of the wrong type; integers are accepted as floats."""
-    for setting in fields(config):
-        value = getattr(config, setting.name)
-        if not is_of(value, setting.type | int if setting.type is float else setting.type):
-            wanted = getattr(setting.type, "__name__", setting.type)
-            raise ValueError(f"{setting.name}={value!r} has type {type(value).__name__}, not {wanted}")
-        if setting.type is float and not math.isfinite(value):
-            raise ValueError(f"{setting.name}={value} is out of range; choose e.g. {setting.default}")
-
-
-@dataclass
-class Config:
-    """Everything that determines a run; saved in checkpoints as a dict. Raises ValueError for unknown names.
-
-    Model settings default to those of transformer.py.
-    """
-
-    task: str = "reverse"
-    architecture: str = "encoder"
-    epochs: int = 50
-    steps_per_epoch: int = 8
-    batch_size: int = 32
-    learning_rate: float = 1e-3
-    hold: float = 0.0                                       # fraction of the steps before cosine decay begins
-    seq_len: int = 8
-    fixed_length: bool = False
-    oversample: float = 0.0                                 # fraction sampled with all kinds equally frequent
-    vocab_size: int = MODEL["vocab_size"]
-    d_model: int = MODEL["d_model"]
-    num_heads: int = MODEL["num_heads"]
-    num_layers: int | None = None                           # None: the model's default
-    d_ff: int = MODEL["d_ff"]
-    dropout: float = MODEL["dropout"]
-    positional: str = MODEL["positional"]
-    position_base: float = MODEL["position_base"]
-    embedding_std: float = MODEL["embedding_std"]
-    norm_first: bool = MODEL["norm_first"]
-    activation: str = MODEL["activation"]
-    max_len: int | None = None                              # None: the model's own, or what the task needs
-    seed: int = 0
-
-    def __post_init__(self):
-        check_types(self)
-        check_known(TASKS, task=self.task)
-        check_known(ARCHITECTURES, architecture=self.architecture)
-        check_known(POSITIONAL, positional=self.positional)
-        check_known(ACTIVATIONS, activation=self.activation)
-        if self.num_layers is None:
-            model = EncoderDecoder if self.architecture == "encoder-decoder" else MiniTransformer
-            self.num_layers = defaults_of(model)["num_layers"]
-
-    @property
-    def name(self) -> str:
-        """Return the run's display name, e.g. "reverse, encoder"."""
-        return f"{self.task}, {self.architecture}"
-
-    def model(self) -> MiniTransformer | EncoderDecoder:
-        """Return a new model in float32; the weights come from torch's global generator."""
-        settings = {name: value for name, value in asdict(self).items() if name in MODEL}
-        settings["max_len"] = self.max_len or max(MODEL["max_len"], self.longest_row())
-        inherited = torch.get_default_dtype()
-        torch.set_default_dtype(torch.float32)
-        try:
-            if self.architecture == "encoder-decoder":
-                return EncoderDecoder(**settings)
-            return MiniTransformer(**settings, causal=self.architecture == "decoder")
-        finally:
-            torch.set_default_dtype(inherited)
-
-    def lengths(self, split: str) -> list[int]:
-        """Return the question lengths of a split; for sums with seq_len 8, these are 3, 5 and 7."""
-        return usable_lengths(self.task, split, self.seq_len, self.vocab_size, self.fixed_length)
-
-    def longest_row(self) -> int:
-        """Return the longest possible input: a decoder's prompt and answer, with START and END."""
-        lengths = self.lengths("train")
-        return max(length + answer_length(self.task, length, self.vocab_size) for length in lengths) + 3
-
-    def check_task(self) -> None:
-        """Raise a one-line ValueError if the task's function fails at these sizes."""
-        check_task(self.task, self.seq_len, self.vocab_size, self.fixed_length)
-
-    def draw(self, count: int, generator: torch.Generator, split: str = "train") -> tuple[Tensor, Tensor]:
-        """Draw fresh questions (count, S) and targets (count, T) of this run's task."""
-        oversample = self.oversample if split == "train" else 0.0
-        sizes = self.seq_len, self.vocab_size, self.fixed_length
-        return draw(self.task, count, generator, split, *sizes, oversample)
-
-
-def own_settings(task: str, architecture: str) -> dict:
-    """Return the task's best settings; those listed under an architecture's name apply only to it."""
-    own = TASKS[task].settings
-    return {name: own[name] for name in own if name not in ARCHITECTURES} | own.get(architecture, {})
-
-
-def recipe(task: str, architecture: str, **settings) -> Config:
-    """Return a Config with these settings; the rest come from the task, or else from the defaults."""
-    check_known(TASKS, task=task)
-    own = own_settings(task, architecture)
-    known = [setting.name for setting in fields(Config)]
-    for name in own:
-        if name not in known:
-            raise ValueError(f"task {task} has an unknown setting {name}; choose from {', '.join(known)}")
-    return Config(task=task, architecture=architecture, **own | settings)
-
-
-def setting_text(name: str, value: object) -> str:
-    """Format a setting for display: num_layers 1, fixed_length, no fixed_length."""
-    if name == "norm_first":
-        return "norm pre" if value else "norm post"
-    if isinstance(value, bool):
-        return name if value else f"no {name}"
-    return f"{name} {value}"
-
-
-def differing_settings(config: Config) -> str:
-    """Format all settings that differ from the task's own or, failing that, the defaults."""
-    usual = asdict(recipe(config.task, config.architecture))
-    settings = asdict(config)
-    return ", ".join(setting_text(name, settings[name]) for name in usual if settings[name] != usual[name])
-
-
-def label_of(architecture: str) -> str:
-    """Return an architecture's label in pictures and pages: decoder-only, encoder–decoder."""
-    return MODELS.get(architecture, architecture).removesuffix(" model")
-
-
-def title_of(task: str, architecture: str) -> str:
-    """Return a run's title in pictures and pages, e.g. "reverse, decoder-only"."""
-    return f"{task}, {label_of(architecture)}"
 
 
 def loss_of(logits: Tensor, target: Tensor) -> Tensor:
@@ -388,19 +233,9 @@ def evaluate(model: nn.Module, source: Tensor, target: Tensor, thorough: bool) -
     return scores
 
 
-def fixed_generator(purpose: str) -> torch.Generator:
-    """Return a generator for sequences shared by all runs, whatever their seed; see SEEDS."""
-    return torch.Generator().manual_seed(SEEDS[purpose])
-
-
 def validation_set(config: Config) -> tuple[Tensor, Tensor]:
     """Return source and target of the validation set shared by all runs with these settings."""
     return config.draw(VALIDATION_SEQUENCES, fixed_generator("validation"), "validation")
-
-
-def first_solved(history: list[dict]) -> dict | None:
-    """Return the first history row with all validation sequences correct, if any."""
-    return next((row for row in history if row["solved"]), None)
 
 
 class Training:
@@ -469,40 +304,20 @@ class Training:
             torch.cuda.set_rng_state(checkpoint["random_states"]["cuda"], self.device)
 
 
-def own_parts(
-    run: Training, given: tuple[Tensor, ...], to_say: Tensor
-) -> Iterator[tuple[tuple[Tensor, ...], Tensor, Tensor]]:
-    """Yield this process's micro-batches, each with a loss weight. Usually there is just one.
-
-    The weights make every token count equally: the weighted mean losses, summed per process and averaged over
-    processes, give the batch's mean loss. An unweighted mean of means would not, because the parts contain
-    different numbers of scored tokens.
-    """
-    scored = is_scored(to_say).sum()
-    split = (tokens.tensor_split(PROCESSES * run.accumulate) for tokens in (*given, to_say))
-    own = list(zip(*split, strict=True))[RANK * run.accumulate :][: run.accumulate]
-    for number, (*given, to_say) in enumerate(own, start=1):
-        wait = PROCESSES > 1 and number < run.accumulate    # synchronise gradients only after the last part
-        with run.model.no_sync() if wait else nullcontext():
-            yield tuple(given), to_say, PROCESSES * is_scored(to_say).sum() / scored
-
-
 def train_epoch(run: Training, batches: Iterable[tuple[tuple[Tensor, ...], Tensor]]) -> Tensor:
     """Take one optimiser step per batch from data.arrange; return the losses (steps,) in nats per token."""
     run.model.train()
     losses = []
-    for batch in batches:
+    for inputs, target in batches:
         run.optimizer.zero_grad()
-        losses.append(0.0)
-        for given, to_say, weight in own_parts(run, *batch):
-            loss = weight * loss_of(run.model(*given), to_say)
-            loss.backward()
-            losses[-1] += loss.detach()
+        # The loss is loss_of(run.model(*inputs), target), and backward also calls loss.backward().
+        loss = backward(run.model, loss_of, inputs, target, is_scored(target), run.accumulate)
+        losses.append(loss)
         nn.utils.clip_grad_norm_(run.model.parameters(), CLIP_NORM)
         run.optimizer.step()
         run.schedule.step()
         run.average.update_parameters(run.model)
-    return mean_of_all(torch.stack(losses)).cpu()           # waits for the device, for correct timing
+    return torch.stack(losses)
 
 
 def dropout_seed(seed: int, rank: int, epoch: int) -> int:
@@ -533,6 +348,7 @@ def train(
         drawn = config.draw(config.steps_per_epoch * config.batch_size, run.generator)
         batches = zip(*(tensor.to(device).split(config.batch_size) for tensor in drawn), strict=True)
         losses = train_epoch(run, (arrange(config.architecture, *rows) for rows in batches))
+        losses = mean_of_all(losses).cpu()                  # waits for the device, for correct timing
         seconds += time.perf_counter() - start
         check_finite(config, run.model, losses, epoch)
         if RANK > 0:
@@ -675,169 +491,16 @@ def metrics_of(config: Config, model: nn.Module, history: list[dict], answers: A
 # ---------------------------------------------------------------- how attention forms
 
 
-Record = dict[str, numpy.ndarray]                           # per kind: (epochs, layers, H, T, S), and more
-
-
-def probe_of(config: Config) -> tuple[Tensor, Tensor]:
-    """Return long unseen questions (N, S) of one length and their answers (N, T), clearest first.
-
-    Attention is recorded for the first, and symbol accuracy for all.
-    """
-    lengths = config.lengths("validation")
-    length = max((length for length in lengths if length <= LONGEST_PROBE), default=lengths[0])
-    fixed = replace(config, seq_len=length, fixed_length=True)
-    source, target = fixed.draw(100, fixed_generator("examples"), "validation")
-    clearest = sorted(range(100), key=lambda row: -len(source[row].unique()))[:PROBES]
-    return source[clearest], target[clearest]
-
-
-def extended(record: Record | None, model: nn.Module, probe: tuple[Tensor, Tensor], row: dict) -> Record:
-    """Return the record extended by one epoch, whose history row is given; pass None to start a new one."""
-    device = next(model.parameters()).device
-    given, to_say = arrange(model.architecture, *(tokens.to(device) for tokens in probe))
-    with evaluating(model) as model:
-        said = model(*given).argmax(dim=-1)
-    now = {
-        kind: torch.stack([attention.attention_weights[0] for attention in attentions]).half().cpu().numpy()
-        for kind, attentions in model.attention_layers().items()
-    } | {"step": row["step"], "loss": row["loss"], "right": token_accuracy(said, to_say)}
-    grown = {
-        name: numpy.concatenate([record[name], [new]]) if record else numpy.array([new])
-        for name, new in now.items()
-    }
-    source, target = probe
-    return grown | {"source": source[0].numpy(), "target": target[0].numpy()}
-
-
 # ---------------------------------------------------------------- checking that a run is feasible
-
-
-def parameters_expected(config: Config) -> int:
-    """Return the parameter count, including the positional table, without building the model."""
-    width, hidden, vocabulary = config.d_model, config.d_ff, config.vocab_size
-    attention, feed_forward = 4 * width * (width + 1), 2 * width * hidden + width + hidden
-    norm = 2 * width
-    layer, last = attention + feed_forward + 2 * norm, norm if config.norm_first else 0
-    if config.architecture == "encoder-decoder":
-        layer, last = 2 * layer + attention + norm, 2 * last            # with cross-attention
-    positions = config.max_len or max(MODEL["max_len"], 2 * config.seq_len + 3)
-    return config.num_layers * layer + last + (2 * vocabulary + positions) * width + vocabulary
-
-
-def memory_needed(config: Config, parts: int = 1) -> int:
-    """Estimate the bytes that training needs: weight copies, one micro-batch, the data and the record."""
-    length = 2 * config.seq_len + 3 if config.architecture == "decoder" else config.seq_len + 2
-    attentions, feed_forwards = config.num_layers, config.num_layers
-    if config.architecture == "encoder-decoder":
-        attentions, feed_forwards = 3 * attentions, 2 * feed_forwards
-    row = length * config.num_heads * length                # attention weights of one layer for one question
-    inner, logits = length * (3 * config.d_model + 2 * config.d_ff), 3 * length * config.vocab_size
-    trained = attentions * (5 * length * config.d_model + 2 * row) + feed_forwards * inner + logits
-    evaluated = attentions * row + 3 * row + inner + logits             # without gradients
-    # weights, gradients, two moments and the average; two checkpoints of four copies each, and one serialised
-    numbers = 17 * parameters_expected(config)
-    numbers += max(math.ceil(config.batch_size / parts) * trained, EVALUATION_BATCH * evaluated)
-    drawn = config.steps_per_epoch * config.batch_size * (POOL if config.oversample else 1)
-    tokens = 14 * length * max(drawn, TEST_SEQUENCES)       # one in ten drawn falls in the split
-    recorded = config.epochs * attentions * config.num_heads * min(length, LONGEST_PROBE + 2) ** 2
-    return 4 * numbers + 8 * tokens + 3 * 2 * recorded      # float32, int64 and float16
-
-
-def check_memory(config: Config, device: torch.device, parts: int) -> None:
-    """Raise ValueError naming the most important setting if training needs more memory than available."""
-    needed, there_is = memory_needed(config, parts), total_memory(device)
-    if needed <= there_is:
-        return
-    usual = asdict(Config(architecture=config.architecture, max_len=MODEL["max_len"]))
-    sizes = [name for name, value in asdict(config).items() if type(value) is int and value > usual[name]]
-    need_of = {name: memory_needed(replace(config, **{name: usual[name]}), parts) for name in sizes}
-    name = min(need_of, key=need_of.get, default="batch_size")
-    raise ValueError(
-        f"{name}={getattr(config, name)} is too large: {config.name} would need about "
-        f"{size_text(needed)} of memory, but only {size_text(there_is)} is available"
-    )
-
-
-def check_config(config: Config, device: torch.device, parts: int = 1) -> nn.Module:
-    """Return the run's untrained model; raise ValueError for the first setting that makes it impossible.
-
-    The state of the global random number generator does not change.
-    """
-    check_positive(
-        epochs=config.epochs, steps_per_epoch=config.steps_per_epoch, batch_size=config.batch_size
-    )
-    if not 0 < config.learning_rate <= 1:
-        raise ValueError(f"learning_rate={config.learning_rate} is out of range; choose e.g. 0.001")
-    if not 0 <= config.hold < 1:
-        raise ValueError(f"hold={config.hold} is out of range; choose at least 0 and below 1")
-    if not 0 <= config.oversample <= 1:
-        raise ValueError(f"oversample={config.oversample} is out of range; choose 0 … 1")
-    if not 0 <= config.seed < 2**63:
-        raise ValueError(f"seed={config.seed} is out of range; choose 0 … 2^63 − 1")
-    check_memory(config, device, parts)
-    config.check_task()
-    for split in SPLITS:
-        config.draw(1, torch.Generator(), split)
-    with torch.random.fork_rng(devices=[]):
-        return config.model()
 
 
 # ---------------------------------------------------------------- files
 
 
-UNDO = "undo the change, or train the changed code with a different --output-dir"
-CHECKPOINT = {                                              # its entries and their types
-    "config": dict, "sample": dict,
-    "history": list, "model": dict, "averaged_updates": int, "trained_weights": dict,
-    "optimizer": dict, "schedule": dict, "random_states": dict, "seal": str,
-}
-HISTORY_ROW = {
-    "epoch": int, "step": int, "loss": float, "train_seconds": float, "token_accuracy": float,
-    "exact_match": float, "solved": bool,
-}
-METRICS = {                                                 # of those that are read again
-    "steps": int, "train_seconds": float, "seed": int, "parameters": int, "test_sequences": int,
-    "test_exact_match": float, "steps_to_solve": type(None), "seconds_to_solve": type(None),
-}
 MISTAKES_ROW = {
     "kind": str, "value": int, "questions": int, "mistakes": int, "different_mistakes": int,
     "share_of_questions": float, "share_of_mistakes": float,
 }
-MORE_IN_CHANGED_CODE = 50e6                                 # tolerance, in bytes, for modified models
-
-
-DEFAULT_TASKS, DEFAULT_ARCHITECTURES = ["copy", "reverse"], ["encoder", "encoder-decoder"]
-DEFAULT_FOLDER = Path("models")
-TABLES = "metrics.json", "history.csv", "heads.csv", "mistakes.csv", "explorer.html", "film.gif"
-OF_ONE_QUESTION = "attention_head", "attention_layer", "attention_model", "attention_kinds", "beside_trained"
-OF_RUN = (*OF_ONE_QUESTION, "training", "mistakes", "influence", "ablation", "layers", "film", "weights")
-GALLERY = '<meta name="generator" content="visualize.py">'    # marks a gallery as ours
-
-
-def run_folder(models_dir: Path, task: str, architecture: str) -> Path:
-    """Return the folder of a run."""
-    return Path(models_dir) / f"{task}_task" / architecture
-
-
-def task_of(folder: Path) -> str:
-    """Return the task that a run's folder is named after."""
-    return folder.parent.name.removesuffix("_task")
-
-
-def runs_below(models_dir: Path) -> list[Path]:
-    """Return the folders of all runs in a models folder."""
-    return [path.parent for path in sorted(models_dir.glob("*_task/*/checkpoint.pt"))]
-
-
-def command_line(script: str, tasks: list[str], architectures: list[str], models_dir: Path) -> str:
-    """Return a command for these runs that can be pasted as printed, with all options it needs, quoted."""
-    path = Path(__file__).resolve().with_name(script)
-    words = ["python", script if path.parent == Path.cwd() else str(path)]
-    if (tasks, architectures) != (DEFAULT_TASKS, DEFAULT_ARCHITECTURES):
-        words += ["--task", *tasks, "--architecture", *architectures]
-    if models_dir != DEFAULT_FOLDER:
-        words += ["--output-dir" if script == "train.py" else "--models-dir", str(models_dir)]
-    return shlex.join(words)
 
 
 def save_checkpoint(checkpoint: dict, folder: Path, record: Record | None = None) -> None:
@@ -848,114 +511,6 @@ def save_checkpoint(checkpoint: dict, folder: Path, record: Record | None = None
         files.enter_context(replacing(folder / "checkpoint.pt")).write_bytes(whole.getbuffer())
         if record:
             numpy.savez(files.enter_context(replacing(folder / "attention.npz")), **record)
-
-
-def read_record(folder: Path, history: list[dict]) -> Record | None:
-    """Return the complete record of these epochs; None if it is missing, damaged or from other weights.
-
-    It belongs to these weights if its losses match the history.
-    """
-    try:
-        with zipfile.ZipFile(folder / "attention.npz") as archive:
-            check_zip(archive)
-        with numpy.load(folder / "attention.npz") as arrays:
-            record = dict(arrays)
-        epochs = len(history)
-        if record["loss"][:epochs].tolist() != [row["loss"] for row in history]:
-            return None
-        return {name: x if name in ("source", "target") else x[:epochs] for name, x in record.items()}
-    except Exception:                                       # a broken file can fail in any way
-        return None
-
-
-def is_gallery(path: Path) -> bool:
-    """Return whether visualize.py wrote this page, rather than the reader."""
-    return path.is_file() and GALLERY in path.read_text(encoding="utf-8", errors="replace")
-
-
-def is_question(text: str, task: str) -> bool:
-    """Return True if this part of a file name is a question of the task: 5-9-12, 42+19."""
-    symbols = "|".join([r"\d", "_", *map(re.escape, TASKS[task].names.values() if task in TASKS else [])])
-    cut = r".{70}-[0-9a-f]{8}"                              # see visualize.name_in_file
-    return bool(re.fullmatch(rf"(?:{symbols})(?:-?(?:{symbols}))*", unquote(text)) or re.fullmatch(cut, text))
-
-
-def runs_shown(file: Path, models_dir: Path) -> set[tuple[str, str]]:
-    """Return task and architecture of each run shown by a picture or table of ours in a models folder.
-
-    Files are recognised by their exact names, so the reader's own files show none.
-    """
-    *folders, name = file.relative_to(models_dir).parts
-    tasks = {*TASKS, *(folder.name.removesuffix("_task") for folder in models_dir.glob("*_task"))}
-    longest_first = sorted(tasks, key=len, reverse=True)    # add_from_ones is not add with a question
-    task, architecture = "|".join(map(re.escape, longest_first)), "|".join(ARCHITECTURES)
-    pattern = {
-        0: rf"(?P<tasks>({task})(_vs_({task}))*)(_(?P<of>({architecture})(_vs_({architecture}))*))?(_maps)?",
-        1: rf"lengths(_(?P<of>({architecture})(_({architecture}))*))?", 2: "|".join(OF_RUN),
-    }.get(len(folders), "")
-    shown = re.fullmatch(rf"(?P<what>{pattern})(_(?P<question>.+))?\.({'|'.join(FORMATS)})", name)
-    several = re.fullmatch(rf"(?:training|balance)_(.+)\.(?:{'|'.join(FORMATS)})", name)
-    if len(folders) == 2 and name in TABLES:
-        return {(folders[0].removesuffix("_task"), folders[1])}
-    if not folders and several:                             # each is named after its folders
-        named = [re.fullmatch(rf"({task})_task-({architecture})", one) for one in several[1].split("_vs_")]
-        return {found.groups() for found in named if found}
-    if not shown:
-        return set()
-    parts = shown.groupdict()
-    tasks = parts["tasks"].split("_vs_") if "tasks" in parts else [folders[0].removesuffix("_task")]
-    if parts["question"] and (
-        len(folders) == 1 or folders and parts["what"] not in OF_ONE_QUESTION
-        or not is_question(parts["question"], tasks[0])
-    ):
-        return set()
-    if len(folders) == 2:
-        return {(tasks[0], folders[1])}
-    named = re.findall(rf"(?:{architecture})(?=_|$)", parts["of"] or "")
-    if not folders and max(len(tasks), len(named)) < 2:        # side by side there are at least two runs
-        return set()
-    default = ARCHITECTURES if folders else DEFAULT_ARCHITECTURES
-    return {(one, other) for one in tasks for other in named or default}
-
-
-def remove_stale(folder: Path, older_than: float = math.inf) -> int:
-    """Remove metrics, tables and pictures of weights that no longer exist; return their number.
-
-    So no picture outlives the weights it shows, not even in a comparison with other runs. Given a time,
-    remove only pictures made before it. The reader's own files are kept.
-    """
-    models_dir, run = folder.parents[1], (task_of(folder), folder.name)
-    files = [path for place in (folder, *folder.parents[:2]) if place.is_dir() for path in place.iterdir()]
-    stale = [path for path in files if path.is_file() and run in runs_shown(path, models_dir)]
-    for path in models_dir.glob(f"*/{folder.parent.name}/{folder.name}/beside_trained*"):
-        if run in runs_shown(path, path.parents[2]):        # drawn next to a hand-built model
-            stale.append(path)
-    stale = [path for path in stale if path.stat().st_mtime < older_than]
-    galleries = {parent / "index.html" for path in stale for parent in path.parents[:3]}
-    for path in [*stale, *filter(is_gallery, galleries)]:
-        path.unlink(missing_ok=True)                        # another run may have removed it already
-    return len(stale)
-
-
-def save_table(rows: list[dict], path: Path) -> None:
-    """Write rows to a CSV file with a header."""
-    with replacing(path) as unfinished, open(unfinished, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, rows[0].keys())
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def read_metrics(folder: Path) -> dict:
-    """Return a finished run's metrics; empty if they are missing or damaged."""
-    try:
-        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        Config(**metrics["config"])
-    except (OSError, ValueError, TypeError, KeyError):
-        return {}
-    solved = {}
-    if metrics.get("steps_to_solve") is not None:
-        solved = {"steps_to_solve": int, "seconds_to_solve": float}
-    return {} if difference(METRICS | solved, {name: metrics.get(name) for name in METRICS}) else metrics
 
 
 def read_mistakes(folder: Path) -> list[dict]:
@@ -969,98 +524,6 @@ def read_mistakes(folder: Path) -> list[dict]:
     except (OSError, ValueError, TypeError):
         return []
     return [] if any(difference(MISTAKES_ROW, row) for row in rows) else rows
-
-
-@dataclass
-class Run:
-    """A finished run, as load_run reads it: the model in evaluation mode on the CPU."""
-
-    model: MiniTransformer | EncoderDecoder
-    config: Config
-    history: list[dict]
-    folder: Path
-    purposes: dict[str, str] = field(default_factory=dict)              # "layer 1, head 1": "finds END"
-    stream: dict[str, tuple[int, int]] = field(default_factory=dict)    # "WHAT": first feature, last + 1
-    changed: str = ""                                       # how the code differs from the run's, if it does
-
-    @property
-    def architecture(self) -> str:
-        return unwrapped(self.model).architecture
-
-
-def check_history(history: list) -> None:
-    """Raise ValueError unless these are rows from train: consecutive epochs from 1, or epoch 0 alone."""
-    for row in history:
-        unseen = isinstance(row, dict) and row.get("solved", False) is None     # not evaluated on all of them
-        known = HISTORY_ROW | ({"solved": type(None)} if unseen else {})
-        if differs := difference(known, row, "a row of the history"):
-            raise ValueError(differs)
-    if [row["epoch"] for row in history] not in ([0], [*range(1, len(history) + 1)]) or not history:
-        raise ValueError("the history does not list consecutive epochs from the first")
-
-
-def check_hand_set(purposes: dict, stream: dict) -> None:
-    """Raise ValueError, TypeError or AttributeError unless these are valid as Run.purposes and Run.stream."""
-    types = {type(text) for text in purposes.values()}
-    types |= {tuple(map(type, span)) for span in stream.values()}
-    if types - {str, (int, int)}:
-        raise ValueError("the notes on the hand-set weights have the wrong types")
-
-
-def open_checkpoint(folder: Path, remedy: str) -> tuple[dict, Config]:
-    """Return a folder's checkpoint and settings.
-
-    Raises ValueError with the remedy if it is missing or damaged. The weights are not checked: they may come
-    from a modified transformer.py.
-    """
-    path = folder / "checkpoint.pt"
-    if not path.is_file():
-        raise ValueError(f"{path} does not exist; {remedy}")
-    try:
-        checkpoint = read_archive(path)
-        if differs := difference(CHECKPOINT | dict.fromkeys({"known"} & set(checkpoint), dict), checkpoint):
-            raise ValueError(differs)
-        check_history(checkpoint["history"])
-        check_hand_set(**{"purposes": {}, "stream": {}} | checkpoint.get("known", {}))
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is damaged ({first_line(error)}); {remedy}") from error
-    if differs := difference(dict.fromkeys(asdict(Config())), dict.fromkeys(checkpoint["config"])):
-        raise ValueError(
-            f"{path} was trained by a different version of train.py: the setting {differs}; {UNDO}"
-        )
-    try:
-        return checkpoint, Config(**checkpoint["config"])
-    except ValueError as error:
-        raise ValueError(f"{path} holds a run that this code does not support: {error}") from error
-
-
-def read_checkpoint(folder: Path, task: str, architecture: str) -> tuple[dict, Config, nn.Module]:
-    """Return a run's checkpoint, settings and model. Raises ValueError if it cannot be used."""
-    path, models_dir = folder / "checkpoint.pt", folder.parents[1]
-    remedy = f"train it: {command_line('train.py', [task], [architecture], models_dir)}"
-    checkpoint, config = open_checkpoint(folder, remedy)
-    if (config.task, config.architecture) != (task, architecture):
-        found = f"{path} holds task {config.task}, architecture {config.architecture}"
-        raise ValueError(f"{found}; move it to {run_folder(models_dir, config.task, config.architecture)}")
-    needed, there_is = 4 * parameters_expected(config), path.stat().st_size
-    if needed > there_is + MORE_IN_CHANGED_CODE:
-        raise ValueError(
-            f"{path} is damaged (its settings imply {size_text(needed)} of weights, but it holds "
-            f"{size_text(there_is)}); {remedy}"
-        )
-    try:
-        smallest = replace(config, epochs=1, steps_per_epoch=1, batch_size=1)
-        model = check_config(smallest, torch.device("cpu"))
-    except ValueError as error:
-        raise ValueError(f"{path} holds a run with invalid settings: {error}") from error
-    if differs := difference(model.state_dict(), checkpoint["model"], "model"):
-        raise ValueError(
-            f"{path} was trained by a different version of transformer.py: {differs}; {UNDO}"
-        )
-    if not is_sealed(checkpoint):
-        raise ValueError(f"{path} is damaged (its parts do not belong to the same run); {remedy}")
-    model.load_state_dict(checkpoint["model"])
-    return checkpoint, config, model
 
 
 def changed(config: Config, model: nn.Module, sample: dict[str, Tensor]) -> str:
@@ -1099,39 +562,6 @@ def load_run(models_dir: Path, task: str, architecture: str = "encoder") -> Run:
 
 
 # ---------------------------------------------------------------- a run's pictures and metrics
-
-
-def name_loss_axes(axes: Axes) -> None:
-    axes.set(yscale="log", xlabel="training step", ylabel="loss, nats per token")
-    axes.yaxis.set_major_formatter("{x:g}")                 # 0.1, not 10⁻¹
-    axes.yaxis.set_minor_formatter(LogFormatter())
-
-
-def training_picture(config: Config, history: list[dict]) -> Figure:
-    """Plot loss and accuracies over the steps, with the step at which the task was solved."""
-    steps, solved = [row["step"] for row in history], first_solved(history)
-    last = percent(history[-1]["exact_match"])
-    sentence = f"not solved in {steps[-1]} steps: {last} of the sequences correct at the end"
-    how = f"Accuracy after each epoch, on the same {EVALUATION_BATCH} validation sequences."
-    if solved:
-        sentence = f"solved at step {solved['step']}"
-        how += f" Dotted line: solved (all {VALIDATION_SEQUENCES:,} validation sequences correct)."
-    numbers = title_of(config.task, config.architecture)
-    if differing := differing_settings(config):
-        numbers += f"; non-default settings: {differing}"
-    figure, top = new_picture(3.0, sentence, numbers, how)
-    loss_axes = panel(figure, 0.75, top + 0.1, 2.7, 2.4)
-    accuracy_axes = panel(figure, 4.15, top + 0.1, 2.55, 2.4)
-    loss_axes.plot(steps, [row["loss"] for row in history])
-    name_loss_axes(loss_axes)
-    for name, key, style in ("exact match", "exact_match", "-"), ("token accuracy", "token_accuracy", "--"):
-        accuracy_axes.plot(steps, [100 * row[key] for row in history], style, label=name)
-    accuracy_axes.set(xlabel="training step", ylabel="%", ylim=(-3, 103))
-    name_lines(accuracy_axes)
-    if solved:
-        for axes in loss_axes, accuracy_axes:
-            axes.axvline(solved["step"], color="grey", linestyle=":")
-    return figure
 
 
 def mistakes_sentence(table: list[dict]) -> str:
@@ -1225,54 +655,6 @@ def save_untrained(config: Config, model: nn.Module, models_dir: Path, **known: 
 
 
 # ---------------------------------------------------------------- command line
-
-
-def add_settings(parser: argparse.ArgumentParser) -> None:
-    """Add an option for every Config setting except max_len; its help lists the default of each task."""
-    option = parser.add_argument
-
-    def setting(flag: str, help: str, name: str = "", **how) -> None:
-        name = name or flag.strip("-").replace("-", "_")
-        values = {"default": getattr(Config(), name)}
-        for architecture in ARCHITECTURES:
-            if (own := getattr(Config(architecture=architecture), name)) != values["default"]:
-                values[architecture] = own
-        for task_name, task in TASKS.items():
-            if name in task.settings:
-                values[task_name] = task.settings[name]
-            for architecture in ARCHITECTURES:
-                if name in task.settings.get(architecture, {}):
-                    values[f"{task_name}, {architecture}"] = task.settings[architecture][name]
-        if "choices" not in how:
-            number = type(values["default"])
-            how |= {"type": number, "metavar": "N" if number is int else "X"}
-        words = [f"{whose}: {setting_text(name, value).split()[-1]}" for whose, value in values.items()]
-        option(flag, help=f"{help} ({'; '.join(words)})", **how)
-
-    setting("--epochs", "number of epochs; each draws fresh data and ends with an evaluation")
-    setting("--steps-per-epoch", "optimiser steps per epoch")
-    setting("--batch-size", "sequences per step")
-    setting("--learning-rate", "peak learning rate of AdamW, reached after the warm-up")
-    setting("--hold", "fraction of the steps (0 ≤ X < 1) before cosine decay to 0 begins")
-    setting("--seq-len", "maximum number of symbols in a question")
-    option("--fixed-length", action="store_true",
-           help="use only sequences of exactly --seq-len symbols, not all lengths up to it")
-    setting("--oversample",
-            "fraction of training questions (0 to 1) sampled so that all kinds are equally frequent")
-    setting("--vocab-size", "vocabulary size, including the special tokens PAD, START, END and MASK")
-    setting("--d-model", "width of the residual stream")
-    setting("--num-heads", "attention heads per layer; must divide --d-model")
-    setting("--num-layers", "number of layers; an encoder-decoder has this many in each half")
-    setting("--d-ff", "hidden width of the feed-forward network")
-    setting("--dropout", "dropout probability (0 ≤ X < 1)")
-    setting("--positional", "type of positional encoding", choices=POSITIONAL)
-    setting("--position-base", "base of the sinusoidal encoding; the paper uses 10000")
-    setting("--embedding-std", "standard deviation of the initial token embeddings")
-    setting("--norm",
-            "LayerNorm before (pre) or after (post) each sublayer",
-            name="norm_first", choices=["pre", "post"])
-    setting("--activation", "activation function of the feed-forward networks", choices=list(ACTIVATIONS))
-    setting("--seed", "random seed for the initial weights and the training data")
 
 
 def parse() -> argparse.Namespace:

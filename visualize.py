@@ -86,6 +86,7 @@ from data import (
     usable_lengths,
 )
 from explorer import save_gallery, save_page
+from support.config import EVALUATION_BATCH, Config, setting_text, title_of
 from support.console import add_choice, fail, folder_name, new_parser, parse_options, run_script, set_threads
 from support.figure import (
     MARGIN,
@@ -102,32 +103,22 @@ from support.figure import (
 )
 from support.files import first_line, only_writer, replacing
 from support.puzzles import MASK
-from train import (
+from support.record import PROBES, Record, read_record
+from support.runs import (
     DEFAULT_ARCHITECTURES,
     DEFAULT_FOLDER,
     DEFAULT_TASKS,
-    EVALUATION_BATCH,
-    PROBES,
-    Config,
-    Record,
     Run,
     command_line,
     first_solved,
-    load_run,
-    mistakes_picture,
-    name_loss_axes,
     open_checkpoint,
-    read_mistakes,
-    read_record,
-    read_run,
     remove_stale,
     runs_below,
     save_table,
-    setting_text,
     task_of,
-    title_of,
-    training_picture,
 )
+from support.training_plot import name_loss_axes, training_picture
+from train import load_run, mistakes_picture, read_mistakes, read_run
 from transformer import END, PAD, TransformerBlock, evaluating, generate
 
 NEVER_RIGHT = "the model is never correct, so no ablation can make it worse"

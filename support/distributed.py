@@ -10,7 +10,7 @@ import gc
 import os
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 
 import torch
@@ -83,3 +83,38 @@ def from_first(make: Callable[[], object]) -> object:
     if PROCESSES > 1:
         dist.broadcast_object_list(made)
     return made[0]
+
+
+def own_parts(
+    model: nn.Module, inputs: tuple[Tensor, ...], target: Tensor, scored: Tensor, accumulate: int = 1
+) -> Iterator[tuple[tuple[Tensor, ...], Tensor, Tensor]]:
+    """Yield this process's micro-batches, each with a loss weight. Usually there is just one.
+
+    scored, shaped like target, marks the tokens that count. The weights make each of them count equally: the
+    weighted mean losses, summed per process and averaged over processes, give the batch's mean loss. An
+    unweighted mean of means would not, because the parts contain different numbers of scored tokens.
+    """
+    total = scored.sum()
+    split = (tokens.tensor_split(PROCESSES * accumulate) for tokens in (*inputs, target, scored))
+    own = list(zip(*split, strict=True))[RANK * accumulate :][:accumulate]
+    for number, (*inputs, target, scored) in enumerate(own, start=1):
+        wait = PROCESSES > 1 and number < accumulate        # synchronise gradients only after the last part
+        with model.no_sync() if wait else nullcontext():
+            yield tuple(inputs), target, PROCESSES * scored.sum() / total
+
+
+def backward(
+    model: nn.Module, loss_of: Callable[[Tensor, Tensor], Tensor],
+    inputs: tuple[Tensor, ...], target: Tensor, scored: Tensor, accumulate: int = 1,
+) -> Tensor:
+    """Add the gradients of a batch's mean loss, loss_of(model(*inputs), target); return that loss, ().
+
+    With several processes, each returns and back-propagates its own part. For scored, see own_parts.
+    accumulate is the number of micro-batches per process, which save memory.
+    """
+    whole = 0.0
+    for part, correct, weight in own_parts(model, inputs, target, scored, accumulate):
+        loss = weight * loss_of(model(*part), correct)
+        loss.backward()
+        whole += loss.detach()
+    return whole

@@ -42,9 +42,12 @@ import handmade
 import train
 import transformer
 from data import ARCHITECTURES, TASKS, add_start_end, all_right, to_content
+from support.config import Config, check_config, recipe
 from support.console import fail, parse_options, run_script, set_threads
 from support.figure import percent
 from support.puzzles import add
+from support.record import extended, probe_of
+from support.runs import DEFAULT_FOLDER, DEFAULT_TASKS, Run
 from transformer import check_positive, scaled_dot_product_attention, sinusoidal_encoding
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -72,7 +75,7 @@ class UsualTutorial(nn.Module):
 
     architecture = "encoder"
 
-    def __init__(self, config: train.Config):
+    def __init__(self, config: Config):
         super().__init__()
         layer = nn.TransformerEncoderLayer(
             config.d_model, config.num_heads, config.d_ff, dropout=0.1, batch_first=True
@@ -87,7 +90,7 @@ class UsualTutorial(nn.Module):
         return self.output_projection(self.encoder(x, src_key_padding_mask=tokens == 0))
 
 
-def usual_history(config: train.Config) -> Iterator[dict]:
+def usual_history(config: Config) -> Iterator[dict]:
     """Train with the usual loop:
 
     Adam at 1e-3, batches of 32 from a fixed set, no schedule, no average, no clipping.
@@ -114,12 +117,12 @@ def usual_history(config: train.Config) -> Iterator[dict]:
         seconds += time.perf_counter() - start
 
 
-def our_history(config: train.Config) -> Iterator[dict]:
+def our_history(config: Config) -> Iterator[dict]:
     for _, checkpoint in train.train(config, CPU):
         yield checkpoint["history"][-1]
 
 
-def trained(config: train.Config) -> tuple[nn.Module, dict]:
+def trained(config: Config) -> tuple[nn.Module, dict]:
     """Return the averaged model and last checkpoint of a full run; keeping all would take gigabytes."""
     return deque(train.train(config, CPU), maxlen=1).pop()
 
@@ -192,7 +195,7 @@ def what_decides(architectures: list[str], seeds: range, max_steps: int) -> None
     for (name, (settings, patched)), architecture in itertools.product(changes.items(), architectures):
         settings = settings | {"task": "reverse", "architecture": architecture}
         with patched:
-            configs = [train.Config(**settings, seed=seed) for seed in seeds]
+            configs = [Config(**settings, seed=seed) for seed in seeds]
             rows = [until_solved(our_history(config), max_steps) for config in configs]
         steps = median_and_most(rows, "step", 0)
         print(line.format(name, architecture, solved_of(rows), steps), flush=True)
@@ -207,7 +210,7 @@ def compare(architectures: list[str], seeds: range, max_steps: int) -> None:
         rows, milliseconds, shares = [], [], []
         for seed in seeds:
             usual = model == "usual tutorial"
-            config = train.Config(task=task, seed=seed, architecture="encoder" if usual else model)
+            config = Config(task=task, seed=seed, architecture="encoder" if usual else model)
             peak = peak_flops_per_second()
             rows.append(until_solved((usual_history if usual else our_history)(config), max_steps))
             seconds_per_step = rows[-1]["train_seconds"] / rows[-1]["step"]
@@ -230,7 +233,7 @@ def other_toys(seeds: range, max_steps: int) -> None:
     line = "{:<41}{:>10}{:>16}{:>19}"
     print(line.format("toy", "solved", "steps (most)", "seconds (most)"))
     for name, settings in OTHER_TOYS.items():
-        configs = [train.Config(**settings, fixed_length=True, seed=seed) for seed in seeds]
+        configs = [Config(**settings, fixed_length=True, seed=seed) for seed in seeds]
         rows = [until_solved(our_history(config), max_steps) for config in configs]
         steps, seconds = median_and_most(rows, "step", 0), median_and_most(rows, "train_seconds", 1)
         print(line.format(name, solved_of(rows), steps, seconds), flush=True)
@@ -245,7 +248,7 @@ def hardest_sums(digits: int) -> Tensor:
     return torch.stack([to_content(list(f"{a:0{digits}}+{b:0{digits}}"), "add") for a, b in pairs])
 
 
-def right_of_hardest_sums(model: nn.Module, config: train.Config) -> str:
+def right_of_hardest_sums(model: nn.Module, config: Config) -> str:
     """Count how many of the hardest sums, up to config's number of digits, the model gets right."""
     right, count = 0, 0
     for digits in range(1, (config.seq_len + 1) // 2):
@@ -266,7 +269,7 @@ def all_tasks(tasks: list[str], architectures: list[str], seeds: range) -> None:
     for task, architecture in itertools.product(tasks, architectures):
         rows, seconds, tests, hardest = [], [], [], []
         for seed in seeds:
-            config = train.recipe(task, architecture, seed=seed)
+            config = recipe(task, architecture, seed=seed)
             model, checkpoint = trained(config)
             history = checkpoint["history"]
             rows.append(until_solved(iter(history), history[-1]["step"]))
@@ -284,7 +287,7 @@ def all_tasks(tasks: list[str], architectures: list[str], seeds: range) -> None:
             print("\n".join(train.mistakes_text(all_tests).splitlines()[:3]), flush=True)
 
 
-def swapped(run: train.Run, longer: bool) -> str:
+def swapped(run: Run, longer: bool) -> str:
     """Return the means of analysis.swap_end over all pairs of lengths, the other one longer or shorter."""
     pairs = itertools.permutations(run.config.lengths("test"), 2)
     shares = [analysis.swap_end(run, own, other) for own, other in pairs if (other > own) == longer]
@@ -299,24 +302,24 @@ def by_hand(seeds: range) -> None:
     line = "{:<19}{:>7}{:>15}{:>15}{:>16}{:>15}{:>15}".format
     print(line("", "END", "embedding", "attention 1", "feed-forward 1", "shorter", "longer"))
 
-    def report(name: str, run: train.Run, *swaps: str, shuffled: bool = False) -> None:
+    def report(name: str, run: Run, *swaps: str, shuffled: bool = False) -> None:
         probed = analysis.probe_places(run, shuffled).values()
         on_end = analysis.Evidence(run).reading.maps["encoder"][0, :, :, -1].mean(dim=1).max()
         cells = [f"{end:.1%}, {mirror:.1%}" for end, mirror in probed] + [*swaps, "", ""][:2]
         print(line(name, f"{on_end:.1%}", *cells), flush=True)
 
     config, model, _ = handmade.reversing_encoder()
-    run = train.Run(model, config, [], Path())
+    run = Run(model, config, [], Path())
     report("hand-built", run, swapped(run, longer=False), swapped(run, longer=True))
     for seed in seeds:
-        config = train.Config(seed=seed)
-        run = train.Run(analysis.untrained(config).requires_grad_(False), config, [], Path())
+        config = Config(seed=seed)
+        run = Run(analysis.untrained(config).requires_grad_(False), config, [], Path())
         report(f"untrained, seed {seed}", run)
         for parameter in run.model.blocks[0].attention.query_projection.parameters():
             parameter.zero_()                               # all scores are 0
         report("  uniform attention", run)
         model, checkpoint = trained(config)
-        run = train.Run(model, config, checkpoint["history"], Path())
+        run = Run(model, config, checkpoint["history"], Path())
         report(f"trained, seed {seed}", run, swapped(run, longer=False), swapped(run, longer=True))
         report("  labels shuffled", run, shuffled=True)
 
@@ -328,11 +331,11 @@ def pattern(tasks: list[str], architectures: list[str], seeds: range) -> None:
     for task, architecture in itertools.product(tasks, architectures):
         cells, order = [], []
         for seed in seeds:
-            config, record = train.recipe(task, architecture, seed=seed), None
-            probe = train.probe_of(config)
+            config, record = recipe(task, architecture, seed=seed), None
+            probe = probe_of(config)
             for model, checkpoint in train.train(config, CPU):
-                record = train.extended(record, model, probe, checkpoint["history"][-1])
-            run = train.Run(model, config, checkpoint["history"], Path())
+                record = extended(record, model, probe, checkpoint["history"][-1])
+            run = Run(model, config, checkpoint["history"], Path())
             share = analysis.shares_in_training(run, record)
             best = share[-1].argmax()
             symbols = record["step"][analysis.half_way(record["right"])]
@@ -377,7 +380,7 @@ def main() -> None:
     options = parse_options(parser)
     try:
         check_positive(seeds=options.seeds, max_steps=options.max_steps)
-        train.check_config(train.Config(seed=options.first_seed), CPU)
+        check_config(Config(seed=options.first_seed), CPU)
         set_threads(options.threads)
     except ValueError as error:
         fail(str(error))
@@ -389,9 +392,9 @@ def main() -> None:
     elif options.other_toys:
         other_toys(seeds, options.max_steps)
     elif options.scale:
-        scale(train.DEFAULT_FOLDER, peak_flops_per_second())
+        scale(DEFAULT_FOLDER, peak_flops_per_second())
     elif options.pattern:
-        pattern(train.DEFAULT_TASKS, options.architecture, seeds)
+        pattern(DEFAULT_TASKS, options.architecture, seeds)
     elif options.by_hand:
         by_hand(seeds)
     elif options.what_decides:

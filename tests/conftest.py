@@ -11,7 +11,9 @@ import explorer
 import train
 from analysis import unseen_sequences
 from data import ARCHITECTURES
-from train import Config, load_run, run_folder, train_and_save
+from support.config import Config
+from support.runs import run_folder
+from train import load_run, train_and_save
 
 TINY = {"d_model": 16, "num_heads": 2, "num_layers": 2, "d_ff": 32, "epochs": 2, "steps_per_epoch": 3}
 TINY_OPTIONS = [f"--{name.replace('_', '-')}={value}" for name, value in TINY.items()]

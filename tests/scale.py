@@ -27,11 +27,12 @@ from torch.utils.flop_counter import FlopCounterMode
 import train
 from data import arrange
 from support import distributed
+from support.config import Config
 from support.figure import name_lines, new_picture, panel, picture_style, save_picture
 from transformer import PAD, LayerNorm, PositionalEncoding, token_embedding
 
 CPU = torch.device("cpu")
-BASE = train.Config(seq_len=8, fixed_length=True)           # what the sweeps start from
+BASE = Config(seq_len=8, fixed_length=True)           # what the sweeps start from
 SWEEPS = {                                                  # one size at a time
     "d_model": {size: replace(BASE, d_model=size, d_ff=4 * size) for size in (64, 128, 256, 512, 1024)},
     "layers": {size: replace(BASE, num_layers=size) for size in (2, 4, 8, 12)},
@@ -52,7 +53,7 @@ class EncoderOfPyTorch(nn.Module):
 
     architecture = "encoder"
 
-    def __init__(self, config: train.Config):
+    def __init__(self, config: Config):
         super().__init__()
         layer = nn.TransformerEncoderLayer(
             config.d_model, config.num_heads, config.d_ff, dropout=config.dropout,
@@ -82,7 +83,7 @@ class Cost:
     peak_bytes: int                                         # peak memory above the baseline
 
 
-def flops_of(config: train.Config, attention: bool = True) -> int:
+def flops_of(config: Config, attention: bool = True) -> int:
     """Count the flops of a step's matrix products with PyTorch: once forward and twice as many backward.
 
     Without attention, these are only the products with weights.
@@ -125,7 +126,7 @@ def in_processes(processes: int, function: Callable, *arguments: object) -> obje
     return results.get()
 
 
-def time_steps(config: train.Config, **how: bool) -> list[float]:
+def time_steps(config: Config, **how: bool) -> list[float]:
     """Return the seconds of some steps, equally many in each process."""
     run, times, steps = train.Training(config, CPU, **how), [], 2
     batch = arrange("encoder", *config.draw(config.batch_size, torch.Generator().manual_seed(0)))
@@ -140,13 +141,13 @@ def time_steps(config: train.Config, **how: bool) -> list[float]:
 
 def measure_step(
     rank: int, processes: int, port: int, results: SimpleQueue,
-    config: train.Config, threads: int, of_pytorch: bool, how: dict[str, bool],
+    config: Config, threads: int, of_pytorch: bool, how: dict[str, bool],
 ) -> None:
     """Measure a step in each process (see train.Training); the first puts a Cost into results."""
     torch.set_num_threads(threads)
     before = memory("VmRSS")
-    model = partialmethod(EncoderOfPyTorch) if of_pytorch else train.Config.model
-    with joined(rank, processes, port), patch.object(train.Config, "model", model):
+    model = partialmethod(EncoderOfPyTorch) if of_pytorch else Config.model
+    with joined(rank, processes, port), patch.object(Config, "model", model):
         first, _, *others = time_steps(config, **how)
     if rank == 0:
         results.put(Cost(statistics.median(others), first, memory("VmHWM") - before))
@@ -158,7 +159,7 @@ class Point:
 
     sweep: str
     size: int
-    config: train.Config
+    config: Config
     limit: float                                            # seconds for the matrix products alone
     costs: dict[str, Cost]                                  # of each way
 

@@ -44,7 +44,9 @@ from analysis import (
     unseen_sequences,
 )
 from data import ARCHITECTURES, TASKS, Task, add_start_end, arrange, dependence, to_content, to_text
-from train import Config, Run, load_run, recipe
+from support.config import Config, recipe
+from support.runs import Run
+from train import load_run
 from transformer import FeedForward, generate
 
 

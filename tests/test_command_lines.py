@@ -15,6 +15,7 @@ import train
 import visualize
 from support import distributed
 from support.console import run_script
+from support.runs import run_folder
 
 HERE = Path(train.__file__).parent
 SCRIPTS = sorted(path.name for path in HERE.glob("*.py") if "__main__" in path.read_text())
@@ -79,8 +80,8 @@ def call(script, options, monkeypatch):
 @pytest.fixture
 def in_a_folder(models_dir, tmp_path, monkeypatch):
     """A working directory with a tiny run, so that a mistake could spoil something."""
-    folder = train.run_folder(Path("models"), "copy", "encoder")
-    shutil.copytree(train.run_folder(models_dir, "copy", "encoder"), tmp_path / folder)
+    folder = run_folder(Path("models"), "copy", "encoder")
+    shutil.copytree(run_folder(models_dir, "copy", "encoder"), tmp_path / folder)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

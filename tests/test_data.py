@@ -32,8 +32,8 @@ from data import (
     token_accuracy,
     usable_lengths,
 )
+from support.config import Config, check_config
 from support.puzzles import MASK, PLUS, ZERO, add, uniform_symbols
-from train import Config
 from transformer import END, PAD, START
 
 
@@ -517,7 +517,7 @@ def proposing(longer, factor=1):
 def test_a_task_whose_questions_are_wrong_is_refused(task, message, monkeypatch):
     monkeypatch.setitem(TASKS, "wrong", task)
     with pytest.raises(ValueError, match=message):
-        train.check_config(Config("wrong"), torch.device("cpu"))
+        check_config(Config("wrong"), torch.device("cpu"))
 
 
 def test_lengths_without_questions_in_a_split_are_left_out_and_named(monkeypatch, capsys):
@@ -530,7 +530,7 @@ def test_lengths_without_questions_in_a_split_are_left_out_and_named(monkeypatch
     for task in "palindromes", "fives":
         monkeypatch.setattr("sys.argv", ["data.py", "--task", task])
         data.main()
-        train.check_config(Config(task), torch.device("cpu"))
+        check_config(Config(task), torch.device("cpu"))
         for split in SPLITS:
             source, _ = draw(task, 50, generator(), split)
             assert {*((source != PAD).sum(dim=1) - 2).tolist()} <= {*usable_lengths(task, split, 8, 20)}

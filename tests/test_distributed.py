@@ -22,8 +22,10 @@ from torch import nn
 import train
 from data import ARCHITECTURES
 from support import distributed
+from support.config import Config
 from support.console import check_compiler, check_precision
-from train import Config, load_run, run_folder, save_checkpoint
+from support.runs import run_folder
+from train import load_run, save_checkpoint
 
 CPU = torch.device("cpu")
 SETTINGS = TINY | {"batch_size": 7}                         # divisible by neither 2 nor 3
@@ -75,12 +77,12 @@ def test_a_batch_in_parts_trains_like_the_whole_and_a_mean_of_means_does_not(mon
     for found, expected in zip(losses_and_weights("encoder", accumulate=3), whole, strict=True):
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
 
-    own_parts = train.own_parts
+    own_parts = distributed.own_parts
 
-    def equal_weights(run, *batch):
-        return ((given, to_say, 1 / 3) for given, to_say, _ in own_parts(run, *batch))
+    def equal_weights(*batch):
+        return ((inputs, target, 1 / 3) for inputs, target, _ in own_parts(*batch))
 
-    monkeypatch.setattr(train, "own_parts", equal_weights)
+    monkeypatch.setattr(distributed, "own_parts", equal_weights)
     losses, weights = losses_and_weights("encoder", accumulate=3)
     assert (losses - whole[0]).abs().max() > 1e-2 and (weights - whole[1]).abs().max() > 1e-4
 

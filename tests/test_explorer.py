@@ -29,9 +29,10 @@ import visualize
 from analysis import Evidence, ablated, answer_cells, mean_head_outputs, parts_of, scores_of_query
 from data import ARCHITECTURES, TASKS, Task, alphabet, dependence, some_questions
 from handmade import copying_encoder_decoder, reversing_encoder
+from support.config import Config, fixed_generator
 from support.figure import new_picture, percent, save_picture
 from support.puzzles import MASK
-from train import Config, Run, fixed_generator, run_folder
+from support.runs import Run, run_folder
 from transformer import END, PAD, START, evaluating, generate
 
 SMALL = {"d_model": 20, "num_heads": 2, "num_layers": 2, "d_ff": 24}

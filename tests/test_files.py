@@ -23,8 +23,11 @@ from conftest import TINY, TINY_OPTIONS, files_in
 
 import train
 from data import ARCHITECTURES
+from support.config import Config
 from support.files import only_writer, replacing, uninterrupted
-from train import Config, load_run, run_folder, save_checkpoint
+from support.record import extended, probe_of, read_record
+from support.runs import run_folder
+from train import load_run, save_checkpoint
 
 HERE = Path(train.__file__).parent
 ENCODER = ["--task", "reverse", "--architecture", "encoder"]
@@ -190,15 +193,15 @@ def test_a_run_that_is_killed_three_times_ends_bit_for_bit_like_one_that_is_not(
     monkeypatch.setattr(sys, "argv", ["train.py", *options])
     train.main()
 
-    record, probe = None, train.probe_of(config)
+    record, probe = None, probe_of(config)
     for model, expected in train.train(config, torch.device("cpu")):
-        record = train.extended(record, model, probe, expected["history"][-1])
+        record = extended(record, model, probe, expected["history"][-1])
     resumed = torch.load(folder / "checkpoint.pt", weights_only=True)
     for checkpoint in resumed, expected:
         del checkpoint["seal"]                              # including the seconds
         for row in checkpoint["history"]:
             del row["train_seconds"]
-    assert same(resumed, expected) and same(train.read_record(folder, expected["history"]), record)
+    assert same(resumed, expected) and same(read_record(folder, expected["history"]), record)
     assert not list(folder.glob(".*"))
 
 

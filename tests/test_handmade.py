@@ -25,7 +25,8 @@ from handmade import (
 )
 from support.console import run_script
 from support.figure import picture_style
-from train import Run, load_run, predict, run_folder
+from support.runs import Run, remove_stale, run_folder
+from train import load_run, predict
 from transformer import PAD, EncoderDecoder, MiniTransformer
 from visualize import beside_picture, look_at, weights_picture
 
@@ -225,7 +226,7 @@ def test_the_picture_beside_a_trained_model_is_removed_when_either_is_made_again
         other = handmade_dir / "copy_task" / "encoder" / picture.name
         other.parent.mkdir(parents=True, exist_ok=True)
         other.write_bytes(b"of other weights")
-        train.remove_stale(folder)
+        remove_stale(folder)
         assert not picture.exists() and other.exists()
 
 

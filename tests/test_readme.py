@@ -25,7 +25,9 @@ import train
 import transformer
 import visualize
 from data import TASKS, Task
-from train import read_checkpoint, recipe, run_folder, train_and_save
+from support.config import recipe
+from support.runs import read_checkpoint, run_folder
+from train import train_and_save
 
 ROOT = Path(data.__file__).parent
 PAGES = {name: (ROOT / name).read_text() for name in

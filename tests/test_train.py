@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
@@ -23,21 +24,41 @@ from conftest import TINY, TINY_OPTIONS, files_in
 import data
 import train
 import visualize
-from data import ARCHITECTURES, SPLITS, TASKS, Task, all_right, arrange, exact_match, token_accuracy
+from data import (
+    ARCHITECTURES,
+    SPLITS,
+    TASKS,
+    Task,
+    all_right,
+    arrange,
+    exact_match,
+    is_scored,
+    token_accuracy,
+)
+from support.config import (
+    VALIDATION_SEQUENCES,
+    Config,
+    check_config,
+    memory_needed,
+    parameters_expected,
+    recipe,
+)
 from support.console import arguments, choose_device, run_script
+from support.distributed import backward
 from support.figure import at_most, percent
 from support.files import only_writer
-from train import (
-    Config,
-    evaluate,
-    learning_rate_share,
-    load_run,
-    loss_of,
-    predict,
+from support.record import probe_of, read_record
+from support.runs import (
+    DEFAULT_ARCHITECTURES,
+    DEFAULT_TASKS,
+    check_history,
+    command_line,
+    remove_stale,
     run_folder,
-    save_checkpoint,
-    update_average,
+    save_table,
 )
+from support.training_plot import training_picture
+from train import evaluate, learning_rate_share, load_run, loss_of, predict, save_checkpoint, update_average
 from transformer import PAD, START, generate
 
 CPU = torch.device("cpu")
@@ -70,8 +91,7 @@ def test_a_step_never_waits_for_the_device():
     run = train.Training(Config(**TINY), torch.device("meta"))
     with torch.device("meta"):
         tokens = torch.randint(4, 20, (3, 6))
-    (given, to_say, weight), = train.own_parts(run, (tokens,), tokens)
-    (weight * loss_of(run.model(*given), to_say)).backward()
+    backward(run.model, loss_of, (tokens,), tokens, is_scored(tokens))
     torch.nn.utils.clip_grad_norm_(run.model.parameters(), train.CLIP_NORM)
     run.average.update_parameters(run.model)
     run.average.update_parameters(run.model)
@@ -175,7 +195,7 @@ def test_solved_means_that_all_validation_sequences_were_looked_at():
 
     model = torch.nn.Linear(1, 1)
     model.forward, model.architecture = echo, "encoder"
-    source = torch.randint(4, 20, (train.VALIDATION_SEQUENCES, 5))
+    source = torch.randint(4, 20, (VALIDATION_SEQUENCES, 5))
     glance = evaluate(model, source, source, thorough=False)
     assert glance["exact_match"] == 1 and not glance["solved"]
     assert evaluate(model, source, source, thorough=True)["solved"]
@@ -197,8 +217,8 @@ def test_what_nobody_looked_at_is_neither_solved_nor_unsolved(tmp_path):
         scores = evaluate(config.model(), source, target, thorough=False)
     assert scores["exact_match"] == 1 and scores["solved"] is None
     row = {"epoch": 1, "step": 8, "loss": 1.0, "train_seconds": 1.0} | scores
-    train.check_history([row])
-    train.save_table([row], tmp_path / "history.csv")
+    check_history([row])
+    save_table([row], tmp_path / "history.csv")
     assert (tmp_path / "history.csv").read_text().endswith(",1.0,\n")
     assert not evaluate(config.model(), source, target, thorough=False)["solved"]
     assert train.tests_text(config, 10_000) == "10,000 test sequences (6,584 distinct)"
@@ -206,12 +226,12 @@ def test_what_nobody_looked_at_is_neither_solved_nor_unsolved(tmp_path):
 
 
 def test_the_training_picture_names_what_differs_and_how_many_sequences_its_accuracies_stand_on():
-    config = train.recipe("add", "encoder", num_layers=1, fixed_length=True)
+    config = recipe("add", "encoder", num_layers=1, fixed_length=True)
     history = [
         {"epoch": 1, "step": 8, "loss": 2.0, "token_accuracy": 0.5, "exact_match": 0.25, "solved": False},
         {"epoch": 2, "step": 16, "loss": 1.0, "token_accuracy": 1.0, "exact_match": 1.0, "solved": True},
     ]
-    figure = train.training_picture(config, history)
+    figure = training_picture(config, history)
     assert figure.get_suptitle() == "Solved at step 16"
     numbers = figure.texts[1].get_text()                        # not what add trains best with
     assert numbers == "add, encoder; non-default settings: fixed_length, num_layers 1"
@@ -220,7 +240,7 @@ def test_the_training_picture_names_what_differs_and_how_many_sequences_its_accu
     _, accuracy_axes = figure.axes
     assert [list(line.get_ydata()) for line in accuracy_axes.get_lines()[:2]] == [[25, 100], [50, 100]]
     assert [text.get_text() for text in accuracy_axes.texts] == ["exact match", "token accuracy"]
-    plain = train.training_picture(train.recipe("add", "encoder"), history[:1])
+    plain = training_picture(recipe("add", "encoder"), history[:1])
     assert plain.get_suptitle() == "Not solved in 8 steps: 25% of the sequences correct at the end"
     assert plain.texts[1].get_text() == "add, encoder"
 
@@ -303,9 +323,9 @@ def test_mistakes_are_kept_until_the_next_weights_and_only_where_there_are_some(
     for damaged in b"kind,value\nlength,x\n", b"kind,value\nlength,3\n", b"\xff", whole[:-20], b"a\n1\n":
         (folder / "mistakes.csv").write_bytes(damaged)
         assert train.read_mistakes(folder) == []
-    train.remove_stale(folder)
+    remove_stale(folder)
     assert not list(folder.glob("mistakes*"))
-    train.save_figures({"steps": 0}, history, train.replace(answers, prediction=answers.target), folder)
+    train.save_figures({"steps": 0}, history, replace(answers, prediction=answers.target), folder)
     assert not list(folder.glob("mistakes*"))
 
 
@@ -382,12 +402,12 @@ def test_figures_agree_with_each_other(finished):
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_the_record_holds_the_attention_to_an_unseen_question_after_each_epoch(architecture, models_dir):
     run = load_run(models_dir, "reverse", architecture)
-    record = train.read_record(run.folder, run.history)
+    record = read_record(run.folder, run.history)
     assert record["step"].tolist() == [3, 6]
     source, target = torch.tensor(record["source"]), torch.tensor(record["target"])
     assert target[1:-1].tolist() == source[1:-1].tolist()[::-1]
     assert len(source) == 10 and data.split_of(source[None, 1:-1]).item() == SPLITS.index("validation")
-    sources, targets = train.probe_of(run.config)
+    sources, targets = probe_of(run.config)
     assert torch.equal(sources[0], source) and len(sources) == 4
     given, to_say = arrange(architecture, sources, targets)
     right = (run.model(*given).argmax(dim=-1) == to_say)[(to_say != PAD) & (to_say != START)]
@@ -402,20 +422,20 @@ def test_the_record_holds_the_attention_to_an_unseen_question_after_each_epoch(a
 def test_a_record_of_other_weights_or_epochs_is_none(finished, tmp_path):
     history = load_run(finished.parents[1], "reverse").history
     shutil.copy(finished / "attention.npz", tmp_path)
-    assert len(train.read_record(tmp_path, history[:1])["encoder"]) == 1
-    assert train.read_record(tmp_path, [*history, history[-1]]) is None
-    assert train.read_record(tmp_path, [history[0] | {"loss": 1.0}]) is None
+    assert len(read_record(tmp_path, history[:1])["encoder"]) == 1
+    assert read_record(tmp_path, [*history, history[-1]]) is None
+    assert read_record(tmp_path, [history[0] | {"loss": 1.0}]) is None
     whole = (tmp_path / "attention.npz").read_bytes()
     for damaged in whole[:-100], whole[:500] + bytes([whole[500] ^ 1]) + whole[501:]:
         (tmp_path / "attention.npz").write_bytes(damaged)
-        assert train.read_record(tmp_path, history) is None
+        assert read_record(tmp_path, history) is None
 
 
 @pytest.mark.parametrize(
     ("settings", "length"), [({"seq_len": 30}, 16), ({"seq_len": 20, "fixed_length": True}, 20), ({}, 8)]
 )
 def test_the_recorded_question_is_as_long_as_a_picture_can_show(settings, length):
-    source, target = train.probe_of(Config(**settings))
+    source, target = probe_of(Config(**settings))
     assert source.shape == target.shape == (4, length + 2)
     assert len(source[0].unique()) >= len(source[3].unique())
 
@@ -542,7 +562,7 @@ def test_bad_input_is_one_line_exit_2_and_nothing_written(options, message, tmp_
 def test_the_size_of_a_model_is_known_without_building_it(architecture, settings):
     config = Config(**TINY | settings, architecture=architecture, max_len=100)
     numbers = sum(weights.numel() for weights in config.model().state_dict().values())
-    assert train.parameters_expected(config) == numbers
+    assert parameters_expected(config) == numbers
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -559,7 +579,7 @@ def test_the_memory_of_a_batch_is_about_what_autograd_keeps(architecture, settin
     given, to_say = arrange(architecture, source, target)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         loss = loss_of(model(*given), to_say)
-    more = train.memory_needed(train.replace(config, batch_size=500)) - train.memory_needed(config)
+    more = memory_needed(replace(config, batch_size=500)) - memory_needed(config)
     assert loss.isfinite() and 0.8 < more / sum(kept.values()) < 1.25
 
 
@@ -572,7 +592,7 @@ def test_the_memory_of_a_batch_is_about_what_autograd_keeps(architecture, settin
 def test_what_does_not_fit_into_memory_is_refused_by_name_and_size(option, value, size):
     config = Config(architecture="encoder-decoder", **{option: value, "oversample": 0.5})
     with pytest.raises(ValueError, match=f"^{option}={value} is too large: .* about .* {size} of memory,"):
-        train.check_config(config, CPU)
+        check_config(config, CPU)
 
 
 def test_a_device_that_is_not_there_is_refused(monkeypatch):
@@ -731,17 +751,17 @@ def test_resume_starts_where_there_is_no_checkpoint_and_goes_on_where_there_is_o
 @pytest.mark.parametrize(
     ("tasks", "architectures", "folder", "expected"),
     [
-        (train.DEFAULT_TASKS, train.DEFAULT_ARCHITECTURES, "models", "python visualize.py"),
+        (DEFAULT_TASKS, DEFAULT_ARCHITECTURES, "models", "python visualize.py"),
         (["add"], ["decoder"], "models", "python visualize.py --task add --architecture decoder"),
-        (train.DEFAULT_TASKS, train.DEFAULT_ARCHITECTURES, "my models/a", "--models-dir 'my models/a'"),
+        (DEFAULT_TASKS, DEFAULT_ARCHITECTURES, "my models/a", "--models-dir 'my models/a'"),
     ],
 )
 def test_the_next_command_has_the_options_that_it_needs(tasks, architectures, folder, expected, monkeypatch):
     monkeypatch.chdir(Path(train.__file__).parent)
-    printed = train.command_line("visualize.py", tasks, architectures, Path(folder))
+    printed = command_line("visualize.py", tasks, architectures, Path(folder))
     assert printed.startswith("python visualize.py") and printed.endswith(expected)
     monkeypatch.chdir("/")
-    elsewhere = train.command_line("visualize.py", tasks, architectures, Path(folder))
+    elsewhere = command_line("visualize.py", tasks, architectures, Path(folder))
     assert Path(shlex.split(elsewhere)[1]) == Path(train.__file__).with_name("visualize.py")
 
 
@@ -770,7 +790,7 @@ def test_a_setting_that_is_gone_or_a_wrong_task_is_refused_in_one_line(finished,
         load_run(tmp_path, "reverse")
     monkeypatch.setitem(TASKS, "reverse", Task(data.reverse, settings={"epoch": 3}))
     with pytest.raises(ValueError, match="task reverse has an unknown setting epoch; choose from task, "):
-        train.recipe("reverse", "encoder")
+        recipe("reverse", "encoder")
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

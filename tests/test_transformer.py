@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-import train
 import transformer
+from support.config import Config, defaults_of
 from support.console import run_script
 from transformer import (
     EncoderDecoder,
@@ -257,7 +257,7 @@ TOKENS = torch.tensor([[1, 7, 5, 9, 2], [1, 4, 2, 0, 0]])                   # th
 
 @pytest.mark.parametrize("architecture", KINDS)
 def test_a_model_built_by_hand_is_by_default_what_train_trains(architecture):
-    trained = train.Config(architecture=architecture).model().eval()
+    trained = Config(architecture=architecture).model().eval()
     model = EncoderDecoder() if architecture == "encoder-decoder" else MiniTransformer(
         causal=architecture == "decoder"
     )
@@ -265,7 +265,7 @@ def test_a_model_built_by_hand_is_by_default_what_train_trains(architecture):
     given = (TOKENS,) * (1 + (architecture == "encoder-decoder"))
     assert torch.equal(model.eval()(*given), trained(*given))
     assert repr(model) == repr(trained)
-    defaults, others = train.defaults_of(MiniTransformer), train.defaults_of(EncoderDecoder)
+    defaults, others = defaults_of(MiniTransformer), defaults_of(EncoderDecoder)
     assert defaults | {"num_layers": 2} == others | {"causal": False}
 
 

@@ -30,9 +30,12 @@ import visualize
 from analysis import ALL_ATTENTION, NOTHING, heads_of
 from data import ARCHITECTURES, TASKS, Task, to_text
 from support import files
+from support.config import check_config, recipe
 from support.console import run_script
 from support.figure import families, picture_style
-from train import Run, load_run, run_folder, save_checkpoint
+from support.record import extended, probe_of
+from support.runs import OF_ONE_QUESTION, OF_RUN, Run, is_question, remove_stale, run_folder
+from train import load_run, save_checkpoint
 from transformer import END, PAD, generate
 from visualize import (
     ablation_picture,
@@ -261,7 +264,7 @@ def test_a_head_that_costs_is_never_pale_even_where_no_number_fits(few_sequences
     right = torch.ones(30, 3)
     view.evidence.margins = {part: right for part in [NOTHING, *analysis.parts_of(view.run.model)]}
     view.evidence.margins[heads_of(view.run.model)[5]] = -right
-    with picture_style():
+    with picture_style(letters=data.letters_in_names()):
         axes, = model_picture(view).axes
     assert sum(patch.get_alpha() == 0.6 for patch in axes.patches) == 63
     assert not any("−" in text.get_text() for text in axes.texts)
@@ -310,7 +313,7 @@ def test_the_film_shows_the_record_from_the_first_epoch_to_the_last(run, measure
     most = visualize.film_of(measured).view.reading.shares.max().item()
     assert share[-1] == pytest.approx(100 * most, abs=0.1)
     path = tmp_path / "film.gif"
-    with picture_style(dark=True):
+    with picture_style(dark=True, letters=data.letters_in_names()):
         visualize.save_film(measured, "python visualize.py", path)
     with Image.open(path) as film:
         assert film.n_frames == 2 and "loop" not in film.info   # it plays once
@@ -553,7 +556,7 @@ def assert_readable(figure):
 
 def pictures_of_view(view, several=1):
     """All pictures of one run, and comparisons as if there were several such runs."""
-    with picture_style():
+    with picture_style(letters=data.letters_in_names()):
         return {
             name: picture(view) for name, picture in visualize.PICTURES.items()
             if not visualize.says_nothing(name, view)
@@ -584,12 +587,12 @@ def unpainted(monkeypatch):
 
 def untrained_view(task, architecture, words=None, **sizes):
     """For a model that answers nonsense, as if trained for one epoch."""
-    config = train.recipe(task, architecture, **TINY | sizes)
-    train.check_config(config, torch.device("cpu"))
+    config = recipe(task, architecture, **TINY | sizes)
+    check_config(config, torch.device("cpu"))
     torch.manual_seed(0)
     row = {"step": 8, "loss": 1.0, "token_accuracy": 0.2, "exact_match": 0.1, "seconds": 1.0, "solved": False}
     view = look_at(Run(config.model().eval(), config, [row], Path()), words)
-    view.record = train.extended(None, view.run.model, train.probe_of(config), row)
+    view.record = extended(None, view.run.model, probe_of(config), row)
     return view
 
 
@@ -735,7 +738,7 @@ def test_each_task_is_trained_and_drawn_with_each_architecture(
     folder = run_folder(tmp_path, task, architecture)
     folder.mkdir(parents=True)
     small = TINY | {"num_layers": 1, "epochs": 1, "seq_len": 4, "oversample": 0.0}
-    config = train.recipe(task, architecture, **small)
+    config = recipe(task, architecture, **small)
     train.train_and_save(config, torch.device("cpu"), folder, quiet=True)
     call_main(monkeypatch, "--models-dir", tmp_path)
     assert capsys.readouterr().err == ""
@@ -885,7 +888,7 @@ def test_training_again_removes_the_pictures_of_the_older_weights_and_nothing_el
     assert not (tmp_path / "index.html").exists()               # it showed removed weights
     (tmp_path / "index.html").write_text("a page of my own")
     (folder / "ablation.png").write_text("something")
-    assert train.remove_stale(folder) and (tmp_path / "index.html").exists()
+    assert remove_stale(folder) and (tmp_path / "index.html").exists()
 
 
 def test_pictures_elsewhere_never_stand_beside_those_of_other_weights(
@@ -966,10 +969,10 @@ def test_a_finished_run_is_drawn_while_another_trains(
 
 
 def test_the_names_that_are_recognised_are_those_that_are_written():
-    assert {*visualize.PICTURES, "beside_trained"} == {*train.OF_RUN}
-    assert {*visualize.OF_ONE_SEQUENCE, "beside_trained"} == {*train.OF_ONE_QUESTION}
+    assert {*visualize.PICTURES, "beside_trained"} == {*OF_RUN}
+    assert {*visualize.OF_ONE_SEQUENCE, "beside_trained"} == {*OF_ONE_QUESTION}
     for words in "5 9 12", "4 2 + 1 9", "42+19", "5 _ 5 7", " ".join(["17"] * 60):
-        assert train.is_question(visualize.name_in_file(words), "add")
+        assert is_question(visualize.name_in_file(words), "add")
 
 
 def test_training_curves_of_several_runs_are_labelled_by_what_differs(
@@ -977,7 +980,7 @@ def test_training_curves_of_several_runs_are_labelled_by_what_differs(
 ):
     """A folder of runs next to a single run, whose model need not be a current one."""
     narrow, changed = tmp_path / "narrow", tmp_path / "changed"
-    config = train.recipe("reverse", "encoder", **TINY | {"d_model": 8, "seed": 3})
+    config = recipe("reverse", "encoder", **TINY | {"d_model": 8, "seed": 3})
     folder = run_folder(narrow, "reverse", "encoder")
     folder.mkdir(parents=True)
     *_, (_, checkpoint) = train.train(config, torch.device("cpu"))

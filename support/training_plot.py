@@ -1,0 +1,42 @@
+"""The plot of a run's loss and accuracy."""
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
+
+from support.config import EVALUATION_BATCH, VALIDATION_SEQUENCES, Config, differing_settings, title_of
+from support.figure import name_lines, new_picture, panel, percent
+from support.runs import first_solved
+
+
+def name_loss_axes(axes: Axes) -> None:
+    axes.set(yscale="log", xlabel="training step", ylabel="loss, nats per token")
+    axes.yaxis.set_major_formatter("{x:g}")                 # 0.1, not 10⁻¹
+    axes.yaxis.set_minor_formatter(LogFormatter())
+
+
+def training_picture(config: Config, history: list[dict]) -> Figure:
+    """Plot loss and accuracies over the steps, with the step at which the task was solved."""
+    steps, solved = [row["step"] for row in history], first_solved(history)
+    last = percent(history[-1]["exact_match"])
+    sentence = f"not solved in {steps[-1]} steps: {last} of the sequences correct at the end"
+    how = f"Accuracy after each epoch, on the same {EVALUATION_BATCH} validation sequences."
+    if solved:
+        sentence = f"solved at step {solved['step']}"
+        how += f" Dotted line: solved (all {VALIDATION_SEQUENCES:,} validation sequences correct)."
+    numbers = title_of(config.task, config.architecture)
+    if differing := differing_settings(config):
+        numbers += f"; non-default settings: {differing}"
+    figure, top = new_picture(3.0, sentence, numbers, how)
+    loss_axes = panel(figure, 0.75, top + 0.1, 2.7, 2.4)
+    accuracy_axes = panel(figure, 4.15, top + 0.1, 2.55, 2.4)
+    loss_axes.plot(steps, [row["loss"] for row in history])
+    name_loss_axes(loss_axes)
+    for name, key, style in ("exact match", "exact_match", "-"), ("token accuracy", "token_accuracy", "--"):
+        accuracy_axes.plot(steps, [100 * row[key] for row in history], style, label=name)
+    accuracy_axes.set(xlabel="training step", ylabel="%", ylim=(-3, 103))
+    name_lines(accuracy_axes)
+    if solved:
+        for axes in loss_axes, accuracy_axes:
+            axes.axvline(solved["step"], color="grey", linestyle=":")
+    return figure
