@@ -7,8 +7,6 @@ crashes is in support/files.py.
 """
 
 import argparse
-import csv
-import inspect
 import io
 import json
 import math
@@ -20,19 +18,15 @@ from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from pathlib import Path
 
-import matplotlib.style
 import numpy
 import torch
 import torch.nn.functional as F
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from data import (
     ARCHITECTURES,
-    TASKS,
     all_right,
     arrange,
     ask,
@@ -41,7 +35,6 @@ from data import (
     exact_match,
     is_content,
     is_scored,
-    kinds_of,
     letters_in_names,
     missing_text,
     portions_of_like_length,
@@ -60,7 +53,6 @@ from support.config import (
     fixed_generator,
     recipe,
     setting_text,
-    title_of,
 )
 from support.console import (
     add_choice,
@@ -84,17 +76,8 @@ from support.distributed import (
     mean_of_all,
     process_group,
 )
-from support.figure import MARGIN, WIDTH, new_picture, panel, percent, picture_style, save_picture
-from support.files import (
-    copied,
-    difference,
-    first_line,
-    is_out_of_memory,
-    only_writer,
-    replacing,
-    sealed,
-    uninterrupted,
-)
+from support.figure import percent, picture_style, save_picture
+from support.files import copied, first_line, is_out_of_memory, only_writer, replacing, sealed, uninterrupted
 from support.record import Record, extended, probe_of, read_record
 from support.runs import (
     DEFAULT_ARCHITECTURES,
@@ -116,7 +99,6 @@ from transformer import PAD, check_positive, count_parameters, evaluating, gener
 WARM_UP_STEPS = 15
 BETAS = (0.85, 0.99)                                        # decay rates of Adam's two moment estimates
 CLIP_NORM = 0.5                                             # maximum gradient norm
-SMALLEST_EXCESS = 0.05                                      # excess fraction of mistakes worth reporting
 SAMPLE = 8                                                  # questions that reveal changed code
 LESS_MEMORY = "try --accumulate 4, or a smaller --batch-size or --seq-len"
 
@@ -386,21 +368,6 @@ class Answers:
             first.setdefault(tuple(self.source[row].tolist()), row)
         return list(first.values())
 
-    def by_kind(self) -> list[dict]:
-        """Count how often each kind occurs among the questions and the mistakes, in numbers and fractions."""
-        rows, wrong, different = [], self.wrong, self.different_mistakes()
-        for kind, values in kinds_of(self.config.task, self.source).items():
-            for value in values.unique().tolist():
-                is_kind = values == value
-                mistakes = int(is_kind[wrong].sum())
-                rows.append({
-                    "kind": kind, "value": value, "questions": int(is_kind.sum()), "mistakes": mistakes,
-                    "different_mistakes": int(is_kind[different].sum()),
-                    "share_of_questions": is_kind.double().mean().item(),
-                    "share_of_mistakes": mistakes / max(1, int(wrong.sum())),
-                })
-        return rows
-
 
 @lru_cache(maxsize=32)
 def distinct_tests(task: str, count: int, *sizes: int | bool) -> int:
@@ -415,9 +382,9 @@ def tests_text(config: Config, count: int) -> str:
     return f"{count:,} test sequences" + (f" ({distinct:,} distinct)" if distinct < count else "")
 
 
-def take_test(config: Config, model: nn.Module) -> Answers:
-    """Return the model's answers to this run's test sequences."""
-    source, target = config.draw(TEST_SEQUENCES, fixed_generator("test"), "test")
+def take_test(config: Config, model: nn.Module, count: int | None = None) -> Answers:
+    """Return the model's answers to this run's test sequences, TEST_SEQUENCES by default."""
+    source, target = config.draw(count or TEST_SEQUENCES, fixed_generator("test"), "test")
     return Answers(config, source, target, predict(model, source, target))
 
 
@@ -433,36 +400,6 @@ def prediction_text(task: str, source: Tensor, target: Tensor, prediction: Tenso
         cells = [f"[{word}]" if mark else f" {word} " for word, mark in zip(words, marked, strict=True)]
         lines.append(f"    {name:<11}" + "".join(f"{cell:>6}" for cell in cells).rstrip())
     return "\n".join(lines) + (f"   {int(wrong.sum())} wrong" if wrong.any() else "   all correct")
-
-
-def excess(row: dict) -> float:
-    """Return by how much a kind's share of the mistakes exceeds its share of the questions."""
-    return row["share_of_mistakes"] - row["share_of_questions"]
-
-
-def hardest_kinds(table: list[dict]) -> list[dict]:
-    """Return the rows of Answers.by_kind with the largest excess: one for length, one per other property."""
-    hardest = {}
-    for row in table:
-        hardest[row["kind"]] = max(hardest.get(row["kind"], row), row, key=excess)
-    return list(hardest.values())
-
-
-def mistakes_text(answers: Answers) -> str:
-    """Describe which kinds of questions the model gets wrong, with three examples; at most 12 lines."""
-    config, different = answers.config, answers.different_mistakes()
-    count, rows = int(answers.wrong.sum()), hardest_kinds(answers.by_kind())
-    texts = [prediction_text(config.task, answers.source[row], answers.target[row], answers.prediction[row])
-             for row in different[:3]]
-    lines = {
-        f"{config.name}: {count:,} of {len(answers.wrong):,} wrong":
-            [f"{row['kind']} {row['value']}" for row in rows],
-        "    % of questions": [percent(row["share_of_questions"], 1) for row in rows],
-        f"    % of mistakes ({len(different):,} distinct questions)":
-            [percent(row["share_of_mistakes"], 1) for row in rows],
-    }
-    table = [f"{name:<44}" + "".join(f"{cell:>12}" for cell in cells) for name, cells in lines.items()]
-    return "\n".join(table + texts)
 
 
 def metrics_of(config: Config, model: nn.Module, history: list[dict], answers: Answers) -> dict:
@@ -497,12 +434,6 @@ def metrics_of(config: Config, model: nn.Module, history: list[dict], answers: A
 # ---------------------------------------------------------------- files
 
 
-MISTAKES_ROW = {
-    "kind": str, "value": int, "questions": int, "mistakes": int, "different_mistakes": int,
-    "share_of_questions": float, "share_of_mistakes": float,
-}
-
-
 def save_checkpoint(checkpoint: dict, folder: Path, record: Record | None = None) -> None:
     """Write the checkpoint together with the record, so that neither exists without the other."""
     whole = io.BytesIO()
@@ -511,19 +442,6 @@ def save_checkpoint(checkpoint: dict, folder: Path, record: Record | None = None
         files.enter_context(replacing(folder / "checkpoint.pt")).write_bytes(whole.getbuffer())
         if record:
             numpy.savez(files.enter_context(replacing(folder / "attention.npz")), **record)
-
-
-def read_mistakes(folder: Path) -> list[dict]:
-    """Return the Answers.by_kind table saved after training; empty if it is missing or damaged."""
-    try:
-        with open(folder / "mistakes.csv", newline="", encoding="utf-8") as file:
-            rows = [
-                {name: cell if name == "kind" else json.loads(cell) for name, cell in row.items()}
-                for row in csv.DictReader(file)
-            ]
-    except (OSError, ValueError, TypeError):
-        return []
-    return [] if any(difference(MISTAKES_ROW, row) for row in rows) else rows
 
 
 def changed(config: Config, model: nn.Module, sample: dict[str, Tensor]) -> str:
@@ -564,62 +482,12 @@ def load_run(models_dir: Path, task: str, architecture: str = "encoder") -> Run:
 # ---------------------------------------------------------------- a run's pictures and metrics
 
 
-def mistakes_sentence(table: list[dict]) -> str:
-    """Name the kind with the largest excess of mistakes, if any is notable."""
-    row, mistakes = max(table, key=excess), sum(row["mistakes"] for row in table if row["kind"] == "length")
-    if excess(row) < SMALLEST_EXCESS:
-        return f"{mistakes:,} mistakes, spread over all kinds of questions"
-    of_questions, of_mistakes = percent(row["share_of_questions"], 1), percent(row["share_of_mistakes"], 1)
-    whole = f"the {mistakes:,} mistakes" if mistakes > 1 else "the only mistake"
-    return f"{row['kind']} {row['value']}: {of_questions} of the questions, but {of_mistakes} of {whole}"
-
-
-def draw_shares(axes: Axes, rows: list[dict]) -> None:
-    """Draw two bars for each value of a property: the percentage of the questions and of the mistakes."""
-    places, colours = numpy.arange(len(rows)), ("grid.color", "lines.color")
-    for side, share, colour in zip((-0.2, 0.2), ("questions", "mistakes"), colours, strict=True):
-        heights = [100 * row[f"share_of_{share}"] for row in rows]
-        axes.bar(places + side, heights, 0.4, color=matplotlib.rcParams[colour])
-    inches_of_value = axes.get_position().width * WIDTH / len(rows)
-    named = slice(None, None, math.ceil(0.25 / inches_of_value))            # as many as fit
-    axes.set_xticks(places[named], [str(row["value"]) for row in rows[named]])
-    axes.set(xlabel=rows[0]["kind"], xlim=(-0.6, len(rows) - 0.4))
-
-
-def mistakes_picture(config: Config, table: list[dict]) -> Figure:
-    """Plot which kinds of questions have more than their share of the mistakes; table is Answers.by_kind."""
-    rows_of = {row["kind"]: [] for row in table}
-    for row in table:
-        rows_of[row["kind"]].append(row)
-    wrong, asked = (sum(row[name] for row in rows_of["length"]) for name in ("mistakes", "questions"))
-    numbers = f"{title_of(config.task, config.architecture)}; {wrong:,} of {asked:,} test sequences wrong"
-    how = "Grey bars: percentage of questions. Blue bars: percentage of mistakes."
-    if kinds := TASKS[config.task].kinds:
-        how += "\n" + (inspect.getdoc(kinds) or "").split("\n")[0]
-    figure, top = new_picture(2.5, mistakes_sentence(table), numbers, how)
-    left, gap = 0.6, 0.4
-    width_of_value = (WIDTH - left - gap * (len(rows_of) - 1) - MARGIN) / len(table)
-    most = max(row[name] for row in table for name in ("share_of_questions", "share_of_mistakes"))
-    for rows in rows_of.values():
-        width = width_of_value * len(rows)
-        axes = panel(figure, left, top + 0.15, width, 1.85)
-        draw_shares(axes, rows)
-        axes.set_ylim(0, 103 * most)                        # the same scale in all panels
-        left += width + gap
-    figure.axes[0].set_ylabel("%")
-    return figure
-
-
-def save_figures(metrics: dict, history: list[dict], answers: Answers, folder: Path) -> None:
-    """Save history.csv, metrics.json, training.png if trained, and a table and plot of any mistakes."""
+def save_figures(config: Config, metrics: dict, history: list[dict], folder: Path) -> None:
+    """Save history.csv, metrics.json and, if the model was trained, training.png."""
     save_table(history, folder / "history.csv")
-    with picture_style(letters=letters_in_names()):
-        if metrics["steps"]:
-            save_picture(training_picture(answers.config, history), folder / "training.png")
-        if answers.wrong.any():
-            table = answers.by_kind()
-            save_table(table, folder / "mistakes.csv")
-            save_picture(mistakes_picture(answers.config, table), folder / "mistakes.png")
+    if metrics["steps"]:
+        with picture_style(letters=letters_in_names()):
+            save_picture(training_picture(config, history), folder / "training.png")
     with replacing(folder / "metrics.json") as path:
         path.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
 
@@ -628,7 +496,7 @@ def save_test(config: Config, model: nn.Module, history: list[dict], folder: Pat
     """Run the test and save the results; return the metrics and the answers."""
     answers = take_test(config, model)
     metrics = metrics_of(config, model, history, answers)
-    save_figures(metrics, history, answers, folder)
+    save_figures(config, metrics, history, folder)
     return metrics, answers
 
 
@@ -802,9 +670,13 @@ def telling_what_is_saved(saved: Callable[[], tuple[str, str]]) -> Iterator[None
 
 
 def print_mistakes(answers: Answers, last: dict) -> None:
-    """Print the mistakes; if the final loss suggests it, blame the learning rate."""
-    config = answers.config
-    print(mistakes_text(answers) + "\n")
+    """Print three mistakes; if the final loss suggests it, blame the learning rate."""
+    config, rows = answers.config, answers.different_mistakes()[:3]
+    count = f"{int(answers.wrong.sum()):,} of {len(answers.wrong):,}"
+    print(f"{config.name}: {count} test sequences answered incorrectly, for example:")
+    for row in rows:
+        print(prediction_text(config.task, answers.source[row], answers.target[row], answers.prediction[row]))
+    print()
     guessing = math.log(config.vocab_size)                  # the loss of uniform guessing
     if last["loss"] > guessing and last["step"] > WARM_UP_STEPS:
         print(f"The loss is {last['loss']:.2f}, worse than uniform guessing (ln {config.vocab_size} = "

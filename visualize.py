@@ -86,6 +86,7 @@ from data import (
     usable_lengths,
 )
 from explorer import save_gallery, save_page
+from lab.mistakes import by_kind, mistakes_of, mistakes_picture, save_mistakes
 from support.config import EVALUATION_BATCH, Config, setting_text, title_of
 from support.console import add_choice, fail, folder_name, new_parser, parse_options, run_script, set_threads
 from support.figure import (
@@ -118,7 +119,7 @@ from support.runs import (
     task_of,
 )
 from support.training_plot import name_loss_axes, training_picture
-from train import load_run, mistakes_picture, read_mistakes, read_run
+from train import Answers, load_run, read_run
 from transformer import END, PAD, TransformerBlock, evaluating, generate
 
 NEVER_RIGHT = "the model is never correct, so no ablation can make it worse"
@@ -173,9 +174,9 @@ class View:
         return sorted(heads, key=self.evidence.left)
 
     @cached_property
-    def mistakes(self) -> list[dict]:
-        """The table of mistakes saved after training; empty if there were none."""
-        return read_mistakes(self.run.folder)
+    def mistakes(self) -> Answers | None:
+        """The answers to the test sequences; None if all are correct."""
+        return mistakes_of(self.run)
 
     @cached_property
     def cells(self) -> Tensor:
@@ -1512,8 +1513,8 @@ def training_view(view: View) -> Figure:
 
 
 def mistakes_view(view: View) -> Figure:
-    """Draw the mistakes in the test exactly as train.py does."""
-    return mistakes_picture(view.run.config, view.mistakes)
+    """Draw which kinds of questions are answered incorrectly."""
+    return mistakes_picture(view.run.config, by_kind(view.mistakes))
 
 
 OF_ONE_SEQUENCE = {                                         # these show one sequence, …
@@ -1571,7 +1572,7 @@ def says_nothing(name: str, view: View) -> bool:
     if name == "training":
         return not is_trained(view)
     if name == "mistakes":
-        return not view.mistakes
+        return view.mistakes is None
     if name == "film":
         return not is_trained(view) or view.record is None
     if name == "weights":
@@ -1631,6 +1632,8 @@ def files_of_run(
             print(f"no animation for {view.run.config.name}: {reason}", file=sys.stderr)
         yield folder / "explorer.html", partial(save_live_page, view)
         yield folder / "heads.csv", partial(save_heads, view)
+        if not says_nothing("mistakes", view):
+            yield folder / "mistakes.csv", partial(save_mistakes, view.mistakes)
         yield f"{view}", lambda _: probe_text(view)
 
 

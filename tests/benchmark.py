@@ -42,6 +42,7 @@ import handmade
 import train
 import transformer
 from data import ARCHITECTURES, TASKS, add_start_end, all_right, to_content
+from lab.mistakes import mistakes_text
 from support.config import Config, check_config, recipe
 from support.console import fail, parse_options, run_script, set_threads
 from support.figure import percent
@@ -284,7 +285,7 @@ def all_tasks(tasks: list[str], architectures: list[str], seeds: range) -> None:
         ), flush=True)
         answers = (torch.cat([getattr(test, name) for test in tests]) for name in tokens)
         if (all_tests := train.Answers(config, *answers)).wrong.any():
-            print("\n".join(train.mistakes_text(all_tests).splitlines()[:3]), flush=True)
+            print("\n".join(mistakes_text(all_tests).splitlines()[:3]), flush=True)
 
 
 def swapped(run: Run, longer: bool) -> str:

@@ -13,7 +13,7 @@ from analysis import unseen_sequences
 from data import ARCHITECTURES
 from support.config import Config
 from support.runs import run_folder
-from train import load_run, train_and_save
+from train import Answers, load_run, train_and_save
 
 TINY = {"d_model": 16, "num_heads": 2, "num_layers": 2, "d_ff": 32, "epochs": 2, "steps_per_epoch": 3}
 TINY_OPTIONS = [f"--{name.replace('_', '-')}={value}" for name, value in TINY.items()]
@@ -59,3 +59,18 @@ def few_sequences(monkeypatch):
 
     monkeypatch.setattr(analysis, "unseen_sequences", first)
     monkeypatch.setattr(explorer, "SEQUENCES", 30)
+
+
+@pytest.fixture
+def answers():
+    """Six questions of sort, one repeated; both with repeated symbols are answered incorrectly, one twice."""
+    source = torch.tensor([
+        [1, 9, 5, 9, 2], [1, 7, 8, 2, 0], [1, 9, 5, 9, 2], [1, 6, 5, 4, 2], [1, 7, 7, 2, 0], [1, 6, 2, 0, 0]
+    ])
+    target = torch.tensor([
+        [1, 5, 9, 9, 2], [1, 7, 8, 2, 0], [1, 5, 9, 9, 2], [1, 4, 5, 6, 2], [1, 7, 7, 2, 0], [1, 6, 2, 0, 0]
+    ])
+    prediction = target.clone()
+    prediction[[0, 2], 2], prediction[4, 1] = 5, 8
+    prediction[5, 3:] = 9                                   # nothing after END counts
+    return Answers(Config(task="sort"), source, target, prediction)

@@ -53,7 +53,6 @@ from support.runs import (
     DEFAULT_TASKS,
     check_history,
     command_line,
-    remove_stale,
     run_folder,
     save_table,
 )
@@ -258,77 +257,6 @@ def test_a_sample_stands_aligned_and_marks_what_is_wrong():
     assert words[:2] == [["9", "+", "1", "END"], ["1", "0", "END"]] and words[2][:2] == ["[8]", "[1]"]
 
 
-@pytest.fixture
-def answers():
-    """Six questions of sort, one repeated; both with repeated symbols are answered incorrectly, one twice."""
-    source = torch.tensor([
-        [1, 9, 5, 9, 2], [1, 7, 8, 2, 0], [1, 9, 5, 9, 2], [1, 6, 5, 4, 2], [1, 7, 7, 2, 0], [1, 6, 2, 0, 0]
-    ])
-    target = torch.tensor([
-        [1, 5, 9, 9, 2], [1, 7, 8, 2, 0], [1, 5, 9, 9, 2], [1, 4, 5, 6, 2], [1, 7, 7, 2, 0], [1, 6, 2, 0, 0]
-    ])
-    prediction = target.clone()
-    prediction[[0, 2], 2], prediction[4, 1] = 5, 8
-    prediction[5, 3:] = 9                                   # nothing after END counts
-    return train.Answers(Config(task="sort"), source, target, prediction)
-
-
-def test_mistakes_are_counted_by_kind_beside_the_questions(answers):
-    assert answers.wrong.tolist() == [True, False, True, False, True, False]
-    assert answers.different_mistakes() == [0, 4]
-    counted = [tuple(row.values()) for row in answers.by_kind()]
-    expected = [                                            # questions, mistakes, distinct ones
-        ("length", 1, 1, 0, 0), ("length", 2, 2, 1, 1), ("length", 3, 3, 2, 1),
-        ("repeats", 0, 3, 0, 0), ("repeats", 1, 3, 3, 2), ("copies", 1, 3, 0, 0), ("copies", 2, 3, 3, 2),
-    ]
-    assert counted == [(*row, pytest.approx(row[2] / 6), pytest.approx(row[3] / 3)) for row in expected]
-
-
-def test_mistakes_are_reported_in_twelve_lines_with_the_hardest_kind_and_examples(answers):
-    first, *lines = train.mistakes_text(answers).splitlines()
-    assert re.split("  +", first) == ["sort, encoder: 3 of 6 wrong", "length 3", "repeats 1", "copies 2"]
-    assert [line.split()[-2:] for line in lines[:2]] == [["50%", "50%"], ["100%", "100%"]]
-    assert "2 distinct" in lines[1] and len(lines) == 8
-    assert lines[2].split() == ["input", "9", "5", "9", "END"]
-    assert lines[4].split() == ["prediction", "5", "[5]", "9", "END", "1", "wrong"]
-    many = train.Answers(answers.config, *(x.repeat(9, 1) for x in (answers.source, answers.target)),
-                         answers.prediction.repeat(9, 1).fill_(7))
-    assert len(train.mistakes_text(many).splitlines()) == 12
-
-
-def test_the_picture_of_mistakes_says_which_kind_has_more_than_its_share(answers):
-    table = answers.by_kind()
-    figure = train.mistakes_picture(answers.config, table)
-    assert figure.get_suptitle() == "Repeats 1: 50% of the questions, but 100% of the 3 mistakes"
-    assert "3 of 6 test sequences wrong" in " ".join(text.get_text() for text in figure.texts)
-    assert "9 5 5 7 9 5 has 3 repeats" in figure.get_supxlabel()
-    assert [axes.get_xlabel() for axes in figure.axes] == ["length", "repeats", "copies"]
-    heights = [[bar.get_height() for bar in axes.patches] for axes in figure.axes]
-    shares = [[row[name] for row in table if row["kind"] == kind]
-              for kind in ("length", "repeats") for name in ("share_of_questions", "share_of_mistakes")]
-    assert numpy.allclose(heights[0], 100 * numpy.array(shares[0] + shares[1]))
-    assert numpy.allclose(heights[1], 100 * numpy.array(shares[2] + shares[3]))
-    all_wrong = train.Answers(answers.config, answers.source, answers.target, answers.target + 1)
-    sentence = train.mistakes_picture(answers.config, all_wrong.by_kind()).get_suptitle()
-    assert sentence == "6 mistakes, spread over all kinds of questions"
-
-
-def test_mistakes_are_kept_until_the_next_weights_and_only_where_there_are_some(answers, tmp_path):
-    folder, history = run_folder(tmp_path, "sort", "encoder"), [{"epoch": 0, "step": 0, "solved": False}]
-    folder.mkdir(parents=True)
-    assert train.read_mistakes(folder) == []
-    train.save_figures({"steps": 0}, history, answers, folder)
-    assert train.read_mistakes(folder) == answers.by_kind() and (folder / "mistakes.png").exists()
-    whole = (folder / "mistakes.csv").read_bytes()
-    for damaged in b"kind,value\nlength,x\n", b"kind,value\nlength,3\n", b"\xff", whole[:-20], b"a\n1\n":
-        (folder / "mistakes.csv").write_bytes(damaged)
-        assert train.read_mistakes(folder) == []
-    remove_stale(folder)
-    assert not list(folder.glob("mistakes*"))
-    train.save_figures({"steps": 0}, history, replace(answers, prediction=answers.target), folder)
-    assert not list(folder.glob("mistakes*"))
-
-
 @pytest.mark.parametrize(
     ("share", "text", "whole"),
     [(1.0, "100%", "100%"), (0.99999, "99.99%", "99%"), (0.204, "20.40%", "20%"), (0.29, "29%", "29%"),
@@ -389,14 +317,8 @@ def test_figures_agree_with_each_other(finished):
     assert float(rows[1]["train_seconds"]) == metrics["train_seconds"]
     assert (finished / "training.png").read_bytes().startswith(b"\x89PNG")
     assert sorted(path.name for path in finished.iterdir()) == [
-        "attention.npz", "checkpoint.pt", "history.csv", "metrics.json", "mistakes.csv", "mistakes.png",
-        "training.png",
+        "attention.npz", "checkpoint.pt", "history.csv", "metrics.json", "training.png",
     ]
-    lengths = [row for row in train.read_mistakes(finished) if row["kind"] == "length"]
-    wrong = 500 * (1 - metrics["test_exact_match"])
-    assert [row["value"] for row in lengths] == list(range(1, 9))
-    assert sum(row["questions"] for row in lengths) == 500
-    assert sum(row["mistakes"] for row in lengths) == pytest.approx(wrong)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -656,7 +578,11 @@ def test_the_step_at_which_numbers_go_out_of_range_is_named():
 
 def test_a_run_that_ends_worse_than_guessing_is_told_to_lower_its_learning_rate(answers, capsys):
     train.print_mistakes(answers, {"loss": 3.1, "step": 400})
-    assert "The loss is 3.10, worse than uniform guessing (ln 20 = 3.00); try a" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    first = printed.splitlines()[0]
+    assert first == "sort, encoder: 3 of 6 test sequences answered incorrectly, for example:"
+    assert printed.count("    input") == 2                  # each question once
+    assert "The loss is 3.10, worse than uniform guessing (ln 20 = 3.00); try a" in printed
     for row in {"loss": 2.9, "step": 400}, {"loss": 3.1, "step": 6}:
         train.print_mistakes(answers, row)
         assert "guessing" not in capsys.readouterr().out

@@ -690,7 +690,7 @@ def pictures_of(tasks, architectures, suffix, lengths="lengths"):
     """The files that visualize.py writes for these, apart from the comparison."""
     expected = {
         Path(f"{task}_task", architecture, name) for task in tasks for architecture in architectures
-        for name in ["heads.csv", "film.gif", "explorer.html", *(f"{name}.{suffix}" for name in NAMES)]
+        for name in ["heads.csv", "mistakes.csv", "film.gif", "explorer.html"] + [f"{x}.{suffix}" for x in NAMES]
     }
     expected |= {Path(f"{task}_task/{lengths}.{suffix}") for task in tasks}
     expected.add(Path("index.html"))
@@ -906,7 +906,7 @@ def test_pictures_elsewhere_never_stand_beside_those_of_other_weights(
     later = time.time() + 10
     os.utime(folder / "checkpoint.pt", (later, later))
     call_main(monkeypatch, *options, "--sequence", "7")
-    assert f"\n{output}: 16 files based on earlier weights removed\n" in "\n" + capsys.readouterr().out
+    assert f"\n{output}: 17 files based on earlier weights removed\n" in "\n" + capsys.readouterr().out
     assert {path.name for path in drawn.iterdir()} == {"weights_of_mine.png"} | {
         f"{name}_7.png" for name in ("attention_head", "attention_layer", "attention_model")
     }

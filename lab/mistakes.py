@@ -1,0 +1,125 @@
+"""Which questions a model answers incorrectly: what kinds they are, as a table, a text and a picture."""
+
+import inspect
+import math
+from pathlib import Path
+
+import matplotlib.style
+import numpy
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from data import TASKS, kinds_of
+from support.config import Config, title_of
+from support.figure import MARGIN, WIDTH, new_picture, panel, percent
+from support.runs import Run, read_metrics, save_table
+from train import Answers, prediction_text, take_test
+
+SMALLEST_EXCESS = 0.05                                      # excess fraction of mistakes worth reporting
+
+
+def mistakes_of(run: Run) -> Answers | None:
+    """Return the run's answers to its test sequences; None if its metrics say that all are correct."""
+    metrics = read_metrics(run.folder)
+    if not metrics or metrics["test_exact_match"] == 1:
+        return None
+    answers = take_test(run.config, run.model, metrics["test_sequences"])
+    return answers if answers.wrong.any() else None
+
+
+def by_kind(answers: Answers) -> list[dict]:
+    """Count how often each kind occurs among the questions and the mistakes, in numbers and fractions."""
+    rows, wrong, different = [], answers.wrong, answers.different_mistakes()
+    for kind, values in kinds_of(answers.config.task, answers.source).items():
+        for value in values.unique().tolist():
+            is_kind = values == value
+            mistakes = int(is_kind[wrong].sum())
+            rows.append({
+                "kind": kind, "value": value, "questions": int(is_kind.sum()), "mistakes": mistakes,
+                "different_mistakes": int(is_kind[different].sum()),
+                "share_of_questions": is_kind.double().mean().item(),
+                "share_of_mistakes": mistakes / max(1, int(wrong.sum())),
+            })
+    return rows
+
+
+def excess(row: dict) -> float:
+    """Return by how much a kind's share of the mistakes exceeds its share of the questions."""
+    return row["share_of_mistakes"] - row["share_of_questions"]
+
+
+def hardest_kinds(table: list[dict]) -> list[dict]:
+    """Return the rows of by_kind with the largest excess: one for length, one per other property."""
+    hardest = {}
+    for row in table:
+        hardest[row["kind"]] = max(hardest.get(row["kind"], row), row, key=excess)
+    return list(hardest.values())
+
+
+def mistakes_text(answers: Answers) -> str:
+    """Describe which kinds of questions the model gets wrong, with three examples; at most 12 lines."""
+    config, different = answers.config, answers.different_mistakes()
+    count, rows = int(answers.wrong.sum()), hardest_kinds(by_kind(answers))
+    texts = [prediction_text(config.task, answers.source[row], answers.target[row], answers.prediction[row])
+             for row in different[:3]]
+    lines = {
+        f"{config.name}: {count:,} of {len(answers.wrong):,} wrong":
+            [f"{row['kind']} {row['value']}" for row in rows],
+        "    % of questions": [percent(row["share_of_questions"], 1) for row in rows],
+        f"    % of mistakes ({len(different):,} distinct questions)":
+            [percent(row["share_of_mistakes"], 1) for row in rows],
+    }
+    table = [f"{name:<44}" + "".join(f"{cell:>12}" for cell in cells) for name, cells in lines.items()]
+    return "\n".join(table + texts)
+
+
+def mistakes_sentence(table: list[dict]) -> str:
+    """Name the kind with the largest excess of mistakes, if any is notable."""
+    row, mistakes = max(table, key=excess), sum(row["mistakes"] for row in table if row["kind"] == "length")
+    if excess(row) < SMALLEST_EXCESS:
+        return f"{mistakes:,} mistakes, spread over all kinds of questions"
+    of_questions, of_mistakes = percent(row["share_of_questions"], 1), percent(row["share_of_mistakes"], 1)
+    whole = f"the {mistakes:,} mistakes" if mistakes > 1 else "the only mistake"
+    return f"{row['kind']} {row['value']}: {of_questions} of the questions, but {of_mistakes} of {whole}"
+
+
+def draw_shares(axes: Axes, rows: list[dict]) -> None:
+    """Draw two bars for each value of a property: the percentage of the questions and of the mistakes."""
+    places, colours = numpy.arange(len(rows)), ("grid.color", "lines.color")
+    for side, share, colour in zip((-0.2, 0.2), ("questions", "mistakes"), colours, strict=True):
+        heights = [100 * row[f"share_of_{share}"] for row in rows]
+        axes.bar(places + side, heights, 0.4, color=matplotlib.rcParams[colour])
+    inches_of_value = axes.get_position().width * WIDTH / len(rows)
+    named = slice(None, None, math.ceil(0.25 / inches_of_value))            # as many as fit
+    axes.set_xticks(places[named], [str(row["value"]) for row in rows[named]])
+    axes.set(xlabel=rows[0]["kind"], xlim=(-0.6, len(rows) - 0.4))
+
+
+def mistakes_picture(config: Config, table: list[dict]) -> Figure:
+    """Plot which kinds of questions have more than their share of the mistakes; table comes from by_kind."""
+    rows_of = {row["kind"]: [] for row in table}
+    for row in table:
+        rows_of[row["kind"]].append(row)
+    wrong, asked = (sum(row[name] for row in rows_of["length"]) for name in ("mistakes", "questions"))
+    numbers = f"{title_of(config.task, config.architecture)}; {wrong:,} of {asked:,} test sequences wrong"
+    how = "Grey bars: percentage of questions. Blue bars: percentage of mistakes."
+    if kinds := TASKS[config.task].kinds:
+        how += "\n" + (inspect.getdoc(kinds) or "").split("\n")[0]
+    figure, top = new_picture(2.5, mistakes_sentence(table), numbers, how)
+    left, gap = 0.6, 0.4
+    width_of_value = (WIDTH - left - gap * (len(rows_of) - 1) - MARGIN) / len(table)
+    most = max(row[name] for row in table for name in ("share_of_questions", "share_of_mistakes"))
+    for rows in rows_of.values():
+        width = width_of_value * len(rows)
+        axes = panel(figure, left, top + 0.15, width, 1.85)
+        draw_shares(axes, rows)
+        axes.set_ylim(0, 103 * most)                        # the same scale in all panels
+        left += width + gap
+    figure.axes[0].set_ylabel("%")
+    return figure
+
+
+def save_mistakes(answers: Answers, path: Path) -> str:
+    """Save the table of by_kind; return mistakes_text with a heading."""
+    save_table(by_kind(answers), path)
+    return f"kinds of questions that are answered incorrectly\n{mistakes_text(answers)}\n"

@@ -1,0 +1,87 @@
+"""Mistakes are counted by kind, next to the questions, and are those of the test that training took."""
+
+import csv
+import json
+import re
+import shutil
+
+import numpy
+import pytest
+
+from lab.mistakes import by_kind, mistakes_of, mistakes_picture, mistakes_text, save_mistakes
+from support.runs import remove_stale, run_folder
+from train import Answers, load_run
+
+
+def test_mistakes_are_counted_by_kind_beside_the_questions(answers):
+    assert answers.wrong.tolist() == [True, False, True, False, True, False]
+    assert answers.different_mistakes() == [0, 4]
+    counted = [tuple(row.values()) for row in by_kind(answers)]
+    expected = [                                            # questions, mistakes, distinct ones
+        ("length", 1, 1, 0, 0), ("length", 2, 2, 1, 1), ("length", 3, 3, 2, 1),
+        ("repeats", 0, 3, 0, 0), ("repeats", 1, 3, 3, 2), ("copies", 1, 3, 0, 0), ("copies", 2, 3, 3, 2),
+    ]
+    assert counted == [(*row, pytest.approx(row[2] / 6), pytest.approx(row[3] / 3)) for row in expected]
+
+
+def test_mistakes_are_reported_in_twelve_lines_with_the_hardest_kind_and_examples(answers):
+    first, *lines = mistakes_text(answers).splitlines()
+    assert re.split("  +", first) == ["sort, encoder: 3 of 6 wrong", "length 3", "repeats 1", "copies 2"]
+    assert [line.split()[-2:] for line in lines[:2]] == [["50%", "50%"], ["100%", "100%"]]
+    assert "2 distinct" in lines[1] and len(lines) == 8
+    assert lines[2].split() == ["input", "9", "5", "9", "END"]
+    assert lines[4].split() == ["prediction", "5", "[5]", "9", "END", "1", "wrong"]
+    many = Answers(answers.config, *(x.repeat(9, 1) for x in (answers.source, answers.target)),
+                         answers.prediction.repeat(9, 1).fill_(7))
+    assert len(mistakes_text(many).splitlines()) == 12
+
+
+def test_the_picture_of_mistakes_says_which_kind_has_more_than_its_share(answers):
+    table = by_kind(answers)
+    figure = mistakes_picture(answers.config, table)
+    assert figure.get_suptitle() == "Repeats 1: 50% of the questions, but 100% of the 3 mistakes"
+    assert "3 of 6 test sequences wrong" in " ".join(text.get_text() for text in figure.texts)
+    assert "9 5 5 7 9 5 has 3 repeats" in figure.get_supxlabel()
+    assert [axes.get_xlabel() for axes in figure.axes] == ["length", "repeats", "copies"]
+    heights = [[bar.get_height() for bar in axes.patches] for axes in figure.axes]
+    shares = [[row[name] for row in table if row["kind"] == kind]
+              for kind in ("length", "repeats") for name in ("share_of_questions", "share_of_mistakes")]
+    assert numpy.allclose(heights[0], 100 * numpy.array(shares[0] + shares[1]))
+    assert numpy.allclose(heights[1], 100 * numpy.array(shares[2] + shares[3]))
+    all_wrong = Answers(answers.config, answers.source, answers.target, answers.target + 1)
+    sentence = mistakes_picture(answers.config, by_kind(all_wrong)).get_suptitle()
+    assert sentence == "6 mistakes, spread over all kinds of questions"
+
+
+def test_the_mistakes_of_a_run_are_those_that_its_metrics_count(models_dir, tmp_path):
+    run = load_run(models_dir, "reverse", "encoder")
+    metrics = json.loads((run.folder / "metrics.json").read_text())
+    answers = mistakes_of(run)
+    assert len(answers.wrong) == metrics["test_sequences"] == 500
+    assert int(answers.wrong.sum()) == pytest.approx(500 * (1 - metrics["test_exact_match"]))
+    lengths = [row for row in by_kind(answers) if row["kind"] == "length"]
+    assert [row["value"] for row in lengths] == list(range(1, 9))
+    assert sum(row["questions"] for row in lengths) == 500
+    assert sum(row["mistakes"] for row in lengths) == int(answers.wrong.sum())
+
+    folder = run_folder(tmp_path, "reverse", "encoder")
+    shutil.copytree(run.folder, folder)
+    for exact_match in '"all"', "1.0":                      # damaged metrics, and no mistakes
+        changed = metrics | {"test_exact_match": json.loads(exact_match)}
+        (folder / "metrics.json").write_text(json.dumps(changed))
+        assert mistakes_of(load_run(tmp_path, "reverse", "encoder")) is None
+
+
+def test_the_table_of_mistakes_is_saved_until_the_next_weights(answers, tmp_path):
+    folder = run_folder(tmp_path, "sort", "encoder")
+    folder.mkdir(parents=True)
+    heading, first, *_ = save_mistakes(answers, folder / "mistakes.csv").splitlines()
+    assert heading == "kinds of questions that are answered incorrectly"
+    assert first.startswith("sort, encoder: 3 of 6 wrong")
+    with open(folder / "mistakes.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [[row["kind"], int(row["value"]), int(row["mistakes"])] for row in rows] == [
+        [row["kind"], row["value"], row["mistakes"]] for row in by_kind(answers)
+    ]
+    remove_stale(folder)
+    assert not list(folder.iterdir())
