@@ -72,7 +72,7 @@ class Task:
     names: dict[int, str] = field(default_factory=dict)     # of tokens not shown by number
     form: str = "other symbols"                             # completes the error hint "write …"
     kinds: Callable[[Tensor], dict[str, Tensor]] | None = None          # of questions, see count_repeats
-    settings: dict = field(default_factory=dict)            # best train.Config values; see train.recipe
+    settings: dict = field(default_factory=dict)            # best Config values; see support/config.py
     depends_on: Callable[[Tensor], Tensor] | None = None    # (N, L) → (N, A, L); None: see `dependence`
 
 
@@ -474,68 +474,6 @@ def portions_of_like_length(given: tuple[Tensor, ...], size: int) -> Iterator[tu
 
 
 # ---------------------------------------------------------------- what an answer depends on
-
-
-def replace_symbol(symbols: range, tokens: Tensor, place: int, shift: Tensor | int) -> tuple[Tensor, Tensor]:
-    """Replace the symbol at one position of tokens (N, S) with the one shift (N,) steps later, cyclically.
-
-    Also return which rows (N,) changed; tokens that are not among these symbols are kept.
-    """
-    order = tokens[:, place] - symbols.start                # index of the symbol there, from 0
-    is_symbol = (order >= 0) & (order < len(symbols))
-    replaced = tokens.clone()
-    replaced[is_symbol, place] = (symbols.start + (order + shift) % len(symbols))[is_symbol]
-    return replaced, replaced[:, place] != tokens[:, place]
-
-
-def replace_in_question(
-    task: str, content: Tensor, place: int, shift: Tensor | int, vocab_size: int
-) -> tuple[Tensor, Tensor]:
-    """Apply replace_symbol to questions (N, L); return which rows (N,) are new valid questions.
-
-    If the task defines depends_on, the new question need not be valid.
-    """
-    replaced, changed = replace_symbol(symbols_of(task, vocab_size), content, place, shift)
-    if TASKS[task].depends_on is None:
-        changed = changed & is_valid(task, replaced)
-    return replaced.where(changed[:, None], content), changed
-
-
-def other_question(
-    task: str, content: Tensor, place: int, shift: Tensor, vocab_size: int
-) -> tuple[Tensor, Tensor]:
-    """Apply replace_in_question with this shift (N,) or, if that is invalid, with the next valid one."""
-    most = max(1, len(symbols_of(task, vocab_size)) - 1)
-    for _ in range(most):
-        replaced, changed = replace_in_question(task, content, place, shift, vocab_size)
-        if changed.all():
-            break
-        shift = torch.where(changed, shift, shift % most + 1)
-    return replaced, changed
-
-
-def dependence(task: str, content: Tensor, vocab_size: int) -> Tensor:
-    """Return how much each answer symbol depends on each question symbol, (N, A, L), from 0 to 1.
-
-    This is the fraction of replacements that change the answer symbol. Each question symbol is replaced with
-    every other one that leaves a valid question; with more than 64 symbols, with about 32 others. It is NaN
-    for symbols that cannot be replaced, such as the plus in a sum. content (N, L) are valid questions.
-    """
-    if TASKS[task].depends_on is not None:
-        return TASKS[task].depends_on(content).double()
-    answer, count = TASKS[task].answer(content), len(symbols_of(task, vocab_size))
-    result = torch.zeros(*answer.shape, content.size(1), dtype=torch.float64)
-    for place in range(content.size(1)):
-        asked = torch.zeros(len(content), 1, dtype=torch.float64)
-        for shift in range(1, count, count // 32 | 1):      # an odd step reaches odd and even symbols
-            replaced, changed = replace_in_question(task, content, place, shift, vocab_size)
-            if changed.any():
-                result[changed, :, place] += (
-                    TASKS[task].answer(replaced[changed]) != answer[changed]
-                ).double()
-                asked[changed] += 1
-        result[:, :, place] /= asked                        # 0/0 is nan
-    return result
 
 
 # ---------------------------------------------------------------- text

@@ -2,8 +2,8 @@
 
 `python train.py` trains copy and reverse, each with an encoder and with an encoder–decoder, and writes
 models/<task>_task/<architecture>/. The training loop is in `train_epoch` and `train`; the loss, schedule and
-metrics come before them. Engineering follows: checks, files, plots and the command line. Protection against
-crashes is in support/files.py.
+evaluation come before them. The test, saving and the command line follow. What any training script needs,
+such as settings, files and several processes, is in support/.
 """
 
 import argparse

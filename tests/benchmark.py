@@ -37,12 +37,13 @@ import torch
 from scale import flops_of, scale
 from torch import Tensor, nn
 
-import analysis
 import handmade
 import train
 import transformer
 from data import ARCHITECTURES, TASKS, add_start_end, all_right, to_content
+from lab.evidence import Evidence, half_way, shares_in_training
 from lab.mistakes import mistakes_text
+from lab.probes import probe_places, swap_end, untrained
 from support.config import Config, check_config, recipe
 from support.console import fail, parse_options, run_script, set_threads
 from support.figure import percent
@@ -289,9 +290,9 @@ def all_tasks(tasks: list[str], architectures: list[str], seeds: range) -> None:
 
 
 def swapped(run: Run, longer: bool) -> str:
-    """Return the means of analysis.swap_end over all pairs of lengths, the other one longer or shorter."""
+    """Return the means of probes.swap_end over all pairs of lengths, the other one longer or shorter."""
     pairs = itertools.permutations(run.config.lengths("test"), 2)
-    shares = [analysis.swap_end(run, own, other) for own, other in pairs if (other > own) == longer]
+    shares = [swap_end(run, own, other) for own, other in pairs if (other > own) == longer]
     return ", ".join(f"{share:.1%}" for share in torch.tensor(shares).nanmean(dim=0).tolist())
 
 
@@ -304,8 +305,8 @@ def by_hand(seeds: range) -> None:
     print(line("", "END", "embedding", "attention 1", "feed-forward 1", "shorter", "longer"))
 
     def report(name: str, run: Run, *swaps: str, shuffled: bool = False) -> None:
-        probed = analysis.probe_places(run, shuffled).values()
-        on_end = analysis.Evidence(run).reading.maps["encoder"][0, :, :, -1].mean(dim=1).max()
+        probed = probe_places(run, shuffled).values()
+        on_end = Evidence(run).reading.maps["encoder"][0, :, :, -1].mean(dim=1).max()
         cells = [f"{end:.1%}, {mirror:.1%}" for end, mirror in probed] + [*swaps, "", ""][:2]
         print(line(name, f"{on_end:.1%}", *cells), flush=True)
 
@@ -314,7 +315,7 @@ def by_hand(seeds: range) -> None:
     report("hand-built", run, swapped(run, longer=False), swapped(run, longer=True))
     for seed in seeds:
         config = Config(seed=seed)
-        run = Run(analysis.untrained(config).requires_grad_(False), config, [], Path())
+        run = Run(untrained(config).requires_grad_(False), config, [], Path())
         report(f"untrained, seed {seed}", run)
         for parameter in run.model.blocks[0].attention.query_projection.parameters():
             parameter.zero_()                               # all scores are 0
@@ -337,10 +338,10 @@ def pattern(tasks: list[str], architectures: list[str], seeds: range) -> None:
             for model, checkpoint in train.train(config, CPU):
                 record = extended(record, model, probe, checkpoint["history"][-1])
             run = Run(model, config, checkpoint["history"], Path())
-            share = analysis.shares_in_training(run, record)
+            share = shares_in_training(run, record)
             best = share[-1].argmax()
-            symbols = record["step"][analysis.half_way(record["right"])]
-            pattern = record["step"][analysis.half_way(share.flatten(1)[:, best].tolist())]
+            symbols = record["step"][half_way(record["right"])]
+            pattern = record["step"][half_way(share.flatten(1)[:, best].tolist())]
             if share[-1].max() < 0.5:
                 cells.append(f"{symbols}, none")
             else:

@@ -1,15 +1,15 @@
 """Shared by the test files: a single thread, and tiny runs that are trained only once."""
 
 import itertools
+import sys
 from unittest.mock import patch
 
 import pytest
 import torch
 
-import analysis
-import explorer
+import lab.heads
+import lab.live_page
 import train
-from analysis import unseen_sequences
 from data import ARCHITECTURES
 from support.config import Config
 from support.runs import run_folder
@@ -26,6 +26,14 @@ def files_in(folder):
     """Return the contents of all files below a folder, by path."""
     files = [path for path in folder.rglob("*") if path.is_file()]
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def set_everywhere(monkeypatch, owner, name, value):
+    """Replace owner.name, also in the modules that have imported it."""
+    before = getattr(owner, name)
+    for module in [*sys.modules.values()]:
+        if getattr(module, name, None) is before:
+            monkeypatch.setattr(module, name, value)
 
 
 @pytest.fixture(scope="session")
@@ -54,11 +62,13 @@ def run(models_dir, request):
 @pytest.fixture
 def few_sequences(monkeypatch):
     """Measure everything on 30 sequences, for tests that measure often."""
+    unseen_sequences = lab.heads.unseen_sequences
+
     def first(run, length=None, count=None):
         return unseen_sequences(run, length, 30)
 
-    monkeypatch.setattr(analysis, "unseen_sequences", first)
-    monkeypatch.setattr(explorer, "SEQUENCES", 30)
+    set_everywhere(monkeypatch, lab.heads, "unseen_sequences", first)
+    monkeypatch.setattr(lab.live_page, "SEQUENCES", 30)
 
 
 @pytest.fixture

@@ -9,41 +9,33 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from conftest import KINDS, TINY
+from conftest import KINDS, TINY, set_everywhere
 from torch import nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel
 
-import analysis
-from analysis import (
+import lab.evidence
+import lab.heads
+from data import ARCHITECTURES, TASKS, Task, add_start_end, arrange, to_content, to_text
+from lab.ablation import NOTHING, ablated, margins, margins_without, mean_head_outputs
+from lab.evidence import PAIRS, Evidence, answer_lengths, by_length, head_table
+from lab.heads import (
     ALL_ATTENTION,
-    NOTHING,
-    Evidence,
-    ablated,
     answer_cells,
-    answer_lengths,
     answering_kind,
-    by_length,
     diagonals,
     first_symbol,
-    head_table,
     heads_of,
-    influence,
-    influence_on,
-    logit_lens,
     longest,
-    margins,
-    margins_without,
     mean_distance,
-    mean_head_outputs,
     parts_of,
     read,
     relative_entropy,
-    scores_of_query,
     share_on,
     unseen_sequences,
 )
-from data import ARCHITECTURES, TASKS, Task, add_start_end, arrange, dependence, to_content, to_text
+from lab.influence import dependence, influence, influence_on
+from lab.probes import logit_lens, loudness, score_parts, scores_of_query, untrained
 from support.config import Config, recipe
 from support.runs import Run
 from train import load_run
@@ -82,7 +74,7 @@ def with_edited_weights(model, heads, outputs=None):
 def test_ablating_a_part_equals_editing_the_weights_and_leaves_no_trace(run, by_mean, monkeypatch):
     source, given, to_say = unseen_sequences(run)
     before = run.model(*given)
-    monkeypatch.setattr(analysis, "unseen_sequences", lambda run, **_: (source, given, to_say))
+    set_everywhere(monkeypatch, lab.heads, "unseen_sequences", lambda run, **_: (source, given, to_say))
     expected_margins = {}
     kinds, places = KINDS[run.architecture], [(0, 0), (0, 1), (1, 0), (1, 1)]
     heads_in = {(kind, *place): [(kind, *place)] for kind in kinds for place in places}
@@ -388,8 +380,8 @@ def test_two_heads_that_can_each_be_lost_but_not_both_are_found(run, monkeypatch
         asked.extend(pairs)
         return torch.stack([torch.full((10, 4), 5 - sum(taken[head] for head in pair)) for pair in pairs])
 
-    monkeypatch.setattr(analysis, "margins_without", without)
-    assert evidence.pair == (first, second, 0.0) and len(asked) == analysis.PAIRS
+    monkeypatch.setattr(lab.evidence, "margins_without", without)
+    assert evidence.pair == (first, second, 0.0) and len(asked) == PAIRS
     harmless = Evidence(run)
     harmless.margins = evidence.margins | {first: torch.full((10, 4), 5.0)}
     taken[first] = 0.0
@@ -423,11 +415,11 @@ def test_the_parts_of_the_scores_add_up_to_the_scores_that_the_model_uses(archit
     for parameter in model.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
     source = torch.tensor([[1, 5, 9, 12, 2], [1, 7, 7, 4, 2]])
-    parts = analysis.score_parts(model, source)
+    parts = score_parts(model, source)
     kind, expected = KINDS[architecture][0], torch.empty(1, 2, 5, 5)
     for head, query in itertools.product(range(2), range(5)):
         given = (source[:1], source[:1]) if architecture == "encoder-decoder" else (source[:1],)
-        scores = analysis.scores_of_query(model, given, (kind, 0, head), query)
+        scores = scores_of_query(model, given, (kind, 0, head), query)
         expected[0, head, query] = scores / math.sqrt(8)
 
     def centred(scores):
@@ -439,35 +431,35 @@ def test_the_parts_of_the_scores_add_up_to_the_scores_that_the_model_uses(archit
 def test_the_balance_of_a_changed_model_is_not_measured():
     """RMSNorm does not subtract the mean, which the parts of the scores assume."""
     model, source = Config(**TINY).model(), torch.tensor([[1, 5, 7, 9, 2]])
-    analysis.loudness(model, source)
+    loudness(model, source)
     norm = model.blocks[0].attention_norm
     norm.bias = None
     norm.forward = lambda x: x * (x.square().mean(-1, keepdim=True) + norm.epsilon).rsqrt() * norm.weight
     with torch.no_grad():
         model.embedding.weight += 1
     with pytest.raises(ValueError, match="the balance cannot be measured: the terms differ from the"):
-        analysis.loudness(model, source)
+        loudness(model, source)
 
 
 def test_loudness_is_the_spread_over_the_keys_of_what_comes_from_positions_or_symbols_alone():
     config = Config(**TINY)
     source = torch.tensor([[1, 5, 9, 12, 2], [1, 7, 7, 4, 2]])
-    model = analysis.untrained(config)
+    model = untrained(config)
     torch.manual_seed(config.seed)
     assert torch.equal(config.model().embedding.weight, model.embedding.weight)
-    full = analysis.loudness(model, source)
+    full = loudness(model, source)
     model.embedding.weight.data.zero_()
     model.embedding.weight.data += 3.0                          # all symbols alike: the norm removes the mean
-    only_positions = analysis.loudness(model, source)
+    only_positions = loudness(model, source)
     assert only_positions["symbols"] == only_positions["both"] == pytest.approx(0, abs=1e-6)
-    scores = analysis.score_parts(model, source)["positions"]
+    scores = score_parts(model, source)["positions"]
     expected = scores.var(dim=-1, unbiased=False).mean().sqrt().item()
     assert only_positions["positions"] == pytest.approx(expected, rel=1e-5) and full["symbols"] > 0.01
     causal = Config(**TINY, architecture="decoder").model()
-    scores = analysis.score_parts(causal, source)["symbols"]
+    scores = score_parts(causal, source)["symbols"]
     rows = [scores[:, :, query, : query + 1].var(dim=-1, unbiased=False).mean() for query in range(5)]
     expected = (sum(rows) / 5).sqrt().item()
-    assert analysis.loudness(causal, source)["symbols"] == pytest.approx(expected, rel=1e-5)
+    assert loudness(causal, source)["symbols"] == pytest.approx(expected, rel=1e-5)
 
 
 def copying_by_hand(config):

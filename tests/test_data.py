@@ -22,7 +22,6 @@ from data import (
     Task,
     arrange,
     check_task,
-    dependence,
     draw,
     exact_match,
     list_contents,
@@ -32,6 +31,7 @@ from data import (
     token_accuracy,
     usable_lengths,
 )
+from lab.influence import dependence
 from support.config import Config, check_config
 from support.puzzles import MASK, PLUS, ZERO, add, uniform_symbols
 from transformer import END, PAD, START

@@ -23,12 +23,19 @@ from selenium.webdriver import ActionChains, Keys
 from selenium.webdriver.support.ui import Select, WebDriverWait
 from torch.optim.swa_utils import AveragedModel
 
-import explorer
 import transformer
 import visualize
-from analysis import Evidence, ablated, answer_cells, mean_head_outputs, parts_of, scores_of_query
-from data import ARCHITECTURES, TASKS, Task, alphabet, dependence, some_questions
+from data import ARCHITECTURES, TASKS, Task, alphabet, some_questions
 from handmade import copying_encoder_decoder, reversing_encoder
+from lab import live_page
+from lab.ablation import ablated, mean_head_outputs
+from lab.evidence import Evidence
+from lab.gallery import figures, save_gallery
+from lab.heads import answer_cells, parts_of
+from lab.influence import dependence
+from lab.live_page import SEQUENCES, fill_in, guide, rounded, save_page, tested
+from lab.probes import scores_of_query
+from lab.view import View
 from support.config import Config, fixed_generator
 from support.figure import new_picture, percent, save_picture
 from support.puzzles import MASK
@@ -53,12 +60,12 @@ def random_run(**settings) -> Run:
     """A run with random weights, already rounded, so that the page has exactly PyTorch's weights."""
     config = Config(**{"task": "reverse", **SMALL, **settings})
     torch.manual_seed(1)
-    return explorer.rounded(Run(config.model().eval(), config, [], Path("nowhere")))
+    return rounded(Run(config.model().eval(), config, [], Path("nowhere")))
 
 
 def page_of(run: Run, path: Path) -> Path:
-    with patch.object(explorer, "TEST_SEQUENCES", 50):
-        explorer.save_page(run, path)
+    with patch.object(live_page, "TEST_SEQUENCES", 50):
+        save_page(run, path)
     return path
 
 
@@ -154,7 +161,7 @@ def test_each_cut_does_what_zero_and_mean_ablation_do(random_page, browser):
 def handmade(browser, tmp_path_factory):
     """The hand-built reversing encoder, which is always correct, and its page."""
     config, model, purposes = reversing_encoder()
-    run = explorer.rounded(Run(model.eval(), config, [], Path("nowhere"), purposes=purposes))
+    run = rounded(Run(model.eval(), config, [], Path("nowhere"), purposes=purposes))
     return run, page_of(run, tmp_path_factory.mktemp("handmade") / "explorer.html")
 
 
@@ -235,7 +242,7 @@ def test_a_reader_types_and_is_answered_at_once(handmade, browser):
 def test_cuts_break_the_answer_and_the_score_is_that_of_ablation(handmade, browser):
     run, path = handmade
     opened(browser, path)
-    evidence = Evidence(run, explorer.SEQUENCES)
+    evidence = Evidence(run, SEQUENCES)
     assert wait_for(browser, "exact", "% of 200") == (
         "Nothing is cut: 100% of 200 unseen sequences are correct"
     )
@@ -324,7 +331,7 @@ def test_a_generating_model_is_stepped_token_by_token(browser, stepped):
 def test_what_the_guide_says_was_measured(handmade):
     """Without the head that finds END, the one that fetches attends uniformly: to 10 keys at length 8."""
     run, _ = handmade
-    found = explorer.guide(run, Evidence(run, 100))
+    found = guide(run, Evidence(run, 100))
     assert found == {
         "brightest": ("encoder", 1, 0), "other": ("encoder", 0, 0), "readers": 1, "share": 1.0,
         "moved": pytest.approx(0.1), "pair": None,
@@ -717,7 +724,7 @@ def test_a_page_of_a_model_with_other_parts_says_what_to_do(browser, tmp_path):
         run = random_run(architecture="encoder", activation="silu")
         opened(browser, page_of(run, tmp_path / "explorer.html"))
     text, red = certificate(browser, "transformer.js")
-    assert red and "make the same change in assets/transformer.js" in text
+    assert red and "make the same change in lab/page/transformer.js" in text
     assert browser.execute_script("return byId('certificate').closest('header') !== null")
 
 
@@ -734,7 +741,7 @@ def test_weights_travel_as_float32_where_rounding_would_change_what_is_right(tmp
     assert '"format": "float32"' in page
     distinct = len(run.config.draw(50, fixed_generator("test"), "test")[0].unique(dim=0))
     assert f"100% of 50 test sequences ({distinct} distinct) correct" in page and distinct < 50
-    with patch.object(explorer, "LARGEST_PAGE", len(page) - 1):
+    with patch.object(live_page, "LARGEST_PAGE", len(page) - 1):
         smaller = page_of(run, tmp_path / "explorer.html").read_text()
     assert '"format": "float16"' in smaller and "100% of 50" not in smaller
 
@@ -743,15 +750,15 @@ def test_weights_travel_as_float32_where_rounding_would_change_what_is_right(tmp
     ("limit", "said"), [(5_000, "its weights take 0.0 MB, over"), (60_000, "it takes 0.2 MB, over")]
 )
 def test_a_model_that_is_too_large_has_no_page_and_the_program_says_why(limit, said, tmp_path):
-    with patch.object(explorer, "LARGEST_PAGE", limit), pytest.raises(ValueError, match=said):
+    with patch.object(live_page, "LARGEST_PAGE", limit), pytest.raises(ValueError, match=said):
         page_of(random_run(architecture="encoder"), tmp_path / "explorer.html")
     assert not list(tmp_path.iterdir())
 
 
 def test_visualize_tells_in_one_line_why_there_is_no_page(tmp_path, capsys):
     run = random_run(architecture="encoder")
-    view = visualize.View(run=run, reading=None, answer="", evidence=None, record=None)
-    with patch.object(explorer, "LARGEST_PAGE", 5_000):
+    view = View(run=run, reading=None, answer="", evidence=None, record=None)
+    with patch.object(live_page, "LARGEST_PAGE", 5_000):
         visualize.save_live_page(view, tmp_path / "explorer.html")
     assert capsys.readouterr().err.startswith("no live page for reverse, encoder: its weights take")
 
@@ -769,9 +776,9 @@ def test_damaged_metrics_are_measured_again_and_left_out_of_the_gallery(damaged,
     run = random_run()
     run.folder = tmp_path
     (tmp_path / "metrics.json").write_bytes(damaged)
-    with patch.object(explorer, "TEST_SEQUENCES", 20):
-        assert explorer.tested(run)[0] == 20
-    assert explorer.figures(tmp_path) == ""
+    with patch.object(live_page, "TEST_SEQUENCES", 20):
+        assert tested(run)[0] == 20
+    assert figures(tmp_path) == ""
 
 
 def test_weights_that_are_no_numbers_are_refused(tmp_path):
@@ -796,7 +803,7 @@ def test_a_wrapped_model_has_the_same_page_and_a_quantised_one_is_refused(tmp_pa
 
 
 def test_what_is_filled_in_is_left_as_it_is():
-    assert explorer.fill_in("{a} and {b}, {c}", {"a": "{b}", "b": "x < y"}) == "{b} and x < y, {c}"
+    assert fill_in("{a} and {b}, {c}", {"a": "{b}", "b": "x < y"}) == "{b} and x < y, {c}"
 
 
 # ---------------------------------------------------------------- the gallery
@@ -816,7 +823,7 @@ def some_runs(folder: Path, runs: list[tuple[str, str]]) -> Path:
             "train_seconds": 5.0, "test_sequences": 10_000,
             "test_exact_match": 0.99996, "config": asdict(Config(task=task, architecture=architecture)),
         }))
-    explorer.save_gallery(folder, folder, "")
+    save_gallery(folder, folder, "")
     return folder / "index.html"
 
 
@@ -829,7 +836,7 @@ def test_the_gallery_shows_all_that_is_there_with_figures_command_and_what_to_lo
     figure, _ = new_picture(1.0, "a sequence of my own")
     save_picture(figure, folder / "attention_head_5-9.svg", "python visualize.py --sequence 5 9 --dark")
     save_picture(figure, tmp_path / "copy_vs_reverse.png", "python visualize.py")
-    explorer.save_gallery(tmp_path, tmp_path, " --models-dir here")
+    save_gallery(tmp_path, tmp_path, " --models-dir here")
     opened(browser, page)
     links = {
         Path(unquote(urlparse(link.get_attribute("href")).path))
@@ -864,7 +871,7 @@ def test_the_gallery_shows_each_picture_once_and_only_what_is_ours(tmp_path):
     (tmp_path / "todo_task").touch()
     (tmp_path / "add_from_ones_task" / "encoder").mkdir(parents=True)
     save_picture(figure, tmp_path / "copy_vs_add_from_ones_encoder.png")
-    page = explorer.save_gallery(tmp_path, tmp_path, "").read_text()
+    page = save_gallery(tmp_path, tmp_path, "").read_text()
     assert page.count("ablation.") == 2 and "ablation.svg" not in page              # link and picture
     assert 'srcset="copy_task/encoder/film.svg"' in page and page.count("layers.svg") == 2
     assert 'data-task="add_from_ones copy"' in page
@@ -904,7 +911,7 @@ def test_who_wants_nothing_to_move_sees_the_last_moments_of_a_film(tmp_path, bro
     folder = run_folder(tmp_path, "copy", "encoder")
     with Image.open(folder / "film.png") as still:
         still.save(folder / "film.gif")
-    explorer.save_gallery(tmp_path, tmp_path, "")
+    save_gallery(tmp_path, tmp_path, "")
     source = """
         const film = document.querySelector("picture img");
         film.scrollIntoView();
@@ -921,9 +928,9 @@ def test_who_wants_nothing_to_move_sees_the_last_moments_of_a_film(tmp_path, bro
 
 def test_a_page_of_the_readers_own_is_not_replaced(tmp_path):
     page = some_runs(tmp_path / "ours", [("copy", "encoder")])
-    explorer.save_gallery(page.parent, page.parent, "")     # ours is
+    save_gallery(page.parent, page.parent, "")     # ours is
     mine = tmp_path / "index.html"
     mine.write_text("<h1>mine</h1>")
     with pytest.raises(ValueError, match="was not written by visualize.py; move it, or choose another"):
-        explorer.save_gallery(tmp_path, tmp_path, "")
+        save_gallery(tmp_path, tmp_path, "")
     assert mine.read_text() == "<h1>mine</h1>"

@@ -12,7 +12,6 @@ from test_visualize import assert_readable, call_main, names_of, pictures_of_vie
 
 import handmade
 import train
-from analysis import ablated, linear_probe, probe_places, swap_end
 from data import FIRST_SYMBOL, add_start_end, arrange, draw
 from handmade import (
     PAIRS,
@@ -23,12 +22,15 @@ from handmade import (
     reversing_encoder_decoder,
     right_by_length,
 )
+from lab.ablation import ablated
+from lab.probes import linear_probe, probe_places, swap_end
+from lab.view import look_at
+from lab.weights import beside_picture, weights_picture
 from support.console import run_script
 from support.figure import picture_style
 from support.runs import Run, remove_stale, run_folder
 from train import load_run, predict
 from transformer import PAD, EncoderDecoder, MiniTransformer
-from visualize import beside_picture, look_at, weights_picture
 
 BUILDERS = copying_encoder, reversing_encoder, copying_encoder_decoder, reversing_encoder_decoder
 SYMBOLS = torch.arange(FIRST_SYMBOL, VOCAB)

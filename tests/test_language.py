@@ -13,7 +13,8 @@ import data
 ROOT = Path(data.__file__).parent
 FILES = sorted({
     *ROOT.glob("*.py"), *ROOT.glob("tests/*.py"), *ROOT.glob("*.md"), ROOT / "tests" / "BENCHMARKS.md",
-    ROOT / "models" / "README.md", *ROOT.glob("assets/*.js"), *ROOT.glob("assets/*.html"),
+    ROOT / "models" / "README.md", *ROOT.glob("lab/page/*.js"), *ROOT.glob("lab/page/*.html"),
+    *ROOT.glob("support/*.py"), *ROOT.glob("lab/*.py"),
 } - {Path(__file__)})
 REFUSED = {                                                 # a pattern, and what to write instead
     r"(Error|None|\b[Nn]a[Nn]) where\b|\bWhere (there|no|it|a|the|not)\b": "if",

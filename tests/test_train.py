@@ -35,6 +35,7 @@ from data import (
     is_scored,
     token_accuracy,
 )
+from lab.view import look_at
 from support.config import (
     VALIDATION_SEQUENCES,
     Config,
@@ -282,7 +283,7 @@ def test_what_a_notebook_has_set_neither_breaks_nor_is_changed(finished, tmp_pat
     try:
         generator = torch.get_rng_state()
         run = load_run(finished.parents[1], "reverse")
-        assert "linear probe" in visualize.probe_text(visualize.look_at(run))
+        assert "linear probe" in visualize.probe_text(look_at(run))
         options = [*TINY_OPTIONS, "--task", "reverse", "--architecture", "encoder"]
         monkeypatch.setattr(sys, "argv", ["train.py", *options, "--output-dir", str(tmp_path)])
         monkeypatch.setattr(train, "TEST_SEQUENCES", 100)

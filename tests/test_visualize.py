@@ -16,19 +16,44 @@ from types import SimpleNamespace
 import numpy
 import pytest
 import torch
-from conftest import KINDS, TINY
+from conftest import KINDS, TINY, set_everywhere
 from matplotlib.figure import Figure
 from matplotlib.font_manager import fontManager, get_font
 from PIL import Image, ImageSequence
 from torch.nn import functional
 
-import analysis
 import data
+import lab.evidence
+import lab.view
+import support.figure
 import train
 import transformer
 import visualize
-from analysis import ALL_ATTENTION, NOTHING, heads_of
 from data import ARCHITECTURES, TASKS, Task, to_text
+from lab.ablation import NOTHING
+from lab.animation import Film, film_of, film_picture, film_sentence, save_film
+from lab.heads import ALL_ATTENTION, heads_of, parts_of, unseen_sequences
+from lab.maps import draw_map, map_of, name_ticks
+from lab.probes import loudness, untrained
+from lab.side_by_side import (
+    balance_picture,
+    balance_sentence,
+    comparison_sentence,
+    evidence_in,
+    lines_picture,
+    runs_in,
+    training_curves_picture,
+)
+from lab.view import look_at, price
+from lab.what_matters import (
+    ablation_picture,
+    ablation_sentence,
+    influence_picture,
+    layers_picture,
+    layers_sentence,
+    lengths_picture,
+    lengths_sentence,
+)
 from support import files
 from support.config import check_config, recipe
 from support.console import run_script
@@ -37,28 +62,13 @@ from support.record import extended, probe_of
 from support.runs import OF_ONE_QUESTION, OF_RUN, Run, is_question, remove_stale, run_folder
 from train import load_run, save_checkpoint
 from transformer import END, PAD, generate
-from visualize import (
-    ablation_picture,
-    draw_map,
-    head_picture,
-    influence_picture,
-    kinds_picture,
-    layer_picture,
-    layers_picture,
-    lengths_picture,
-    look_at,
-    map_of,
-    model_picture,
-    name_ticks,
-    number,
-    runs_in,
-    training_curves_picture,
-)
+from visualize import head_picture, kinds_picture, layer_picture, model_picture, number
 
 NAMES = [
     "attention_head", "attention_layer", "attention_model", "influence", "ablation", "layers", "training",
     "mistakes", "film",
 ]
+TABLES = ["heads.csv", "mistakes.csv", "film.gif", "explorer.html"]
 MODELS = {"encoder": "encoder", "decoder": "decoder-only model", "encoder-decoder": "encoder–decoder"}
 
 
@@ -230,7 +240,7 @@ def test_the_sentence_of_ablation_names_the_costliest_head_and_the_one_that_read
         evidence.margins = {part: right for part in evidence.margins} | {
             parts[name]: torch.cat([-right[:cost], right[cost:]]) for name, cost in costs.items()
         }
-        return visualize.ablation_sentence(view)
+        return ablation_sentence(view)
 
     model = MODELS[view.run.architecture]
     assert sentence() == f"this {model} needs no attention for the task reverse: 100% correct without any"
@@ -242,7 +252,7 @@ def test_the_sentence_of_ablation_names_the_costliest_head_and_the_one_that_read
     assert text.endswith("costs nothing")
     assert "attends most to the answers and matters most" in sentence(all=count, best=count // 2)
     evidence.margins = {part: -right for part in evidence.margins}
-    assert visualize.ablation_sentence(view) == "the model is never correct, so no ablation can make it worse"
+    assert ablation_sentence(view) == "the model is never correct, so no ablation can make it worse"
 
 
 def test_the_model_picture_frames_what_costs_and_pales_the_rest(view):
@@ -262,7 +272,7 @@ def test_the_model_picture_frames_what_costs_and_pales_the_rest(view):
 def test_a_head_that_costs_is_never_pale_even_where_no_number_fits(few_sequences, few_lengths):
     view = untrained_view("reverse", "encoder", **SIZES["64 heads"])
     right = torch.ones(30, 3)
-    view.evidence.margins = {part: right for part in [NOTHING, *analysis.parts_of(view.run.model)]}
+    view.evidence.margins = {part: right for part in [NOTHING, *parts_of(view.run.model)]}
     view.evidence.margins[heads_of(view.run.model)[5]] = -right
     with picture_style(letters=data.letters_in_names()):
         axes, = model_picture(view).axes
@@ -297,7 +307,7 @@ def test_lengths_and_layers_are_drawn_as_measured(view):
 
 def test_the_film_shows_the_record_from_the_first_epoch_to_the_last(run, measured, tmp_path):
     record, history, kind = measured.record, run.history, measured.kind
-    figure = visualize.film_picture(measured)
+    figure = film_picture(measured)
     *maps, curves = figure.axes
     layers = 2 * len(KINDS[run.architecture])
     assert len(maps) == 2 * layers                              # at each of two moments
@@ -310,11 +320,11 @@ def test_the_film_shows_the_record_from_the_first_epoch_to_the_last(run, measure
         numpy.testing.assert_allclose(drawn.filled(0), expected.filled(0))
     right, share = (list(line.get_ydata()) for line in curves.get_lines())
     assert right == pytest.approx([100 * share for share in record["right"]])
-    most = visualize.film_of(measured).view.reading.shares.max().item()
+    most = film_of(measured).view.reading.shares.max().item()
     assert share[-1] == pytest.approx(100 * most, abs=0.1)
     path = tmp_path / "film.gif"
     with picture_style(dark=True, letters=data.letters_in_names()):
-        visualize.save_film(measured, "python visualize.py", path)
+        save_film(measured, "python visualize.py", path)
     with Image.open(path) as film:
         assert film.n_frames == 2 and "loop" not in film.info   # it plays once
         assert film.n_frames * film.info["duration"] <= 5000 and film.size[0] == 800
@@ -324,7 +334,7 @@ def test_the_film_shows_the_record_from_the_first_epoch_to_the_last(run, measure
 
 def test_the_picture_of_lengths_says_which_model_stops_and_which_goes_on(view):
     def sentence():
-        return visualize.lengths_sentence([view])
+        return lengths_sentence([view])
 
     name, beyond = MODELS[view.run.architecture], view.evidence.lengths[8]
     assert sentence() == f"the {name} generalises beyond the training lengths: 72% correct at length 9"
@@ -353,13 +363,13 @@ def test_the_picture_of_lengths_says_which_model_stops_and_which_goes_on(view):
     ],
 )
 def test_the_sentence_of_the_film_says_what_comes_first(right, share, sentence):
-    assert visualize.film_sentence([8, 16, 24], right, share) == sentence
+    assert film_sentence([8, 16, 24], right, share) == sentence
 
 
 def test_the_film_spends_its_time_where_the_model_learns_and_has_at_most_48_frames():
     def moments(right, *others, early, late):
         view = SimpleNamespace(record={"step": numpy.arange(len(right))})
-        return visualize.Film(view, [], dict(enumerate([right, *others]))).moments(early, late)
+        return Film(view, [], dict(enumerate([right, *others]))).moments(early, late)
 
     epochs = moments([0] * 9 + [1] * 41, [0] * 5 + [1] * 45, early=36, late=12)
     assert epochs[:19] == list(range(19)) and epochs[-1] == 49 and len(epochs) == 30
@@ -395,7 +405,7 @@ def test_a_run_without_its_record_is_drawn_without_a_film_and_says_so(
     ],
 )
 def test_the_answer_appears_at_90_percent_of_the_final_score_or_gradually(values, sentence):
-    assert visualize.layers_sentence({str(place): value for place, value in enumerate(values)}) == sentence
+    assert layers_sentence({str(place): value for place, value in enumerate(values)}) == sentence
 
 
 def test_each_kind_is_ablated_in_the_sentence_on_top(models_dir):
@@ -428,7 +438,7 @@ def test_a_query_can_be_redone_from_the_numbers_shown(view):
 
 
 def test_lines_run_from_each_symbol_of_the_answer_to_the_tokens_and_are_as_wide_as_the_weights(view):
-    figure = visualize.lines_picture([[view]])
+    figure = lines_picture([[view]])
     (kind, layer, head), (axes,) = view.best, figure.axes
     view.run.model(*view.reading.given)
     weights = view.run.model.attention_layers()[kind][layer].attention_weights[0, head]
@@ -455,7 +465,7 @@ def test_the_sentence_of_the_lines_says_who_needs_attention():
             ) for task, left in right.items()
         ]
 
-    sentence = visualize.comparison_sentence
+    sentence = comparison_sentence
     encoder, both = row("encoder", copy=1, reverse=0), row("encoder-decoder", copy=0, reverse=0.125)
     assert sentence([encoder, both]) == "copying in an encoder needs no attention; reversing does"
     assert sentence([encoder[:1], both[:1]]) == (
@@ -489,7 +499,7 @@ def test_no_sentence_takes_chance_for_a_finding(view):
         NOTHING: torch.cat([-torch.ones(count // 4, 3), torch.ones(count - count // 4, 3)]),
         harmful: torch.ones(count, 3),
     }
-    assert visualize.price(view, harmful) == "costs nothing (accuracy rises by 25 points)"
+    assert price(view, harmful) == "costs nothing (accuracy rises by 25 points)"
     assert "+25" in [text.get_text() for text in model_picture(view).axes[0].texts]
     evidence.margins = {part: -torch.ones(count, 3) for part in evidence.margins}
     assert sentence_of(model_picture(view)) == "The model is never correct, so no ablation can make it worse"
@@ -562,7 +572,7 @@ def pictures_of_view(view, several=1):
             if not visualize.says_nothing(name, view)
         } | {
             "lengths": lengths_picture([view] * several),
-            "lines": visualize.lines_picture([[view] * several] * several),
+            "lines": lines_picture([[view] * several] * several),
         }
 
 
@@ -575,14 +585,16 @@ def few_lengths(monkeypatch):
         beyond = [length for length in lengths if 2 * length > twice] or lengths[-1:]
         return sorted({trained[0], trained[-1], beyond[0], beyond[-1]})
 
-    monkeypatch.setattr(analysis, "usable_lengths", ends)
+    monkeypatch.setattr(lab.evidence, "usable_lengths", ends)
 
 
 @pytest.fixture
 def unpainted(monkeypatch):
     """Pictures are composed and their files created, but nothing is painted."""
-    for module in train, visualize:
-        monkeypatch.setattr(module, "save_picture", lambda figure, path, command="": path.write_bytes(b""))
+    def write_nothing(drawn, path, command=""):
+        path.write_bytes(b"")
+
+    set_everywhere(monkeypatch, support.figure, "save_picture", write_nothing)
 
 
 def untrained_view(task, architecture, words=None, **sizes):
@@ -690,7 +702,7 @@ def pictures_of(tasks, architectures, suffix, lengths="lengths"):
     """The files that visualize.py writes for these, apart from the comparison."""
     expected = {
         Path(f"{task}_task", architecture, name) for task in tasks for architecture in architectures
-        for name in ["heads.csv", "mistakes.csv", "film.gif", "explorer.html"] + [f"{x}.{suffix}" for x in NAMES]
+        for name in [*TABLES, *(f"{name}.{suffix}" for name in NAMES)]
     }
     expected |= {Path(f"{task}_task/{lengths}.{suffix}") for task in tasks}
     expected.add(Path("index.html"))
@@ -1022,16 +1034,16 @@ def test_the_balance_of_positions_and_symbols_is_drawn_as_measured(models_dir, t
     path = tmp_path / "balance_reverse_task-encoder_vs_reverse_task-encoder-decoder.png"
     assert path.exists() and capsys.readouterr().out.startswith(f"{path}: How strongly positions")
     shutil.copytree(one, tmp_path / "kept")                     # as cp -r does
-    copied = visualize.evidence_in([tmp_path / "kept"])["kept"].run
+    copied = evidence_in([tmp_path / "kept"])["kept"].run
     assert copied.config == load_run(models_dir, "reverse").config
-    runs = visualize.evidence_in([one, other])
+    runs = evidence_in([one, other])
     assert list(runs) == ["architecture encoder", "architecture encoder-decoder"]
-    figure = visualize.balance_picture(runs | {f"{name}, and so on and on": runs[name] for name in runs})
+    figure = balance_picture(runs | {f"{name}, and so on and on": runs[name] for name in runs})
     assert_readable(figure)
     for axes, evidence in zip(figure.axes, [*runs.values()] * 2, strict=True):
-        source, _, _ = analysis.unseen_sequences(evidence.run, 8, 100)
-        models = analysis.untrained(evidence.run.config), evidence.run.model
-        before, after = (analysis.loudness(model, source) for model in models)
+        source, _, _ = unseen_sequences(evidence.run, 8, 100)
+        models = untrained(evidence.run.config), evidence.run.model
+        before, after = (loudness(model, source) for model in models)
         expected = [before["positions"], after["positions"], before["symbols"], after["symbols"]]
         assert [bar.get_height() for bar in axes.patches] == pytest.approx(expected)
     with pytest.raises(SystemExit):
@@ -1046,7 +1058,7 @@ def test_the_sentence_of_the_balance_claims_only_what_all_runs_show():
             name: SimpleNamespace(run=run, left=lambda right=right: right)
             for name, (right, _, _) in runs.items()
         }
-        return visualize.balance_sentence(measured, {
+        return balance_sentence(measured, {
             name: [{}, {"positions": positions, "symbols": symbols}]
             for name, (_, positions, symbols) in runs.items()
         })
@@ -1131,7 +1143,7 @@ def test_runs_that_cannot_be_read_are_named_and_the_others_are_drawn(
 def test_a_folder_that_cannot_be_written_is_one_line_before_any_measuring(
     models_dir, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr(visualize, "Evidence", lambda run: pytest.fail("measured for nothing"))
+    monkeypatch.setattr(lab.view, "Evidence", lambda run: pytest.fail("measured for nothing"))
     (tmp_path / "file").write_text("kept")
     with pytest.raises(SystemExit) as stopped:
         call_main(monkeypatch, "--models-dir", models_dir, "--output-dir", tmp_path / "file")
@@ -1144,7 +1156,7 @@ def test_an_interrupted_run_ends_quietly_with_130(models_dir, tmp_path, monkeypa
     def interrupt(run):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(visualize, "Evidence", interrupt)
+    monkeypatch.setattr(lab.view, "Evidence", interrupt)
     with pytest.raises(SystemExit) as stopped:
         call_main(monkeypatch, "--models-dir", models_dir, "--output-dir", tmp_path)
     assert stopped.value.code == 130

@@ -1,4 +1,4 @@
-/* Run the model, cut its heads and measure the remaining accuracy, like train.py and analysis.py. */
+/* Run the model, cut its heads and measure the remaining accuracy, like train.py and lab/. */
 "use strict";
 
 /** Decode base64 numbers: float32, or float16 with finite values only. */

@@ -77,7 +77,7 @@ function askWrong() {
 // ---------------------------------------------------------------- the page checks itself
 
 const DIFFERS = "This page's results differ from PyTorch's. If you changed transformer.py, make the same "
-  + "change in assets/transformer.js and run python visualize.py again.";
+  + "change in lab/page/transformer.js and run python visualize.py again.";
 const agreement = {logits: 0, cuts: new Map()};             // the largest difference; whether each row agrees
 const rowsOfJob = new Map();                                // parts with the same heads are measured once
 data.table.forEach(([part], row) => {

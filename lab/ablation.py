@@ -1,0 +1,90 @@
+"""What is lost without a head, a layer or all attention: their outputs are replaced with zero or the mean."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from data import different_rows, is_scored, portions_of_like_length
+from lab.heads import SEQUENCES, Head, Part, attention_at, heads_of, inputs_and_outputs, unseen_sequences
+from lab.influence import rows_at_once
+from support.runs import Run
+from transformer import PAD, evaluating, unwrapped
+
+NOTHING = "nothing"                                         # instead of a part
+
+
+@contextmanager
+def ablated(
+    model: nn.Module, *parts: Part, replacement: dict[Head, Tensor] | None = None
+) -> Iterator[nn.Module]:
+    """Ablate parts of the model's attention: zero ablation, or mean ablation with mean_head_outputs.
+
+    Each head in these parts passes zeros, or its replacement (Dh,), to the output projection. On exit, the
+    model is restored. Raises ValueError if it has no such part.
+    """
+    attentions, heads = attention_at(model), {head for part in parts for head in heads_of(model, part)}
+    place_of = {attentions[head[:2]].output_projection: head[:2] for head in heads}
+
+    def replace_outputs(output_projection: nn.Module, inputs: tuple[Tensor]) -> Tensor:
+        place = place_of[output_projection]
+        by_head = inputs[0].unflatten(-1, (attentions[place].num_heads, -1)).clone()    # (B, T, H, Dh)
+        for head in heads:
+            if head[:2] == place:
+                by_head[:, :, head[2]] = replacement[head] if replacement else 0.0
+        return by_head.flatten(2)
+
+    with ExitStack() as hooks:
+        for output_projection in place_of:
+            hooks.enter_context(output_projection.register_forward_pre_hook(replace_outputs))
+        yield unwrapped(model)
+
+
+def mean_head_outputs(run: Run) -> dict[Head, Tensor]:
+    """Return each head's mean output (Dh,) over all tokens of the test sequences."""
+    _, given, _ = unseen_sequences(run)
+    attentions, means = attention_at(run.model), {}
+    projections = [attention.output_projection for attention in attentions.values()]
+    mixed = inputs_and_outputs(run.model, projections, given)
+    for (place, attention), (mixture, _) in zip(attentions.items(), mixed, strict=True):
+        is_token = given[0 if place[0] == "encoder" else -1] != PAD                     # (N, T)
+        by_head = mixture[is_token].float().mean(dim=0).unflatten(0, (attention.num_heads, -1))     # (H, Dh)
+        means |= {(*place, head): mean for head, mean in enumerate(by_head)}
+    return means
+
+
+def margins(logits: Tensor, to_say: Tensor) -> Tensor:
+    """Return the correct symbol's logit minus the highest other logit, (N, T); ∞ where nothing is scored.
+
+    A prediction is correct exactly when its margin is positive. logits are (N, T, V), to_say (N, T).
+    """
+    right = to_say[:, :, None]
+    ahead = logits.gather(2, right) - logits.scatter(2, right, -torch.inf).amax(dim=2, keepdim=True)
+    return ahead[:, :, 0].float().where(is_scored(to_say), torch.inf)
+
+
+def margins_without(
+    run: Run, cuts: list[tuple[Part, ...]], replacement: dict[Head, Tensor] | None = None,
+    count: int = SEQUENCES,
+) -> Tensor:
+    """Return the margins on test sequences of all lengths under each ablation, (cuts, N, T).
+
+    This also scores generating models: greedy decoding is correct exactly if every teacher-forced step is.
+    Each distinct row is processed once, batched with others of similar length.
+    """
+    _, given, to_say = unseen_sequences(run, count=count)
+    given, to_say, place = different_rows(given, to_say)
+    result = torch.full((len(cuts), *to_say.shape), torch.inf, dtype=torch.float32)
+    with evaluating(run.model) as model:
+        for rows, short in portions_of_like_length(given, rows_at_once(run.config, given)):
+            length = short[-1].size(1)
+            for number, parts in enumerate(cuts):
+                with ablated(model, *parts, replacement=replacement):
+                    result[number, rows, :length] = margins(model(*short), to_say[rows, :length])
+    return result[:, place]
+
+
+def is_right(margins: Tensor) -> Tensor:
+    """Return which sequences have a positive margin at every query; (…, N, T) → (…, N) boolean."""
+    return (margins > 0).all(dim=-1)

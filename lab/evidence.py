@@ -1,0 +1,247 @@
+"""Everything that is measured for one run: shares, ablations, influence, lengths; each when first needed."""
+
+import itertools
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from data import (
+    TASKS,
+    add_start_end,
+    arrange,
+    ask,
+    check_answers,
+    exact_match,
+    some_questions,
+    token_accuracy,
+    usable_lengths,
+)
+from lab.ablation import NOTHING, is_right, margins_without, mean_head_outputs
+from lab.heads import (
+    SEQUENCES,
+    SEQUENCES_EACH,
+    Head,
+    Part,
+    Reading,
+    answer_cells,
+    answering_kind,
+    diagonals,
+    first_symbol,
+    heads_of,
+    longest,
+    mean_distance,
+    parts_of,
+    read,
+    share_on,
+    unseen_sequences,
+)
+from lab.influence import dependence, influence
+from lab.probes import logit_lens
+from support.record import Record
+from support.runs import Run
+from train import predict
+from transformer import END, unwrapped
+
+MOST_HARMLESS, PAIRS = 48, 4                                # candidate heads, and pairs measured
+SMALLEST_COST = 0.01                                        # of a pair worth reporting
+
+
+@dataclass
+class AtLength:
+    """A model's answers to questions of one length."""
+
+    reading: Reading
+    target: Tensor                                          # the correct answers (N, T), with START and END
+    answers: Tensor                                         # the model's own (N, T), of train.predict
+
+    @property
+    def length(self) -> int:
+        """The number of symbols in each question."""
+        return self.reading.length
+
+    @property
+    def exact_match(self) -> float:
+        return exact_match(self.answers, self.target)
+
+    @property
+    def right(self) -> Tensor:
+        """The accuracy at each symbol of the answer and at its END, (T − 1,)."""
+        return (self.answers == self.target)[:, 1:].double().mean(dim=0)
+
+    def stops_after(self, symbols: int) -> int:
+        """Return how many answers have END after exactly this many symbols."""
+        ends = self.answers[:, 1:] == END
+        return int((ends.any(dim=1) & (ends.long().argmax(dim=1) == symbols)).sum())
+
+
+def answer_lengths(run: Run, most: int) -> dict[int, int]:
+    """Return the answer length for each question length, up to this one, that task and model support.
+
+    Lengths the task does not have, or too long for the model's positions, are left out.
+    """
+    config, places, lengths = run.config, len(unwrapped(run.model).positional_encoding.table), {}
+    for length in range(1, most + 1):
+        question = some_questions(config.task, length, config.vocab_size, proposals=1_000)[:1]
+        if len(question):
+            try:
+                answer = ask(config.task, question)
+                check_answers(config.task, question, answer, config.vocab_size)
+            except ValueError:                              # a user's task need not have one
+                continue
+            source, target = (add_start_end(tokens, tokens.size(1) + 2) for tokens in (question, answer))
+            given, _ = arrange(run.architecture, source, target)
+            if max(tokens.size(1) for tokens in given) <= places:
+                lengths[length] = answer.size(1)
+    return lengths
+
+
+def by_length(run: Run) -> list[AtLength]:
+    """Return the answers for each available question length, up to twice the training length."""
+    config, most, lengths = run.config, 2 * run.config.seq_len, []
+    in_test = usable_lengths(config.task, "test", most, config.vocab_size)
+    for length in sorted(answer_lengths(run, most).keys() & in_test):
+        source, given, to_say = unseen_sequences(run, length, SEQUENCES_EACH)
+        answer = TASKS[config.task].answer(source[:, 1:-1])
+        target = add_start_end(answer, answer.size(1) + 2)
+        answers = predict(run.model, source, target)
+        lengths.append(AtLength(read(run, source, given, to_say), target, answers))
+    return lengths
+
+
+def shares_in_training(run: Run, record: Record) -> Tensor:
+    """Return each head's fraction of attention on the answers after each epoch, (epochs, layers, H).
+
+    It covers the heads of the kind that can find answers, on the recorded question. It is NaN if the answer
+    depends on nothing.
+    """
+    question = torch.from_numpy(record["source"])[None, 1:-1]
+    depends = dependence(run.config.task, question, run.config.vocab_size)
+    maps = torch.from_numpy(record[answering_kind(run.architecture)]).float()
+    cells = answer_cells(run.architecture, depends, *maps.shape[-2:])[0]
+    return share_on(cells, maps)
+
+
+def half_way(values: list[float]) -> int:
+    """Return the index at which rising values first reach half-way from the first to the last."""
+    middle = (values[0] + values[-1]) / 2
+    return next((place for place, value in enumerate(values) if value >= middle), 0)
+
+
+@dataclass
+class Evidence:
+    """Measurements of a run on unseen sequences, each computed when first needed."""
+
+    run: Run
+    count: int = SEQUENCES                                  # of all lengths, for ablation and lens
+
+    @cached_property
+    def reading(self) -> Reading:
+        """The attention in the longest sequences."""
+        return read(self.run, *unseen_sequences(self.run, longest(self.run), SEQUENCES_EACH))
+
+    @property
+    def brightest(self) -> Head | None:
+        """The head that attends most to the answers; None if it is unknown where these come from."""
+        shares = self.reading.shares
+        if shares.isnan().any():
+            return None
+        return answering_kind(self.run.architecture), *divmod(int(shares.argmax()), shares.size(1))
+
+    @cached_property
+    def influence(self) -> Tensor:
+        """The influence of each symbol on the answers to the same sequences, (N, T, S)."""
+        return influence(self.run, self.reading.source, self.reading.given, self.reading.to_say)
+
+    @cached_property
+    def lengths(self) -> list[AtLength]:
+        return by_length(self.run)
+
+    @cached_property
+    def source(self) -> Tensor:
+        """The test sequences of all lengths on which ablation and lens are measured, (N, S)."""
+        return unseen_sequences(self.run, count=self.count)[0]
+
+    @cached_property
+    def lens(self) -> dict[str, tuple[float, float]]:
+        """Token accuracy and exact match of the logit lens after each sublayer."""
+        _, given, to_say = unseen_sequences(self.run, count=self.count)
+        return {
+            name: (token_accuracy(said, to_say), exact_match(said, to_say))
+            for name, said in logit_lens(self.run, given).items()
+        }
+
+    @cached_property
+    def margins(self) -> dict[Part | str, Tensor]:
+        """The margins (N, T) on sequences of all lengths after zero ablation of NOTHING and of each part."""
+        model = self.run.model
+        cuts = {NOTHING: ()} | {part: tuple(heads_of(model, part)) for part in parts_of(model)}
+        different = list(dict.fromkeys(cuts.values()))      # some parts contain the same heads
+        ahead = dict(zip(different, margins_without(self.run, different, count=self.count), strict=True))
+        return {part: ahead[heads] for part, heads in cuts.items()}
+
+    def left(self, part: Part | str = NOTHING) -> float:
+        """Return the exact match without this part."""
+        return is_right(self.margins[part]).double().mean().item()
+
+    def cost(self, part: Part) -> float:
+        """Return how much exact match drops without this part."""
+        return self.left() - self.left(part)
+
+    @cached_property
+    def mean_ablation(self) -> dict[Part, float]:
+        """Exact match without each kind of attention, by mean ablation."""
+        kinds = [(kind,) for kind in unwrapped(self.run.model).attention_layers()]
+        replacement = mean_head_outputs(self.run)
+        ahead = margins_without(self.run, [(kind,) for kind in kinds], replacement, self.count)
+        return dict(zip(kinds, is_right(ahead).double().mean(dim=1).tolist(), strict=True))
+
+    @cached_property
+    def pair(self) -> tuple[Head, Head, float] | None:
+        """Two heads that can each be removed at no cost, but not together, and the exact match without both.
+
+        To first order, the effects of two cuts on a margin add up. So pairs are ranked by that sum, and the
+        top PAIRS are measured. None if no pair costs at least SMALLEST_COST.
+        """
+        harmless = [head for head in heads_of(self.run.model) if self.cost(head) < SMALLEST_COST]
+        taken = {head: (self.margins[head] - self.margins[NOTHING]).nan_to_num() for head in harmless}
+        harmless = sorted(harmless, key=lambda head: taken[head].sum())[:MOST_HARMLESS]
+
+        def expected(pair: tuple[Head, Head]) -> float:
+            least = (self.margins[pair[0]] + taken[pair[1]]).amin(dim=1)
+            return least.sigmoid().mean().item()            # a smooth version of exact match
+
+        pairs = sorted(itertools.combinations(harmless, 2), key=expected)[:PAIRS]
+        left = is_right(margins_without(self.run, pairs, count=self.count)).double().mean(dim=1).tolist()
+        least, pair = min(zip(left, pairs, strict=True), default=(1.0, None))
+        return (*pair, least) if self.left() - least >= SMALLEST_COST else None
+
+
+def head_table(evidence: Evidence) -> list[dict]:
+    """Return one row per head, most costly first; layers and heads are numbered from 1.
+
+    Each row gives the fractions of attention on both diagonals and on the answer's source, the entropy
+    relative to uniform attention, and the distance in tokens. Then come the exact match without the head and
+    the cost of removing it. A fraction is None if it has no meaning. For the answer, that is a kind of
+    attention that cannot find it, or an answer that depends on nothing. For a diagonal, it is one outside the
+    map.
+    """
+    run, reading, rows = evidence.run, evidence.reading, []
+    architecture = run.architecture
+    for kind, maps in reading.maps.items():
+        first = first_symbol(architecture, kind, reading.length)
+        diagonal, anti_diagonal = diagonals(first, reading.length, *maps.shape[-2:])
+        scores = {
+            "diagonal": share_on(diagonal, maps), "anti_diagonal": share_on(anti_diagonal, maps),
+            "relative_entropy": reading.entropy[kind], "mean_distance": mean_distance(maps, first),
+        }
+        if kind == answering_kind(architecture):
+            scores["answer"] = reading.shares
+        for head in heads_of(run.model, (kind,)):
+            _, layer, index = head
+            row = {"kind": kind, "layer": layer + 1, "head": index + 1, "answer": None}
+            for name, score in scores.items():
+                row[name] = None if score[layer, index].isnan() else score[layer, index].item()
+            rows.append(row | {"exact_match_without": evidence.left(head), "cost": evidence.cost(head)})
+    return sorted(rows, key=lambda row: (-row["cost"], -(row["answer"] or 0)))

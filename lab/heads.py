@@ -1,0 +1,232 @@
+"""Where a trained model's heads attend: maps, shares on the answers, entropy, distance.
+
+Everything is measured on unseen sequences.
+
+Shapes: N sequences, L symbols of content, A symbols of the answer, H heads, T queries, S keys.
+A map is (T, S): row = query (attends), column = key (attended to).
+"""
+
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from data import arrange, exact_match
+from lab.influence import dependence, portions
+from support.config import fixed_generator
+from support.runs import Run
+from transformer import MultiHeadAttention, attention_mask, evaluating, unwrapped
+
+SEQUENCES = 320                                             # test sequences of all lengths, …
+SEQUENCES_EACH = 100                                        # … and of a single length
+Head = tuple[str, int, int]                                 # kind, layer, head; here both count from 0
+Part = tuple[()] | tuple[str] | tuple[str, int] | Head      # all attention, a kind, a layer or a head
+ALL_ATTENTION: Part = ()
+
+
+def attention_at(model: nn.Module) -> dict[tuple[str, int], MultiHeadAttention]:
+    """Return the attention module of each kind and layer."""
+    return {
+        (kind, layer): attention for kind, attentions in unwrapped(model).attention_layers().items()
+        for layer, attention in enumerate(attentions)
+    }
+
+
+def heads_of(model: nn.Module, part: Part = ALL_ATTENTION) -> list[Head]:
+    """List the heads in one part of the model's attention. Raises ValueError if there is no such part."""
+    heads = [
+        (*place, head) for place, attention in attention_at(model).items()
+        for head in range(attention.num_heads)
+    ]
+    chosen = [head for head in heads if head[: len(part)] == part]
+    if not chosen:
+        kinds = ", ".join(unwrapped(model).attention_layers())
+        raise ValueError(
+            f"this model has no part {part}; its kinds are {kinds} and its last head is {heads[-1]}"
+        )
+    return chosen
+
+
+def parts_of(model: nn.Module) -> list[Part]:
+    """List every part that can be ablated: each head, each layer, each kind, and all attention."""
+    return sorted({head[:size] for head in heads_of(model) for size in range(4)})
+
+
+def inputs_and_outputs(
+    model: nn.Module, modules: list[nn.Module], given: tuple[Tensor, ...]
+) -> list[tuple[Tensor, Tensor]]:
+    """Return each module's first input and its output during one forward pass, both (B, T, …)."""
+    seen = {}
+
+    def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        seen[module] = inputs[0], output
+
+    with evaluating(model) as model, ExitStack() as hooks:
+        for module in modules:
+            hooks.enter_context(module.register_forward_hook(note))
+        model(*given)
+    return [seen[module] for module in modules]
+
+
+def answering_kind(architecture: str) -> str:
+    """Return the kind of attention that can find the answers in the source."""
+    return "cross" if architecture == "encoder-decoder" else architecture
+
+
+def first_symbol(architecture: str, kind: str, length: int) -> tuple[int, int]:
+    """Return the query and key where the symbols start in a map; that query predicts symbol 0.
+
+    In an encoder, each query predicts the symbol at its own position; in a generating model, the next one.
+    The first is predicted at START, or at the prompt's END. On its own diagonal, a decoder thus sees the
+    symbol it wrote last.
+    """
+    if architecture == "decoder":
+        return length + 1, 1
+    return {"encoder": (1, 1), "decoder": (0, 0), "cross": (0, 1)}[kind]
+
+
+def cells_of_symbols(symbols: Tensor, first: tuple[int, int], queries: int, keys: int) -> Tensor:
+    """Place symbol cells (…, A, L) into a boolean map (…, T, S), starting at this query and key.
+
+    Cells outside the map are dropped, because an answer can end too early.
+    """
+    (query, key), symbols = first, symbols[..., : queries - first[0], : keys - first[1]]
+    cells = torch.zeros(*symbols.shape[:-2], queries, keys, dtype=torch.bool)
+    cells[..., query : query + symbols.size(-2), key : key + symbols.size(-1)] = symbols
+    return cells
+
+
+def answer_cells(architecture: str, depends: Tensor, queries: int, keys: int) -> Tensor:
+    """Return where the answers come from in a map (T, S) of the answering kind, (N, T, S) boolean.
+
+    The query that predicts a symbol gets a cell at each key with at least half the dependence of the
+    strongest key. depends (N, A, L) comes from influence.dependence.
+    """
+    known = depends.nan_to_num()
+    behind = (known > 0) & (known >= known.amax(dim=2, keepdim=True) / 2)
+    first = first_symbol(architecture, answering_kind(architecture), behind.size(2))
+    return cells_of_symbols(behind, first, queries, keys)
+
+
+def diagonals(first: tuple[int, int], length: int, queries: int, keys: int) -> Tensor:
+    """Return the diagonal and anti-diagonal of the symbols in a map (T, S), (2, T, S) boolean."""
+    square = torch.eye(length, dtype=torch.bool)
+    return cells_of_symbols(torch.stack([square, square.flip(1)]), first, queries, keys)
+
+
+def longest(run: Run) -> int:
+    """Return the longest content length in the test split; for sums with seq_len 8, this is 7."""
+    return run.config.lengths("test")[-1]
+
+
+def unseen_sequences(
+    run: Run, length: int | None = None, count: int = SEQUENCES
+) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
+    """Return sources, model inputs and targets for unseen sequences.
+
+    They cover all training lengths, or just one.
+    """
+    config = run.config
+    if length is not None:
+        config = replace(config, seq_len=length, fixed_length=True)
+    source, target = config.draw(count, fixed_generator("analysis"), "test")
+    return source, *arrange(run.architecture, source, target)
+
+
+def clearest_example(run: Run, length: int | None = None) -> Tensor:
+    """Return the unseen content (L,) with the fewest repeated symbols, by default among the longest."""
+    source, _, _ = unseen_sequences(run, length or longest(run))
+    return max(source[:, 1:-1], key=lambda content: len(content.unique()))
+
+
+def share_on(cells: Tensor, maps: Tensor) -> Tensor:
+    """Return the mean fraction of attention that queries with marked cells spend on them, per head (…, H).
+
+    maps (…, H, T, S), cells (T, S) boolean or (N, 1, T, S) for maps of N sequences. NaN if there are no
+    cells.
+    """
+    queries = cells.any(dim=-1).sum(dim=-1)
+    return (maps * cells).sum(dim=(-2, -1)) / queries
+
+
+def relative_entropy(maps: Tensor, allowed: Tensor) -> Tensor:
+    """Return how evenly each head attends (…, H): 0 means a single key, 1 means uniform attention.
+
+    This is −Σ w·ln w / ln n over the n keys a query may attend to, averaged over queries with a choice. maps
+    (…, H, T, S), allowed broadcastable to it, boolean.
+    """
+    entropy = torch.special.entr(maps).sum(dim=-1)                                      # (…, H, T), nats
+    keys = allowed.sum(dim=-1)
+    return (entropy / keys.log()).where(keys > 1, torch.nan).nanmean(dim=-1)
+
+
+def mean_distance(maps: Tensor, first: tuple[int, int]) -> Tensor:
+    """Return how far a query's attention is from its own symbol, in tokens, as a mean per head (…, H).
+
+    A copying head scores 0. maps are (…, H, T, S); first is the query and key of symbol 0 (see first_symbol).
+    Earlier queries are left out.
+    """
+    query, key = first
+    numbers = torch.arange(maps.size(-2) - query)[:, None], torch.arange(maps.size(-1)) - key
+    distances = (numbers[0] - numbers[1]).abs()                                         # (T − query, S)
+    return (maps[..., query:, :] * distances).sum(dim=-1).mean(dim=-1)
+
+
+@dataclass
+class Reading:
+    """The attention in sequences of one length: a single sequence, or means over N."""
+
+    source: Tensor                                          # (N, L + 2)
+    given: tuple[Tensor, ...]
+    to_say: Tensor                                          # (N, T)
+    said: Tensor                                            # (N, T)
+    maps: dict[str, Tensor]                                 # of each kind: (layers, H, T, S)
+    entropy: dict[str, Tensor]                              # of each kind: (layers, H), see relative_entropy
+    depends: Tensor                                         # of the correct answer; see influence.dependence
+    cells: Tensor                                           # (N, T, S), see answer_cells
+    shares: Tensor                                          # of the answering kind, on cells: (layers, H)
+    chance: float                                           # what uniform attention would score
+
+    @property
+    def enough(self) -> float:
+        """The fraction above which a head attends mainly to the needed symbols: half-way from chance to 1."""
+        return (1 + self.chance) / 2
+
+    @property
+    def length(self) -> int:
+        """The number of symbols in each question."""
+        return self.source.size(1) - 2
+
+    @property
+    def right(self) -> float:
+        """The exact match of the predictions."""
+        return exact_match(self.said, self.to_say)
+
+
+def read(run: Run, source: Tensor, given: tuple[Tensor, ...], to_say: Tensor) -> Reading:
+    """Measure where the heads attend; all sources must have the same length."""
+    answering = answering_kind(run.architecture)
+    depends = dependence(run.config.task, source[:, 1:-1], run.config.vocab_size)
+    cells = answer_cells(run.architecture, depends, to_say.size(1), given[0].size(1))[:, None]
+    allowed = {
+        kind: attention_mask(given[-1 if kind == "decoder" else 0][:1], causal=kind == "decoder")
+        for kind in unwrapped(run.model).attention_layers()
+    }
+    said, maps, entropy = torch.zeros_like(to_say), dict.fromkeys(allowed, 0), dict.fromkeys(allowed, 0)
+    shares = torch.zeros(len(source), run.config.num_layers, run.config.num_heads, dtype=torch.float32)
+    with evaluating(run.model) as model:
+        for rows in portions(run.config, given):
+            said[rows] = model(*(tokens[rows] for tokens in given)).argmax(dim=-1)
+            for kind, attentions in model.attention_layers().items():
+                weights = torch.stack([attention.attention_weights.float() for attention in attentions])
+                maps[kind] += weights.sum(dim=1) / len(source)
+                entropy[kind] += relative_entropy(weights, allowed[kind]).sum(dim=1) / len(source)
+                if kind == answering:
+                    shares[rows] = share_on(cells[rows], weights).transpose(0, 1)
+    uniform = allowed[answering].double() / allowed[answering].sum(dim=-1, keepdim=True)
+    return Reading(
+        source=source, given=given, to_say=to_say, said=said, maps=maps, entropy=entropy,
+        depends=depends, cells=cells[:, 0], shares=shares.nanmean(dim=0),
+        chance=share_on(cells, uniform).nanmean().item(),
+    )

@@ -1,0 +1,136 @@
+"""What an answer depends on: replace one symbol of the question and see which answers change.
+
+`dependence` measures this for the correct answer, `influence` for the model's.
+
+Shapes: N questions, L symbols of content, A symbols of the answer, S source length, T target length.
+"""
+
+import torch
+from torch import Tensor
+
+from data import TASKS, is_scored, is_valid, symbols_of
+from support.config import Config, fixed_generator
+from support.runs import Run
+from transformer import evaluating
+
+BATCH = 100                                                 # sequences per pass: fits the CPU caches
+LARGEST = 4_000_000                                         # elements per tensor, if rows are long
+
+
+def rows_at_once(config: Config, given: tuple[Tensor, ...]) -> int:
+    """Return how many input rows to process at once, so that no tensor in a forward pass gets large.
+
+    Allocate one tensor for all results first, and write each batch's into it. Otherwise small tensors left
+    between large, freed ones fragment memory.
+    """
+    length = max(tokens.size(1) for tokens in given)
+    numbers = length * max(config.vocab_size, config.num_layers * config.num_heads * length)    # logits, maps
+    return max(1, min(BATCH, LARGEST // numbers))
+
+
+def portions(config: Config, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Split the input row indices (N,) into batches of rows_at_once."""
+    return torch.arange(len(given[0])).split(rows_at_once(config, given))
+
+
+def replace_symbol(symbols: range, tokens: Tensor, place: int, shift: Tensor | int) -> tuple[Tensor, Tensor]:
+    """Replace the symbol at one position of tokens (N, S) with the one shift (N,) steps later, cyclically.
+
+    Also return which rows (N,) changed; tokens that are not among these symbols are kept.
+    """
+    order = tokens[:, place] - symbols.start                # index of the symbol there, from 0
+    is_symbol = (order >= 0) & (order < len(symbols))
+    replaced = tokens.clone()
+    replaced[is_symbol, place] = (symbols.start + (order + shift) % len(symbols))[is_symbol]
+    return replaced, replaced[:, place] != tokens[:, place]
+
+
+def replace_in_question(
+    task: str, content: Tensor, place: int, shift: Tensor | int, vocab_size: int
+) -> tuple[Tensor, Tensor]:
+    """Apply replace_symbol to questions (N, L); return which rows (N,) are new valid questions.
+
+    If the task defines depends_on, the new question need not be valid.
+    """
+    replaced, changed = replace_symbol(symbols_of(task, vocab_size), content, place, shift)
+    if TASKS[task].depends_on is None:
+        changed = changed & is_valid(task, replaced)
+    return replaced.where(changed[:, None], content), changed
+
+
+def other_question(
+    task: str, content: Tensor, place: int, shift: Tensor, vocab_size: int
+) -> tuple[Tensor, Tensor]:
+    """Apply replace_in_question with this shift (N,) or, if that is invalid, with the next valid one."""
+    most = max(1, len(symbols_of(task, vocab_size)) - 1)
+    for _ in range(most):
+        replaced, changed = replace_in_question(task, content, place, shift, vocab_size)
+        if changed.all():
+            break
+        shift = torch.where(changed, shift, shift % most + 1)
+    return replaced, changed
+
+
+def influence(run: Run, source: Tensor, given: tuple[Tensor, ...], to_say: Tensor) -> Tensor:
+    """Measure what each answer depends on: replace one symbol and see how much the output changes, (N, T, S).
+
+    For query t and key s, this is the total variation distance ½·Σ|p − p′| between the output distributions
+    before and after. It is 0 if nothing changes and 1 if everything does. At positions that are not scored
+    it is NaN, as it is where no other symbol leaves a valid question. An encoder–decoder's earlier answer
+    tokens are held fixed. All sources must have the same length.
+    """
+    config, question = run.config, source[:, 1:-1]
+    symbols, generator = symbols_of(config.task, config.vocab_size), fixed_generator("influence")
+    result = torch.full((*to_say.shape, given[0].size(1)), torch.nan, dtype=torch.float32)
+    with evaluating(run.model) as model:
+        for rows in portions(config, given):
+            asked = [tokens[rows] for tokens in given]
+            before = model(*asked).float().softmax(dim=-1)
+            for key in range(given[0].size(1)):
+                shift = torch.randint(1, max(2, len(symbols)), (len(rows),), generator=generator)
+                if 1 <= key <= question.size(1):
+                    replaced, changed = other_question(
+                        config.task, question[rows], key - 1, shift, config.vocab_size
+                    )
+                    other = asked[0].clone()
+                    other[:, 1 : question.size(1) + 1] = replaced
+                else:                                       # a symbol that a decoder has written
+                    other, changed = replace_symbol(symbols, asked[0], key, shift)
+                after = model(other, *asked[1:]).float().softmax(dim=-1)
+                moved = (after - before).abs().sum(dim=-1) / 2                          # (N, T)
+                counts = changed[:, None] & is_scored(to_say[rows])
+                result[rows, :, key] = moved.where(counts, torch.nan)
+    return result
+
+
+def influence_on(cells: Tensor, moved: Tensor) -> tuple[float, float, float]:
+    """Return the fraction of all influence that falls on these cells, and its mean there and elsewhere.
+
+    cells (N, T, S) boolean, moved (N, T, S) as influence gives it.
+    """
+    there, elsewhere = moved[cells], moved[~cells]
+    return (there.nansum() / moved.nansum()).item(), there.nanmean().item(), elsewhere.nanmean().item()
+
+
+def dependence(task: str, content: Tensor, vocab_size: int) -> Tensor:
+    """Return how much each answer symbol depends on each question symbol, (N, A, L), from 0 to 1.
+
+    This is the fraction of replacements that change the answer symbol. Each question symbol is replaced with
+    every other one that leaves a valid question; with more than 64 symbols, with about 32 others. It is NaN
+    for symbols that cannot be replaced, such as the plus in a sum. content (N, L) are valid questions.
+    """
+    if TASKS[task].depends_on is not None:
+        return TASKS[task].depends_on(content).double()
+    answer, count = TASKS[task].answer(content), len(symbols_of(task, vocab_size))
+    result = torch.zeros(*answer.shape, content.size(1), dtype=torch.float64)
+    for place in range(content.size(1)):
+        asked = torch.zeros(len(content), 1, dtype=torch.float64)
+        for shift in range(1, count, count // 32 | 1):      # an odd step reaches odd and even symbols
+            replaced, changed = replace_in_question(task, content, place, shift, vocab_size)
+            if changed.any():
+                result[changed, :, place] += (
+                    TASKS[task].answer(replaced[changed]) != answer[changed]
+                ).double()
+                asked[changed] += 1
+        result[:, :, place] /= asked                        # 0/0 is nan
+    return result

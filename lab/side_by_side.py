@@ -1,0 +1,257 @@
+"""Several runs in one picture: what they attend to, their training curves, and what drives their scores."""
+
+import textwrap
+from dataclasses import asdict
+from pathlib import Path
+
+import matplotlib
+import torch
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+
+from data import to_text
+from lab.evidence import Evidence
+from lab.heads import SEQUENCES_EACH, first_symbol, longest, unseen_sequences
+from lab.maps import Map, grid_picture, map_of, name_places, room_below
+from lab.probes import loudness, untrained
+from lab.view import View, how_to_read, is_learned, needs_no_attention, sample
+from support.config import EVALUATION_BATCH, Config, setting_text
+from support.figure import SMALL, WIDTH, at_most, new_picture, panel, percent
+from support.runs import first_solved, open_checkpoint, runs_below
+from support.training_plot import name_loss_axes
+from train import read_run
+from transformer import END
+
+MOST_BALANCED = 4                                           # runs that fit side by side
+Curves = dict[Path, tuple[Config, list[dict]]]              # of each run's folder: settings and history
+
+
+def doing(task: str) -> str:
+    """Return the gerund of a task's name: copying, reversing."""
+    return f"{task.removesuffix('e')}ing" if task.isalpha() else task
+
+
+def with_article(name: str) -> str:
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
+
+
+def comparison_sentence(views: list[list[View]]) -> str:
+    """State which tasks need no attention in the first architecture with such tasks, and which do.
+
+    Models that have not learned their task are left out.
+    """
+    views = [learned for row in views if (learned := [view for view in row if is_learned(view)])]
+    if not views:
+        return "none of these models has learned its task, so it is unknown what they need"
+    for number, row in enumerate(views):
+        names = [doing(view.run.config.task) for view in row]
+        needless = [name for name, view in zip(names, row, strict=True) if needs_no_attention(view)]
+        if not needless:
+            continue
+        one, where = len(needless) == 1, with_article(row[0].model)
+        text = f"{' and '.join(needless)} in {where} {'needs' if one else 'need'} no attention"
+        if others := [name for name in names if name not in needless]:
+            return f"{text}; {' and '.join(others)} {'does' if len(others) == 1 else 'do'}"
+        others = [
+            with_article(other[0].model) for other in views[number + 1 :]
+            if not any(map(needs_no_attention, other))
+        ]
+        return f"{text}; in {' and '.join(others)} {'it does' if one else 'they do'}" if others else text
+    most = max(view.evidence.left((view.kind,)) for row in views for view in row)
+    return f"none of these models works without attention: at most {at_most(most)} correct"
+
+
+def answer_of(view: View) -> tuple[list[str], int, int]:
+    """Return the model's answer up to END, and the query and key of its symbol 0 in an answering map."""
+    query, key = first_symbol(view.run.architecture, view.kind, view.reading.length)
+    said = view.reading.said[0, query:].tolist()
+    said = said[: said.index(END) + 1] if END in said else said
+    return [to_text(token, view.run.config.task) for token in torch.tensor(said).split(1)], query, key
+
+
+def draw_lines(axes: Axes, shown: Map, view: View, columns: int) -> None:
+    """Draw lines from each answer symbol (bottom) to the tokens it attends to (top)."""
+    answer, query, key = answer_of(view)
+    weights, cells = (x[query : query + len(answer)] for x in (shown.weights.nan_to_num(), shown.cells))
+    width, _ = axes.figure.get_size_inches() * axes.get_position().size
+    thickest = min(4.5, 14 * width / columns)               # in points, for a weight of 1
+    faint = {"color": matplotlib.rcParams["grid.color"], "alpha": 0.4}
+    for chosen, style in (~cells, faint), (cells, {"color": matplotlib.rcParams["lines.color"]}):
+        lines = [[(symbol + key + 0.5, 0), (read + 0.5, 1)] for symbol, read in chosen.nonzero().tolist()]
+        axes.add_collection(LineCollection(lines, linewidths=thickest * weights[chosen].numpy(), **style))
+    axes.set(xlim=(0, columns), ylim=(0, 1), yticks=[])
+    axes.spines[:].set_visible(False)
+    above = axes.secondary_xaxis("top")
+    above.spines[:].set_visible(False)
+    for axis, row in (axes.xaxis, [""] * key + answer), (above.xaxis, shown.keys):
+        name_places(axis, row, width * len(row) / columns)
+
+
+def lines_picture(views: list[list[View]]) -> Figure:
+    """Draw lines from answers to what they attend to: one row per architecture, one column per task.
+
+    Lines show the head that attends most to the answers.
+    """
+    shown = [[map_of(view, view.best) for view in row] for row in views]
+    answers = [answer_of(view) for row in views for view in row]
+    rows = [[""] * key + answer for answer, _, key in answers] + [each.keys for row in shown for each in row]
+    columns = max(map(len, rows))
+    slot, height = (WIDTH - 0.65) / len(views[0]), 0.9
+    names = max(room_below(row, (slot - 0.1) * len(row) / columns) for row in rows)
+    above, below = 0.45 + names, 0.1 + names
+    numbers = f"Accuracy: exact match after zero ablation on {sample(views[0][0].evidence.source)}."
+    how = "Line width: the attention an answer symbol pays to a token, in the head that attends most to the "
+    how += "needed symbols."
+    if any(view.outlined for row in views for view in row):
+        how += " Blue: the symbols the answer depends on."
+    figure, top = new_picture((above + height + below) * len(views), comparison_sentence(views), numbers, how)
+    for number, row in enumerate(views):
+        at = top + above + number * (above + height + below)
+        for place, view in enumerate(row):
+            axes = panel(figure, 0.65 + place * slot, at, slot - 0.1, height)
+            draw_lines(axes, shown[number][place], view, columns)
+            left = percent(view.evidence.left((view.kind,)))
+            text = f"{view}\nwithout {view.name((view.kind,))}: {left} correct"
+            axes.set_title(text[:1].upper() + text[1:], loc="left", y=1, pad=72 * (0.05 + names))
+            if place == 0:
+                for y, name in (0, "answer"), (1, "question"):
+                    axes.text(-0.05, y, name, ha="right", va="center", color="grey", size=8)
+    return figure
+
+
+def comparison_picture(views: list[list[View]]) -> Figure:
+    """Draw the head of each run that attends most to the answers: rows are architectures, columns tasks."""
+    findings, rows = [], []
+    for row in views:
+        right = [f"{view.run.config.task} {percent(view.evidence.left((view.kind,)))}" for view in row]
+        kind = "cross-attention" if row[0].kind == "cross" else "attention"
+        findings.append(f"{row[0].model} without {kind}: {', '.join(right)} correct")
+        rows.append([map_of(view, view.best, f"{view}\n{view.name(view.best)}") for view in row])
+    how = how_to_read(views[-1][-1], [row[0].kind for row in views])
+    numbers = "For each model, the head that attends most to the needed symbols."
+    return grid_picture("; ".join(findings), numbers, (
+        f"{how} Accuracy: exact match after zero ablation on {sample(views[0][0].evidence.source)}."
+    ), rows)
+
+
+def runs_in(folders: list[Path]) -> Curves:
+    """Return settings and history of each run in these folders. Raises ValueError for a folder without a run.
+
+    The weights are not checked: they may come from a modified transformer.py.
+    """
+    runs = {}
+    for folder in folders:
+        there = [folder, *runs_below(folder)] if (folder / "checkpoint.pt").is_file() else runs_below(folder)
+        if not there:
+            raise ValueError(f"no run found in {folder}; pass a folder written by python train.py")
+        for path in there:
+            checkpoint, config = open_checkpoint(path, "train it again")
+            runs[path] = config, checkpoint["history"]
+    return runs
+
+
+def labels_by_difference(configs: dict[Path, Config]) -> dict[Path, str]:
+    """Label each run by the settings that distinguish it from the others, or else by its folder."""
+    settings = {path: asdict(config) for path, config in configs.items()}
+    every = list(settings.values())
+    differing = [name for name in every[0] if any(one[name] != every[0][name] for one in every)]
+    labels = {
+        path: ", ".join(setting_text(name, one[name]) for name in differing) for path, one in settings.items()
+    }
+    if len(set(labels.values())) < len(labels):             # same settings, but different code
+        labels = {path: ", ".join(filter(None, [str(path), label])) for path, label in labels.items()}
+    return labels
+
+
+def training_curves_picture(runs: Curves) -> Figure:
+    """Plot loss and exact match of several runs over their steps, labelled by what differs."""
+    labels = labels_by_difference({path: config for path, (config, _) in runs.items()})
+    solved = {path: row["step"] for path, (_, history) in runs.items() if (row := first_solved(history))}
+    sentence = f"none of the {len(runs)} runs solved the task"
+    if solved:
+        first = min(solved, key=solved.get)
+        sentence = (
+            f"{len(solved)} of {len(runs)} runs solved the task, the earliest at step {solved[first]}: "
+            f"{labels[first]}"
+        )
+    if len(runs) == 1:
+        sentence = f"solved at step {solved[first]}" if solved else "not solved"
+        labels = dict.fromkeys(runs, "this run")
+    names = ["\n".join(textwrap.wrap(label, SMALL - 20)) for label in labels.values()]
+    below = 0.17 * sum(name.count("\n") + 1 for name in names) + 0.15
+    tasks = dict.fromkeys(config.name for config, _ in runs.values())
+    figure, top = new_picture(3.1 + below, sentence, " and ".join(tasks))
+    loss_axes, accuracy_axes = (panel(figure, left, top + 0.1, 3.1, 2.4) for left in (0.75, 4.65))
+    for name, (path, (_, history)) in zip(names, runs.items(), strict=True):
+        outcome = f"solved at step {solved[path]}" if path in solved else "not solved"
+        steps, label = [row["step"] for row in history], f"{name}: {outcome}"
+        loss_axes.plot(steps, [row["loss"] for row in history], label=label)
+        accuracy_axes.plot(steps, [100 * row["exact_match"] for row in history], label=label)
+    name_loss_axes(loss_axes)
+    ylabel = f"exact match on {EVALUATION_BATCH} validation sequences, %"
+    accuracy_axes.set(xlabel="training step", ylabel=ylabel, ylim=(-3, 103))
+    figure.legend(*loss_axes.get_legend_handles_labels(), loc="lower left", frameon=False)
+    return figure
+
+
+def evidence_in(folders: list[Path]) -> dict[str, Evidence]:
+    """Return the runs in these folders, by distinct label.
+
+    Raises ValueError if one is missing or too many.
+    """
+    configs = {path: config for path, (config, _) in runs_in(folders).items()}
+    labels = labels_by_difference(configs)
+    if len(labels) > MOST_BALANCED:
+        raise ValueError(
+            f"--balance shows at most {MOST_BALANCED} runs, and these folders hold {len(labels)}"
+        )
+    return {
+        label or path.name: Evidence(read_run(path, configs[path].task, configs[path].architecture))
+        for path, label in labels.items()
+    }
+
+
+def balance_sentence(runs: dict[str, Evidence], loud: dict[str, list[dict[str, float]]]) -> str:
+    """State whether the task is learned exactly where positions outweigh symbols."""
+    task = next(iter(runs.values())).run.config.task
+    learned = {label for label, evidence in runs.items() if evidence.left() > 0.99}
+    positions_lead = {label for label, (_, after) in loud.items() if after["positions"] > after["symbols"]}
+    if learned == positions_lead and 0 < len(learned) < len(runs):
+        return f"{task} is learned only where positions come to outweigh symbols"
+    return "how strongly positions and symbols drive the scores of layer 1"
+
+
+def balance_picture(runs: dict[str, Evidence]) -> Figure:
+    """Draw how strongly positions and symbols drive the first attention, before and after training."""
+    loud = {}
+    for label, evidence in runs.items():
+        run = evidence.run
+        source, _, _ = unseen_sequences(run, longest(run), SEQUENCES_EACH)
+        loud[label] = [loudness(model, source) for model in (untrained(run.config), run.model)]
+    how = (
+        "Loudness: the standard deviation, over the keys, of one part of layer 1's scores q·k / √Dh.\n"
+        "Positions: the part due to positional encodings alone. Symbols: the part due to token embeddings."
+    )
+    slot = (WIDTH - 0.6) / len(runs)
+    names = {label: textwrap.fill(label, int(12 * slot) - 4) for label in runs}
+    above = 0.3 + 0.15 * max(name.count("\n") + 1 for name in names.values())
+    numbers = f"Means over {sample(source)}."
+    figure, top = new_picture(above + 2.3, balance_sentence(runs, loud), numbers, how)
+    most = max(max(one.values()) for both in loud.values() for one in both)
+    for place, (label, evidence) in enumerate(runs.items()):
+        axes = panel(figure, 0.6 + place * slot, top + above, slot - 0.25, 1.8)
+        for offset, name, pattern in (-0.2, "positions", ""), (0.2, "symbols", "///"):
+            heights = [one[name] for one in loud[label]]
+            style = {"hatch": pattern, "edgecolor": matplotlib.rcParams["axes.facecolor"], "label": name}
+            bars = axes.bar([offset, 1 + offset], heights, 0.36, **style)
+            axes.bar_label(bars, [f"{height:.2g}" for height in heights], padding=1, size=8)
+        axes.set_xticks([0, 1], ["before", "after"])
+        axes.set(ylim=(0, 1.1 * most), xlim=(-0.5, 1.5), xlabel="training")
+        axes.set_title(f"{names[label]}\n{percent(evidence.left())} correct", loc="left")
+        if place:
+            axes.set_yticklabels([])
+        else:
+            axes.set_ylabel("loudness")
+            axes.legend(frameon=False)
+    return figure

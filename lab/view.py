@@ -1,0 +1,212 @@
+"""A run and a question, ready to be drawn, and the phrases that all pictures share."""
+
+import math
+import textwrap
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from data import MODELS, TASKS, add_start_end, arrange, exact_match, to_content, to_text
+from lab.evidence import Evidence
+from lab.heads import (
+    ALL_ATTENTION,
+    Head,
+    Part,
+    Reading,
+    answering_kind,
+    clearest_example,
+    heads_of,
+    longest,
+    read,
+)
+from lab.mistakes import mistakes_of
+from support.config import title_of
+from support.figure import percent
+from support.puzzles import MASK
+from support.record import Record, read_record
+from support.runs import Run
+from train import Answers
+from transformer import PAD, evaluating, generate
+
+NEVER_RIGHT = "the model is never correct, so no ablation can make it worse"
+KINDS = {
+    "encoder": "the encoder's self-attention", "decoder": "the decoder's self-attention",
+    "cross": "cross-attention",
+}
+
+
+def most_focused(kind: str, maps: Tensor) -> Head:
+    """Return the head with the most concentrated attention, on average; maps (layers, H, T, S)."""
+    return kind, *divmod(int(maps.amax(dim=-1).mean(dim=-1).argmax()), maps.size(1))
+
+
+@dataclass(eq=False)                                        # compare by identity: film_of caches one
+class View:
+    """The data shown in the pictures of one run and one sequence."""
+
+    run: Run
+    reading: Reading                                        # of this one question
+    answer: str                                             # the model's answer as text, with ✓ or ✗
+    evidence: Evidence                                      # of many questions
+    record: Record | None                                   # of how attention formed
+
+    def __str__(self) -> str:
+        return title_of(self.run.config.task, self.run.architecture)
+
+    @property
+    def model(self) -> str:
+        """The model's name in a sentence."""
+        return MODELS[self.run.architecture]
+
+    @property
+    def kind(self) -> str:
+        """The kind of attention that can find the answers; cells and shares refer to this kind."""
+        return answering_kind(self.run.architecture)
+
+    @cached_property
+    def best(self) -> Head:
+        """The head that attends most to the answers or, if nothing is outlined, the most focused one."""
+        return self.evidence.brightest or most_focused(self.kind, self.reading.maps[self.kind])
+
+    @property
+    def costly(self) -> list[Head]:
+        """The heads whose removal costs anything, most costly first."""
+        heads = [head for head in heads_of(self.run.model) if self.evidence.cost(head) > 0]
+        return sorted(heads, key=self.evidence.left)
+
+    @cached_property
+    def mistakes(self) -> Answers | None:
+        """The answers to the test sequences; None if all are correct."""
+        return mistakes_of(self.run)
+
+    @cached_property
+    def cells(self) -> Tensor:
+        """The cells that the answers come from, (T, S) boolean."""
+        return self.reading.cells[0]
+
+    @property
+    def outlined(self) -> bool:
+        """True if there is anything to outline, in this sequence and in the test sequences."""
+        return bool(self.cells.any()) and not self.evidence.reading.shares.isnan().any()
+
+    def share(self, head: Head) -> float:
+        """Return the fraction of the head's attention on this sequence's outlined cells."""
+        return self.reading.shares[head[1:]].item()
+
+    def name(self, part: Part) -> str:
+        """Return a part's display name, with its purpose if known: layer 1, head 1 (finds END)."""
+        place = self.place(part)
+        purpose = self.run.purposes.get(place)
+        return f"{place} ({purpose})" if purpose else place
+
+    def place(self, part: Part) -> str:
+        """Return a part's location, e.g. layer 1, head 6, with its kind if the model has several."""
+        place, several = part[1:], len(self.reading.maps) > 1
+        if not place:
+            return KINDS[part[0]] if part and several else "any attention"
+        words = [f"{word} {number + 1}" for word, number in zip(("layer", "head"), place, strict=False)]
+        if several:
+            words[0] = f"{'cross-attention' if part[0] == 'cross' else part[0]} {words[0]}"
+        return ", ".join(words)
+
+
+def ask(run: Run, words: list[str] | None = None) -> tuple[Tensor, tuple[Tensor, ...], Tensor, str]:
+    """Run the model on one question in data.to_text's format, by default a clear example.
+
+    Returns the source, the model's inputs, its prediction at each query, and question and answer as text.
+    Raises ValueError if the question is invalid for the task or too long.
+    """
+    architecture, task = run.architecture, run.config.task
+    content = to_content(words, task, run.config.vocab_size) if words else clearest_example(run)
+    answer = TASKS[task].answer(content[None])
+    source, target = add_start_end(content[None], len(content) + 2), add_start_end(answer, answer.size(1) + 2)
+    if architecture == "encoder":
+        given, _ = arrange(architecture, source, target)
+        with evaluating(run.model) as model:
+            said = model(*given).argmax(dim=-1)
+        written = said[:, : target.size(1)]
+    else:
+        written = torch.cat([source[:, :1], generate(run.model, source, target.size(1) - 1)], dim=1)
+        given, said = arrange(architecture, source, written)
+    mark = "✓" if written.shape == target.shape and exact_match(written, target) == 1 else "✗"
+    texts = to_text(content, task), to_text(written[0, 1:], task).removesuffix(" END")
+    text = " → ".join(textwrap.shorten(text, 40, placeholder=" …") for text in texts)
+    return source, given, said, f"{text} {mark}"
+
+
+def look_at(run: Run, words: list[str] | None = None) -> View:
+    """Run the model on one question and measure it. Raises ValueError like ask."""
+    source, given, said, text = ask(run, words)
+    reading, record = read(run, source, given, said), read_record(run.folder, run.history)
+    return View(run=run, reading=reading, answer=text, evidence=Evidence(run), record=record)
+
+
+def run_text(view: View) -> str:
+    """Return the grey line of a picture of one sequence."""
+    text = f"{view}: {view.answer}"
+    if view.reading.length > (most := longest(view.run)):
+        text += f" ({view.reading.length} symbols; training had at most {most})"
+    return f"{text}."
+
+
+def how_to_read(view: View, kinds: Iterable[str]) -> str:
+    """Explain how to read maps of these kinds of attention."""
+    text = "Rows: queries (attending). Columns: keys (attended to)."
+    if view.outlined:
+        text += " Outlined: the symbols the answer depends on."
+    if "decoder" in kinds:
+        text += " Hatched: masked (future tokens)."
+    if any((tokens == MASK).any() for tokens in view.reading.given):
+        text += " _: a gap to fill in."
+    return text
+
+
+def nothing_outlined(view: View) -> str:
+    if view.evidence.reading.depends.isnan().any() or view.reading.depends.isnan().any():
+        return "what the answer depends on cannot be measured"
+    return "the answer depends on no symbol"
+
+
+def lengths_of(source: Tensor) -> Tensor:
+    """Return the number of symbols in each question, without START and END, (N,)."""
+    return (source != PAD).sum(dim=1) - 2
+
+
+def sample(source: Tensor) -> str:
+    """Describe the sequences a number is based on, and how many of them are distinct."""
+    lengths = lengths_of(source)
+    shortest, most, different = int(lengths.min()), int(lengths.max()), len(source.unique(dim=0))
+    count = f"{len(source)} unseen sequences"
+    if different < len(source):
+        count += f" ({different} distinct)"
+    return f"{count} of length {most}" if shortest == most else f"{count} of lengths {shortest} to {most}"
+
+
+def change(view: View, part: Part) -> str:
+    return f"{percent(view.evidence.left())} → {percent(view.evidence.left(part))}"
+
+
+def points_lost(view: View, part: Part) -> int:
+    """Return the points of exact match lost without a part, negative if it improves; at least 1 if any."""
+    cost = round(100 * view.evidence.cost(part), 6)
+    return math.ceil(cost) if cost > 0 else math.floor(cost)
+
+
+def price(view: View, part: Part) -> str:
+    """Return the cost of removing a part, worded as the end of a sentence."""
+    points = points_lost(view, part)
+    count = f"{abs(points)} point{'s' if abs(points) != 1 else ''}"
+    if points < 0:
+        return f"costs nothing (accuracy rises by {count})"
+    return f"costs {count}" if points else "costs nothing"
+
+
+def needs_no_attention(view: View) -> bool:
+    return view.evidence.left(ALL_ATTENTION) > 0.99 * view.evidence.left()
+
+
+def is_learned(view: View) -> bool:
+    return view.evidence.left() >= 0.5

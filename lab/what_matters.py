@@ -1,0 +1,350 @@
+"""Pictures of many sequences: influence, ablation, lengths beyond training, and what each layer adds."""
+
+import itertools
+import math
+
+import matplotlib
+import numpy
+import seaborn
+import torch
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from data import is_scored, usable_lengths
+from lab.ablation import is_right
+from lab.evidence import AtLength
+from lab.heads import ALL_ATTENTION, SEQUENCES_EACH, Part, heads_of, longest, parts_of
+from lab.influence import influence_on
+from lab.maps import SEAMLESS, Map, grid_picture, hatch, inches, name_ticks
+from lab.view import (
+    NEVER_RIGHT,
+    View,
+    change,
+    lengths_of,
+    needs_no_attention,
+    nothing_outlined,
+    price,
+    sample,
+)
+from support.figure import WIDTH, at_most, name_lines, new_picture, panel, percent
+
+MOST_HEADS = 6                                              # shown by length in the ablation picture
+
+
+def labels_of_means(view: View) -> tuple[list[str], list[str]]:
+    """Return labels for the answering queries and all keys, for means over sequences of one length."""
+    reading = view.evidence.reading
+    queries = [*range(1, int(is_scored(reading.to_say[0]).sum())), "END"]
+    behind = "_" if view.run.architecture == "encoder" else "a{}"
+    places = range(1, reading.given[0].size(1) - reading.length - 1)
+    keys = ["START", *range(1, reading.length + 1), "END", *map(behind.format, places)]
+    return list(map(str, queries)), list(map(str, keys))
+
+
+def influence_picture(view: View) -> Figure:
+    """Draw the best head's attention next to the answers' dependence, on the same sequences."""
+    reading, moved = view.evidence.reading, view.evidence.influence
+    (kind, layer, head), (queries, keys) = view.best, labels_of_means(view)
+    share, own, other = influence_on(reading.cells, moved)
+    asked = is_scored(reading.to_say[0])                    # only the queries that answer
+    always = reading.cells.all(dim=0)[asked]                # the same cells in all sequences
+    name, sentence = view.name(view.best), nothing_outlined(view)
+    numbers = f"{view}: means over {sample(reading.source)}."
+    how = "Influence: how far the outputs move (total variation, 0 to 1) when a symbol is replaced."
+    if moved.isnan().all():
+        sentence = "no symbol could be replaced, so what the answers depend on is unknown"
+    elif math.isnan(share):
+        sentence = "no symbol of the question affects the answers"
+    elif view.outlined:
+        seen = reading.shares[layer, head].item()
+        chance = f"uniform: {percent(reading.chance)}"
+        there = f"and {name} attends to them ({percent(seen)} of its attention, {chance})"
+        if seen <= reading.enough:
+            there = f"but no head attends to them much: {at_most(seen)} at most ({chance})"
+        sentence = f"{percent(share)} of the influence comes from the needed symbols, {there}"
+        how += f" Needed symbols: {own:.2f}"
+        how += "." if math.isnan(other) else f", others: {other:.2f}."
+    if always.any():
+        how += " Outlined: the needed symbols."
+    how += " Hatched: masked, or not replaced."
+    if view.run.architecture == "decoder":
+        how += " a1, a2, …: answer symbols already generated."
+    title = f"attention of\n{view.place(view.best)}"
+    looks = Map(reading.maps[kind][layer, head][asked], always, queries, keys, title)
+    depends = Map(moved.nanmean(dim=0)[asked], always, queries, keys, "influence on\nthe answers")
+    return grid_picture(
+        sentence, numbers, how, [[looks, depends]], shared=True, quantity="weight, influence",
+        query="query: answer symbol it predicts", key="key: question symbol",
+    )
+
+
+def rows_of_ablation(view: View, most_heads: int = MOST_HEADS) -> list[Part]:
+    """List the most important heads and the one attending most to the answers, then layers and kinds.
+
+    If several parts contain the same heads, such as a layer and its only head, only the first is kept.
+    """
+    heads, different = [head for head in view.costly[:most_heads] if head != view.best], {}
+    layers = [part for part in parts_of(view.run.model) if len(part) == 2]
+    kinds = [(kind,) for kind in view.reading.maps if len(view.reading.maps) > 1]
+    for part in [*heads, view.best, *layers, *kinds, ALL_ATTENTION]:
+        different.setdefault(tuple(heads_of(view.run.model, part)), part)
+    return list(different.values())
+
+
+def ablation_sentence(view: View) -> str:
+    evidence = view.evidence
+    if evidence.left() == 0:
+        return NEVER_RIGHT
+    if needs_no_attention(view):
+        left = percent(evidence.left(ALL_ATTENTION))
+        needs_none = f"this {view.model} needs no attention for the task {view.run.config.task}"
+        return f"{needs_none}: {left} correct without any"
+    if not view.costly:
+        left = change(view, ALL_ATTENTION)
+        return f"no single head is needed, but attention is: without any, accuracy {left}"
+    costly = view.costly[0]
+    costs = f"matters most: without it, accuracy {change(view, costly)}"
+    if not view.outlined:
+        return f"{view.name(costly)} {costs}"
+    if costly == view.best:
+        return f"{view.name(costly)} attends most to the answers and {costs}"
+    brightest = f"{view.name(view.best)}, which attends most to the answers, {price(view, view.best)}"
+    return f"{view.name(costly)} {costs}; removing {brightest}"
+
+
+def loss_colours() -> LinearSegmentedColormap:
+    """Return a colour map from the background colour (nothing lost) to dark red."""
+    return LinearSegmentedColormap.from_list("loss", [matplotlib.rcParams["axes.facecolor"], "firebrick"])
+
+
+def draw_ablation(axes: Axes, view: View, rows: list[Part], names: list[str]) -> None:
+    """Draw accuracy without each of these parts: one column per question length, and one for all."""
+    of_length = lengths_of(view.evidence.source)
+    lengths = of_length.unique().tolist()
+    columns = [*(of_length == length for length in lengths), of_length > 0]
+    right = torch.stack([is_right(view.evidence.margins[row]) for row in rows]).double()
+    right = torch.stack([right[:, column].mean(dim=1) for column in columns], dim=1)        # (rows, columns)
+    axes.pcolormesh(1 - right.numpy(), cmap=loss_colours(), vmin=0, vmax=1, **SEAMLESS)
+    axes.set(xlim=(0, len(columns)), ylim=(len(rows), 0), xlabel="symbols in the question")
+    axes.spines[:].set_visible(True)
+    axes.axvline(len(lengths), color=matplotlib.rcParams["text.color"], linewidth=0.8)
+    name_ticks(axes, names, [*map(str, lengths), "all"])
+    axes.set_title("% correct without …", loc="left")
+    if axes.figure.get_figwidth() * axes.get_position().width / len(columns) > 0.25:
+        for (row, column), share in numpy.ndenumerate(right.numpy()):
+            colour = matplotlib.rcParams["text.color"] if share > 0.4 else "white"
+            text = percent(share).removesuffix("%")
+            axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", size=7, color=colour)
+
+
+def draw_scatter(axes: Axes, view: View) -> None:
+    """Plot each head's attention to the answers against the cost of removing it."""
+    heads = heads_of(view.run.model, (view.kind,))
+    shares = {head: 100 * view.evidence.reading.shares[head[1:]].item() for head in heads}
+    costs = {head: 100 * view.evidence.cost(head) for head in heads}
+    seaborn.scatterplot(x=shares.values(), y=costs.values(), ax=axes, alpha=0.7)
+    axes.set(xlim=(-4, 104), xlabel="% of attention\non the needed symbols", ylabel="points lost without it")
+    low, high = min(0, *costs.values()), max(10, *costs.values())
+    axes.set_ylim(low - 0.25 * (high - low), high + 0.25 * (high - low))
+    costly = max(heads, key=costs.get)
+    below = view.best if costs[costly] - costs[view.best] < 0.3 * (high - low) else None
+    for head in {costly, view.best}:
+        if costs[head] > 0 or head == view.best:
+            name = view.place(head).replace("cross-attention ", "cross-attention\n")
+            axes.annotate(
+                name, (shares[head], costs[head]),
+                xytext=(0, -6 if head == below else 6), textcoords="offset points", size=8,
+                va="top" if head == below else "bottom", ha="left" if shares[head] < 50 else "right",
+            )
+
+
+def ablation_picture(view: View) -> Figure:
+    """Draw accuracy by length without heads, layers and kinds, next to each head's attention and cost."""
+    evidence, rows = view.evidence, rows_of_ablation(view)
+    names = [view.name(row) for row in rows]
+    how = ""
+    if view.outlined:
+        how += f"Attention measured on {sample(evidence.reading.source)}; each dot is a head."
+    if evidence.pair:
+        *pair, both = evidence.pair
+        either = " and ".join(view.name(head) for head in sorted(pair))
+        how += f"\nRedundant pair: {either}; without both, accuracy is {percent(both)}."
+    left = 0.2 + inches(names) * 0.9
+    lengths = len(lengths_of(evidence.source).unique())
+    width, height = min(2.9, max(1.7, 0.4 * (lengths + 1))), 0.24 * len(rows)
+    figure, top = new_picture(max(height, 2.2) + 0.75, ablation_sentence(view), (
+        f"{view}: zero ablation on {sample(evidence.source)}."
+    ), how)
+    draw_ablation(panel(figure, left, top + 0.25, width, height), view, rows, names)
+    if view.outlined and (room := WIDTH - left - width - 1.0) > 1.2:
+        draw_scatter(panel(figure, left + width + 0.75, top + 0.25, room, 2.0), view)
+    return figure
+
+
+def beyond_training(view: View) -> AtLength | None:
+    """Return the results at the first length beyond the training lengths."""
+    return next((each for each in view.evidence.lengths if each.length > view.run.config.seq_len), None)
+
+
+def stops(view: View) -> tuple[int, int] | None:
+    """Return after how many symbols the model stops beyond the training lengths, and in how many answers.
+
+    None unless it stops exactly where the longest training answers did, and is correct until then.
+    """
+    at, beyond = {each.length: each for each in view.evidence.lengths}, beyond_training(view)
+    if beyond:
+        symbols = at[longest(view.run)].target.size(1) - 2
+        count, most = beyond.stops_after(symbols), len(beyond.answers)
+        if symbols < beyond.target.size(1) - 2 and min(beyond.right[:symbols].min(), count / most) >= 0.9:
+            return symbols, count
+    return None
+
+
+def lengths_sentence(views: list[View]) -> str:
+    """Describe what happens at the first length beyond those of training."""
+    task, beyond = views[0].run.config.task, {view.model: beyond_training(view) for view in views}
+    stopping = [view for view in views if stops(view)]
+    if stopping:
+        names = " and ".join(view.model for view in stopping)
+        return f"the {names} learned to {task}, and to stop after {stops(stopping[0])[0]} symbols"
+    right = {name: each.exact_match for name, each in beyond.items() if each}
+    if not right:
+        config = views[0].run.config
+        known = usable_lengths(task, "test", 2 * config.seq_len, config.vocab_size)
+        if known[-1] <= config.seq_len:
+            return f"{task}: there are no questions beyond the training lengths"
+        return f"{task}: the model has no positions for questions longer than those in training"
+    best = max(right, key=right.get)
+    length = beyond[best].length
+    if right[best] >= 0.5:
+        there = f"{percent(right[best])} correct at length {length}"
+        return f"the {best} generalises beyond the training lengths: {there}"
+    there = f"at most {at_most(right[best])} correct at length {length}"
+    return f"no model generalises beyond the training lengths: {there}"
+
+
+def draw_places(axes: Axes, view: View) -> None:
+    """Draw how often each answer position is correct (columns), by question length (rows)."""
+    lengths, name = view.evidence.lengths, view.model
+    places = max(len(each.right) for each in lengths)
+    wrong = torch.full((len(lengths), places), torch.nan)
+    for row, each in enumerate(lengths):
+        wrong[row, : len(each.right)] = 1 - each.right
+        axes.add_patch(Rectangle((len(each.right) - 1, row), 1, 1, fill=False, linewidth=0.6, zorder=3))
+    hatch(axes, 0, 0, places, len(lengths))
+    axes.pcolormesh(wrong.numpy(), cmap=loss_colours(), vmin=0, vmax=1, **SEAMLESS)
+    axes.set(xlim=(0, places), ylim=(len(lengths), 0))
+    axes.spines[:].set_visible(True)
+    trained = sum(each.length <= view.run.config.seq_len for each in lengths)
+    axes.axhline(trained, color=matplotlib.rcParams["text.color"], linewidth=1.2)
+    name_ticks(axes, [str(each.length) for each in lengths], [str(place + 1) for place in range(places)], 7)
+    if beyond := beyond_training(view):
+        name += f"\nlength {beyond.length}: {percent(beyond.exact_match)} correct"
+        if found := stops(view):
+            name += f"\nEND after {found[0]} symbols: {found[1]} of {len(beyond.answers)}"
+        if view.outlined:
+            share = beyond.reading.shares[view.best[1:]].item()
+            name += f"\nbest head: {percent(share)} of its attention on the answer"
+    axes.set_title(name, loc="left", size=8)
+
+
+def lengths_picture(views: list[View]) -> Figure:
+    """Draw the accuracy of all runs of a task on questions within and beyond the training lengths."""
+    most = max((view.evidence.lengths for view in views), key=len)
+    how = (
+        "Shaded: training lengths. Distinct: how many of the sequences of that length are distinct.\n"
+        "Tables: red is wrong, outlined cells are END, and lengths below the line are beyond training."
+    )
+    numbers = f"{views[0].run.config.task}: {SEQUENCES_EACH} unseen sequences of each length."
+    rows, slot = len(most), (WIDTH - 0.45) / len(views)
+    height = min(2.0, max(0.5, 0.16 * rows))
+    figure, top = new_picture(height + 3.25, lengths_sentence(views), numbers, how)
+    axes = panel(figure, 0.75, top + 0.1, 5.6, 1.5)
+    for shortest, seq_len in {
+        (view.run.config.seq_len if view.run.config.fixed_length else 1, view.run.config.seq_len)
+        for view in views
+    }:
+        axes.axvspan(shortest - 0.5, seq_len + 0.5, color="grey", alpha=0.2)
+    for view, style in zip(views, ("o-", "s--", "^:"), strict=False):
+        lengths = view.evidence.lengths
+        right = [100 * each.exact_match for each in lengths]
+        axes.plot([each.length for each in lengths], right, style, label=view.model)
+    axes.set(ylabel="% correct", ylim=(-3, 103), xlim=(most[0].length - 0.5, most[-1].length + 0.5))
+    room, named = 5.6 / (most[-1].length - most[0].length + 1), most[:1]
+    for each in most:
+        if (each.length - named[-1].length) * room > 0.25:
+            named.append(each)
+    names = [f"{each.length}\n{len(each.reading.source.unique(dim=0))}" for each in named]
+    axes.set_xticks([each.length for each in named], names)
+    axes.text(-0.02, -0.07, "length\ndistinct", ha="right", va="top", transform=axes.transAxes)
+    name_lines(axes)
+    for place, view in enumerate(views):
+        axes = panel(figure, 0.45 + place * slot, top + 2.65, slot - 0.35, height)
+        draw_places(axes, view)
+        axes.set_xlabel("position in the answer")
+        if place == 0:
+            axes.set_ylabel("symbols in the question" if height > 1.7 else "length")
+    return figure
+
+
+def largest_step(scores: dict[str, float]) -> tuple[str, str]:
+    """Return the sublayer that adds most to the score, preceded by the one before it."""
+    return max(itertools.pairwise(scores), key=lambda step: scores[step[1]] - scores[step[0]])
+
+
+def layers_sentence(scores: dict[str, float]) -> str:
+    """State after which sublayer the answer appears: the first to reach 90% of the final score."""
+    embedding, *_, final = scores.values()
+    if final < 0.5:
+        return f"the answers never appear: only {percent(final)} of the tokens are correct at the end"
+    if embedding >= 0.9 * final:
+        return f"the answers are present before the first layer: {percent(embedding)} of the tokens correct"
+    before, after = largest_step(scores)
+    if scores[after] - scores[before] < final / 2:
+        return f"the answers build up gradually, to {percent(final)} of the tokens"
+    first = next(name for name, score in scores.items() if score >= 0.9 * final)
+    there = f"{first}: {percent(scores[first])} of the tokens"
+    return f"accuracy first reaches 90% of its final value after {there}"
+
+
+def layers_picture(view: View) -> Figure:
+    """Draw what the model would predict after each sublayer, and how much its heads attend to the answers."""
+    lens, shares = view.evidence.lens, view.evidence.reading.shares
+    names, places = list(lens), range(len(lens))
+    tokens = {name: score for name, (score, _) in lens.items()}
+    before, after = largest_step(tokens)
+    change_there = f"{percent(tokens[before])} → {percent(tokens[after])}"
+    numbers = f"{view}."
+    if tokens[after] > tokens[before]:
+        numbers = f"{view}. The largest gain is at {after}: {change_there}."
+    how = (
+        "Accuracy by logit lens: the final norm and output projection applied to the residual stream, "
+        f"on {sample(view.evidence.source)}."
+    )
+    if view.outlined:
+        how += f" Each dot is a head, measured on {sample(view.evidence.reading.source)}."
+    spacing, below = 5.8 / len(names), 0.55
+    labels = ["\n".join(name.rsplit(" ", 1)).replace("-", "-\n") for name in names]
+    if turned := spacing < 0.6:
+        labels, below = names, 0.1 + inches(names, 7)
+    height = 2.2 + below + (1.1 if view.outlined else 0)
+    figure, top = new_picture(height, layers_sentence(tokens), numbers, how)
+    axes = panel(figure, 0.9, top + 0.1, 5.8, 2.0)
+    axes.plot(places, [100 * score for score in tokens.values()], "s--", label="token accuracy")
+    axes.plot(places, [100 * whole for _, whole in lens.values()], "o-", label="exact match")
+    limits = -0.5, len(names) - 0.5
+    axes.set(ylabel="%", ylim=(-3, 103), xlim=limits)
+    if view.outlined:
+        dots = panel(figure, 0.9, top + 2.3, 5.8, 0.9)
+        sublayer = "cross-attention" if view.kind == "cross" else " attention"
+        at = [place for place, name in enumerate(names) if name.endswith(sublayer)]
+        for place, of_layer in zip(at, 100 * shares, strict=True):
+            dots.plot([place] * len(of_layer), of_layer, "o", color="grey", alpha=0.6)
+        dots.set(ylabel="% of attention\non the answers", ylim=(-6, 106), xlim=limits)
+        axes.set_xticks(places, [])
+    step = math.ceil(0.13 / spacing)
+    figure.axes[-1].set_xticks(places[::step], labels[::step], rotation=90 * turned, size=7)
+    name_lines(axes)
+    return figure
