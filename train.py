@@ -25,23 +25,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
-from data import (
-    ARCHITECTURES,
-    all_right,
-    arrange,
-    ask,
-    different_rows,
-    draw,
-    exact_match,
-    is_content,
-    is_scored,
-    letters_in_names,
-    missing_text,
-    portions_of_like_length,
-    task_names,
-    to_text,
-    token_accuracy,
-)
+import data
+from support import console, distributed
 from support.config import (
     EVALUATION_BATCH,
     TEST_SEQUENCES,
@@ -54,28 +39,7 @@ from support.config import (
     recipe,
     setting_text,
 )
-from support.console import (
-    add_choice,
-    check_compiler,
-    check_precision,
-    choose_device,
-    fail,
-    folder_name,
-    new_parser,
-    parse_options,
-    run_script,
-    set_threads,
-)
-from support.distributed import (
-    PROCESSES,
-    RANK,
-    backward,
-    data_parallel,
-    from_first,
-    is_left_alone,
-    mean_of_all,
-    process_group,
-)
+from support.distributed import backward
 from support.figure import percent, picture_style, save_picture
 from support.files import copied, first_line, is_out_of_memory, only_writer, replacing, sealed, uninterrupted
 from support.record import Record, extended, probe_of, read_record
@@ -106,7 +70,7 @@ LESS_MEMORY = "try --accumulate 4, or a smaller --batch-size or --seq-len"
 def loss_of(logits: Tensor, target: Tensor) -> Tensor:
     """Return the mean of −log p(target) over the scored positions; logits (B, S, V), target (B, S)."""
     ignored = -100                                          # cross_entropy's index for positions without loss
-    target = target.masked_fill(~is_scored(target), ignored)
+    target = target.masked_fill(~data.is_scored(target), ignored)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))    # bfloat16 is too coarse to sum
     return F.cross_entropy(logits.flatten(0, 1), target.flatten(), ignore_index=ignored)
 
@@ -156,7 +120,7 @@ def one_pass(model: nn.Module, given: tuple[Tensor, ...]) -> Iterator[tuple[Tens
     the CPU.
     """
     device = next(model.parameters()).device
-    for rows, tokens in portions_of_like_length(given, EVALUATION_BATCH):
+    for rows, tokens in data.portions_of_like_length(given, EVALUATION_BATCH):
         yield rows, model(*(x.to(device) for x in tokens)).argmax(dim=-1).cpu()
 
 
@@ -168,16 +132,16 @@ def predict(model: nn.Module, source: Tensor, target: Tensor) -> Tensor:
     Duplicate questions are answered once.
     """
     device = next(model.parameters()).device
-    (source,), target, place = different_rows((source,), target)
+    (source,), target, place = data.different_rows((source,), target)
     with evaluating(model) as model:
-        given, to_say = arrange(model.architecture, source, target)
+        given, to_say = data.arrange(model.architecture, source, target)
         said = torch.full_like(to_say, PAD)
         for rows, tokens in one_pass(model, given):
             said[rows, : tokens.size(1)] = tokens
     if model.architecture == "encoder":
         return said[place, : target.size(1)]
     answers, length = target.clone(), target.size(1) - 1    # without START
-    for rows in (~all_right(said, to_say)).nonzero().flatten().split(EVALUATION_BATCH):
+    for rows in (~data.all_right(said, to_say)).nonzero().flatten().split(EVALUATION_BATCH):
         if len(rows):
             generated = generate(model, source[rows].to(device), length).cpu()
             answers[rows, 1:] = F.pad(generated, (0, length - generated.size(1)))
@@ -188,16 +152,16 @@ def logits_of(model: nn.Module, source: Tensor, target: Tensor) -> Tensor:
     """Return the logits of one pass over source (N, S) and target (N, T), (N, T or more, V), on the CPU."""
     device = next(model.parameters()).device
     with evaluating(model) as model:
-        given, _ = arrange(model.architecture, source.to(device), target.to(device))
+        given, _ = data.arrange(model.architecture, source.to(device), target.to(device))
         return model(*given).float().cpu()
 
 
 def solves(model: nn.Module, source: Tensor, target: Tensor) -> bool:
     """Check in one pass whether all answers are correct (see predict); stop at the first mistake."""
     with evaluating(model) as model:
-        given, to_say, _ = different_rows(*arrange(model.architecture, source, target))
+        given, to_say, _ = data.different_rows(*data.arrange(model.architecture, source, target))
         answers = one_pass(model, given)
-        return all(all_right(said, to_say[rows, : said.size(1)]).all() for rows, said in answers)
+        return all(data.all_right(said, to_say[rows, : said.size(1)]).all() for rows, said in answers)
 
 
 def evaluate(model: nn.Module, source: Tensor, target: Tensor, thorough: bool) -> dict:
@@ -208,7 +172,9 @@ def evaluate(model: nn.Module, source: Tensor, target: Tensor, thorough: bool) -
     """
     first, answers = source[:EVALUATION_BATCH], target[:EVALUATION_BATCH]
     said = predict(model, first, answers)
-    scores = {"token_accuracy": token_accuracy(said, answers), "exact_match": exact_match(said, answers)}
+    scores = {
+        "token_accuracy": data.token_accuracy(said, answers), "exact_match": data.exact_match(said, answers)
+    }
     others = source[EVALUATION_BATCH:], target[EVALUATION_BATCH:]
     right = scores["exact_match"] == 1
     scores["solved"] = None if right and not thorough else right and solves(model, *others)
@@ -252,7 +218,7 @@ class Training:
             self.model.forward = torch.autocast(device.type, torch.bfloat16)(self.model.forward)
         if compile:
             self.model.compile()
-        self.model = data_parallel(self.model)
+        self.model = distributed.data_parallel(self.model)
 
     def checkpoint(self) -> dict:
         """Return a copy of the full state; "model" holds the averaged weights, which are the ones to use."""
@@ -293,7 +259,7 @@ def train_epoch(run: Training, batches: Iterable[tuple[tuple[Tensor, ...], Tenso
     for inputs, target in batches:
         run.optimizer.zero_grad()
         # The loss is loss_of(run.model(*inputs), target), and backward also calls loss.backward().
-        loss = backward(run.model, loss_of, inputs, target, is_scored(target), run.accumulate)
+        loss = backward(run.model, loss_of, inputs, target, data.is_scored(target), run.accumulate)
         losses.append(loss)
         nn.utils.clip_grad_norm_(run.model.parameters(), CLIP_NORM)
         run.optimizer.step()
@@ -325,15 +291,15 @@ def train(
     seconds = run.history[-1]["train_seconds"] if run.history else 0.0
     for epoch in range(len(run.history) + 1, config.epochs + 1):
         start = time.perf_counter()
-        if RANK > 0:                                        # its own dropout masks, also after a resume
-            torch.manual_seed(dropout_seed(config.seed, RANK, epoch))
+        if distributed.RANK > 0:                            # its own dropout masks, also after a resume
+            torch.manual_seed(dropout_seed(config.seed, distributed.RANK, epoch))
         drawn = config.draw(config.steps_per_epoch * config.batch_size, run.generator)
         batches = zip(*(tensor.to(device).split(config.batch_size) for tensor in drawn), strict=True)
-        losses = train_epoch(run, (arrange(config.architecture, *rows) for rows in batches))
-        losses = mean_of_all(losses).cpu()                  # waits for the device, for correct timing
+        losses = train_epoch(run, (data.arrange(config.architecture, *rows) for rows in batches))
+        losses = distributed.mean_of_all(losses).cpu()      # waits for the device, for correct timing
         seconds += time.perf_counter() - start
         check_finite(config, run.model, losses, epoch)
-        if RANK > 0:
+        if distributed.RANK > 0:
             continue
 
         thorough = epoch == config.epochs or not first_solved(run.history)
@@ -359,7 +325,7 @@ class Answers:
     @property
     def wrong(self) -> Tensor:
         """Return which questions were answered incorrectly, (N,)."""
-        return ~all_right(self.prediction, self.target)
+        return ~data.all_right(self.prediction, self.target)
 
     def different_mistakes(self) -> list[int]:
         """Return one row per distinct question answered incorrectly."""
@@ -372,7 +338,7 @@ class Answers:
 @lru_cache(maxsize=32)
 def distinct_tests(task: str, count: int, *sizes: int | bool) -> int:
     """Count the distinct ones of this many test sequences; sizes: seq_len, vocab_size, fixed_length."""
-    source, _ = draw(task, count, fixed_generator("test"), "test", *sizes)
+    source, _ = data.draw(task, count, fixed_generator("test"), "test", *sizes)
     return len(source.unique(dim=0))
 
 
@@ -390,12 +356,12 @@ def take_test(config: Config, model: nn.Module, count: int | None = None) -> Ans
 
 def prediction_text(task: str, source: Tensor, target: Tensor, prediction: Tensor) -> str:
     """Format source (S,), target (T,) and prediction (T,) one below another, with wrong symbols in []."""
-    counts = is_scored(target)
-    source, target, prediction = source[is_scored(source)], target[counts], prediction[counts]
+    counts = data.is_scored(target)
+    source, target, prediction = source[data.is_scored(source)], target[counts], prediction[counts]
     wrong = prediction != target
     lines = []
     for name, tokens in ("input", source), ("target", target), ("prediction", prediction):
-        words = [to_text(token, task) for token in tokens.split(1)]
+        words = [data.to_text(token, task) for token in tokens.split(1)]
         marked = wrong if name == "prediction" else torch.zeros_like(tokens, dtype=torch.bool)
         cells = [f"[{word}]" if mark else f" {word} " for word, mark in zip(words, marked, strict=True)]
         lines.append(f"    {name:<11}" + "".join(f"{cell:>6}" for cell in cells).rstrip())
@@ -417,8 +383,8 @@ def metrics_of(config: Config, model: nn.Module, history: list[dict], answers: A
         "steps_to_solve": solved.get("step"),
         "seconds_to_solve": solved.get("train_seconds"),
         "test_sequences": len(answers.target),
-        "test_token_accuracy": token_accuracy(answers.prediction, answers.target),
-        "test_exact_match": exact_match(answers.prediction, answers.target),
+        "test_token_accuracy": data.token_accuracy(answers.prediction, answers.target),
+        "test_exact_match": data.exact_match(answers.prediction, answers.target),
         "device": str(next(model.parameters()).device),
         "threads": torch.get_num_threads(),
         "torch_version": str(torch.__version__),
@@ -450,10 +416,10 @@ def changed(config: Config, model: nn.Module, sample: dict[str, Tensor]) -> str:
     sample holds a few questions with the run's answers and logits.
     """
     for source, target in zip(sample["source"], sample["target"], strict=True):
-        question, before = (row[is_content(row)] for row in (source, target))
-        now = ask(config.task, question[None])[0]
+        question, before = (row[data.is_content(row)] for row in (source, target))
+        now = data.ask(config.task, question[None])[0]
         if not torch.equal(now, before):
-            texts = [to_text(tokens, config.task) for tokens in (question, before, now)]
+            texts = [data.to_text(tokens, config.task) for tokens in (question, before, now)]
             return "the task has changed since: {} gave {}, and now gives {}".format(*texts)
     logits, before = logits_of(model, sample["source"], sample["target"]), sample["logits"]
     if logits.shape != before.shape or not (logits - before).abs().max() <= 1e-3 * before.abs().max():
@@ -486,7 +452,7 @@ def save_figures(config: Config, metrics: dict, history: list[dict], folder: Pat
     """Save history.csv, metrics.json and, if the model was trained, training.png."""
     save_table(history, folder / "history.csv")
     if metrics["steps"]:
-        with picture_style(letters=letters_in_names()):
+        with picture_style(letters=data.letters_in_names()):
             save_picture(training_picture(config, history), folder / "training.png")
     with replacing(folder / "metrics.json") as path:
         path.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
@@ -510,7 +476,7 @@ def save_untrained(config: Config, model: nn.Module, models_dir: Path, **known: 
     run.model.load_state_dict(model.state_dict())
     run.average.module.load_state_dict(model.state_dict())
     source, target = validation_set(config)
-    given, to_say = arrange(config.architecture, source, target)
+    given, to_say = data.arrange(config.architecture, source, target)
     with evaluating(model):
         loss = loss_of(model(*given), to_say).item()
     row = {"epoch": 0, "step": 0, "loss": loss, "train_seconds": 0.0}
@@ -527,14 +493,14 @@ def save_untrained(config: Config, model: nn.Module, models_dir: Path, **known: 
 
 def parse() -> argparse.Namespace:
     """Parse the command line. Config settings that are not given are absent and so keep their defaults."""
-    parser = new_parser(
+    parser = console.new_parser(
         "Train Transformers on sequence tasks; python visualize.py then shows what they learned.",
         "python train.py", "python train.py --task sort --architecture decoder",
         "python train.py --task reverse --num-layers 1 --output-dir models/one_layer",
         argument_default=argparse.SUPPRESS,
     )
-    add_choice(parser, "--task", task_names(), DEFAULT_TASKS)
-    add_choice(parser, "--architecture", ARCHITECTURES, DEFAULT_ARCHITECTURES)
+    console.add_choice(parser, "--task", data.task_names(), DEFAULT_TASKS)
+    console.add_choice(parser, "--architecture", data.ARCHITECTURES, DEFAULT_ARCHITECTURES)
     add_settings(parser)
     option = parser.add_argument
     devices = ["auto", "cpu", "cuda", "mps"]
@@ -548,12 +514,12 @@ def parse() -> argparse.Namespace:
            help="train in bfloat16 mixed precision, if the device supports it")
     option("--compile", action="store_true", default=False,
            help="compile the model with torch.compile; takes half a minute and needs a C++ compiler")
-    option("--output-dir", type=folder_name, default=DEFAULT_FOLDER, metavar="FOLDER",
+    option("--output-dir", type=console.folder_name, default=DEFAULT_FOLDER, metavar="FOLDER",
            help="folder in which to save the runs (default: models)")
     option("--resume", action="store_true", default=False,
            help="resume each run that has a checkpoint; start the others from scratch")
     option("--quiet", action="store_true", default=False, help="print only the final table")
-    options = parse_options(parser)
+    options = console.parse_options(parser)
     if "norm" in options:
         options.norm_first = options.norm == "pre"
     return options
@@ -597,11 +563,11 @@ def config_of(
             raise ValueError(f"cannot resume the run in {folder}: {differs}; {UNDO}")
         check_resumable(config, checkpoint["history"], given, folder)
     check_positive(accumulate=options.accumulate)
-    parts = PROCESSES * options.accumulate
+    parts = distributed.PROCESSES * options.accumulate
     check_config(config, device, parts)
     if config.batch_size < parts:
         raise ValueError(
-            f"batch_size={config.batch_size} is too small for {PROCESSES} processes with "
+            f"batch_size={config.batch_size} is too small for {distributed.PROCESSES} processes with "
             f"accumulate={options.accumulate}; choose {parts} or more"
         )
     return config, checkpoint
@@ -657,13 +623,13 @@ def telling_what_is_saved(saved: Callable[[], tuple[str, str]]) -> Iterator[None
         print(f"interrupted: {''.join(saved())}", file=sys.stderr)
         raise
     except FloatingPointError as error:                     # the same command would fail again here
-        fail(f"{error}; {saved()[0]}")
+        console.fail(f"{error}; {saved()[0]}")
     except (MemoryError, RuntimeError) as error:
-        if is_left_alone(error):
-            fail(f"another process has died; {''.join(saved())}")
+        if distributed.is_left_alone(error):
+            console.fail(f"another process has died; {''.join(saved())}")
         if not is_out_of_memory(error):
             raise
-        fail(f"{first_line(error)}; {LESS_MEMORY}; {saved()[0]}")
+        console.fail(f"{first_line(error)}; {LESS_MEMORY}; {saved()[0]}")
     except OSError as error:                                # e.g. a full disk
         reason = f"{error.strerror or error}; {''.join(saved())}"
         raise OSError(error.errno, reason, error.filename) from error
@@ -693,7 +659,7 @@ def follow(config: Config, device: torch.device, checkpoint: dict | None, **how:
     except (MemoryError, RuntimeError) as error:            # the others may have had enough memory
         if not is_out_of_memory(error):
             raise
-        fail(f"process {RANK}: {first_line(error)}; {LESS_MEMORY}")
+        console.fail(f"process {distributed.RANK}: {first_line(error)}; {LESS_MEMORY}")
 
 
 def train_and_save(
@@ -705,9 +671,9 @@ def train_and_save(
     For alone, see saved_text.
     """
     sources, targets = config.draw(100, fixed_generator("examples"), "validation")
-    middling_and_longest = is_scored(targets).sum(dim=1).argsort()[[50, -1]].tolist()
+    middling_and_longest = data.is_scored(targets).sum(dim=1).argsort()[[50, -1]].tolist()
     examples = sources[middling_and_longest], targets[middling_and_longest]
-    missing = missing_text(config.task, config.seq_len, config.vocab_size, config.fixed_length)
+    missing = data.missing_text(config.task, config.seq_len, config.vocab_size, config.fixed_length)
     if missing and not quiet:
         print(f"{config.name}: {missing}")
     probe, record = probe_of(config), read_record(folder, checkpoint["history"]) if checkpoint else None
@@ -760,9 +726,9 @@ def runs_to_train(
 ) -> list[tuple[Config, dict | None]]:
     """Return the runs still to train, all checked, each with the checkpoint to resume from, if any."""
     if options.amp:
-        check_precision(device)
+        console.check_precision(device)
     if options.compile:
-        check_compiler(device)
+        console.check_compiler(device)
     left = []
     for config, checkpoint in [config_of(*run, options, device) for run in runs]:
         if is_finished(config, run_folder(options.output_dir, config.task, config.architecture), checkpoint):
@@ -781,22 +747,22 @@ def train_all(options: argparse.Namespace) -> None:
     results = []
     with ExitStack() as context:
         try:
-            set_threads(options.threads)
-            device = choose_device(options.device)
+            console.set_threads(options.threads)
+            device = console.choose_device(options.device)
             context.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
-            context.enter_context(process_group(device))
+            context.enter_context(distributed.process_group(device))
             locks = {run: context.enter_context(ExitStack()) for run in runs}
-            if RANK == 0:
+            if distributed.RANK == 0:
                 for run, lock in locks.items():
                     lock.enter_context(only_writer(run_folder(options.output_dir, *run)))
-            left = from_first(lambda: runs_to_train(runs, options, device))
+            left = distributed.from_first(lambda: runs_to_train(runs, options, device))
         except ValueError as error:
-            fail(str(error))
+            console.fail(str(error))
         for run in {*runs} - {(config.task, config.architecture) for config, _ in left}:
             locks[run].close()                              # nothing is left to do, so it can be drawn
         folders = [run_folder(options.output_dir, config.task, config.architecture) for config, _ in left]
         for number, (config, checkpoint) in enumerate(left):
-            if RANK > 0:
+            if distributed.RANK > 0:
                 follow(config, device, checkpoint, **how)
                 continue
             later = [folder / "checkpoint.pt" for folder in folders[number + 1 :]]
@@ -805,7 +771,7 @@ def train_all(options: argparse.Namespace) -> None:
                 train_and_save(config, device, folders[number], options.quiet, checkpoint, alone, **how)
             )
             locks[config.task, config.architecture].close()     # so that it can be drawn meanwhile
-    if RANK > 0:
+    if distributed.RANK > 0:
         return
     if results:
         print_table(results)
@@ -815,17 +781,17 @@ def train_all(options: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    with nullcontext() if RANK == 0 else redirect_stderr(io.StringIO()):
+    with nullcontext() if distributed.RANK == 0 else redirect_stderr(io.StringIO()):
         options = parse()                                   # only the first process reports errors
     try:
         train_all(options)
     except RuntimeError as error:
-        if not is_left_alone(error):
+        if not distributed.is_left_alone(error):
             raise
-        if RANK == 0:
-            fail("another process died before anything could be saved")
+        if distributed.RANK == 0:
+            console.fail("another process died before anything could be saved")
         raise SystemExit(2) from None
 
 
 if __name__ == "__main__":
-    run_script(main, status_if_left=130)                    # interrupted
+    console.run_script(main, status_if_left=130)            # interrupted

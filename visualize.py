@@ -25,15 +25,7 @@ from pathlib import Path
 from urllib.parse import quote
 from zlib import crc32
 
-from support.console import (  # before matplotlib, see there
-    add_choice,
-    fail,
-    folder_name,
-    new_parser,
-    parse_options,
-    run_script,
-    set_threads,
-)
+from support import console
 
 # isort: split
 import matplotlib
@@ -42,35 +34,12 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from tqdm import tqdm
 
-from data import ARCHITECTURES, TASKS, letters_in_names, task_names, to_text
-from lab.animation import film_picture, save_film
+import data
+from lab import animation, maps, mistakes, probes, side_by_side, what_matters
 from lab.evidence import head_table
 from lab.gallery import save_gallery
 from lab.heads import first_symbol, heads_of
 from lab.live_page import save_page
-from lab.maps import (
-    FRAME,
-    MOST_KEYS,
-    Map,
-    colour_bar,
-    draw_map,
-    grid_picture,
-    inches,
-    map_of,
-    name_axes,
-    name_ticks,
-    room_below,
-)
-from lab.mistakes import by_kind, mistakes_picture, save_mistakes
-from lab.probes import probe_length, scores_of_query, untrained
-from lab.side_by_side import (
-    balance_picture,
-    comparison_picture,
-    evidence_in,
-    lines_picture,
-    runs_in,
-    training_curves_picture,
-)
 from lab.view import (
     KINDS,
     NEVER_RIGHT,
@@ -86,7 +55,6 @@ from lab.view import (
     sample,
 )
 from lab.weights import beside_picture, weights_picture
-from lab.what_matters import ablation_picture, influence_picture, layers_picture, lengths_picture
 from support.figure import WIDTH, new_picture, panel, percent, picture_style, save_picture, two_decimals
 from support.files import first_line, only_writer
 from support.runs import (
@@ -130,7 +98,7 @@ def softmax_of_row(view: View, query: int) -> tuple[dict[str, list[str]], float]
     weights = view.reading.maps[kind][layer, index, query]
     weights = weights[: query + 1] if kind == "decoder" else weights        # it can attend to no others
     size = view.run.config.d_model // view.run.config.num_heads
-    scores = scores_of_query(view.run.model, view.reading.given, view.best, query)[: len(weights)]
+    scores = probes.scores_of_query(view.run.model, view.reading.given, view.best, query)[: len(weights)]
     scaled = scores / math.sqrt(size)
     powers = (scaled - scaled.max()).exp()
     return {
@@ -151,46 +119,46 @@ def head_sentence(view: View) -> str:
     return f"{name} spends {percent(share)} of its attention on {needed} {chance}"
 
 
-def draw_table(table: Axes, rows: dict[str, list[str]], shown: Map, columns: int) -> None:
+def draw_table(table: Axes, rows: dict[str, list[str]], shown: maps.Map, columns: int) -> None:
     """Draw the steps from scores to weights as rows of numbers; the last row is coloured like the map."""
     _, keys = shown.weights.shape
     table.set(xlim=(0, columns), ylim=(len(rows), 0))
-    draw_map(table, shown, (0, len(rows) - 1, keys, 1))
+    maps.draw_map(table, shown, (0, len(rows) - 1, keys, 1))
     for row, texts in enumerate(rows.values()):
         for key, weight in enumerate(shown.weights[0]):
             colour = None if row < len(rows) - 1 else "white" if weight < 0.6 else "black"
             table.text(key + 0.5, row + 0.5, texts[key], ha="center", va="center", size=7, color=colour)
-    table.add_patch(Rectangle((0, 0), columns, len(rows), **FRAME))
+    table.add_patch(Rectangle((0, 0), columns, len(rows), **maps.FRAME))
 
 
 def head_picture(view: View) -> Figure:
     """Draw the head that attends most to the answers, with one row in numbers to check on paper."""
-    shown, query = map_of(view, view.best), instructive_query(view)
+    shown, query = maps.map_of(view, view.best), instructive_query(view)
     rows, total = softmax_of_row(view, query)
     keys = list(range(len(rows["weight"])))                 # that the query can attend to
-    below = len(shown.keys) <= MOST_KEYS                    # numbers line up with their key's column
+    below = len(shown.keys) <= maps.MOST_KEYS               # numbers line up with their key's column
     if not below:
-        keys = shown.weights[query, keys].topk(min(MOST_KEYS, len(keys))).indices.sort().values.tolist()
+        keys = shown.weights[query, keys].topk(min(maps.MOST_KEYS, len(keys))).indices.sort().values.tolist()
     columns = shown.keys if below else [shown.keys[key] for key in keys]
     how = f" The framed row in numbers: each weight is its exponential divided by their sum, {total:.3f}."
-    left = max(1.35, 0.5 + inches(shown.queries))
+    left = max(1.35, 0.5 + maps.inches(shown.queries))
     across = WIDTH - left - 0.95
     width, height = min(0.62 * len(shown.keys), across), min(0.3 * len(shown.queries), 4.6)
     table_width = width if below else across
-    gap = room_below(shown.keys, width) + (0 if below else 0.1 + room_below(columns, table_width))
+    gap = maps.room_below(shown.keys, width) + (0 if below else 0.1 + maps.room_below(columns, table_width))
     figure, top = new_picture(
         height + gap + 1.4, head_sentence(view), run_text(view), how_to_read(view, [view.kind]) + how
     )
     axes = panel(figure, left, top, width, height)
-    draw_map(axes, shown)
-    name_ticks(axes, shown.queries, shown.keys)
-    name_axes(axes, key="")
-    axes.add_patch(Rectangle((0, query), len(shown.keys), 1, **FRAME))
-    colour_bar(figure, left + width + 0.2, top, height)
+    maps.draw_map(axes, shown)
+    maps.name_ticks(axes, shown.queries, shown.keys)
+    maps.name_axes(axes, key="")
+    axes.add_patch(Rectangle((0, query), len(shown.keys), 1, **maps.FRAME))
+    maps.colour_bar(figure, left + width + 0.2, top, height)
     table = panel(figure, left, top + height + gap, table_width, 1.08)
-    row = Map(shown.weights[query, keys][None], shown.cells[query, keys][None], [], [])
+    row = maps.Map(shown.weights[query, keys][None], shown.cells[query, keys][None], [], [])
     draw_table(table, {name: [texts[key] for key in keys] for name, texts in rows.items()}, row, len(columns))
-    name_ticks(table, list(rows), [] if below else columns)
+    maps.name_ticks(table, list(rows), [] if below else columns)
     table.xaxis.tick_top()
     table.set_xlabel("key (attended to)")
     return figure
@@ -213,16 +181,16 @@ def layer_picture(view: View) -> Figure:
             sentence = f"{readers} of {len(heads)} heads in {name} spend most of their attention"
         sentence += f" on the symbols the answer needs (uniform: {chance})"
         titles = [f"{title}: {percent(view.share(head))}" for title, head in zip(titles, heads, strict=True)]
-    maps = [map_of(view, head, title) for head, title in zip(heads, titles, strict=True)]
+    drawn = [maps.map_of(view, head, title) for head, title in zip(heads, titles, strict=True)]
     numbers = f"{run_text(view)} Accuracy without this layer: {percent(view.evidence.left((kind, layer)))}."
     how = f"{how_to_read(view, [kind])} Accuracy: exact match on {sample(view.evidence.source)}."
-    rows = [maps[first : first + 4] for first in range(0, len(maps), 4)]
-    return grid_picture(sentence, numbers, how, rows, shared=True)
+    rows = [drawn[first : first + 4] for first in range(0, len(drawn), 4)]
+    return maps.grid_picture(sentence, numbers, how, rows, shared=True)
 
 
 def model_picture(view: View) -> Figure:
     """Draw all layers of all kinds (rows) and heads (columns), each with the cost of removing it."""
-    layers = [(kind, layer) for kind, maps in view.reading.maps.items() for layer in range(len(maps))]
+    layers = [(kind, layer) for kind, found in view.reading.maps.items() for layer in range(len(found))]
     heads = view.run.config.num_heads
     lost = {head: points_lost(view, head) for head in heads_of(view.run.model)}
     sentence = f"any one of the {len(lost)} heads can be removed at no cost"
@@ -238,7 +206,7 @@ def model_picture(view: View) -> Figure:
             f"{len(view.costly)} of {len(lost)} heads {matter}; without {view.name(most)}: "
             f"accuracy {change(view, most)}"
         )
-    left = 0.3 + inches([view.name(layer) for layer in layers], 9)
+    left = 0.3 + maps.inches([view.name(layer) for layer in layers], 9)
     width = min((WIDTH - left - 0.1) / heads, 1.6)
     size = 0.88 * width
     shapes = [view.reading.maps[kind].shape[2:] for kind, _ in layers]
@@ -257,7 +225,7 @@ def model_picture(view: View) -> Figure:
         axes.text(left - 0.1, at + shape / 2, view.name(place), ha="right", va="center")
         for head in range(heads):
             box = left + head * width, at, size, shape
-            draw_map(axes, map_of(view, (*place, head)), box)
+            maps.draw_map(axes, maps.map_of(view, (*place, head)), box)
             points = lost[(*place, head)]
             if points and size > 0.25:                      # else there is no room for a number
                 change_there = f"{-points:+}".replace("-", "−")
@@ -276,14 +244,14 @@ def model_picture(view: View) -> Figure:
 
 def kinds_picture(view: View) -> Figure:
     """Draw one head of each kind of attention, with the accuracy left without that kind."""
-    maps, evidence, row = view.reading.maps, view.evidence, []
-    for kind in maps:
-        head = view.best if kind == view.kind else most_focused(kind, maps[kind])
-        row.append(map_of(view, head, f"{KINDS[kind]}\nlayer {head[1] + 1}, head {head[2] + 1}"))
-    left = ", ".join(f"{percent(evidence.left((kind,)))} without {view.name((kind,))}" for kind in maps)
-    by_mean = ", ".join(percent(evidence.mean_ablation[kind,]) for kind in maps)
-    return grid_picture(f"accuracy: {left}", run_text(view), (
-        f"{how_to_read(view, maps)} Accuracy: exact match after zero ablation on {sample(evidence.source)}. "
+    found, evidence, row = view.reading.maps, view.evidence, []
+    for kind in found:
+        head = view.best if kind == view.kind else most_focused(kind, found[kind])
+        row.append(maps.map_of(view, head, f"{KINDS[kind]}\nlayer {head[1] + 1}, head {head[2] + 1}"))
+    left = ", ".join(f"{percent(evidence.left((kind,)))} without {view.name((kind,))}" for kind in found)
+    by_mean = ", ".join(percent(evidence.mean_ablation[kind,]) for kind in found)
+    return maps.grid_picture(f"accuracy: {left}", run_text(view), (
+        f"{how_to_read(view, found)} Accuracy: exact match after zero ablation on {sample(evidence.source)}. "
         f"After mean ablation: {by_mean}."
     ), [row])
 
@@ -310,7 +278,7 @@ def training_view(view: View) -> Figure:
 
 def mistakes_view(view: View) -> Figure:
     """Draw which kinds of questions are answered incorrectly."""
-    return mistakes_picture(view.run.config, by_kind(view.mistakes))
+    return mistakes.mistakes_picture(view.run.config, mistakes.by_kind(view.mistakes))
 
 
 OF_ONE_SEQUENCE = {                                         # these show one sequence, …
@@ -318,8 +286,9 @@ OF_ONE_SEQUENCE = {                                         # these show one seq
     "attention_kinds": kinds_picture,
 }
 PICTURES = OF_ONE_SEQUENCE | {                              # … the others what was measured on many
-    "influence": influence_picture, "ablation": ablation_picture, "layers": layers_picture,
-    "training": training_view, "mistakes": mistakes_view, "film": film_picture, "weights": weights_picture,
+    "influence": what_matters.influence_picture, "ablation": what_matters.ablation_picture,
+    "layers": what_matters.layers_picture, "training": training_view, "mistakes": mistakes_view,
+    "film": animation.film_picture, "weights": weights_picture,
 }
 
 
@@ -402,8 +371,8 @@ def probe_text(view: View) -> str:
     run = view.run
     if run.architecture != "encoder" or sum(length > 1 for length in run.config.lengths("test")) < 2:
         return ""
-    before, after = probe_length(run)
-    _, control = probe_length(replace(run, model=untrained(run.config)))
+    before, after = probes.probe_length(run)
+    _, control = probes.probe_length(replace(run, model=probes.untrained(run.config)))
     return (
         "a linear probe on a symbol's residual stream decodes the sequence length with "
         f"{percent(before)} accuracy before layer 1, {percent(after)} after its attention "
@@ -420,7 +389,7 @@ def files_of_run(
             yield folder / f"{name}{ending}", partial(save, partial(picture, view), command)
     if pictures is PICTURES:
         if not says_nothing("film", view):
-            yield folder / "film.gif", partial(save_film, view, command)
+            yield folder / "film.gif", partial(animation.save_film, view, command)
         elif is_trained(view) and not view.run.changed:
             path = view.run.folder / "attention.npz"
             reason = "does not cover the whole run" if path.exists() else "does not exist"
@@ -429,7 +398,7 @@ def files_of_run(
         yield folder / "explorer.html", partial(save_live_page, view)
         yield folder / "heads.csv", partial(save_heads, view)
         if not says_nothing("mistakes", view):
-            yield folder / "mistakes.csv", partial(save_mistakes, view.mistakes)
+            yield folder / "mistakes.csv", partial(mistakes.save_mistakes, view.mistakes)
         yield f"{view}", lambda _: probe_text(view)
 
 
@@ -492,35 +461,35 @@ def file_of_folders(
 
 
 def parse() -> argparse.Namespace:
-    parser = new_parser(
+    parser = console.new_parser(
         "Draw where the heads of trained models attend, and how accurate the models are without them.\n"
         "Without options, every run found is drawn.",
         "python visualize.py", "python visualize.py --sequence 5 9 12 14",
         "python visualize.py --task add --architecture encoder --sequence 4 2 + 1 9",
         "python visualize.py --format svg --dark --output-dir slides",
     )
-    add_choice(parser, "--task", task_names())
-    add_choice(parser, "--architecture", ARCHITECTURES)
+    console.add_choice(parser, "--task", data.task_names())
+    console.add_choice(parser, "--architecture", data.ARCHITECTURES)
     option = parser.add_argument
     option("--sequence", nargs="+", metavar="SYMBOL",
            help="a question in the notation of data.py, e.g. 5 7 9, 4 2 + 1 9 or 5 _ 5 7")
     only = parser.add_mutually_exclusive_group().add_argument
-    only("--compare", nargs="+", type=folder_name, metavar="FOLDER",
+    only("--compare", nargs="+", type=console.folder_name, metavar="FOLDER",
          help="draw only the training curves of all runs in these folders, in one picture")
-    only("--balance", nargs="+", type=folder_name, metavar="FOLDER",
+    only("--balance", nargs="+", type=console.folder_name, metavar="FOLDER",
          help="draw only how strongly positions and symbols drive the layer 1 scores of these runs")
-    option("--models-dir", type=folder_name, default=DEFAULT_FOLDER, metavar="FOLDER",
+    option("--models-dir", type=console.folder_name, default=DEFAULT_FOLDER, metavar="FOLDER",
            help="folder in which train.py saved the runs (default: models)")
-    option("--output-dir", type=folder_name, metavar="FOLDER",
+    option("--output-dir", type=console.folder_name, metavar="FOLDER",
            help="folder in which to save the pictures (default: next to each run)")
     option("--format", choices=["png", "svg", "pdf"], default="png",
            help="format of the pictures (default: png)")
     option("--dark", action="store_true", help="draw on a dark background")
-    options = parse_options(parser)
+    options = console.parse_options(parser)
     if options.compare or options.balance:
         for name in "task", "architecture", "sequence":
             if getattr(options, name):
-                fail(f"--compare and --balance draw all runs in their folders; drop --{name}")
+                console.fail(f"--compare and --balance draw all runs in their folders; drop --{name}")
     options.output_dir = options.output_dir or options.models_dir
     return options
 
@@ -533,8 +502,8 @@ def wanted_runs(options: argparse.Namespace) -> list[tuple[str, str]]:
     """
     found = [(folder.name, task_of(folder)) for folder in runs_below(options.models_dir)]
     wanted = [
-        (architecture, task) for architecture in options.architecture or ARCHITECTURES
-        for task in options.task or TASKS if (architecture, task) in found
+        (architecture, task) for architecture in options.architecture or data.ARCHITECTURES
+        for task in options.task or data.TASKS if (architecture, task) in found
     ]
     if not options.task and not options.architecture:
         for architecture, task in found:
@@ -585,7 +554,7 @@ def files_of_comparison(
     An architecture that lacks a task is left out. The runs of python train.py give copy_vs_reverse.
     """
     tasks = list(dict.fromkeys(options.task or DEFAULT_TASKS))
-    architectures = options.architecture or (ARCHITECTURES if options.task else DEFAULT_ARCHITECTURES)
+    architectures = options.architecture or (data.ARCHITECTURES if options.task else DEFAULT_ARCHITECTURES)
     rows = {
         architecture: [views[architecture, task] for task in tasks] for architecture in architectures
         if all((architecture, task) in views for task in tasks)
@@ -594,7 +563,7 @@ def files_of_comparison(
         name = "_vs_".join(tasks)
         if len(tasks) == 1 or [*rows] != DEFAULT_ARCHITECTURES:
             name += f"_{'_vs_'.join(rows)}"
-        for picture, what in (lines_picture, ""), (comparison_picture, "_maps"):
+        for picture, what in (side_by_side.lines_picture, ""), (side_by_side.comparison_picture, "_maps"):
             draw = partial(picture, [*rows.values()])
             yield output / f"{name}{what}{ending}", partial(save, draw, command_of(options))
 
@@ -613,13 +582,13 @@ def files_of_lengths(
         found = [folder.name for folder in runs_below(options.models_dir) if task_of(folder) == task]
         name = "lengths" if set(names) == set(found) else f"lengths_{'_'.join(names)}"
         if drawn:
-            draw = partial(lengths_picture, drawn)
+            draw = partial(what_matters.lengths_picture, drawn)
             yield output / f"{task}_task" / f"{name}{ending}", partial(save, draw, command_of(options))
 
 
 def trained_beside(view: View, models_dir: Path) -> View | None:
     """Return the trained counterpart of a hand-built model: same task, parent folder."""
-    run, question = view.run, to_text(view.reading.source[0, 1:-1], view.run.config.task)
+    run, question = view.run, data.to_text(view.reading.source[0, 1:-1], view.run.config.task)
     try:
         trained = load_run(models_dir.resolve().parent, run.config.task, run.architecture)
         return look_at(trained, question.split())
@@ -707,42 +676,42 @@ def read_and_draw(options: argparse.Namespace) -> None:
 
     Exit status 2 if a run could not be read, or else 1 if a picture could not be drawn.
     """
-    with ExitStack() as locks, picture_style(options.dark, letters_in_names()):
+    with ExitStack() as locks, picture_style(options.dark, data.letters_in_names()):
         try:
             runs, problems, failed = {}, [], []
             if options.compare:
-                curves = runs_in(options.compare)
+                curves = side_by_side.runs_in(options.compare)
             elif options.balance:
-                balanced = evidence_in(options.balance)
+                balanced = side_by_side.evidence_in(options.balance)
             else:
                 runs, problems = load_runs(options)
             check_output((drawn_into(run, options) for run in runs.values()), options)
         except ValueError as error:
-            fail(str(error))
+            console.fail(str(error))
         problems += lock(runs, options, locks)
         if problems and not runs:
-            fail(*problems)
+            console.fail(*problems)
         remove_older_pictures(options)
         if options.compare:
-            draw = partial(training_curves_picture, curves)
+            draw = partial(side_by_side.training_curves_picture, curves)
             write_all(file_of_folders(draw, "training", options.compare, options), failed)
         elif options.balance:
-            draw = partial(balance_picture, balanced)
+            draw = partial(side_by_side.balance_picture, balanced)
             write_all(file_of_folders(draw, "balance", options.balance, options), failed)
         else:
             failed = draw_all(options, runs)
         save_gallery_of(options, runs.values())
     if problems:
-        fail(*problems)
+        console.fail(*problems)
     if failed:
         raise SystemExit(1)
 
 
 def main() -> None:
     options = parse()
-    set_threads(None)                                       # as for training
+    console.set_threads(None)                               # as for training
     read_and_draw(options)
 
 
 if __name__ == "__main__":
-    run_script(main, status_if_left=130)                    # interrupted
+    console.run_script(main, status_if_left=130)            # interrupted

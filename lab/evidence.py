@@ -7,18 +7,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from data import (
-    TASKS,
-    add_start_end,
-    arrange,
-    ask,
-    check_answers,
-    exact_match,
-    some_questions,
-    token_accuracy,
-    usable_lengths,
-)
-from lab.ablation import NOTHING, is_right, margins_without, mean_head_outputs
+import data
+from lab import ablation
 from lab.heads import (
     SEQUENCES,
     SEQUENCES_EACH,
@@ -63,7 +53,7 @@ class AtLength:
 
     @property
     def exact_match(self) -> float:
-        return exact_match(self.answers, self.target)
+        return data.exact_match(self.answers, self.target)
 
     @property
     def right(self) -> Tensor:
@@ -83,15 +73,15 @@ def answer_lengths(run: Run, most: int) -> dict[int, int]:
     """
     config, places, lengths = run.config, len(unwrapped(run.model).positional_encoding.table), {}
     for length in range(1, most + 1):
-        question = some_questions(config.task, length, config.vocab_size, proposals=1_000)[:1]
+        question = data.some_questions(config.task, length, config.vocab_size, proposals=1_000)[:1]
         if len(question):
             try:
-                answer = ask(config.task, question)
-                check_answers(config.task, question, answer, config.vocab_size)
+                answer = data.ask(config.task, question)
+                data.check_answers(config.task, question, answer, config.vocab_size)
             except ValueError:                              # a user's task need not have one
                 continue
-            source, target = (add_start_end(tokens, tokens.size(1) + 2) for tokens in (question, answer))
-            given, _ = arrange(run.architecture, source, target)
+            source, target = (data.add_start_end(tokens, tokens.size(1) + 2) for tokens in (question, answer))
+            given, _ = data.arrange(run.architecture, source, target)
             if max(tokens.size(1) for tokens in given) <= places:
                 lengths[length] = answer.size(1)
     return lengths
@@ -100,11 +90,11 @@ def answer_lengths(run: Run, most: int) -> dict[int, int]:
 def by_length(run: Run) -> list[AtLength]:
     """Return the answers for each available question length, up to twice the training length."""
     config, most, lengths = run.config, 2 * run.config.seq_len, []
-    in_test = usable_lengths(config.task, "test", most, config.vocab_size)
+    in_test = data.usable_lengths(config.task, "test", most, config.vocab_size)
     for length in sorted(answer_lengths(run, most).keys() & in_test):
         source, given, to_say = unseen_sequences(run, length, SEQUENCES_EACH)
-        answer = TASKS[config.task].answer(source[:, 1:-1])
-        target = add_start_end(answer, answer.size(1) + 2)
+        answer = data.TASKS[config.task].answer(source[:, 1:-1])
+        target = data.add_start_end(answer, answer.size(1) + 2)
         answers = predict(run.model, source, target)
         lengths.append(AtLength(read(run, source, given, to_say), target, answers))
     return lengths
@@ -168,7 +158,7 @@ class Evidence:
         """Token accuracy and exact match of the logit lens after each sublayer."""
         _, given, to_say = unseen_sequences(self.run, count=self.count)
         return {
-            name: (token_accuracy(said, to_say), exact_match(said, to_say))
+            name: (data.token_accuracy(said, to_say), data.exact_match(said, to_say))
             for name, said in logit_lens(self.run, given).items()
         }
 
@@ -176,14 +166,15 @@ class Evidence:
     def margins(self) -> dict[Part | str, Tensor]:
         """The margins (N, T) on sequences of all lengths after zero ablation of NOTHING and of each part."""
         model = self.run.model
-        cuts = {NOTHING: ()} | {part: tuple(heads_of(model, part)) for part in parts_of(model)}
+        cuts = {ablation.NOTHING: ()} | {part: tuple(heads_of(model, part)) for part in parts_of(model)}
         different = list(dict.fromkeys(cuts.values()))      # some parts contain the same heads
-        ahead = dict(zip(different, margins_without(self.run, different, count=self.count), strict=True))
+        margins = ablation.margins_without(self.run, different, count=self.count)
+        ahead = dict(zip(different, margins, strict=True))
         return {part: ahead[heads] for part, heads in cuts.items()}
 
-    def left(self, part: Part | str = NOTHING) -> float:
+    def left(self, part: Part | str = ablation.NOTHING) -> float:
         """Return the exact match without this part."""
-        return is_right(self.margins[part]).double().mean().item()
+        return ablation.is_right(self.margins[part]).double().mean().item()
 
     def cost(self, part: Part) -> float:
         """Return how much exact match drops without this part."""
@@ -193,9 +184,9 @@ class Evidence:
     def mean_ablation(self) -> dict[Part, float]:
         """Exact match without each kind of attention, by mean ablation."""
         kinds = [(kind,) for kind in unwrapped(self.run.model).attention_layers()]
-        replacement = mean_head_outputs(self.run)
-        ahead = margins_without(self.run, [(kind,) for kind in kinds], replacement, self.count)
-        return dict(zip(kinds, is_right(ahead).double().mean(dim=1).tolist(), strict=True))
+        replacement = ablation.mean_head_outputs(self.run)
+        ahead = ablation.margins_without(self.run, [(kind,) for kind in kinds], replacement, self.count)
+        return dict(zip(kinds, ablation.is_right(ahead).double().mean(dim=1).tolist(), strict=True))
 
     @cached_property
     def pair(self) -> tuple[Head, Head, float] | None:
@@ -205,7 +196,8 @@ class Evidence:
         top PAIRS are measured. None if no pair costs at least SMALLEST_COST.
         """
         harmless = [head for head in heads_of(self.run.model) if self.cost(head) < SMALLEST_COST]
-        taken = {head: (self.margins[head] - self.margins[NOTHING]).nan_to_num() for head in harmless}
+        uncut = self.margins[ablation.NOTHING]
+        taken = {head: (self.margins[head] - uncut).nan_to_num() for head in harmless}
         harmless = sorted(harmless, key=lambda head: taken[head].sum())[:MOST_HARMLESS]
 
         def expected(pair: tuple[Head, Head]) -> float:
@@ -213,7 +205,8 @@ class Evidence:
             return least.sigmoid().mean().item()            # a smooth version of exact match
 
         pairs = sorted(itertools.combinations(harmless, 2), key=expected)[:PAIRS]
-        left = is_right(margins_without(self.run, pairs, count=self.count)).double().mean(dim=1).tolist()
+        margins = ablation.margins_without(self.run, pairs, count=self.count)
+        left = ablation.is_right(margins).double().mean(dim=1).tolist()
         least, pair = min(zip(left, pairs, strict=True), default=(1.0, None))
         return (*pair, least) if self.left() - least >= SMALLEST_COST else None
 

@@ -1,4 +1,4 @@
-"""Where a trained model's heads attend: maps, shares on the answers, entropy, distance.
+"""Measure what the heads of a trained model attend to: maps, shares on the answers, entropy, distance.
 
 Everything is measured on unseen sequences.
 

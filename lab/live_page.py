@@ -19,9 +19,8 @@ import torch
 from torch import Tensor
 
 from data import TASKS, all_right, alphabet, arrange, different_rows, is_content, token_name, usable_lengths
-from lab.ablation import NOTHING, ablated, is_right, mean_head_outputs
+from lab import ablation, heads
 from lab.evidence import Evidence, answer_lengths
-from lab.heads import ALL_ATTENTION, Head, clearest_example, heads_of, longest, read, unseen_sequences
 from lab.probes import untrained
 from support.config import TEST_SEQUENCES, fixed_generator, title_of
 from support.figure import percent
@@ -85,7 +84,7 @@ def examples(run: Run, lengths: dict[int, int]) -> list[list]:
     notes = {known[-1]: "", known[len(known) // 3]: ""} | dict.fromkeys(longer, "beyond the training lengths")
     result = []
     for length, note in notes.items():
-        content = clearest_example(run, length)
+        content = heads.clearest_example(run, length)
         answer = TASKS[run.config.task].answer(content[None])[0]
         result.append([content.tolist(), answer.tolist(), note])
     return result
@@ -97,16 +96,17 @@ def with_answers(task: str, source: Tensor) -> list[list[list[int]]]:
     return [[content.tolist(), TASKS[task].answer(content[None])[0].tolist()] for content in contents]
 
 
-def checks(run: Run, means: dict[Head, Tensor]) -> list[dict]:
+def checks(run: Run, means: dict[heads.Head, Tensor]) -> list[dict]:
     """Return PyTorch's logits for a few sequences, with and without cuts."""
-    _, given, _ = unseen_sequences(run, longest(run), CHECKED)
-    heads = heads_of(run.model)
-    first, last = heads[0], heads[-1]                       # the same in a model of one head
+    _, given, _ = heads.unseen_sequences(run, heads.longest(run), CHECKED)
+    every = heads.heads_of(run.model)
+    first, last = every[0], every[-1]                       # the same in a model of one head
     result = []
     for without, replacement in (
-        ([], None), ([first], None), ([last[:2]], means), ([first, last], means), ([ALL_ATTENTION], None),
+        ([], None), ([first], None), ([last[:2]], means), ([first, last], means),
+        ([heads.ALL_ATTENTION], None),
     ):
-        with evaluating(run.model) as model, ablated(model, *without, replacement=replacement):
+        with evaluating(run.model) as model, ablation.ablated(model, *without, replacement=replacement):
             logits = model(*given)
         for row in range(CHECKED):
             result.append({
@@ -127,11 +127,11 @@ def guide(run: Run, evidence: Evidence) -> dict:
     is None if no such pair was found.
     """
     brightest, reading, result = evidence.brightest, evidence.reading, {"brightest": None}
-    others = [head for head in heads_of(run.model) if head != brightest]
+    others = [head for head in heads.heads_of(run.model) if head != brightest]
     if brightest and others:
         other = min(others, key=evidence.left)
-        with ablated(run.model, other):
-            without = read(run, reading.source, reading.given, reading.to_say)
+        with ablation.ablated(run.model, other):
+            without = heads.read(run, reading.source, reading.given, reading.to_say)
         _, layer, head = brightest
         result = {
             "brightest": brightest, "other": other, "readers": int((reading.shares > reading.enough).sum()),
@@ -144,7 +144,7 @@ def guide(run: Run, evidence: Evidence) -> dict:
 def page_data(run: Run, format: str) -> tuple[dict, str]:
     """Return the page's data about the run, and all model parameters in base64."""
     config, task, model = run.config, run.config.task, run.model
-    evidence, means = Evidence(run, SEQUENCES), mean_head_outputs(run)
+    evidence, means = Evidence(run, SEQUENCES), ablation.mean_head_outputs(run)
     lengths = answer_lengths(run, len(model.positional_encoding.table))
     if format == "float16":
         means = {head: mean.half().float() for head, mean in means.items()}
@@ -158,10 +158,11 @@ def page_data(run: Run, format: str) -> tuple[dict, str]:
         "symbols": alphabet(task, config.vocab_size), "form": TASKS[task].form, "purposes": run.purposes,
         "answer_lengths": lengths, "examples": examples(run, lengths),
         "unseen": with_answers(task, evidence.source), "checks": checks(run, means),
-        "guide": guide(run, evidence), "right": int(is_right(evidence.margins[NOTHING]).sum()),
+        "guide": guide(run, evidence),
+        "right": int(ablation.is_right(evidence.margins[ablation.NOTHING]).sum()),
         "table": [
-            [part, int(is_right(margins).sum())] for part, margins in evidence.margins.items()
-            if part != NOTHING
+            [part, int(ablation.is_right(margins).sum())] for part, margins in evidence.margins.items()
+            if part != ablation.NOTHING
         ],
     }
     return data, as_base64(tensors.values(), format)

@@ -11,9 +11,8 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
 from data import to_text
+from lab import heads, maps
 from lab.evidence import Evidence
-from lab.heads import SEQUENCES_EACH, first_symbol, longest, unseen_sequences
-from lab.maps import Map, grid_picture, map_of, name_places, room_below
 from lab.probes import loudness, untrained
 from lab.view import View, how_to_read, is_learned, needs_no_attention, sample
 from support.config import EVALUATION_BATCH, Config, setting_text
@@ -64,13 +63,13 @@ def comparison_sentence(views: list[list[View]]) -> str:
 
 def answer_of(view: View) -> tuple[list[str], int, int]:
     """Return the model's answer up to END, and the query and key of its symbol 0 in an answering map."""
-    query, key = first_symbol(view.run.architecture, view.kind, view.reading.length)
+    query, key = heads.first_symbol(view.run.architecture, view.kind, view.reading.length)
     said = view.reading.said[0, query:].tolist()
     said = said[: said.index(END) + 1] if END in said else said
     return [to_text(token, view.run.config.task) for token in torch.tensor(said).split(1)], query, key
 
 
-def draw_lines(axes: Axes, shown: Map, view: View, columns: int) -> None:
+def draw_lines(axes: Axes, shown: maps.Map, view: View, columns: int) -> None:
     """Draw lines from each answer symbol (bottom) to the tokens it attends to (top)."""
     answer, query, key = answer_of(view)
     weights, cells = (x[query : query + len(answer)] for x in (shown.weights.nan_to_num(), shown.cells))
@@ -85,7 +84,7 @@ def draw_lines(axes: Axes, shown: Map, view: View, columns: int) -> None:
     above = axes.secondary_xaxis("top")
     above.spines[:].set_visible(False)
     for axis, row in (axes.xaxis, [""] * key + answer), (above.xaxis, shown.keys):
-        name_places(axis, row, width * len(row) / columns)
+        maps.name_places(axis, row, width * len(row) / columns)
 
 
 def lines_picture(views: list[list[View]]) -> Figure:
@@ -93,12 +92,12 @@ def lines_picture(views: list[list[View]]) -> Figure:
 
     Lines show the head that attends most to the answers.
     """
-    shown = [[map_of(view, view.best) for view in row] for row in views]
+    shown = [[maps.map_of(view, view.best) for view in row] for row in views]
     answers = [answer_of(view) for row in views for view in row]
     rows = [[""] * key + answer for answer, _, key in answers] + [each.keys for row in shown for each in row]
     columns = max(map(len, rows))
     slot, height = (WIDTH - 0.65) / len(views[0]), 0.9
-    names = max(room_below(row, (slot - 0.1) * len(row) / columns) for row in rows)
+    names = max(maps.room_below(row, (slot - 0.1) * len(row) / columns) for row in rows)
     above, below = 0.45 + names, 0.1 + names
     numbers = f"Accuracy: exact match after zero ablation on {sample(views[0][0].evidence.source)}."
     how = "Line width: the attention an answer symbol pays to a token, in the head that attends most to the "
@@ -127,10 +126,10 @@ def comparison_picture(views: list[list[View]]) -> Figure:
         right = [f"{view.run.config.task} {percent(view.evidence.left((view.kind,)))}" for view in row]
         kind = "cross-attention" if row[0].kind == "cross" else "attention"
         findings.append(f"{row[0].model} without {kind}: {', '.join(right)} correct")
-        rows.append([map_of(view, view.best, f"{view}\n{view.name(view.best)}") for view in row])
+        rows.append([maps.map_of(view, view.best, f"{view}\n{view.name(view.best)}") for view in row])
     how = how_to_read(views[-1][-1], [row[0].kind for row in views])
     numbers = "For each model, the head that attends most to the needed symbols."
-    return grid_picture("; ".join(findings), numbers, (
+    return maps.grid_picture("; ".join(findings), numbers, (
         f"{how} Accuracy: exact match after zero ablation on {sample(views[0][0].evidence.source)}."
     ), rows)
 
@@ -227,7 +226,7 @@ def balance_picture(runs: dict[str, Evidence]) -> Figure:
     loud = {}
     for label, evidence in runs.items():
         run = evidence.run
-        source, _, _ = unseen_sequences(run, longest(run), SEQUENCES_EACH)
+        source, _, _ = heads.unseen_sequences(run, heads.longest(run), heads.SEQUENCES_EACH)
         loud[label] = [loudness(model, source) for model in (untrained(run.config), run.model)]
     how = (
         "Loudness: the standard deviation, over the keys, of one part of layer 1's scores q·k / √Dh.\n"

@@ -9,7 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from data import MODELS, TASKS, add_start_end, arrange, exact_match, to_content, to_text
+import data
 from lab.evidence import Evidence
 from lab.heads import (
     ALL_ATTENTION,
@@ -59,7 +59,7 @@ class View:
     @property
     def model(self) -> str:
         """The model's name in a sentence."""
-        return MODELS[self.run.architecture]
+        return data.MODELS[self.run.architecture]
 
     @property
     def kind(self) -> str:
@@ -120,19 +120,20 @@ def ask(run: Run, words: list[str] | None = None) -> tuple[Tensor, tuple[Tensor,
     Raises ValueError if the question is invalid for the task or too long.
     """
     architecture, task = run.architecture, run.config.task
-    content = to_content(words, task, run.config.vocab_size) if words else clearest_example(run)
-    answer = TASKS[task].answer(content[None])
-    source, target = add_start_end(content[None], len(content) + 2), add_start_end(answer, answer.size(1) + 2)
+    content = data.to_content(words, task, run.config.vocab_size) if words else clearest_example(run)
+    answer = data.TASKS[task].answer(content[None])
+    source = data.add_start_end(content[None], len(content) + 2)
+    target = data.add_start_end(answer, answer.size(1) + 2)
     if architecture == "encoder":
-        given, _ = arrange(architecture, source, target)
+        given, _ = data.arrange(architecture, source, target)
         with evaluating(run.model) as model:
             said = model(*given).argmax(dim=-1)
         written = said[:, : target.size(1)]
     else:
         written = torch.cat([source[:, :1], generate(run.model, source, target.size(1) - 1)], dim=1)
-        given, said = arrange(architecture, source, written)
-    mark = "✓" if written.shape == target.shape and exact_match(written, target) == 1 else "✗"
-    texts = to_text(content, task), to_text(written[0, 1:], task).removesuffix(" END")
+        given, said = data.arrange(architecture, source, written)
+    mark = "✓" if written.shape == target.shape and data.exact_match(written, target) == 1 else "✗"
+    texts = data.to_text(content, task), data.to_text(written[0, 1:], task).removesuffix(" END")
     text = " → ".join(textwrap.shorten(text, 40, placeholder=" …") for text in texts)
     return source, given, said, f"{text} {mark}"
 

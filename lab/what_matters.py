@@ -13,11 +13,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from data import is_scored, usable_lengths
+from lab import maps
 from lab.ablation import is_right
 from lab.evidence import AtLength
 from lab.heads import ALL_ATTENTION, SEQUENCES_EACH, Part, heads_of, longest, parts_of
 from lab.influence import influence_on
-from lab.maps import SEAMLESS, Map, grid_picture, hatch, inches, name_ticks
 from lab.view import (
     NEVER_RIGHT,
     View,
@@ -72,9 +72,9 @@ def influence_picture(view: View) -> Figure:
     if view.run.architecture == "decoder":
         how += " a1, a2, …: answer symbols already generated."
     title = f"attention of\n{view.place(view.best)}"
-    looks = Map(reading.maps[kind][layer, head][asked], always, queries, keys, title)
-    depends = Map(moved.nanmean(dim=0)[asked], always, queries, keys, "influence on\nthe answers")
-    return grid_picture(
+    looks = maps.Map(reading.maps[kind][layer, head][asked], always, queries, keys, title)
+    depends = maps.Map(moved.nanmean(dim=0)[asked], always, queries, keys, "influence on\nthe answers")
+    return maps.grid_picture(
         sentence, numbers, how, [[looks, depends]], shared=True, quantity="weight, influence",
         query="query: answer symbol it predicts", key="key: question symbol",
     )
@@ -126,11 +126,11 @@ def draw_ablation(axes: Axes, view: View, rows: list[Part], names: list[str]) ->
     columns = [*(of_length == length for length in lengths), of_length > 0]
     right = torch.stack([is_right(view.evidence.margins[row]) for row in rows]).double()
     right = torch.stack([right[:, column].mean(dim=1) for column in columns], dim=1)        # (rows, columns)
-    axes.pcolormesh(1 - right.numpy(), cmap=loss_colours(), vmin=0, vmax=1, **SEAMLESS)
+    axes.pcolormesh(1 - right.numpy(), cmap=loss_colours(), vmin=0, vmax=1, **maps.SEAMLESS)
     axes.set(xlim=(0, len(columns)), ylim=(len(rows), 0), xlabel="symbols in the question")
     axes.spines[:].set_visible(True)
     axes.axvline(len(lengths), color=matplotlib.rcParams["text.color"], linewidth=0.8)
-    name_ticks(axes, names, [*map(str, lengths), "all"])
+    maps.name_ticks(axes, names, [*map(str, lengths), "all"])
     axes.set_title("% correct without …", loc="left")
     if axes.figure.get_figwidth() * axes.get_position().width / len(columns) > 0.25:
         for (row, column), share in numpy.ndenumerate(right.numpy()):
@@ -171,7 +171,7 @@ def ablation_picture(view: View) -> Figure:
         *pair, both = evidence.pair
         either = " and ".join(view.name(head) for head in sorted(pair))
         how += f"\nRedundant pair: {either}; without both, accuracy is {percent(both)}."
-    left = 0.2 + inches(names) * 0.9
+    left = 0.2 + maps.inches(names) * 0.9
     lengths = len(lengths_of(evidence.source).unique())
     width, height = min(2.9, max(1.7, 0.4 * (lengths + 1))), 0.24 * len(rows)
     figure, top = new_picture(max(height, 2.2) + 0.75, ablation_sentence(view), (
@@ -233,13 +233,14 @@ def draw_places(axes: Axes, view: View) -> None:
     for row, each in enumerate(lengths):
         wrong[row, : len(each.right)] = 1 - each.right
         axes.add_patch(Rectangle((len(each.right) - 1, row), 1, 1, fill=False, linewidth=0.6, zorder=3))
-    hatch(axes, 0, 0, places, len(lengths))
-    axes.pcolormesh(wrong.numpy(), cmap=loss_colours(), vmin=0, vmax=1, **SEAMLESS)
+    maps.hatch(axes, 0, 0, places, len(lengths))
+    axes.pcolormesh(wrong.numpy(), cmap=loss_colours(), vmin=0, vmax=1, **maps.SEAMLESS)
     axes.set(xlim=(0, places), ylim=(len(lengths), 0))
     axes.spines[:].set_visible(True)
     trained = sum(each.length <= view.run.config.seq_len for each in lengths)
     axes.axhline(trained, color=matplotlib.rcParams["text.color"], linewidth=1.2)
-    name_ticks(axes, [str(each.length) for each in lengths], [str(place + 1) for place in range(places)], 7)
+    rows, columns = [str(each.length) for each in lengths], [str(place + 1) for place in range(places)]
+    maps.name_ticks(axes, rows, columns, 7)
     if beyond := beyond_training(view):
         name += f"\nlength {beyond.length}: {percent(beyond.exact_match)} correct"
         if found := stops(view):
@@ -328,7 +329,7 @@ def layers_picture(view: View) -> Figure:
     spacing, below = 5.8 / len(names), 0.55
     labels = ["\n".join(name.rsplit(" ", 1)).replace("-", "-\n") for name in names]
     if turned := spacing < 0.6:
-        labels, below = names, 0.1 + inches(names, 7)
+        labels, below = names, 0.1 + maps.inches(names, 7)
     height = 2.2 + below + (1.1 if view.outlined else 0)
     figure, top = new_picture(height, layers_sentence(tokens), numbers, how)
     axes = panel(figure, 0.9, top + 0.1, 5.8, 2.0)

@@ -105,8 +105,7 @@ def memory(name: str) -> int:
 def joined(rank: int, processes: int, port: int) -> Iterator[None]:
     """Make a forked process one of several within the block, as if torchrun had started it."""
     environment = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "RANK": rank, "WORLD_SIZE": processes}
-    for module in distributed, train:
-        module.RANK, module.PROCESSES = rank, processes
+    distributed.RANK, distributed.PROCESSES = rank, processes
     os.environ |= {name: str(value) for name, value in environment.items()}
     with distributed.process_group(CPU):
         yield

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel
 
-import lab.evidence
+import lab.ablation
 import lab.heads
 from data import ARCHITECTURES, TASKS, Task, add_start_end, arrange, to_content, to_text
 from lab.ablation import NOTHING, ablated, margins, margins_without, mean_head_outputs
@@ -380,7 +380,7 @@ def test_two_heads_that_can_each_be_lost_but_not_both_are_found(run, monkeypatch
         asked.extend(pairs)
         return torch.stack([torch.full((10, 4), 5 - sum(taken[head] for head in pair)) for pair in pairs])
 
-    monkeypatch.setattr(lab.evidence, "margins_without", without)
+    monkeypatch.setattr(lab.ablation, "margins_without", without)
     assert evidence.pair == (first, second, 0.0) and len(asked) == PAIRS
     harmless = Evidence(run)
     harmless.margins = evidence.margins | {first: torch.full((10, 4), 5.0)}

@@ -136,7 +136,7 @@ def test_no_two_seeds_processes_or_epochs_drop_the_same():
 
 
 def test_fewer_rows_than_processes_are_refused_in_one_line(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(train, "PROCESSES", 3)
+    monkeypatch.setattr(distributed, "PROCESSES", 3)
     monkeypatch.setattr(sys, "argv", ["train.py", "--batch-size", "5", "--accumulate", "2"])
     with pytest.raises(ValueError, match="batch_size=5 .* 3 processes with accumulate=2; choose 6 or more"):
         train.config_of("copy", "encoder", train.parse(), CPU)

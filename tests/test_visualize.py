@@ -24,6 +24,7 @@ from torch.nn import functional
 
 import data
 import lab.evidence
+import lab.probes
 import lab.view
 import support.figure
 import train
@@ -579,13 +580,16 @@ def pictures_of_view(view, several=1):
 @pytest.fixture
 def few_lengths(monkeypatch):
     """Only the extremes of the lengths within and beyond training are measured."""
-    def ends(task, split, twice, *sizes):
-        lengths = data.usable_lengths(task, split, twice, *sizes)
+    answer_lengths = lab.evidence.answer_lengths
+
+    def ends(run, twice):
+        lengths = data.usable_lengths(run.config.task, "test", twice, run.config.vocab_size)
         trained = [length for length in lengths if 2 * length <= twice] or lengths[:1]
         beyond = [length for length in lengths if 2 * length > twice] or lengths[-1:]
-        return sorted({trained[0], trained[-1], beyond[0], beyond[-1]})
+        extremes = trained[0], trained[-1], beyond[0], beyond[-1]
+        return {length: size for length, size in answer_lengths(run, twice).items() if length in extremes}
 
-    monkeypatch.setattr(lab.evidence, "usable_lengths", ends)
+    monkeypatch.setattr(lab.evidence, "answer_lengths", ends)
 
 
 @pytest.fixture
@@ -766,7 +770,7 @@ def test_a_picture_that_fails_is_one_line_and_the_others_are_drawn(
 
     shutil.copytree(run_folder(models_dir, "copy", "encoder"), run_folder(tmp_path, "copy", "encoder"))
     monkeypatch.setitem(visualize.PICTURES, "layers", fails)
-    monkeypatch.setattr(visualize, "probe_length", fails)
+    monkeypatch.setattr(lab.probes, "probe_length", fails)
     with pytest.raises(SystemExit) as stopped:
         call_main(monkeypatch, "--models-dir", tmp_path)
     picture, probe = capsys.readouterr().err.splitlines()
