@@ -408,6 +408,9 @@ def draw(
     return source, target
 
 
+# ---------------------------------------------------------------- what each architecture sees, and scores
+
+
 def arrange(architecture: str, source: Tensor, target: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
     """Return the model's inputs and its target at each position, with PAD where nothing is scored.
 
@@ -473,10 +476,7 @@ def portions_of_like_length(given: tuple[Tensor, ...], size: int) -> Iterator[tu
             yield rows, [tokens[rows, : (tokens[rows] != PAD).sum(dim=1).max()] for tokens in given]
 
 
-# ---------------------------------------------------------------- what an answer depends on
-
-
-# ---------------------------------------------------------------- text
+# ---------------------------------------------------------------- questions typed by a reader
 
 
 def to_content(words: list[str], task: str, vocab_size: int = 20) -> Tensor:

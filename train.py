@@ -95,95 +95,12 @@ def update_average(averages: list[Tensor], weights: list[Tensor], updates: Tenso
         average.lerp_(weight, 1 - decay)
 
 
-def check_finite(config: Config, model: nn.Module, losses: Tensor, epoch: int) -> None:
-    """Raise FloatingPointError if a loss of this epoch (steps,) or a weight after it is infinite or NaN."""
-    first_step = (epoch - 1) * config.steps_per_epoch + 1
-    for step, loss in enumerate(losses.tolist(), first_step):
-        if not math.isfinite(loss):
-            fault = f"the loss is {loss} at step {step}"
-            break
-    else:
-        if all(weights.isfinite().all() for weights in model.parameters()):
-            return
-        fault = f"weights are infinite or NaN at step {step}"
-    differing = differing_settings(config)
-    cause = f"a non-default setting ({differing})" if differing else "the learning rate"
-    rate = min(config.learning_rate, Config.learning_rate) / 10
-    remedy = f"the likely cause is {cause}; try --learning-rate {rate:g}"
-    raise FloatingPointError(f"{config.name}: {fault}; {remedy}")
-
-
-def one_pass(model: nn.Module, given: tuple[Tensor, ...]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the model's predictions batch by batch, one forward pass each: row indices (n,), tokens (n, t).
-
-    The longest rows come first, and each batch is trimmed to its longest row. Everything but the model is on
-    the CPU.
-    """
-    device = next(model.parameters()).device
-    for rows, tokens in data.portions_of_like_length(given, EVALUATION_BATCH):
-        yield rows, model(*(x.to(device) for x in tokens)).argmax(dim=-1).cpu()
-
-
-def predict(model: nn.Module, source: Tensor, target: Tensor) -> Tensor:
-    """Return the model's predictions for sources (N, S), shaped like target (N, T); all on the CPU.
-
-    An encoder predicts in one pass; the others generate. But if a teacher-forced pass predicts every next
-    token correctly, greedy decoding produces exactly that answer. So only the other rows need generating.
-    Duplicate questions are answered once.
-    """
-    device = next(model.parameters()).device
-    (source,), target, place = data.different_rows((source,), target)
-    with evaluating(model) as model:
-        given, to_say = data.arrange(model.architecture, source, target)
-        said = torch.full_like(to_say, PAD)
-        for rows, tokens in one_pass(model, given):
-            said[rows, : tokens.size(1)] = tokens
-    if model.architecture == "encoder":
-        return said[place, : target.size(1)]
-    answers, length = target.clone(), target.size(1) - 1    # without START
-    for rows in (~data.all_right(said, to_say)).nonzero().flatten().split(EVALUATION_BATCH):
-        if len(rows):
-            generated = generate(model, source[rows].to(device), length).cpu()
-            answers[rows, 1:] = F.pad(generated, (0, length - generated.size(1)))
-    return answers[place]
-
-
 def logits_of(model: nn.Module, source: Tensor, target: Tensor) -> Tensor:
     """Return the logits of one pass over source (N, S) and target (N, T), (N, T or more, V), on the CPU."""
     device = next(model.parameters()).device
     with evaluating(model) as model:
         given, _ = data.arrange(model.architecture, source.to(device), target.to(device))
         return model(*given).float().cpu()
-
-
-def solves(model: nn.Module, source: Tensor, target: Tensor) -> bool:
-    """Check in one pass whether all answers are correct (see predict); stop at the first mistake."""
-    with evaluating(model) as model:
-        given, to_say, _ = data.different_rows(*data.arrange(model.architecture, source, target))
-        answers = one_pass(model, given)
-        return all(data.all_right(said, to_say[rows, : said.size(1)]).all() for rows, said in answers)
-
-
-def evaluate(model: nn.Module, source: Tensor, target: Tensor, thorough: bool) -> dict:
-    """Compute both accuracies on a fixed first batch and, if thorough, whether all sequences are correct.
-
-    Evaluating all of them after every epoch would take longer than training. Unless it was thorough,
-    "solved" is None if the first batch is correct.
-    """
-    first, answers = source[:EVALUATION_BATCH], target[:EVALUATION_BATCH]
-    said = predict(model, first, answers)
-    scores = {
-        "token_accuracy": data.token_accuracy(said, answers), "exact_match": data.exact_match(said, answers)
-    }
-    others = source[EVALUATION_BATCH:], target[EVALUATION_BATCH:]
-    right = scores["exact_match"] == 1
-    scores["solved"] = None if right and not thorough else right and solves(model, *others)
-    return scores
-
-
-def validation_set(config: Config) -> tuple[Tensor, Tensor]:
-    """Return source and target of the validation set shared by all runs with these settings."""
-    return config.draw(VALIDATION_SEQUENCES, fixed_generator("validation"), "validation")
 
 
 class Training:
@@ -266,6 +183,92 @@ def train_epoch(run: Training, batches: Iterable[tuple[tuple[Tensor, ...], Tenso
         run.schedule.step()
         run.average.update_parameters(run.model)
     return torch.stack(losses)
+
+
+# ---------------------------------------------------------------- evaluation, and the loop over epochs
+
+
+def one_pass(model: nn.Module, given: tuple[Tensor, ...]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the model's predictions batch by batch, one forward pass each: row indices (n,), tokens (n, t).
+
+    The longest rows come first, and each batch is trimmed to its longest row. Everything but the model is on
+    the CPU.
+    """
+    device = next(model.parameters()).device
+    for rows, tokens in data.portions_of_like_length(given, EVALUATION_BATCH):
+        yield rows, model(*(x.to(device) for x in tokens)).argmax(dim=-1).cpu()
+
+
+def predict(model: nn.Module, source: Tensor, target: Tensor) -> Tensor:
+    """Return the model's predictions for sources (N, S), shaped like target (N, T); all on the CPU.
+
+    An encoder predicts in one pass; the others generate. But if a teacher-forced pass predicts every next
+    token correctly, greedy decoding produces exactly that answer. So only the other rows need generating.
+    Duplicate questions are answered once.
+    """
+    device = next(model.parameters()).device
+    (source,), target, place = data.different_rows((source,), target)
+    with evaluating(model) as model:
+        given, to_say = data.arrange(model.architecture, source, target)
+        said = torch.full_like(to_say, PAD)
+        for rows, tokens in one_pass(model, given):
+            said[rows, : tokens.size(1)] = tokens
+    if model.architecture == "encoder":
+        return said[place, : target.size(1)]
+    answers, length = target.clone(), target.size(1) - 1    # without START
+    for rows in (~data.all_right(said, to_say)).nonzero().flatten().split(EVALUATION_BATCH):
+        if len(rows):
+            generated = generate(model, source[rows].to(device), length).cpu()
+            answers[rows, 1:] = F.pad(generated, (0, length - generated.size(1)))
+    return answers[place]
+
+
+def solves(model: nn.Module, source: Tensor, target: Tensor) -> bool:
+    """Check in one pass whether all answers are correct (see predict); stop at the first mistake."""
+    with evaluating(model) as model:
+        given, to_say, _ = data.different_rows(*data.arrange(model.architecture, source, target))
+        answers = one_pass(model, given)
+        return all(data.all_right(said, to_say[rows, : said.size(1)]).all() for rows, said in answers)
+
+
+def evaluate(model: nn.Module, source: Tensor, target: Tensor, thorough: bool) -> dict:
+    """Compute both accuracies on a fixed first batch and, if thorough, whether all sequences are correct.
+
+    Evaluating all of them after every epoch would take longer than training. Unless it was thorough,
+    "solved" is None if the first batch is correct.
+    """
+    first, answers = source[:EVALUATION_BATCH], target[:EVALUATION_BATCH]
+    said = predict(model, first, answers)
+    scores = {
+        "token_accuracy": data.token_accuracy(said, answers), "exact_match": data.exact_match(said, answers)
+    }
+    others = source[EVALUATION_BATCH:], target[EVALUATION_BATCH:]
+    right = scores["exact_match"] == 1
+    scores["solved"] = None if right and not thorough else right and solves(model, *others)
+    return scores
+
+
+def validation_set(config: Config) -> tuple[Tensor, Tensor]:
+    """Return source and target of the validation set shared by all runs with these settings."""
+    return config.draw(VALIDATION_SEQUENCES, fixed_generator("validation"), "validation")
+
+
+def check_finite(config: Config, model: nn.Module, losses: Tensor, epoch: int) -> None:
+    """Raise FloatingPointError if a loss of this epoch (steps,) or a weight after it is infinite or NaN."""
+    first_step = (epoch - 1) * config.steps_per_epoch + 1
+    for step, loss in enumerate(losses.tolist(), first_step):
+        if not math.isfinite(loss):
+            fault = f"the loss is {loss} at step {step}"
+            break
+    else:
+        if all(weights.isfinite().all() for weights in model.parameters()):
+            return
+        fault = f"weights are infinite or NaN at step {step}"
+    differing = differing_settings(config)
+    cause = f"a non-default setting ({differing})" if differing else "the learning rate"
+    rate = min(config.learning_rate, Config.learning_rate) / 10
+    remedy = f"the likely cause is {cause}; try --learning-rate {rate:g}"
+    raise FloatingPointError(f"{config.name}: {fault}; {remedy}")
 
 
 def dropout_seed(seed: int, rank: int, epoch: int) -> int:
@@ -391,13 +394,7 @@ def metrics_of(config: Config, model: nn.Module, history: list[dict], answers: A
     }
 
 
-# ---------------------------------------------------------------- how attention forms
-
-
-# ---------------------------------------------------------------- checking that a run is feasible
-
-
-# ---------------------------------------------------------------- files
+# ---------------------------------------------------------------- saving and loading
 
 
 def save_checkpoint(checkpoint: dict, folder: Path, record: Record | None = None) -> None:
@@ -443,9 +440,6 @@ def read_run(folder: Path, task: str, architecture: str, quiet: bool = False) ->
 def load_run(models_dir: Path, task: str, architecture: str = "encoder") -> Run:
     """Return the run that training left in models_dir; see read_run."""
     return read_run(run_folder(models_dir, task, architecture), task, architecture)
-
-
-# ---------------------------------------------------------------- a run's pictures and metrics
 
 
 def save_figures(config: Config, metrics: dict, history: list[dict], folder: Path) -> None:

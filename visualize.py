@@ -2,8 +2,7 @@
 
 `python visualize.py` reads the checkpoints that `python train.py` wrote. It saves PICTURES and a live page
 for each run, and comparisons of all runs. A map shows where a head attends; only an intervention shows
-whether the answer depends on it. Each picture's title states its finding, with the numbers measured
-in lab/.
+whether the answer depends on it. Each picture's title states its finding, with the numbers measured in lab/.
 
 Shapes: N sequences, H heads, T queries, S keys.
 A map is (T, S): row = query (attends), column = key (attended to).
@@ -25,7 +24,7 @@ from pathlib import Path
 from urllib.parse import quote
 from zlib import crc32
 
-from support import console
+from support import console  # before matplotlib, see there
 
 # isort: split
 import matplotlib
@@ -70,9 +69,6 @@ from support.runs import (
 )
 from support.training_plot import training_picture
 from train import load_run, read_run
-
-# ---------------------------------------------------------------- helpers for all pictures
-
 
 # ---------------------------------------------------------------- pictures of one sequence
 
@@ -256,19 +252,7 @@ def kinds_picture(view: View) -> Figure:
     ), [row])
 
 
-# ---------------------------------------------------------------- pictures of many sequences
-
-
-# ---------------------------------------------------------------- how attention forms during training
-
-
-# ---------------------------------------------------------------- pictures of weights that were set by hand
-
-
-# ---------------------------------------------------------------- pictures of several runs
-
-
-# ---------------------------------------------------------------- command line
+# ---------------------------------------------------------------- all files of a run
 
 
 def training_view(view: View) -> Figure:
@@ -400,6 +384,9 @@ def files_of_run(
         if not says_nothing("mistakes", view):
             yield folder / "mistakes.csv", partial(mistakes.save_mistakes, view.mistakes)
         yield f"{view}", lambda _: probe_text(view)
+
+
+# ---------------------------------------------------------------- command line
 
 
 def name_in_file(text: str) -> str:

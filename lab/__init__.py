@@ -1,17 +1,17 @@
 """What takes a trained model apart.
 
-heads.py            where heads attend: maps, shares, entropy
-influence.py        what an answer depends on
-ablation.py         what is lost without a head, a layer or all attention
-probes.py           linear probes, the logit lens, and the balance of token and position
-evidence.py         all of these for one run, measured when first needed
-mistakes.py         which questions are answered incorrectly
-view.py             a run and a question, ready to be drawn
-maps.py             attention maps and their frames
-what_matters.py     pictures of ablation, influence, lengths and layers
-side_by_side.py     several runs in one picture
-animation.py        how attention forms during training
-weights.py          hand-built models, drawn
-live_page.py        explorer.html, assembled from page/ (HTML, CSS, JavaScript)
-gallery.py          index.html, which leads to all pictures and pages
+    heads.py            where heads attend: maps, shares, entropy
+    influence.py        what an answer depends on
+    ablation.py         what is lost without a head, a layer or all attention
+    probes.py           linear probes, the logit lens, and the balance of token and position
+    evidence.py         all of these for one run, measured when first needed
+    mistakes.py         which questions are answered incorrectly
+    view.py             a run and a question, ready to be drawn
+    maps.py             attention maps and their frames
+    what_matters.py     pictures of ablation, influence, lengths and layers
+    side_by_side.py     several runs in one picture
+    animation.py        how attention forms during training
+    weights.py          hand-built models, drawn
+    live_page.py        explorer.html, assembled from page/ (HTML, CSS, JavaScript)
+    gallery.py          index.html, which leads to all pictures and pages
 """

@@ -1,14 +1,14 @@
 """What any training script needs, and no reader of a Transformer has to open.
 
-console.py          one-line errors, signals, closed pipes, parsers, devices and threads
-files.py            files that are replaced as a whole, one writer per folder, archives that are read safely
-figure.py           the frame of every picture
-distributed.py      micro-batches and several processes
-puzzles.py          the two tasks that need more than a line: add and complete
-config.py           every setting of a run, once, with its help, range and default
-runs.py             the folders of runs: which there are, and whether they are finished or stale
-record.py           attention after each epoch, for the animation
-training_plot.py    loss and accuracy of a run
+    console.py          one-line errors, signals, closed pipes, parsers, devices and threads
+    files.py            files replaced as a whole, one writer per folder, archives read safely
+    figure.py           the frame of every picture
+    distributed.py      micro-batches and several processes
+    puzzles.py          the two tasks that need more than a line: add and complete
+    config.py           every setting of a run, once, with its help, range and default
+    runs.py             the folders of runs: which there are, and whether they are finished or stale
+    record.py           attention after each epoch, for the animation
+    training_plot.py    loss and accuracy of a run
 
 The first four import nothing of ours but each other. The others also use transformer.py and data.py.
 """

@@ -2,6 +2,7 @@
 
 import itertools
 import sys
+from pathlib import Path
 from unittest.mock import patch
 
 import pytest
@@ -18,6 +19,9 @@ from train import Answers, load_run, train_and_save
 TINY = {"d_model": 16, "num_heads": 2, "num_layers": 2, "d_ff": 32, "epochs": 2, "steps_per_epoch": 3}
 TINY_OPTIONS = [f"--{name.replace('_', '-')}={value}" for name, value in TINY.items()]
 KINDS = {"encoder": ["encoder"], "decoder": ["decoder"], "encoder-decoder": ["encoder", "decoder", "cross"]}
+
+ROOT = Path(train.__file__).parent
+SOURCES = sorted(path for folder in ("", "support", "lab") for path in (ROOT / folder).glob("*.py"))
 
 torch.set_num_threads(1)
 

@@ -7,14 +7,11 @@ import tokenize
 from pathlib import Path
 
 import pytest
+from conftest import ROOT, SOURCES
 
-import data
-
-ROOT = Path(data.__file__).parent
 FILES = sorted({
-    *ROOT.glob("*.py"), *ROOT.glob("tests/*.py"), *ROOT.glob("*.md"), ROOT / "tests" / "BENCHMARKS.md",
+    *SOURCES, *ROOT.glob("tests/*.py"), *ROOT.glob("*.md"), ROOT / "tests" / "BENCHMARKS.md",
     ROOT / "models" / "README.md", *ROOT.glob("lab/page/*.js"), *ROOT.glob("lab/page/*.html"),
-    *ROOT.glob("support/*.py"), *ROOT.glob("lab/*.py"),
 } - {Path(__file__)})
 REFUSED = {                                                 # a pattern, and what to write instead
     r"(Error|None|\b[Nn]a[Nn]) where\b|\bWhere (there|no|it|a|the|not)\b": "if",
@@ -85,7 +82,7 @@ def test_no_text_has_an_unidiomatic_turn(path):
     assert found == []
 
 
-@pytest.mark.parametrize("path", sorted(ROOT.glob("*.py")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
 def test_each_functions_docstring_begins_with_a_verb(path):
     functions = functions_in(ast.parse(path.read_text(encoding="utf-8")))
     summaries = [(ast.get_docstring(function) or "").split("\n")[0] for function in functions]

@@ -17,6 +17,7 @@ from unittest.mock import patch
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import ROOT, SOURCES
 from torch import nn
 
 import data
@@ -29,7 +30,6 @@ from support.config import recipe
 from support.runs import read_checkpoint, run_folder
 from train import train_and_save
 
-ROOT = Path(data.__file__).parent
 PAGES = {name: (ROOT / name).read_text() for name in
          ("README.md", "EXERCISES.md", "tests/BENCHMARKS.md", "models/README.md")}
 README, EXERCISES = PAGES["README.md"], PAGES["EXERCISES.md"]
@@ -53,7 +53,7 @@ def sentences(page):
 
 def commands():
     """Return each command of our scripts that appears on a page or as an example in a help text."""
-    pages, scripts = "\n".join(PAGES.values()), "\n".join(path.read_text() for path in ROOT.glob("*.py"))
+    pages, scripts = "\n".join(PAGES.values()), "\n".join(path.read_text() for path in SOURCES)
     found = "".join(blocks(pages, "")).splitlines()
     found += re.findall(r"`(python [^`]*)`", BLOCK.sub("", pages))
     found += re.findall(r'"(python [^"]*)"[,)]', scripts)
@@ -73,26 +73,9 @@ def docstrings(path):
 
 
 def test_no_sentence_is_long():
-    texts = PAGES | {path.name: "\n\n".join(docstrings(path)) for path in ROOT.glob("*.py")}
+    texts = PAGES | {path.name: "\n\n".join(docstrings(path)) for path in SOURCES}
     for name, text in texts.items():
         assert [sentence for sentence in sentences(text) if len(sentence.split()) > 30] == [], name
-
-
-@pytest.mark.parametrize("path", sorted(ROOT.glob("*.py")), ids=lambda path: path.name)
-def test_each_definition_uses_only_what_stands_above_it(path):
-    tree = ast.parse(path.read_text())
-    definitions = [node for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
-    line_of = {node.name: node.lineno for node in definitions}
-    for node in tree.body:
-        if isinstance(node, ast.Assign):
-            line_of |= {target.id: node.lineno for target in node.targets if isinstance(target, ast.Name)}
-    for definition in definitions:
-        names = [node for node in ast.walk(definition) if isinstance(node, ast.Name)]
-        own = {node.id for node in names if isinstance(node.ctx, ast.Store)}
-        own |= {node.arg for node in ast.walk(definition) if isinstance(node, ast.arg)}
-        used = {node.id for node in names} - own
-        below = {name for name in used if line_of.get(name, 0) > definition.lineno}
-        assert below == set(), f"{definition.name} uses {below}"
 
 
 class Parsed(Exception):

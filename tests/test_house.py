@@ -1,0 +1,136 @@
+"""Each file is in its room: it imports only from the rooms before it, and a reader can finish it."""
+
+import ast
+import graphlib
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT, SOURCES
+
+FOUNDATIONS = "support.console", "support.files", "support.figure", "support.distributed"
+ORDER = [                                                   # each uses only its own row and those above
+    {"transformer", "support.puzzles", *FOUNDATIONS},
+    {"data"},
+    {"support.config"},
+    {"support.runs", "support.record", "support.training_plot"},
+    {"train"},
+    {"handmade", "lab"},
+    {"visualize"},
+]
+TUTORIAL = {"transformer", "handmade", "data", "train", "visualize"}
+LONGEST, MOST_NAMES = 450, 26
+STILL_LONGER = {"transformer": 590, "data": 657, "train": 791, "visualize": 704}    # this may only shrink
+STILL_MORE_NAMES = {"train": 47, "visualize": 48}                                   # and so may this
+
+
+def module_of(path):
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+FILES = {module_of(path): path for path in SOURCES}
+TREES = {module: ast.parse(path.read_text(encoding="utf-8")) for module, path in FILES.items()}
+
+
+def imported(tree):
+    """Yield each module that a file imports, also within functions, and the name taken from it, if any."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, None) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                module = f"{node.module}.{alias.name}"
+                yield (module, None) if module in FILES else (node.module, alias.name)
+
+
+def ours(module):
+    """The modules of ours that a module imports."""
+    return {name for name, _ in imported(TREES[module]) if name in FILES}
+
+
+def row_of(module):
+    """The number of the row of ORDER that a module is in."""
+    return next(row for row, modules in enumerate(ORDER) if {module, module.split(".")[0]} & modules)
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_each_file_imports_only_from_the_rooms_before_it(module):
+    if module not in ("support", "lab"):
+        assert [name for name in ours(module) if row_of(name) > row_of(module)] == []
+
+
+def test_the_tutorial_files_that_come_first_do_not_use_the_rooms_above_them():
+    assert all(not name.startswith("lab") for name in ours("train"))
+    assert ours("data") <= {"transformer", "support.puzzles", *FOUNDATIONS}
+    assert ours("support.puzzles") == set()
+    for module in FOUNDATIONS:
+        assert ours(module) <= {*FOUNDATIONS}
+
+
+def test_no_imports_form_a_circle():
+    graph = {module: ours(module) - {"transformer"} if module == "support.console" else ours(module)
+             for module in FILES}
+    graph["transformer"] = set()                            # it imports the console only when it is run
+    assert len([*graphlib.TopologicalSorter(graph).static_order()]) == len(FILES)
+
+
+def test_transformer_alone_in_a_folder_imports_and_runs(tmp_path):
+    shutil.copy(FILES["transformer"], tmp_path)
+    for node in TREES["transformer"].body:
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            for module, _ in imported(node):
+                assert module.split(".")[0] in {"torch", *sys.stdlib_module_names}
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    how = {"env": environment, "capture_output": True, "timeout": 100}
+    alone, here, imported_alone = (
+        subprocess.run([sys.executable, *command], cwd=folder, **how)
+        for folder, *command in (
+            (tmp_path, "transformer.py"), (ROOT, "transformer.py"), (tmp_path, "-c", "import transformer")
+        )
+    )
+    assert [run.returncode for run in (alone, here, imported_alone)] == [0, 0, 0]
+    assert alone.stdout == here.stdout != b"" == imported_alone.stdout
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_a_reader_can_finish_each_file(module):
+    lines = len(FILES[module].read_text(encoding="utf-8").splitlines())
+    names = len({(name, taken) for name, taken in imported(TREES[module]) if name in FILES})
+    longest = 500 if module == "transformer" else LONGEST
+    assert lines <= STILL_LONGER.get(module, longest) and (module not in STILL_LONGER or lines > longest)
+    assert names <= STILL_MORE_NAMES.get(module, MOST_NAMES)
+    assert module not in STILL_MORE_NAMES or names > MOST_NAMES        # or its entry is no longer needed
+
+
+@pytest.mark.parametrize("room", ["support", "lab"])
+def test_the_map_of_a_room_names_each_file_in_it(room):
+    (text,) = TREES[room].body                              # a docstring and nothing else
+    mapped = [line.split()[0] for line in ast.get_docstring(TREES[room]).splitlines() if ".py  " in line]
+    assert sorted(mapped) == sorted(path.name for path in (ROOT / room).glob("[!_]*.py"))
+    assert isinstance(text, ast.Expr)
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_each_definition_uses_only_what_stands_above_it(module):
+    definitions = [node for node in TREES[module].body if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
+    line_of = {node.name: node.lineno for node in definitions}
+    for node in TREES[module].body:
+        if isinstance(node, ast.Assign):
+            line_of |= {target.id: node.lineno for target in node.targets if isinstance(target, ast.Name)}
+    for definition in definitions:
+        names = [node for node in ast.walk(definition) if isinstance(node, ast.Name)]
+        own = {node.id for node in names if isinstance(node.ctx, ast.Store)}
+        own |= {node.arg for node in ast.walk(definition) if isinstance(node, ast.arg)}
+        used = {node.id for node in names} - own
+        below = {name for name in used if line_of.get(name, 0) > definition.lineno}
+        assert below == set(), f"{definition.name} uses {below}"
+
+
+def test_train_epoch_reads_in_fifteen_lines_without_a_word_of_processes():
+    (function,) = (node for node in TREES["train"].body if getattr(node, "name", "") == "train_epoch")
+    code = ast.get_source_segment(FILES["train"].read_text(encoding="utf-8"), function)
+    assert len(code.splitlines()) <= 15
+    for word in "process", "rank", "parts", "micro", "distributed", "world":
+        assert word not in code.lower(), word
