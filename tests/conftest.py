@@ -1,26 +1,41 @@
-"""Shared by the test files: a single thread, and tiny runs that are trained only once."""
+"""Shared by the test files: one thread, tiny runs that are trained only once, a browser, and plain Python."""
 
+import copy
+import io
 import itertools
+import os
+import shutil
+import subprocess
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from unittest.mock import patch
 
 import pytest
 import torch
+from selenium import webdriver
 
+import handmade
 import lab.heads
 import lab.live_page
 import train
+import visualize
 from data import ARCHITECTURES
+from lab.view import look_at
 from support.config import Config
+from support.console import run_script
+from support.puzzles import MASK, PLUS, ZERO
 from support.runs import run_folder
 from train import Answers, load_run, train_and_save
 
+CPU = torch.device("cpu")
+ROOT = Path(train.__file__).parent
+AXE = ROOT / "node_modules" / "axe-core" / "axe.min.js"
+WINDOWS = {"phone": 360, "laptop": 1280}
+MODELS = {"encoder": "encoder", "decoder": "decoder-only model", "encoder-decoder": "encoder–decoder"}
 TINY = {"d_model": 16, "num_heads": 2, "num_layers": 2, "d_ff": 32, "epochs": 2, "steps_per_epoch": 3}
 TINY_OPTIONS = [f"--{name.replace('_', '-')}={value}" for name, value in TINY.items()]
 KINDS = {"encoder": ["encoder"], "decoder": ["decoder"], "encoder-decoder": ["encoder", "decoder", "cross"]}
-
-ROOT = Path(train.__file__).parent
 SOURCES = sorted(path for folder in ("", "support", "lab") for path in (ROOT / folder).glob("*.py"))
 
 torch.set_num_threads(1)
@@ -88,3 +103,230 @@ def answers():
     prediction[[0, 2], 2], prediction[4, 1] = 5, 8
     prediction[5, 3:] = 9                                   # nothing after END counts
     return Answers(Config(task="sort"), source, target, prediction)
+
+
+def attentions(model, kind):
+    """That kind's attention modules, by their names in the checkpoint."""
+    names = {"encoder": "encoder_blocks.{}.attention", "decoder": "decoder_blocks.{}.attention"}
+    names["cross"] = "decoder_blocks.{}.cross_attention"
+    pattern = names[kind] if hasattr(model, "encoder_blocks") else "blocks.{}.attention"
+    return [model.get_submodule(pattern.format(layer)) for layer in range(2)]
+
+
+def zero(module, *names):
+    """Set the parameters with one of these names to zero."""
+    for full_name, weights in module.named_parameters():
+        if any(name in full_name for name in names):
+            weights.data.zero_()
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def to_ids(text):
+    """Text as the tutorial prints it, with _ for MASK, in one row."""
+    return torch.tensor([[MASK if word == "_" else int(word) for word in text.split()]])
+
+
+def to_digits(text):
+    return torch.tensor([[PLUS if character == "+" else ZERO + int(character) for character in text]])
+
+
+@pytest.fixture(scope="session")
+def browser():
+    programs = [shutil.which(name) for name in ("chromium", "chromedriver")]
+    if None in programs:
+        pytest.skip("needs a browser: apt-get install chromium chromium-driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = programs[0]
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    for argument in "--headless=new", "--no-sandbox", "--window-size=1280,1000":
+        options.add_argument(argument)
+    driver = webdriver.Chrome(options, webdriver.ChromeService(programs[1]))
+    yield driver
+    driver.quit()
+
+
+def opened(browser, path: Path):
+    """The browser with this page open, and nothing in its logs of earlier ones."""
+    browser.get("about:blank")
+    for kind in "browser", "performance":
+        browser.get_log(kind)
+    browser.get(path.as_uri())
+    return browser
+
+
+def text_of(browser, name: str) -> str:
+    return browser.find_element("id", name).text
+
+
+@pytest.fixture(params=WINDOWS)
+def window(request, browser):
+    yield WINDOWS[request.param]
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+def seen_by(browser, width: int = 1280, dark: bool = False) -> None:
+    """Show pages in a window this wide, to someone who prefers light or dark pages."""
+    window = {"width": width, "height": 1000, "deviceScaleFactor": 1, "mobile": width < 500}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", window)
+    scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
+
+
+def violations(browser) -> list[str]:
+    """Return axe-core's findings on the open page: the rule, and the first element that breaks it."""
+    if not AXE.is_file():
+        pytest.skip("needs axe-core: npm install --no-save axe-core@4")
+    browser.execute_script(AXE.read_text())
+    result = browser.execute_async_script("axe.run().then(arguments[0])")
+    assert len(result["passes"]) > 15                       # it looked
+    return [f"{rule['id']}: {rule['nodes'][0]['html']}" for rule in result["violations"]]
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """The output of `python handmade.py` and the folder of its four runs; do not modify it."""
+    folder, printed = tmp_path_factory.mktemp("built"), io.StringIO()
+    with pytest.MonkeyPatch.context() as monkeypatch, redirect_stdout(printed):
+        monkeypatch.chdir(folder)
+        monkeypatch.setattr(sys, "argv", ["handmade.py"])
+        monkeypatch.setattr(train, "TEST_SEQUENCES", 500)
+        monkeypatch.setattr(handmade, "right_by_length", lambda model, answer: {1: 1.0})
+        run_script(handmade.main)
+    return printed.getvalue(), folder / "models" / "handmade"
+
+
+@pytest.fixture(scope="module")
+def built(saved):
+    return saved[1]
+
+
+@pytest.fixture
+def finished(models_dir):
+    """The folder of a tiny finished run."""
+    return run_folder(models_dir, "reverse", "encoder")
+
+
+def command(*options, folder):
+    return subprocess.run(
+        [sys.executable, "train.py", "--output-dir", str(folder), *options],
+        capture_output=True, text=True, cwd=Path(train.__file__).parent, timeout=100, encoding="cp1252",
+        env=os.environ | {"PYTHONIOENCODING": "cp1252"},    # as Windows has it
+    )
+
+
+@pytest.fixture
+def view(measured):
+    """A tiny run of each architecture on one question; each further part removed costs one more sequence."""
+    view = copy.deepcopy(measured)
+    evidence, count = view.evidence, len(view.evidence.source)
+    evidence.margins = {
+        part: torch.cat([-torch.ones(cost, 3), torch.ones(count - cost, 3)])
+        for cost, part in enumerate(evidence.margins)
+    }
+    *early, last = evidence.lens
+    evidence.lens = dict.fromkeys(early, (0.1, 0.0)) | {last: (1.0, 0.875)}
+    for each in evidence.lengths:                               # 8 more of 100 correct with each symbol
+        each.answers = each.target.clone()
+        each.answers[8 * each.length :] = 0
+    return view
+
+
+@pytest.fixture(scope="session")
+def measured(run):
+    """A tiny run of each architecture on one question, with its measurements; do not modify it."""
+    view = look_at(run, ["5", "9", "12"])
+    for measure in "reading", "influence", "lengths", "source", "lens", "margins":
+        getattr(view.evidence, measure)                         # once, not in each copy of it
+    return view
+
+
+def sentence_of(figure):
+    """Return a picture's title, in one line."""
+    return figure.get_suptitle().replace("\n", " ")
+
+
+def numbers_of(figure):
+    """Return the grey line below the title."""
+    return figure.texts[1].get_text().replace("\n", " ")
+
+
+def names_of(labels):
+    return [label.get_text() for label in labels]
+
+
+def outlined(axes):
+    """Key and query of each outlined cell."""
+    paths = axes.collections[1].get_paths() if len(axes.collections) > 1 else []
+    return sorted(tuple(path.vertices.min(axis=0).round().astype(int).tolist()) for path in paths)
+
+
+def texts_of(figure):
+    """Yield every visible text and its bounding box, in pixels."""
+    figure.draw_without_rendering()
+    texts = [*figure.texts, *figure.legends]
+    for axes in figure.axes:
+        texts += axes.texts
+        if axes.axison:
+            ticks = [tick for axis in (axes.xaxis, axes.yaxis) for tick in axis._update_ticks()]
+            texts += [axes.title, axes._left_title, axes.xaxis.label, axes.yaxis.label]
+            texts += [label for tick in ticks for label in (tick.label1, tick.label2)]
+    texts = {text for text in texts if text.get_visible()}
+    named = {text: text.get_text() if hasattr(text, "get_text") else "legend" for text in texts}
+    return [(name, text.get_window_extent()) for text, name in named.items() if name.strip()]
+
+
+def assert_readable(figure):
+    """No text leaves the picture, overlaps other text or mentions NaN."""
+    texts = texts_of(figure)
+    width, height = figure.bbox.size
+    for name, box in texts:
+        assert "nan" not in name
+        assert box.x0 > -1 and box.y0 > -1 and box.x1 < width + 1 and box.y1 < height + 1, f"{name!r} is cut"
+    for (one, first), (other, second) in itertools.combinations(texts, 2):
+        across = min(first.x1, second.x1) - max(first.x0, second.x0)
+        down = min(first.y1, second.y1) - max(first.y0, second.y0)
+        assert min(across, down) <= 1, f"{one!r} and {other!r} collide"
+
+
+def call_main(monkeypatch, *options):
+    monkeypatch.setattr(sys, "argv", ["visualize.py", *map(str, options)])
+    run_script(visualize.main, status_if_left=130)
+
+
+def sum_in_plain_python(content):
+    plus = content.index(PLUS)
+    parts = content[:plus], content[plus + 1 :]
+    first, second = ("".join(str(digit - ZERO) for digit in part) for part in parts)
+    assert len(first) == len(second)
+    return [ZERO + int(digit) for digit in f"{int(first) + int(second):0{plus + 1}}"]
+
+
+def patterns_that_fit(content, symbols):
+    """Try every way to fill the gaps so that one pattern appears twice or more."""
+    gaps = content.count(MASK)
+    for filling in itertools.product(symbols, repeat=gaps):
+        rest = iter(filling)
+        whole = [next(rest) if symbol == MASK else symbol for symbol in content]
+        periods = range(1, len(whole) // 2 + 1)
+        if any(whole[period:] == whole[:-period] for period in periods):
+            yield whole
+
+
+def only_pattern(content):
+    """With the symbols that occur and one that does not: a gap that could be any symbol could be that one."""
+    (whole,) = patterns_that_fit(content, {*content, 99} - {MASK})
+    return whole
+
+
+IN_PLAIN_PYTHON = {
+    "copy": lambda content: content,
+    "reverse": lambda content: content[::-1],
+    "sort": sorted,
+    "double": lambda content: content + content,
+    "add": sum_in_plain_python,
+    "complete": only_pattern,
+}

@@ -2,7 +2,6 @@
 
 import hashlib
 import itertools
-import math
 import re
 import sys
 from dataclasses import replace
@@ -10,6 +9,7 @@ from dataclasses import replace
 import benchmark
 import pytest
 import torch
+from conftest import IN_PLAIN_PYTHON, generator
 
 import data
 import train
@@ -33,48 +33,8 @@ from data import (
 )
 from lab.influence import dependence
 from support.config import Config, check_config
-from support.puzzles import MASK, PLUS, ZERO, add, uniform_symbols
+from support.puzzles import MASK, PLUS, add, uniform_symbols
 from transformer import END, PAD, START
-
-
-def sum_in_plain_python(content):
-    plus = content.index(PLUS)
-    parts = content[:plus], content[plus + 1 :]
-    first, second = ("".join(str(digit - ZERO) for digit in part) for part in parts)
-    assert len(first) == len(second)
-    return [ZERO + int(digit) for digit in f"{int(first) + int(second):0{plus + 1}}"]
-
-
-def patterns_that_fit(content, symbols):
-    """Try every way to fill the gaps so that one pattern appears twice or more."""
-    gaps = content.count(MASK)
-    for filling in itertools.product(symbols, repeat=gaps):
-        rest = iter(filling)
-        whole = [next(rest) if symbol == MASK else symbol for symbol in content]
-        periods = range(1, len(whole) // 2 + 1)
-        if any(whole[period:] == whole[:-period] for period in periods):
-            yield whole
-
-
-def only_pattern(content):
-    """With the symbols that occur and one that does not: a gap that could be any symbol could be that one."""
-    (whole,) = patterns_that_fit(content, {*content, 99} - {MASK})
-    return whole
-
-
-IN_PLAIN_PYTHON = {
-    "copy": lambda content: content,
-    "reverse": lambda content: content[::-1],
-    "sort": sorted,
-    "double": lambda content: content + content,
-    "add": sum_in_plain_python,
-    "complete": only_pattern,
-}
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
-
 
 # For each task, the SHA-256 of 2,000 draws from each split with seed 0. All published metrics rest on these.
 DRAWS = {
@@ -202,38 +162,6 @@ def test_each_architecture_is_asked_for_the_answer_alone_and_is_never_given_what
         assert alone[row].tolist() == filled([PAD] * (len(prompt) - 1) + answer, alone.size(1))
 
 
-def kinds_in_plain_python(task, content):
-    if task == "sort":
-        return {"repeats": len(content) - len(set(content)), "copies": max(map(content.count, content))}
-    if task == "add":
-        half = len(content) // 2
-        first, second = ([digit - ZERO for digit in part] for part in (content[:half], content[half + 1 :]))
-        pairs = [a + b for a, b in zip(first, second, strict=True)]
-        runs = re.findall("9*c", "".join("c" if pair > 9 else str(pair) for pair in pairs))
-        ripple = max((len(run) - 1 for run in runs), default=0)
-        return {"carries": sum(map(len, runs)), "nines": pairs.count(9), "ripple": ripple}
-    against = {period: sum(
-        content[i] != content[j] and MASK not in (content[i], content[j])
-        for i in range(len(content)) for j in range(i + period, len(content), period)
-    ) for period in range(1, len(content) // 2 + 1)}
-    period = min(period for period in against if not against[period])
-    pattern = [max(content[place::period]) for place in range(period)]
-    return {
-        "period": period, "gaps": content.count(MASK), "clues": min([3, *filter(None, against.values())]),
-        "repeats": period - len(set(pattern)),
-    }
-
-
-@pytest.mark.parametrize("task", ["sort", "add", "complete"])
-def test_kinds_of_questions_are_those_of_a_loop_in_plain_python(task):
-    source, _ = draw(task, 500, torch.Generator().manual_seed(0))
-    kinds = data.kinds_of(task, source)
-    for row, sequence in enumerate(source.tolist()):
-        content = sequence[1 : sequence.index(END)]
-        expected = {"length": len(content)} | kinds_in_plain_python(task, content)
-        assert {name: int(values[row]) for name, values in kinds.items()} == expected
-
-
 def test_a_task_without_kinds_tells_its_questions_apart_by_their_length():
     source, _ = draw("copy", 50, torch.Generator().manual_seed(0))
     (name, lengths), = data.kinds_of("copy", source).items()
@@ -269,121 +197,6 @@ def test_scores_count_what_a_person_would_count():
     assert token_accuracy(prediction, target) == pytest.approx(8 / 9)        # 3 + 2 + 4 tokens, one wrong
     assert exact_match(prediction, target) == pytest.approx(2 / 3)
     assert token_accuracy(target, target) == exact_match(target, target) == 1.0
-
-
-def to_ids(text):
-    """Text as the tutorial prints it, with _ for MASK, in one row."""
-    return torch.tensor([[MASK if word == "_" else int(word) for word in text.split()]])
-
-
-def to_digits(text):
-    return torch.tensor([[PLUS if character == "+" else ZERO + int(character) for character in text]])
-
-
-@pytest.mark.parametrize(
-    ("task", "content", "target"),
-    [
-        ("sort", to_ids("9 5 9 4 5 5"), to_ids("4 5 5 5 9 9")),
-        ("double", to_ids("7"), to_ids("7 7")),
-        ("add", to_digits("0+0"), to_digits("00")),
-        ("add", to_digits("999+001"), to_digits("1000")),
-        ("add", to_digits("999+999"), to_digits("1998")),
-        ("add", to_digits("9" * 40 + "+" + "0" * 39 + "1"), to_digits("1" + "0" * 40)),
-        ("complete", to_ids("5 _ 9 5 7 _"), to_ids("5 7 9 5 7 9")),
-        ("complete", to_ids("5 _ _ _ 5 7"), to_ids("5 7 5 7 5 7")),         # period 3 fits too: 5 5 7 5 5 7
-        ("complete", to_ids("_ 5 7 5 _"), to_ids("7 5 7 5 7")),
-        ("complete", to_ids("5 _ 7 8"), to_ids("5 _ 7 8")),                 # no pattern
-    ],
-)
-def test_boundary_cases(task, content, target):
-    assert torch.equal(TASKS[task].answer(content), target)
-
-
-def test_completions_with_two_answers_are_no_examples():
-    """Against all ways to fill all gaps of all sequences of up to seven symbols, of which there are two."""
-    for length in range(1, 8):
-        contents = torch.cartesian_prod(*[torch.tensor([MASK, 4, 5])] * length).reshape(-1, length)
-        rows = contents.tolist()
-        good = [MASK in row and len(list(patterns_that_fit(row, (4, 5)))) == 1 for row in rows]
-        assert TASKS["complete"].is_valid(contents).tolist() == good
-    assert sum(good) > 100
-    assert not TASKS["complete"].is_valid(to_ids("5 _ _ _ 5 7"))
-
-
-def test_only_two_numbers_of_as_many_digits_are_a_sum():
-    names = {START: "S", MASK: "_", ZERO: "0", ZERO + 9: "9", PLUS: "+", PLUS + 1: "x"}
-    for length in range(1, 6):
-        contents = list(itertools.product(names, repeat=length))
-        numbers = ["".join(names[token] for token in content).split("+") for content in contents]
-        good = [
-            [part.isdigit() for part in row] == [True, True] and len(row[0]) == len(row[1]) for row in numbers
-        ]
-        assert TASKS["add"].is_valid(torch.tensor(contents)).tolist() == good
-        assert any(good) == (length in (3, 5))
-
-
-def next_symbol(content):
-    return 4 + (content - 3) % 16
-
-
-def parity(content):
-    return 4 + content.sum(dim=1, keepdim=True) % 2
-
-
-def constant(content):
-    return torch.full((len(content), 1), 7)
-
-
-def diagonal(length):
-    return torch.eye(length).expand(20, -1, -1)
-
-
-@pytest.mark.parametrize(
-    ("answer", "cells"),
-    [
-        (data.copy, diagonal(6)),
-        (next_symbol, diagonal(6)),
-        (data.reverse, diagonal(6).flip(1)),
-        (data.double, diagonal(6).repeat(1, 2, 1)),
-        (parity, torch.full((20, 1, 6), 8 / 15)),               # of the 15 other symbols, 8 are odd or even
-        (constant, torch.zeros(20, 1, 6)),
-    ],
-)
-def test_an_answer_depends_on_the_symbols_that_it_comes_from(answer, cells, monkeypatch):
-    monkeypatch.setitem(TASKS, "own", Task(answer))
-    content = torch.randint(4, 20, (20, 6), generator=generator())
-    torch.testing.assert_close(dependence("own", content, 20), cells.double())
-
-
-@pytest.mark.parametrize("task", ["copy", "reverse", "sort", "double", "add"])
-def test_dependence_is_that_of_a_loop_in_plain_python(task):
-    source, _ = draw(task, 12, generator(), seq_len=5, fixed_length=True)
-    content, answer = source[:, 1:-1], IN_PLAIN_PYTHON[task]
-    measured, symbols = dependence(task, content, 20), range(4, 15) if task == "add" else range(4, 20)
-    for row, question in enumerate(content.tolist()):
-        for place, symbol in enumerate(question):
-            before, after = question[:place], question[place + 1 :]
-            others = [[*before, other, *after] for other in symbols if other != symbol]
-            if task == "add":                                   # digits replace digits, and PLUS stays
-                others = [other for other in others if other.count(PLUS) == 1 and other[2] == PLUS]
-            right = answer(question)
-            for i in range(len(right)):
-                changes = [answer(other)[i] != right[i] for other in others]
-                expected = sum(changes) / len(changes) if changes else math.nan
-                assert measured[row, i, place].item() == pytest.approx(expected, nan_ok=True)
-
-
-def test_digits_of_a_sum_depend_on_their_column_and_more_weakly_on_the_carry():
-    of_sum = dependence("add", to_digits("42+19"), 20)[0]
-    assert of_sum[2, [0, 1, 3, 4]].tolist() == [0, 1, 0, 1] and of_sum[1, [0, 3]].tolist() == [1, 1]
-    assert 0.5 < of_sum[1, 4] < 1 and of_sum[:, 2].isnan().all()    # the 9 makes the carry
-    leading = dependence("add", to_digits("99+01"), 20)[0, 0]
-    assert leading[:2].tolist() == [1, 1]
-
-
-def test_a_completion_comes_from_the_visible_copies_of_its_symbol():
-    cells = dependence("complete", to_ids("5 _ 9 5 7 _"), 20)[0]
-    assert [row.nonzero().flatten().tolist() for row in cells] == [[0, 3], [4], [2], [0, 3], [4], [2]]
 
 
 def test_a_task_function_is_only_asked_valid_questions_and_at_least_one(monkeypatch):
@@ -597,22 +410,6 @@ def test_the_benchmarks_hardest_sums_are_those_whose_carry_runs_through_every_di
             expected.add(f"{first:0{digits}}+{second:0{digits}}")
     found = [to_text(row, "add").replace(" ", "") for row in benchmark.hardest_sums(digits)]
     assert set(found) == expected and len(found) == len(expected)
-
-
-@pytest.mark.parametrize(
-    ("typed", "meant"),
-    [
-        ("--lr", "--learning-rate"), ("--epoch", "--epochs"), ("--layers", "--num-layers"),
-        ("--learning_rate=1", "--learning-rate"), ("--bs", "--batch-size"), ("--heads", "--num-heads"),
-    ],
-)
-def test_an_unknown_option_suggests_the_nearest(typed, meant, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["train.py", typed])
-    with pytest.raises(SystemExit) as stopped:
-        train.parse()
-    option = typed.split("=")[0]
-    assert stopped.value.code == 2
-    assert capsys.readouterr().err == f"error: unknown option {option}; did you mean {meant}?\n"
 
 
 def test_the_printed_splits_hold_every_sequence_once(monkeypatch, capsys):

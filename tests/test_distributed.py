@@ -15,7 +15,7 @@ from unittest.mock import patch
 import pytest
 import torch
 import torch.distributed as dist
-from conftest import TINY, TINY_OPTIONS
+from conftest import CPU, TINY, TINY_OPTIONS
 from scale import free_port, in_processes, joined
 from torch import nn
 
@@ -23,11 +23,10 @@ import train
 from data import ARCHITECTURES
 from support import distributed
 from support.config import Config
-from support.console import check_compiler, check_precision
+from support.console import check_compiler
 from support.runs import run_folder
 from train import load_run, save_checkpoint
 
-CPU = torch.device("cpu")
 SETTINGS = TINY | {"batch_size": 7}                         # divisible by neither 2 nor 3
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 SCRIPT = str(Path(train.__file__))
@@ -177,12 +176,6 @@ def test_a_compiled_model_trains_alike_and_is_asked_for_only_where_there_is_a_co
     monkeypatch.setattr(torch, "compile", no_compiler)
     with pytest.raises(ValueError, match="^compile: .*No working C.. compiler found; drop --compile$"):
         check_compiler(CPU)
-
-
-def test_a_device_without_bfloat16_is_refused():
-    with pytest.raises(ValueError, match="^amp: meta does not support bfloat16: .*; drop --amp$"):
-        check_precision(torch.device("meta"))
-    check_precision(CPU)
 
 
 def test_bfloat16_changes_the_loss_a_little_and_the_weights_stay_float32():

@@ -1,14 +1,12 @@
 """The hand-built models are exact, and each part does what its name promises."""
 
-import io
 import shutil
 import sys
-from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
 import torch
-from test_visualize import assert_readable, call_main, names_of, pictures_of_view, sentence_of
+from test_visualize import call_main
 
 import handmade
 import train
@@ -23,11 +21,8 @@ from handmade import (
     right_by_length,
 )
 from lab.ablation import ablated
-from lab.probes import linear_probe, probe_places, swap_end
-from lab.view import look_at
-from lab.weights import beside_picture, weights_picture
+from lab.probes import probe_places, swap_end
 from support.console import run_script
-from support.figure import picture_style
 from support.runs import Run, remove_stale, run_folder
 from train import load_run, predict
 from transformer import PAD, EncoderDecoder, MiniTransformer
@@ -132,15 +127,6 @@ def test_a_probe_reads_the_end_after_layer_1_attention_and_the_mirror_place_afte
     assert max(max(pair) for pair in control.values()) < 0.25       # one of seven lengths, by chance 0.14
 
 
-def test_a_linear_probe_reads_what_is_linear_and_no_more():
-    generator = torch.Generator().manual_seed(0)
-    states = torch.randn(600, 8, generator=generator)
-    held_out = torch.arange(600) >= 400
-    assert linear_probe(states, states[:, :3].argmax(dim=1), held_out) > 0.95
-    assert linear_probe(states, (states[:, 0] * states[:, 1] > 0).long(), held_out) < 0.65      # as XOR
-    assert linear_probe(states, torch.randint(3, (600,), generator=generator), held_out) < 0.45
-
-
 def test_given_the_end_of_another_length_every_symbol_comes_from_the_mirror_place_there():
     config, model, _ = reversing_encoder()
     run = Run(model, config, [], Path())
@@ -149,24 +135,6 @@ def test_given_the_end_of_another_length_every_symbol_comes_from_the_mirror_plac
     for length, other in (8, 7), (7, 8), (5, 2), (6, 8):
         own, moved = swap_end(run, length, other)
         assert moved == 1 and own < 0.2
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory):
-    """The output of `python handmade.py` and the folder of its four runs; do not modify it."""
-    folder, printed = tmp_path_factory.mktemp("built"), io.StringIO()
-    with pytest.MonkeyPatch.context() as monkeypatch, redirect_stdout(printed):
-        monkeypatch.chdir(folder)
-        monkeypatch.setattr(sys, "argv", ["handmade.py"])
-        monkeypatch.setattr(train, "TEST_SEQUENCES", 500)
-        monkeypatch.setattr(handmade, "right_by_length", lambda model, answer: {1: 1.0})
-        run_script(handmade.main)
-    return printed.getvalue(), folder / "models" / "handmade"
-
-
-@pytest.fixture(scope="module")
-def built(saved):
-    return saved[1]
 
 
 def test_saved_and_loaded_they_are_the_same(saved):
@@ -179,42 +147,6 @@ def test_saved_and_loaded_they_are_the_same(saved):
         weights = run.model.state_dict()
         assert all(torch.equal(weight, weights[name]) for name, weight in model.state_dict().items())
         assert run.history[-1]["solved"] and not (run.folder / "training.png").exists()
-
-
-@pytest.mark.parametrize("architecture", ["encoder", "encoder-decoder"])
-@pytest.mark.parametrize("task", ["copy", "reverse"])
-def test_its_pictures_name_the_parts_and_stand_beside_those_of_a_trained_model(
-    task, architecture, built, models_dir, few_sequences
-):
-    view = look_at(load_run(built, task, architecture), ["5", "7", "9"])
-    pictures = pictures_of_view(view)
-    assert "weights" in pictures and not {"training", "film"} & pictures.keys()
-    with picture_style():
-        trained = look_at(load_run(models_dir, task, architecture), ["5", "7", "9"])
-        pictures["beside"] = beside_picture(view, trained)
-    for figure in pictures.values():
-        assert_readable(figure)
-    costly = {"copy": {"encoder": "none of 1", "encoder-decoder": "1 of 3"},
-              "reverse": {"encoder": "2 of 2", "encoder-decoder": "2 of 3"}}[task][architecture]
-    assert f"Heads that matter on their own: {costly} hand-built, " in sentence_of(pictures["beside"])
-    labels = names_of(pictures["ablation"].axes[0].get_yticklabels())
-    for name, purpose in view.run.purposes.items():
-        if "head" in name:
-            assert f"{name} ({purpose})" in labels
-
-
-def test_the_weights_are_drawn_each_where_it_stands(built):
-    view = look_at(load_run(built, "reverse", "encoder"))
-    with picture_style():
-        figure = weights_picture(view)
-    shown = sum(len(points.get_offsets()) for axes in figure.axes for points in axes.collections)
-    model = reversing_encoder()[1]
-    expected = sum((x != 0).sum() for name, x in model.named_parameters() if "norm" not in name)
-    assert shown == expected and sentence_of(figure) == f"Only {expected} weights are non-zero"
-    query = figure.axes[-4].collections[0].get_offsets().tolist()           # of layer 2: MIRROR into WHERE
-    assert query == [[40.5 + place, 20.5 + place] for place in range(10)]
-    assert figure.axes[-4].get_title("left") == "query"
-    assert names_of(figure.axes[-4].get_xticklabels()) == ["WHAT", "WHERE", "LAST", "MIRROR", "ANSWER"]
 
 
 def test_the_picture_beside_a_trained_model_is_removed_when_either_is_made_again(built, models_dir, tmp_path):

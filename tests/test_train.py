@@ -4,76 +4,35 @@ import csv
 import itertools
 import json
 import math
-import os
 import re
-import shlex
 import shutil
 import signal
-import subprocess
 import sys
-from dataclasses import replace
-from pathlib import Path
 from unittest.mock import patch
 
-import numpy
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import TINY, TINY_OPTIONS, files_in
+from conftest import CPU, TINY, TINY_OPTIONS, command, files_in
 
-import data
 import train
 import visualize
-from data import (
-    ARCHITECTURES,
-    SPLITS,
-    TASKS,
-    Task,
-    all_right,
-    arrange,
-    exact_match,
-    is_scored,
-    token_accuracy,
-)
+from data import ARCHITECTURES, TASKS, Task, all_right, arrange, exact_match, is_scored, token_accuracy
 from lab.view import look_at
-from support.config import (
-    VALIDATION_SEQUENCES,
-    Config,
-    check_config,
-    memory_needed,
-    parameters_expected,
-    recipe,
-)
-from support.console import arguments, choose_device, run_script
+from support.config import VALIDATION_SEQUENCES, Config
+from support.console import arguments, run_script
 from support.distributed import backward
-from support.figure import at_most, percent
+from support.figure import at_most
 from support.files import only_writer
-from support.record import probe_of, read_record
-from support.runs import (
-    DEFAULT_ARCHITECTURES,
-    DEFAULT_TASKS,
-    check_history,
-    command_line,
-    run_folder,
-    save_table,
-)
-from support.training_plot import training_picture
-from train import evaluate, learning_rate_share, load_run, loss_of, predict, save_checkpoint, update_average
+from support.runs import check_history, run_folder, save_table
+from train import evaluate, learning_rate_share, load_run, loss_of, predict, update_average
 from transformer import PAD, START, generate
-
-CPU = torch.device("cpu")
 
 
 def trained(**settings):
     """The averaged model and the last checkpoint."""
     *_, last = train.train(Config(**TINY | settings), CPU)
     return last
-
-
-@pytest.fixture
-def finished(models_dir):
-    """The folder of a tiny finished run."""
-    return run_folder(models_dir, "reverse", "encoder")
 
 
 def test_loss_is_the_mean_surprise_at_the_positions_that_count():
@@ -171,24 +130,6 @@ def test_prediction_has_dropout_off_and_leaves_the_mode_and_an_empty_set_alone()
     assert predict(model, source[:0], source[:0]).shape == (0, 8)
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        ({"norm_first": "prenorm"}, "norm_first='prenorm' has type str, not bool"),
-        ({"d_model": 64.0}, "d_model=64.0 has type float, not int"),
-        ({"num_layers": True}, "num_layers=True has type bool, not int"),
-        ({"dropout": math.nan}, "dropout=nan is out of range; choose e.g. 0.0"),
-        ({"architecture": "gpt"}, "architecture='gpt' is not a valid choice; choose from 'encoder',"),
-        ({"task": "revers"}, "task='revers' is not a valid choice; choose from 'copy', "),
-        ({"positional": "rotary"}, "positional='rotary' is not a valid choice; choose from 'sinusoidal',"),
-        ({"activation": "tanh"}, "activation='tanh' is not a valid choice; choose from 'relu', 'gelu'"),
-    ],
-)
-def test_a_word_that_is_unknown_is_refused_where_it_enters(words, message):
-    with pytest.raises(ValueError, match=message):
-        Config(**words)
-
-
 def test_solved_means_that_all_validation_sequences_were_looked_at():
     def echo(source):
         return torch.nn.functional.one_hot(source, 20).float()
@@ -225,26 +166,6 @@ def test_what_nobody_looked_at_is_neither_solved_nor_unsolved(tmp_path):
     assert at_most(0.1355) == "14%" and at_most(0.13) == "13%" and at_most(0) == "0%"
 
 
-def test_the_training_picture_names_what_differs_and_how_many_sequences_its_accuracies_stand_on():
-    config = recipe("add", "encoder", num_layers=1, fixed_length=True)
-    history = [
-        {"epoch": 1, "step": 8, "loss": 2.0, "token_accuracy": 0.5, "exact_match": 0.25, "solved": False},
-        {"epoch": 2, "step": 16, "loss": 1.0, "token_accuracy": 1.0, "exact_match": 1.0, "solved": True},
-    ]
-    figure = training_picture(config, history)
-    assert figure.get_suptitle() == "Solved at step 16"
-    numbers = figure.texts[1].get_text()                        # not what add trains best with
-    assert numbers == "add, encoder; non-default settings: fixed_length, num_layers 1"
-    assert "on the same 100 validation sequences" in figure.get_supxlabel()
-    assert "(all 2,000" in figure.get_supxlabel()
-    _, accuracy_axes = figure.axes
-    assert [list(line.get_ydata()) for line in accuracy_axes.get_lines()[:2]] == [[25, 100], [50, 100]]
-    assert [text.get_text() for text in accuracy_axes.texts] == ["exact match", "token accuracy"]
-    plain = training_picture(recipe("add", "encoder"), history[:1])
-    assert plain.get_suptitle() == "Not solved in 8 steps: 25% of the sequences correct at the end"
-    assert plain.texts[1].get_text() == "add, encoder"
-
-
 def test_a_sample_stands_aligned_and_marks_what_is_wrong():
     source, target = torch.tensor([1, 5, 14, 2, 0, 0]), torch.tensor([1, 14, 5, 2, 0, 0])
     prediction = torch.tensor([9, 12, 5, 2, 7, 7])
@@ -256,15 +177,6 @@ def test_a_sample_stands_aligned_and_marks_what_is_wrong():
     lines = train.prediction_text("add", source, target, prediction[:4]).splitlines()
     words = [line.split()[1:] for line in lines]
     assert words[:2] == [["9", "+", "1", "END"], ["1", "0", "END"]] and words[2][:2] == ["[8]", "[1]"]
-
-
-@pytest.mark.parametrize(
-    ("share", "text", "whole"),
-    [(1.0, "100%", "100%"), (0.99999, "99.99%", "99%"), (0.204, "20.40%", "20%"), (0.29, "29%", "29%"),
-     (0.0, "0%", "0%")],
-)
-def test_percent_never_rounds_up_to_all(share, text, whole):
-    assert percent(share, 2) == text and percent(share) == whole
 
 
 def test_a_run_can_be_loaded_and_answers_as_it_did(finished):
@@ -322,71 +234,6 @@ def test_figures_agree_with_each_other(finished):
     ]
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_the_record_holds_the_attention_to_an_unseen_question_after_each_epoch(architecture, models_dir):
-    run = load_run(models_dir, "reverse", architecture)
-    record = read_record(run.folder, run.history)
-    assert record["step"].tolist() == [3, 6]
-    source, target = torch.tensor(record["source"]), torch.tensor(record["target"])
-    assert target[1:-1].tolist() == source[1:-1].tolist()[::-1]
-    assert len(source) == 10 and data.split_of(source[None, 1:-1]).item() == SPLITS.index("validation")
-    sources, targets = probe_of(run.config)
-    assert torch.equal(sources[0], source) and len(sources) == 4
-    given, to_say = arrange(architecture, sources, targets)
-    right = (run.model(*given).argmax(dim=-1) == to_say)[(to_say != PAD) & (to_say != START)]
-    assert record["right"][1] == pytest.approx(right.double().mean().item())
-    run.model(*arrange(architecture, source[None], target[None])[0])
-    for kind, attentions in run.model.attention_layers().items():
-        weights = torch.stack([attention.attention_weights[0] for attention in attentions])
-        numpy.testing.assert_allclose(record[kind][1], weights, atol=1e-3)
-        assert not numpy.array_equal(record[kind][0], record[kind][1])
-
-
-def test_a_record_of_other_weights_or_epochs_is_none(finished, tmp_path):
-    history = load_run(finished.parents[1], "reverse").history
-    shutil.copy(finished / "attention.npz", tmp_path)
-    assert len(read_record(tmp_path, history[:1])["encoder"]) == 1
-    assert read_record(tmp_path, [*history, history[-1]]) is None
-    assert read_record(tmp_path, [history[0] | {"loss": 1.0}]) is None
-    whole = (tmp_path / "attention.npz").read_bytes()
-    for damaged in whole[:-100], whole[:500] + bytes([whole[500] ^ 1]) + whole[501:]:
-        (tmp_path / "attention.npz").write_bytes(damaged)
-        assert read_record(tmp_path, history) is None
-
-
-@pytest.mark.parametrize(
-    ("settings", "length"), [({"seq_len": 30}, 16), ({"seq_len": 20, "fixed_length": True}, 20), ({}, 8)]
-)
-def test_the_recorded_question_is_as_long_as_a_picture_can_show(settings, length):
-    source, target = probe_of(Config(**settings))
-    assert source.shape == target.shape == (4, length + 2)
-    assert len(source[0].unique()) >= len(source[3].unique())
-
-
-def test_a_missing_checkpoint_is_reported_with_the_command_that_trains_it(tmp_path):
-    with pytest.raises(ValueError, match="checkpoint.pt does not exist; train it: .* --architecture encoder"):
-        load_run(tmp_path, "reverse")
-
-
-def test_a_checkpoint_of_another_architecture_is_reported_in_one_line(finished, tmp_path):
-    folder = run_folder(tmp_path, "reverse", "decoder")
-    shutil.copytree(finished, folder)
-    with pytest.raises(ValueError, match="holds task reverse, architecture encoder; move it to .*/encoder$"):
-        load_run(tmp_path, "reverse", "decoder")
-    before = (folder / "checkpoint.pt").read_bytes()
-    result = command("--task=reverse", "--architecture=decoder", "--resume", folder=tmp_path)
-    assert result.returncode == 2 and result.stderr.count("\n") == 1
-    assert "architecture encoder" in result.stderr and (folder / "checkpoint.pt").read_bytes() == before
-
-
-def command(*options, folder):
-    return subprocess.run(
-        [sys.executable, "train.py", "--output-dir", str(folder), *options],
-        capture_output=True, text=True, cwd=Path(train.__file__).parent, timeout=100, encoding="cp1252",
-        env=os.environ | {"PYTHONIOENCODING": "cp1252"},    # as Windows has it
-    )
-
-
 def test_the_command_trains_each_task_and_prints_a_table(tmp_path):
     folder = tmp_path / "my models"
     result = command(*TINY_OPTIONS, "--seq-len=4", "--quiet", folder=folder)
@@ -401,23 +248,6 @@ def test_the_command_trains_each_task_and_prints_a_table(tmp_path):
         metrics = json.loads((run_folder(folder, task, architecture) / "metrics.json").read_text())
         assert (metrics["task"], metrics["architecture"]) == (task, architecture)
         assert metrics["test_sequences"] == 10_000
-
-
-def test_a_task_may_have_settings_of_its_own_and_an_option_wins(monkeypatch, capsys):
-    own = {"epochs": 7, "learning_rate": 0.01, "encoder": {"epochs": 9, "num_heads": 4}}
-    monkeypatch.setitem(TASKS, "sort", Task(data.sort, settings=own))
-    monkeypatch.setattr(sys, "argv", ["train.py", "--learning-rate", "0.02", "--batch-size", "5"])
-    options = train.parse()
-    given = {"learning_rate": 0.02, "batch_size": 5}
-    assert train.config_of("sort", "decoder", options, CPU)[0] == Config("sort", "decoder", epochs=7, **given)
-    encoder = train.config_of("sort", "encoder", options, CPU)[0]
-    assert encoder == Config("sort", "encoder", epochs=9, num_heads=4, **given)
-    assert train.config_of("copy", "decoder", options, CPU)[0] == Config("copy", "decoder", **given)
-    monkeypatch.setattr(sys, "argv", ["train.py", "--help"])
-    with pytest.raises(SystemExit):
-        train.parse()
-    help_text = " ".join(capsys.readouterr().out.split())
-    assert "(default: 50; sort: 7; sort, encoder: 9; double: 100;" in help_text
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])
@@ -478,50 +308,6 @@ def test_bad_input_is_one_line_exit_2_and_nothing_written(options, message, tmp_
     printed = capsys.readouterr()
     assert stopped.value.code == 2 and not output.exists() and printed.out == ""
     assert printed.err.startswith("error: ") and message in printed.err and printed.err.count("\n") == 1
-
-
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("settings", [{}, {"norm_first": False, "d_ff": 48, "num_layers": 3, "seq_len": 40}])
-def test_the_size_of_a_model_is_known_without_building_it(architecture, settings):
-    config = Config(**TINY | settings, architecture=architecture, max_len=100)
-    numbers = sum(weights.numel() for weights in config.model().state_dict().values())
-    assert parameters_expected(config) == numbers
-
-
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("settings", [{}, {"seq_len": 40}, {"d_ff": 2048}])
-def test_the_memory_of_a_batch_is_about_what_autograd_keeps(architecture, settings):
-    config = Config(**{"num_layers": 4, "batch_size": 250} | settings, architecture=architecture)
-    model, kept = config.model(), {}
-
-    def keep(tensor):
-        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
-
-    source, target = config.draw(config.batch_size, torch.Generator().manual_seed(0))
-    given, to_say = arrange(architecture, source, target)
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        loss = loss_of(model(*given), to_say)
-    more = memory_needed(replace(config, batch_size=500)) - memory_needed(config)
-    assert loss.isfinite() and 0.8 < more / sum(kept.values()) < 1.25
-
-
-@pytest.mark.parametrize(
-    ("option", "value", "size"),
-    [("seq_len", 99999999, "EB"), ("vocab_size", 2_000_000_000, "TB"), ("batch_size", 100_000_000, "TB"),
-     ("d_model", 1_000_000, "PB"), ("num_layers", 10**9, "PB"), ("d_ff", 10**30, "YB"),
-     ("num_heads", 10**9, "TB"), ("epochs", 10**12, "PB"), ("steps_per_epoch", 10**9, "TB")],
-)
-def test_what_does_not_fit_into_memory_is_refused_by_name_and_size(option, value, size):
-    config = Config(architecture="encoder-decoder", **{option: value, "oversample": 0.5})
-    with pytest.raises(ValueError, match=f"^{option}={value} is too large: .* about .* {size} of memory,"):
-        check_config(config, CPU)
-
-
-def test_a_device_that_is_not_there_is_refused(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ValueError, match="device 'cuda' is not available on this machine; use --device cpu"):
-        choose_device("cuda")
 
 
 @pytest.mark.parametrize("earlier", [False, True])
@@ -673,51 +459,6 @@ def test_resume_starts_where_there_is_no_checkpoint_and_goes_on_where_there_is_o
     train.main()
     assert (finished / "checkpoint.pt").read_bytes() == before
     assert len(load_run(tmp_path, "reverse").history) == TINY["epochs"]
-
-
-@pytest.mark.parametrize(
-    ("tasks", "architectures", "folder", "expected"),
-    [
-        (DEFAULT_TASKS, DEFAULT_ARCHITECTURES, "models", "python visualize.py"),
-        (["add"], ["decoder"], "models", "python visualize.py --task add --architecture decoder"),
-        (DEFAULT_TASKS, DEFAULT_ARCHITECTURES, "my models/a", "--models-dir 'my models/a'"),
-    ],
-)
-def test_the_next_command_has_the_options_that_it_needs(tasks, architectures, folder, expected, monkeypatch):
-    monkeypatch.chdir(Path(train.__file__).parent)
-    printed = command_line("visualize.py", tasks, architectures, Path(folder))
-    assert printed.startswith("python visualize.py") and printed.endswith(expected)
-    monkeypatch.chdir("/")
-    elsewhere = command_line("visualize.py", tasks, architectures, Path(folder))
-    assert Path(shlex.split(elsewhere)[1]) == Path(train.__file__).with_name("visualize.py")
-
-
-def test_the_remedy_for_a_missing_run_trains_just_that_run_where_it_was_missed(tmp_path, monkeypatch):
-    monkeypatch.chdir(Path(train.__file__).parent)
-    with pytest.raises(ValueError) as missing:
-        load_run(tmp_path / "my models", "sort", "decoder")
-    remedy = str(missing.value).split("; train it: ")[1]
-    monkeypatch.setattr(sys, "argv", shlex.split(remedy)[1:])
-    options = train.parse()
-    assert (options.task, options.architecture) == (["sort"], ["decoder"])
-    assert options.output_dir == tmp_path / "my models"
-
-
-def test_a_setting_that_is_gone_or_a_wrong_task_is_refused_in_one_line(finished, tmp_path, monkeypatch):
-    folder = run_folder(tmp_path, "reverse", "encoder")
-    folder.mkdir(parents=True)
-    checkpoint = torch.load(finished / "checkpoint.pt", weights_only=True)
-    save_checkpoint(checkpoint, folder)
-    monkeypatch.setitem(TASKS, "reverse", Task(lambda content: content.roll(1)))
-    with pytest.raises(ValueError, match="task reverse answers .* differently"):
-        load_run(tmp_path, "reverse")
-    checkpoint["config"]["gated"] = True
-    save_checkpoint(checkpoint, folder)
-    with pytest.raises(ValueError, match="different version of train.py: the setting gated is unexpected;"):
-        load_run(tmp_path, "reverse")
-    monkeypatch.setitem(TASKS, "reverse", Task(data.reverse, settings={"epoch": 3}))
-    with pytest.raises(ValueError, match="task reverse has an unknown setting epoch; choose from task, "):
-        recipe("reverse", "encoder")
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -1,12 +1,7 @@
 """Each part of transformer.py against PyTorch's own layer, a closed form or a brute-force loop."""
 
 import copy
-import io
 import math
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,7 +11,6 @@ from torch.optim.swa_utils import AveragedModel
 
 import transformer
 from support.config import Config, defaults_of
-from support.console import run_script
 from transformer import (
     EncoderDecoder,
     FeedForward,
@@ -642,25 +636,6 @@ def test_the_walk_a_student_keeps_checks_itself(monkeypatch, capsys):
     monkeypatch.setattr(transformer, "scaled_dot_product_attention", unscaled)
     with pytest.raises(SystemExit, match="disagrees"):
         transformer.attention_by_hand()
-
-
-@pytest.mark.parametrize("script", ["transformer.py", "data.py"])
-def test_a_reader_who_leaves_and_an_encoding_without_arrows_end_no_script_badly(script):
-    process = subprocess.Popen(
-        [sys.executable, "-u", script], cwd=Path(transformer.__file__).parent, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {"PYTHONIOENCODING": "cp1252"},
-    )
-    process.stdout.readline()
-    process.stdout.close()                                  # as `| head -1` does
-    assert process.stderr.read() == "" and process.wait(timeout=100) == 0
-    process.stderr.close()
-
-
-def test_a_script_runs_in_a_notebook_whose_output_is_no_file(monkeypatch):
-    notebook = io.StringIO()
-    monkeypatch.setattr("sys.stdout", notebook)
-    run_script(lambda: print("5 → 7"))
-    assert notebook.getvalue() == "5 → 7\n"
 
 
 def test_an_argument_that_is_not_there_is_refused_in_one_line_and_help_is_given(monkeypatch, capsys):

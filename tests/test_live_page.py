@@ -3,43 +3,39 @@
 If these are not installed, the tests that need them are skipped with a message.
 """
 
-import itertools
 import json
 import re
-import shutil
 import warnings
 from base64 import b64decode
 from dataclasses import asdict, replace
 from pathlib import Path
 from unittest.mock import patch
-from urllib.parse import unquote, urlparse
 from xml.etree import ElementTree
 
 import pytest
 import torch
-from PIL import Image
-from selenium import webdriver
+from conftest import opened, seen_by, text_of, violations
 from selenium.webdriver import ActionChains, Keys
-from selenium.webdriver.support.ui import Select, WebDriverWait
+from selenium.webdriver.support.ui import WebDriverWait
 from torch.optim.swa_utils import AveragedModel
 
 import transformer
 import visualize
-from data import ARCHITECTURES, TASKS, Task, alphabet, some_questions
+from data import TASKS, Task, alphabet, some_questions
 from handmade import copying_encoder_decoder, reversing_encoder
 from lab import live_page
 from lab.ablation import ablated, mean_head_outputs
 from lab.evidence import Evidence
-from lab.gallery import figures, save_gallery
+from lab.gallery import figures
 from lab.heads import answer_cells, parts_of
 from lab.influence import dependence
 from lab.live_page import SEQUENCES, fill_in, guide, rounded, save_page, tested
 from lab.probes import scores_of_query
 from lab.view import View
 from support.config import Config, fixed_generator
-from support.figure import new_picture, percent, save_picture
+from support.figure import percent
 from support.puzzles import MASK
-from support.runs import Run, run_folder
+from support.runs import Run
 from transformer import END, PAD, START, evaluating, generate
 
 SMALL = {"d_model": 20, "num_heads": 2, "num_layers": 2, "d_ff": 24}
@@ -67,30 +63,6 @@ def page_of(run: Run, path: Path) -> Path:
     with patch.object(live_page, "TEST_SEQUENCES", 50):
         save_page(run, path)
     return path
-
-
-@pytest.fixture(scope="session")
-def browser():
-    programs = [shutil.which(name) for name in ("chromium", "chromedriver")]
-    if None in programs:
-        pytest.skip("needs a browser: apt-get install chromium chromium-driver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = programs[0]
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    for argument in "--headless=new", "--no-sandbox", "--window-size=1280,1000":
-        options.add_argument(argument)
-    driver = webdriver.Chrome(options, webdriver.ChromeService(programs[1]))
-    yield driver
-    driver.quit()
-
-
-def opened(browser, path: Path):
-    """The browser with this page open, and nothing in its logs of earlier ones."""
-    browser.get("about:blank")
-    for kind in "browser", "performance":
-        browser.get_log(kind)
-    browser.get(path.as_uri())
-    return browser
 
 
 def asked(browser, questions: list[list[int]], without: list) -> list[dict]:
@@ -202,10 +174,6 @@ def test_the_page_answers_and_judges_questions_as_data_py_does(task, browser, ha
 
 
 # ---------------------------------------------------------------- the page
-
-
-def text_of(browser, name: str) -> str:
-    return browser.find_element("id", name).text
 
 
 def wait_for(browser, name: str, words: str) -> str:
@@ -552,35 +520,6 @@ def test_a_picture_is_saved_with_its_sentence_and_the_weights(browser, handmade,
 # ---------------------------------------------------------------- for everyone
 
 
-AXE = Path(__file__).parent.parent / "node_modules" / "axe-core" / "axe.min.js"
-WINDOWS = {"phone": 360, "laptop": 1280}
-
-
-def seen_by(browser, width: int = 1280, dark: bool = False) -> None:
-    """Show pages in a window this wide, to someone who prefers light or dark pages."""
-    window = {"width": width, "height": 1000, "deviceScaleFactor": 1, "mobile": width < 500}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", window)
-    scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
-
-
-@pytest.fixture(params=WINDOWS)
-def window(request, browser):
-    yield WINDOWS[request.param]
-    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
-
-
-def violations(browser) -> list[str]:
-    """Return axe-core's findings on the open page: the rule, and the first element that breaks it."""
-    if not AXE.is_file():
-        pytest.skip("needs axe-core: npm install --no-save axe-core@4")
-    browser.execute_script(AXE.read_text())
-    result = browser.execute_async_script("axe.run().then(arguments[0])")
-    assert len(result["passes"]) > 15                       # it looked
-    return [f"{rule['id']}: {rule['nodes'][0]['html']}" for rule in result["violations"]]
-
-
 @pytest.mark.parametrize("dark", [False, True])
 def test_axe_finds_nothing_wrong(browser, handmade, stepped, window, dark):
     """Intact, cut, stepped back, and with an invalid question."""
@@ -807,130 +746,3 @@ def test_what_is_filled_in_is_left_as_it_is():
 
 
 # ---------------------------------------------------------------- the gallery
-
-
-def some_runs(folder: Path, runs: list[tuple[str, str]]) -> Path:
-    """A folder of pictures as visualize.py writes them, of runs [(task, architecture), …]."""
-    for task, architecture in runs:
-        place = run_folder(folder, task, architecture)
-        place.mkdir(parents=True)
-        for name in "ablation", "film", "attention_head":
-            figure, _ = new_picture(1.0, f"{name} of {task} & {architecture}", how="How to read it <here>.")
-            save_picture(figure, place / f"{name}.png", "python visualize.py")
-        (place / "explorer.html").write_text("the page")
-        (place / "metrics.json").write_text(json.dumps({
-            "parameters": 1234, "steps": 200, "steps_to_solve": 96, "seconds_to_solve": 2.5, "seed": 3,
-            "train_seconds": 5.0, "test_sequences": 10_000,
-            "test_exact_match": 0.99996, "config": asdict(Config(task=task, architecture=architecture)),
-        }))
-    save_gallery(folder, folder, "")
-    return folder / "index.html"
-
-
-def test_the_gallery_shows_all_that_is_there_with_figures_command_and_what_to_look_for(tmp_path, browser):
-    page = some_runs(tmp_path, [("copy", "encoder"), ("reverse", "decoder")])
-    folder = run_folder(tmp_path, "copy", "encoder")
-    (folder / "my_notes.png").write_text("of the reader")
-    (folder / "attention_layer.pdf").write_text("shown nowhere, linked")
-    (folder / "layers.png").write_text("torn")
-    figure, _ = new_picture(1.0, "a sequence of my own")
-    save_picture(figure, folder / "attention_head_5-9.svg", "python visualize.py --sequence 5 9 --dark")
-    save_picture(figure, tmp_path / "copy_vs_reverse.png", "python visualize.py")
-    save_gallery(tmp_path, tmp_path, " --models-dir here")
-    opened(browser, page)
-    links = {
-        Path(unquote(urlparse(link.get_attribute("href")).path))
-        for link in browser.find_elements("css selector", "section a")
-    }
-    expected = {path for path in tmp_path.rglob("*.*") if path.suffix != ".json"}
-    assert links == expected - {page, folder / "my_notes.png"}
-    section = browser.find_element("id", "copy-encoder")
-    assert "1,234 parameters; 200 training steps, solved at step 96, seed 3; 99.99% of 10,000" in section.text
-    assert "test sequences (6,584 distinct) correct." in section.text
-    assert "Made with python visualize.py --models-dir here" in section.text
-    assert "python visualize.py --sequence 5 9 --dark --models-dir here" in section.text
-    picture = section.find_element("css selector", "[src$='ablation.png']")
-    assert picture.get_attribute("alt") == "Ablation of copy & encoder. How to read it <here>."
-    assert "Look for cuts that leave few answers correct" in section.text
-    heads = [figure.text for figure in section.find_elements("tag name", "b")]
-    assert heads == [
-        "Attention_head of copy & encoder", "A sequence of my own", "attention_layer.pdf",
-        "Ablation of copy & encoder", "layers.png", "Film of copy & encoder",
-    ]
-
-
-def test_the_gallery_shows_each_picture_once_and_only_what_is_ours(tmp_path):
-    """In two formats; a file that looks like a task's folder; a task whose name contains another's."""
-    folder = run_folder(tmp_path, "copy", "encoder")
-    some_runs(tmp_path, [("copy", "encoder")])
-    figure, _ = new_picture(1.0, "in svg")
-    for name in "film", "layers", "ablation":
-        save_picture(figure, folder / f"{name}.svg")
-    (folder / "film.png").unlink()
-    Image.new("L", (2, 2)).save(folder / "film.gif")
-    (tmp_path / "todo_task").touch()
-    (tmp_path / "add_from_ones_task" / "encoder").mkdir(parents=True)
-    save_picture(figure, tmp_path / "copy_vs_add_from_ones_encoder.png")
-    page = save_gallery(tmp_path, tmp_path, "").read_text()
-    assert page.count("ablation.") == 2 and "ablation.svg" not in page              # link and picture
-    assert 'srcset="copy_task/encoder/film.svg"' in page and page.count("layers.svg") == 2
-    assert 'data-task="add_from_ones copy"' in page
-
-
-def test_the_gallery_is_filtered_by_task_and_architecture(tmp_path, browser):
-    opened(browser, some_runs(tmp_path, [*itertools.product(TASKS, ARCHITECTURES)]))
-
-    def choose(name: str, value: str) -> list[str]:
-        Select(browser.find_element("id", name)).select_by_visible_text(value)
-        titles, links = (
-            [shown.text for shown in browser.find_elements("css selector", tag) if shown.is_displayed()]
-            for tag in ("h2", "nav a")
-        )
-        assert titles == links
-        return titles
-
-    assert text_of(browser, "count") == "54 of 54 pictures"
-    assert choose("task", "add") == ["add, encoder", "add, decoder-only", "add, encoder–decoder"]
-    assert choose("architecture", "decoder-only") == ["add, decoder-only"]
-    assert text_of(browser, "count") == "3 of 54 pictures"
-    assert choose("task", "all") == [f"{task}, decoder-only" for task in TASKS]
-
-
-@pytest.mark.parametrize("dark", [False, True])
-@pytest.mark.parametrize("runs", [1, 18])
-def test_axe_finds_nothing_wrong_in_the_gallery(tmp_path, browser, window, dark, runs):
-    page = some_runs(tmp_path, [*itertools.product(TASKS, ARCHITECTURES)][:runs])
-    seen_by(browser, window, dark)
-    opened(browser, page)
-    assert violations(browser) == []
-    assert browser.execute_script("return document.documentElement.scrollWidth") <= window
-
-
-def test_who_wants_nothing_to_move_sees_the_last_moments_of_a_film(tmp_path, browser):
-    page = some_runs(tmp_path, [("copy", "encoder")])
-    folder = run_folder(tmp_path, "copy", "encoder")
-    with Image.open(folder / "film.png") as still:
-        still.save(folder / "film.gif")
-    save_gallery(tmp_path, tmp_path, "")
-    source = """
-        const film = document.querySelector("picture img");
-        film.scrollIntoView();
-        return film.currentSrc;
-    """
-    for reduce, shown in ("no-preference", "film.gif"), ("reduce", "film.png"):
-        motion = {"name": "prefers-reduced-motion", "value": reduce}
-        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [motion]})
-        opened(browser, page)
-        seen = WebDriverWait(browser, 5).until(lambda browser: browser.execute_script(source))
-        assert seen.endswith(shown)
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
-
-
-def test_a_page_of_the_readers_own_is_not_replaced(tmp_path):
-    page = some_runs(tmp_path / "ours", [("copy", "encoder")])
-    save_gallery(page.parent, page.parent, "")     # ours is
-    mine = tmp_path / "index.html"
-    mine.write_text("<h1>mine</h1>")
-    with pytest.raises(ValueError, match="was not written by visualize.py; move it, or choose another"):
-        save_gallery(tmp_path, tmp_path, "")
-    assert mine.read_text() == "<h1>mine</h1>"

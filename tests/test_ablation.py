@@ -1,0 +1,85 @@
+"""Ablating a part does what editing the weights does, and nothing else."""
+
+import copy
+import math
+
+import pytest
+import torch
+from conftest import KINDS, attentions, set_everywhere
+
+import lab.heads
+from lab.ablation import ablated, margins, margins_without, mean_head_outputs
+from lab.heads import ALL_ATTENTION, heads_of, parts_of, unseen_sequences
+from train import load_run
+
+
+def with_edited_weights(model, heads, outputs=None):
+    """The model with what the heads give set to zero, or to constants, in the output projection's weights."""
+    model = copy.deepcopy(model)
+    for kind, layer, head in heads:
+        attention = attentions(model, kind)[layer]
+        size = attention.output_projection.in_features // attention.num_heads
+        columns = attention.output_projection.weight.data[:, head * size : (head + 1) * size]
+        if outputs:
+            attention.output_projection.bias.data += columns @ outputs[kind, layer, head]
+        columns.zero_()
+    return model
+
+
+@pytest.mark.parametrize("by_mean", [False, True])
+def test_ablating_a_part_equals_editing_the_weights_and_leaves_no_trace(run, by_mean, monkeypatch):
+    source, given, to_say = unseen_sequences(run)
+    before = run.model(*given)
+    set_everywhere(monkeypatch, lab.heads, "unseen_sequences", lambda run, **_: (source, given, to_say))
+    expected_margins = {}
+    kinds, places = KINDS[run.architecture], [(0, 0), (0, 1), (1, 0), (1, 1)]
+    heads_in = {(kind, *place): [(kind, *place)] for kind in kinds for place in places}
+    heads_in |= {(kind, layer): [(kind, layer, 0), (kind, layer, 1)] for kind in kinds for layer in (0, 1)}
+    heads_in |= {(kind,): [(kind, *place) for place in places] for kind in kinds}
+    heads_in[ALL_ATTENTION] = [(kind, *place) for kind in kinds for place in places]
+    assert set(parts_of(run.model)) == set(heads_in)
+    outputs = mean_head_outputs(run) if by_mean else None
+    for part, heads in heads_in.items():
+        expected = with_edited_weights(run.model, heads, outputs)(*given)
+        with ablated(run.model, part, replacement=outputs):
+            torch.testing.assert_close(run.model(*given), expected, atol=1e-5, rtol=0)
+        assert torch.equal(run.model(*given), before) and not torch.allclose(before, expected, atol=1e-4)
+        expected_margins[part] = margins(expected, to_say)
+    first, second = (kinds[0], 0, 1), (kinds[-1], 1, 0)         # a pair of heads, in two layers
+    cuts = [(), *((part,) for part in expected_margins), (first, second)]
+    pair = with_edited_weights(run.model, [first, second], outputs)(*given)
+    every = [margins(before, to_say), *expected_margins.values(), margins(pair, to_say)]
+    for ahead, expected in zip(margins_without(run, cuts, outputs), every, strict=True):
+        torch.testing.assert_close(ahead, expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("part", [("encoder", 4), ("cross",), ("Encoder", 0), ("encoder", 0, 2), "all"])
+def test_a_part_that_the_model_does_not_have_is_refused(part, models_dir):
+    run = load_run(models_dir, "reverse", "encoder")
+    for refuse in (
+        lambda: ablated(run.model, part).__enter__(), lambda: heads_of(run.model, part),
+        lambda: margins_without(run, [(part,)]),
+    ):
+        with pytest.raises(ValueError, match=r"its kinds are encoder and its last head is \('encoder', 1,"):
+            refuse()
+
+
+def test_mean_head_outputs_are_means_over_tokens_of_weights_times_values(run):
+    _, given, _ = unseen_sequences(run)
+    kind = KINDS[run.architecture][-1]
+    attention, is_token, memory = attentions(run.model, kind)[1], given[-1] != 0, {}
+    hook = attention.value_projection.register_forward_pre_hook(lambda _, inputs: memory.update(x=inputs[0]))
+    run.model(*given)
+    hook.remove()
+    values = attention.value_projection(memory["x"]).unflatten(-1, (2, 8))
+    reads = [attention.attention_weights[:, head] @ values[:, :, head] for head in range(2)]
+    outputs = mean_head_outputs(run)
+    for head, values in enumerate(reads):
+        mean = (values * is_token[:, :, None]).sum(dim=(0, 1)) / is_token.sum()
+        torch.testing.assert_close(outputs[kind, 1, head], mean)
+
+
+def test_the_margin_is_the_lead_over_the_best_other_symbol():
+    logits = torch.tensor([[[1.0, 5, 2, 3], [4, 1, 0, 2], [9, 9, 9, 9]]])
+    ahead = margins(logits, torch.tensor([[3, 2, 0]]))
+    assert ahead.tolist() == [[-2, -4, math.inf]]               # PAD is not scored

@@ -1,0 +1,62 @@
+"""A command line answers bad input in one line, and runs in notebooks and other encodings."""
+
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import CPU
+
+import train
+import transformer
+from support.console import check_precision, choose_device, run_script
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("--lr", "--learning-rate"), ("--epoch", "--epochs"), ("--layers", "--num-layers"),
+        ("--learning_rate=1", "--learning-rate"), ("--bs", "--batch-size"), ("--heads", "--num-heads"),
+    ],
+)
+def test_an_unknown_option_suggests_the_nearest(typed, meant, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["train.py", typed])
+    with pytest.raises(SystemExit) as stopped:
+        train.parse()
+    option = typed.split("=")[0]
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err == f"error: unknown option {option}; did you mean {meant}?\n"
+
+
+def test_a_device_without_bfloat16_is_refused():
+    with pytest.raises(ValueError, match="^amp: meta does not support bfloat16: .*; drop --amp$"):
+        check_precision(torch.device("meta"))
+    check_precision(CPU)
+
+
+def test_a_device_that_is_not_there_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="device 'cuda' is not available on this machine; use --device cpu"):
+        choose_device("cuda")
+
+
+@pytest.mark.parametrize("script", ["transformer.py", "data.py"])
+def test_a_reader_who_leaves_and_an_encoding_without_arrows_end_no_script_badly(script):
+    process = subprocess.Popen(
+        [sys.executable, "-u", script], cwd=Path(transformer.__file__).parent, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {"PYTHONIOENCODING": "cp1252"},
+    )
+    process.stdout.readline()
+    process.stdout.close()                                  # as `| head -1` does
+    assert process.stderr.read() == "" and process.wait(timeout=100) == 0
+    process.stderr.close()
+
+
+def test_a_script_runs_in_a_notebook_whose_output_is_no_file(monkeypatch):
+    notebook = io.StringIO()
+    monkeypatch.setattr("sys.stdout", notebook)
+    run_script(lambda: print("5 → 7"))
+    assert notebook.getvalue() == "5 → 7\n"

@@ -1,0 +1,193 @@
+"""What is measured for a run is what its model does, by length and by head."""
+
+import copy
+import math
+from dataclasses import replace
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+import torch
+from conftest import KINDS, TINY, attentions, zero
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+import lab.ablation
+from data import TASKS, Task
+from lab.ablation import NOTHING
+from lab.evidence import PAIRS, Evidence, answer_lengths, by_length, head_table
+from lab.heads import answering_kind, heads_of, parts_of
+from lab.probes import scores_of_query
+from support.config import Config, recipe
+from support.runs import Run
+from train import load_run
+from transformer import FeedForward, generate
+
+
+def in_training_mode(model):
+    model.train()
+    for part in model.modules():
+        if isinstance(part, nn.Dropout):
+            part.p = 0.5
+    return model
+
+
+@pytest.mark.parametrize(
+    ("change", "digits"),
+    [
+        (AveragedModel, 6), (lambda model: torch.compile(model, backend="eager"), 6), (in_training_mode, 6),
+        (lambda model: model.double(), 4), (lambda model: model.half(), 1),
+        (lambda model: model.bfloat16(), 1),
+    ],
+    ids=["AveragedModel", "compiled", "training mode", "float64", "float16", "bfloat16"],
+)
+def test_measures_of_a_wrapped_model_or_of_another_precision_are_the_same(run, change, digits, few_sequences):
+    expected = Evidence(run)
+    other = replace(run, model=change(copy.deepcopy(run.model)))
+    modes = [part.training for part in other.model.modules()]
+    evidence = Evidence(other)
+    rows = head_table(evidence)
+    assert [part.training for part in other.model.modules()] == modes
+    tolerance = 10**-digits
+    torch.testing.assert_close(
+        evidence.influence, expected.influence, atol=tolerance, rtol=0, equal_nan=True, check_dtype=False
+    )
+    for kind, maps in expected.reading.maps.items():
+        torch.testing.assert_close(evidence.reading.maps[kind], maps, atol=tolerance, rtol=0)
+    assert evidence.margins.keys() == expected.margins.keys()
+    if digits > 1:
+        assert all(evidence.left(part) == expected.left(part) for part in expected.margins)
+        assert evidence.lens == expected.lens and evidence.mean_ablation == expected.mean_ablation
+    assert len(rows) == len(head_table(expected)) and all(math.isfinite(row["cost"]) for row in rows)
+    scores = scores_of_query(other.model, evidence.reading.given, (KINDS[run.architecture][0], 1, 1), 3)
+    assert scores.isfinite().all()
+
+
+def test_measuring_sees_what_the_model_does_and_leaves_it_as_it_was(run, few_sequences):
+    """A user's own hook acts once, on a projection of each kind; a replaced forward stays replaced."""
+    model = copy.deepcopy(run.model)
+    expected = copy.deepcopy(run.model)
+    attention = attentions(model, answering_kind(run.architecture))[-1]
+    other = attentions(expected, answering_kind(run.architecture))[-1]
+    for projection in "key_projection", "output_projection":
+        getattr(attention, projection).register_forward_hook(lambda part, given, output: 2 * output)
+        for weights in getattr(other, projection).parameters():
+            weights.data.mul_(2)
+    mine, theirs = (
+        next(part for part in each.modules() if isinstance(part, FeedForward)) for each in (model, expected)
+    )
+    replaced = mine.forward = lambda x: 3 * FeedForward.forward(mine, x)
+    for weights in theirs.contract.parameters():
+        weights.data.mul_(3)
+    measured, right = (Evidence(replace(run, model=each)) for each in (model, expected))
+    assert [*measured.margins] == [*right.margins]
+    for part, ahead in measured.margins.items():
+        torch.testing.assert_close(ahead, right.margins[part], atol=1e-4, rtol=1e-4)
+    assert mine.forward is replaced and len(attention.key_projection._forward_hooks) == 1
+
+
+def test_two_heads_that_can_each_be_lost_but_not_both_are_found(run, monkeypatch):
+    """Each of two heads takes 3 of a lead of 5; a third takes 1."""
+    evidence, (first, second, third, *others) = Evidence(run), heads_of(run.model)
+    taken = {first: 3.0, second: 3.0, third: 1.0} | dict.fromkeys(others, 0.0)
+    evidence.margins = {NOTHING: torch.full((10, 4), 5.0)} | {
+        head: torch.full((10, 4), 5.0 - much) for head, much in taken.items()
+    }
+    asked = []
+
+    def without(run, pairs, **_):
+        asked.extend(pairs)
+        return torch.stack([torch.full((10, 4), 5 - sum(taken[head] for head in pair)) for pair in pairs])
+
+    monkeypatch.setattr(lab.ablation, "margins_without", without)
+    assert evidence.pair == (first, second, 0.0) and len(asked) == PAIRS
+    harmless = Evidence(run)
+    harmless.margins = evidence.margins | {first: torch.full((10, 4), 5.0)}
+    taken[first] = 0.0
+    assert harmless.pair is None
+
+
+def copying_by_hand(config):
+    """A copying encoder in which each embedding is its own output and all heads attend uniformly."""
+    model = config.model().eval()
+    zero(model, "query_projection", "contract", "output_projection")
+    model.positional_encoding.table.zero_()
+    model.embedding.weight.data = torch.eye(20, 32)
+    model.output_projection.weight.data = torch.eye(20, 32)
+    return Run(model, config, [], Path())
+
+
+def test_scores_by_length_are_those_of_a_model_known_in_closed_form():
+    run = copying_by_hand(Config(task="copy", d_model=32, num_heads=2, num_layers=2))
+    lengths = by_length(run)
+    assert [each.length for each in lengths] == list(range(1, 17))
+    for each in lengths:
+        uniform = 1 / (each.length + 2)
+        assert each.exact_match == 1 and each.reading.chance == pytest.approx(uniform)
+        assert each.right.tolist() == [1] * (each.length + 1)                               # and END
+        assert each.stops_after(each.length) == 100 and each.stops_after(each.length - 1) == 0
+        torch.testing.assert_close(each.reading.shares, torch.full((2, 2), uniform))
+    run.config.task = "reverse"                                 # correct exactly on palindromes
+    one, two, three, *_ = by_length(run)
+    assert one.exact_match == 1 and 0 < two.exact_match < 0.5
+    edge, middle, other_edge, end = three.right
+    assert edge == other_edge < 0.5 and middle == end == 1
+
+
+def test_what_a_generating_model_writes_after_a_mistake_is_its_own(models_dir):
+    """Not what it would have predicted after a correct prefix."""
+    run = load_run(models_dir, "copy", "encoder-decoder")
+    each = by_length(run)[4]
+    written = generate(run.model, each.reading.source, each.target.size(1) - 1)
+    assert each.answers[:, 1 : 1 + written.size(1)].equal(written)
+    assert each.exact_match == each.reading.right
+
+
+def test_lengths_that_the_task_does_not_have_or_positions_do_not_reach_are_left_out(models_dir):
+    run = load_run(models_dir, "add", "encoder")
+    assert [each.length for each in by_length(run)] == [3, 5, 7, 9, 11, 13, 15]
+    run.model.positional_encoding.table = run.model.positional_encoding.table[:12]
+    assert [each.length for each in by_length(run)] == [3, 5, 7, 9]
+
+
+def test_the_table_of_heads_has_each_once_and_starts_with_the_most_costly(run):
+    evidence = Evidence(run)
+    wrong = {part: cost for cost, part in enumerate(parts_of(run.model))} | {NOTHING: 0}
+    evidence.margins = {                                        # the tiny model itself may get none right
+        part: torch.cat([-torch.ones(cost, 3), torch.ones(100 - cost, 3)]) for part, cost in wrong.items()
+    }
+    rows, kinds = head_table(evidence), KINDS[run.architecture]
+    assert {(row["kind"], row["layer"], row["head"]) for row in rows} == {
+        (kind, layer, head) for kind in kinds for layer in (1, 2) for head in (1, 2)
+    }
+    assert len(rows) == 4 * len(kinds) and rows == sorted(rows, key=lambda row: -row["cost"])
+    for row in rows:
+        place = row["layer"] - 1, row["head"] - 1
+        assert row["exact_match_without"] == pytest.approx(1 - wrong[(row["kind"], *place)] / 100)
+        assert row["cost"] == pytest.approx(1 - row["exact_match_without"])
+        run.model(*evidence.reading.given)
+        weights = attentions(run.model, row["kind"])[place[0]].attention_weights[:, place[1]]
+        query, key = {"encoder": (1, 1), "cross": (0, 1), "decoder": (0, 0)}[row["kind"]]
+        query, key = (9, 1) if run.architecture == "decoder" else (query, key)
+        mirrored = [weights[:, query + i, key + 7 - i].mean().item() for i in range(8)]
+        assert row["anti_diagonal"] == pytest.approx(sum(mirrored) / 8, abs=1e-6)
+        answering = row["kind"] == kinds[-1]                    # there the answer of reverse is just that
+        assert row["answer"] == (pytest.approx(row["anti_diagonal"]) if answering else None)
+        queries, keys = range(query, weights.size(1)), range(weights.size(2))
+        distance = sum(
+            weights[:, t, s].mean().item() * abs((t - query) - (s - key)) for t in queries for s in keys
+        )
+        assert row["mean_distance"] == pytest.approx(distance / len(queries), abs=1e-5)
+
+
+def test_lengths_that_a_task_cannot_answer_are_left_out():
+    """It swaps the halves of eight symbols; sixteen would give two answers, and other lengths none."""
+    def swap_halves(content):
+        return content.reshape(-1, 2, 4).flip(1).flatten(1)
+
+    halves = Task(swap_halves, settings={"fixed_length": True})
+    with patch.dict(TASKS, {"halves": halves}):
+        config = recipe("halves", "encoder", **TINY)
+        run = Run(config.model().eval(), config, [], Path("nowhere"))
+        assert answer_lengths(run, 62) == {8: 8}
+        assert [at.length for at in by_length(run)] == [8]

@@ -1,0 +1,63 @@
+"""The frame of every picture: percentages, fonts, and no influence of a reader's own settings."""
+
+import shutil
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+from matplotlib.figure import Figure
+from matplotlib.font_manager import fontManager, get_font
+
+import data
+import visualize
+from data import TASKS, Task
+from support.figure import families, percent, picture_style
+from support.runs import run_folder
+
+
+@pytest.mark.parametrize(
+    ("share", "text", "whole"),
+    [(1.0, "100%", "100%"), (0.99999, "99.99%", "99%"), (0.204, "20.40%", "20%"), (0.29, "29%", "29%"),
+     (0.0, "0%", "0%")],
+)
+def test_percent_never_rounds_up_to_all(share, text, whole):
+    assert percent(share, 2) == text and percent(share) == whole
+
+
+def test_letters_that_matplotlibs_font_lacks_come_from_another_or_are_named_once(monkeypatch, capsys):
+    fonts = {font.name: get_font(font.fname).get_charmap() for font in fontManager.ttflist
+             if font.name in ("DejaVu Sans", "STIXGeneral") and font.weight in (400, "regular")}
+    monkeypatch.setattr(fontManager, "ttflist", [font for font in fontManager.ttflist if font.name in fonts])
+    letter = chr(min(fonts["STIXGeneral"].keys() - fonts["DejaVu Sans"].keys()))
+    assert families("") == families("ж") == ["sans-serif"]
+    assert families(letter) == ["sans-serif", "STIXGeneral"] and capsys.readouterr().err == ""
+    monkeypatch.setitem(TASKS, "letters", Task(data.reverse, names={4: "\U0010fffd", 5: letter}))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(2):
+            with picture_style(letters=data.letters_in_names()):
+                figure = Figure()
+                figure.suptitle(f"\U0010fffd {letter} $x", weight="bold")
+                figure.draw_without_rendering()
+    assert capsys.readouterr().err == "no font here has \U0010fffd; pictures show boxes instead\n"
+
+
+def test_a_readers_own_matplotlibrc_changes_no_byte(models_dir, tmp_path):
+    models = tmp_path / "models"
+    shutil.copytree(run_folder(models_dir, "copy", "encoder"), run_folder(models, "copy", "encoder"))
+    (tmp_path / "matplotlibrc").write_text(
+        "text.usetex: True\nfont.family: serif\nfont.size: 20\naxes.grid: True\nsavefig.dpi: 40\n"
+    )
+    written = []
+    script, asked = Path(visualize.__file__), ["--sequence", "5 9"]
+    for folder, more in ("plain", {}), ("own", {"MATPLOTLIBRC": str(tmp_path / "matplotlibrc")}):
+        result = subprocess.run(
+            [sys.executable, script, "--models-dir", models, "--output-dir", tmp_path / folder, *asked],
+            capture_output=True, text=True, timeout=100,
+            env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)} | more,
+        )
+        assert result.returncode == 0, result.stderr
+        written.append({path.name: path.read_bytes() for path in (tmp_path / folder).rglob("*.png")})
+    assert written[0] == written[1] and len(written[0]) == 3

@@ -1,0 +1,111 @@
+"""Maps, shares and entropies are those of plain loops and closed forms."""
+
+import math
+
+import pytest
+import torch
+from conftest import KINDS, attentions
+
+from data import TASKS, add_start_end, arrange, to_content, to_text
+from lab.heads import (
+    answer_cells,
+    diagonals,
+    first_symbol,
+    longest,
+    mean_distance,
+    read,
+    relative_entropy,
+    share_on,
+    unseen_sequences,
+)
+from lab.influence import dependence
+
+
+@pytest.mark.parametrize(
+    ("task", "question", "answer", "places"),
+    [
+        ("copy", "9 5 7 5", "9 5 7 5", [[1], [2], [3], [4]]),
+        ("reverse", "9 5 7 5", "5 7 5 9", [[4], [3], [2], [1]]),
+        ("double", "9 5 9", "9 5 9 9 5 9", [[1], [2], [3], [1], [2], [3]]),
+        ("sort", "9 5 7 16", "5 7 9 16", [[2], [2, 3], [1, 2, 3], [4]]),
+        ("complete", "9 5 _ 9 _ 7", "9 5 7 9 5 7", [[1, 4], [2], [6], [1, 4], [2], [6]]),
+        ("add", "4 2 + 1 9", "0 6 1", [[4], [1, 4, 5], [2, 5]]),             # the 9 makes the carry
+    ],
+)
+@pytest.mark.parametrize("architecture", KINDS)
+def test_answer_cells_are_where_the_symbol_to_say_stands(architecture, task, question, answer, places):
+    content = to_content(question.split(), task)[None]
+    target = TASKS[task].answer(content)
+    assert to_text(target[0], task) == answer
+    source, target = add_start_end(content, content.size(1) + 2), add_start_end(target, target.size(1) + 2)
+    given, to_say = arrange(architecture, source, target)
+    queries, keys = to_say.size(1), given[0].size(1)
+    cells = answer_cells(architecture, dependence(task, content, 20), queries, keys)
+    first = {"encoder": 1, "encoder-decoder": 0, "decoder": content.size(1) + 1}[architecture]
+    expected = {(first + i, place) for i, row in enumerate(places) for place in row}
+    assert {tuple(cell) for cell in cells[0].nonzero().tolist()} == expected
+    if task not in ("add", "sort"):
+        assert all(to_say[0, query] == given[0][0, key] for query, key in expected)
+
+
+def test_shares_are_those_of_a_loop(run):
+    source, given, to_say = unseen_sequences(run, longest(run))
+    assert given[0].shape[0] == 320 and (given[0] != 0).all()
+    shares = read(run, source, given, to_say).shares
+    run.model(*given)
+    kind, first = {"encoder": ("encoder", 1), "decoder": ("decoder", 9), "encoder-decoder": ("cross", 0)}[
+        run.architecture
+    ]
+    for layer, attention in enumerate(attentions(run.model, kind)):
+        for head in range(2):
+            weights = attention.attention_weights[:, head]
+            cells = [weights[:, first + i, 8 - i].mean().item() for i in range(8)]
+            assert shares[layer, head].item() == pytest.approx(sum(cells) / 8, abs=1e-6)
+
+
+def test_the_chance_level_is_the_share_of_uniform_attention(run):
+    decoder = run.architecture == "decoder"
+    expected = [1 / (10 + i) if decoder else 1 / 10 for i in range(8)]
+    assert read(run, *unseen_sequences(run, 8)).chance == pytest.approx(sum(expected) / 8)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "kind", "diagonal", "anti_diagonal"),
+    [
+        ("encoder", "encoder", [(1, 1), (2, 2), (3, 3)], [(1, 3), (2, 2), (3, 1)]),
+        ("encoder-decoder", "encoder", [(1, 1), (2, 2), (3, 3)], [(1, 3), (2, 2), (3, 1)]),
+        ("encoder-decoder", "cross", [(0, 1), (1, 2), (2, 3)], [(0, 3), (1, 2), (2, 1)]),
+        ("encoder-decoder", "decoder", [(0, 0), (1, 1), (2, 2)], [(0, 2), (1, 1), (2, 0)]),
+        ("decoder", "decoder", [(4, 1), (5, 2), (6, 3)], [(4, 3), (5, 2), (6, 1)]),
+    ],
+)
+def test_diagonals_join_the_query_that_says_a_symbol_with_that_symbol(
+    architecture, kind, diagonal, anti_diagonal
+):
+    first = first_symbol(architecture, kind, 3)
+    cells = diagonals(first, 3, 8, 5)
+    assert [[tuple(cell) for cell in part.nonzero().tolist()] for part in cells] == [diagonal, anti_diagonal]
+    fewer = diagonals(first, 3, diagonal[1][0] + 1, 5)         # two symbols are predicted
+    assert fewer.equal(cells[:, : diagonal[1][0] + 1])
+
+
+def test_scores_of_maps_that_are_known_in_closed_form():
+    """Three heads of 4 queries: one attends uniformly, one to its position, one to the mirror position."""
+    mirror = torch.eye(4).flip(1)
+    maps = torch.stack([torch.full((4, 4), 0.25), torch.eye(4), mirror])        # (3, 4, 4)
+    allowed = torch.ones(4, 4, dtype=torch.bool)
+    torch.testing.assert_close(relative_entropy(maps, allowed), torch.tensor([1.0, 0, 0]))
+    torch.testing.assert_close(mean_distance(maps, (0, 0)), torch.tensor([1.25, 0, 2]))
+    copying = torch.eye(4).roll(1, dims=1)[:3]                  # cross-attention: query 0 reads key 1, …
+    assert mean_distance(copying, (0, 1)).item() == 0
+    corner = torch.zeros(4, 4, dtype=torch.bool)
+    corner[0, 2:] = True                                        # a single query has cells: the right half
+    torch.testing.assert_close(share_on(corner, maps), torch.tensor([0.5, 0, 1]))
+
+
+def test_entropy_counts_only_what_a_query_may_read_and_queries_that_may_choose():
+    allowed = torch.ones(5, 5, dtype=torch.bool).tril()
+    maps = allowed / allowed.sum(dim=-1, keepdim=True)          # uniform attention
+    assert relative_entropy(maps, allowed).item() == pytest.approx(1)
+    maps[4] = torch.tensor([0.5, 0.5, 0, 0, 0])           # may read five keys, and reads two
+    assert relative_entropy(maps, allowed).item() == pytest.approx((3 + math.log(2) / math.log(5)) / 4)

@@ -1,0 +1,143 @@
+"""What an answer depends on, for the task and for a model, is what a plain loop finds."""
+
+import itertools
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import IN_PLAIN_PYTHON, KINDS, TINY, generator, to_digits, to_ids
+from torch import nn
+from torch.nn import functional
+
+import data
+from data import TASKS, Task, draw
+from lab.heads import longest, unseen_sequences
+from lab.influence import dependence, influence, influence_on
+from support.config import Config
+from support.puzzles import PLUS
+from support.runs import Run
+from train import load_run
+
+
+class Mirror(nn.Module):
+    """Predicts at each position, almost certainly, the symbol at its mirror position."""
+
+    architecture = "encoder"
+
+    def forward(self, tokens):
+        return 100 * functional.one_hot(tokens.flip(1), 20).float()
+
+
+def test_the_influence_on_a_perfect_mirror_is_its_anti_diagonal(models_dir):
+    run = load_run(models_dir, "reverse", "encoder")
+    source, given, to_say = unseen_sequences(run, longest(run))
+    expected = torch.eye(10).flip(1)
+    expected[[0, 9]] = 0                                        # START and END are not replaced, …
+    moved = influence(replace(run, model=Mirror()), source, given, to_say)
+    assert moved[:, 0].isnan().all() and moved[:, :, [0, 9]].isnan().all()      # … START is not scored
+    torch.testing.assert_close(moved[:, 1:, 1:9], expected[1:, 1:9].expand(320, -1, -1))
+
+
+def test_influence_on_cells_leaves_out_what_was_not_measured():
+    moved = torch.tensor([[[0.75, 0.25, torch.nan], [0.0, 0.5, torch.nan]]])
+    cells = torch.tensor([[[True, False, True], [False, True, False]]])
+    assert influence_on(cells, moved) == pytest.approx((1.25 / 1.5, 1.25 / 2, 0.25 / 2))
+
+
+@pytest.mark.parametrize("architecture", KINDS)
+def test_influence_is_that_of_a_loop_over_keys(architecture):
+    """With two symbols, there is only one replacement for each."""
+    config = Config(**TINY, architecture=architecture, vocab_size=6)
+    run = Run(config.model().eval(), config, [], Path())
+    source, given, to_say = unseen_sequences(run, 5, count=20)
+    moved, before = influence(run, source, given, to_say), run.model(*given).softmax(dim=-1)
+    for row, query, key in itertools.product(range(20), range(to_say.size(1)), range(given[0].size(1))):
+        other = given[0][row : row + 1].clone()
+        symbol = int(other[0, key])
+        if symbol < 4 or to_say[row, query] in (0, 1):
+            assert moved[row, query, key].isnan()
+            continue
+        other[0, key] = 9 - symbol
+        after = run.model(other, *(tokens[row : row + 1] for tokens in given[1:])).softmax(dim=-1)
+        distance = (after[0, query] - before[row, query]).clamp(min=0).sum()
+        torch.testing.assert_close(moved[row, query, key], distance, atol=1e-5, rtol=0)
+        assert not (architecture == "decoder" and key > query) or moved[row, query, key] == 0
+
+
+def test_digits_are_replaced_by_digits(models_dir):
+    run = load_run(models_dir, "add", "encoder")
+    source, given, to_say = unseen_sequences(run, longest(run), count=50)
+    seen = []
+    run.model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    influence(run, source, given, to_say)
+    changed = torch.stack(seen[1:]) != given[0]                 # (S, N, S)
+    for key, tokens in enumerate(seen[1:]):
+        was_digit = (given[0][:, key] >= 4) & (given[0][:, key] < 14)
+        assert ((tokens >= 4) & (tokens < 14)).equal((given[0] >= 4) & (given[0] < 14))
+        assert changed[key, :, key].equal(was_digit) and changed[key].sum() == was_digit.sum()
+
+
+def next_symbol(content):
+    return 4 + (content - 3) % 16
+
+
+def parity(content):
+    return 4 + content.sum(dim=1, keepdim=True) % 2
+
+
+def constant(content):
+    return torch.full((len(content), 1), 7)
+
+
+def diagonal(length):
+    return torch.eye(length).expand(20, -1, -1)
+
+
+@pytest.mark.parametrize(
+    ("answer", "cells"),
+    [
+        (data.copy, diagonal(6)),
+        (next_symbol, diagonal(6)),
+        (data.reverse, diagonal(6).flip(1)),
+        (data.double, diagonal(6).repeat(1, 2, 1)),
+        (parity, torch.full((20, 1, 6), 8 / 15)),               # of the 15 other symbols, 8 are odd or even
+        (constant, torch.zeros(20, 1, 6)),
+    ],
+)
+def test_an_answer_depends_on_the_symbols_that_it_comes_from(answer, cells, monkeypatch):
+    monkeypatch.setitem(TASKS, "own", Task(answer))
+    content = torch.randint(4, 20, (20, 6), generator=generator())
+    torch.testing.assert_close(dependence("own", content, 20), cells.double())
+
+
+@pytest.mark.parametrize("task", ["copy", "reverse", "sort", "double", "add"])
+def test_dependence_is_that_of_a_loop_in_plain_python(task):
+    source, _ = draw(task, 12, generator(), seq_len=5, fixed_length=True)
+    content, answer = source[:, 1:-1], IN_PLAIN_PYTHON[task]
+    measured, symbols = dependence(task, content, 20), range(4, 15) if task == "add" else range(4, 20)
+    for row, question in enumerate(content.tolist()):
+        for place, symbol in enumerate(question):
+            before, after = question[:place], question[place + 1 :]
+            others = [[*before, other, *after] for other in symbols if other != symbol]
+            if task == "add":                                   # digits replace digits, and PLUS stays
+                others = [other for other in others if other.count(PLUS) == 1 and other[2] == PLUS]
+            right = answer(question)
+            for i in range(len(right)):
+                changes = [answer(other)[i] != right[i] for other in others]
+                expected = sum(changes) / len(changes) if changes else math.nan
+                assert measured[row, i, place].item() == pytest.approx(expected, nan_ok=True)
+
+
+def test_digits_of_a_sum_depend_on_their_column_and_more_weakly_on_the_carry():
+    of_sum = dependence("add", to_digits("42+19"), 20)[0]
+    assert of_sum[2, [0, 1, 3, 4]].tolist() == [0, 1, 0, 1] and of_sum[1, [0, 3]].tolist() == [1, 1]
+    assert 0.5 < of_sum[1, 4] < 1 and of_sum[:, 2].isnan().all()    # the 9 makes the carry
+    leading = dependence("add", to_digits("99+01"), 20)[0, 0]
+    assert leading[:2].tolist() == [1, 1]
+
+
+def test_a_completion_comes_from_the_visible_copies_of_its_symbol():
+    cells = dependence("complete", to_ids("5 _ 9 5 7 _"), 20)[0]
+    assert [row.nonzero().flatten().tolist() for row in cells] == [[0, 3], [4], [2], [0, 3], [4], [2]]

@@ -1,0 +1,128 @@
+"""Probes, the logit lens and the parts of the scores agree with the model's own numbers."""
+
+import copy
+import itertools
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import KINDS, TINY, attentions, zero
+
+from data import ARCHITECTURES
+from lab.heads import read, unseen_sequences
+from lab.probes import linear_probe, logit_lens, loudness, score_parts, scores_of_query, untrained
+from support.config import Config
+from support.runs import Run
+
+
+def test_the_logit_lens_sees_the_embedding_first_and_what_the_model_says_last(run):
+    """Without the later sublayers' contributions, the model predicts what the lens sees earlier."""
+    _, given, _ = unseen_sequences(run)
+    model = copy.deepcopy(run.model)
+    blocks = model.decoder_blocks if len(given) == 2 else model.blocks
+    sublayers = ["attention", "cross-attention", "feed-forward"][:: 1 if len(given) == 2 else 2]
+    lens = logit_lens(replace(run, model=model), given)
+    assert list(lens) == ["embedding", *(f"layer {layer} {name}" for layer in (1, 2) for name in sublayers)]
+    *early, last = lens.values()
+    assert last.equal(model(*given).argmax(dim=-1)) and not last.equal(early[0])
+    for said, (layer, name) in zip(
+        reversed(early), reversed([*itertools.product((0, 1), sublayers)]), strict=True
+    ):
+        part = blocks[layer].get_submodule(name.replace("-", "_"))
+        zero(part, "contract" if name == "feed-forward" else "output_projection")
+        assert model(*given).argmax(dim=-1).equal(said)
+
+
+def test_the_lens_sees_a_post_norm_stream_after_its_norm():
+    config = Config(**TINY, norm_first=False)
+    run = Run(config.model().eval(), config, [], Path())
+    _, given, _ = unseen_sequences(run)
+    block, stream = run.model.blocks[0], run.model.positional_encoding(run.model.embedding(given[0]))
+    stream = block.attention_norm(stream + block.attention(stream, mask=(given[0] != 0)[:, None, None]))
+    said = run.model.output_projection(stream).argmax(dim=-1)
+    assert logit_lens(run, given)["layer 1 attention"].equal(said)
+
+
+def test_the_scores_of_a_query_give_its_weights_and_are_the_projections_products(run):
+    source, given, to_say = unseen_sequences(run, 5, count=1)
+    made = {}
+    for kind, maps in read(run, source, given, to_say).maps.items():
+        scores, weights = scores_of_query(run.model, given, (kind, 1, 1), 3), maps[1, 1, 3]
+        allowed = weights > 0
+        torch.testing.assert_close((scores / math.sqrt(8))[allowed].softmax(dim=0), weights[allowed])
+        attention = attentions(run.model, kind)[1]
+        parts = attention.query_projection, attention.key_projection
+        hooks = [part.register_forward_hook(lambda part, _, out: made.update({part: out})) for part in parts]
+        run.model(*given)
+        for hook in hooks:
+            hook.remove()
+        query, keys = (made[part][0, :, 8:] for part in parts)  # the second head's half
+        torch.testing.assert_close(scores, keys @ query[3])
+
+
+@pytest.mark.parametrize("norm_first", [True, False])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_parts_of_the_scores_add_up_to_the_scores_that_the_model_uses(architecture, norm_first):
+    """Apart from what is the same for all keys; with biases and scales like a trained model's."""
+    torch.manual_seed(0)
+    config = Config(**TINY, architecture=architecture, norm_first=norm_first, positional="learned")
+    model = config.model()
+    for parameter in model.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    source = torch.tensor([[1, 5, 9, 12, 2], [1, 7, 7, 4, 2]])
+    parts = score_parts(model, source)
+    kind, expected = KINDS[architecture][0], torch.empty(1, 2, 5, 5)
+    for head, query in itertools.product(range(2), range(5)):
+        given = (source[:1], source[:1]) if architecture == "encoder-decoder" else (source[:1],)
+        scores = scores_of_query(model, given, (kind, 0, head), query)
+        expected[0, head, query] = scores / math.sqrt(8)
+
+    def centred(scores):
+        return scores - scores.mean(dim=-1, keepdim=True)
+
+    torch.testing.assert_close(centred(sum(parts.values()))[:1], centred(expected), atol=1e-5, rtol=1e-5)
+
+
+def test_the_balance_of_a_changed_model_is_not_measured():
+    """RMSNorm does not subtract the mean, which the parts of the scores assume."""
+    model, source = Config(**TINY).model(), torch.tensor([[1, 5, 7, 9, 2]])
+    loudness(model, source)
+    norm = model.blocks[0].attention_norm
+    norm.bias = None
+    norm.forward = lambda x: x * (x.square().mean(-1, keepdim=True) + norm.epsilon).rsqrt() * norm.weight
+    with torch.no_grad():
+        model.embedding.weight += 1
+    with pytest.raises(ValueError, match="the balance cannot be measured: the terms differ from the"):
+        loudness(model, source)
+
+
+def test_loudness_is_the_spread_over_the_keys_of_what_comes_from_positions_or_symbols_alone():
+    config = Config(**TINY)
+    source = torch.tensor([[1, 5, 9, 12, 2], [1, 7, 7, 4, 2]])
+    model = untrained(config)
+    torch.manual_seed(config.seed)
+    assert torch.equal(config.model().embedding.weight, model.embedding.weight)
+    full = loudness(model, source)
+    model.embedding.weight.data.zero_()
+    model.embedding.weight.data += 3.0                          # all symbols alike: the norm removes the mean
+    only_positions = loudness(model, source)
+    assert only_positions["symbols"] == only_positions["both"] == pytest.approx(0, abs=1e-6)
+    scores = score_parts(model, source)["positions"]
+    expected = scores.var(dim=-1, unbiased=False).mean().sqrt().item()
+    assert only_positions["positions"] == pytest.approx(expected, rel=1e-5) and full["symbols"] > 0.01
+    causal = Config(**TINY, architecture="decoder").model()
+    scores = score_parts(causal, source)["symbols"]
+    rows = [scores[:, :, query, : query + 1].var(dim=-1, unbiased=False).mean() for query in range(5)]
+    expected = (sum(rows) / 5).sqrt().item()
+    assert loudness(causal, source)["symbols"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_linear_probe_reads_what_is_linear_and_no_more():
+    generator = torch.Generator().manual_seed(0)
+    states = torch.randn(600, 8, generator=generator)
+    held_out = torch.arange(600) >= 400
+    assert linear_probe(states, states[:, :3].argmax(dim=1), held_out) > 0.95
+    assert linear_probe(states, (states[:, 0] * states[:, 1] > 0).long(), held_out) < 0.65      # as XOR
+    assert linear_probe(states, torch.randint(3, (600,), generator=generator), held_out) < 0.45

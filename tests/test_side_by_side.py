@@ -1,0 +1,165 @@
+"""Pictures of several runs claim only what all of them show."""
+
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from conftest import MODELS, TINY, assert_readable, call_main, sentence_of
+
+import train
+from lab.ablation import NOTHING
+from lab.heads import unseen_sequences
+from lab.probes import loudness, untrained
+from lab.side_by_side import (
+    balance_picture,
+    balance_sentence,
+    comparison_sentence,
+    evidence_in,
+    lines_picture,
+    runs_in,
+    training_curves_picture,
+)
+from lab.view import look_at
+from support.config import recipe
+from support.runs import run_folder
+from train import load_run, save_checkpoint
+from visualize import kinds_picture
+
+
+def test_each_kind_is_ablated_in_the_sentence_on_top(models_dir):
+    view = look_at(load_run(models_dir, "reverse", "encoder-decoder"))
+    count = len(view.evidence.source)
+    for cost, kind in (count, "encoder"), (count // 2, "decoder"), (1, "cross"):
+        view.evidence.margins[kind,] = torch.cat([-torch.ones(cost, 3), torch.ones(count - cost, 3)])
+    assert sentence_of(kinds_picture(view)) == (
+        "Accuracy: 0% without the encoder's self-attention, 50% without the decoder's self-attention, "
+        "99% without cross-attention"
+    )
+
+
+def test_lines_run_from_each_symbol_of_the_answer_to_the_tokens_and_are_as_wide_as_the_weights(view):
+    figure = lines_picture([[view]])
+    (kind, layer, head), (axes,) = view.best, figure.axes
+    view.run.model(*view.reading.given)
+    weights = view.run.model.attention_layers()[kind][layer].attention_weights[0, head]
+    first = {"encoder": 1, "decoder": 4, "cross": 0}[kind]      # the query that predicts symbol 0
+    for lines, outlined in zip(axes.collections, (False, True), strict=True):
+        for (below, above), width in zip(lines.get_segments(), lines.get_linewidths(), strict=True):
+            answer, key = int(below[0] - 1.5), int(above[0] - 0.5)
+            assert (below[1], above[1]) == (0, 1) and outlined == (answer + key == 3 and answer < 3)
+            assert width == pytest.approx(4.5 * weights[first + answer, key].item(), abs=1e-5)
+    left = int(100 * view.evidence.left((view.kind,)) + 1e-9)
+    without = "cross-attention" if kind == "cross" else "any attention"
+    name = MODELS[view.run.architecture].removesuffix(" model")
+    title = f"Reverse, {name}\nwithout {without}: {left}% correct"
+    assert axes.get_title(loc="left") == title
+
+
+def test_the_sentence_of_the_lines_says_who_needs_attention():
+    def row(architecture, **right):
+        kind = "cross" if architecture == "encoder-decoder" else architecture
+        return [
+            SimpleNamespace(
+                kind=kind, model=MODELS[architecture], run=SimpleNamespace(config=SimpleNamespace(task=task)),
+                evidence=SimpleNamespace(left=lambda part=NOTHING, left=left: 1 if part == NOTHING else left),
+            ) for task, left in right.items()
+        ]
+
+    sentence = comparison_sentence
+    encoder, both = row("encoder", copy=1, reverse=0), row("encoder-decoder", copy=0, reverse=0.125)
+    assert sentence([encoder, both]) == "copying in an encoder needs no attention; reversing does"
+    assert sentence([encoder[:1], both[:1]]) == (
+        "copying in an encoder needs no attention; in an encoder–decoder it does"
+    )
+    assert sentence([both]) == "none of these models works without attention: at most 13% correct"
+    needless = [row("decoder", add=1, add_one=1, sort=0), both]
+    assert sentence(needless) == "adding and add_one in a decoder-only model need no attention; sorting does"
+    assert sentence([encoder[:1]]) == "copying in an encoder needs no attention"
+    encoder[1].evidence.left = lambda part=NOTHING: 0       # it never learned to reverse
+    assert sentence([encoder]) == "copying in an encoder needs no attention"
+    assert sentence([encoder[1:]]).startswith("none of these models has learned its task")
+
+
+def test_training_curves_of_several_runs_are_labelled_by_what_differs(
+    models_dir, tmp_path, monkeypatch, capsys
+):
+    """A folder of runs next to a single run, whose model need not be a current one."""
+    narrow, changed = tmp_path / "narrow", tmp_path / "changed"
+    config = recipe("reverse", "encoder", **TINY | {"d_model": 8, "seed": 3})
+    folder = run_folder(narrow, "reverse", "encoder")
+    folder.mkdir(parents=True)
+    *_, (_, checkpoint) = train.train(config, torch.device("cpu"))
+    checkpoint["history"][1]["solved"] = True
+    save_checkpoint(checkpoint, folder)
+    shutil.copytree(run_folder(models_dir, "reverse", "encoder"), changed)
+    other = torch.load(changed / "checkpoint.pt", weights_only=True)
+    other["model"]["gate"] = torch.ones(1)
+    save_checkpoint(other, changed)
+    call_main(monkeypatch, "--compare", narrow, changed, "--models-dir", tmp_path)
+    drawn, _, gallery = capsys.readouterr().out.splitlines()
+    path, title = drawn.split(": ", 1)
+    assert Path(path) == tmp_path / "training_narrow_vs_changed.png"
+    assert Path(gallery) == tmp_path / "index.html"
+    assert Path(path).read_bytes()[1:4] == b"PNG"
+    assert title == "1 of 2 runs solved the task, the earliest at step 6: d_model 8, seed 3"
+    loss_axes, accuracy_axes = training_curves_picture(runs_in([narrow, changed])).axes
+    curves = dict(zip(["d_model 8, seed 3", "d_model 16, seed 0"], (checkpoint, other), strict=True))
+    for axes, key, factor in (loss_axes, "loss", 1), (accuracy_axes, "exact_match", 100):
+        for line, (label, run) in zip(axes.get_lines(), curves.items(), strict=False):
+            assert line.get_label().startswith(label)
+            assert list(line.get_xdata()) == [3, 6]
+            assert list(line.get_ydata()) == pytest.approx([factor * row[key] for row in run["history"]])
+    shutil.copytree(changed, tmp_path / "same")
+    axes = training_curves_picture(runs_in([changed, tmp_path / "same"])).axes[0]
+    labels = [line.get_label() for line in axes.get_lines()]
+    assert labels == [f"{changed}: not solved", f"{tmp_path / 'same'}: not solved"]
+    assert training_curves_picture(runs_in([changed])).get_suptitle() == "Not solved"
+    assert training_curves_picture(runs_in([narrow])).get_suptitle() == "Solved at step 6"
+    with pytest.raises(SystemExit) as stopped:
+        call_main(monkeypatch, "--compare", narrow, tmp_path / "nothing", "--output-dir", tmp_path)
+    assert stopped.value.code == 2
+    assert f"no run found in {tmp_path / 'nothing'}" in capsys.readouterr().err
+
+
+def test_the_balance_of_positions_and_symbols_is_drawn_as_measured(models_dir, tmp_path, monkeypatch, capsys):
+    one, other = (run_folder(models_dir, "reverse", name) for name in ("encoder", "encoder-decoder"))
+    call_main(monkeypatch, "--balance", one, other, "--models-dir", models_dir, "--output-dir", tmp_path)
+    path = tmp_path / "balance_reverse_task-encoder_vs_reverse_task-encoder-decoder.png"
+    assert path.exists() and capsys.readouterr().out.startswith(f"{path}: How strongly positions")
+    shutil.copytree(one, tmp_path / "kept")                     # as cp -r does
+    copied = evidence_in([tmp_path / "kept"])["kept"].run
+    assert copied.config == load_run(models_dir, "reverse").config
+    runs = evidence_in([one, other])
+    assert list(runs) == ["architecture encoder", "architecture encoder-decoder"]
+    figure = balance_picture(runs | {f"{name}, and so on and on": runs[name] for name in runs})
+    assert_readable(figure)
+    for axes, evidence in zip(figure.axes, [*runs.values()] * 2, strict=True):
+        source, _, _ = unseen_sequences(evidence.run, 8, 100)
+        models = untrained(evidence.run.config), evidence.run.model
+        before, after = (loudness(model, source) for model in models)
+        expected = [before["positions"], after["positions"], before["symbols"], after["symbols"]]
+        assert [bar.get_height() for bar in axes.patches] == pytest.approx(expected)
+    with pytest.raises(SystemExit):
+        call_main(monkeypatch, "--balance", models_dir, "--output-dir", tmp_path)
+    assert capsys.readouterr().err == "error: --balance shows at most 4 runs, and these folders hold 9\n"
+
+
+def test_the_sentence_of_the_balance_claims_only_what_all_runs_show():
+    def sentence(**runs):
+        run = SimpleNamespace(config=SimpleNamespace(task="reverse"))
+        measured = {
+            name: SimpleNamespace(run=run, left=lambda right=right: right)
+            for name, (right, _, _) in runs.items()
+        }
+        return balance_sentence(measured, {
+            name: [{}, {"positions": positions, "symbols": symbols}]
+            for name, (_, positions, symbols) in runs.items()
+        })
+
+    claim = "reverse is learned only where positions come to outweigh symbols"
+    neutral = "how strongly positions"
+    assert sentence(loud=(1.0, 2, 1), drowned=(0.3, 1, 2)) == claim
+    assert sentence(loud=(1.0, 2, 1), drowned=(1.0, 1, 2)).startswith(neutral)
+    assert sentence(loud=(1.0, 2, 1), louder=(1.0, 3, 1)).startswith(neutral)

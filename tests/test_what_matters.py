@@ -1,0 +1,144 @@
+"""The pictures of many sequences show what was measured."""
+
+import numpy
+import pytest
+import torch
+from conftest import MODELS, names_of, outlined, sentence_of
+
+from lab.ablation import NOTHING
+from lab.heads import ALL_ATTENTION, heads_of
+from lab.what_matters import (
+    ablation_picture,
+    ablation_sentence,
+    influence_picture,
+    layers_picture,
+    layers_sentence,
+    lengths_picture,
+    lengths_sentence,
+)
+from transformer import END, PAD
+
+
+def test_the_influence_picture_shows_attention_and_influence_in_the_same_sequences(view):
+    figure, evidence = influence_picture(view), view.evidence
+    kind, layer, head = view.best
+    first = 9 if kind == "decoder" else 1 if kind == "encoder" else 0       # the query that predicts symbol 0
+    view.run.model(*evidence.reading.given)
+    weights = view.run.model.attention_layers()[kind][layer].attention_weights[:, head].mean(dim=0)
+    for axes, expected in zip(figure.axes, (weights, evidence.influence.nanmean(dim=0)), strict=False):
+        drawn = axes.collections[0].get_array()
+        numpy.testing.assert_allclose(drawn.filled(numpy.nan), expected[first:], atol=1e-6)
+        assert axes.collections[0].get_clim() == (0, 1)
+        assert names_of(axes.get_xticklabels())[:10] == ["START", *"12345678", "END"]
+        assert outlined(axes) == sorted((8 - i, i) for i in range(8))       # key, query
+    assert figure.axes[-1].get_ylabel() == "weight, influence"              # what the colours mean
+    on_answers = sum(evidence.influence[:, first + i, 8 - i].sum() for i in range(8))
+    share = int(100 * on_answers / evidence.influence.nansum())
+    assert sentence_of(figure).startswith(f"{share}% of the influence comes from the needed symbols")
+
+
+def test_the_ablation_picture_shows_what_is_left_by_length(view):
+    figure, evidence = ablation_picture(view), view.evidence
+    axes = figure.axes[0]
+    lengths = (evidence.source > 3).sum(dim=1)
+    names, columns = names_of(axes.get_yticklabels()), names_of(axes.get_xticklabels())
+    assert columns == [*"12345678", "all"] and names[-1] == "any attention"
+    either, other = heads_of(view.run.model)[:2]
+    evidence.pair = other, either, 0.5
+    pair = f"{view.name(either)} and {view.name(other)}"
+    assert f"Redundant pair: {pair}; without both, accuracy is 50%." in ablation_picture(view).get_supxlabel()
+    parts = {view.name(part): part for part in [*evidence.margins, ALL_ATTENTION] if part != NOTHING}
+    drawn = axes.collections[0].get_array()
+    texts = numpy.array([int(text.get_text()) for text in axes.texts]).reshape(drawn.shape)
+    for name, row, shown in zip(names, drawn, texts, strict=True):
+        right = evidence.margins[parts[name]][:, 0] > 0
+        expected = [right[lengths == length].double().mean() for length in range(1, 9)]
+        expected.append(right.double().mean())
+        numpy.testing.assert_allclose(1 - row, expected)
+        numpy.testing.assert_array_equal(shown, [int(100 * share + 1e-9) for share in expected])
+    scatter = figure.axes[1].collections[0].get_offsets()
+    heads = heads_of(view.run.model, (view.kind,))
+    costs = [100 * (evidence.margins[head][:, 0] < 0).double().mean() for head in heads]
+    numpy.testing.assert_allclose(scatter[:, 1], costs)
+    numpy.testing.assert_allclose(scatter[:, 0], 100 * evidence.reading.shares.flatten())
+
+
+def test_the_sentence_of_ablation_names_the_costliest_head_and_the_one_that_reads_the_answers_most(view):
+    evidence, count = view.evidence, len(view.evidence.source)
+    right = torch.ones(count, 3)
+    costly = next(head for head in heads_of(view.run.model) if head != view.best)
+
+    def sentence(**costs):
+        parts = {"costly": costly, "best": view.best, "all": ALL_ATTENTION}
+        evidence.margins = {part: right for part in evidence.margins} | {
+            parts[name]: torch.cat([-right[:cost], right[cost:]]) for name, cost in costs.items()
+        }
+        return ablation_sentence(view)
+
+    model = MODELS[view.run.architecture]
+    assert sentence() == f"this {model} needs no attention for the task reverse: 100% correct without any"
+    assert sentence(all=count) == (
+        "no single head is needed, but attention is: without any, accuracy 100% → 0%"
+    )
+    text = sentence(all=count, costly=1)
+    assert text.startswith(f"{view.name(costly)} matters most: without it, accuracy 100% → 99%; ")
+    assert text.endswith("costs nothing")
+    assert "attends most to the answers and matters most" in sentence(all=count, best=count // 2)
+    evidence.margins = {part: -right for part in evidence.margins}
+    assert ablation_sentence(view) == "the model is never correct, so no ablation can make it worse"
+
+
+def test_lengths_and_layers_are_drawn_as_measured(view):
+    axes, places = lengths_picture([view]).axes
+    exact_match, = axes.get_lines()
+    assert list(exact_match.get_xdata()) == list(range(1, 17))
+    assert list(exact_match.get_ydata()) == pytest.approx([min(100, 8 * length) for length in range(1, 17)])
+    different = [len(each.reading.source.unique(dim=0)) for each in view.evidence.lengths]
+    assert names_of(axes.get_xticklabels()) == [f"{row + 1}\n{count}" for row, count in enumerate(different)]
+    wrong = places.collections[0].get_array()
+    for row, of_length in enumerate(wrong):                     # each symbol and END, and nothing more
+        assert of_length.compressed() == pytest.approx([1 - min(100, 8 * (row + 1)) / 100] * (row + 2))
+    share = int(100 * view.evidence.lengths[8].reading.shares[view.best[1:]] + 1e-6)
+    title = f"{MODELS[view.run.architecture]}\nlength 9: 72% correct\n"
+    title += f"best head: {share}% of its attention on the answer"
+    assert places.get_title(loc="left") == title
+    shaded = axes.patches[0].get_extents().transformed(axes.transData.inverted())
+    assert (shaded.x0, shaded.x1) == (pytest.approx(0.5), pytest.approx(8.5))           # trained on 1 … 8
+    picture = layers_picture(view)
+    tokens, sequences = picture.axes[0].get_lines()
+    assert list(tokens.get_ydata())[-2:] == [10, 100] and list(sequences.get_ydata())[-2:] == [0, 87.5]
+    labels = [" ".join(name.get_text().split()) for name in picture.axes[-1].get_xticklabels()]
+    assert labels[0] == "embedding" and labels[-1].replace("- ", "-") == "layer 2 feed-forward"
+    dots = [line.get_ydata() for line in picture.axes[1].get_lines()]
+    numpy.testing.assert_allclose(dots, 100 * view.evidence.reading.shares)
+
+
+def test_the_picture_of_lengths_says_which_model_stops_and_which_goes_on(view):
+    def sentence():
+        return lengths_sentence([view])
+
+    name, beyond = MODELS[view.run.architecture], view.evidence.lengths[8]
+    assert sentence() == f"the {name} generalises beyond the training lengths: 72% correct at length 9"
+    beyond.answers = beyond.target.clone()
+    beyond.answers[1:, 9], beyond.answers[1:, 10] = END, PAD
+    assert sentence() == f"the {name} learned to reverse, and to stop after 8 symbols"
+    lines = lengths_picture([view]).axes[1].get_title(loc="left").splitlines()
+    assert lines[1:3] == ["length 9: 1% correct", "END after 8 symbols: 99 of 100"]
+    beyond.answers[:80, 3] = 0                                  # it is not correct until there
+    assert sentence() == "no model generalises beyond the training lengths: at most 0% correct at length 9"
+    view.evidence.lengths = view.evidence.lengths[:8]
+    assert sentence() == "reverse: the model has no positions for questions longer than those in training"
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ([0.2, 0.23, 0.89, 0.91, 1],
+         "accuracy first reaches 90% of its final value after 3: 91% of the tokens"),
+        ([0.1, 0.999], "accuracy first reaches 90% of its final value after 1: 99% of the tokens"),
+        ([0.1, 0.3, 0.509, 0.7, 0.9], "the answers build up gradually, to 90% of the tokens"),
+        ([0.1, 0.2, 0.3], "the answers never appear: only 30% of the tokens are correct at the end"),
+    ],
+)
+def test_the_answer_appears_at_90_percent_of_the_final_score_or_gradually(values, sentence):
+    assert layers_sentence({str(place): value for place, value in enumerate(values)}) == sentence
