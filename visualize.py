@@ -24,6 +24,9 @@ from pathlib import Path
 from urllib.parse import quote
 from zlib import crc32
 
+from support import console  # before matplotlib, see there
+
+# isort: split
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -51,7 +54,6 @@ from lab.view import (
     sample,
 )
 from lab.weights import beside_picture, weights_picture
-from support import console
 from support.figure import WIDTH, new_picture, panel, percent, picture_style, save_picture, two_decimals
 from support.files import first_line, only_writer
 from support.runs import (
