@@ -34,25 +34,25 @@ from pathlib import Path
 from unittest.mock import patch
 
 import torch
-from scale import flops_of, scale
 from torch import Tensor, nn
 
-import handmade
-import train
-import transformer
-from data import ARCHITECTURES, TASKS, add_start_end, all_right, to_content
-from lab.evidence import Evidence, half_way, shares_in_training
-from lab.mistakes import mistakes_text
-from lab.probes import probe_places, swap_end, untrained
-from support.config import Config, check_config, recipe
-from support.console import fail, parse_options, run_script, set_threads
-from support.figure import percent
-from support.puzzles import add
-from support.record import extended, probe_of
-from support.runs import DEFAULT_FOLDER, DEFAULT_TASKS, Run
-from transformer import check_positive, scaled_dot_product_attention, sinusoidal_encoding
-
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from scale import flops_of, scale  # noqa: E402
+
+import handmade  # noqa: E402
+import train  # noqa: E402
+import transformer  # noqa: E402
+from data import ARCHITECTURES, TASKS, add_start_end, all_right, to_content  # noqa: E402
+from lab.evidence import Evidence, half_way, shares_in_training  # noqa: E402
+from lab.mistakes import mistakes_text  # noqa: E402
+from lab.probes import probe_places, swap_end, untrained  # noqa: E402
+from support.config import Config, check_config, recipe  # noqa: E402
+from support.console import fail, parse_options, run_script, set_threads  # noqa: E402
+from support.figure import percent  # noqa: E402
+from support.puzzles import add  # noqa: E402
+from support.record import extended, probe_of  # noqa: E402
+from support.runs import DEFAULT_FOLDER, DEFAULT_TASKS, Run  # noqa: E402
+from transformer import check_positive, scaled_dot_product_attention, sinusoidal_encoding  # noqa: E402
 
 CPU = torch.device("cpu")
 LOOK_EVERY = 8                                              # steps between evaluations; one epoch of our runs

@@ -32,7 +32,7 @@ from support.figure import name_lines, new_picture, panel, picture_style, save_p
 from transformer import PAD, LayerNorm, PositionalEncoding, token_embedding
 
 CPU = torch.device("cpu")
-BASE = Config(seq_len=8, fixed_length=True)           # what the sweeps start from
+BASE = Config(seq_len=8, fixed_length=True)                 # what the sweeps start from
 SWEEPS = {                                                  # one size at a time
     "d_model": {size: replace(BASE, d_model=size, d_ff=4 * size) for size in (64, 128, 256, 512, 1024)},
     "layers": {size: replace(BASE, num_layers=size) for size in (2, 4, 8, 12)},

@@ -121,6 +121,12 @@ def elsewhere(tmp_path):
     return run
 
 
+@pytest.mark.parametrize("script", [*SCRIPTS, "tests/benchmark.py"])
+def test_each_script_starts_from_any_folder(script, elsewhere):
+    result = elsewhere(script, "--help")
+    assert (result.returncode, result.stderr) == (0, "") and "python" in result.stdout
+
+
 @pytest.mark.skipif(os.name != "posix", reason="a shell's redirections")
 @pytest.mark.parametrize(
     ("after", "status", "said"),

@@ -137,7 +137,7 @@ def test_who_wants_nothing_to_move_sees_the_last_moments_of_a_film(tmp_path, bro
 
 def test_a_page_of_the_readers_own_is_not_replaced(tmp_path):
     page = some_runs(tmp_path / "ours", [("copy", "encoder")])
-    save_gallery(page.parent, page.parent, "")     # ours is
+    save_gallery(page.parent, page.parent, "")              # ours is
     mine = tmp_path / "index.html"
     mine.write_text("<h1>mine</h1>")
     with pytest.raises(ValueError, match="was not written by visualize.py; move it, or choose another"):
