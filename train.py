@@ -316,6 +316,20 @@ def train(
 # ---------------------------------------------------------------- the test and its mistakes
 
 
+def prediction_text(task: str, source: Tensor, target: Tensor, prediction: Tensor) -> str:
+    """Format source (S,), target (T,) and prediction (T,) one below another, with wrong symbols in []."""
+    counts = data.is_scored(target)
+    source, target, prediction = source[data.is_scored(source)], target[counts], prediction[counts]
+    wrong = prediction != target
+    lines = []
+    for name, tokens in ("input", source), ("target", target), ("prediction", prediction):
+        words = [data.to_text(token, task) for token in tokens.split(1)]
+        marked = wrong if name == "prediction" else torch.zeros_like(tokens, dtype=torch.bool)
+        cells = [f"[{word}]" if mark else f" {word} " for word, mark in zip(words, marked, strict=True)]
+        lines.append(f"    {name:<11}" + "".join(f"{cell:>6}" for cell in cells).rstrip())
+    return "\n".join(lines) + (f"   {int(wrong.sum())} wrong" if wrong.any() else "   all correct")
+
+
 @dataclass
 class Answers:
     """A model's answers to the test sequences, none of which were seen during training."""
@@ -337,6 +351,11 @@ class Answers:
             first.setdefault(tuple(self.source[row].tolist()), row)
         return list(first.values())
 
+    def examples(self) -> list[str]:
+        """Format up to three distinct mistakes; see prediction_text."""
+        return [prediction_text(self.config.task, self.source[row], self.target[row], self.prediction[row])
+                for row in self.different_mistakes()[:3]]
+
 
 @lru_cache(maxsize=32)
 def distinct_tests(task: str, count: int, *sizes: int | bool) -> int:
@@ -355,20 +374,6 @@ def take_test(config: Config, model: nn.Module, count: int | None = None) -> Ans
     """Return the model's answers to this run's test sequences, TEST_SEQUENCES by default."""
     source, target = config.draw(count or TEST_SEQUENCES, fixed_generator("test"), "test")
     return Answers(config, source, target, predict(model, source, target))
-
-
-def prediction_text(task: str, source: Tensor, target: Tensor, prediction: Tensor) -> str:
-    """Format source (S,), target (T,) and prediction (T,) one below another, with wrong symbols in []."""
-    counts = data.is_scored(target)
-    source, target, prediction = source[data.is_scored(source)], target[counts], prediction[counts]
-    wrong = prediction != target
-    lines = []
-    for name, tokens in ("input", source), ("target", target), ("prediction", prediction):
-        words = [data.to_text(token, task) for token in tokens.split(1)]
-        marked = wrong if name == "prediction" else torch.zeros_like(tokens, dtype=torch.bool)
-        cells = [f"[{word}]" if mark else f" {word} " for word, mark in zip(words, marked, strict=True)]
-        lines.append(f"    {name:<11}" + "".join(f"{cell:>6}" for cell in cells).rstrip())
-    return "\n".join(lines) + (f"   {int(wrong.sum())} wrong" if wrong.any() else "   all correct")
 
 
 def metrics_of(config: Config, model: nn.Module, history: list[dict], answers: Answers) -> dict:
@@ -442,21 +447,19 @@ def load_run(models_dir: Path, task: str, architecture: str = "encoder") -> Run:
     return read_run(run_folder(models_dir, task, architecture), task, architecture)
 
 
-def save_figures(config: Config, metrics: dict, history: list[dict], folder: Path) -> None:
-    """Save history.csv, metrics.json and, if the model was trained, training.png."""
+def save_test(config: Config, model: nn.Module, history: list[dict], folder: Path) -> tuple[dict, Answers]:
+    """Run the test; save history.csv, training.png if the model was trained and, last, metrics.json.
+
+    Return the metrics and the answers.
+    """
+    answers = take_test(config, model)
+    metrics = metrics_of(config, model, history, answers)
     save_table(history, folder / "history.csv")
     if metrics["steps"]:
         with picture_style(letters=data.letters_in_names()):
             save_picture(training_picture(config, history), folder / "training.png")
     with replacing(folder / "metrics.json") as path:
         path.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
-
-
-def save_test(config: Config, model: nn.Module, history: list[dict], folder: Path) -> tuple[dict, Answers]:
-    """Run the test and save the results; return the metrics and the answers."""
-    answers = take_test(config, model)
-    metrics = metrics_of(config, model, history, answers)
-    save_figures(config, metrics, history, folder)
     return metrics, answers
 
 
@@ -631,12 +634,9 @@ def telling_what_is_saved(saved: Callable[[], tuple[str, str]]) -> Iterator[None
 
 def print_mistakes(answers: Answers, last: dict) -> None:
     """Print three mistakes; if the final loss suggests it, blame the learning rate."""
-    config, rows = answers.config, answers.different_mistakes()[:3]
-    count = f"{int(answers.wrong.sum()):,} of {len(answers.wrong):,}"
+    config, count = answers.config, f"{int(answers.wrong.sum()):,} of {len(answers.wrong):,}"
     print(f"{config.name}: {count} test sequences answered incorrectly, for example:")
-    for row in rows:
-        print(prediction_text(config.task, answers.source[row], answers.target[row], answers.prediction[row]))
-    print()
+    print("\n".join(answers.examples()) + "\n")
     guessing = math.log(config.vocab_size)                  # the loss of uniform guessing
     if last["loss"] > guessing and last["step"] > WARM_UP_STEPS:
         print(f"The loss is {last['loss']:.2f}, worse than uniform guessing (ln {config.vocab_size} = "

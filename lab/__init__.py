@@ -1,4 +1,4 @@
-"""What takes a trained model apart.
+"""Tools that take a trained model apart.
 
     heads.py            where heads attend: maps, shares, entropy
     influence.py        what an answer depends on

@@ -1,4 +1,4 @@
-"""What is lost without a head, a layer or all attention: their outputs are replaced with zero or the mean."""
+"""Ablation of a head, a layer or all attention: replace its outputs with zero or their mean."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager

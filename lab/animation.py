@@ -1,4 +1,4 @@
-"""How attention forms during training: a GIF, and its last frames as one picture."""
+"""The animation of how attention forms during training: a GIF, and moments of it in one picture."""
 
 import itertools
 import json

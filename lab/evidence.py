@@ -1,4 +1,4 @@
-"""Everything that is measured for one run: shares, ablations, influence, lengths; each when first needed."""
+"""All measurements of one run: shares, ablations, influence, lengths; each is made when first needed."""
 
 import itertools
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What an answer depends on: replace one symbol of the question and see which answers change.
+"""Interventions on the question: replace one symbol and see which symbols of the answer change.
 
 `dependence` measures this for the correct answer, `influence` for the model's.
 

@@ -1,4 +1,4 @@
-"""Which questions a model answers incorrectly: what kinds they are, as a table, a text and a picture."""
+"""Kinds of questions that a model answers incorrectly, as a table, a text and a picture."""
 
 import inspect
 import math
@@ -13,7 +13,7 @@ from data import TASKS, kinds_of
 from support.config import Config, title_of
 from support.figure import MARGIN, WIDTH, new_picture, panel, percent
 from support.runs import Run, read_metrics, save_table
-from train import Answers, prediction_text, take_test
+from train import Answers, take_test
 
 SMALLEST_EXCESS = 0.05                                      # excess fraction of mistakes worth reporting
 
@@ -58,19 +58,17 @@ def hardest_kinds(table: list[dict]) -> list[dict]:
 
 def mistakes_text(answers: Answers) -> str:
     """Describe which kinds of questions the model gets wrong, with three examples; at most 12 lines."""
-    config, different = answers.config, answers.different_mistakes()
-    count, rows = int(answers.wrong.sum()), hardest_kinds(by_kind(answers))
-    texts = [prediction_text(config.task, answers.source[row], answers.target[row], answers.prediction[row])
-             for row in different[:3]]
+    count, distinct = int(answers.wrong.sum()), len(answers.different_mistakes())
+    rows = hardest_kinds(by_kind(answers))
     lines = {
-        f"{config.name}: {count:,} of {len(answers.wrong):,} wrong":
+        f"{answers.config.name}: {count:,} of {len(answers.wrong):,} wrong":
             [f"{row['kind']} {row['value']}" for row in rows],
         "    % of questions": [percent(row["share_of_questions"], 1) for row in rows],
-        f"    % of mistakes ({len(different):,} distinct questions)":
+        f"    % of mistakes ({distinct:,} distinct questions)":
             [percent(row["share_of_mistakes"], 1) for row in rows],
     }
     table = [f"{name:<44}" + "".join(f"{cell:>12}" for cell in cells) for name, cells in lines.items()]
-    return "\n".join(table + texts)
+    return "\n".join(table + answers.examples())
 
 
 def mistakes_sentence(table: list[dict]) -> str:

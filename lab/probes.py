@@ -1,4 +1,4 @@
-"""What the residual stream encodes: linear probes, the logit lens, and the balance of token and position.
+"""Probes of the residual stream: linear probes, the logit lens, and the balance of token and position.
 
 Shapes: N sequences, H heads, T queries, S keys, D d_model.
 """

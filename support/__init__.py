@@ -1,4 +1,4 @@
-"""What any training script needs, and no reader of a Transformer has to open.
+"""Engineering that any training script needs. You can understand the Transformer without opening it.
 
     console.py          one-line errors, signals, closed pipes, parsers, devices and threads
     files.py            files replaced as a whole, one writer per folder, archives read safely

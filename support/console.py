@@ -1,4 +1,4 @@
-"""What a command line needs: one-line errors, signals, closed pipes, parsers, devices and threads.
+"""The command line: one-line errors, signals, closed pipes, parsers, devices and threads.
 
 Nothing here is specific to Transformers.
 """

@@ -186,7 +186,7 @@ def violations(browser) -> list[str]:
     return [f"{rule['id']}: {rule['nodes'][0]['html']}" for rule in result["violations"]]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def saved(tmp_path_factory):
     """The output of `python handmade.py` and the folder of its four runs; do not modify it."""
     folder, printed = tmp_path_factory.mktemp("built"), io.StringIO()
@@ -199,7 +199,7 @@ def saved(tmp_path_factory):
     return printed.getvalue(), folder / "models" / "handmade"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def built(saved):
     return saved[1]
 
@@ -213,7 +213,7 @@ def finished(models_dir):
 def command(*options, folder):
     return subprocess.run(
         [sys.executable, "train.py", "--output-dir", str(folder), *options],
-        capture_output=True, text=True, cwd=Path(train.__file__).parent, timeout=100, encoding="cp1252",
+        capture_output=True, text=True, cwd=ROOT, timeout=100, encoding="cp1252",
         env=os.environ | {"PYTHONIOENCODING": "cp1252"},    # as Windows has it
     )
 

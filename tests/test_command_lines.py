@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import TINY_OPTIONS, files_in
+from conftest import ROOT, TINY_OPTIONS, files_in
 
 import train
 import visualize
@@ -17,8 +17,7 @@ from support import distributed
 from support.console import run_script
 from support.runs import run_folder
 
-HERE = Path(train.__file__).parent
-SCRIPTS = sorted(path.name for path in HERE.glob("*.py") if "__main__" in path.read_text())
+SCRIPTS = sorted(path.name for path in ROOT.glob("*.py") if "__main__" in path.read_text())
 NUMBERS = {                                                 # options of train.py, out of range
     "--epochs": "0", "--steps-per-epoch": "-1", "--batch-size": "100000000", "--seq-len": "99999999",
     "--vocab-size": "2000000000", "--d-model": "1000000", "--num-heads": "7", "--num-layers": "1000000000",
@@ -113,7 +112,7 @@ def elsewhere(tmp_path):
     """Run a script in another working directory, with next to no environment, as a shell would."""
     def run(script, *options, after="", **environment):
         return subprocess.run(
-            shlex.join([sys.executable, str(HERE / script), *options]) + after, shell=True,
+            shlex.join([sys.executable, str(ROOT / script), *options]) + after, shell=True,
             capture_output=True, text=True, encoding="utf-8", cwd=tmp_path, timeout=100,
             env={"PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1"} | environment,
         )
@@ -144,7 +143,7 @@ def test_an_output_that_is_closed_or_full_is_no_traceback(after, status, said, e
 @pytest.mark.skipif(os.name != "posix", reason="Windows keeps a folder in which a program runs")
 def test_a_working_directory_that_was_deleted_is_one_line(tmp_path):
     (tmp_path / "gone").mkdir()
-    command = f"cd gone && rmdir ../gone && {sys.executable} {HERE}/train.py"
+    command = f"cd gone && rmdir ../gone && {sys.executable} {ROOT}/train.py"
     result = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 2 and result.stderr.count("\n") == 1       # Intel's library may say so first
 

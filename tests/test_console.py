@@ -4,14 +4,12 @@ import io
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
-from conftest import CPU
+from conftest import CPU, ROOT
 
 import train
-import transformer
 from support.console import check_precision, choose_device, run_script
 
 
@@ -46,7 +44,7 @@ def test_a_device_that_is_not_there_is_refused(monkeypatch):
 @pytest.mark.parametrize("script", ["transformer.py", "data.py"])
 def test_a_reader_who_leaves_and_an_encoding_without_arrows_end_no_script_badly(script):
     process = subprocess.Popen(
-        [sys.executable, "-u", script], cwd=Path(transformer.__file__).parent, text=True,
+        [sys.executable, "-u", script], cwd=ROOT, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {"PYTHONIOENCODING": "cp1252"},
     )
     process.stdout.readline()

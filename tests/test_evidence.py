@@ -1,4 +1,4 @@
-"""What is measured for a run is what its model does, by length and by head."""
+"""The measurements of a run agree with what its model does, by length and by head."""
 
 import copy
 import math

@@ -19,7 +19,7 @@ from unittest.mock import patch
 import numpy
 import pytest
 import torch
-from conftest import TINY, TINY_OPTIONS, files_in
+from conftest import ROOT, TINY, TINY_OPTIONS, files_in
 
 import train
 from data import ARCHITECTURES
@@ -29,7 +29,6 @@ from support.record import extended, probe_of, read_record
 from support.runs import run_folder
 from train import load_run, save_checkpoint
 
-HERE = Path(train.__file__).parent
 ENCODER = ["--task", "reverse", "--architecture", "encoder"]
 posix = pytest.mark.skipif(os.name != "posix", reason="limits of a process are POSIX")
 
@@ -61,7 +60,7 @@ def test_only_one_process_writes_into_a_folder_and_a_kill_frees_it(tmp_path):
     holds = "import sys, time; from support.files import only_writer; from pathlib import Path\n"
     holds += "with only_writer(Path(sys.argv[1])):\n    print('locked', flush=True); time.sleep(100)"
     first = subprocess.Popen(
-        [sys.executable, "-c", holds, str(folder)], cwd=HERE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", holds, str(folder)], cwd=ROOT, stdout=subprocess.PIPE, text=True
     )
     assert first.stdout.readline() == "locked\n"
     (folder / ".checkpoint.writing.pt").write_bytes(b"half")
@@ -88,13 +87,13 @@ def test_a_folder_is_made_and_removed_again_if_it_stays_empty(tmp_path):
 def test_the_second_of_two_trainings_into_one_folder_is_refused(tmp_path):
     tiny = [option for option in TINY_OPTIONS if "epochs" not in option]
     options = [sys.executable, "train.py", "--quiet", *ENCODER, *tiny, "--output-dir", str(tmp_path)]
-    first = subprocess.Popen([*options, "--epochs", "100000"], cwd=HERE)
+    first = subprocess.Popen([*options, "--epochs", "100000"], cwd=ROOT)
     folder = run_folder(tmp_path, "reverse", "encoder")
     try:
         while not (folder / "checkpoint.pt").exists():
             assert first.poll() is None
             time.sleep(0.01)
-        second = subprocess.run(options, cwd=HERE, capture_output=True, text=True)
+        second = subprocess.run(options, cwd=ROOT, capture_output=True, text=True)
         assert second.returncode == 2 and second.stderr.count("\n") == 1 and second.stdout == ""
         assert f"{folder}: process {first.pid} is already writing there" in second.stderr
         first.terminate()
@@ -116,7 +115,7 @@ def test_a_full_disk_is_one_line_and_the_earlier_run_is_as_it_was(models_dir, tm
     limit = 40_000, 40_000                                  # less than a checkpoint
     result = subprocess.run(
         [sys.executable, "train.py", "--quiet", *ENCODER, *TINY_OPTIONS, "--output-dir", str(tmp_path)],
-        cwd=HERE, capture_output=True, text=True,
+        cwd=ROOT, capture_output=True, text=True,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit),
     )
     assert result.returncode == 2 and result.stderr.count("\n") == 1 and "Traceback" not in result.stderr

@@ -1,4 +1,4 @@
-"""What an answer depends on, for the task and for a model, is what a plain loop finds."""
+"""An answer depends on the symbols that a plain loop finds, for the task and for a model."""
 
 import itertools
 import math

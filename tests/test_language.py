@@ -89,6 +89,12 @@ def test_each_functions_docstring_begins_with_a_verb(path):
     assert [text for text in summaries if NOUNS.match(text)] == []
 
 
+@pytest.mark.parametrize("path", [path for path in FILES if path.suffix == ".py"], ids=lambda path: path.name)
+def test_each_files_docstring_names_the_thing(path):
+    text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    assert not re.match(r"(Which|Where|What|Whether|How)\b", text)
+
+
 @pytest.mark.parametrize("old", [
     "ValueError where there is none", "has so many on each side", "# which the first tells", "all right",
     "at the mirror place", "4,000 tokens a second", "Right: of 320 sequences", "trained anew",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import call_main, command
+from conftest import ROOT, call_main, command
 
 import data
 import train
@@ -75,7 +75,7 @@ def test_a_checkpoint_of_another_architecture_is_reported_in_one_line(finished, 
     ],
 )
 def test_the_next_command_has_the_options_that_it_needs(tasks, architectures, folder, expected, monkeypatch):
-    monkeypatch.chdir(Path(train.__file__).parent)
+    monkeypatch.chdir(ROOT)
     printed = command_line("visualize.py", tasks, architectures, Path(folder))
     assert printed.startswith("python visualize.py") and printed.endswith(expected)
     monkeypatch.chdir("/")
@@ -84,7 +84,7 @@ def test_the_next_command_has_the_options_that_it_needs(tasks, architectures, fo
 
 
 def test_the_remedy_for_a_missing_run_trains_just_that_run_where_it_was_missed(tmp_path, monkeypatch):
-    monkeypatch.chdir(Path(train.__file__).parent)
+    monkeypatch.chdir(ROOT)
     with pytest.raises(ValueError) as missing:
         load_run(tmp_path / "my models", "sort", "decoder")
     remedy = str(missing.value).split("; train it: ")[1]

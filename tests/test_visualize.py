@@ -14,6 +14,7 @@ import numpy
 import pytest
 import torch
 from conftest import (
+    ROOT,
     TINY,
     assert_readable,
     call_main,
@@ -503,7 +504,7 @@ def test_pictures_land_beside_the_run_without_a_display(models_dir, tmp_path):
     result = subprocess.run(
         [sys.executable, "visualize.py", "--task=copy", "--architecture=decoder", "--dark",
          f"--models-dir={tmp_path / 'models'}"],
-        capture_output=True, text=True, cwd=Path(visualize.__file__).parent, timeout=100,
+        capture_output=True, text=True, cwd=ROOT, timeout=100,
         env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "PYTHONIOENCODING": "cp1252"},  # as on Windows
     )
     assert result.returncode == 0, result.stderr
