@@ -8,14 +8,13 @@ such as settings, files and several processes, is in support/.
 
 import argparse
 import io
-import json
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext, redirect_stderr
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, nullcontext, redirect_stderr
+from copy import deepcopy
 from dataclasses import asdict, dataclass, fields
-from functools import lru_cache
 from pathlib import Path
 
 import numpy
@@ -33,7 +32,6 @@ from support.config import (
     VALIDATION_SEQUENCES,
     Config,
     add_settings,
-    check_config,
     differing_settings,
     fixed_generator,
     recipe,
@@ -41,7 +39,7 @@ from support.config import (
 )
 from support.distributed import backward
 from support.figure import percent, picture_style, save_picture
-from support.files import copied, first_line, is_out_of_memory, only_writer, replacing, sealed, uninterrupted
+from support.files import first_line, is_out_of_memory, only_writer, replacing
 from support.record import Record, extended, probe_of, read_record
 from support.runs import (
     DEFAULT_ARCHITECTURES,
@@ -56,6 +54,7 @@ from support.runs import (
     remove_stale,
     run_folder,
     save_table,
+    write_json,
 )
 from support.training_plot import training_picture
 from transformer import PAD, check_positive, count_parameters, evaluating, generate, unwrapped
@@ -64,6 +63,7 @@ WARM_UP_STEPS = 15
 BETAS = (0.85, 0.99)                                        # decay rates of Adam's two moment estimates
 CLIP_NORM = 0.5                                             # maximum gradient norm
 SAMPLE = 8                                                  # questions that reveal changed code
+RESUME = "run the same command with --resume to continue"
 LESS_MEMORY = "try --accumulate 4, or a smaller --batch-size or --seq-len"
 
 
@@ -103,6 +103,12 @@ def logits_of(model: nn.Module, source: Tensor, target: Tensor) -> Tensor:
         return model(*given).float().cpu()
 
 
+def sample_of(config: Config, model: nn.Module) -> dict[str, Tensor]:
+    """Return a few questions with their answers and the model's logits, which reveal changed code."""
+    source, target = config.draw(SAMPLE, fixed_generator("examples"))
+    return {"source": source, "target": target, "logits": logits_of(model, source, target)}
+
+
 class Training:
     """Everything that changes during a run, so that a checkpoint can capture it.
 
@@ -129,8 +135,6 @@ class Training:
         )
         self.generator = torch.Generator().manual_seed(config.seed)         # of the training data
         self.history: list[dict] = []                                       # one row per epoch
-        drawn = config.draw(SAMPLE, fixed_generator("examples"))
-        self.sample = dict(zip(("source", "target"), drawn, strict=True))   # see changed
         if amp:
             self.model.forward = torch.autocast(device.type, torch.bfloat16)(self.model.forward)
         if compile:
@@ -142,9 +146,9 @@ class Training:
         random_states = {"torch": torch.get_rng_state(), "data": self.generator.get_state()}
         if self.device.type == "cuda":
             random_states["cuda"] = torch.cuda.get_rng_state(self.device)
-        return sealed({
+        return deepcopy({
             "config": asdict(self.config),
-            "sample": self.sample | {"logits": logits_of(self.average.module, *self.sample.values())},
+            "sample": sample_of(self.config, self.average.module),
             "history": self.history,
             "model": self.average.module.state_dict(),
             "averaged_updates": int(self.average.n_averaged),
@@ -156,7 +160,7 @@ class Training:
 
     def restore(self, checkpoint: dict) -> None:
         """Restore the checkpoint's state, so that the same steps follow; the checkpoint is not modified."""
-        checkpoint = copied(checkpoint)
+        checkpoint = deepcopy(checkpoint)
         self.history = checkpoint["history"]
         self.average.module.load_state_dict(checkpoint["model"])
         self.average.n_averaged.fill_(checkpoint["averaged_updates"])
@@ -289,7 +293,8 @@ def train(
     run = Training(config, device, **how)
     if checkpoint:
         run.restore(checkpoint)
-        yield run.average.module, checkpoint
+        if distributed.RANK == 0:
+            yield run.average.module, checkpoint
     validation = validation_set(config)
     seconds = run.history[-1]["train_seconds"] if run.history else 0.0
     for epoch in range(len(run.history) + 1, config.epochs + 1):
@@ -357,16 +362,10 @@ class Answers:
                 for row in self.different_mistakes()[:3]]
 
 
-@lru_cache(maxsize=32)
-def distinct_tests(task: str, count: int, *sizes: int | bool) -> int:
-    """Count the distinct ones of this many test sequences; sizes: seq_len, vocab_size, fixed_length."""
-    source, _ = data.draw(task, count, fixed_generator("test"), "test", *sizes)
-    return len(source.unique(dim=0))
-
-
 def tests_text(config: Config, count: int) -> str:
     """Format the size of a test: 10,000 test sequences (6,584 distinct)."""
-    distinct = distinct_tests(config.task, count, config.seq_len, config.vocab_size, config.fixed_length)
+    source, _ = config.draw(count, fixed_generator("test"), "test")
+    distinct = len(source.unique(dim=0))
     return f"{count:,} test sequences" + (f" ({distinct:,} distinct)" if distinct < count else "")
 
 
@@ -403,13 +402,21 @@ def metrics_of(config: Config, model: nn.Module, history: list[dict], answers: A
 
 
 def save_checkpoint(checkpoint: dict, folder: Path, record: Record | None = None) -> None:
-    """Write the checkpoint together with the record, so that neither exists without the other."""
+    """Write the record, then the checkpoint; a record that is ahead is cut to its checkpoint when read."""
     whole = io.BytesIO()
     torch.save(checkpoint, whole)                           # writing to a full disk raises no OSError here
     with ExitStack() as files:                              # files are replaced in reverse order
         files.enter_context(replacing(folder / "checkpoint.pt")).write_bytes(whole.getbuffer())
         if record:
             numpy.savez(files.enter_context(replacing(folder / "attention.npz")), **record)
+
+
+def save_weights(checkpoint: dict, folder: Path, record: Record | None = None) -> int:
+    """Save a run's new weights; remove what was based on earlier ones; return the number of pictures."""
+    save_checkpoint(checkpoint, folder, record)
+    for name in "metrics.json", "history.csv", "training.png":
+        (folder / name).unlink(missing_ok=True)
+    return remove_stale(folder.parents[1], folder)
 
 
 def changed(config: Config, model: nn.Module, sample: dict[str, Tensor]) -> str:
@@ -458,8 +465,7 @@ def save_test(config: Config, model: nn.Module, history: list[dict], folder: Pat
     if metrics["steps"]:
         with picture_style(letters=data.letters_in_names()):
             save_picture(training_picture(config, history), folder / "training.png")
-    with replacing(folder / "metrics.json") as path:
-        path.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    write_json(metrics, folder / "metrics.json")
     return metrics, answers
 
 
@@ -469,20 +475,20 @@ def save_untrained(config: Config, model: nn.Module, models_dir: Path, **known: 
     known may hold the purposes and the stream of Run.
     """
     folder = run_folder(models_dir, config.task, config.architecture)
-    run = Training(config, torch.device("cpu"))
-    run.model.load_state_dict(model.state_dict())
-    run.average.module.load_state_dict(model.state_dict())
     source, target = validation_set(config)
-    given, to_say = data.arrange(config.architecture, source, target)
+    inputs, targets = data.arrange(config.architecture, source, target)
     with evaluating(model):
-        loss = loss_of(model(*given), to_say).item()
+        loss = loss_of(model(*inputs), targets).item()
     row = {"epoch": 0, "step": 0, "loss": loss, "train_seconds": 0.0}
-    run.history = [row | evaluate(model, source, target, thorough=True)]
+    row |= evaluate(model, source, target, thorough=True)
+    checkpoint = {
+        "config": asdict(config), "sample": sample_of(config, model), "history": [row],
+        "model": model.state_dict(), "known": known,
+    }
     with only_writer(folder):
-        save_checkpoint(run.checkpoint() | {"known": known}, folder)
-        remove_stale(folder)
+        save_weights(checkpoint, folder)
         (folder / "attention.npz").unlink(missing_ok=True)
-        save_test(config, model, run.history, folder)
+        save_test(config, model, [row], folder)
 
 
 # ---------------------------------------------------------------- command line
@@ -522,59 +528,40 @@ def parse() -> argparse.Namespace:
     return options
 
 
-def check_resumable(config: Config, history: list[dict], given: dict, folder: Path) -> None:
-    """Raise ValueError if a run with this history cannot be resumed, or not with these settings."""
-    if history[-1]["epoch"] == 0:
-        raise ValueError(
-            f"the weights in {folder} were set by hand, so there is no training to resume; drop --resume"
-        )
-    own = asdict(config)
-    differing = [name for name in given if given[name] != own[name]]
-    wanted, found = (", ".join(setting_text(name, of[name]) for name in differing) for of in (given, own))
-    if differing == ["epochs"]:
-        raise ValueError(
-            f"cannot resume with {wanted}: the learning-rate schedule of the run in {folder} ends at epoch "
-            f"{config.epochs}; drop --epochs, or start again without --resume in a different --output-dir"
-        )
-    if differing:
-        raise ValueError(
-            f"cannot resume with {wanted}: the run in {folder} was started with {found}; "
-            "drop these options, or --resume"
-        )
+def plan(task: str, architecture: str, options: argparse.Namespace) -> tuple[Config, dict | None, bool]:
+    """Return what to train, the checkpoint to resume from, if any, and whether the run is already finished.
 
-
-def config_of(
-    task: str, architecture: str, options: argparse.Namespace, device: torch.device
-) -> tuple[Config, dict | None]:
-    """Return what to train and, with --resume, the checkpoint to resume from, if any.
-
-    Raises ValueError if a setting is infeasible or differs from that of the run to resume.
+    Raises ValueError if a setting is impossible, or differs from that of the run to resume.
     """
-    settings = {field.name for field in fields(Config)} - {"task", "architecture"}
-    given = {name: value for name, value in vars(options).items() if name in settings}
-    config, checkpoint = recipe(task, architecture, **given), None
+    names = {field.name for field in fields(Config)} - {"task", "architecture"}
+    given = {name: value for name, value in vars(options).items() if name in names}
+    config, checkpoint, finished = recipe(task, architecture, **given), None, False
     folder = run_folder(options.output_dir, task, architecture)
     if options.resume and (folder / "checkpoint.pt").exists():
         checkpoint, config, model = read_checkpoint(folder, task, architecture)
+        own, last = asdict(config), checkpoint["history"][-1]
+        if last["epoch"] == 0:
+            raise ValueError(f"{folder} holds weights set by hand, which cannot be resumed; drop --resume")
         if differs := changed(config, model, checkpoint["sample"]):
             raise ValueError(f"cannot resume the run in {folder}: {differs}; {UNDO}")
-        check_resumable(config, checkpoint["history"], given, folder)
+        if differing := [name for name in given if given[name] != own[name]]:
+            wanted, found = (
+                ", ".join(setting_text(name, of[name]) for name in differing) for of in (given, own)
+            )
+            raise ValueError(
+                f"cannot resume with {wanted}: the run in {folder} was started with {found}; "
+                "drop these options, or train in a different --output-dir without --resume"
+            )
+        is_last = last["epoch"] == config.epochs
+        finished = is_last and read_metrics(folder).get("train_seconds") == last["train_seconds"]
+    config.check()
     check_positive(accumulate=options.accumulate)
-    parts = distributed.PROCESSES * options.accumulate
-    check_config(config, device, parts)
-    if config.batch_size < parts:
+    if config.batch_size < (parts := distributed.PROCESSES * options.accumulate):
         raise ValueError(
             f"batch_size={config.batch_size} is too small for {distributed.PROCESSES} processes with "
             f"accumulate={options.accumulate}; choose {parts} or more"
         )
-    return config, checkpoint
-
-
-def is_finished(config: Config, folder: Path, checkpoint: dict | None) -> bool:
-    """Return whether the last epoch and the metrics, which are written last, have been saved."""
-    if checkpoint is None or len(checkpoint["history"]) < config.epochs:
-        return False
-    return read_metrics(folder).get("train_seconds") == checkpoint["history"][-1]["train_seconds"]
+    return config, checkpoint, finished
 
 
 def progress_lines(
@@ -600,36 +587,13 @@ def progress_lines(
     return [scores, *(prediction_text(config.task, *row) + "\n" for row in rows)]
 
 
-def saved_text(config: Config, epochs_saved: int, replaces: bool, alone: bool = False) -> tuple[str, str]:
-    """Describe what has been saved if a run stops early, and how to continue it, alone or with later runs."""
-    if epochs_saved:
-        saved = f"{config.name} is saved up to epoch {epochs_saved} of {config.epochs}"
-        this = f" and only --task {config.task} --architecture {config.architecture}" if alone else ""
-        return saved, f"; run the same command with --resume{this} to continue"
-    if replaces:
-        return f"nothing new was saved for {config.name}; the earlier run is unchanged", ""
-    return f"nothing was saved for {config.name}", "; run the same command with --resume to start it"
-
-
-@contextmanager
-def telling_what_is_saved(saved: Callable[[], tuple[str, str]]) -> Iterator[None]:
-    """Report in one line anything that ends training within the block, and what has been saved."""
-    try:
-        yield
-    except (KeyboardInterrupt, SystemExit):                 # Ctrl-C, SIGTERM
-        print(f"interrupted: {''.join(saved())}", file=sys.stderr)
-        raise
-    except FloatingPointError as error:                     # the same command would fail again here
-        console.fail(f"{error}; {saved()[0]}")
-    except (MemoryError, RuntimeError) as error:
-        if distributed.is_left_alone(error):
-            console.fail(f"another process has died; {''.join(saved())}")
-        if not is_out_of_memory(error):
-            raise
-        console.fail(f"{first_line(error)}; {LESS_MEMORY}; {saved()[0]}")
-    except OSError as error:                                # e.g. a full disk
-        reason = f"{error.strerror or error}; {''.join(saved())}"
-        raise OSError(error.errno, reason, error.filename) from error
+def saved_text(config: Config, epochs: int, folder: Path) -> str:
+    """Describe what has been saved if a run stops after this many epochs."""
+    if epochs:
+        return f"{config.name} is saved up to epoch {epochs} of {config.epochs}"
+    if (folder / "checkpoint.pt").exists():
+        return f"nothing new was saved for {config.name}; the earlier run is unchanged"
+    return f"nothing was saved for {config.name}"
 
 
 def print_mistakes(answers: Answers, last: dict) -> None:
@@ -643,57 +607,61 @@ def print_mistakes(answers: Answers, last: dict) -> None:
               f"{guessing:.2f}); try a --learning-rate below {config.learning_rate:g}\n")
 
 
-def follow(config: Config, device: torch.device, checkpoint: dict | None, **how: bool | int) -> None:
-    """Run training in every process but the first, which alone evaluates, reports and saves."""
-    try:
-        for _ in train(config, device, checkpoint, **how):
-            pass
-    except FloatingPointError:                              # reported by the first process
-        raise SystemExit(2) from None
-    except (MemoryError, RuntimeError) as error:            # the others may have had enough memory
-        if not is_out_of_memory(error):
-            raise
-        console.fail(f"process {distributed.RANK}: {first_line(error)}; {LESS_MEMORY}")
-
-
 def train_and_save(
     config: Config, device: torch.device, folder: Path, quiet: bool, checkpoint: dict | None = None,
-    alone: bool = False, **how: bool | int,
-) -> dict:
+    **how: bool | int,
+) -> dict | None:
     """Train with a progress bar and occasional sample answers; save everything; return the metrics.
 
-    For alone, see saved_text.
+    With several processes, only the first saves and returns anything. If training stops early, one line
+    reports why and what has been saved.
     """
     sources, targets = config.draw(100, fixed_generator("examples"), "validation")
     middling_and_longest = data.is_scored(targets).sum(dim=1).argsort()[[50, -1]].tolist()
     examples = sources[middling_and_longest], targets[middling_and_longest]
-    missing = data.missing_text(config.task, config.seq_len, config.vocab_size, config.fixed_length)
-    if missing and not quiet:
-        print(f"{config.name}: {missing}")
     probe, record = probe_of(config), read_record(folder, checkpoint["history"]) if checkpoint else None
-    epochs_saved = len(checkpoint["history"]) if checkpoint else 0
-    replaces = checkpoint is None and (folder / "checkpoint.pt").exists()
-    hidden = True if quiet else None                        # None: no bar if the output is a file
-    with telling_what_is_saved(lambda: saved_text(config, epochs_saved, replaces, alone)):
-        with tqdm(total=config.epochs, desc=config.name, unit="epoch", disable=hidden) as bar:
-            for model, state in train(config, device, checkpoint, **how):
-                row = state["history"][-1]
-                lines = [] if quiet else progress_lines(config, model, state["history"], examples)
-                if row["epoch"] > epochs_saved:
-                    record = extended(record, model, probe, row)
-                    with uninterrupted():
-                        save_checkpoint(state, folder, record)
-                        removed, epochs_saved = remove_stale(folder), row["epoch"]
-                    if not quiet and (removed or replaces and row["epoch"] == 1):
-                        replaced = f"{folder}: earlier weights replaced"
-                        lines.insert(0, f"{replaced}, {removed} files based on them removed")
-                bar.set_postfix({"loss": f"{row['loss']:.4f}", "exact match": percent(row["exact_match"])})
-                bar.update(row["epoch"] - bar.n)
-                for line in lines:
-                    tqdm.write(line, file=sys.stdout)
+    hidden = True if quiet or distributed.RANK > 0 else None            # None: no bar if the output is a file
+    bar = tqdm(total=config.epochs, desc=config.name, unit="epoch", disable=hidden)
+    done = len(checkpoint["history"]) if checkpoint else 0
+    try:
+        for model, state in train(config, device, checkpoint, **how):
+            row = state["history"][-1]
+            lines = [] if quiet else progress_lines(config, model, state["history"], examples)
+            if row["epoch"] > done:
+                record, replaces = extended(record, model, probe, row), (folder / "checkpoint.pt").exists()
+                removed = save_weights(state, folder, record)
+                if not quiet and (removed or replaces and row["epoch"] == 1):
+                    replaced = f"{folder}: earlier weights replaced"
+                    lines.insert(0, f"{replaced}, {removed} files based on them removed")
+                done = row["epoch"]
+            bar.set_postfix({"loss": f"{row['loss']:.4f}", "exact match": percent(row["exact_match"])})
+            bar.update(row["epoch"] - bar.n)
+            for line in lines:
+                tqdm.write(line, file=sys.stdout)
+        if distributed.RANK > 0:
+            return None
         metrics, answers = save_test(config, model, state["history"], folder)
-        if not quiet and answers.wrong.any():
-            print_mistakes(answers, row)
+    except (KeyboardInterrupt, SystemExit):                 # Ctrl-C, SIGTERM
+        print(f"interrupted: {saved_text(config, done, folder)}; {RESUME}", file=sys.stderr)
+        raise
+    except FloatingPointError as error:                     # the same command would fail again here
+        console.fail(f"{error}; {saved_text(config, done, folder)}")
+    except OSError as error:                                # e.g. a full disk
+        reason = f"{error.strerror or error}; {saved_text(config, done, folder)}; {RESUME}"
+        raise OSError(error.errno, reason, error.filename) from error
+    except (MemoryError, RuntimeError) as error:
+        saved = saved_text(config, done, folder)
+        if distributed.is_left_alone(error):
+            console.fail(f"another process has died; {saved}; {RESUME}")
+        if is_out_of_memory(error):
+            console.fail(f"{first_line(error)}; {LESS_MEMORY}; {saved}")
+        if how.get("amp") or how.get("compile"):            # not every machine supports them
+            console.fail(f"{first_line(error)}; drop --amp and --compile; {saved}")
+        raise
+    finally:
+        bar.close()
+    if not quiet and answers.wrong.any():
+        print_mistakes(answers, row)
     return metrics
 
 
@@ -715,23 +683,6 @@ def print_table(results: list[dict]) -> None:
         ))
 
 
-def runs_to_train(
-    runs: list[tuple[str, str]], options: argparse.Namespace, device: torch.device
-) -> list[tuple[Config, dict | None]]:
-    """Return the runs still to train, all checked, each with the checkpoint to resume from, if any."""
-    if options.amp:
-        console.check_precision(device)
-    if options.compile:
-        console.check_compiler(device)
-    left = []
-    for config, checkpoint in [config_of(*run, options, device) for run in runs]:
-        if is_finished(config, run_folder(options.output_dir, config.task, config.architecture), checkpoint):
-            print(f"{config.name}: already finished (epoch {config.epochs} of {config.epochs} is saved)")
-        else:
-            left.append((config, checkpoint))
-    return left
-
-
 def train_all(options: argparse.Namespace) -> None:
     """Check everything first, then train the runs one after another and print a table."""
     start = time.perf_counter()
@@ -745,26 +696,17 @@ def train_all(options: argparse.Namespace) -> None:
             device = console.choose_device(options.device)
             context.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
             context.enter_context(distributed.process_group(device))
-            locks = {run: context.enter_context(ExitStack()) for run in runs}
-            if distributed.RANK == 0:
-                for run, lock in locks.items():
-                    lock.enter_context(only_writer(run_folder(options.output_dir, *run)))
-            left = distributed.from_first(lambda: runs_to_train(runs, options, device))
+            distributed.from_first(lambda: [plan(*run, options) for run in runs])
         except ValueError as error:
             console.fail(str(error))
-        for run in {*runs} - {(config.task, config.architecture) for config, _ in left}:
-            locks[run].close()                              # nothing is left to do, so it can be drawn
-        folders = [run_folder(options.output_dir, config.task, config.architecture) for config, _ in left]
-        for number, (config, checkpoint) in enumerate(left):
-            if distributed.RANK > 0:
-                follow(config, device, checkpoint, **how)
-                continue
-            later = [folder / "checkpoint.pt" for folder in folders[number + 1 :]]
-            alone = not options.resume and any(path.exists() for path in later)     # --resume would keep them
-            results.append(
-                train_and_save(config, device, folders[number], options.quiet, checkpoint, alone, **how)
-            )
-            locks[config.task, config.architecture].close()     # so that it can be drawn meanwhile
+        for run in runs:
+            folder = run_folder(options.output_dir, *run)
+            with only_writer(folder) if distributed.RANK == 0 else nullcontext():
+                config, checkpoint, finished = distributed.from_first(lambda run=run: plan(*run, options))
+                if finished:
+                    print(f"{config.name}: already finished ({config.epochs} epochs)")
+                else:
+                    results.append(train_and_save(config, device, folder, options.quiet, checkpoint, **how))
     if distributed.RANK > 0:
         return
     if results:
@@ -775,16 +717,8 @@ def train_all(options: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    with nullcontext() if distributed.RANK == 0 else redirect_stderr(io.StringIO()):
-        options = parse()                                   # only the first process reports errors
-    try:
-        train_all(options)
-    except RuntimeError as error:
-        if not distributed.is_left_alone(error):
-            raise
-        if distributed.RANK == 0:
-            console.fail("another process died before anything could be saved")
-        raise SystemExit(2) from None
+    with redirect_stderr(io.StringIO()) if distributed.RANK > 0 else nullcontext():     # the first reports
+        train_all(parse())
 
 
 if __name__ == "__main__":

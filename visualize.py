@@ -10,15 +10,14 @@ A map is (T, S): row = query (attends), column = key (attended to).
 
 import argparse
 import errno
-import itertools
 import math
 import os
 import shlex
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import replace
+from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from urllib.parse import quote
@@ -34,10 +33,10 @@ from matplotlib.patches import Rectangle
 from tqdm import tqdm
 
 import data
-from lab import animation, maps, mistakes, probes, side_by_side, what_matters
+from lab import animation, maps, mistakes, side_by_side, what_matters
 from lab.evidence import head_table
 from lab.gallery import save_gallery
-from lab.heads import first_symbol, heads_of
+from lab.heads import first_symbol, heads_of, scores_of_query
 from lab.live_page import save_page
 from lab.view import (
     KINDS,
@@ -62,13 +61,15 @@ from support.runs import (
     DEFAULT_TASKS,
     Run,
     command_line,
+    list_files,
     remove_stale,
+    run_folder,
     runs_below,
     save_table,
     task_of,
 )
 from support.training_plot import training_picture
-from train import load_run, read_run
+from train import load_run
 
 # ---------------------------------------------------------------- pictures of one sequence
 
@@ -94,7 +95,7 @@ def softmax_of_row(view: View, query: int) -> tuple[dict[str, list[str]], float]
     weights = view.reading.maps[kind][layer, index, query]
     weights = weights[: query + 1] if kind == "decoder" else weights        # it can attend to no others
     size = view.run.config.d_model // view.run.config.num_heads
-    scores = probes.scores_of_query(view.run.model, view.reading.given, view.best, query)[: len(weights)]
+    scores = scores_of_query(view.run.model, view.reading.given, view.best, query)[: len(weights)]
     scaled = scores / math.sqrt(size)
     powers = (scaled - scaled.max()).exp()
     return {
@@ -276,37 +277,65 @@ PICTURES = OF_ONE_SEQUENCE | {                              # … the others wha
 }
 
 
-Files = Iterator[tuple[Path | str, Callable[[Path], str]]]  # with what writes each and returns its sentence
+@dataclass
+class Output:
+    """A file to save: the folders of the runs it shows, and what writes it and returns its title."""
+
+    path: Path
+    runs: list[Path]
+    write: Callable[[Path], str]
 
 
-def save(draw: Callable[[], Figure], command: str, path: Path) -> str:
-    """Draw a picture and save it with the command that made it; return its title."""
+def save(draw: Callable[[], Figure], path: Path) -> str:
+    """Draw and save a picture; return its title."""
     figure = draw()
-    save_picture(figure, path, command)
+    save_picture(figure, path)
     return figure.get_suptitle().replace("\n", " ")
 
 
-@contextmanager
-def reported(what: object, failed: list[object]) -> Iterator[None]:
-    """Report an error within the block in one line and note what failed, so that the rest is still drawn."""
-    try:
-        yield
-    except OSError:                                         # a full disk would spoil all the others as well
-        raise
-    except Exception as error:                              # a bug of ours, or of the reader's own code
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        place = f"{Path(frame.filename).name}, line {frame.lineno}"
-        tqdm.write(f"error: {what} is missing: {type(error).__name__}: {first_line(error)} ({place})",
-                   file=sys.stderr)
-        failed.append(what)
+def picture(path: Path, views: list[View], draw: Callable[..., Figure], drawn: object) -> Output:
+    """Return the picture draw(drawn), which shows the runs of these views."""
+    return Output(path, [view.run.folder for view in views], partial(save, partial(draw, drawn)))
 
 
-def write_all(files: Files, failed: list[object]) -> None:
-    """Write these files one after the other and print what each shows; note those that failed."""
-    for path, write in files:
-        with reported(path, failed):
-            if said := write(path):
-                tqdm.write(f"{path}: {said}", file=sys.stdout)
+def command_of(options: argparse.Namespace) -> str:
+    """Return the command with these options."""
+    words = ["python", "visualize.py"]
+    for name in "task", "architecture", "sequence", "compare":
+        if values := getattr(options, name):
+            words += [f"--{name}", *map(str, values)]
+    if options.format != "png":
+        words += ["--format", options.format]
+    if options.dark:
+        words.append("--dark")
+    if options.models_dir != DEFAULT_FOLDER:
+        words += ["--models-dir", str(options.models_dir)]
+    if options.output_dir != options.models_dir:
+        words += ["--output-dir", str(options.output_dir)]
+    return shlex.join(words)
+
+
+def save_all(outputs: Iterable[Output], options: argparse.Namespace) -> list[Path]:
+    """Save the outputs, print the title of each and list them for the gallery; return those that failed."""
+    saved, failed = {}, []
+    for output in outputs:
+        try:
+            title = output.write(output.path)
+        except OSError:                                     # a full disk would spoil all the others as well
+            raise
+        except Exception as error:                          # a bug of ours, or of the reader's own code
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            place = f"{Path(frame.filename).name}, line {frame.lineno}"
+            reason = f"{type(error).__name__}: {first_line(error)} ({place})"
+            tqdm.write(f"error: {output.path} is missing: {reason}", file=sys.stderr)
+            failed.append(output.path)
+            continue
+        if title:
+            tqdm.write(f"{output.path}: {title}", file=sys.stdout)
+        runs = [Path(os.path.relpath(run, options.output_dir)).as_posix() for run in output.runs]
+        saved[output.path] = {"runs": runs, "title": title, "command": command_of(options)}
+    list_files(options.output_dir, saved)
+    return failed
 
 
 def is_trained(view: View) -> bool:
@@ -338,113 +367,60 @@ def save_live_page(view: View, path: Path) -> str:
     return "an interactive page: question this model, cut its heads and see what breaks"
 
 
+def save_mistakes(view: View, path: Path) -> str:
+    save_table(mistakes.by_kind(view.mistakes), path)
+    return f"kinds of questions that are answered incorrectly\n{mistakes.mistakes_text(view.mistakes)}\n"
+
+
 def save_heads(view: View, path: Path) -> str:
-    save_table([
-        {name: round(x, 4) if isinstance(x, float) else x for name, x in row.items()}
-        for row in head_table(view.evidence)
-    ], path)
+    save_table(head_table(view.evidence), path)
     return ""
 
 
-def probe_text(view: View) -> str:
-    """Report how well a linear probe decodes the sequence length before and after layer 1's attention, or "".
-
-    The untrained model is included for comparison: untrained attention averages the positions, and their mean
-    depends on the length.
-    """
-    run = view.run
-    if run.architecture != "encoder" or sum(length > 1 for length in run.config.lengths("test")) < 2:
-        return ""
-    before, after = probes.probe_length(run)
-    _, control = probes.probe_length(replace(run, model=probes.untrained(run.config)))
-    return (
-        "a linear probe on a symbol's residual stream decodes the sequence length with "
-        f"{percent(before)} accuracy before layer 1, {percent(after)} after its attention "
-        f"(untrained model: {percent(control)})"
-    )
-
-
-def files_of_run(
-    view: View, folder: Path, ending: str, pictures: dict[str, Callable[[View], Figure]], command: str
-) -> Files:
-    """Yield these pictures of a run; with those of many sequences also its live page and a table of heads."""
-    for name, picture in pictures.items():
-        if not says_nothing(name, view):
-            yield folder / f"{name}{ending}", partial(save, partial(picture, view), command)
-    if pictures is PICTURES:
-        if not says_nothing("film", view):
-            yield folder / "film.gif", partial(animation.save_film, view, command)
-        elif is_trained(view) and not view.run.changed:
-            path = view.run.folder / "attention.npz"
-            reason = "does not cover the whole run" if path.exists() else "does not exist"
-            reason = f"{path} {reason}; train again to record it"
-            print(f"no animation for {view.run.config.name}: {reason}", file=sys.stderr)
-        yield folder / "explorer.html", partial(save_live_page, view)
-        yield folder / "heads.csv", partial(save_heads, view)
-        if not says_nothing("mistakes", view):
-            yield folder / "mistakes.csv", partial(mistakes.save_mistakes, view.mistakes)
-        yield f"{view}", lambda _: probe_text(view)
-
-
-# ---------------------------------------------------------------- command line
-
-
-def name_in_file(text: str) -> str:
+def name_in_file(words: Iterable[str]) -> str:
     """Turn words into part of a file name: 5 9 12 becomes 5-9-12. Encode or cut whatever does not fit."""
-    name = quote("-".join(text.split()), safe="+")
+    name = quote("-".join(" ".join(words).split()), safe="+")
     return name if len(name) <= 80 else f"{name[:70]}-{crc32(name.encode()):08x}"
 
 
-def command_of(options: argparse.Namespace) -> str:
-    """Return the command for these options, without the folders that are read and written."""
-    words = ["python", "visualize.py"]
-    for name in "task", "architecture", "sequence", "compare", "balance":
-        if given := getattr(options, name):
-            words += [f"--{name}", *map(str, given)]
-    if options.format != "png":
-        words += ["--format", options.format]
-    return shlex.join(words + ["--dark"] * options.dark)
+def drawn_into(run: Run, options: argparse.Namespace) -> Path:
+    """Return the folder of a run's pictures."""
+    return options.output_dir / run.folder.relative_to(options.models_dir)
 
 
-def changes(options: argparse.Namespace, read: Iterable[Run]) -> dict[Path, str]:
-    """Describe for each run how the current code differs; "" if it does not. Some are already loaded."""
-    found = {run.folder: run.changed for run in read}
-    for folder in runs_below(options.models_dir):
-        if folder in found:
-            continue
-        with suppress(ValueError):                          # it cannot be read, which was reported
-            found[folder] = read_run(folder, task_of(folder), folder.name, quiet=True).changed
-    return found
-
-
-def save_gallery_of(options: argparse.Namespace, runs: Iterable[Run]) -> None:
-    """Save a gallery of everything in the picture folder; its path is the last line printed.
-
-    runs are those already loaded.
-    """
-    words = []
-    if options.models_dir != DEFAULT_FOLDER:
-        words += ["--models-dir", str(options.models_dir)]
-    if options.output_dir != options.models_dir:
-        words += ["--output-dir", str(options.output_dir)]
+def trained_beside(view: View, models_dir: Path) -> View | None:
+    """Return the trained counterpart of a hand-built model: same task, parent folder."""
+    run, question = view.run, data.to_text(view.reading.source[0, 1:-1], view.run.config.task)
     try:
-        folders = f" {shlex.join(words)}" if words else ""
-        path = save_gallery(options.output_dir, options.models_dir, folders, changes(options, runs))
-        print(f"To browse all pictures, animations and live pages, open:\n{path}")
-    except ValueError as error:
-        print(f"no gallery: {error}", file=sys.stderr)
+        trained = load_run(models_dir.resolve().parent, run.config.task, run.architecture)
+        return look_at(trained, question.split())
+    except ValueError:                                      # it does not exist, or lacks these symbols
+        return None
 
 
-def file_of_folders(
-    draw: Callable[[], Figure], what: str, folders: list[Path], options: argparse.Namespace
-) -> Files:
-    """Yield a picture of the runs in several folders, in a file named after them."""
-    names = [
-        " ".join(part for part in Path(os.path.relpath(folder, options.models_dir)).parts if part != "..")
-        for folder in folders
-    ]
-    name = "_vs_".join(name_in_file(name) or options.models_dir.name for name in names)
-    yield options.output_dir / f"{what}_{name}.{options.format}", partial(save, draw, command_of(options))
+def outputs_of_run(view: View, options: argparse.Namespace) -> Iterator[Output]:
+    """Yield the pictures of a run; unless a sequence is given, also its live page, animation and tables."""
+    folder, pictures, ending = drawn_into(view.run, options), PICTURES, f".{options.format}"
+    if options.sequence:
+        pictures, ending = OF_ONE_SEQUENCE, f"_{name_in_file(options.sequence)}{ending}"
+    for name, draw in pictures.items():
+        if not says_nothing(name, view):
+            yield picture(folder / f"{name}{ending}", [view], draw, view)
+    if view.run.stream and (trained := trained_beside(view, options.models_dir)):
+        draw = partial(beside_picture, view)
+        yield picture(folder / f"beside_trained{ending}", [view, trained], draw, trained)
+    if options.sequence:
+        return
+    others = {
+        "film.gif": animation.save_film, "explorer.html": save_live_page, "heads.csv": save_heads,
+        "mistakes.csv": save_mistakes,
+    }
+    for name, write in others.items():
+        if not says_nothing(Path(name).stem, view):
+            yield Output(folder / name, [view.run.folder], partial(write, view))
+
+
+# ---------------------------------------------------------------- command line
 
 
 def parse() -> argparse.Namespace:
@@ -460,11 +436,8 @@ def parse() -> argparse.Namespace:
     option = parser.add_argument
     option("--sequence", nargs="+", metavar="SYMBOL",
            help="a question in the notation of data.py, e.g. 5 7 9, 4 2 + 1 9 or 5 _ 5 7")
-    only = parser.add_mutually_exclusive_group().add_argument
-    only("--compare", nargs="+", type=console.folder_name, metavar="FOLDER",
-         help="draw only the training curves of all runs in these folders, in one picture")
-    only("--balance", nargs="+", type=console.folder_name, metavar="FOLDER",
-         help="draw only how strongly positions and symbols drive the layer 1 scores of these runs")
+    option("--compare", nargs="+", type=console.folder_name, metavar="FOLDER",
+           help="draw only the training curves of all runs in these folders, in one picture")
     option("--models-dir", type=console.folder_name, default=DEFAULT_FOLDER, metavar="FOLDER",
            help="folder in which train.py saved the runs (default: models)")
     option("--output-dir", type=console.folder_name, metavar="FOLDER",
@@ -473,231 +446,144 @@ def parse() -> argparse.Namespace:
            help="format of the pictures (default: png)")
     option("--dark", action="store_true", help="draw on a dark background")
     options = console.parse_options(parser)
-    if options.compare or options.balance:
-        for name in "task", "architecture", "sequence":
-            if getattr(options, name):
-                console.fail(f"--compare and --balance draw all runs in their folders; drop --{name}")
+    if options.compare and (options.task or options.architecture or options.sequence):
+        console.fail("--compare draws all runs in its folders; drop --task, --architecture and --sequence")
     options.output_dir = options.output_dir or options.models_dir
     return options
 
 
-def wanted_runs(options: argparse.Namespace) -> list[tuple[str, str]]:
-    """Return architecture and task of the runs to draw: all that are found, or those named.
+def find_runs(options: argparse.Namespace) -> tuple[list[Run], list[str]]:
+    """Load the runs found that --task and --architecture select; return them, and problems with others.
 
-    Runs named but not found are included, so that loading them reports how to train them. Raises ValueError
-    if nothing is named and nothing found.
+    A run that cannot take the given sequence is skipped, unless its task was named.
     """
-    found = [(folder.name, task_of(folder)) for folder in runs_below(options.models_dir)]
-    wanted = [
-        (architecture, task) for architecture in options.architecture or data.ARCHITECTURES
-        for task in options.task or data.TASKS if (architecture, task) in found
-    ]
-    if not options.task and not options.architecture:
-        for architecture, task in found:
-            if (architecture, task) not in wanted:
-                print(f"skipped: {task}, {architecture}: data.py defines no such task", file=sys.stderr)
-        if not wanted:
-            command = command_line("train.py", DEFAULT_TASKS, DEFAULT_ARCHITECTURES, options.models_dir)
-            raise ValueError(f"no run found in {options.models_dir}; train one first: {command}")
-    for architecture, task in itertools.product(options.architecture or [""], options.task or [""]):
-        if not any(architecture in ("", one) and task in ("", other) for one, other in wanted):
-            wanted.append((architecture or DEFAULT_ARCHITECTURES[0], task or DEFAULT_TASKS[0]))
-    return list(dict.fromkeys(wanted))
-
-
-def load_runs(options: argparse.Namespace) -> tuple[dict[tuple[str, str], Run], list[str]]:
-    """Return the runs that can be drawn, by architecture and task, and the problems with the others.
-
-    Runs that cannot take the given sequence are merely reported, unless their task was named. Raises
-    ValueError if no run is left.
-    """
-    runs, problems, refused = {}, [], {}
-    for architecture, task in wanted_runs(options):
+    architectures, tasks = options.architecture or data.ARCHITECTURES, options.task or data.TASKS
+    found, runs, problems, skipped = runs_below(options.models_dir), [], [], []
+    folders = [run_folder(options.models_dir, task, of) for of in architectures for task in tasks]
+    for folder in folders:
+        task = task_of(folder)
+        if folder not in found:
+            continue
         try:
-            run = load_run(options.models_dir, task, architecture)
+            run = load_run(options.models_dir, task, folder.name)
         except ValueError as error:
             problems.append(str(error))
             continue
         try:
             ask(run, options.sequence)                      # fail before measuring anything
-            runs[architecture, task] = run
+            runs.append(run)
         except ValueError as error:
-            if options.task:
-                problems.append(str(error))
-            else:
-                refused[f"{task}, {architecture}"] = error
+            (problems if options.task else skipped).append(f"{run.config.name}: {error}")
+    for task in options.task or [""]:
+        if not any(task in ("", task_of(folder)) for folder in folders if folder in found):
+            missing = f"no run {f'of {task} ' if task else ''}found in {options.models_dir}"
+            wanted = [task] if task else DEFAULT_TASKS, options.architecture or DEFAULT_ARCHITECTURES
+            problems.append(f"{missing}; train it: {command_line('train.py', *wanted, options.models_dir)}")
     if not runs:
-        raise ValueError([*problems, *refused.values()][0])
-    for name, error in refused.items():
-        print(f"skipped: {name}: {error}", file=sys.stderr)
+        console.fail(*[*problems, *skipped][:1])
+    for text in skipped:
+        print(f"skipped: {text}", file=sys.stderr)
     return runs, problems
 
 
-def files_of_comparison(
-    views: dict[tuple[str, str], View], options: argparse.Namespace, output: Path, ending: str
-) -> Files:
-    """Yield comparisons of the named runs, or else of copy and reverse, with one row per architecture.
+def lock_runs(runs: list[Run], options: argparse.Namespace, locks: ExitStack) -> list[Run]:
+    """Lock the folders of the pictures; return the runs that are not being trained or drawn already."""
+    free = []
+    for run in runs:
+        folder = drawn_into(run, options)
+        if folder != run.folder and (folder / "checkpoint.pt").exists():
+            console.fail(f"{folder} holds another run; choose another --output-dir")
+        try:
+            locks.enter_context(only_writer(folder))
+            free.append(run)
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise
+            print(f"skipped: {folder}: {error.strerror}", file=sys.stderr)
+    return free
+
+
+def side_by_side_outputs(views: list[View], options: argparse.Namespace) -> Iterator[Output]:
+    """Yield comparisons of the named tasks, or else of copy and reverse, with one row per architecture.
 
     An architecture that lacks a task is left out. The runs of python train.py give copy_vs_reverse.
     """
     tasks = list(dict.fromkeys(options.task or DEFAULT_TASKS))
     architectures = options.architecture or (data.ARCHITECTURES if options.task else DEFAULT_ARCHITECTURES)
-    rows = {
-        architecture: [views[architecture, task] for task in tasks] for architecture in architectures
-        if all((architecture, task) in views for task in tasks)
-    }
+    of_run = {(view.run.architecture, view.run.config.task): view for view in views}
+    rows = [[of_run.get((architecture, task)) for task in tasks] for architecture in architectures]
+    rows = [row for row in rows if all(row)]
     if len(rows) * len(tasks) > 1:
-        name = "_vs_".join(tasks)
-        if len(tasks) == 1 or [*rows] != DEFAULT_ARCHITECTURES:
-            name += f"_{'_vs_'.join(rows)}"
-        for picture, what in (side_by_side.lines_picture, ""), (side_by_side.comparison_picture, "_maps"):
-            draw = partial(picture, [*rows.values()])
-            yield output / f"{name}{what}{ending}", partial(save, draw, command_of(options))
+        name, names = "_vs_".join(tasks), [row[0].run.architecture for row in rows]
+        if len(tasks) == 1 or names != DEFAULT_ARCHITECTURES:
+            name += f"_{'_vs_'.join(names)}"
+        shown = [view for row in rows for view in row]
+        output, ending = options.output_dir, f".{options.format}"
+        if options.sequence:
+            ending = f"_{name_in_file(options.sequence)}{ending}"
+        yield picture(output / f"{name}{ending}", shown, side_by_side.lines_picture, rows)
+        yield picture(output / f"{name}_maps{ending}", shown, side_by_side.comparison_picture, rows)
 
 
-def files_of_lengths(
-    views: dict[tuple[str, str], View], options: argparse.Namespace, output: Path, ending: str
-) -> Files:
-    """Yield for each task the picture of its runs on longer questions, in the task's folder.
-
-    If not all of its runs are drawn, the file name lists those that are.
-    """
-    for task in dict.fromkeys(task for _, task in views):
-        drawn = [view for (_, other), view in views.items() if other == task]
-        drawn = [view for view in drawn if is_trained(view)]
-        names = [view.run.architecture for view in drawn]
-        found = [folder.name for folder in runs_below(options.models_dir) if task_of(folder) == task]
-        name = "lengths" if set(names) == set(found) else f"lengths_{'_'.join(names)}"
-        if drawn:
-            draw = partial(what_matters.lengths_picture, drawn)
-            yield output / f"{task}_task" / f"{name}{ending}", partial(save, draw, command_of(options))
+def lengths_outputs(views: list[View], options: argparse.Namespace) -> Iterator[Output]:
+    """Yield for each task the picture of its trained runs on longer questions, in the task's folder."""
+    trained = [view for view in views if is_trained(view)]
+    for task in dict.fromkeys(view.run.config.task for view in trained):
+        drawn = [view for view in trained if view.run.config.task == task]
+        name = "_".join(["lengths", *(options.architecture or [])])
+        path = options.output_dir / f"{task}_task" / f"{name}.{options.format}"
+        yield picture(path, drawn, what_matters.lengths_picture, drawn)
 
 
-def trained_beside(view: View, models_dir: Path) -> View | None:
-    """Return the trained counterpart of a hand-built model: same task, parent folder."""
-    run, question = view.run, data.to_text(view.reading.source[0, 1:-1], view.run.config.task)
-    try:
-        trained = load_run(models_dir.resolve().parent, run.config.task, run.architecture)
-        return look_at(trained, question.split())
-    except ValueError:                                      # it does not exist, or lacks these symbols
-        return None
-
-
-def drawn_into(run: Run, options: argparse.Namespace) -> Path:
-    """Return the folder of a run's pictures."""
-    return options.output_dir / run.folder.relative_to(options.models_dir)
-
-
-def draw_all(options: argparse.Namespace, runs: dict[tuple[str, str], Run]) -> list[object]:
+def draw_runs(options: argparse.Namespace, runs: list[Run]) -> list[Path]:
     """Measure and draw each run, then the runs side by side; return what failed."""
-    output, ending, pictures = options.output_dir, f".{options.format}", PICTURES
-    if options.sequence:
-        pictures, ending = OF_ONE_SEQUENCE, f"_{name_in_file(' '.join(options.sequence))}{ending}"
-    print("drawing " + "; ".join(f"{task}, {architecture}" for architecture, task in runs))
-    views, failed, command = {}, [], command_of(options)
-    for key, run in tqdm(runs.items(), unit="run", disable=None):
-        with reported(run.config.name, failed):
-            view, folder = look_at(run, options.sequence), drawn_into(run, options)
-            views[key] = view
-            write_all(files_of_run(view, folder, ending, pictures, command), failed)
-            if run.stream and (trained := trained_beside(view, options.models_dir)):
-                draw = partial(save, partial(beside_picture, view, trained), command)
-                write_all([(folder / f"beside_trained{ending}", draw)], failed)
+    print("drawing " + "; ".join(run.config.name for run in runs))
+    views, failed = [], []
+    for run in tqdm(runs, unit="run", disable=None):
+        views.append(look_at(run, options.sequence))
+        failed += save_all(outputs_of_run(views[-1], options), options)
     if not options.sequence:
-        write_all(files_of_lengths(views, options, output, ending), failed)
-    write_all(files_of_comparison(views, options, output, ending), failed)
-    return failed
+        failed += save_all(lengths_outputs(views, options), options)
+    return failed + save_all(side_by_side_outputs(views, options), options)
 
 
-def is_of_another(folder: Path, options: argparse.Namespace) -> bool:
-    """Return True if a separate picture folder contains a run other than the one shown."""
-    elsewhere = options.output_dir.resolve() != options.models_dir.resolve()
-    return elsewhere and (folder / "checkpoint.pt").exists()
+def draw_curves(options: argparse.Namespace) -> list[Path]:
+    """Draw the training curves of all runs in the folders of --compare; return what failed."""
+    try:
+        curves = side_by_side.runs_in(options.compare)
+    except ValueError as error:
+        console.fail(str(error))
+    paths = [Path(os.path.relpath(folder, options.models_dir)) for folder in options.compare]
+    names = [name_in_file([part for part in path.parts if part != ".."]) for path in paths]
+    name = "_vs_".join(name or options.models_dir.name for name in names)
+    path = options.output_dir / f"training_{name}.{options.format}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draw = partial(side_by_side.training_curves_picture, curves)
+    return save_all([Output(path, list(curves), partial(save, draw))], options)
 
 
-def check_output(folders: Iterable[Path], options: argparse.Namespace) -> None:
-    """Raise ValueError if pictures would be saved next to a run that they do not show."""
-    for folder in folders:
-        if is_of_another(folder, options):
-            raise ValueError(f"{folder} holds another run; choose another --output-dir")
-
-
-def remove_older_pictures(options: argparse.Namespace) -> None:
-    """Remove pictures of changed weights from a separate picture folder; see support.runs.remove_stale."""
-    if options.output_dir.resolve() == options.models_dir.resolve():
-        return                                              # train.py has removed them
-    removed = 0
-    for folder in runs_below(options.models_dir):
-        output = options.output_dir / folder.relative_to(options.models_dir)
-        if not is_of_another(output, options):
-            removed += remove_stale(output, (folder / "checkpoint.pt").stat().st_mtime)
-    if removed:
-        print(f"{options.output_dir}: {removed} files based on earlier weights removed")
-
-
-def lock(runs: dict[tuple[str, str], Run], options: argparse.Namespace, locks: ExitStack) -> list[str]:
-    """Lock the picture folders, and drop the runs that are being trained.
-
-    Return the problems with those among them that were named; report the others.
-    """
-    folders = {options.output_dir, *(drawn_into(run, options).parent for run in runs.values())}
-    for folder in sorted(folders):
-        locks.enter_context(only_writer(folder))
-    problems = []
-    for key, run in list(runs.items()):
-        try:
-            locks.enter_context(only_writer(drawn_into(run, options)))
-        except OSError as error:
-            if error.errno != errno.EBUSY:
-                raise
-            del runs[key]
-            busy = f"{error.filename}: {error.strerror}"
-            problems += [busy] if options.task or not runs else []
-            if not problems:
-                print(f"skipped: {busy}", file=sys.stderr)
-    return problems
-
-
-def read_and_draw(options: argparse.Namespace) -> None:
-    """Read everything first, then draw; report at the end what could not be read.
-
-    Exit status 2 if a run could not be read, or else 1 if a picture could not be drawn.
-    """
+def main() -> None:
+    options, problems = parse(), []
+    console.set_threads(None)                               # as for training
     with ExitStack() as locks, picture_style(options.dark, data.letters_in_names()):
-        try:
-            runs, problems, failed = {}, [], []
-            if options.compare:
-                curves = side_by_side.runs_in(options.compare)
-            elif options.balance:
-                balanced = side_by_side.evidence_in(options.balance)
-            else:
-                runs, problems = load_runs(options)
-            check_output((drawn_into(run, options) for run in runs.values()), options)
-        except ValueError as error:
-            console.fail(str(error))
-        problems += lock(runs, options, locks)
-        if problems and not runs:
-            console.fail(*problems)
-        remove_older_pictures(options)
         if options.compare:
-            draw = partial(side_by_side.training_curves_picture, curves)
-            write_all(file_of_folders(draw, "training", options.compare, options), failed)
-        elif options.balance:
-            draw = partial(side_by_side.balance_picture, balanced)
-            write_all(file_of_folders(draw, "balance", options.balance, options), failed)
+            failed = draw_curves(options)
         else:
-            failed = draw_all(options, runs)
-        save_gallery_of(options, runs.values())
+            runs, problems = find_runs(options)
+            runs = lock_runs(runs, options, locks)
+            removed = sum(remove_stale(options.output_dir, run.folder) for run in runs)
+            if removed:
+                print(f"{options.output_dir}: {removed} files based on earlier weights removed")
+            failed = draw_runs(options, runs)
+        try:
+            path = save_gallery(options.output_dir)
+            print(f"To browse all pictures, animations and live pages, open:\n{path}")
+        except ValueError as error:
+            print(f"no gallery: {error}", file=sys.stderr)
     if problems:
         console.fail(*problems)
     if failed:
         raise SystemExit(1)
-
-
-def main() -> None:
-    options = parse()
-    console.set_threads(None)                               # as for training
-    read_and_draw(options)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
     heads.py            where heads attend: maps, shares, entropy
     influence.py        what an answer depends on
     ablation.py         what is lost without a head, a layer or all attention
-    probes.py           linear probes, the logit lens, and the balance of token and position
+    probes.py           the logit lens: what a model would predict after each sublayer
     evidence.py         all of these for one run, measured when first needed
     mistakes.py         which questions are answered incorrectly
     view.py             a run and a question, ready to be drawn

@@ -1,7 +1,6 @@
 """The animation of how attention forms during training: a GIF, and moments of it in one picture."""
 
 import itertools
-import json
 import textwrap
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -200,14 +199,13 @@ def film_frames(film: Film) -> list[Image.Image]:
     return frames
 
 
-def save_film(view: View, command: str, path: Path) -> str:
+def save_film(view: View, path: Path) -> str:
     """Write how attention forms, as an animation that plays once and takes at most 5 seconds."""
     film, palette = film_of(view), film_palette()
     frames = film_frames(film)
     first, *others = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     duration = 5000 // len(frames) // 10 * 10               # of a frame, in milliseconds
-    sentence = film_texts(film)[0]
-    texts = json.dumps({"Title": sentence[0].upper() + sentence[1:], "Source": command})
     with replacing(path) as unfinished:
-        first.save(unfinished, save_all=True, append_images=others, duration=duration, comment=texts)
-    return f"the same as an animation of {len(frames)} frames"
+        first.save(unfinished, save_all=True, append_images=others, duration=duration)
+    sentence, _, _ = film_texts(film)
+    return sentence[0].upper() + sentence[1:]

@@ -69,6 +69,19 @@ def inputs_and_outputs(
     return [seen[module] for module in modules]
 
 
+def scores_of_query(model: nn.Module, given: tuple[Tensor, ...], head: Head, query: int) -> Tensor:
+    """Return the dot products q·k of one query with every key, for the first input row, (S,).
+
+    Divided by √Dh and passed through softmax, they give the attention weights (Vaswani et al. 2017, eq. 1).
+    """
+    (kind, layer, index), = heads_of(model, head)           # ValueError if there is no such head
+    attention = attention_at(model)[kind, layer]
+    projections = [attention.query_projection, attention.key_projection]
+    (_, queries), (_, keys) = inputs_and_outputs(model, projections, given)
+    queries, keys = (attention.split_heads(x)[0, index].float() for x in (queries, keys))
+    return keys @ queries[query]
+
+
 def answering_kind(architecture: str) -> str:
     """Return the kind of attention that can find the answers in the source."""
     return "cross" if architecture == "encoder-decoder" else architecture

@@ -2,7 +2,6 @@
 
 import inspect
 import math
-from pathlib import Path
 
 import matplotlib.style
 import numpy
@@ -12,7 +11,7 @@ from matplotlib.figure import Figure
 from data import TASKS, kinds_of
 from support.config import Config, title_of
 from support.figure import MARGIN, WIDTH, new_picture, panel, percent
-from support.runs import Run, read_metrics, save_table
+from support.runs import Run, read_metrics
 from train import Answers, take_test
 
 SMALLEST_EXCESS = 0.05                                      # excess fraction of mistakes worth reporting
@@ -115,9 +114,3 @@ def mistakes_picture(config: Config, table: list[dict]) -> Figure:
         left += width + gap
     figure.axes[0].set_ylabel("%")
     return figure
-
-
-def save_mistakes(answers: Answers, path: Path) -> str:
-    """Save the table of by_kind; return mistakes_text with a heading."""
-    save_table(by_kind(answers), path)
-    return f"kinds of questions that are answered incorrectly\n{mistakes_text(answers)}\n"

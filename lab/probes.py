@@ -1,28 +1,13 @@
-"""Probes of the residual stream: linear probes, the logit lens, and the balance of token and position.
-
-Shapes: N sequences, H heads, T queries, S keys, D d_model.
-"""
-
-import itertools
-import math
+"""The logit lens: what a model would predict after each sublayer."""
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, linear
 
-from lab.heads import (
-    SEQUENCES_EACH,
-    Head,
-    attention_at,
-    heads_of,
-    inputs_and_outputs,
-    longest,
-    unseen_sequences,
-)
+from lab.heads import inputs_and_outputs
 from lab.influence import portions
-from support.config import Config, fixed_generator
+from support.config import Config
 from support.runs import Run
-from transformer import PAD, MultiHeadAttention, TransformerBlock, attention_mask, evaluating, unwrapped
+from transformer import evaluating
 
 
 def sublayers_of(model: nn.Module) -> dict[str, nn.Module]:
@@ -59,178 +44,8 @@ def logit_lens(run: Run, given: tuple[Tensor, ...]) -> dict[str, Tensor]:
     return said
 
 
-def scores_of_query(model: nn.Module, given: tuple[Tensor, ...], head: Head, query: int) -> Tensor:
-    """Return the dot products q·k of one query with every key, for the first input row, (S,).
-
-    Divided by √Dh and passed through softmax, they give the attention weights (Vaswani et al. 2017, eq. 1).
-    """
-    (kind, layer, index), = heads_of(model, head)           # ValueError if there is no such head
-    attention = attention_at(model)[kind, layer]
-    projections = [attention.query_projection, attention.key_projection]
-    (_, queries), (_, keys) = inputs_and_outputs(model, projections, given)
-    queries, keys = (attention.split_heads(x)[0, index].float() for x in (queries, keys))
-    return keys @ queries[query]
-
-
 def untrained(config: Config) -> nn.Module:
     """Return the initial, untrained model of a run with these settings."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         return config.model().eval()
-
-
-def score_parts(model: nn.Module, tokens: Tensor) -> dict[str, Tensor]:
-    """Split the scores q·k / √Dh of the first attention by source, each (B, H, T, S).
-
-    Its input is a symbol vector plus a position vector. With the norm's divisor held fixed, norm and
-    projections are linear. So each score is a sum of three terms: positions only, symbols only, and cross
-    terms. Anything equal for all keys is left out, because softmax ignores it.
-    """
-    model = unwrapped(model)
-    block = next(module for module in model.modules() if isinstance(module, TransformerBlock))
-    attention, norm = block.attention, block.attention_norm
-    symbols = model.embedding(tokens)
-    positions = model.positional_encoding(torch.zeros_like(symbols))
-    deviation = (symbols + positions).var(dim=-1, unbiased=False, keepdim=True).add(norm.epsilon).sqrt()
-
-    def projected(x: Tensor, projection: nn.Linear) -> Tensor:
-        """Return this term's contribution to the queries or keys, (B, H, length, Dh)."""
-        if block.norm_first:
-            x = (x - x.mean(dim=-1, keepdim=True)) / deviation * norm.weight
-        return attention.split_heads(linear(x, projection.weight))
-
-    bias = norm.bias if block.norm_first and norm.bias is not None else torch.zeros_like(norm.weight)
-    constant = attention.split_heads(attention.query_projection(bias).expand_as(symbols))
-    (query_symbols, key_symbols), (query_positions, key_positions) = (
-        [projected(x, projection) for projection in (attention.query_projection, attention.key_projection)]
-        for x in (symbols, positions)
-    )
-    parts = {
-        "positions": (query_positions + constant) @ key_positions.mT,
-        "symbols": (query_symbols + constant) @ key_symbols.mT,
-        "both": query_symbols @ key_positions.mT + query_positions @ key_symbols.mT,
-    }
-    return {name: part / math.sqrt(constant.size(-1)) for name, part in parts.items()}
-
-
-def loudness(model: nn.Module, source: Tensor) -> dict[str, float]:
-    """Return the loudness of each score term: its standard deviation over the keys a query may attend to.
-
-    This is the root mean square over all queries, heads and questions. source (N, S) holds questions of one
-    length. Raises ValueError if the terms do not add up, as in a modified model.
-    """
-    result = {}
-    with evaluating(model) as model:
-        mask = attention_mask(source[:1], causal=model.architecture == "decoder")
-        parts = score_parts(model, source)
-        expected = sum(parts.values()).masked_fill(~mask, -torch.inf).softmax(dim=-1)
-        first = next(module for module in model.modules() if isinstance(module, MultiHeadAttention))
-        model(*[source] * (2 if model.architecture == "encoder-decoder" else 1))
-        if (error := (first.attention_weights - expected).abs().max()) > 1e-3:
-            raise ValueError(
-                f"the balance cannot be measured: the terms differ from the attention scores by {error:.2g}, "
-                "so norm, positions or projections are not those of transformer.py"
-            )
-        share = mask / mask.sum(dim=-1, keepdim=True)                                   # of each key
-        for name, part in parts.items():
-            centred = part - (part * share).sum(dim=-1, keepdim=True)
-            result[name] = (centred.square() * share).sum(dim=-1).mean().sqrt().item()
-    return result
-
-
-def linear_probe(states: Tensor, labels: Tensor, held_out: Tensor) -> float:
-    """Return a logistic regression's accuracy for labels (N,) from states (N, D), on held-out rows (N,).
-
-    A successful probe (Alain & Bengio 2016, arXiv:1610.01644) does not show that the model uses the
-    information, nor that it was learned. So probe an untrained model too (Hewitt & Liang 2019,
-    arXiv:1909.03368).
-    """
-    classes, labels = labels.unique(return_inverse=True)
-    fitted = states[~held_out]
-    states = (states - fitted.mean(dim=0)) / (fitted.std(dim=0) + 1e-6)
-    weight, bias = states.new_zeros(len(classes), states.size(1)), states.new_zeros(len(classes))
-    weight.requires_grad_(), bias.requires_grad_()
-    optimizer = torch.optim.LBFGS([weight, bias], max_iter=100, line_search_fn="strong_wolfe")
-
-    def loss() -> Tensor:
-        optimizer.zero_grad()
-        logits = linear(states[~held_out], weight, bias)
-        loss = cross_entropy(logits, labels[~held_out]) + 1e-3 * weight.square().sum()
-        loss.backward()
-        return loss
-
-    optimizer.step(loss)
-    said = linear(states[held_out], weight, bias).argmax(dim=1)
-    return (said == labels[held_out]).double().mean().item()
-
-
-def states_to_probe(
-    run: Run, sublayers: int, shuffled: bool = False
-) -> tuple[dict[str, Tensor], Tensor, Tensor, Tensor]:
-    """Return the inputs of an encoder's first sublayers at each symbol (n, D), named as in sublayers_of.
-
-    Also return, each (n,), END's position in the symbol's sequence, the symbol's own position, and whether it
-    is held out. Sequences of one symbol are left out, because there are too few to hold some out. As a
-    control, shuffled=True gives each sequence the END of another.
-    """
-    source, given, _ = unseen_sequences(run, count=min(1_000, 10_000 // longest(run) + 1))
-    last, here = (source != PAD).sum(dim=1, keepdim=True) - 1, torch.arange(source.size(1))
-    is_symbol = (here > 0) & (here < last) & (last > 2)
-    held_out = source.unique(dim=0, return_inverse=True)[1] % 2 == 1        # every other distinct sequence
-    if shuffled:
-        last = last[torch.randperm(len(last), generator=fixed_generator("analysis"))]
-    readers = dict(itertools.islice(sublayers_of(run.model).items(), sublayers))
-    shape = *source.shape, run.config.d_model
-    states = {name: torch.zeros(shape, dtype=torch.float32) for name in readers}
-    for rows in portions(run.config, given):
-        passed = inputs_and_outputs(run.model, [*readers.values()], tuple(tokens[rows] for tokens in given))
-        for kept, (stream, _) in zip(states.values(), passed, strict=True):
-            kept[rows] = stream[:, : source.size(1)]        # without the MASKs after it, for longer answers
-    end, place, is_held_out = (x.expand_as(source)[is_symbol] for x in (last, here, held_out[:, None]))
-    return {name: kept[is_symbol] for name, kept in states.items()}, end, place, is_held_out
-
-
-def probe_length(run: Run) -> tuple[float, float]:
-    """Return how accurately a linear probe decodes a sequence's length from its symbols' states.
-
-    The encoder's states are taken before layer 1 and after its attention. The length is END's position minus
-    one.
-    """
-    states, end, _, held_out = states_to_probe(run, 2)
-    before, after = (linear_probe(each, end, held_out) for each in states.values())
-    return before, after
-
-
-def probe_places(run: Run, shuffled: bool = False) -> dict[str, tuple[float, float]]:
-    """Return a linear probe's accuracy for END's position and a symbol's own mirror position.
-
-    The encoder's states are taken before layer 1, after its attention and after its feed-forward network.
-    As a control, shuffled=True gives each sequence the END of another.
-    """
-    states, end, place, held_out = states_to_probe(run, 3, shuffled)
-    return {
-        name: (linear_probe(each, end, held_out), linear_probe(each, end - place, held_out))
-        for name, each in states.items()
-    }
-
-
-def swap_end(run: Run, length: int, other_length: int) -> tuple[float, float]:
-    """Patch a reversing encoder's first attention output with that of sequences of another length.
-
-    Return two fractions of the predicted symbols: those from the mirror position for its own length, and
-    those from the one for the other length. Positions where either is not a symbol are left out. This is an
-    interchange intervention (Geiger et al. 2021, arXiv:2106.02997). Unlike a probe, it shows what the model
-    uses.
-    """
-    source, other = (unseen_sequences(run, each, SEQUENCES_EACH)[0] for each in (length, other_length))
-    attention, here = run.model.blocks[0].attention, torch.arange(1, min(length, other_length) + 1)
-    (_, written), = inputs_and_outputs(run.model, [attention], (other,))
-
-    def swap(attention: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        return output.index_copy(1, here, written[:, here])
-
-    with evaluating(run.model) as model, attention.register_forward_hook(swap):
-        said = model(source).argmax(dim=-1)
-    here = here[other_length + 1 - here <= length]          # where both mirror positions are symbols
-    own, moved = source[:, length + 1 - here], source[:, other_length + 1 - here]
-    return tuple((said[:, here] == places).double().mean().item() for places in (own, moved))

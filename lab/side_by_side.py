@@ -1,4 +1,4 @@
-"""Several runs in one picture: what they attend to, their training curves, and what drives their scores."""
+"""Several runs in one picture: what they attend to, and their training curves."""
 
 import textwrap
 from dataclasses import asdict
@@ -12,17 +12,13 @@ from matplotlib.figure import Figure
 
 from data import to_text
 from lab import heads, maps
-from lab.evidence import Evidence
-from lab.probes import loudness, untrained
 from lab.view import View, how_to_read, is_learned, needs_no_attention, sample
 from support.config import EVALUATION_BATCH, Config, setting_text
 from support.figure import SMALL, WIDTH, at_most, new_picture, panel, percent
 from support.runs import first_solved, open_checkpoint, runs_below
 from support.training_plot import name_loss_axes
-from train import read_run
 from transformer import END
 
-MOST_BALANCED = 4                                           # runs that fit side by side
 Curves = dict[Path, tuple[Config, list[dict]]]              # of each run's folder: settings and history
 
 
@@ -191,66 +187,4 @@ def training_curves_picture(runs: Curves) -> Figure:
     ylabel = f"exact match on {EVALUATION_BATCH} validation sequences, %"
     accuracy_axes.set(xlabel="training step", ylabel=ylabel, ylim=(-3, 103))
     figure.legend(*loss_axes.get_legend_handles_labels(), loc="lower left", frameon=False)
-    return figure
-
-
-def evidence_in(folders: list[Path]) -> dict[str, Evidence]:
-    """Return the runs in these folders, by distinct label.
-
-    Raises ValueError if one is missing or too many.
-    """
-    configs = {path: config for path, (config, _) in runs_in(folders).items()}
-    labels = labels_by_difference(configs)
-    if len(labels) > MOST_BALANCED:
-        raise ValueError(
-            f"--balance shows at most {MOST_BALANCED} runs, and these folders hold {len(labels)}"
-        )
-    return {
-        label or path.name: Evidence(read_run(path, configs[path].task, configs[path].architecture))
-        for path, label in labels.items()
-    }
-
-
-def balance_sentence(runs: dict[str, Evidence], loud: dict[str, list[dict[str, float]]]) -> str:
-    """State whether the task is learned exactly where positions outweigh symbols."""
-    task = next(iter(runs.values())).run.config.task
-    learned = {label for label, evidence in runs.items() if evidence.left() > 0.99}
-    positions_lead = {label for label, (_, after) in loud.items() if after["positions"] > after["symbols"]}
-    if learned == positions_lead and 0 < len(learned) < len(runs):
-        return f"{task} is learned only where positions come to outweigh symbols"
-    return "how strongly positions and symbols drive the scores of layer 1"
-
-
-def balance_picture(runs: dict[str, Evidence]) -> Figure:
-    """Draw how strongly positions and symbols drive the first attention, before and after training."""
-    loud = {}
-    for label, evidence in runs.items():
-        run = evidence.run
-        source, _, _ = heads.unseen_sequences(run, heads.longest(run), heads.SEQUENCES_EACH)
-        loud[label] = [loudness(model, source) for model in (untrained(run.config), run.model)]
-    how = (
-        "Loudness: the standard deviation, over the keys, of one part of layer 1's scores q·k / √Dh.\n"
-        "Positions: the part due to positional encodings alone. Symbols: the part due to token embeddings."
-    )
-    slot = (WIDTH - 0.6) / len(runs)
-    names = {label: textwrap.fill(label, int(12 * slot) - 4) for label in runs}
-    above = 0.3 + 0.15 * max(name.count("\n") + 1 for name in names.values())
-    numbers = f"Means over {sample(source)}."
-    figure, top = new_picture(above + 2.3, balance_sentence(runs, loud), numbers, how)
-    most = max(max(one.values()) for both in loud.values() for one in both)
-    for place, (label, evidence) in enumerate(runs.items()):
-        axes = panel(figure, 0.6 + place * slot, top + above, slot - 0.25, 1.8)
-        for offset, name, pattern in (-0.2, "positions", ""), (0.2, "symbols", "///"):
-            heights = [one[name] for one in loud[label]]
-            style = {"hatch": pattern, "edgecolor": matplotlib.rcParams["axes.facecolor"], "label": name}
-            bars = axes.bar([offset, 1 + offset], heights, 0.36, **style)
-            axes.bar_label(bars, [f"{height:.2g}" for height in heights], padding=1, size=8)
-        axes.set_xticks([0, 1], ["before", "after"])
-        axes.set(ylim=(0, 1.1 * most), xlim=(-0.5, 1.5), xlabel="training")
-        axes.set_title(f"{names[label]}\n{percent(evidence.left())} correct", loc="left")
-        if place:
-            axes.set_yticklabels([])
-        else:
-            axes.set_ylabel("loudness")
-            axes.legend(frameon=False)
     return figure

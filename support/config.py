@@ -2,15 +2,13 @@
 
 import argparse
 import inspect
-import math
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 
 import torch
 from torch import Tensor, nn
 
-from data import ARCHITECTURES, MODELS, POOL, SPLITS, TASKS, answer_length, check_task, draw, usable_lengths
-from support.files import is_of, size_text, total_memory
-from transformer import ACTIVATIONS, POSITIONAL, EncoderDecoder, MiniTransformer, check_known, check_positive
+from data import ARCHITECTURES, MODELS, SPLITS, TASKS, answer_length, check_task, draw, usable_lengths
+from transformer import ACTIVATIONS, POSITIONAL, EncoderDecoder, MiniTransformer, check_known
 
 VALIDATION_SEQUENCES, TEST_SEQUENCES = 2_000, 10_000
 EVALUATION_BATCH = 100                                      # rows per forward pass; also scored every epoch
@@ -26,57 +24,78 @@ def defaults_of(model: type[nn.Module]) -> dict:
 MODEL = defaults_of(MiniTransformer)
 
 
-def check_types(config: "Config") -> None:
-    """Raise ValueError for the first setting of the wrong type; integers are accepted as floats."""
-    for setting in fields(config):
-        value = getattr(config, setting.name)
-        if not is_of(value, setting.type | int if setting.type is float else setting.type):
-            wanted = getattr(setting.type, "__name__", setting.type)
-            raise ValueError(f"{setting.name}={value!r} has type {type(value).__name__}, not {wanted}")
-        if setting.type is float and not math.isfinite(value):
-            raise ValueError(f"{setting.name}={value} is out of range; choose e.g. {setting.default}")
+def number(default: float | None, least: float, most: float, text: str) -> float:
+    """Return a field for a number in this range; text is its help."""
+    return field(default=default, metadata={"range": (least, most), "help": text})
+
+
+def choice(default: object, choices: tuple[str, ...], text: str) -> object:
+    """Return a field for one of these words; text is its help."""
+    return field(default=default, metadata={"choices": choices, "help": text})
 
 
 @dataclass
 class Config:
-    """Everything that determines a run; saved in checkpoints as a dict. Raises ValueError for unknown names.
+    """Everything that determines a run; saved in checkpoints as a dict. Model settings are transformer.py's.
 
-    Model settings default to those of transformer.py.
+    Raises ValueError for unknown names and numbers out of range.
     """
 
-    task: str = "reverse"
-    architecture: str = "encoder"
-    epochs: int = 50
-    steps_per_epoch: int = 8
-    batch_size: int = 32
-    learning_rate: float = 1e-3
-    hold: float = 0.0                                       # fraction of the steps before cosine decay begins
-    seq_len: int = 8
-    fixed_length: bool = False
-    oversample: float = 0.0                                 # fraction sampled with all kinds equally frequent
-    vocab_size: int = MODEL["vocab_size"]
-    d_model: int = MODEL["d_model"]
-    num_heads: int = MODEL["num_heads"]
-    num_layers: int | None = None                           # None: the model's default
-    d_ff: int = MODEL["d_ff"]
-    dropout: float = MODEL["dropout"]
-    positional: str = MODEL["positional"]
-    position_base: float = MODEL["position_base"]
-    embedding_std: float = MODEL["embedding_std"]
-    norm_first: bool = MODEL["norm_first"]
-    activation: str = MODEL["activation"]
+    task: str = field(default="reverse", metadata={"choices": TASKS})
+    architecture: str = field(default="encoder", metadata={"choices": ARCHITECTURES})
+    epochs: int = number(
+        50, 1, 1_000_000, "number of epochs; each draws fresh data and ends with an evaluation"
+    )
+    steps_per_epoch: int = number(8, 1, 10_000, "optimiser steps per epoch")
+    batch_size: int = number(32, 1, 10_000, "sequences per step")
+    learning_rate: float = number(1e-3, 1e-9, 1.0, "peak learning rate of AdamW, reached after the warm-up")
+    hold: float = number(0.0, 0.0, 0.99, "fraction of the steps before cosine decay to 0 begins")
+    seq_len: int = number(8, 1, 4_096, "maximum number of symbols in a question")
+    fixed_length: bool = field(default=False, metadata={
+        "help": "use only sequences of exactly --seq-len symbols, not all lengths up to it"
+    })
+    oversample: float = number(
+        0.0, 0.0, 1.0, "fraction of training questions sampled so that all kinds are equally frequent"
+    )
+    vocab_size: int = number(
+        MODEL["vocab_size"], 5, 100_000,
+        "vocabulary size, including the special tokens PAD, START, END and MASK"
+    )
+    d_model: int = number(MODEL["d_model"], 1, 8_192, "width of the residual stream")
+    num_heads: int = number(MODEL["num_heads"], 1, 256, "attention heads per layer; must divide --d-model")
+    num_layers: int | None = number(        # None: the model's default
+        None, 1, 128, "number of layers; an encoder-decoder has this many in each half"
+    )
+    d_ff: int = number(MODEL["d_ff"], 1, 65_536, "hidden width of the feed-forward network")
+    dropout: float = number(MODEL["dropout"], 0.0, 0.99, "dropout probability")
+    positional: str = choice(MODEL["positional"], POSITIONAL, "type of positional encoding")
+    position_base: float = number(
+        MODEL["position_base"], 1.0, 1e9, "base of the sinusoidal encoding; the paper uses 10000"
+    )
+    embedding_std: float = number(
+        MODEL["embedding_std"], 1e-6, 100.0, "standard deviation of the initial token embeddings"
+    )
+    norm_first: bool = field(default=MODEL["norm_first"], metadata={
+        "help": "LayerNorm before (pre) or after (post) each sublayer"
+    })
+    activation: str = choice(
+        MODEL["activation"], tuple(ACTIVATIONS), "activation function of the feed-forward networks"
+    )
     max_len: int | None = None                              # None: the model's own, or what the task needs
-    seed: int = 0
+    seed: int = number(0, 0, 2**63 - 1, "random seed for the initial weights and the training data")
 
     def __post_init__(self):
-        check_types(self)
-        check_known(TASKS, task=self.task)
-        check_known(ARCHITECTURES, architecture=self.architecture)
-        check_known(POSITIONAL, positional=self.positional)
-        check_known(ACTIVATIONS, activation=self.activation)
         if self.num_layers is None:
             model = EncoderDecoder if self.architecture == "encoder-decoder" else MiniTransformer
             self.num_layers = defaults_of(model)["num_layers"]
+        for setting in fields(self):
+            value = getattr(self, setting.name)
+            if "choices" in setting.metadata:
+                check_known(setting.metadata["choices"], **{setting.name: value})
+            if "range" in setting.metadata:
+                least, most = setting.metadata["range"]
+                if not least <= value <= most:              # also refuses NaN
+                    raise ValueError(f"{setting.name}={value} is out of range; choose {least} … {most}")
 
     @property
     def name(self) -> str:
@@ -84,17 +103,12 @@ class Config:
         return f"{self.task}, {self.architecture}"
 
     def model(self) -> MiniTransformer | EncoderDecoder:
-        """Return a new model in float32; the weights come from torch's global generator."""
+        """Return a new model; its weights come from torch's global generator."""
         settings = {name: value for name, value in asdict(self).items() if name in MODEL}
         settings["max_len"] = self.max_len or max(MODEL["max_len"], self.longest_row())
-        inherited = torch.get_default_dtype()
-        torch.set_default_dtype(torch.float32)
-        try:
-            if self.architecture == "encoder-decoder":
-                return EncoderDecoder(**settings)
-            return MiniTransformer(**settings, causal=self.architecture == "decoder")
-        finally:
-            torch.set_default_dtype(inherited)
+        if self.architecture == "encoder-decoder":
+            return EncoderDecoder(**settings)
+        return MiniTransformer(**settings, causal=self.architecture == "decoder")
 
     def lengths(self, split: str) -> list[int]:
         """Return the question lengths of a split; for sums with seq_len 8, these are 3, 5 and 7."""
@@ -105,9 +119,13 @@ class Config:
         lengths = self.lengths("train")
         return max(length + answer_length(self.task, length, self.vocab_size) for length in lengths) + 3
 
-    def check_task(self) -> None:
-        """Raise a one-line ValueError if the task's function fails at these sizes."""
+    def check(self) -> None:
+        """Raise ValueError if the task's function fails at these sizes, or the model cannot be built."""
         check_task(self.task, self.seq_len, self.vocab_size, self.fixed_length)
+        for split in SPLITS:
+            self.lengths(split)
+        with torch.random.fork_rng(devices=[]):
+            self.model()
 
     def draw(self, count: int, generator: torch.Generator, split: str = "train") -> tuple[Tensor, Tensor]:
         """Draw fresh questions (count, S) and targets (count, T) of this run's task."""
@@ -116,20 +134,16 @@ class Config:
         return draw(self.task, count, generator, split, *sizes, oversample)
 
 
-def own_settings(task: str, architecture: str) -> dict:
-    """Return the task's best settings; those listed under an architecture's name apply only to it."""
-    own = TASKS[task].settings
-    return {name: own[name] for name in own if name not in ARCHITECTURES} | own.get(architecture, {})
-
-
 def recipe(task: str, architecture: str, **settings) -> Config:
-    """Return a Config with these settings; the rest come from the task, or else from the defaults."""
+    """Return a Config with these settings; the rest come from the task, or else from the defaults.
+
+    A task's settings under an architecture's name apply only to it.
+    """
     check_known(TASKS, task=task)
-    own = own_settings(task, architecture)
-    known = [setting.name for setting in fields(Config)]
+    own = TASKS[task].settings
+    own = {name: own[name] for name in own if name not in ARCHITECTURES} | own.get(architecture, {})
     for name in own:
-        if name not in known:
-            raise ValueError(f"task {task} has an unknown setting {name}; choose from {', '.join(known)}")
+        check_known([setting.name for setting in fields(Config)], setting=name)
     return Config(task=task, architecture=architecture, **own | settings)
 
 
@@ -164,119 +178,33 @@ def fixed_generator(purpose: str) -> torch.Generator:
     return torch.Generator().manual_seed(SEEDS[purpose])
 
 
-def parameters_expected(config: Config) -> int:
-    """Return the parameter count, including the positional table, without building the model."""
-    width, hidden, vocabulary = config.d_model, config.d_ff, config.vocab_size
-    attention, feed_forward = 4 * width * (width + 1), 2 * width * hidden + width + hidden
-    norm = 2 * width
-    layer, last = attention + feed_forward + 2 * norm, norm if config.norm_first else 0
-    if config.architecture == "encoder-decoder":
-        layer, last = 2 * layer + attention + norm, 2 * last            # with cross-attention
-    positions = config.max_len or max(MODEL["max_len"], 2 * config.seq_len + 3)
-    return config.num_layers * layer + last + (2 * vocabulary + positions) * width + vocabulary
-
-
-def memory_needed(config: Config, parts: int = 1) -> int:
-    """Estimate the bytes that training needs: weight copies, one micro-batch, the data and the record."""
-    length = 2 * config.seq_len + 3 if config.architecture == "decoder" else config.seq_len + 2
-    attentions, feed_forwards = config.num_layers, config.num_layers
-    if config.architecture == "encoder-decoder":
-        attentions, feed_forwards = 3 * attentions, 2 * feed_forwards
-    row = length * config.num_heads * length                # attention weights of one layer for one question
-    inner, logits = length * (3 * config.d_model + 2 * config.d_ff), 3 * length * config.vocab_size
-    trained = attentions * (5 * length * config.d_model + 2 * row) + feed_forwards * inner + logits
-    evaluated = attentions * row + 3 * row + inner + logits             # without gradients
-    # weights, gradients, two moments and the average; two checkpoints of four copies each, and one serialised
-    numbers = 17 * parameters_expected(config)
-    numbers += max(math.ceil(config.batch_size / parts) * trained, EVALUATION_BATCH * evaluated)
-    drawn = config.steps_per_epoch * config.batch_size * (POOL if config.oversample else 1)
-    tokens = 14 * length * max(drawn, TEST_SEQUENCES)       # one in ten drawn falls in the split
-    recorded = config.epochs * attentions * config.num_heads * min(length, LONGEST_PROBE + 2) ** 2
-    return 4 * numbers + 8 * tokens + 3 * 2 * recorded      # float32, int64 and float16
-
-
-def check_memory(config: Config, device: torch.device, parts: int) -> None:
-    """Raise ValueError naming the most important setting if training needs more memory than available."""
-    needed, there_is = memory_needed(config, parts), total_memory(device)
-    if needed <= there_is:
-        return
-    usual = asdict(Config(architecture=config.architecture, max_len=MODEL["max_len"]))
-    sizes = [name for name, value in asdict(config).items() if type(value) is int and value > usual[name]]
-    need_of = {name: memory_needed(replace(config, **{name: usual[name]}), parts) for name in sizes}
-    name = min(need_of, key=need_of.get, default="batch_size")
-    raise ValueError(
-        f"{name}={getattr(config, name)} is too large: {config.name} would need about "
-        f"{size_text(needed)} of memory, but only {size_text(there_is)} is available"
-    )
-
-
-def check_config(config: Config, device: torch.device, parts: int = 1) -> nn.Module:
-    """Return the run's untrained model; raise ValueError for the first setting that makes it impossible.
-
-    The state of the global random number generator does not change.
-    """
-    check_positive(
-        epochs=config.epochs, steps_per_epoch=config.steps_per_epoch, batch_size=config.batch_size
-    )
-    if not 0 < config.learning_rate <= 1:
-        raise ValueError(f"learning_rate={config.learning_rate} is out of range; choose e.g. 0.001")
-    if not 0 <= config.hold < 1:
-        raise ValueError(f"hold={config.hold} is out of range; choose at least 0 and below 1")
-    if not 0 <= config.oversample <= 1:
-        raise ValueError(f"oversample={config.oversample} is out of range; choose 0 … 1")
-    if not 0 <= config.seed < 2**63:
-        raise ValueError(f"seed={config.seed} is out of range; choose 0 … 2^63 − 1")
-    check_memory(config, device, parts)
-    config.check_task()
-    for split in SPLITS:
-        config.draw(1, torch.Generator(), split)
-    with torch.random.fork_rng(devices=[]):
-        return config.model()
+def defaults_text(name: str) -> str:
+    """List a setting's default, and the architectures and tasks that have another."""
+    values = {"default": getattr(Config(), name)}
+    for architecture in ARCHITECTURES:
+        if (own := getattr(Config(architecture=architecture), name)) != values["default"]:
+            values[architecture] = own
+    for task in TASKS:
+        own = {task: TASKS[task].settings}
+        own |= {f"{task}, {of}": TASKS[task].settings.get(of, {}) for of in ARCHITECTURES}
+        values |= {whose: settings[name] for whose, settings in own.items() if name in settings}
+    return "; ".join(f"{whose}: {setting_text(name, value).split()[-1]}" for whose, value in values.items())
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
-    """Add an option for every Config setting except max_len; its help lists the default of each task."""
-    option = parser.add_argument
-
-    def setting(flag: str, help: str, name: str = "", **how) -> None:
-        name = name or flag.strip("-").replace("-", "_")
-        values = {"default": getattr(Config(), name)}
-        for architecture in ARCHITECTURES:
-            if (own := getattr(Config(architecture=architecture), name)) != values["default"]:
-                values[architecture] = own
-        for task_name, task in TASKS.items():
-            if name in task.settings:
-                values[task_name] = task.settings[name]
-            for architecture in ARCHITECTURES:
-                if name in task.settings.get(architecture, {}):
-                    values[f"{task_name}, {architecture}"] = task.settings[architecture][name]
-        if "choices" not in how:
-            number = type(values["default"])
-            how |= {"type": number, "metavar": "N" if number is int else "X"}
-        words = [f"{whose}: {setting_text(name, value).split()[-1]}" for whose, value in values.items()]
-        option(flag, help=f"{help} ({'; '.join(words)})", **how)
-
-    setting("--epochs", "number of epochs; each draws fresh data and ends with an evaluation")
-    setting("--steps-per-epoch", "optimiser steps per epoch")
-    setting("--batch-size", "sequences per step")
-    setting("--learning-rate", "peak learning rate of AdamW, reached after the warm-up")
-    setting("--hold", "fraction of the steps (0 ≤ X < 1) before cosine decay to 0 begins")
-    setting("--seq-len", "maximum number of symbols in a question")
-    option("--fixed-length", action="store_true",
-           help="use only sequences of exactly --seq-len symbols, not all lengths up to it")
-    setting("--oversample",
-            "fraction of training questions (0 to 1) sampled so that all kinds are equally frequent")
-    setting("--vocab-size", "vocabulary size, including the special tokens PAD, START, END and MASK")
-    setting("--d-model", "width of the residual stream")
-    setting("--num-heads", "attention heads per layer; must divide --d-model")
-    setting("--num-layers", "number of layers; an encoder-decoder has this many in each half")
-    setting("--d-ff", "hidden width of the feed-forward network")
-    setting("--dropout", "dropout probability (0 ≤ X < 1)")
-    setting("--positional", "type of positional encoding", choices=POSITIONAL)
-    setting("--position-base", "base of the sinusoidal encoding; the paper uses 10000")
-    setting("--embedding-std", "standard deviation of the initial token embeddings")
-    setting("--norm",
-            "LayerNorm before (pre) or after (post) each sublayer",
-            name="norm_first", choices=["pre", "post"])
-    setting("--activation", "activation function of the feed-forward networks", choices=list(ACTIVATIONS))
-    setting("--seed", "random seed for the initial weights and the training data")
+    """Add an option for every setting that has a help text."""
+    for setting in fields(Config):
+        flag, metadata = f"--{setting.name.replace('_', '-')}", setting.metadata
+        if "help" not in metadata:
+            continue
+        text = f"{metadata['help']} ({defaults_text(setting.name)})"
+        if setting.name == "norm_first":
+            parser.add_argument("--norm", choices=["pre", "post"], help=text)
+        elif setting.type is bool:
+            parser.add_argument(flag, action="store_true", help=metadata["help"])
+        elif "choices" in metadata:
+            parser.add_argument(flag, choices=metadata["choices"], help=text)
+        elif setting.type is float:
+            parser.add_argument(flag, type=float, metavar="X", help=text)
+        else:
+            parser.add_argument(flag, type=int, metavar="N", help=text)

@@ -16,8 +16,6 @@ from pathlib import Path
 
 import torch
 
-from support.files import first_line
-
 MOST_THREADS = 1_024
 
 _, _, backend = os.environ.get("MPLBACKEND", "").partition("module://")
@@ -104,28 +102,6 @@ def choose_device(name: str) -> torch.device:
         )
     torch.set_float32_matmul_precision("highest")           # no TF32, which has only 10 mantissa bits
     return torch.device(name)
-
-
-def check_precision(device: torch.device) -> None:
-    """Raise ValueError if the device does not support bfloat16."""
-    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
-        raise ValueError("amp: this GPU does not support bfloat16; drop --amp")
-    try:
-        with torch.autocast(device.type, torch.bfloat16):
-            torch.ones(2, 2, device=device) @ torch.ones(2, 2, device=device)
-    except RuntimeError as error:
-        raise ValueError(
-            f"amp: {device} does not support bfloat16: {first_line(error)}; drop --amp"
-        ) from error
-
-
-def check_compiler(device: torch.device) -> None:
-    """Raise ValueError if torch.compile does not work, for example for lack of a C++ compiler."""
-    try:
-        torch.compile(torch.cos)(torch.ones(2, device=device))
-    except Exception as error:                              # it can fail in many ways
-        reason = f"compile: torch.compile does not work on this machine: {first_line(error)}"
-        raise ValueError(f"{reason}; drop --compile") from error
 
 
 def set_threads(threads: int | None) -> None:

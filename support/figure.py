@@ -17,7 +17,6 @@ from matplotlib.font_manager import fontManager, get_font
 
 from support.files import replacing
 
-FORMATS = "png", "svg", "pdf"
 WIDTH, MARGIN = 8.0, 0.15                                   # of all pictures, in inches
 SENTENCE, SMALL = 73, 105                                   # characters in a line
 STYLE = {                                                   # the same input gives the same bytes, …
@@ -119,19 +118,12 @@ def name_lines(axes: Axes) -> None:
         axes.text(1.02, place, line.get_label(), **style)
 
 
-def save_picture(figure: Figure, path: Path, command: str = "") -> None:
-    """Save the picture in the format of its suffix, without a date.
-
-    For the gallery, its metadata include the title, the caption and the command that made it.
-    """
-    texts = {"Title": figure.get_suptitle(), "Description": figure.get_supxlabel(), "Source": command}
-    texts = {name: " ".join(text.split()) for name, text in texts.items()}
-    if path.suffix == ".svg":
-        texts["Date"] = None
-    elif path.suffix == ".pdf":                             # PDF metadata has no other of these fields
-        texts = {"Title": texts["Title"], "CreationDate": None}
+def save_picture(figure: Figure, path: Path) -> None:
+    """Save the picture in the format of its suffix, with its title, but without a date."""
+    title = {"Title": " ".join(figure.get_suptitle().split())}
+    no_date = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
     with replacing(path) as unfinished:
-        figure.savefig(unfinished, dpi=150, metadata=texts)
+        figure.savefig(unfinished, dpi=150, metadata=title | no_date.get(path.suffix, {}))
 
 
 def two_decimals(value: float) -> str:

@@ -1,6 +1,5 @@
 """Attention on one question after each epoch: the record from which the animation is drawn."""
 
-import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -54,8 +53,7 @@ def read_record(folder: Path, history: list[dict]) -> Record | None:
     It belongs to these weights if its losses match the history.
     """
     try:
-        with zipfile.ZipFile(folder / "attention.npz") as archive:
-            check_zip(archive)
+        check_zip(folder / "attention.npz")
         with numpy.load(folder / "attention.npz") as arrays:
             record = dict(arrays)
         epochs = len(history)

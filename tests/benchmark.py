@@ -4,6 +4,7 @@
     python tests/benchmark.py --seeds 10 --what-decides --architecture encoder
     python tests/benchmark.py --all-tasks
     python tests/benchmark.py --by-hand
+    python tests/benchmark.py --balance models/reverse_task/encoder
     python tests/benchmark.py --pattern --seeds 5
     python tests/benchmark.py --other-toys --seeds 5
     python tests/benchmark.py --scale
@@ -11,9 +12,10 @@
 The first shows all three architectures. The second changes one ingredient of the recipe at a time. The third
 trains each architecture on each task to the end of its schedule and scores the final models. With
 --ones-first, sums are written least significant digit first, as by hand. The fourth asks whether the trained
-reversing encoder works like the one in handmade.py. The fifth asks which emerges first in training: correct
-symbols or the attention pattern. The sixth trains on other projects' toy tasks. The last measures the cost of
-a training step as the model grows, and writes models/scale.png.
+reversing encoder works like the one in handmade.py. The fifth splits the first attention scores of runs into
+the parts due to positions and to symbols. The sixth asks which emerges first in training: correct symbols or
+the attention pattern. The seventh trains on other projects' toy tasks. The last measures the cost of a
+training step as the model grows, and writes models/scale.png.
 
 "Solved" always means that all 2,000 validation sequences are correct, checked every 8 steps. The fraction of
 peak compares two rates on the same threads. One is the arithmetic of the weight matrices divided by the time
@@ -37,6 +39,7 @@ import torch
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from probes import loudness, probe_places, swap_end  # noqa: E402
 from scale import flops_of, scale  # noqa: E402
 
 import handmade  # noqa: E402
@@ -44,14 +47,15 @@ import train  # noqa: E402
 import transformer  # noqa: E402
 from data import ARCHITECTURES, TASKS, add_start_end, all_right, to_content  # noqa: E402
 from lab.evidence import Evidence, half_way, shares_in_training  # noqa: E402
+from lab.heads import SEQUENCES_EACH, longest, unseen_sequences  # noqa: E402
 from lab.mistakes import mistakes_text  # noqa: E402
-from lab.probes import probe_places, swap_end, untrained  # noqa: E402
-from support.config import Config, check_config, recipe  # noqa: E402
+from lab.probes import untrained  # noqa: E402
+from support.config import Config, recipe  # noqa: E402
 from support.console import fail, parse_options, run_script, set_threads  # noqa: E402
 from support.figure import percent  # noqa: E402
 from support.puzzles import add  # noqa: E402
 from support.record import extended, probe_of  # noqa: E402
-from support.runs import DEFAULT_FOLDER, DEFAULT_TASKS, Run  # noqa: E402
+from support.runs import DEFAULT_FOLDER, DEFAULT_TASKS, Run, task_of  # noqa: E402
 from transformer import check_positive, scaled_dot_product_attention, sinusoidal_encoding  # noqa: E402
 
 CPU = torch.device("cpu")
@@ -326,6 +330,18 @@ def by_hand(seeds: range) -> None:
         report("  labels shuffled", run, shuffled=True)
 
 
+def balance(folders: list[Path]) -> None:
+    """Print how strongly positions and symbols drive the first attention, before and after training."""
+    line = "{:<45}{:>18}{:>18}{:>14}".format
+    print(line("loudness, before and after training", "positions", "symbols", "exact match"))
+    for folder in folders:
+        run = train.read_run(folder, task_of(folder), folder.name)
+        source, _, _ = unseen_sequences(run, longest(run), SEQUENCES_EACH)
+        before, after = (loudness(model, source) for model in (untrained(run.config), run.model))
+        cells = [f"{before[name]:.3g} → {after[name]:.3g}" for name in ("positions", "symbols")]
+        print(line(f"{folder}", *cells, percent(Evidence(run).left())))
+
+
 def pattern(tasks: list[str], architectures: list[str], seeds: range) -> None:
     """Find the steps at which symbol accuracy and the attention pattern reach half their rise."""
     print("Steps at which accuracy and the attention pattern reach half their rise, by seed. The\n"
@@ -369,6 +385,8 @@ def main() -> None:
                          help="instead: train every architecture on every task")
     instead.add_argument("--by-hand", action="store_true",
                          help="instead: compare learned and hand-built models")
+    instead.add_argument("--balance", nargs="+", type=Path, metavar="FOLDER",
+                         help="instead: split the first attention scores of the runs in these folders")
     instead.add_argument("--pattern", action="store_true",
                          help="instead: time when correct symbols and the attention pattern emerge")
     instead.add_argument("--other-toys", action="store_true",
@@ -382,7 +400,7 @@ def main() -> None:
     options = parse_options(parser)
     try:
         check_positive(seeds=options.seeds, max_steps=options.max_steps)
-        check_config(Config(seed=options.first_seed), CPU)
+        Config(seed=options.first_seed)
         set_threads(options.threads)
     except ValueError as error:
         fail(str(error))
@@ -397,6 +415,8 @@ def main() -> None:
         scale(DEFAULT_FOLDER, peak_flops_per_second())
     elif options.pattern:
         pattern(DEFAULT_TASKS, options.architecture, seeds)
+    elif options.balance:
+        balance(options.balance)
     elif options.by_hand:
         by_hand(seeds)
     elif options.what_decides:

@@ -31,7 +31,7 @@ def test_the_film_shows_the_record_from_the_first_epoch_to_the_last(run, measure
     assert share[-1] == pytest.approx(100 * most, abs=0.1)
     path = tmp_path / "film.gif"
     with picture_style(dark=True, letters=data.letters_in_names()):
-        save_film(measured, "python visualize.py", path)
+        save_film(measured, path)
     with Image.open(path) as film:
         assert film.n_frames == 2 and "loop" not in film.info   # it plays once
         assert film.n_frames * film.info["duration"] <= 5000 and film.size[0] == 800

@@ -32,7 +32,7 @@ from data import (
     usable_lengths,
 )
 from lab.influence import dependence
-from support.config import Config, check_config
+from support.config import Config
 from support.puzzles import MASK, PLUS, add, uniform_symbols
 from transformer import END, PAD, START
 
@@ -330,7 +330,7 @@ def proposing(longer, factor=1):
 def test_a_task_whose_questions_are_wrong_is_refused(task, message, monkeypatch):
     monkeypatch.setitem(TASKS, "wrong", task)
     with pytest.raises(ValueError, match=message):
-        check_config(Config("wrong"), torch.device("cpu"))
+        Config("wrong").check()
 
 
 def test_lengths_without_questions_in_a_split_are_left_out_and_named(monkeypatch, capsys):
@@ -343,7 +343,7 @@ def test_lengths_without_questions_in_a_split_are_left_out_and_named(monkeypatch
     for task in "palindromes", "fives":
         monkeypatch.setattr("sys.argv", ["data.py", "--task", task])
         data.main()
-        check_config(Config(task), torch.device("cpu"))
+        Config(task).check()
         for split in SPLITS:
             source, _ = draw(task, 50, generator(), split)
             assert {*((source != PAD).sum(dim=1) - 2).tolist()} <= {*usable_lengths(task, split, 8, 20)}

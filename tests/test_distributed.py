@@ -23,7 +23,6 @@ import train
 from data import ARCHITECTURES
 from support import distributed
 from support.config import Config
-from support.console import check_compiler
 from support.runs import run_folder
 from train import load_run, save_checkpoint
 
@@ -138,7 +137,7 @@ def test_fewer_rows_than_processes_are_refused_in_one_line(tmp_path, monkeypatch
     monkeypatch.setattr(distributed, "PROCESSES", 3)
     monkeypatch.setattr(sys, "argv", ["train.py", "--batch-size", "5", "--accumulate", "2"])
     with pytest.raises(ValueError, match="batch_size=5 .* 3 processes with accumulate=2; choose 6 or more"):
-        train.config_of("copy", "encoder", train.parse(), CPU)
+        train.plan("copy", "encoder", train.parse())
 
 
 @pytest.mark.parametrize(
@@ -161,7 +160,7 @@ def test_a_taken_port_or_a_missing_backend_is_one_line(backend, is_taken, said, 
     assert not dist.is_initialized()
 
 
-def test_a_compiled_model_trains_alike_and_is_asked_for_only_where_there_is_a_compiler(monkeypatch):
+def test_a_compiled_model_trains_alike(monkeypatch):
     """The graph is captured and run eagerly, because the C++ compiler would be slow."""
     compile = partialmethod(nn.Module.compile, backend="eager", fullgraph=True)
     monkeypatch.setattr(nn.Module, "compile", compile)
@@ -170,12 +169,18 @@ def test_a_compiled_model_trains_alike_and_is_asked_for_only_where_there_is_a_co
     assert compiled["history"][-1]["loss"] == pytest.approx(plain["history"][-1]["loss"], abs=1e-5)
     assert compiled["trained_weights"].keys() == plain["trained_weights"].keys()
 
-    def no_compiler(function):
+
+def test_a_machine_that_cannot_compile_is_one_line(tmp_path, monkeypatch, capsys):
+    def no_compiler(model):
         raise RuntimeError("No working C++ compiler found\n\nSet TORCHDYNAMO_VERBOSE=1")
 
-    monkeypatch.setattr(torch, "compile", no_compiler)
-    with pytest.raises(ValueError, match="^compile: .*No working C.. compiler found; drop --compile$"):
-        check_compiler(CPU)
+    monkeypatch.setattr(nn.Module, "compile", no_compiler)
+    options = [*TINY_OPTIONS, "--task=copy", "--architecture=encoder", "--compile"]
+    monkeypatch.setattr(sys, "argv", ["train.py", *options, f"--output-dir={tmp_path}"])
+    with pytest.raises(SystemExit):
+        train.main()
+    reason, saved = "No working C++ compiler found", "nothing was saved for copy, encoder"
+    assert capsys.readouterr().err == f"error: {reason}; drop --amp and --compile; {saved}\n"
 
 
 def test_bfloat16_changes_the_loss_a_little_and_the_weights_stay_float32():

@@ -16,8 +16,7 @@ import lab.ablation
 from data import TASKS, Task
 from lab.ablation import NOTHING
 from lab.evidence import PAIRS, Evidence, answer_lengths, by_length, head_table
-from lab.heads import answering_kind, heads_of, parts_of
-from lab.probes import scores_of_query
+from lab.heads import answering_kind, heads_of, parts_of, scores_of_query
 from support.config import Config, recipe
 from support.runs import Run
 from train import load_run

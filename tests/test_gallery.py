@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from dataclasses import asdict
+import shutil
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
@@ -13,81 +13,94 @@ from selenium.webdriver.support.ui import Select, WebDriverWait
 
 from data import ARCHITECTURES, TASKS
 from lab.gallery import save_gallery
-from support.config import Config
 from support.figure import new_picture, save_picture
-from support.runs import run_folder
+from support.runs import list_files, run_folder, write_json
 
 
-def some_runs(folder: Path, runs: list[tuple[str, str]]) -> Path:
-    """A folder of pictures as visualize.py writes them, of runs [(task, architecture), …]."""
-    for task, architecture in runs:
-        place = run_folder(folder, task, architecture)
-        place.mkdir(parents=True)
-        for name in "ablation", "film", "attention_head":
-            figure, _ = new_picture(1.0, f"{name} of {task} & {architecture}", how="How to read it <here>.")
-            save_picture(figure, place / f"{name}.png", "python visualize.py")
-        (place / "explorer.html").write_text("the page")
-        (place / "metrics.json").write_text(json.dumps({
-            "parameters": 1234, "steps": 200, "steps_to_solve": 96, "seconds_to_solve": 2.5, "seed": 3,
-            "train_seconds": 5.0, "test_sequences": 10_000,
-            "test_exact_match": 0.99996, "config": asdict(Config(task=task, architecture=architecture)),
-        }))
-    save_gallery(folder, folder, "")
-    return folder / "index.html"
+def draw(folder: Path, name: str, runs: list[Path], title: str, command: str = "python visualize.py") -> None:
+    """Save a picture and list it, as visualize.py does."""
+    figure, _ = new_picture(1.0, title)
+    save_picture(figure, folder / name)
+    shown = {"runs": [run.relative_to(folder).as_posix() for run in runs], "title": title, "command": command}
+    list_files(folder, {folder / name: shown})
 
 
-def test_the_gallery_shows_all_that_is_there_with_figures_command_and_what_to_look_for(tmp_path, browser):
-    page = some_runs(tmp_path, [("copy", "encoder"), ("reverse", "decoder")])
-    folder = run_folder(tmp_path, "copy", "encoder")
+@pytest.fixture
+def some_runs(models_dir, tmp_path):
+    """Return a function that makes a gallery of pictures of runs [(task, architecture), …]."""
+    def make(runs: list[tuple[str, str]]) -> Path:
+        for task, architecture in runs:
+            place = run_folder(tmp_path, task, architecture)
+            place.mkdir(parents=True)
+            for name in "ablation", "film", "attention_head":
+                path = place.relative_to(tmp_path) / f"{name}.png"
+                draw(tmp_path, path.as_posix(), [place], f"{name} of {task} & {architecture}")
+            (place / "explorer.html").write_text("the page")
+        return save_gallery(tmp_path)
+
+    return make
+
+
+def test_the_gallery_shows_all_that_is_listed_with_metrics_command_and_what_to_look_for(
+    some_runs, models_dir, tmp_path, browser
+):
+    page = some_runs([("copy", "encoder"), ("reverse", "decoder")])
+    folder, other = run_folder(tmp_path, "copy", "encoder"), run_folder(tmp_path, "reverse", "decoder")
+    shutil.copytree(run_folder(models_dir, "copy", "encoder"), folder, dirs_exist_ok=True)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    changes = {"parameters": 1234, "steps": 200, "steps_to_solve": 96, "seed": 3, "test_sequences": 10_000}
+    write_json(metrics | changes | {"test_exact_match": 0.99996}, folder / "metrics.json")
     (folder / "my_notes.png").write_text("of the reader")
-    (folder / "attention_layer.pdf").write_text("shown nowhere, linked")
-    (folder / "layers.png").write_text("torn")
-    figure, _ = new_picture(1.0, "a sequence of my own")
-    save_picture(figure, folder / "attention_head_5-9.svg", "python visualize.py --sequence 5 9 --dark")
-    save_picture(figure, tmp_path / "copy_vs_reverse.png", "python visualize.py")
-    save_gallery(tmp_path, tmp_path, " --models-dir here")
+    own = "python visualize.py --sequence 5 9 --dark"
+    draw(tmp_path, "copy_task/encoder/attention_head_5-9.svg", [folder], "A sequence of my own", own)
+    draw(tmp_path, "copy_task/encoder/attention_layer.pdf", [folder], "In pdf")
+    draw(tmp_path, "copy_vs_reverse.png", [folder, other], "Both <b>")
+    save_gallery(tmp_path)
     opened(browser, page)
     links = {
-        Path(unquote(urlparse(link.get_attribute("href")).path))
+        Path(unquote(urlparse(link.get_attribute("href")).path)).name
         for link in browser.find_elements("css selector", "section a")
     }
-    expected = {path for path in tmp_path.rglob("*.*") if path.suffix != ".json"}
-    assert links == expected - {page, folder / "my_notes.png"}
+    assert links == {
+        "ablation.png", "film.png", "attention_head.png", "attention_head_5-9.svg", "attention_layer.pdf",
+        "copy_vs_reverse.png", "explorer.html",
+    }
     section = browser.find_element("id", "copy-encoder")
     assert "1,234 parameters; 200 training steps, solved at step 96, seed 3; 99.99% of 10,000" in section.text
     assert "test sequences (6,584 distinct) correct." in section.text
-    assert "Made with python visualize.py --models-dir here" in section.text
-    assert "python visualize.py --sequence 5 9 --dark --models-dir here" in section.text
+    assert "Made with python visualize.py" in section.text and own in section.text
     picture = section.find_element("css selector", "[src$='ablation.png']")
-    assert picture.get_attribute("alt") == "Ablation of copy & encoder. How to read it <here>."
+    assert picture.get_attribute("alt").startswith("ablation of copy & encoder. Look for cuts that leave few")
     assert "Look for cuts that leave few answers correct" in section.text
-    heads = [figure.text for figure in section.find_elements("tag name", "b")]
-    assert heads == [
-        "Attention_head of copy & encoder", "A sequence of my own", "attention_layer.pdf",
-        "Ablation of copy & encoder", "layers.png", "Film of copy & encoder",
+    assert [figure.text for figure in section.find_elements("tag name", "b")] == [
+        "attention_head of copy & encoder", "A sequence of my own", "In pdf", "ablation of copy & encoder",
+        "film of copy & encoder",
     ]
+    assert browser.find_element("id", "runs-side-by-side").get_attribute("data-task") == "copy reverse"
 
 
-def test_the_gallery_shows_each_picture_once_and_only_what_is_ours(tmp_path):
-    """In two formats; a file that looks like a task's folder; a task whose name contains another's."""
-    folder = run_folder(tmp_path, "copy", "encoder")
-    some_runs(tmp_path, [("copy", "encoder")])
-    figure, _ = new_picture(1.0, "in svg")
-    for name in "film", "layers", "ablation":
-        save_picture(figure, folder / f"{name}.svg")
+def test_the_gallery_shows_each_picture_once(some_runs, tmp_path):
+    """In two formats, and of a task that data.py no longer defines."""
+    page, folder = some_runs([("copy", "encoder")]), run_folder(tmp_path, "copy", "encoder")
+    for name in "film.svg", "layers.svg", "ablation.svg", "film.gif":
+        path = folder / name
+        draw(tmp_path, path.with_suffix(".svg").relative_to(tmp_path).as_posix(), [folder], "in svg")
+        if path.suffix == ".gif":
+            Image.new("L", (2, 2)).save(path)
+            shown = {"runs": ["copy_task/encoder"], "title": "moving", "command": "python visualize.py"}
+            list_files(tmp_path, {path: shown})
     (folder / "film.png").unlink()
-    Image.new("L", (2, 2)).save(folder / "film.gif")
-    (tmp_path / "todo_task").touch()
-    (tmp_path / "add_from_ones_task" / "encoder").mkdir(parents=True)
-    save_picture(figure, tmp_path / "copy_vs_add_from_ones_encoder.png")
-    page = save_gallery(tmp_path, tmp_path, "").read_text()
-    assert page.count("ablation.") == 2 and "ablation.svg" not in page              # link and picture
-    assert 'srcset="copy_task/encoder/film.svg"' in page and page.count("layers.svg") == 2
-    assert 'data-task="add_from_ones copy"' in page
+    gone = run_folder(tmp_path, "gone", "encoder")
+    gone.mkdir(parents=True)
+    draw(tmp_path, "gone_task/encoder/layers.png", [gone], "of a task that is gone")
+    text = save_gallery(tmp_path).read_text()
+    assert text.count("ablation.") == 2 and "ablation.svg" not in text              # link and picture
+    assert 'srcset="copy_task/encoder/film.svg"' in text and text.count("layers.svg") == 2
+    assert text.index('data-task="copy"') < text.index('data-task="gone"') and page.exists()
 
 
-def test_the_gallery_is_filtered_by_task_and_architecture(tmp_path, browser):
-    opened(browser, some_runs(tmp_path, [*itertools.product(TASKS, ARCHITECTURES)]))
+def test_the_gallery_is_filtered_by_task_and_architecture(some_runs, browser):
+    opened(browser, some_runs([*itertools.product(TASKS, ARCHITECTURES)]))
 
     def choose(name: str, value: str) -> list[str]:
         Select(browser.find_element("id", name)).select_by_visible_text(value)
@@ -107,20 +120,22 @@ def test_the_gallery_is_filtered_by_task_and_architecture(tmp_path, browser):
 
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize("runs", [1, 18])
-def test_axe_finds_nothing_wrong_in_the_gallery(tmp_path, browser, window, dark, runs):
-    page = some_runs(tmp_path, [*itertools.product(TASKS, ARCHITECTURES)][:runs])
+def test_axe_finds_nothing_wrong_in_the_gallery(some_runs, browser, window, dark, runs):
+    page = some_runs([*itertools.product(TASKS, ARCHITECTURES)][:runs])
     seen_by(browser, window, dark)
     opened(browser, page)
     assert violations(browser) == []
     assert browser.execute_script("return document.documentElement.scrollWidth") <= window
 
 
-def test_who_wants_nothing_to_move_sees_the_last_moments_of_a_film(tmp_path, browser):
-    page = some_runs(tmp_path, [("copy", "encoder")])
+def test_who_wants_nothing_to_move_sees_the_last_moments_of_a_film(some_runs, tmp_path, browser):
+    page = some_runs([("copy", "encoder")])
     folder = run_folder(tmp_path, "copy", "encoder")
     with Image.open(folder / "film.png") as still:
         still.save(folder / "film.gif")
-    save_gallery(tmp_path, tmp_path, "")
+    shown = {"runs": ["copy_task/encoder"], "title": "moving", "command": "python visualize.py"}
+    list_files(tmp_path, {folder / "film.gif": shown})
+    save_gallery(tmp_path)
     source = """
         const film = document.querySelector("picture img");
         film.scrollIntoView();
@@ -135,11 +150,12 @@ def test_who_wants_nothing_to_move_sees_the_last_moments_of_a_film(tmp_path, bro
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
 
 
-def test_a_page_of_the_readers_own_is_not_replaced(tmp_path):
-    page = some_runs(tmp_path / "ours", [("copy", "encoder")])
-    save_gallery(page.parent, page.parent, "")              # ours is
-    mine = tmp_path / "index.html"
+def test_a_page_of_the_readers_own_is_not_replaced(some_runs, tmp_path):
+    page = some_runs([("copy", "encoder")])
+    save_gallery(tmp_path)                                  # ours is
+    mine = tmp_path / "slides" / "index.html"
+    mine.parent.mkdir()
     mine.write_text("<h1>mine</h1>")
     with pytest.raises(ValueError, match="was not written by visualize.py; move it, or choose another"):
-        save_gallery(tmp_path, tmp_path, "")
-    assert mine.read_text() == "<h1>mine</h1>"
+        save_gallery(mine.parent)
+    assert mine.read_text() == "<h1>mine</h1>" and page.exists()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from probes import probe_places, swap_end
 from test_visualize import call_main
 
 import handmade
@@ -21,9 +22,8 @@ from handmade import (
     right_by_length,
 )
 from lab.ablation import ablated
-from lab.probes import probe_places, swap_end
 from support.console import run_script
-from support.runs import Run, remove_stale, run_folder
+from support.runs import Run, run_folder
 from train import load_run, predict
 from transformer import PAD, EncoderDecoder, MiniTransformer
 
@@ -149,21 +149,6 @@ def test_saved_and_loaded_they_are_the_same(saved):
         assert run.history[-1]["solved"] and not (run.folder / "training.png").exists()
 
 
-def test_the_picture_beside_a_trained_model_is_removed_when_either_is_made_again(built, models_dir, tmp_path):
-    handmade_dir, copied = tmp_path / "models" / "handmade", []
-    for folder, into in (models_dir, tmp_path / "models"), (built, handmade_dir):
-        copied.append(run_folder(into, "reverse", "encoder"))
-        shutil.copytree(run_folder(folder, "reverse", "encoder"), copied[-1])
-    picture = copied[1] / "beside_trained.png"
-    for folder in copied:
-        picture.write_bytes(b"an old picture")
-        other = handmade_dir / "copy_task" / "encoder" / picture.name
-        other.parent.mkdir(parents=True, exist_ok=True)
-        other.write_bytes(b"of other weights")
-        remove_stale(folder)
-        assert not picture.exists() and other.exists()
-
-
 def test_visualize_draws_both_when_a_trained_model_is_in_the_folder_above(
     built, models_dir, tmp_path, monkeypatch, few_sequences
 ):
@@ -175,7 +160,12 @@ def test_visualize_draws_both_when_a_trained_model_is_in_the_folder_above(
     assert [path.parents[1].name for path in handmade_dir.rglob("beside_trained.png")] == ["reverse_task"]
     assert not [*handmade_dir.rglob("lengths*")]                # it was not trained on any
     call_main(monkeypatch, "--models-dir", handmade_dir, "--task", "reverse", "--sequence", "5", "9")
-    assert (run_folder(handmade_dir, "reverse", "encoder") / "beside_trained_5-9.png").exists()
+    beside = run_folder(handmade_dir, "reverse", "encoder") / "beside_trained_5-9.png"
+    assert beside.exists()
+    trained = run_folder(models, "reverse", "encoder")
+    train.save_weights(torch.load(trained / "checkpoint.pt", weights_only=True), trained)   # of new weights
+    assert not [*handmade_dir.rglob("beside_trained*")]
+    assert (handmade_dir / "copy_task" / "encoder" / "layers.png").exists()
 
 
 def test_longer_sequences_and_fewer_symbols_need_other_numbers_on_top_and_nothing_else(tmp_path, monkeypatch):

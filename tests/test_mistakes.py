@@ -4,13 +4,15 @@ import csv
 import json
 import re
 import shutil
+from types import SimpleNamespace
 
 import numpy
 import pytest
 
-from lab.mistakes import by_kind, mistakes_of, mistakes_picture, mistakes_text, save_mistakes
-from support.runs import remove_stale, run_folder
+from lab.mistakes import by_kind, mistakes_of, mistakes_picture, mistakes_text
+from support.runs import run_folder
 from train import Answers, load_run
+from visualize import save_mistakes
 
 
 def test_mistakes_are_counted_by_kind_beside_the_questions(answers):
@@ -66,22 +68,17 @@ def test_the_mistakes_of_a_run_are_those_that_its_metrics_count(models_dir, tmp_
 
     folder = run_folder(tmp_path, "reverse", "encoder")
     shutil.copytree(run.folder, folder)
-    for exact_match in '"all"', "1.0":                      # damaged metrics, and no mistakes
-        changed = metrics | {"test_exact_match": json.loads(exact_match)}
-        (folder / "metrics.json").write_text(json.dumps(changed))
-        assert mistakes_of(load_run(tmp_path, "reverse", "encoder")) is None
+    (folder / "metrics.json").write_text(json.dumps(metrics | {"test_exact_match": 1.0}))
+    assert mistakes_of(load_run(tmp_path, "reverse", "encoder")) is None
 
 
-def test_the_table_of_mistakes_is_saved_until_the_next_weights(answers, tmp_path):
-    folder = run_folder(tmp_path, "sort", "encoder")
-    folder.mkdir(parents=True)
-    heading, first, *_ = save_mistakes(answers, folder / "mistakes.csv").splitlines()
+def test_the_table_of_mistakes_is_saved_and_printed(answers, tmp_path):
+    path = tmp_path / "mistakes.csv"
+    heading, first, *_ = save_mistakes(SimpleNamespace(mistakes=answers), path).splitlines()
     assert heading == "kinds of questions that are answered incorrectly"
     assert first.startswith("sort, encoder: 3 of 6 wrong")
-    with open(folder / "mistakes.csv", newline="") as file:
+    with open(path, newline="") as file:
         rows = list(csv.DictReader(file))
     assert [[row["kind"], int(row["value"]), int(row["mistakes"])] for row in rows] == [
         [row["kind"], row["value"], row["mistakes"]] for row in by_kind(answers)
     ]
-    remove_stale(folder)
-    assert not list(folder.iterdir())

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import KINDS, TINY, attentions, zero
+from probes import linear_probe, loudness, score_parts
 
 from data import ARCHITECTURES
-from lab.heads import read, unseen_sequences
-from lab.probes import linear_probe, logit_lens, loudness, score_parts, scores_of_query, untrained
+from lab.heads import read, scores_of_query, unseen_sequences
+from lab.probes import logit_lens, untrained
 from support.config import Config
 from support.runs import Run
 

@@ -107,7 +107,7 @@ def test_the_settings_that_are_called_defaults_are(monkeypatch):
     monkeypatch.setattr(sys, "argv", shlex.split(command)[1:])
     options = train.parse()
     for task in options.task:
-        config, _ = train.config_of(task, "encoder", options, torch.device("cpu"))
+        config, *_ = train.plan(task, "encoder", options)
         assert config == recipe(task, "encoder")
 
 

@@ -6,17 +6,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import MODELS, TINY, assert_readable, call_main, sentence_of
+from conftest import MODELS, TINY, call_main, sentence_of
 
 import train
 from lab.ablation import NOTHING
-from lab.heads import unseen_sequences
-from lab.probes import loudness, untrained
 from lab.side_by_side import (
-    balance_picture,
-    balance_sentence,
     comparison_sentence,
-    evidence_in,
     lines_picture,
     runs_in,
     training_curves_picture,
@@ -121,45 +116,3 @@ def test_training_curves_of_several_runs_are_labelled_by_what_differs(
         call_main(monkeypatch, "--compare", narrow, tmp_path / "nothing", "--output-dir", tmp_path)
     assert stopped.value.code == 2
     assert f"no run found in {tmp_path / 'nothing'}" in capsys.readouterr().err
-
-
-def test_the_balance_of_positions_and_symbols_is_drawn_as_measured(models_dir, tmp_path, monkeypatch, capsys):
-    one, other = (run_folder(models_dir, "reverse", name) for name in ("encoder", "encoder-decoder"))
-    call_main(monkeypatch, "--balance", one, other, "--models-dir", models_dir, "--output-dir", tmp_path)
-    path = tmp_path / "balance_reverse_task-encoder_vs_reverse_task-encoder-decoder.png"
-    assert path.exists() and capsys.readouterr().out.startswith(f"{path}: How strongly positions")
-    shutil.copytree(one, tmp_path / "kept")                     # as cp -r does
-    copied = evidence_in([tmp_path / "kept"])["kept"].run
-    assert copied.config == load_run(models_dir, "reverse").config
-    runs = evidence_in([one, other])
-    assert list(runs) == ["architecture encoder", "architecture encoder-decoder"]
-    figure = balance_picture(runs | {f"{name}, and so on and on": runs[name] for name in runs})
-    assert_readable(figure)
-    for axes, evidence in zip(figure.axes, [*runs.values()] * 2, strict=True):
-        source, _, _ = unseen_sequences(evidence.run, 8, 100)
-        models = untrained(evidence.run.config), evidence.run.model
-        before, after = (loudness(model, source) for model in models)
-        expected = [before["positions"], after["positions"], before["symbols"], after["symbols"]]
-        assert [bar.get_height() for bar in axes.patches] == pytest.approx(expected)
-    with pytest.raises(SystemExit):
-        call_main(monkeypatch, "--balance", models_dir, "--output-dir", tmp_path)
-    assert capsys.readouterr().err == "error: --balance shows at most 4 runs, and these folders hold 9\n"
-
-
-def test_the_sentence_of_the_balance_claims_only_what_all_runs_show():
-    def sentence(**runs):
-        run = SimpleNamespace(config=SimpleNamespace(task="reverse"))
-        measured = {
-            name: SimpleNamespace(run=run, left=lambda right=right: right)
-            for name, (right, _, _) in runs.items()
-        }
-        return balance_sentence(measured, {
-            name: [{}, {"positions": positions, "symbols": symbols}]
-            for name, (_, positions, symbols) in runs.items()
-        })
-
-    claim = "reverse is learned only where positions come to outweigh symbols"
-    neutral = "how strongly positions"
-    assert sentence(loud=(1.0, 2, 1), drowned=(0.3, 1, 2)) == claim
-    assert sentence(loud=(1.0, 2, 1), drowned=(1.0, 1, 2)).startswith(neutral)
-    assert sentence(loud=(1.0, 2, 1), louder=(1.0, 3, 1)).startswith(neutral)
