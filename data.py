@@ -12,6 +12,7 @@ and END. Functions take their arguments in the order task, split, length, vocab_
 
 import re
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
@@ -45,9 +46,9 @@ FIRST_SYMBOL = 4                                            # content symbols ar
 MODELS = {"encoder": "encoder", "decoder": "decoder-only model", "encoder-decoder": "encoder–decoder"}
 ARCHITECTURES = tuple(MODELS)                               # on the command line; MODELS names them in prose
 SPLITS = ("train", "validation", "test")                    # 80, 10 and 10% of all sequences
-PROPOSALS, ENOUGH = 100_000, 3                              # tries to find this many questions in a split
+PROPOSALS, ENOUGH = 20_000, 3                               # tries to find this many questions in each split
 SMALL_POOL = 4096                                           # the most sequences of a length that we list
-POOL = 8                                                    # candidates per question picked
+POOL, MOST_PICKED = 8, 2**20                                # candidates per question picked; torch takes 2²⁴
 
 
 def every_question(content: Tensor) -> Tensor:
@@ -146,28 +147,6 @@ def to_text(tokens: Tensor, task: str = "copy") -> str:
     return " ".join(token_name(token, task) for token in tokens[:length].tolist())
 
 
-def described(value: object) -> str:
-    """Describe the type and shape of a task function's result, for an error message."""
-    return f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-
-
-def call(task: str, function: Callable, *given: object) -> object:
-    """Call a task's function. Raises ValueError if it fails or modifies its questions (N, L)."""
-    before = given[0].clone() if isinstance(given[0], Tensor) else None
-    try:
-        returned = function(*given)
-    except Exception as error:                              # a user's function can fail in any way
-        frame = traceback.extract_tb(error.__traceback__)[:2][-1]           # in the reader's function
-        place = f"{Path(frame.filename).name}, line {frame.lineno}"
-        question = "" if before is None else f" on {to_text(before[0], task)}"
-        raise ValueError(
-            f"task {task} raises {type(error).__name__}{question}: {first_line(error)} ({place})"
-        ) from error
-    if before is not None and not torch.equal(given[0], before):
-        raise ValueError(f"task {task} modifies its input in place; work on content.clone() instead")
-    return returned
-
-
 # ---------------------------------------------------------------- splits and draws
 
 
@@ -199,11 +178,6 @@ def alphabet(task: str, vocab_size: int) -> list[int]:
     return gap + list(symbols_of(task, vocab_size))
 
 
-def can_be_listed(task: str, length: int, vocab_size: int) -> bool:
-    """Return whether there are few enough contents of this length to list them all."""
-    return len(alphabet(task, vocab_size)) ** length <= SMALL_POOL
-
-
 def every_content(tokens: list[int] | range, length: int) -> Tensor:
     """Return all sequences of this length over these tokens, (N, length)."""
     return torch.cartesian_prod(*[torch.tensor(tokens)] * length).reshape(-1, length)
@@ -214,64 +188,39 @@ def in_split(split: str, contents: Tensor) -> Tensor:
     return contents[split_of(contents) == SPLITS.index(split)]
 
 
+def can_be_listed(task: str, length: int, vocab_size: int) -> bool:
+    """Return whether there are few enough contents of this length to list them all."""
+    return len(alphabet(task, vocab_size)) ** length <= SMALL_POOL
+
+
 def propose(task: str, count: int, length: int, vocab_size: int, generator: torch.Generator) -> Tensor:
-    """Propose contents (count, length) as questions. Raises ValueError if the task's function is faulty."""
-    symbols = symbols_of(task, vocab_size)
-    content = call(task, TASKS[task].propose, symbols, count, length, generator)
-    shape = (count, length)
-    if not isinstance(content, Tensor) or content.dtype != torch.int64 or content.shape != shape:
-        raise ValueError(f"task {task}: propose returns {described(content)}; return int64 {shape}")
-    outside = content[(content < MASK) | (content >= vocab_size)]
-    if len(outside):
-        raise ValueError(f"task {task}: propose returns token {int(outside[0])}; use the symbols it is given")
-    return content
-
-
-def is_valid(task: str, content: Tensor) -> Tensor:
-    """Return which rows (N, L) are valid questions, (N,). Raises ValueError if the function is faulty."""
-    valid = call(task, TASKS[task].is_valid, content)
-    if not isinstance(valid, Tensor) or valid.dtype != torch.bool or valid.shape != content.shape[:1]:
-        raise ValueError(
-            f"task {task}: is_valid returns {described(valid)} for {len(content)} questions; "
-            "return True or False for each, (N,)"
-        )
-    return valid
+    """Propose about count questions of the task, and return the valid ones (N, length)."""
+    contents = TASKS[task].propose(symbols_of(task, vocab_size), count, length, generator)
+    return contents[TASKS[task].is_valid(contents)]
 
 
 @cache
-def search(entry: Task, task: str, length: int, vocab_size: int, proposals: int) -> tuple[Tensor, list[str]]:
-    """Return valid questions (N, length), and the splits that have enough of them to draw from.
+def search(entry: Task, task: str, length: int, vocab_size: int) -> tuple[Tensor, bool]:
+    """Return valid questions (N, length), and whether every split has enough of them to draw from.
 
-    If they can be listed, these are all there are. Otherwise, questions are proposed until each split has
-    ENOUGH, or until this many proposals have been made. The entry of TASKS is an argument so that the cache
-    notices a change.
+    If they can be listed, these are all there are. Otherwise, up to PROPOSALS questions are proposed. The
+    entry of TASKS is an argument so that the cache notices a change.
     """
     if can_be_listed(task, length, vocab_size):
-        contents = every_content(alphabet(task, vocab_size), length)
-        found = contents[is_valid(task, contents)]
-        return found, [split for split in SPLITS if len(in_split(split, found))]
-    found, counts = torch.empty(0, length, dtype=torch.int64), torch.zeros(len(SPLITS), dtype=torch.int64)
-    generator, made = torch.Generator().manual_seed(0), 0
-    while made < proposals:
-        asked = max(200, min(4 * made, 1_000_000 // length))            # the first 200 usually suffice
-        made += asked
-        proposed = propose(task, asked, length, vocab_size, generator)
-        valid = proposed[is_valid(task, proposed)]
-        found = torch.cat([found, valid])[:10]
-        counts += split_of(valid).bincount(minlength=len(SPLITS))
-        if (counts >= ENOUGH).all():
+        found, enough = every_content(alphabet(task, vocab_size), length), 1
+        found = found[entry.is_valid(found)]
+        return found, len(split_of(found).unique()) == len(SPLITS)
+    found, generator = torch.empty(0, length, dtype=torch.int64), torch.Generator().manual_seed(0)
+    for count in 200, PROPOSALS:                            # the first 200 usually suffice
+        found = torch.cat([found, propose(task, count, length, vocab_size, generator)])
+        if enough := bool((split_of(found).bincount(minlength=len(SPLITS)) >= ENOUGH).all()):
             break
-    return found, [split for split, count in zip(SPLITS, counts, strict=True) if count >= ENOUGH]
+    return found[:10], enough
 
 
-def some_questions(task: str, length: int, vocab_size: int, proposals: int = PROPOSALS) -> Tensor:
-    """Return valid questions (N, length) from all splits: every one if they can be listed, else a sample."""
-    return search(TASKS[task], task, length, vocab_size, proposals)[0]
-
-
-def list_contents(task: str, split: str, length: int, vocab_size: int) -> Tensor:
-    """Return all valid questions of this length in the split; there must be few enough to list."""
-    return in_split(split, some_questions(task, length, vocab_size))
+def some_questions(task: str, length: int, vocab_size: int) -> Tensor:
+    """Return valid questions (N, length) from all splits: every one if they can be listed, else a few."""
+    return search(TASKS[task], task, length, vocab_size)[0]
 
 
 def draw_contents(
@@ -279,57 +228,39 @@ def draw_contents(
 ) -> Tensor:
     """Draw count valid questions (count, length) of the split, with repetition."""
     if can_be_listed(task, length, vocab_size):
-        pool = list_contents(task, split, length, vocab_size)
+        pool = in_split(split, some_questions(task, length, vocab_size))
         return pool[torch.randint(len(pool), (count,), generator=generator)]
-    drawn, in_vain = torch.empty(0, length, dtype=torch.int64), 0
+    drawn = torch.empty(0, length, dtype=torch.int64)
     while len(drawn) < count:                               # the smallest split holds one sequence in ten
-        asked = max(10 * (count - len(drawn)) + 10, in_vain if in_vain > 1_000 else 0)
-        proposed = propose(task, asked, length, vocab_size, generator)
-        found = in_split(split, proposed[is_valid(task, proposed)])
-        drawn, in_vain = torch.cat([drawn, found]), 0 if len(found) else in_vain + len(proposed)
-        if in_vain > 10 * PROPOSALS:
-            raise ValueError(
-                f"the propose function of {task} found no valid question of length {length} for the "
-                f"{split} split"
-            )
+        asked = 10 * (count - len(drawn)) + 10
+        drawn = torch.cat([drawn, in_split(split, propose(task, asked, length, vocab_size, generator))])
     return drawn[:count]
 
 
-def usable_lengths(
-    task: str, split: str, seq_len: int, vocab_size: int, fixed_length: bool = False
-) -> list[int]:
-    """Return the lengths with valid questions in the split. Raises ValueError if there are none."""
-    if seq_len < 1:
-        raise ValueError(f"seq_len={seq_len} is too small; choose 1 or more")
-    if vocab_size <= FIRST_SYMBOL:
-        raise ValueError(f"vocab_size={vocab_size} leaves no symbols; choose {FIRST_SYMBOL + 1} or more")
-    needed = symbols_of(task, vocab_size).stop
+def usable_lengths(task: str, seq_len: int, vocab_size: int, fixed_length: bool = False) -> list[int]:
+    """Return the lengths with valid questions in every split. Raises ValueError if there are none."""
+    needed = max(FIRST_SYMBOL + 1, symbols_of(task, vocab_size).stop)
     if vocab_size < needed:
         raise ValueError(f"vocab_size={vocab_size} is too small for {task}; choose {needed} or more")
     lengths = [
         length for length in ([seq_len] if fixed_length else range(1, seq_len + 1))
-        if split in search(TASKS[task], task, length, vocab_size, PROPOSALS)[1]
+        if search(TASKS[task], task, length, vocab_size)[1]
     ]
     if not lengths:
         length = f"length {seq_len}" if fixed_length else f"at most seq_len={seq_len} symbols"
         raise ValueError(
-            f"with vocab_size={vocab_size}, {task} has no question of {length} in the {split} split; "
-            "change one of them"
+            f"with vocab_size={vocab_size}, {task} has too few questions of {length}; change one of them"
         )
     return lengths
 
 
 def missing_text(task: str, seq_len: int = 8, vocab_size: int = 20, fixed_length: bool = False) -> str:
-    """Name the lengths that are skipped because a split has no such questions; "" if none are."""
-    asked = [seq_len] if fixed_length else range(1, seq_len + 1)
-    lengths = {split: usable_lengths(task, split, seq_len, vocab_size, fixed_length) for split in SPLITS}
-    missing = {split: ", ".join(str(x) for x in asked if x not in lengths[split]) for split in SPLITS}
-    parts = [f"{missing[split]} in the {split} split" for split in SPLITS if missing[split]]
-    if len(set(missing.values())) == 1:
-        parts = [part for part in [missing["train"]] if part]
-    if not parts:
+    """Name the lengths that are left out, because not every split has such questions; "" if none are."""
+    lengths = usable_lengths(task, seq_len, vocab_size, fixed_length)
+    missing = [str(length) for length in range(1, seq_len + 1) if length not in lengths]
+    if fixed_length or not missing:
         return ""
-    return f"left out for lack of questions: length {'; length '.join(parts)}"
+    return f"no questions of length {', '.join(missing)}: too few are valid to fill every split"
 
 
 def answer_length(task: str, length: int, vocab_size: int) -> int:
@@ -378,33 +309,29 @@ def draw(
 ) -> tuple[Tensor, Tensor]:
     """Generate fresh sequences of a task: source (N, S) and target (N, T), as wide as the longest requires.
 
-    Lengths are uniform in 1 … seq_len, or always seq_len with fixed_length. Lengths with no example in the
-    split are skipped. With oversample, sequences are picked from POOL times as many (see pick_rare).
-    Raises ValueError for an unknown task or split, or for sizes that leave nothing to draw.
+    Lengths are uniform in 1 … seq_len, or always seq_len with fixed_length; those with too few questions are
+    left out. With oversample, sequences are picked from POOL times as many (see pick_rare). Raises ValueError
+    for an unknown task or split, or for sizes that leave nothing to draw.
     """
-    if oversample:
-        sizes = seq_len, vocab_size, fixed_length
-        source, target = draw(task, POOL * count, generator, split, *sizes)
-        rows = pick_rare(kinds_of(task, source), count, oversample, generator)
-        return source[rows], target[rows]
     check_known(TASKS, task=task)
     check_known(SPLITS, split=split)
-    lengths = usable_lengths(task, split, seq_len, vocab_size, fixed_length)
-    length_of_row = torch.tensor(lengths)[torch.randint(len(lengths), (count,), generator=generator)]
-    pairs, answer_lengths = [], []
-    for length in lengths:                                  # rows of one length form a tensor without PAD
-        rows = (length_of_row == length).nonzero().flatten()
-        if len(rows):
-            content = draw_contents(task, split, length, vocab_size, len(rows), generator)
-            pairs.append((rows, content, TASKS[task].answer(content)))
-            answer_lengths.append(pairs[-1][2].size(1))
-        else:
-            answer_lengths.append(answer_length(task, length, vocab_size))
+    sizes = seq_len, vocab_size, fixed_length
+    if oversample:
+        parts = []
+        for rows in torch.arange(count).split(MOST_PICKED):
+            source, target = draw(task, POOL * len(rows), generator, split, *sizes)
+            picked = pick_rare(kinds_of(task, source), len(rows), oversample, generator)
+            parts.append((source[picked], target[picked]))
+        return tuple(map(torch.cat, zip(*parts, strict=True)))
+    lengths = usable_lengths(task, *sizes)
     source = torch.full((count, max(lengths) + 2), PAD)
-    target = torch.full((count, max(answer_lengths) + 2), PAD)
-    for rows, content, answer in pairs:
+    target = torch.full((count, max(answer_length(task, length, vocab_size) for length in lengths) + 2), PAD)
+    length_of_row = torch.tensor(lengths)[torch.randint(len(lengths), (count,), generator=generator)]
+    for length in length_of_row.unique().tolist():          # rows of one length form a tensor without PAD
+        rows = (length_of_row == length).nonzero().flatten()
+        content = draw_contents(task, split, length, vocab_size, len(rows), generator)
         source[rows] = add_start_end(content, source.size(1))
-        target[rows] = add_start_end(answer, target.size(1))
+        target[rows] = add_start_end(TASKS[task].answer(content), target.size(1))
     return source, target
 
 
@@ -468,9 +395,9 @@ def different_rows(given: tuple[Tensor, ...], to_say: Tensor) -> tuple[tuple[Ten
     return different[:, : sum(widths)].split(widths, dim=1), different[:, sum(widths) :], place
 
 
-def portions_of_like_length(given: tuple[Tensor, ...], size: int) -> Iterator[tuple[Tensor, list[Tensor]]]:
+def batches(given: tuple[Tensor, ...], size: int) -> Iterator[tuple[Tensor, list[Tensor]]]:
     """Yield batches of up to size row indices (n,) and their trimmed inputs, longest rows first."""
-    order = sum((tokens != PAD).sum(dim=1) for tokens in given).argsort(descending=True)
+    order = sum((tokens != PAD).sum(dim=1) for tokens in given).argsort(descending=True, stable=True)
     for rows in order.split(size):
         if len(rows):
             yield rows, [tokens[rows, : (tokens[rows] != PAD).sum(dim=1).max()] for tokens in given]
@@ -494,7 +421,7 @@ def to_content(words: list[str], task: str, vocab_size: int = 20) -> Tensor:
             choice = f"{known[0]} … {known[-1]}" if known[-1].isdigit() else " ".join(known)
             raise ValueError(f"{name} is not a symbol of {task}; choose from {choice}")
     content = torch.tensor([token_of[name] for name in names], dtype=torch.int64)
-    if not len(content) or not is_valid(task, content[None]):
+    if not len(content) or not TASKS[task].is_valid(content[None]):
         question = " ".join(names) or "an empty sequence"
         raise ValueError(f"{question} is not a valid question for {task}; write {TASKS[task].form}")
     return content
@@ -503,92 +430,56 @@ def to_content(words: list[str], task: str, vocab_size: int = 20) -> Tensor:
 # ---------------------------------------------------------------- checking a task
 
 
-def ask(task: str, content: Tensor) -> Tensor:
-    """Return a task's answers (N, A) without trusting its function: see call and check_answers."""
-    return call(task, TASKS[task].answer, content)
-
-
-def check_kinds(task: str, content: Tensor) -> None:
-    """Raise ValueError unless each kind of these questions (N, L) has a name and integers (N,)."""
-    kinds = call(task, TASKS[task].kinds, content)
-    if not isinstance(kinds, dict):
-        raise ValueError(
-            f"task {task} returns kinds as a {type(kinds).__name__}; return a dict {{name: (N,)}}"
-        )
-    for name, values in kinds.items():
-        whole = isinstance(values, Tensor) and not values.is_floating_point()
-        if not whole or values.shape != (len(content),):
-            got = described(values) if isinstance(values, Tensor) else repr(values)
-            raise ValueError(
-                f"task {task} returns {name} as {got} for {len(content)} questions; "
-                "return one integer per question"
-            )
-
-
-def check_answers(task: str, content: Tensor, answers: Tensor, vocab_size: int) -> None:
-    """Raise ValueError unless these can answer content (N, L): integers (N, A) from the vocabulary."""
+def check_answers(task: str, content: Tensor, vocab_size: int) -> Tensor:
+    """Return the task's answers to content (N, L). Raises ValueError unless they are token ids (N, A)."""
+    answers = TASKS[task].answer(content.clone())
     if not isinstance(answers, Tensor):
-        raise ValueError(f"task {task} returns {type(answers).__name__}; return a tensor of token ids")
-    if answers.dtype.is_floating_point or answers.dtype == torch.bool:
-        kind = str(answers.dtype).removeprefix("torch.")
-        raise ValueError(f"task {task} returns answers of type {kind}; return token ids, e.g. with .long()")
-    if answers.dim() != 2 or len(answers) != len(content):
-        shapes = f"shape {tuple(answers.shape)} for questions of shape {tuple(content.shape)}"
-        raise ValueError(f"task {task} returns answers of {shapes}; return one row per question, (N, A)")
-    wrong = answers[(answers < FIRST_SYMBOL) | (answers >= vocab_size)]
-    if len(wrong):
-        special = {PAD: "0 (PAD)", START: "1 (START)", END: "2 (END)", MASK: "3 (MASK)"}
-        name = special.get(int(wrong[0]), int(wrong[0]))
-        raise ValueError(
-            f"task {task} answers with token {name}; use only symbols {FIRST_SYMBOL} … {vocab_size - 1}"
-        )
+        raise ValueError(f"the answers are a {type(answers).__name__}; return a tensor of token ids")
+    if answers.dtype != torch.int64 or answers.dim() != 2 or len(answers) != len(content):
+        shapes = f"{answers.dtype} {tuple(answers.shape)} for questions {tuple(content.shape)}"
+        raise ValueError(f"the answers are {shapes}; return token ids, torch.int64 (N, A)")
+    outside = answers[(answers < FIRST_SYMBOL) | (answers >= vocab_size)]
+    if len(outside):
+        name = token_name(int(outside[0]), task)
+        raise ValueError(f"an answer holds {name}; use only symbols {FIRST_SYMBOL} … {vocab_size - 1}")
+    return answers
 
 
-def check_symbols(task: str, vocab_size: int) -> None:
-    """Raise ValueError unless the task's symbols are a range of step 1 and all token names distinct."""
-    symbols, names = TASKS[task].symbols, TASKS[task].names
-    if symbols is not None and (not isinstance(symbols, range) or symbols.step != 1 or not symbols):
-        raise ValueError(f"task {task} has symbols={symbols!r}; choose a range without steps: range(4, 20)")
-    if symbols_of(task, vocab_size).start < FIRST_SYMBOL:
-        raise ValueError(
-            f"task {task} uses symbols below {FIRST_SYMBOL}, reserved for PAD, START, END and MASK"
-        )
-    for token, name in names.items():
-        if not isinstance(name, str) or len(name.split()) != 1 or name != name.strip():
-            raise ValueError(f"task {task} has names[{token}]={name!r}; choose a string without spaces")
-    first = {}
-    for token in range(vocab_size):
-        if (other := first.setdefault(token_name(token, task), token)) != token:
-            name = token_name(token, task)
-            raise ValueError(f"task {task} calls both {other} and {token} {name!r}; rename one of them")
+def try_task(task: str, length: int, vocab_size: int) -> None:
+    """Raise an error if one of the task's functions fails on questions of this length."""
+    entry, content = TASKS[task], draw_contents(task, "train", length, vocab_size, 8, torch.Generator())
+    answers = check_answers(task, content, vocab_size)
+    for question, answer in zip(content, answers, strict=True):
+        if not torch.equal(check_answers(task, question[None], vocab_size), answer[None]):
+            raise ValueError(
+                f"{to_text(question, task)} is answered differently alone and in a batch; use no random "
+                "numbers, and specify the dimension, as in content.roll(1, dims=1)"
+            )
+    for name, values in (entry.kinds(content) if entry.kinds else {}).items():
+        if values.shape != (len(content),) or values.is_floating_point():
+            raise ValueError(f"kind {name!r} is not one integer per question, (N,)")
+    if entry.depends_on and entry.depends_on(content).shape != (*answers.shape, length):
+        raise ValueError("depends_on does not return (N, A, L)")
 
 
 def check_task(task: str, seq_len: int = 8, vocab_size: int = 20, fixed_length: bool = False) -> None:
     """Raise a one-line ValueError if the task cannot be trained, after trying a few questions per length."""
-    check_symbols(task, vocab_size)
-    for length in usable_lengths(task, "train", seq_len, vocab_size, fixed_length):
-        generator = torch.Generator().manual_seed(0)
-        content = draw_contents(task, "train", length, vocab_size, 8, generator)
-        answers = ask(task, content)
-        check_answers(task, content, answers, vocab_size)
-        if TASKS[task].kinds:
-            check_kinds(task, content)
-        if TASKS[task].depends_on:
-            cells, shape = call(task, TASKS[task].depends_on, content), (*answers.shape, length)
-            if not isinstance(cells, Tensor) or cells.shape != shape:
-                got = described(cells)
-                raise ValueError(f"task {task}: depends_on returns {got}; return (N, A, L), here {shape}")
-        if not torch.equal(answers, ask(task, content)):
-            raise ValueError(
-                f"task {task} gives different answers to the same question; make it deterministic"
-            )
-        for question, answer in zip(content, answers, strict=True):
-            alone = ask(task, question[None])
-            if not torch.equal(alone, answer[None]):
-                raise ValueError(
-                    f"task {task} answers {to_text(question, task)} differently in a batch, so its rows are "
-                    "not independent; specify the dimension, as in content.roll(1, dims=1)"
-                )
+    symbols = symbols_of(task, vocab_size)
+    if not isinstance(symbols, range) or symbols.step != 1 or symbols.start < FIRST_SYMBOL:
+        raise ValueError(f"task {task} has symbols={symbols!r}; choose a range from {FIRST_SYMBOL} upwards")
+    names = Counter(token_name(token, task) for token in range(vocab_size))
+    for name, count in names.items():
+        if count > 1 or str(name).split() != [name]:
+            raise ValueError(f"task {task} names a token {name!r}; choose distinct words without spaces")
+    try:
+        for length in usable_lengths(task, seq_len, vocab_size, fixed_length):
+            try_task(task, length, vocab_size)
+    except ValueError as error:
+        raise ValueError(f"task {task}: {error}") from error
+    except Exception as error:                              # a user's function can fail in any way
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{Path(frame.filename).name}, line {frame.lineno}"
+        raise ValueError(f"task {task}: {type(error).__name__}: {first_line(error)} ({place})") from error
 
 
 # ---------------------------------------------------------------- command line

@@ -199,7 +199,7 @@ def one_pass(model: nn.Module, given: tuple[Tensor, ...]) -> Iterator[tuple[Tens
     the CPU.
     """
     device = next(model.parameters()).device
-    for rows, tokens in data.portions_of_like_length(given, EVALUATION_BATCH):
+    for rows, tokens in data.batches(given, EVALUATION_BATCH):
         yield rows, model(*(x.to(device) for x in tokens)).argmax(dim=-1).cpu()
 
 
@@ -426,7 +426,7 @@ def changed(config: Config, model: nn.Module, sample: dict[str, Tensor]) -> str:
     """
     for source, target in zip(sample["source"], sample["target"], strict=True):
         question, before = (row[data.is_content(row)] for row in (source, target))
-        now = data.ask(config.task, question[None])[0]
+        now = data.TASKS[config.task].answer(question[None])[0]
         if not torch.equal(now, before):
             texts = [data.to_text(tokens, config.task) for tokens in (question, before, now)]
             return "the task has changed since: {} gave {}, and now gives {}".format(*texts)
@@ -619,6 +619,9 @@ def train_and_save(
     sources, targets = config.draw(100, fixed_generator("examples"), "validation")
     middling_and_longest = data.is_scored(targets).sum(dim=1).argsort()[[50, -1]].tolist()
     examples = sources[middling_and_longest], targets[middling_and_longest]
+    missing = data.missing_text(config.task, config.seq_len, config.vocab_size, config.fixed_length)
+    if missing and not quiet:
+        print(f"{config.name}: {missing}")
     probe, record = probe_of(config), read_record(folder, checkpoint["history"]) if checkpoint else None
     hidden = True if quiet or distributed.RANK > 0 else None            # None: no bar if the output is a file
     bar = tqdm(total=config.epochs, desc=config.name, unit="epoch", disable=hidden)

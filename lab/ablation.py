@@ -6,9 +6,9 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import Tensor, nn
 
-from data import different_rows, is_scored, portions_of_like_length
+from data import batches, different_rows, is_scored
 from lab.heads import SEQUENCES, Head, Part, attention_at, heads_of, inputs_and_outputs, unseen_sequences
-from lab.influence import rows_at_once
+from support.config import EVALUATION_BATCH
 from support.runs import Run
 from transformer import PAD, evaluating, unwrapped
 
@@ -71,13 +71,12 @@ def margins_without(
     """Return the margins on test sequences of all lengths under each ablation, (cuts, N, T).
 
     This also scores generating models: greedy decoding is correct exactly if every teacher-forced step is.
-    Each distinct row is processed once, batched with others of similar length.
     """
     _, given, to_say = unseen_sequences(run, count=count)
     given, to_say, place = different_rows(given, to_say)
     result = torch.full((len(cuts), *to_say.shape), torch.inf, dtype=torch.float32)
     with evaluating(run.model) as model:
-        for rows, short in portions_of_like_length(given, rows_at_once(run.config, given)):
+        for rows, short in batches(given, EVALUATION_BATCH):
             length = short[-1].size(1)
             for number, parts in enumerate(cuts):
                 with ablated(model, *parts, replacement=replacement):

@@ -67,36 +67,30 @@ class AtLength:
 
 
 def answer_lengths(run: Run, most: int) -> dict[int, int]:
-    """Return the answer length for each question length, up to this one, that task and model support.
-
-    Lengths the task does not have, or too long for the model's positions, are left out.
-    """
+    """Return the answer length for each question length, up to this one, that task and model support."""
     config, places, lengths = run.config, len(unwrapped(run.model).positional_encoding.table), {}
-    for length in range(1, most + 1):
-        question = data.some_questions(config.task, length, config.vocab_size, proposals=1_000)[:1]
-        if len(question):
-            try:
-                answer = data.ask(config.task, question)
-                data.check_answers(config.task, question, answer, config.vocab_size)
-            except ValueError:                              # a user's task need not have one
-                continue
-            source, target = (data.add_start_end(tokens, tokens.size(1) + 2) for tokens in (question, answer))
-            given, _ = data.arrange(run.architecture, source, target)
-            if max(tokens.size(1) for tokens in given) <= places:
-                lengths[length] = answer.size(1)
+    for length in data.usable_lengths(config.task, most, config.vocab_size):
+        question = data.some_questions(config.task, length, config.vocab_size)[:1]
+        try:
+            answer = data.check_answers(config.task, question, config.vocab_size)
+        except Exception:                                   # a user's task need not have one
+            continue
+        source, target = (data.add_start_end(tokens, tokens.size(1) + 2) for tokens in (question, answer))
+        inputs, _ = data.arrange(run.architecture, source, target)
+        if max(tokens.size(1) for tokens in inputs) <= places:
+            lengths[length] = answer.size(1)
     return lengths
 
 
 def by_length(run: Run) -> list[AtLength]:
     """Return the answers for each available question length, up to twice the training length."""
-    config, most, lengths = run.config, 2 * run.config.seq_len, []
-    in_test = data.usable_lengths(config.task, "test", most, config.vocab_size)
-    for length in sorted(answer_lengths(run, most).keys() & in_test):
-        source, given, to_say = unseen_sequences(run, length, SEQUENCES_EACH)
-        answer = data.TASKS[config.task].answer(source[:, 1:-1])
+    lengths = []
+    for length in answer_lengths(run, 2 * run.config.seq_len):
+        source, inputs, targets = unseen_sequences(run, length, SEQUENCES_EACH)
+        answer = data.TASKS[run.config.task].answer(source[:, 1:-1])
         target = data.add_start_end(answer, answer.size(1) + 2)
         answers = predict(run.model, source, target)
-        lengths.append(AtLength(read(run, source, given, to_say), target, answers))
+        lengths.append(AtLength(read(run, source, inputs, targets), target, answers))
     return lengths
 
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from data import arrange, exact_match
-from lab.influence import dependence, portions
-from support.config import fixed_generator
+from data import arrange, batches, exact_match
+from lab.influence import dependence
+from support.config import EVALUATION_BATCH, fixed_generator
 from support.runs import Run
 from transformer import MultiHeadAttention, attention_mask, evaluating, unwrapped
 
@@ -130,7 +130,7 @@ def diagonals(first: tuple[int, int], length: int, queries: int, keys: int) -> T
 
 def longest(run: Run) -> int:
     """Return the longest content length in the test split; for sums with seq_len 8, this is 7."""
-    return run.config.lengths("test")[-1]
+    return run.config.lengths()[-1]
 
 
 def unseen_sequences(
@@ -229,8 +229,8 @@ def read(run: Run, source: Tensor, given: tuple[Tensor, ...], to_say: Tensor) ->
     said, maps, entropy = torch.zeros_like(to_say), dict.fromkeys(allowed, 0), dict.fromkeys(allowed, 0)
     shares = torch.zeros(len(source), run.config.num_layers, run.config.num_heads, dtype=torch.float32)
     with evaluating(run.model) as model:
-        for rows in portions(run.config, given):
-            said[rows] = model(*(tokens[rows] for tokens in given)).argmax(dim=-1)
+        for rows, tokens in batches(given, EVALUATION_BATCH):
+            said[rows] = model(*tokens).argmax(dim=-1)
             for kind, attentions in model.attention_layers().items():
                 weights = torch.stack([attention.attention_weights.float() for attention in attentions])
                 maps[kind] += weights.sum(dim=1) / len(source)

@@ -8,29 +8,10 @@ Shapes: N questions, L symbols of content, A symbols of the answer, S source len
 import torch
 from torch import Tensor
 
-from data import TASKS, is_scored, is_valid, symbols_of
-from support.config import Config, fixed_generator
+from data import TASKS, batches, is_scored, symbols_of
+from support.config import EVALUATION_BATCH, fixed_generator
 from support.runs import Run
 from transformer import evaluating
-
-BATCH = 100                                                 # sequences per pass: fits the CPU caches
-LARGEST = 4_000_000                                         # elements per tensor, if rows are long
-
-
-def rows_at_once(config: Config, given: tuple[Tensor, ...]) -> int:
-    """Return how many input rows to process at once, so that no tensor in a forward pass gets large.
-
-    Allocate one tensor for all results first, and write each batch's into it. Otherwise small tensors left
-    between large, freed ones fragment memory.
-    """
-    length = max(tokens.size(1) for tokens in given)
-    numbers = length * max(config.vocab_size, config.num_layers * config.num_heads * length)    # logits, maps
-    return max(1, min(BATCH, LARGEST // numbers))
-
-
-def portions(config: Config, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Split the input row indices (N,) into batches of rows_at_once."""
-    return torch.arange(len(given[0])).split(rows_at_once(config, given))
 
 
 def replace_symbol(symbols: range, tokens: Tensor, place: int, shift: Tensor | int) -> tuple[Tensor, Tensor]:
@@ -54,7 +35,7 @@ def replace_in_question(
     """
     replaced, changed = replace_symbol(symbols_of(task, vocab_size), content, place, shift)
     if TASKS[task].depends_on is None:
-        changed = changed & is_valid(task, replaced)
+        changed = changed & TASKS[task].is_valid(replaced)
     return replaced.where(changed[:, None], content), changed
 
 
@@ -83,8 +64,7 @@ def influence(run: Run, source: Tensor, given: tuple[Tensor, ...], to_say: Tenso
     symbols, generator = symbols_of(config.task, config.vocab_size), fixed_generator("influence")
     result = torch.full((*to_say.shape, given[0].size(1)), torch.nan, dtype=torch.float32)
     with evaluating(run.model) as model:
-        for rows in portions(config, given):
-            asked = [tokens[rows] for tokens in given]
+        for rows, asked in batches(given, EVALUATION_BATCH):
             before = model(*asked).float().softmax(dim=-1)
             for key in range(given[0].size(1)):
                 shift = torch.randint(1, max(2, len(symbols)), (len(rows),), generator=generator)
@@ -122,10 +102,11 @@ def dependence(task: str, content: Tensor, vocab_size: int) -> Tensor:
     if TASKS[task].depends_on is not None:
         return TASKS[task].depends_on(content).double()
     answer, count = TASKS[task].answer(content), len(symbols_of(task, vocab_size))
+    step = 2 * (count // 64) + 1                            # an odd step reaches odd and even symbols
     result = torch.zeros(*answer.shape, content.size(1), dtype=torch.float64)
     for place in range(content.size(1)):
         asked = torch.zeros(len(content), 1, dtype=torch.float64)
-        for shift in range(1, count, count // 32 | 1):      # an odd step reaches odd and even symbols
+        for shift in range(1, count, step):
             replaced, changed = replace_in_question(task, content, place, shift, vocab_size)
             if changed.any():
                 result[changed, :, place] += (

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from data import TASKS, all_right, alphabet, arrange, different_rows, is_content, token_name, usable_lengths
+from data import TASKS, all_right, alphabet, arrange, different_rows, is_content, token_name
 from lab import ablation, heads
 from lab.evidence import Evidence, answer_lengths
 from lab.probes import untrained
@@ -78,9 +78,8 @@ def as_base64(tensors: Iterable[Tensor], format: str) -> str:
 
 def examples(run: Run, lengths: dict[int, int]) -> list[list]:
     """Return example questions with answers and notes: long, short, and beyond the training lengths."""
-    known = run.config.lengths("test")
-    tested = usable_lengths(run.config.task, "test", max(lengths), run.config.vocab_size)
-    longer = [length for length in lengths if length > run.config.seq_len and length in tested][:1]
+    known = run.config.lengths()
+    longer = [length for length in lengths if length > run.config.seq_len][:1]
     notes = {known[-1]: "", known[len(known) // 3]: ""} | dict.fromkeys(longer, "beyond the training lengths")
     result = []
     for length, note in notes.items():

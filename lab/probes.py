@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor, nn
 
+from data import batches
 from lab.heads import inputs_and_outputs
-from lab.influence import portions
-from support.config import Config
+from support.config import EVALUATION_BATCH, Config
 from support.runs import Run
 from transformer import evaluating
 
@@ -37,10 +37,10 @@ def logit_lens(run: Run, given: tuple[Tensor, ...]) -> dict[str, Tensor]:
         readers = sublayers_of(model)
         *_, norm = readers.values()
         said = {name: torch.zeros_like(given[-1]) for name in readers}
-        for rows in portions(run.config, given):
-            passed = inputs_and_outputs(model, [*readers.values()], [tokens[rows] for tokens in given])
+        for rows, tokens in batches(given, EVALUATION_BATCH):
+            passed = inputs_and_outputs(model, [*readers.values()], tokens)
             for ids, (stream, _) in zip(said.values(), passed, strict=True):
-                ids[rows] = model.output_projection(norm(stream)).argmax(dim=-1)
+                ids[rows, : stream.size(1)] = model.output_projection(norm(stream)).argmax(dim=-1)
     return said
 
 

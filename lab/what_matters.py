@@ -212,7 +212,7 @@ def lengths_sentence(views: list[View]) -> str:
     right = {name: each.exact_match for name, each in beyond.items() if each}
     if not right:
         config = views[0].run.config
-        known = usable_lengths(task, "test", 2 * config.seq_len, config.vocab_size)
+        known = usable_lengths(task, 2 * config.seq_len, config.vocab_size)
         if known[-1] <= config.seq_len:
             return f"{task}: there are no questions beyond the training lengths"
         return f"{task}: the model has no positions for questions longer than those in training"

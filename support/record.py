@@ -21,7 +21,7 @@ def probe_of(config: Config) -> tuple[Tensor, Tensor]:
 
     Attention is recorded for the first, and symbol accuracy for all.
     """
-    lengths = config.lengths("validation")
+    lengths = config.lengths()
     length = max((length for length in lengths if length <= LONGEST_PROBE), default=lengths[0])
     fixed = replace(config, seq_len=length, fixed_length=True)
     source, target = fixed.draw(100, fixed_generator("examples"), "validation")

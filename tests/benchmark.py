@@ -295,7 +295,7 @@ def all_tasks(tasks: list[str], architectures: list[str], seeds: range) -> None:
 
 def swapped(run: Run, longer: bool) -> str:
     """Return the means of probes.swap_end over all pairs of lengths, the other one longer or shorter."""
-    pairs = itertools.permutations(run.config.lengths("test"), 2)
+    pairs = itertools.permutations(run.config.lengths(), 2)
     shares = [swap_end(run, own, other) for own, other in pairs if (other > own) == longer]
     return ", ".join(f"{share:.1%}" for share in torch.tensor(shares).nanmean(dim=0).tolist())
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear
 
+from data import batches
 from lab.heads import SEQUENCES_EACH, inputs_and_outputs, longest, unseen_sequences
-from lab.influence import portions
 from lab.probes import sublayers_of
-from support.config import fixed_generator
+from support.config import EVALUATION_BATCH, fixed_generator
 from support.runs import Run
 from transformer import PAD, MultiHeadAttention, TransformerBlock, attention_mask, evaluating, unwrapped
 
@@ -121,10 +121,11 @@ def states_to_probe(
     readers = dict(itertools.islice(sublayers_of(run.model).items(), sublayers))
     shape = *source.shape, run.config.d_model
     states = {name: torch.zeros(shape, dtype=torch.float32) for name in readers}
-    for rows in portions(run.config, given):
-        passed = inputs_and_outputs(run.model, [*readers.values()], tuple(tokens[rows] for tokens in given))
+    for rows, tokens in batches(given, EVALUATION_BATCH):
+        passed = inputs_and_outputs(run.model, [*readers.values()], tokens)
         for kept, (stream, _) in zip(states.values(), passed, strict=True):
-            kept[rows] = stream[:, : source.size(1)]        # without the MASKs after it, for longer answers
+            width = min(source.size(1), stream.size(1))     # without the MASKs after it, for longer answers
+            kept[rows, :width] = stream[:, :width]
     end, place, is_held_out = (x.expand_as(source)[is_symbol] for x in (last, here, held_out[:, None]))
     return {name: kept[is_symbol] for name, kept in states.items()}, end, place, is_held_out
 

@@ -24,7 +24,8 @@ from data import (
     check_task,
     draw,
     exact_match,
-    list_contents,
+    in_split,
+    some_questions,
     split_of,
     to_content,
     to_text,
@@ -33,7 +34,7 @@ from data import (
 )
 from lab.influence import dependence
 from support.config import Config
-from support.puzzles import MASK, PLUS, add, uniform_symbols
+from support.puzzles import MASK, PLUS, add
 from transformer import END, PAD, START
 
 # For each task, the SHA-256 of 2,000 draws from each split with seed 0. All published metrics rest on these.
@@ -88,7 +89,7 @@ def test_fixed_length_draws_only_that_length():
 
 def test_no_sequence_is_in_two_splits_and_each_is_in_one():
     for length in range(1, 5):
-        lists = [list_contents("copy", split, length, vocab_size=12).tolist() for split in SPLITS]
+        lists = [in_split(split, some_questions("copy", length, 12)).tolist() for split in SPLITS]
         listed = [set(map(tuple, contents)) for contents in lists]
         every = set(itertools.product(range(FIRST_SYMBOL, 12), repeat=length))
         assert set.union(*listed) == every and sum(map(len, listed)) == len(every)
@@ -131,8 +132,8 @@ def test_the_same_seed_draws_the_same_and_the_generator_moves_on():
 
 
 def test_a_length_without_sequences_is_left_out():
-    assert [len(list_contents("copy", split, 1, vocab_size=6)) for split in SPLITS] == [1, 1, 0]
-    assert usable_lengths("copy", "test", seq_len=8, vocab_size=6)[0] > 1
+    assert [len(in_split(split, some_questions("copy", 1, 6))) for split in SPLITS] == [1, 1, 0]
+    assert usable_lengths("copy", seq_len=8, vocab_size=6)[0] > 1
     source, _ = draw("copy", 300, generator(), "test", vocab_size=6)
     assert (source >= FIRST_SYMBOL).sum(dim=1).min() > 1
 
@@ -221,109 +222,60 @@ def test_a_task_function_is_only_asked_valid_questions_and_at_least_one(monkeypa
     dependence("add", source[source[:, 8] == END][:, 1:-1], 20)
 
 
-def changes_in_place(content):
-    content[:, 0] = 4
-    return content
-
-
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        (lambda content: content + 10, "answers with token 2[0-9]; use only symbols 4 … 19"),
-        (lambda content: content.sum(dim=1, keepdim=True) % 2, r"answers with token [01] \((PAD|START)\)"),
-        (lambda content: content * 1.0, "returns answers of type float32; return token ids"),
-        (lambda content: content > 9, "returns answers of type bool; return token ids"),
-        (lambda content: content[:, 0], r"returns answers of shape \(8,\) for questions of shape \(8, 1\)"),
-        (lambda content: content[:1], r"returns answers of shape \(1, 1\) for questions of shape \(8, 1\)"),
-        (lambda content: content.tolist(), "returns list; return a tensor"),
-        (lambda content: content.roll(1), r"its rows are not independent; .*roll\(1, dims=1\)"),
-        (lambda content: content.sort(dim=0).values, "rows are not independent"),
-        (lambda content: torch.randint_like(content, 4, 20), "different answers to the same question"),
-        (lambda content: content[:, [2]], r"raises IndexError on \d+: .*\(test_data.py, line \d+\)"),
-        (changes_in_place, "modifies its input in place"),
+        (lambda content: content + 10, "an answer holds 2[0-9]; use only symbols 4 … 19"),
+        (lambda content: content.sum(dim=1, keepdim=True) % 2, "an answer holds (PAD|START); use only"),
+        (lambda content: content * 1.0, r"are torch.float32 \(8, 1\) for questions \(8, 1\); return token"),
+        (lambda content: content > 9, r"are torch.bool \(8, 1\) for questions"),
+        (lambda content: content[:, 0], r"are torch.int64 \(8,\) for questions \(8, 1\)"),
+        (lambda content: content[:1], r"are torch.int64 \(1, 1\) for questions \(8, 1\)"),
+        (lambda content: content.tolist(), "the answers are a list; return a tensor"),
+        (lambda content: content.roll(1), r"differently alone and in a batch; .*roll\(1, dims=1\)"),
+        (lambda content: content.sort(dim=0).values, "differently alone and in a batch"),
+        (lambda content: torch.randint_like(content, 4, 20), "differently alone and in a batch; use no"),
+        (lambda content: content[:, [2]], r"IndexError: .*\(test_data.py, line \d+\)"),
     ],
 )
 def test_a_wrong_task_is_refused_in_one_line(answer, message, monkeypatch):
     monkeypatch.setitem(TASKS, "wrong", Task(answer))
     with pytest.raises(ValueError, match=message) as refused:
         check_task("wrong")
-    assert "\n" not in str(refused.value) and str(refused.value).startswith("task wrong ")
+    assert "\n" not in str(refused.value) and str(refused.value).startswith("task wrong")
 
 
 @pytest.mark.parametrize(
     ("kinds", "message"),
     [
-        (lambda content: content[:, 0], "returns kinds as a Tensor; return a dict"),
-        (lambda content: {"first": content[:, :1]}, r"returns first as torch.int64 \(8, 1\) for 8 questions"),
-        (lambda content: {"mean": content.double().mean(dim=1)}, r"returns mean as torch.float64 \(8,\) for"),
-        (lambda content: {"size": len(content)}, "returns size as 8 for 8 questions; return one integer"),
-        (lambda content: {"third": content[:, 2]}, r"raises IndexError on \d+: .*\(test_data.py, line \d+\)"),
+        (lambda content: content[:, 0], "AttributeError: 'Tensor' object has no attribute 'items'"),
+        (lambda content: {"first": content[:, :1]}, r"kind 'first' is not one integer per question, \(N,\)"),
+        (lambda content: {"mean": content.double().mean(dim=1)}, "kind 'mean' is not one integer per"),
+        (lambda content: {"third": content[:, 2]}, r"IndexError: .*\(test_data.py, line \d+\)"),
     ],
 )
 def test_wrong_kinds_are_refused_in_one_line(kinds, message, monkeypatch):
     monkeypatch.setitem(TASKS, "wrong", Task(data.copy, kinds=kinds))
     with pytest.raises(ValueError, match=message) as refused:
         check_task("wrong")
-    assert "\n" not in str(refused.value) and str(refused.value).startswith("task wrong ")
-
-
-def proposing(longer, factor=1):
-    """A function that proposes content of another length or with other numbers."""
-    def propose(symbols, count, length, generator):
-        return uniform_symbols(symbols, count, length + longer, generator) * factor
-
-    return propose
+    assert "\n" not in str(refused.value) and str(refused.value).startswith("task wrong")
 
 
 @pytest.mark.parametrize(
     ("task", "message"),
     [
-        (Task(data.copy, symbols=range(0, 10)), "task wrong uses symbols below 4"),
-        (
-            Task(data.copy, symbols=range(4, 20, 2)),
-            r"has symbols=range\(4, 20, 2\); choose a range without",
-        ),
-        (Task(data.copy, symbols=[4, 5, 6]), r"has symbols=\[4, 5, 6\]; choose a range without"),
-        (Task(data.copy, names={4: 0}), r"has names\[4\]=0; choose a string without spaces"),
-        (Task(data.copy, names={4: "a b"}), r"has names\[4\]='a b'; choose a string without spaces"),
-        (Task(data.copy, names={4: "a", 5: "a"}), "calls both 4 and 5 'a'; rename one of them"),
-        (Task(data.copy, names={4: "5"}), "calls both 4 and 5 '5'; rename one of them"),
-        (
-            Task(data.copy, is_valid=lambda content: content[:, 0] % 2),
-            r"is_valid returns torch.int64 \(16,\)",
-        ),
-        (
-            Task(data.copy, is_valid=lambda content: content[:, 0] / 2),
-            r"is_valid returns torch.float32 \(16,\)",
-        ),
-        (
-            Task(data.copy, is_valid=lambda content: content[:, :1] > 4),
-            r"is_valid returns torch.bool \(16, 1\)",
-        ),
-        (
-            Task(data.copy, is_valid=lambda content: True),
-            "is_valid returns bool for 16 questions; return True or",
-        ),
-        (
-            Task(data.copy, propose=proposing(1)),
-            r"propose returns torch.int64 \(200, 5\); return int64",
-        ),
-        (
-            Task(data.copy, propose=proposing(0, 1.0)),
-            r"propose returns torch.float32 \(200, 4\); return int64",
-        ),
-        (
-            Task(data.copy, propose=proposing(0, 5)),
-            "propose returns token [0-9]+; use the symbols it is given",
-        ),
+        (Task(data.copy, symbols=range(0, 10)), r"has symbols=range\(0, 10\); choose a range from 4"),
+        (Task(data.copy, symbols=range(4, 20, 2)), r"has symbols=range\(4, 20, 2\); choose a range from 4"),
+        (Task(data.copy, symbols=[4, 5, 6]), r"has symbols=\[4, 5, 6\]; choose a range from 4"),
+        (Task(data.copy, names={4: 0}), "names a token 0; choose distinct words without spaces"),
+        (Task(data.copy, names={4: "a b"}), "names a token 'a b'; choose distinct words"),
+        (Task(data.copy, names={4: "a", 5: "a"}), "names a token 'a'; choose distinct words"),
+        (Task(data.copy, names={4: "5"}), "names a token '5'; choose distinct words"),
         (
             Task(lambda content: content.clamp(max=4) - 1),
-            r"answers with token 3 \(MASK\); use only",
+            "an answer holds _; use only",
         ),
-        (
-            Task(data.copy, depends_on=lambda content: content),
-            r"depends_on returns torch.int64 \(8, 1\); return",
-        ),
+        (Task(data.copy, depends_on=lambda content: content), r"depends_on does not return \(N, A, L\)"),
         (Task(data.copy, symbols=range(4, 40)), "vocab_size=20 is too small for wrong; choose 40 or more"),
     ],
 )
@@ -333,30 +285,34 @@ def test_a_task_whose_questions_are_wrong_is_refused(task, message, monkeypatch)
         Config("wrong").check()
 
 
-def test_lengths_without_questions_in_a_split_are_left_out_and_named(monkeypatch, capsys):
+def test_lengths_with_too_few_questions_are_left_out_and_named(monkeypatch, capsys):
     """Once in 65,536 times, a palindrome of length 8 is proposed; a single sequence is in a single split."""
     palindromes = Task(data.copy, is_valid=lambda content: (content == content.flip(1)).all(dim=1))
     fives = Task(data.copy, propose=lambda symbols, count, length, generator: torch.full((count, length), 5))
     monkeypatch.setitem(TASKS, "palindromes", palindromes)
     monkeypatch.setitem(TASKS, "fives", fives)
-    assert usable_lengths("palindromes", "train", 8, 20) == [1, 2, 3, 4, 5, 6, 7]
+    assert usable_lengths("palindromes", 8, 20) == [1, 2, 3, 4, 5]
+    assert usable_lengths("fives", 8, 20) == [1, 2, 3]      # short ones are listed, not proposed
     for task in "palindromes", "fives":
         monkeypatch.setattr("sys.argv", ["data.py", "--task", task])
         data.main()
         Config(task).check()
         for split in SPLITS:
             source, _ = draw(task, 50, generator(), split)
-            assert {*((source != PAD).sum(dim=1) - 2).tolist()} <= {*usable_lengths(task, split, 8, 20)}
-    palindrome, five = (line for line in capsys.readouterr().out.splitlines() if "left out" in line)
-    assert palindrome == (
-        "  left out for lack of questions: length 8 in the train split; length 8 in the validation split; "
-        "length 7, 8 in the test split"
-    )
-    expected = []
-    for split in range(3):
-        missing = [str(n) for n in range(4, 9) if split_of(torch.full((1, n), 5)).item() != split]
-        expected.append(f"length {', '.join(missing)} in the {SPLITS[split]} split")
-    assert five == f"  left out for lack of questions: {'; '.join(expected)}"
+            assert {*((source != PAD).sum(dim=1) - 2).tolist()} <= {*usable_lengths(task, 8, 20)}
+    palindrome, five = (line for line in capsys.readouterr().out.splitlines() if "no questions" in line)
+    assert palindrome == "  no questions of length 6, 7, 8: too few are valid to fill every split"
+    assert five == "  no questions of length 4, 5, 6, 7, 8: too few are valid to fill every split"
+
+
+@pytest.mark.parametrize("count", [5, 12])
+def test_large_draws_are_oversampled_in_parts(count, monkeypatch):
+    monkeypatch.setattr(data, "MOST_PICKED", 5)             # torch.multinomial takes at most 2²⁴ candidates
+    source, target = draw("sort", count, generator(), oversample=1.0)
+    assert len(source) == len(target) == count
+    assert [content_of(row) for row in target.tolist()] == [
+        sorted(content_of(row)) for row in source.tolist()
+    ]
 
 
 @pytest.mark.parametrize(
@@ -426,7 +382,8 @@ def test_printed_sums_are_sums(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["data.py", "--task", "add"])
     data.main()
     heading, missing, *lines = capsys.readouterr().out.splitlines()
-    assert heading == "add:" and missing == "  left out for lack of questions: length 1, 2, 4, 6, 8"
+    assert heading == "add:"
+    assert missing == "  no questions of length 1, 2, 4, 6, 8: too few are valid to fill every split"
     assert len(lines) == 4
     for line in lines:
         first, second, total = re.fullmatch(
@@ -445,15 +402,15 @@ def test_both_files_mean_the_same_by_the_special_tokens():
     [
         ({"task": "revers"}, "task='revers' is not a valid choice; choose from .*copy', .*reverse',"),
         ({"split": "tests"}, "split='tests' is not a valid choice; choose from 'train', 'validation',"),
-        ({"seq_len": 0}, "seq_len=0 .* 1 or more"),
+        ({"seq_len": 0}, "too few questions of at most seq_len=0 symbols"),
         ({"task": "add", "vocab_size": 14}, "vocab_size=14 is too small for add; choose 15 or more"),
-        ({"task": "add", "seq_len": 2}, "add has no question of at most seq_len=2 symbols in the"),
-        ({"task": "add", "seq_len": 8, "fixed_length": True}, "add has no question of length 8 in"),
-        ({"task": "complete", "seq_len": 1}, "complete has no question of at most seq_len=1"),
-        ({"vocab_size": 4}, "vocab_size=4 leaves no symbols; choose 5 or more"),
+        ({"task": "add", "seq_len": 2}, "add has too few questions of at most seq_len=2 symbols; change"),
+        ({"task": "add", "seq_len": 8, "fixed_length": True}, "add has too few questions of length 8"),
+        ({"task": "complete", "seq_len": 1}, "complete has too few questions of at most seq_len=1"),
+        ({"vocab_size": 4}, "vocab_size=4 is too small for copy; choose 5 or more"),
         (
             {"vocab_size": 5, "seq_len": 1, "split": "test"},
-            "copy has no question of at most seq_len=1 symbols in the test",
+            "copy has too few questions of at most seq_len=1 symbols; change",
         ),
     ],
 )

@@ -11,7 +11,7 @@ import torch
 from conftest import KINDS, TINY, attentions, zero
 from probes import linear_probe, loudness, score_parts
 
-from data import ARCHITECTURES
+from data import ARCHITECTURES, is_scored
 from lab.heads import read, scores_of_query, unseen_sequences
 from lab.probes import logit_lens, untrained
 from support.config import Config
@@ -20,30 +20,32 @@ from support.runs import Run
 
 def test_the_logit_lens_sees_the_embedding_first_and_what_the_model_says_last(run):
     """Without the later sublayers' contributions, the model predicts what the lens sees earlier."""
-    _, given, _ = unseen_sequences(run)
+    _, given, to_say = unseen_sequences(run)
+    scored = is_scored(to_say)
     model = copy.deepcopy(run.model)
     blocks = model.decoder_blocks if len(given) == 2 else model.blocks
     sublayers = ["attention", "cross-attention", "feed-forward"][:: 1 if len(given) == 2 else 2]
     lens = logit_lens(replace(run, model=model), given)
     assert list(lens) == ["embedding", *(f"layer {layer} {name}" for layer in (1, 2) for name in sublayers)]
     *early, last = lens.values()
-    assert last.equal(model(*given).argmax(dim=-1)) and not last.equal(early[0])
+    assert last[scored].equal(model(*given).argmax(dim=-1)[scored]) and not last.equal(early[0])
     for said, (layer, name) in zip(
         reversed(early), reversed([*itertools.product((0, 1), sublayers)]), strict=True
     ):
         part = blocks[layer].get_submodule(name.replace("-", "_"))
         zero(part, "contract" if name == "feed-forward" else "output_projection")
-        assert model(*given).argmax(dim=-1).equal(said)
+        assert model(*given).argmax(dim=-1)[scored].equal(said[scored])
 
 
 def test_the_lens_sees_a_post_norm_stream_after_its_norm():
     config = Config(**TINY, norm_first=False)
     run = Run(config.model().eval(), config, [], Path())
-    _, given, _ = unseen_sequences(run)
+    _, given, to_say = unseen_sequences(run)
     block, stream = run.model.blocks[0], run.model.positional_encoding(run.model.embedding(given[0]))
     stream = block.attention_norm(stream + block.attention(stream, mask=(given[0] != 0)[:, None, None]))
     said = run.model.output_projection(stream).argmax(dim=-1)
-    assert logit_lens(run, given)["layer 1 attention"].equal(said)
+    scored = is_scored(to_say)
+    assert logit_lens(run, given)["layer 1 attention"][scored].equal(said[scored])
 
 
 def test_the_scores_of_a_query_give_its_weights_and_are_the_projections_products(run):
