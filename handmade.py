@@ -24,19 +24,29 @@ models/handmade` then draws and ablates them like trained ones.
 """
 
 from collections.abc import Callable
+from dataclasses import asdict
 from itertools import accumulate, pairwise
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from data import FIRST_SYMBOL, TASKS, add_start_end, every_content, exact_match
+import train
+from data import FIRST_SYMBOL, TASKS, add_start_end, arrange, every_content, exact_match
 from support.config import Config
 from support.console import new_parser, parse_options, run_script
 from support.figure import percent
+from support.files import only_writer
 from support.puzzles import uniform_symbols
-from support.runs import DEFAULT_ARCHITECTURES, DEFAULT_FOLDER, DEFAULT_TASKS, command_line
-from train import predict, save_untrained
-from transformer import END, FeedForward, LayerNorm, MultiHeadAttention
+from support.runs import (
+    DEFAULT_ARCHITECTURES,
+    DEFAULT_FOLDER,
+    DEFAULT_TASKS,
+    command_line,
+    run_folder,
+    sample_of,
+)
+from transformer import END, FeedForward, LayerNorm, MultiHeadAttention, evaluating
 
 VOCAB, LONGEST = 20, 8
 PLACES = LONGEST + 2                                        # of START, the symbols and END
@@ -150,8 +160,27 @@ def right_by_length(model: nn.Module, answer: Callable[[Tensor], Tensor]) -> dic
         else:
             content = uniform_symbols(symbols, 10_000 // (LONGEST - 4), length, generator)
         source, target = (add_start_end(rows, length + 2) for rows in (content, answer(content)))
-        right[length] = exact_match(predict(model, source, target), target)
+        right[length] = exact_match(train.predict(model, source, target), target)
     return right
+
+
+def save_built(config: Config, model: nn.Module, purposes: dict[str, str], models_dir: Path) -> None:
+    """Save a hand-built model as a run that the other scripts can read."""
+    folder = run_folder(models_dir, config.task, config.architecture)
+    source, target = train.validation_set(config)
+    inputs, targets = arrange(config.architecture, source, target)
+    with evaluating(model):
+        loss = train.loss_of(model(*inputs), targets).item()
+    row = {"epoch": 0, "step": 0, "loss": loss, "train_seconds": 0.0}
+    row |= train.evaluate(model, source, target, thorough=True)
+    checkpoint = {
+        "config": asdict(config), "sample": sample_of(config, model), "history": [row],
+        "model": model.state_dict(), "known": {"purposes": purposes, "stream": STREAM},
+    }
+    with only_writer(folder):
+        train.save_weights(checkpoint, folder)
+        (folder / "attention.npz").unlink(missing_ok=True)
+        train.save_test(config, model, [row], folder)
 
 
 def main() -> None:
@@ -168,7 +197,7 @@ def main() -> None:
         print(
             f"  {weights.count_nonzero()} of {len(weights):,} weights are non-zero, not counting the norms\n"
         )
-        save_untrained(config, model, models_dir, purposes=purposes, stream=STREAM)
+        save_built(config, model, purposes, models_dir)
         wrong |= min(right.values()) < 1
     command = command_line("visualize.py", DEFAULT_TASKS, DEFAULT_ARCHITECTURES, models_dir)
     print(f"Saved in {models_dir}/. To see how they work: {command}")

@@ -8,11 +8,10 @@ from urllib.parse import quote
 
 from data import ARCHITECTURES, TASKS
 from lab.live_page import ASSETS, fill_in
-from support.config import label_of, title_of
+from support.config import label_of, tests_text, title_of
 from support.figure import percent
 from support.files import replacing
-from support.runs import list_files, read_listing, read_metrics, task_of
-from train import read_run, tests_text
+from support.runs import list_files, read_listing, read_metrics, read_run, task_of
 
 LOOK_FOR = {                                                # by the beginning of a file's name, in this order
     "attention_head": "Look along a row: its brightest cell is the token this query attends to most.",

@@ -18,15 +18,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from data import TASKS, all_right, alphabet, arrange, different_rows, is_content, token_name
+from data import TASKS, alphabet, is_content, token_name
 from lab import ablation, heads
 from lab.evidence import Evidence, answer_lengths
-from lab.probes import untrained
-from support.config import TEST_SEQUENCES, fixed_generator, title_of
+from support.config import TEST_SEQUENCES, tests_text, title_of
 from support.figure import percent
 from support.files import replacing
 from support.runs import Run, read_metrics
-from train import one_pass, tests_text
+from train import take_test
 from transformer import count_parameters, evaluating, unwrapped
 
 ASSETS = Path(__file__).with_name("page")
@@ -43,36 +42,9 @@ def rounded(run: Run) -> Run:
     return replace(run, model=model)
 
 
-def is_finite(run: Run) -> bool:
-    """Return whether all weights are finite."""
-    return all(x.isfinite().all() for x in run.model.state_dict().values())
-
-
-def right_in_test(run: Run, count: int) -> float:
-    """Return the exact match on this many test sequences, using one teacher-forced pass.
-
-    Greedy decoding is correct exactly if every teacher-forced step is.
-    """
-    source, target = run.config.draw(count, fixed_generator("test"), "test")
-    given, to_say, place = different_rows(*arrange(run.architecture, source, target))
-    right = torch.zeros(len(to_say), dtype=torch.bool)
-    with evaluating(run.model) as model:
-        for rows, said in one_pass(model, given):
-            right[rows] = all_right(said, to_say[rows, : said.size(1)])
-    return right[place].double().mean().item()
-
-
-def tested(run: Run) -> tuple[int, float]:
-    """Return the number of test sequences and the exact match, from the metrics or measured now."""
-    metrics = {} if run.changed else read_metrics(run.folder)
-    if metrics:
-        return metrics["test_sequences"], metrics["test_exact_match"]
-    return TEST_SEQUENCES, right_in_test(run, TEST_SEQUENCES)           # interrupted, or of other code
-
-
-def as_base64(tensors: Iterable[Tensor], format: str) -> str:
-    """Encode all numbers, concatenated, as "float16" or "float32"."""
-    numbers = torch.cat([x.detach().flatten() for x in tensors]).to(getattr(torch, format))
+def as_base64(tensors: Iterable[Tensor], dtype: torch.dtype) -> str:
+    """Encode all numbers, concatenated."""
+    numbers = torch.cat([x.detach().flatten() for x in tensors]).to(dtype)
     return base64.b64encode(numbers.numpy().tobytes()).decode()
 
 
@@ -111,7 +83,7 @@ def checks(run: Run, means: dict[heads.Head, Tensor]) -> list[dict]:
             result.append({
                 "given": [tokens[row].tolist() for tokens in given], "without": without,
                 "mode": "mean" if replacement else "zero",
-                "logits": as_base64([logits[row]], "float32"),
+                "logits": as_base64([logits[row]], torch.float32),
             })
     return result
 
@@ -140,18 +112,17 @@ def guide(run: Run, evidence: Evidence) -> dict:
     return result | {"pair": pair and [pair[0], pair[1], round(pair[2] * len(evidence.source))]}
 
 
-def page_data(run: Run, format: str) -> tuple[dict, str]:
+def page_data(run: Run) -> tuple[dict, str]:
     """Return the page's data about the run, and all model parameters in base64."""
     config, task, model = run.config, run.config.task, run.model
     evidence, means = Evidence(run, SEQUENCES), ablation.mean_head_outputs(run)
+    means = {head: mean.half().float() for head, mean in means.items()}
     lengths = answer_lengths(run, len(model.positional_encoding.table))
-    if format == "float16":
-        means = {head: mean.half().float() for head, mean in means.items()}
     tensors = model.state_dict() | {f"means.{'.'.join(map(str, head))}": x for head, x in means.items()}
     most = max(length + answer + 3 for length, answer in lengths.items())
     tensors["positional_encoding.table"] = tensors["positional_encoding.table"][:most]
     data = {
-        "task": task, "architecture": run.architecture, "config": asdict(config), "format": format,
+        "task": task, "architecture": run.architecture, "config": asdict(config),
         "tensors": [[name, x.numel()] for name, x in tensors.items()],
         "names": [token_name(token, task) for token in range(config.vocab_size)],
         "symbols": alphabet(task, config.vocab_size), "form": TASKS[task].form, "purposes": run.purposes,
@@ -164,7 +135,7 @@ def page_data(run: Run, format: str) -> tuple[dict, str]:
             if part != ablation.NOTHING
         ],
     }
-    return data, as_base64(tensors.values(), format)
+    return data, as_base64(tensors.values(), torch.float16)
 
 
 def fill_in(template: str, parts: dict[str, str]) -> str:
@@ -173,13 +144,16 @@ def fill_in(template: str, parts: dict[str, str]) -> str:
     return re.sub(rf"\{{({names})\}}", lambda found: parts[found[1]], template)
 
 
-def live_page(run: Run, format: str, tested_on: int, share: float) -> str:
-    """Return a run's page as HTML, with weights in this format; share is its exact match on the test set."""
-    data, weights = page_data(run, format)
+def live_page(run: Run) -> str:
+    """Return a run's page as HTML; its weights are already rounded."""
+    data, weights = page_data(run)
+    metrics = {} if run.changed else read_metrics(run.folder)           # those of the run's own code
+    count = metrics.get("test_sequences", TEST_SEQUENCES)
+    correct = 1 - take_test(run.config, run.model, count).wrong.double().mean().item()
     warning = f"Code and weights no longer belong together: {run.changed}. " if run.changed else ""
     about = html.escape(warning) + (
-        f"A trained model with {count_parameters(run.model):,} parameters: {percent(share, 2)} of "
-        f"{tests_text(run.config, tested_on)} correct. Ask it questions, cut its heads and see what breaks. "
+        f"A trained model with {count_parameters(run.model):,} parameters: {percent(correct, 2)} of "
+        f"{tests_text(run.config, count)} correct. Ask it questions, cut its heads and see what breaks. "
         "Everything is in this one file."
     )
     sources = [ASSETS / "explorer.html", *ASSETS.glob("*.css"), *ASSETS.glob("*.js")]
@@ -191,34 +165,15 @@ def live_page(run: Run, format: str, tested_on: int, share: float) -> str:
 
 
 def save_page(run: Run, path: Path) -> None:
-    """Write the page, in float16 if that does not change the test exact match, otherwise in float32.
+    """Write the page, with weights in float16; the exact match that it shows is that of these weights.
 
-    If float32 exceeds LARGEST_PAGE, float16 is used anyway. The exact match shown is that of the page's own
-    weights. Raises ValueError if the model is too large either way, or has infinite or NaN weights.
+    Raises ValueError if it exceeds LARGEST_PAGE.
     """
-    run = replace(run, model=unwrapped(run.model))          # compiled or averaged, it has the same weights
-    shapes, expected = (
-        {name: getattr(x, "shape", None) for name, x in model.state_dict().items()}
-        for model in (run.model, untrained(run.config))
-    )
-    if shapes != expected:
-        raise ValueError("its weights are not those of its settings, as in a quantised model")
+    run = rounded(replace(run, model=unwrapped(run.model)))
     numbers = sum(x.numel() for x in run.model.state_dict().values())
-    if (size := numbers * 2 * 4 / 3) > LARGEST_PAGE:        # base64 writes three bytes as four characters
-        raise ValueError(
-            f"its weights take {size / 1e6:.1f} MB, over the limit of {LARGEST_PAGE / 1e6:.0f} MB"
-        )
-    count, exact_match = tested(run)
-    choices, half = [(run, "float32", exact_match)], rounded(run)
-    if is_finite(half):
-        exact_match_in_half = right_in_test(half, count)
-        choices.insert(exact_match_in_half != exact_match, (half, "float16", exact_match_in_half))
-    elif not is_finite(run):
-        raise ValueError("some of its weights are infinite or NaN")
-    for shown, format, share in choices:
-        page = live_page(shown, format, count, share)
-        if (size := len(page.encode())) <= LARGEST_PAGE:
-            with replacing(path) as unfinished:
-                unfinished.write_text(page, encoding="utf-8")
-            return
-    raise ValueError(f"it takes {size / 1e6:.1f} MB, over the limit of {LARGEST_PAGE / 1e6:.0f} MB")
+    size = numbers * 2 * 4 / 3                              # base64 writes three bytes as four characters
+    page = live_page(run) if size <= LARGEST_PAGE else ""
+    if max(size, len(page.encode())) > LARGEST_PAGE:
+        raise ValueError(f"it exceeds the limit of {LARGEST_PAGE / 1e6:.0f} MB")
+    with replacing(path) as unfinished:
+        unfinished.write_text(page, encoding="utf-8")

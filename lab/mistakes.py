@@ -11,8 +11,9 @@ from matplotlib.figure import Figure
 from data import TASKS, kinds_of
 from support.config import Config, title_of
 from support.figure import MARGIN, WIDTH, new_picture, panel, percent
+from support.report import Answers
 from support.runs import Run, read_metrics
-from train import Answers, take_test
+from train import take_test
 
 SMALLEST_EXCESS = 0.05                                      # excess fraction of mistakes worth reporting
 

@@ -27,8 +27,8 @@ from support.config import title_of
 from support.figure import percent
 from support.puzzles import MASK
 from support.record import Record, read_record
+from support.report import Answers
 from support.runs import Run
-from train import Answers
 from transformer import PAD, evaluating, generate
 
 NEVER_RIGHT = "the model is never correct, so no ablation can make it worse"

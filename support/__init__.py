@@ -6,7 +6,8 @@
     distributed.py      micro-batches and several processes
     puzzles.py          the two tasks that need more than a line: add and complete
     config.py           every setting of a run, once, with its help, range and default
-    runs.py             the folders of runs: which there are, and whether they are finished or stale
+    runs.py             the folders of runs: loading them, and which of their files are stale
+    report.py           the lines that training prints: scores, sample answers, mistakes, the table
     record.py           attention after each epoch, for the animation
     training_plot.py    loss and accuracy of a run
 

@@ -176,6 +176,13 @@ def fixed_generator(purpose: str) -> torch.Generator:
     return torch.Generator().manual_seed(SEEDS[purpose])
 
 
+def tests_text(config: Config, count: int) -> str:
+    """Format the size of a test: 10,000 test sequences (6,584 distinct)."""
+    source, _ = config.draw(count, fixed_generator("test"), "test")
+    distinct = len(source.unique(dim=0))
+    return f"{count:,} test sequences" + (f" ({distinct:,} distinct)" if distinct < count else "")
+
+
 def defaults_text(name: str) -> str:
     """List a setting's default, and the architectures and tasks that have another."""
     values = {"default": getattr(Config(), name)}

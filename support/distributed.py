@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 
+import numpy
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -65,6 +66,11 @@ def is_left_alone(error: Exception) -> bool:
     return isinstance(error, dist.DistError) or "gloo" in str(error)
 
 
+def dropout_seed(seed: int, epoch: int) -> int:
+    """Return a seed unique to this run, process and epoch; in a mere sum, neighbouring seeds would clash."""
+    return int(numpy.random.SeedSequence((seed, RANK, epoch)).generate_state(1, numpy.uint64)[0] >> 1)
+
+
 def data_parallel(model: nn.Module) -> nn.Module:
     """Wrap the model so that its backward pass averages the gradients over all processes."""
     return model if PROCESSES == 1 else DistributedDataParallel(model)
@@ -105,16 +111,18 @@ def own_parts(
 
 def backward(
     model: nn.Module, loss_of: Callable[[Tensor, Tensor], Tensor],
-    inputs: tuple[Tensor, ...], target: Tensor, scored: Tensor, accumulate: int = 1,
+    inputs: tuple[Tensor, ...], target: Tensor, scored: Tensor, accumulate: int = 1, amp: bool = False,
 ) -> Tensor:
     """Add the gradients of a batch's mean loss, loss_of(model(*inputs), target); return that loss, ().
 
     With several processes, each returns and back-propagates its own part. For scored, see own_parts.
-    accumulate is the number of micro-batches per process, which save memory.
+    accumulate is the number of micro-batches per process, which save memory. amp computes in bfloat16.
     """
     whole = 0.0
     for part, correct, weight in own_parts(model, inputs, target, scored, accumulate):
-        loss = weight * loss_of(model(*part), correct)
+        with torch.autocast(target.device.type, torch.bfloat16) if amp else nullcontext():
+            logits = model(*part)
+        loss = weight * loss_of(logits, correct)
         loss.backward()
         whole += loss.detach()
     return whole

@@ -3,15 +3,17 @@
 import csv
 import json
 import shlex
-from dataclasses import dataclass, field
+import sys
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from support.config import Config
+from data import TASKS, arrange, exact_match, is_content, to_text, token_accuracy
+from support.config import Config, fixed_generator
 from support.files import read_archive, replacing
-from transformer import EncoderDecoder, MiniTransformer, unwrapped
+from transformer import EncoderDecoder, MiniTransformer, count_parameters, evaluating, unwrapped
 
 UNDO = "undo the change, or train the changed code with a different --output-dir"
 DEFAULT_TASKS, DEFAULT_ARCHITECTURES = ["copy", "reverse"], ["encoder", "encoder-decoder"]
@@ -62,6 +64,31 @@ def write_json(values: dict, path: Path) -> None:
     """Write values to a JSON file."""
     with replacing(path) as unfinished:
         unfinished.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+
+def metrics_of(
+    config: Config, model: nn.Module, history: list[dict], target: Tensor, prediction: Tensor
+) -> dict:
+    """Return a run's metrics: when it solved the validation set, and its scores on the test (N, T)."""
+    solved = first_solved(history) or {}
+    return {
+        "task": config.task,
+        "architecture": config.architecture,
+        "seed": config.seed,
+        "config": asdict(config),
+        "parameters": count_parameters(model),
+        "epochs": config.epochs,
+        "steps": history[-1]["step"],
+        "train_seconds": history[-1]["train_seconds"],
+        "steps_to_solve": solved.get("step"),
+        "seconds_to_solve": solved.get("train_seconds"),
+        "test_sequences": len(target),
+        "test_token_accuracy": token_accuracy(prediction, target),
+        "test_exact_match": exact_match(prediction, target),
+        "device": str(next(model.parameters()).device),
+        "threads": torch.get_num_threads(),
+        "torch_version": str(torch.__version__),
+    }
 
 
 def read_metrics(folder: Path) -> dict:
@@ -115,6 +142,7 @@ class Run:
     folder: Path
     purposes: dict[str, str] = field(default_factory=dict)              # "layer 1, head 1": "finds END"
     stream: dict[str, tuple[int, int]] = field(default_factory=dict)    # "WHAT": first feature, last + 1
+    checkpoint: dict = field(default_factory=dict)          # as it was saved
     changed: str = ""                                       # how the code differs from the run's, if it does
 
     @property
@@ -122,7 +150,38 @@ class Run:
         return unwrapped(self.model).architecture
 
 
-def open_checkpoint(folder: Path, remedy: str) -> tuple[dict, Config]:
+def logits_of(model: nn.Module, source: Tensor, target: Tensor) -> Tensor:
+    """Return the logits of one pass over source (N, S) and target (N, T), (N, T or more, V), on the CPU."""
+    device = next(model.parameters()).device
+    with evaluating(model) as model:
+        inputs, _ = arrange(model.architecture, source.to(device), target.to(device))
+        return model(*inputs).float().cpu()
+
+
+def sample_of(config: Config, model: nn.Module) -> dict[str, Tensor]:
+    """Return a few questions with their answers and the model's logits, which reveal changed code."""
+    source, target = config.draw(8, fixed_generator("examples"))
+    return {"source": source, "target": target, "logits": logits_of(model, source, target)}
+
+
+def changed(config: Config, model: nn.Module, sample: dict[str, Tensor]) -> str:
+    """Describe how the current code differs from that of a run with these weights; "" if it does not.
+
+    sample is that of sample_of, made by the code of the run.
+    """
+    for source, target in zip(sample["source"], sample["target"], strict=True):
+        question, before = (row[is_content(row)] for row in (source, target))
+        now = TASKS[config.task].answer(question[None])[0]
+        if not torch.equal(now, before):
+            texts = [to_text(tokens, config.task) for tokens in (question, before, now)]
+            return "the task has changed since: {} gave {}, and now gives {}".format(*texts)
+    logits, before = logits_of(model, sample["source"], sample["target"]), sample["logits"]
+    if logits.shape != before.shape or not (logits - before).abs().max() <= 1e-3 * before.abs().max():
+        return "transformer.py has changed since: the same weights give other logits"
+    return ""
+
+
+def open_checkpoint(folder: Path, remedy: str = "train it again") -> tuple[dict, Config]:
     """Return a folder's checkpoint and settings.
 
     Raises ValueError with the remedy if it is missing or damaged. The weights are not checked: they may come
@@ -141,21 +200,34 @@ def open_checkpoint(folder: Path, remedy: str) -> tuple[dict, Config]:
         raise ValueError(f"{path} was trained by a different version of the code: {error}; {UNDO}") from error
 
 
-def read_checkpoint(folder: Path, task: str, architecture: str) -> tuple[dict, Config, nn.Module]:
-    """Return a run's checkpoint, settings and model. Raises ValueError if it cannot be used."""
+def read_run(folder: Path, task: str, architecture: str, quiet: bool = False) -> Run:
+    """Return the run in a folder of any name. Raises ValueError if there is none or it cannot be used.
+
+    Unless quiet, print one line to stderr if the code has changed so that the weights no longer belong to it.
+    """
     path, models_dir = folder / "checkpoint.pt", folder.parents[1]
-    remedy = f"train it: {command_line('train.py', [task], [architecture], models_dir)}"
-    checkpoint, config = open_checkpoint(folder, remedy)
+    command = command_line("train.py", [task], [architecture], models_dir)
+    checkpoint, config = open_checkpoint(folder, f"train it: {command}")
     if (config.task, config.architecture) != (task, architecture):
         found = f"{path} holds task {config.task}, architecture {config.architecture}"
         raise ValueError(f"{found}; move it to {run_folder(models_dir, config.task, config.architecture)}")
     try:
         with torch.random.fork_rng(devices=[]):
-            model = config.model()
+            model = config.model().eval()
         model.load_state_dict(checkpoint["model"])
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(
             f"{path} was trained by a different version of transformer.py: {reason}; {UNDO}"
         ) from error
-    return checkpoint, config, model
+    run = Run(model, config, checkpoint["history"], folder, **checkpoint.get("known", {}))
+    run.checkpoint = checkpoint
+    run.changed = changed(config, model, checkpoint["sample"])
+    if run.changed and not quiet:
+        print(f"{folder}: code and weights no longer belong together: {run.changed}; {UNDO}", file=sys.stderr)
+    return run
+
+
+def load_run(models_dir: Path, task: str, architecture: str = "encoder", quiet: bool = False) -> Run:
+    """Return the run that training left in models_dir; see read_run."""
+    return read_run(run_folder(models_dir, task, architecture), task, architecture, quiet)

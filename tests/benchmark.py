@@ -55,6 +55,7 @@ from support.console import fail, parse_options, run_script, set_threads  # noqa
 from support.figure import percent  # noqa: E402
 from support.puzzles import add  # noqa: E402
 from support.record import extended, probe_of  # noqa: E402
+from support.report import Answers  # noqa: E402
 from support.runs import DEFAULT_FOLDER, DEFAULT_TASKS, Run, task_of  # noqa: E402
 from transformer import check_positive, scaled_dot_product_attention, sinusoidal_encoding  # noqa: E402
 
@@ -289,7 +290,7 @@ def all_tasks(tasks: list[str], architectures: list[str], seeds: range) -> None:
             "; hardest sums: ".join(filter(None, [", ".join(matches), ", ".join(hardest)])),
         ), flush=True)
         answers = (torch.cat([getattr(test, name) for test in tests]) for name in tokens)
-        if (all_tests := train.Answers(config, *answers)).wrong.any():
+        if (all_tests := Answers(config, *answers)).wrong.any():
             print("\n".join(mistakes_text(all_tests).splitlines()[:3]), flush=True)
 
 

@@ -18,6 +18,7 @@ from selenium import webdriver
 import handmade
 import lab.heads
 import lab.live_page
+import support.config
 import train
 import visualize
 from data import ARCHITECTURES
@@ -25,8 +26,9 @@ from lab.view import look_at
 from support.config import Config
 from support.console import run_script
 from support.puzzles import MASK, PLUS, ZERO
+from support.report import Answers
 from support.runs import run_folder
-from train import Answers, load_run, train_and_save
+from train import load_run, train_and_save
 
 CPU = torch.device("cpu")
 ROOT = Path(train.__file__).parent
@@ -67,7 +69,7 @@ def models_dir(tmp_path_factory):
         path = run_folder(folder, task, architecture)
         path.mkdir(parents=True)
         config = Config(**TINY, task=task, architecture=architecture)
-        with patch.object(train, "TEST_SEQUENCES", 500):
+        with patch.object(support.config, "TEST_SEQUENCES", 500):
             train_and_save(config, torch.device("cpu"), path, quiet=True)
     return folder
 
@@ -193,7 +195,7 @@ def saved(tmp_path_factory):
     with pytest.MonkeyPatch.context() as monkeypatch, redirect_stdout(printed):
         monkeypatch.chdir(folder)
         monkeypatch.setattr(sys, "argv", ["handmade.py"])
-        monkeypatch.setattr(train, "TEST_SEQUENCES", 500)
+        monkeypatch.setattr(support.config, "TEST_SEQUENCES", 500)
         monkeypatch.setattr(handmade, "right_by_length", lambda model, answer: {1: 1.0})
         run_script(handmade.main)
     return printed.getvalue(), folder / "models" / "handmade"

@@ -256,7 +256,7 @@ def print_when_options_pay() -> None:
     line = "{:<18}{:>10}{:>12}{:>14}{:>24}{:>12}"
     print("\n" + line.format("size", "ms/step", "compiled", "first step", "pays after", "bfloat16"))
     for sweep, size in COMPILED:
-        ways = {}, {"compile": True}, {"amp": True}
+        ways = {}, {"compiled": True}, {"amp": True}
         plain, compiled, half = (
             in_processes(1, measure_step, SWEEPS[sweep][size], 1, False, how) for how in ways
         )

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, TINY_OPTIONS, files_in
 
+import support.config
 import train
 import visualize
 from support import distributed
@@ -150,7 +151,7 @@ def test_a_working_directory_that_was_deleted_is_one_line(tmp_path):
 @pytest.mark.parametrize("name", ["-models", "it's my Übung 模型 🙂"])
 def test_any_name_of_a_folder_works_for_training_and_drawing(name, models_dir, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(train, "TEST_SEQUENCES", 200)
+    monkeypatch.setattr(support.config, "TEST_SEQUENCES", 200)
     tiny = [*TINY_OPTIONS, "--task", "copy", "--architecture", "encoder", "--seq-len", "2", "--quiet"]
     monkeypatch.setattr(sys, "argv", ["train.py", *tiny, f"--output-dir={name}"])
     train.main()

@@ -13,7 +13,7 @@ import train
 from data import TASKS, Task
 from support.config import Config
 from support.runs import run_folder
-from train import load_run, save_checkpoint
+from train import load_run, save_weights
 
 
 @pytest.mark.parametrize(
@@ -68,5 +68,5 @@ def test_a_setting_that_an_older_run_lacks_takes_its_default(finished, tmp_path)
     folder.mkdir(parents=True)
     checkpoint = torch.load(finished / "checkpoint.pt", weights_only=True)
     del checkpoint["config"]["hold"], checkpoint["config"]["oversample"]
-    save_checkpoint(checkpoint, folder)
+    save_weights(checkpoint, folder)
     assert load_run(tmp_path, "reverse").config == load_run(finished.parents[1], "reverse").config

@@ -20,13 +20,14 @@ import pytest
 import torch
 from conftest import ROOT, TINY, TINY_OPTIONS, files_in
 
+import support.config
 import train
 from data import ARCHITECTURES
 from support.config import Config
 from support.files import only_writer, replacing
 from support.record import extended, probe_of, read_record
 from support.runs import run_folder
-from train import load_run, save_checkpoint
+from train import load_run, save_weights
 
 ENCODER = ["--task", "reverse", "--architecture", "encoder"]
 posix = pytest.mark.skipif(os.name != "posix", reason="limits of a process are POSIX")
@@ -102,7 +103,7 @@ def test_a_full_disk_is_one_line_and_the_earlier_run_is_as_it_was(models_dir, tm
 
 
 def test_what_is_saved_stays_loadable_when_the_next_save_fails(tmp_path, monkeypatch):
-    save_checkpoint({"epoch": 1}, tmp_path, {"loss": torch.zeros(1).numpy()})
+    save_weights({"epoch": 1}, tmp_path, {"loss": torch.zeros(1).numpy()})
     before = files_in(tmp_path)
 
     def full(path, **arrays):
@@ -111,7 +112,7 @@ def test_what_is_saved_stays_loadable_when_the_next_save_fails(tmp_path, monkeyp
 
     monkeypatch.setattr(train.numpy, "savez", full)
     with pytest.raises(OSError, match="No space left"):
-        save_checkpoint({"epoch": 2}, tmp_path, {"loss": torch.zeros(1).numpy()})
+        save_weights({"epoch": 2}, tmp_path, {"loss": torch.zeros(1).numpy()})
     assert files_in(tmp_path) == before and set(before) == {"checkpoint.pt", "attention.npz"}
 
 
@@ -158,8 +159,8 @@ def test_a_run_that_is_killed_three_times_ends_bit_for_bit_like_one_that_is_not(
     options = [f"--{name.replace('_', '-')}={getattr(config, name)}" for name in [*TINY, "dropout"]]
     options += ["--task=reverse", f"--architecture={architecture}", "--quiet", "--resume", "--device=cpu"]
     options += ["--output-dir", str(tmp_path)]
-    monkeypatch.setattr(train, "VALIDATION_SEQUENCES", 200)
-    monkeypatch.setattr(train, "TEST_SEQUENCES", 200)
+    monkeypatch.setattr(support.config, "VALIDATION_SEQUENCES", 200)
+    monkeypatch.setattr(support.config, "TEST_SEQUENCES", 200)
     folder, moment = run_folder(tmp_path, "reverse", architecture), random.Random(f"{architecture} {dropout}")
     assert killed(train, "learning_rate_share", 3, options)
     assert not (folder / "checkpoint.pt").exists()

@@ -10,6 +10,7 @@ from probes import probe_places, swap_end
 from test_visualize import call_main
 
 import handmade
+import support.config
 import train
 from data import FIRST_SYMBOL, add_start_end, arrange, draw
 from handmade import (
@@ -34,7 +35,7 @@ SYMBOLS = torch.arange(FIRST_SYMBOL, VOCAB)
 @pytest.fixture(autouse=True)
 def large_batches(monkeypatch):
     """The answers are the same but arrive sooner."""
-    monkeypatch.setattr(train, "EVALUATION_BATCH", 1_000)
+    monkeypatch.setattr(support.config, "EVALUATION_BATCH", 1_000)
 
 
 @pytest.mark.parametrize("build", BUILDERS)
@@ -182,7 +183,7 @@ def test_longer_sequences_and_fewer_symbols_need_other_numbers_on_top_and_nothin
 def test_a_model_that_makes_mistakes_is_reported(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["handmade.py"])
-    monkeypatch.setattr(train, "TEST_SEQUENCES", 500)
+    monkeypatch.setattr(support.config, "TEST_SEQUENCES", 500)
     monkeypatch.setattr(handmade, "HARD", 1.0)
     monkeypatch.setattr(handmade, "LONGEST", 2)
     with pytest.raises(SystemExit, match="at least one of the models makes mistakes"):

@@ -15,14 +15,14 @@ ORDER = [                                                   # each uses only its
     {"transformer", "support.puzzles", *FOUNDATIONS},
     {"data"},
     {"support.config"},
-    {"support.runs", "support.record", "support.training_plot"},
+    {"support.runs", "support.record", "support.report", "support.training_plot"},
     {"train"},
     {"handmade", "lab"},
     {"visualize"},
 ]
 LONGEST, MOST_NAMES = 450, 26
-STILL_LONGER = {"transformer": 590, "data": 555, "train": 728, "visualize": 600}    # this may only shrink
-STILL_MORE_NAMES = {"train": 47, "visualize": 49}           # and so may this
+STILL_LONGER = {"transformer": 590, "data": 555, "train": 472, "visualize": 600}
+STILL_MORE_NAMES = {"visualize": 49}                       # and so may this
 
 
 def module_of(path):

@@ -5,7 +5,6 @@ If these are not installed, the tests that need them are skipped with a message.
 
 import json
 import re
-import warnings
 from base64 import b64decode
 from dataclasses import replace
 from pathlib import Path
@@ -26,10 +25,9 @@ from handmade import copying_encoder_decoder, reversing_encoder
 from lab import live_page
 from lab.ablation import ablated, mean_head_outputs
 from lab.evidence import Evidence
-from lab.gallery import figures
 from lab.heads import answer_cells, parts_of, scores_of_query
 from lab.influence import dependence
-from lab.live_page import SEQUENCES, fill_in, guide, rounded, save_page, tested
+from lab.live_page import SEQUENCES, fill_in, guide, rounded, save_page
 from lab.view import View
 from support.config import Config, fixed_generator
 from support.figure import percent
@@ -669,26 +667,21 @@ def test_a_page_of_a_model_with_other_parts_says_what_to_do(browser, tmp_path):
 # ---------------------------------------------------------------- the file
 
 
-def test_weights_travel_as_float32_where_rounding_would_change_what_is_right(tmp_path):
+def test_the_exact_match_shown_is_that_of_the_rounded_weights(tmp_path):
     """The correct logit leads by at least 2, but float16 rounds numbers above 32,768 to multiples of 32."""
     config, model, _ = reversing_encoder()
+    run = Run(model.eval(), config, [], Path("nowhere"))
+    distinct = len(run.config.draw(50, fixed_generator("test"), "test")[0].unique(dim=0))
+    shown = f"100% of 50 test sequences ({distinct} distinct) correct"
+    assert distinct < 50 and shown in page_of(run, tmp_path / "explorer.html").read_text()
     with torch.no_grad():
         model.output_projection.bias += 60_000 + torch.linspace(0, 18, 20)
-    run = Run(model.eval(), config, [], Path("nowhere"))
-    page = page_of(run, tmp_path / "explorer.html").read_text()
-    assert '"format": "float32"' in page
-    distinct = len(run.config.draw(50, fixed_generator("test"), "test")[0].unique(dim=0))
-    assert f"100% of 50 test sequences ({distinct} distinct) correct" in page and distinct < 50
-    with patch.object(live_page, "LARGEST_PAGE", len(page) - 1):
-        smaller = page_of(run, tmp_path / "explorer.html").read_text()
-    assert '"format": "float16"' in smaller and "100% of 50" not in smaller
+    assert shown not in page_of(run, tmp_path / "explorer.html").read_text()
 
 
-@pytest.mark.parametrize(
-    ("limit", "said"), [(5_000, "its weights take 0.0 MB, over"), (60_000, "it takes 0.2 MB, over")]
-)
-def test_a_model_that_is_too_large_has_no_page_and_the_program_says_why(limit, said, tmp_path):
-    with patch.object(live_page, "LARGEST_PAGE", limit), pytest.raises(ValueError, match=said):
+@pytest.mark.parametrize("limit", [5_000, 60_000])
+def test_a_model_that_is_too_large_has_no_page_and_the_program_says_why(limit, tmp_path):
+    with patch.object(live_page, "LARGEST_PAGE", limit), pytest.raises(ValueError, match="exceeds the limit"):
         page_of(random_run(architecture="encoder"), tmp_path / "explorer.html")
     assert not list(tmp_path.iterdir())
 
@@ -698,38 +691,15 @@ def test_visualize_tells_in_one_line_why_there_is_no_page(tmp_path, capsys):
     view = View(run=run, reading=None, answer="", evidence=None, record=None)
     with patch.object(live_page, "LARGEST_PAGE", 5_000):
         visualize.save_live_page(view, tmp_path / "explorer.html")
-    assert capsys.readouterr().err.startswith("no live page for reverse, encoder: its weights take")
+    assert capsys.readouterr().err.startswith("no live page for reverse, encoder: it exceeds the limit")
 
 
-@pytest.mark.parametrize("damaged", [b"", b"\xff", b"{"])
-def test_damaged_metrics_are_measured_again_and_left_out_of_the_gallery(damaged, tmp_path):
-    run = random_run()
-    run.folder = tmp_path
-    (tmp_path / "metrics.json").write_bytes(damaged)
-    with patch.object(live_page, "TEST_SEQUENCES", 20):
-        assert tested(run)[0] == 20
-    assert figures(tmp_path) == ""
-
-
-def test_weights_that_are_no_numbers_are_refused(tmp_path):
-    run = random_run(architecture="encoder")
-    run.model.output_projection.weight.data[0, 0] = torch.nan
-    with pytest.raises(ValueError, match="some of its weights are infinite or NaN"):
-        page_of(run, tmp_path / "explorer.html")
-
-
-def test_a_wrapped_model_has_the_same_page_and_a_quantised_one_is_refused(tmp_path):
+def test_a_wrapped_model_has_the_same_page(tmp_path):
     run = random_run(architecture="encoder")
     page = page_of(run, tmp_path / "explorer.html").read_text()
     for wrap in AveragedModel, lambda model: torch.compile(model, backend="eager"):
         wrapped = replace(run, model=wrap(run.model))
         assert page_of(wrapped, tmp_path / "wrapped.html").read_text() == page
-    with warnings.catch_warnings():                         # of its being old
-        warnings.simplefilter("ignore")
-        quantised = torch.ao.quantization.quantize_dynamic(run.model, {torch.nn.Linear})
-    with pytest.raises(ValueError, match="its weights are not those of its settings, as in a quantised"):
-        page_of(replace(run, model=quantised), tmp_path / "quantised.html")
-    assert not (tmp_path / "quantised.html").exists()
 
 
 def test_what_is_filled_in_is_left_as_it_is():

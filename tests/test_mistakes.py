@@ -10,8 +10,9 @@ import numpy
 import pytest
 
 from lab.mistakes import by_kind, mistakes_of, mistakes_picture, mistakes_text
+from support.report import Answers
 from support.runs import run_folder
-from train import Answers, load_run
+from train import load_run
 from visualize import save_mistakes
 
 

@@ -22,12 +22,13 @@ from torch import nn
 
 import data
 import handmade
+import support.config
 import train
 import transformer
 import visualize
 from data import TASKS, Task
 from support.config import recipe
-from support.runs import read_checkpoint, run_folder
+from support.runs import open_checkpoint, run_folder
 from train import train_and_save
 
 PAGES = {name: (ROOT / name).read_text() for name in
@@ -149,7 +150,7 @@ def test_the_figures_agree_with_the_run_that_python_train_py_left():
     """Steps can differ by an epoch or two, because sums round differently on another machine."""
     folder = run_folder(ROOT / "models", "reverse", "encoder")
     try:
-        _, config, _ = read_checkpoint(folder, "reverse", "encoder")
+        _, config = open_checkpoint(folder)
         metrics = json.loads((folder / "metrics.json").read_text())
     except (ValueError, OSError):
         pytest.skip("python train.py has not been run here")
@@ -173,7 +174,7 @@ def in_a_folder_with_models(models_dir, tmp_path, monkeypatch):
     sort = run_folder("models", "sort", "encoder")
     sort.mkdir(parents=True)
     config = replace(train.load_run("models", "reverse", "encoder").config, task="sort")
-    with patch.object(train, "TEST_SEQUENCES", 100):
+    with patch.object(support.config, "TEST_SEQUENCES", 100):
         train_and_save(config, torch.device("cpu"), sort, quiet=True)
 
 
@@ -278,7 +279,7 @@ def test_there_is_an_answer_to_each_exercise():
 def test_an_exercise_with_the_model_built_by_hand_prints_its_answer(text, capsys, monkeypatch):
     """If sequences are incorrect, chance can decide how many."""
     monkeypatch.setattr(handmade, "HARD", handmade.HARD)        # to be restored
-    monkeypatch.setattr(train, "EVALUATION_BATCH", 1_000)       # the answers are the same, and come sooner
+    monkeypatch.setattr(support.config, "EVALUATION_BATCH", 1_000)      # the answers come sooner
     code, = blocks(text, "python")
     exec(code, {})
     answer = blocks(text[text.index("<details>") :], "")[0]

@@ -19,7 +19,7 @@ from lab.side_by_side import (
 from lab.view import look_at
 from support.config import recipe
 from support.runs import run_folder
-from train import load_run, save_checkpoint
+from train import load_run, save_weights
 from visualize import kinds_picture
 
 
@@ -87,11 +87,11 @@ def test_training_curves_of_several_runs_are_labelled_by_what_differs(
     folder.mkdir(parents=True)
     *_, (_, checkpoint) = train.train(config, torch.device("cpu"))
     checkpoint["history"][1]["solved"] = True
-    save_checkpoint(checkpoint, folder)
+    save_weights(checkpoint, folder)
     shutil.copytree(run_folder(models_dir, "reverse", "encoder"), changed)
     other = torch.load(changed / "checkpoint.pt", weights_only=True)
     other["model"]["gate"] = torch.ones(1)
-    save_checkpoint(other, changed)
+    save_weights(other, changed)
     call_main(monkeypatch, "--compare", narrow, changed, "--models-dir", tmp_path)
     drawn, _, gallery = capsys.readouterr().out.splitlines()
     path, title = drawn.split(": ", 1)

@@ -14,9 +14,11 @@ import torch
 import torch.nn.functional as F
 from conftest import CPU, TINY, TINY_OPTIONS, command, files_in
 
+import support.config
 import train
 import visualize
 from data import ARCHITECTURES, TASKS, Task, all_right, arrange, exact_match, is_scored, token_accuracy
+from support import report
 from support.config import VALIDATION_SEQUENCES, Config
 from support.console import arguments, run_script
 from support.distributed import backward
@@ -159,19 +161,19 @@ def test_what_nobody_looked_at_is_neither_solved_nor_unsolved(tmp_path):
     save_table([row], tmp_path / "history.csv")
     assert (tmp_path / "history.csv").read_text().endswith(",1.0,\n")
     assert not evaluate(config.model(), source, target, thorough=False)["solved"]
-    assert train.tests_text(config, 10_000) == "10,000 test sequences (6,584 distinct)"
+    assert support.config.tests_text(config, 10_000) == "10,000 test sequences (6,584 distinct)"
     assert at_most(0.1355) == "14%" and at_most(0.13) == "13%" and at_most(0) == "0%"
 
 
 def test_a_sample_stands_aligned_and_marks_what_is_wrong():
     source, target = torch.tensor([1, 5, 14, 2, 0, 0]), torch.tensor([1, 14, 5, 2, 0, 0])
     prediction = torch.tensor([9, 12, 5, 2, 7, 7])
-    given, wanted, predicted = train.prediction_text("copy", source, target, prediction).splitlines()
+    given, wanted, predicted = report.prediction_text("copy", source, target, prediction).splitlines()
     assert given.split() == ["input", "5", "14", "END"] and wanted.split() == ["target", "14", "5", "END"]
     assert predicted.split() == ["prediction", "[12]", "5", "END", "1", "wrong"]
     assert wanted.index("14") == predicted.index("12") and wanted.index("END") == predicted.index("END")
     source, target = torch.tensor([1, 13, 14, 5, 2]), torch.tensor([1, 5, 4, 2])            # 9 + 1 → 1 0
-    lines = train.prediction_text("add", source, target, prediction[:4]).splitlines()
+    lines = report.prediction_text("add", source, target, prediction[:4]).splitlines()
     words = [line.split()[1:] for line in lines]
     assert words[:2] == [["9", "+", "1", "END"], ["1", "0", "END"]] and words[2][:2] == ["[8]", "[1]"]
 
@@ -191,7 +193,7 @@ def test_a_notebook_that_calls_main_keeps_its_random_numbers(tmp_path, monkeypat
     before = torch.get_rng_state()
     options = [*TINY_OPTIONS, "--task", "reverse", "--architecture", "encoder"]
     monkeypatch.setattr(sys, "argv", ["train.py", *options, "--output-dir", str(tmp_path)])
-    monkeypatch.setattr(train, "TEST_SEQUENCES", 100)
+    monkeypatch.setattr(support.config, "TEST_SEQUENCES", 100)
     train.main()
     load_run(tmp_path, "reverse")
     assert torch.equal(torch.get_rng_state(), before)
@@ -313,8 +315,9 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_what_was_good(
         train.main()
     printed = capsys.readouterr()
     assert stopped.value.code == 2 and printed.out == "" and printed.err.count("\n") == 1
-    assert "copy, encoder: the loss is nan at step 1; the likely cause is a non-default" in printed.err
-    assert "embedding_std 10.0" in printed.err and "try --learning-rate 0.0001; nothing" in printed.err
+    assert "copy, encoder: the loss or a weight is infinite or NaN at step 1; try --learning" in printed.err
+    assert "try --learning-rate 0.0001, or drop non-default" in printed.err
+    assert "embedding_std 10.0); nothing" in printed.err
     assert files_in(tmp_path) == before
 
 
@@ -333,7 +336,7 @@ def test_memory_that_does_not_suffice_after_all_is_one_line(error, tmp_path, mon
         train.main()
     printed = capsys.readouterr().err
     assert stopped.value.code == 2 and printed.count("\n") == 1 and "try --accumulate 4" in printed
-    monkeypatch.setattr(train, "is_out_of_memory", lambda error: False)
+    monkeypatch.setattr(train.files, "is_out_of_memory", lambda error: False)
     with pytest.raises(type(error)):
         train.main()
 
@@ -343,25 +346,25 @@ def test_the_step_at_which_numbers_go_out_of_range_is_named():
     model, losses = config.model(), torch.tensor([1.0, 2.0, 3.0])
     train.check_finite(config, model, losses, epoch=2)
     losses[1] = math.inf
-    with pytest.raises(FloatingPointError, match="the loss is inf at step 5; the likely cause is a"):
+    with pytest.raises(FloatingPointError, match="weight is infinite or NaN at step 5; try .*, or drop non-"):
         train.check_finite(config, model, losses, epoch=2)
     default = Config(learning_rate=1e-3)
-    with pytest.raises(FloatingPointError, match="cause is the learning rate; try --learning-rate 0.0001$"):
+    with pytest.raises(FloatingPointError, match="NaN at step 10; try --learning-rate 0.0001$"):
         train.check_finite(default, model, losses, epoch=2)
     model.final_norm.bias.data[3] = math.nan
-    with pytest.raises(FloatingPointError, match="weights are infinite or NaN at step 6"):
+    with pytest.raises(FloatingPointError, match="infinite or NaN at step 6; try"):
         train.check_finite(config, model, torch.ones(3), epoch=2)
 
 
 def test_a_run_that_ends_worse_than_guessing_is_told_to_lower_its_learning_rate(answers, capsys):
-    train.print_mistakes(answers, {"loss": 3.1, "step": 400})
+    report.print_mistakes(answers, {"loss": 3.1, "step": 400})
     printed = capsys.readouterr().out
     first = printed.splitlines()[0]
     assert first == "sort, encoder: 3 of 6 test sequences answered incorrectly, for example:"
     assert printed.count("    input") == 2                  # each question once
     assert "The loss is 3.10, worse than uniform guessing (ln 20 = 3.00); try a" in printed
     for row in {"loss": 2.9, "step": 400}, {"loss": 3.1, "step": 6}:
-        train.print_mistakes(answers, row)
+        report.print_mistakes(answers, row)
         assert "guessing" not in capsys.readouterr().out
 
 
@@ -369,7 +372,7 @@ def test_an_interrupted_run_keeps_its_checkpoint_and_exits_130(tmp_path, monkeyp
     def interrupted(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(train, "metrics_of", interrupted)
+    monkeypatch.setattr(train.runs, "metrics_of", interrupted)
     monkeypatch.setattr(sys, "argv", ["train.py", "--output-dir", str(tmp_path), "--quiet", *TINY_OPTIONS])
     with pytest.raises(SystemExit) as stopped:
         run_script(train.main)
@@ -396,7 +399,7 @@ def test_an_interrupt_before_the_first_checkpoint_says_what_is_true(
     for metrics in tmp_path.rglob("metrics.json") if resume else ():
         metrics.unlink()                                    # something is left to do
     before = files_in(tmp_path)
-    monkeypatch.setattr(train, "metrics_of" if resume else "train_epoch", interrupted)
+    monkeypatch.setattr(*(train.runs, "metrics_of") if resume else (train, "train_epoch"), interrupted)
     options = ["--task", "copy", "--architecture", "encoder", "--output-dir", str(tmp_path)]
     options += ["--resume"] if resume else TINY_OPTIONS
     monkeypatch.setattr(sys, "argv", ["train.py", *options])
@@ -472,7 +475,7 @@ def test_resuming_a_finished_run_changes_nothing_and_contradictions_are_refused(
     assert "reverse, encoder: already finished (2 epochs)" in capsys.readouterr().out
     assert files_in(folder) == before
     (folder / "metrics.json").write_text("{")               # as if it had been killed before the end
-    monkeypatch.setattr(train, "TEST_SEQUENCES", 200)
+    monkeypatch.setattr(support.config, "TEST_SEQUENCES", 200)
     train.main()
     assert json.loads((folder / "metrics.json").read_text())["test_sequences"] == 200
     assert (folder / "checkpoint.pt").read_bytes() == before["checkpoint.pt"]

@@ -29,6 +29,7 @@ from torch.nn import functional
 import data
 import lab.evidence
 import lab.view
+import support.config
 import support.figure
 import train
 import transformer
@@ -307,7 +308,7 @@ def test_each_task_is_trained_and_drawn_with_each_architecture(
 ):
     if task in ANSWERS:
         monkeypatch.setitem(TASKS, task, ANSWERS[task])
-    monkeypatch.setattr(train, "TEST_SEQUENCES", 100)
+    monkeypatch.setattr(support.config, "TEST_SEQUENCES", 100)
     folder = run_folder(tmp_path, task, architecture)
     folder.mkdir(parents=True)
     small = TINY | {"num_layers": 1, "epochs": 1, "seq_len": 4, "oversample": 0.0}

@@ -4,7 +4,7 @@
 
 const byId = id => document.getElementById(id);
 const data = JSON.parse(byId("data").textContent), {architecture} = data.config;
-const numbers = decodeNumbers(byId("weights").textContent, data.format);
+const numbers = decodeNumbers(byId("weights").textContent, "float16");
 const model = buildModel(data, numbers), kinds = kindsOf(model);
 const answeringKind = kinds.at(-1);                         // its queries predict the answer, and can find it
 const KIND_NAMES = {

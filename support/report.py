@@ -1,0 +1,114 @@
+"""The lines that training prints: scores, sample answers, what is saved, mistakes, and the final table."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+import data
+from support.config import EVALUATION_BATCH, VALIDATION_SEQUENCES, Config, tests_text
+from support.figure import percent
+from support.runs import first_solved
+
+
+def prediction_text(task: str, source: Tensor, target: Tensor, prediction: Tensor) -> str:
+    """Format source (S,), target (T,) and prediction (T,) one below another, with wrong symbols in []."""
+    counts = data.is_scored(target)
+    source, target, prediction = source[data.is_scored(source)], target[counts], prediction[counts]
+    wrong = prediction != target
+    lines = []
+    for name, tokens in ("input", source), ("target", target), ("prediction", prediction):
+        words = [data.to_text(token, task) for token in tokens.split(1)]
+        marked = wrong if name == "prediction" else torch.zeros_like(tokens, dtype=torch.bool)
+        cells = [f"[{word}]" if mark else f" {word} " for word, mark in zip(words, marked, strict=True)]
+        lines.append(f"    {name:<11}" + "".join(f"{cell:>6}" for cell in cells).rstrip())
+    return "\n".join(lines) + (f"   {int(wrong.sum())} wrong" if wrong.any() else "   all correct")
+
+
+@dataclass
+class Answers:
+    """A model's answers to the test sequences, none of which were seen during training."""
+
+    config: Config
+    source: Tensor                                          # the questions (N, S)
+    target: Tensor                                          # the correct answers (N, T)
+    prediction: Tensor                                      # the model's own (N, T)
+
+    @property
+    def wrong(self) -> Tensor:
+        """Return which questions were answered incorrectly, (N,)."""
+        return ~data.all_right(self.prediction, self.target)
+
+    def different_mistakes(self) -> list[int]:
+        """Return one row per distinct question answered incorrectly."""
+        first = {}
+        for row in self.wrong.nonzero().flatten().tolist():
+            first.setdefault(tuple(self.source[row].tolist()), row)
+        return list(first.values())
+
+    def examples(self) -> list[str]:
+        """Format up to three distinct mistakes; see prediction_text."""
+        return [prediction_text(self.config.task, self.source[row], self.target[row], self.prediction[row])
+                for row in self.different_mistakes()[:3]]
+
+
+def is_early(history: list[dict]) -> bool:
+    """Return whether sample answers are worth printing: in the first epochs, and when the task is solved."""
+    *earlier, row = history
+    return not first_solved(earlier) and (row["epoch"] in (1, 5) or bool(row["solved"]))
+
+
+def progress_text(config: Config, history: list[dict]) -> str:
+    """Format the scores of the last epoch, at intervals and when the task is solved; "" otherwise."""
+    *earlier, row = history
+    solved = row["solved"] and not first_solved(earlier)
+    if not solved and row["epoch"] not in (1, 5) and row["epoch"] % 10:
+        return ""
+    text = (
+        f"{config.name}, step {row['step']}: loss {row['loss']:.4f}, token accuracy "
+        f"{percent(row['token_accuracy'])}, exact match {percent(row['exact_match'])} of {EVALUATION_BATCH}"
+    )
+    if solved:
+        seconds = f"{row['train_seconds']:.1f} s of training"
+        text += f"; solved: all {VALIDATION_SEQUENCES:,} validation sequences correct after {seconds}"
+    return text
+
+
+def saved_text(config: Config, epochs: int, folder: Path) -> str:
+    """Describe what has been saved if a run stops after this many epochs."""
+    if epochs:
+        return f"{config.name} is saved up to epoch {epochs} of {config.epochs}"
+    if (folder / "checkpoint.pt").exists():
+        return f"nothing new was saved for {config.name}; the earlier run is unchanged"
+    return f"nothing was saved for {config.name}"
+
+
+def print_mistakes(answers: Answers, last: dict) -> None:
+    """Print three mistakes; if the final loss suggests it, blame the learning rate."""
+    config, count = answers.config, f"{int(answers.wrong.sum()):,} of {len(answers.wrong):,}"
+    print(f"{config.name}: {count} test sequences answered incorrectly, for example:")
+    print("\n".join(answers.examples()) + "\n")
+    guessing = math.log(config.vocab_size)                  # the loss of uniform guessing
+    if last["loss"] > guessing and last["step"] > 100:
+        print(f"The loss is {last['loss']:.2f}, worse than uniform guessing (ln {config.vocab_size} = "
+              f"{guessing:.2f}); try a --learning-rate below {config.learning_rate:g}\n")
+
+
+def print_table(results: list[dict]) -> None:
+    """Print one line per run."""
+    width = max(10, *(len(metrics["task"]) + 2 for metrics in results))
+    line = "{:<{width}}{:<17}{:>10}{:>12}{:>9}{:>17}{:>14}"
+    configs = [Config(**metrics["config"]) for metrics in results]
+    counts = " or ".join(dict.fromkeys(map(tests_text, configs, (run["test_sequences"] for run in results))))
+    print(f"\nOn {counts}, none of them seen during training:\n")
+    headings = "task", "architecture", "parameters", "solved at", "time", "token accuracy", "exact match"
+    print(line.format(*headings, width=width))
+    for metrics in results:
+        step, seconds = metrics["steps_to_solve"], metrics["seconds_to_solve"]
+        print(line.format(
+            metrics["task"], metrics["architecture"], f"{metrics['parameters']:,}",
+            "never" if step is None else f"step {step}", "" if step is None else f"{seconds:.1f} s",
+            percent(metrics["test_token_accuracy"], 2), percent(metrics["test_exact_match"], 2), width=width,
+        ))
