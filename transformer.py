@@ -1,10 +1,12 @@
 """The Transformer, from scratch, in reading order.
 
 Attention → heads → positions → layer norm → feed-forward → block → three models → generate. PyTorch provides
-the linear layer, the embedding table, dropout, softmax, ReLU, GELU and autograd. Everything else is written
-out here, and the code you read is the code that runs, in training, generation and plotting. Only LayerNorm
-calls PyTorch's fused function. tests/test_transformer.py compares each part with PyTorch's own layers.
+linear layers, embedding tables, dropout, softmax, ReLU, GELU and autograd. The rest is written out here, and
+the code you read is the code that runs, in training, generation and plotting. Only LayerNorm calls PyTorch's
+fused function. tests/test_transformer.py compares each part with PyTorch's own layers.
 `python transformer.py` walks one small batch through a model.
+
+Every sequence is [START, content …, END], then PAD: put START and END into every question.
 
 Shapes, batch first everywhere:
     B batch   S source length   T target length   D d_model   H heads   Dh = D/H   V vocabulary
@@ -25,6 +27,8 @@ from torch import Tensor, nn
 PAD, START, END = 0, 1, 2                                   # PAD fills short rows; no token attends to it
 POSITION_BASE = 50.0                                        # of the sinusoids; the paper uses 10,000
 ACTIVATION = "gelu"                                         # of the feed-forward; the paper uses "relu"
+ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu}
+POSITIONAL = "sinusoidal", "learned"
 
 
 def check_positive(**sizes: float) -> None:
@@ -42,19 +46,15 @@ def check_known(choices: Iterable, **chosen: object) -> None:
             raise ValueError(f"{name}={value!r} is not a valid choice; choose from {choice}")
 
 
-def is_transformed() -> bool:
-    """Return True within vmap, jacrev or another transform of torch.func, where tensors have no values."""
-    return torch._C._functorch.maybe_current_level() is not None
-
-
 def check_mask(mask: Tensor, shape: torch.Size) -> None:
     """Raise ValueError unless a mask is boolean and broadcasts to the shape of the scores, (B, H, T, S)."""
-    if mask.dtype != torch.bool:
-        raise ValueError(f"mask is of {mask.dtype}; expected booleans, True = may attend")
     sizes = (1,) * (len(shape) - mask.dim()) + tuple(mask.shape)
-    if len(sizes) > len(shape) or any(one not in (1, other) for one, other in zip(sizes, shape, strict=True)):
-        wrong = f"mask of shape {tuple(mask.shape)} does not broadcast to (B, H, T, S) = {tuple(shape)}"
-        raise ValueError(f"{wrong}; pass one of shape (B, S) as mask[:, None, None, :]")
+    fits = len(sizes) == len(shape) and all(x in (1, y) for x, y in zip(sizes, shape, strict=True))
+    if mask.dtype != torch.bool or not fits:
+        raise ValueError(
+            f"mask is {mask.dtype} {tuple(mask.shape)}; expected booleans, True = may attend, that broadcast "
+            f"to (B, H, T, S) = {tuple(shape)}; pass one of shape (B, S) as mask[:, None, None, :]"
+        )
 
 
 def scaled_dot_product_attention(
@@ -64,12 +64,10 @@ def scaled_dot_product_attention(
 
     query (B, H, T, Dh), key and value (B, H, S, Dh), mask broadcastable to (B, H, T, S), True = may attend.
     Returns the weighted average (B, H, T, Dh) and the weights (B, H, T, S), whose rows sum to one. A row with
-    nothing to attend to is all zeros. Dropout applies to the weights used in the average, not to those
-    returned.
+    nothing to attend to is all zeros. Dropout applies to the average, not to the weights returned.
 
     The standard deviation of a sum of Dh products grows as √Dh. Without the division, the softmax of a wide
-    head saturates and its gradient vanishes (`python tests/benchmark.py --what-decides`). Dividing the query,
-    not the sum, keeps large products within the range of float16.
+    head saturates and its gradient vanishes (`python tests/benchmark.py --what-decides`).
     """
     scores = query / math.sqrt(query.size(-1)) @ key.transpose(-2, -1)      # (B, H, T, S)
     if mask is not None:
@@ -86,21 +84,15 @@ class MultiHeadAttention(nn.Module):
     """H parallel attention heads, each in its own Dh dimensions: Concat(head₁ … head_H)·Wᴼ (section 3.2.2).
 
     Each head has its own attention weights, so several heads can look at several positions at once. Reversing
-    needs only one (tests/benchmark.py --what-decides). Raises ValueError if d_model is not divisible by
-    num_heads.
+    needs only one (tests/benchmark.py --what-decides). Raises ValueError if H does not divide D.
     """
 
     def __init__(self, d_model: int, num_heads: int, dropout: float = 0.0):
         super().__init__()
         check_positive(d_model=d_model, num_heads=num_heads)
         if d_model % num_heads:
-            divisors = [heads for heads in range(1, d_model + 1) if d_model % heads == 0]
-            fix = min(divisors, key=lambda heads: abs(heads - num_heads))
-            raise ValueError(
-                f"d_model={d_model} is not divisible by num_heads={num_heads}; choose e.g. num_heads={fix}"
-            )
-        self.num_heads = num_heads
-        self.dropout = dropout
+            raise ValueError(f"d_model={d_model} is not divisible by num_heads={num_heads}; choose a divisor")
+        self.num_heads, self.dropout = num_heads, dropout
         self.query_projection = nn.Linear(d_model, d_model)
         self.key_projection = nn.Linear(d_model, d_model)
         self.value_projection = nn.Linear(d_model, d_model)
@@ -114,7 +106,7 @@ class MultiHeadAttention(nn.Module):
             raise ValueError("there are no attention weights yet; call the model first")
         return self.last_weights
 
-    def forward(self, x: Tensor, memory: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, *, memory: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """Let each position of x (B, T, D) attend to memory (B, S, D); in self-attention, memory is x itself.
 
         mask is broadcastable to (B, H, T, S). Returns (B, T, D). The weights, detached and before dropout,
@@ -126,7 +118,7 @@ class MultiHeadAttention(nn.Module):
         value = self.split_heads(self.value_projection(memory))             # (B, H, S, Dh)
         dropout = self.dropout if self.training else 0.0
         mixture, weights = scaled_dot_product_attention(query, key, value, mask, dropout)
-        if not torch.compiler.is_exporting() and not is_transformed():      # those cannot store side results
+        if not torch.compiler.is_exporting():               # an exported graph cannot store anything
             self.last_weights = weights.detach()
         return self.output_projection(mixture.transpose(1, 2).flatten(2))   # (B, T, H·Dh) → (B, T, D)
 
@@ -139,8 +131,7 @@ def sinusoidal_encoding(max_len: int, d_model: int, base: float = POSITION_BASE)
     """Return the paper's encoding, (max_len, D): column 2i is sin(pos/base^(2i/D)), column 2i+1 its cosine.
 
     Each pair of columns is a clock hand. The fastest turns by one radian per token, the slowest by about
-    1/base. With the paper's base of 10,000, they distinguish thousands of positions, but most barely move
-    within ten (section 3.5).
+    1/base. With the paper's base of 10,000, most barely move within ten positions (section 3.5).
     """
     position = torch.arange(max_len, dtype=torch.float64).unsqueeze(1)                      # (max_len, 1)
     speed = base ** (-torch.arange(0, d_model, 2, dtype=torch.float64) / d_model)        # (⌈D/2⌉,)
@@ -148,9 +139,6 @@ def sinusoidal_encoding(max_len: int, d_model: int, base: float = POSITION_BASE)
     table[:, 0::2] = torch.sin(position * speed)
     table[:, 1::2] = torch.cos(position * speed)[:, : d_model // 2]         # an odd D has one cosine fewer
     return table
-
-
-POSITIONAL = "sinusoidal", "learned"
 
 
 class PositionalEncoding(nn.Module):
@@ -177,9 +165,7 @@ class PositionalEncoding(nn.Module):
         """x (B, S, D) → (B, S, D)."""
         length, max_len = x.size(1), len(self.table)
         if length > max_len:
-            raise ValueError(
-                f"{length} tokens exceed max_len={max_len}; shorten the sequence or raise max_len"
-            )
+            raise ValueError(f"{length} tokens exceed max_len={max_len}; shorten them or raise max_len")
         return x + self.table[:length]
 
 
@@ -199,9 +185,6 @@ class LayerNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.epsilon)
-
-
-ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu}
 
 
 class FeedForward(nn.Module):
@@ -236,8 +219,6 @@ class TransformerBlock(nn.Module):
         norm_first: bool = True, activation: str = ACTIVATION, cross: bool = False,
     ):
         super().__init__()
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout={dropout} must be at least 0 and below 1; choose e.g. 0.1")
         check_known([True, False], norm_first=norm_first, cross=cross)
         self.norm_first, self.cross = norm_first, cross
         self.attention = MultiHeadAttention(d_model, num_heads, dropout)
@@ -250,7 +231,7 @@ class TransformerBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(
-        self, x: Tensor, mask: Tensor | None = None,
+        self, x: Tensor, *, mask: Tensor | None = None,
         memory: Tensor | None = None, memory_mask: Tensor | None = None,
     ) -> Tensor:
         """x (B, T, D) → (B, T, D); mask broadcastable to (B, H, T, T).
@@ -261,9 +242,8 @@ class TransformerBlock(nn.Module):
             raise ValueError(f"cross={self.cross}: pass memory if and only if cross=True")
         x = self.residual(x, self.attention_norm, self.attention, mask=mask)
         if self.cross:
-            x = self.residual(
-                x, self.cross_attention_norm, self.cross_attention, memory=memory, mask=memory_mask
-            )
+            about = {"memory": memory, "mask": memory_mask}
+            x = self.residual(x, self.cross_attention_norm, self.cross_attention, **about)
         return self.residual(x, self.feed_forward_norm, self.feed_forward)
 
     def residual(self, x: Tensor, norm: LayerNorm, sublayer: nn.Module, **arguments) -> Tensor:
@@ -276,8 +256,6 @@ class TransformerBlock(nn.Module):
 def token_embedding(vocab_size: int, d_model: int, std: float) -> nn.Embedding:
     """Return an embedding vector for each token id, initialised from a normal distribution."""
     check_positive(vocab_size=vocab_size, d_model=d_model)
-    if not 0 < std < math.inf:
-        raise ValueError(f"embedding_std={std} is out of range; choose e.g. 0.25")
     embedding = nn.Embedding(vocab_size, d_model)
     nn.init.normal_(embedding.weight, std=std)              # the paper scales them up by √D (section 3.4)
     return embedding
@@ -292,9 +270,8 @@ def make_blocks(num_layers: int, **settings) -> nn.ModuleList:
 def check_tokens(tokens: Tensor, vocab_size: int) -> Tensor:
     """Return tokens (B, S) as int64; raise ValueError for an unknown id, or PAD before another token.
 
-    The ids themselves are checked only on the CPU: on a GPU, checking would force a synchronisation at every
-    step. While torch.compile or torch.export captures a graph, or torch.func transforms the model, there are
-    no values to check.
+    The ids are checked only on the CPU: on a GPU, checking would force a synchronisation at every step.
+    While torch.compile captures a graph, there are none.
     """
     if not isinstance(tokens, Tensor):
         raise ValueError(f"tokens are a {type(tokens).__name__}; give torch.tensor([[START, …, END]])")
@@ -302,7 +279,7 @@ def check_tokens(tokens: Tensor, vocab_size: int) -> Tensor:
         got = f"shape {tuple(tokens.shape)} of {tokens.dtype}"
         raise ValueError(f"tokens have {got}; expected integers of shape (batch, length)")
     tokens = tokens.long()
-    if not tokens.is_cpu or torch.compiler.is_compiling() or is_transformed():
+    if not tokens.is_cpu or torch.compiler.is_compiling():
         return tokens
     if len(outside := tokens[(tokens < 0) | (tokens >= vocab_size)]):
         words = f"the vocabulary 0 … {vocab_size - 1}"
@@ -319,8 +296,7 @@ def attention_mask(tokens: Tensor, causal: bool = False) -> Tensor:
     """
     mask = (tokens != PAD)[:, None, None, :]
     if causal:
-        length = tokens.size(1)
-        mask = mask & torch.ones(length, length, dtype=torch.bool, device=tokens.device).tril()
+        mask = mask & mask.new_ones(tokens.size(1), tokens.size(1)).tril()
     return mask
 
 
@@ -331,9 +307,8 @@ class MiniTransformer(nn.Module):
     causal=True is a decoder-only model (like GPT): each token sees only itself and earlier tokens.
 
     The paper scales token embeddings up by √D (section 3.4). In tasks about positions, such as reversing,
-    this drowns out the positional encoding. So here token embeddings start out smaller, with standard
-    deviation embedding_std. Raises ValueError for inconsistent sizes or unknown names; in forward, for token
-    ids outside the vocabulary.
+    this drowns out the positional encoding. So here they start out with standard deviation embedding_std.
+    Raises ValueError for inconsistent sizes or unknown names; in forward, for ids outside the vocabulary.
     """
 
     def __init__(
@@ -369,7 +344,7 @@ class MiniTransformer(nn.Module):
         mask = attention_mask(tokens, self.causal)
         x = self.dropout(self.positional_encoding(self.embedding(tokens)))                  # (B, S, D)
         for block in self.blocks:
-            x = block(x, mask)                                                              # (B, S, D)
+            x = block(x, mask=mask)                                                         # (B, S, D)
         return self.output_projection(self.final_norm(x))                                   # (B, S, V)
 
 
@@ -390,15 +365,15 @@ class EncoderDecoder(nn.Module):
     ):
         super().__init__()
         settings = {
-            "num_layers": num_layers, "d_model": d_model, "num_heads": num_heads, "d_ff": d_ff,
-            "dropout": dropout, "norm_first": norm_first, "activation": activation,
+            "d_model": d_model, "num_heads": num_heads, "d_ff": d_ff, "dropout": dropout,
+            "norm_first": norm_first, "activation": activation,
         }
         self.embedding = token_embedding(vocab_size, d_model, embedding_std)
         self.positional_encoding = PositionalEncoding(d_model, max_len, positional, position_base)
         self.dropout = nn.Dropout(dropout)
-        self.encoder_blocks = make_blocks(**settings)
+        self.encoder_blocks = make_blocks(num_layers, **settings)
         self.encoder_norm = LayerNorm(d_model) if norm_first else nn.Identity()
-        self.decoder_blocks = make_blocks(**settings, cross=True)
+        self.decoder_blocks = make_blocks(num_layers, **settings, cross=True)
         self.decoder_norm = LayerNorm(d_model) if norm_first else nn.Identity()
         self.output_projection = nn.Linear(d_model, vocab_size)             # the paper ties these two
 
@@ -416,7 +391,7 @@ class EncoderDecoder(nn.Module):
         mask = attention_mask(source)
         x = self.dropout(self.positional_encoding(self.embedding(source)))
         for block in self.encoder_blocks:
-            x = block(x, mask)
+            x = block(x, mask=mask)
         return self.encoder_norm(x)
 
     def decode(self, target: Tensor, memory: Tensor, source: Tensor) -> Tensor:
@@ -425,7 +400,7 @@ class EncoderDecoder(nn.Module):
         mask, memory_mask = attention_mask(target, causal=True), attention_mask(source)
         x = self.dropout(self.positional_encoding(self.embedding(target)))
         for block in self.decoder_blocks:
-            x = block(x, mask, memory, memory_mask)
+            x = block(x, mask=mask, memory=memory, memory_mask=memory_mask)
         return self.output_projection(self.decoder_norm(x))
 
     def forward(self, source: Tensor, target: Tensor) -> Tensor:
@@ -435,24 +410,21 @@ class EncoderDecoder(nn.Module):
 
 def unwrapped(model: nn.Module) -> nn.Module:
     """Return the underlying model if torch.compile, AveragedModel or DistributedDataParallel wraps it."""
-    for attribute in "module", "_orig_mod":
-        if hasattr(model, attribute):
-            return unwrapped(getattr(model, attribute))
+    while hasattr(model, "module") or hasattr(model, "_orig_mod"):
+        model = model.module if hasattr(model, "module") else model._orig_mod
     return model
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[nn.Module]:
-    """Yield the unwrapped model in evaluation mode, without gradients; then restore every module's mode."""
+    """Yield the unwrapped model in evaluation mode, without gradients; then restore its mode."""
     model = unwrapped(model)
-    modes = {part: part.training for part in model.modules()}
-    model.eval()
+    training = model.training
     try:
         with torch.no_grad():
-            yield model
+            yield model.eval()
     finally:
-        for part, training in modes.items():
-            part.training = training
+        model.train(training)
 
 
 def generate(model: nn.Module, source: Tensor, max_new_tokens: int) -> Tensor:
@@ -461,30 +433,20 @@ def generate(model: nn.Module, source: Tensor, max_new_tokens: int) -> Tensor:
     source (B, S): [START, …, END], PAD at the end. Returns the answers alone, (B, N) with N ≤ max_new_tokens.
     A row stops at END, or at a PAD the model writes, and is PAD from there on. The encoder–decoder continues
     from its own START, the decoder-only model from the end of each prompt. Raises ValueError for an encoder,
-    for an empty row, or if prompt and answer exceed max_len.
+    or for a row without START.
     """
     check_positive(max_new_tokens=max_new_tokens)
     with evaluating(model) as model:
         device = next(model.parameters()).device
-        source = source.cpu() if isinstance(source, Tensor) else source
         source = check_tokens(source, model.embedding.num_embeddings).to(device)
         if model.architecture == "encoder":
-            raise ValueError(
-                "an encoder predicts all tokens at once; to generate, use causal=True or EncoderDecoder"
-            )
-        if not (source != PAD).any(dim=1).all():
-            raise ValueError("a row of source is empty; every row needs at least START and END")
-        if (source[:, 0] != START).any():
-            raise ValueError(f"a row of source begins without START ({START}); give [START, …, END]")
-        if two_sides := model.architecture == "encoder-decoder":
-            tokens, memory = torch.full_like(source[:, :1], START), model.encode(source)
-        else:
-            tokens = source
-        start = (tokens != PAD).sum(dim=1)                              # (B,) where each row's answer begins
-        longest, max_len = max(start.tolist(), default=0), len(model.positional_encoding.table)
-        if longest + max_new_tokens - 1 > max_len:                      # the last token is never an input
-            sizes = f"a prompt of {longest} tokens plus max_new_tokens={max_new_tokens}"
-            raise ValueError(f"{sizes} exceeds max_len={max_len}; shorten either or raise max_len")
+            raise ValueError("an encoder predicts all tokens at once; use causal=True or EncoderDecoder")
+        if source.size(1) == 0 or (source[:, 0] != START).any():
+            raise ValueError(f"a row of source does not begin with START ({START}); pass [START, …, END]")
+        two_sides = model.architecture == "encoder-decoder"
+        memory = model.encode(source) if two_sides else None
+        tokens = source[:, :1] if two_sides else source                 # the first is always START
+        start, longest = (tokens != PAD).sum(dim=1), tokens.size(1)     # (B,) where each row's answer begins
         rows = torch.arange(len(source), device=source.device)
         tokens = F.pad(tokens, (0, max_new_tokens), value=PAD)
         done = torch.zeros_like(start, dtype=torch.bool)
@@ -494,8 +456,7 @@ def generate(model: nn.Module, source: Tensor, max_new_tokens: int) -> Tensor:
             logits = model.decode(seen, memory, source) if two_sides else model(seen)
             chosen = logits[rows, start + written - 1].argmax(dim=-1).masked_fill(done, PAD)
             tokens[rows, start + written] = chosen
-            done = (chosen == END) | (chosen == PAD)
-            written += 1
+            done, written = (chosen == END) | (chosen == PAD), written + 1
         return tokens.gather(1, start[:, None] + torch.arange(written, device=source.device))
 
 
@@ -505,86 +466,35 @@ def count_parameters(module: nn.Module) -> int:
 
 
 def walk(model: MiniTransformer, tokens: Tensor) -> None:
-    """Run model(tokens) step by step, print shapes and parameter counts, and fail on any difference."""
-    counts = []
+    """Run model(tokens); print each part's name, the meaning and shape of its output, and its parameters."""
+    meanings = {
+        "embedding": "what each token is",
+        "positional_encoding": "+ where each token is",
+        "blocks.0.attention": "what its heads bring from other tokens",
+        "blocks.0.feed_forward": "what each token makes of it",
+    }
+    meanings |= {f"blocks.{layer}": "the residual stream, + both" for layer in range(len(model.blocks))}
+    meanings["output_projection"] = "logits: one score per vocabulary token"
+    print(f"  {'':<24}{'':<42}{'shape':<16}{'parameters':>10}")
+    for name, meaning in meanings.items():
+        def show(part: nn.Module, _: tuple, output: Tensor, line: str = f"  {name:<24}{meaning:<42}") -> None:
+            print(f"{line}{tuple(output.shape)!s:<16}{count_parameters(part):>10,}")
 
-    def show(name: str, tensor: Tensor, *parts: nn.Module) -> None:
-        counts.append(sum(map(count_parameters, parts)))
-        print(f"  {name:<44}{tuple(tensor.shape)!s:<16}" + (f"{counts[-1]:>10,}" if counts[-1] else ""))
-
-    print(f"  {'':<44}{'shape':<16}parameters")
-    with evaluating(model) as model:
-        show("tokens: START, content, END; then PAD", tokens)
-        mask = attention_mask(tokens, model.causal)
-        show("mask: which keys may be attended to", mask)
-        x = model.embedding(tokens)
-        show("embedding: what each token is", x, model.embedding)
-        x = model.positional_encoding(x)
-        show("+ position: where each token is", x, model.positional_encoding)
-        first, *others = model.blocks
-        formula = "x + {}(norm(x))" if first.norm_first else "norm(x + {}(x))"
-        x = first.residual(x, first.attention_norm, first.attention, mask=mask)
-        weights = first.attention.attention_weights
-        show("block 1, attention weights", weights)
-        show(f"block 1, {formula.format('attention')}", x, first.attention, first.attention_norm)
-        x = first.residual(x, first.feed_forward_norm, first.feed_forward)
-        show(f"block 1, {formula.format('feed_forward')}", x, first.feed_forward, first.feed_forward_norm)
-        for number, block in enumerate(others, start=2):
-            x = block(x, mask)
-            show(f"block {number}, same structure", x, block)
-        logits = model.output_projection(model.final_norm(x))
-        show("logits: one score per vocabulary token", logits, model.final_norm, model.output_projection)
-        print(f"  {'total':<60}{sum(counts):>10,}")
-        same = torch.allclose(logits, model(tokens), atol=1e-5) and sum(counts) == count_parameters(model)
-
-    row = "  ".join(f"{weight:.2f}" for weight in weights[-1, 0, 0].tolist())
-    print(f"\nAttention weights of the last sequence's START in block 1, head 1 (zero for PAD):\n  {row}")
-    if not same:
-        raise SystemExit("error: the steps above do not reproduce model(tokens)")
-    if not torch.allclose(weights.sum(dim=-1), torch.ones(weights.shape[:-1])):
-        raise SystemExit("error: the rows of the attention weights do not sum to one")
-
-
-def attention_by_hand() -> None:
-    """Print three tokens and one head of Dh = 4, in numbers small enough to check with pencil and paper."""
-    query = torch.tensor([[1.0, 0, 1, 0], [0, 2, 0, 2], [1, 1, 0, 0]])
-    key = torch.tensor([[1.0, 0, 1, 0], [0, 1, 0, 1], [2, 0, 0, 0]])
-    scores = query @ key.T
-    scaled = scores / math.sqrt(4)
-    weights = scaled.exp() / scaled.exp().sum(dim=-1, keepdim=True)
-    line = "  {:<12}{:<12}{:<16}{:<23}{}".format
-    print(line("query", "key", "scores = QKᵀ", "scaled = scores / √4", "weights = softmax(scaled)"))
-    formats = "{:>2.0f}", "{:>2.0f}", "{:>4.0f}", "{:>6.1f}", "{:>7.3f}"
-    for rows in zip(query, key, scores, scaled, weights, strict=True):
-        columns = zip(formats, rows, strict=True)
-        print(line(*("".join(map(number.format, row.tolist())) for number, row in columns)))
-    print("  First row: e^1 = 2.7183, e^0 = 1, e^1 = 2.7183; the sum is 6.4366; 2.7183 / 6.4366 = 0.422.")
-    if not torch.allclose(weights, scaled_dot_product_attention(query, key, query)[1]):
-        raise SystemExit("error: scaled_dot_product_attention disagrees with the hand calculation")
+        model.get_submodule(name).register_forward_hook(show)
+    model(tokens)
+    print(f"  {'in all':<82}{count_parameters(model):>10,}")
 
 
 def main() -> None:
-    options = sys.argv[1:]
-    if options in (["-h"], ["--help"]):
-        print(__doc__.strip())
+    if sys.argv[1:] in (["-h"], ["--help"]):
+        print(__doc__)
         return
-    if options:
-        print(f"error: unrecognised argument {options[0]}; python transformer.py takes none", file=sys.stderr)
+    if sys.argv[1:]:
+        print("error: python transformer.py takes no arguments", file=sys.stderr)
         raise SystemExit(2)
-    torch.manual_seed(0)
-    model = MiniTransformer()
-    print("1. Two sequences walk through the default MiniTransformer:\n")
-    walk(model, torch.tensor([[1, 5, 7, 9, 2], [1, 8, 2, PAD, PAD]]))
-    print("\n2. One head's attention, small enough to work out by hand:\n")
-    attention_by_hand()
-    print("\nChecked: these steps reproduce the logits of model(tokens) and count every parameter. Each")
-    print("attention row sums to one, and the hand calculation matches scaled_dot_product_attention.")
+    print("Two sequences walk through the default MiniTransformer:\n")
+    walk(MiniTransformer(), torch.tensor([[START, 5, 7, 9, END], [START, 8, END, PAD, PAD]]))
 
 
 if __name__ == "__main__":
-    try:
-        from support.console import run_script
-    except ImportError:                                     # this file was copied into another project
-        main()
-    else:
-        run_script(main)
+    main()

@@ -239,8 +239,8 @@ def test_silu_is_one_line_and_swiglu_two():
 
 def test_rms_norm_takes_the_place_of_every_layer_norm():
     _, norm = parts_of_the_readme()
-    below = 'ACTIVATIONS = {"relu"'
-    model = changed((below, f"{norm}\n{below}")).MiniTransformer(d_model=16, num_heads=2, d_ff=32)
+    below = "class FeedForward("
+    model = changed((below, f"{norm}\n\n{below}")).MiniTransformer(d_model=16, num_heads=2, d_ff=32)
     norms = [part for part in model.modules() if type(part).__name__ == "RMSNorm"]
     assert len(norms) == 9 and not any(type(part).__name__ == "LayerNorm" for part in model.modules())
     nn.init.normal_(norms[0].weight)

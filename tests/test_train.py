@@ -275,7 +275,7 @@ def test_a_task_of_ones_own_is_a_function_and_a_line(tmp_path, monkeypatch, caps
         (["--architecture", "gpt"], "invalid choice: 'gpt' (choose from "),
         (["--epochs", "0"], "epochs=0 is out of range; choose 1 … 1000000"),
         (["--epochs", "ten"], "invalid int value: 'ten'"),
-        (["--num-heads", "7"], "d_model=128 is not divisible by num_heads=7; choose e.g. num_heads=8"),
+        (["--num-heads", "7"], "d_model=128 is not divisible by num_heads=7; choose a divisor"),
         (["--learning-rate", "nan"], "learning_rate=nan is out of range; choose 1e-09 … 1.0"),
         (["--learning-rate", "-1"], "learning_rate=-1.0 is out of range"),
         (["--hold", "1"], "hold=1.0 is out of range; choose 0.0 … 0.99"),

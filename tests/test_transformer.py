@@ -1,6 +1,5 @@
 """Each part of transformer.py against PyTorch's own layer, a closed form or a brute-force loop."""
 
-import copy
 import math
 
 import pytest
@@ -154,7 +153,7 @@ def test_multi_head_attention_equals_pytorch_and_keeps_its_weights(cross):
     memory = torch.randn(2, 7, 12) if cross else x
     padding = torch.zeros(2, memory.size(1), dtype=torch.bool)
     padding[1, -2:] = True
-    output = ours(x, memory if cross else None, ~padding[:, None, None, :])
+    output = ours(x, memory=memory if cross else None, mask=~padding[:, None, None, :])
     our_gradient, = torch.autograd.grad(output.square().sum(), x)
     expected, weights = theirs(x, memory, memory, key_padding_mask=padding, average_attn_weights=False)
     their_gradient, = torch.autograd.grad(expected.square().sum(), x)
@@ -184,10 +183,10 @@ def test_block_equals_pytorch_layer_outputs_and_gradients(cross, norm_first, act
     blocked = None if mask is None else ~mask
     if cross:
         inputs.append(torch.randn(2, 7, 12, requires_grad=True))
-        output = ours(inputs[0], mask, memory=inputs[1], memory_mask=~PADDING[:, None, None, :])
+        output = ours(inputs[0], mask=mask, memory=inputs[1], memory_mask=~PADDING[:, None, None, :])
         expected = theirs(*inputs, tgt_mask=blocked, memory_key_padding_mask=PADDING)
     else:
-        output, expected = ours(inputs[0], mask), theirs(inputs[0], src_mask=blocked)
+        output, expected = ours(inputs[0], mask=mask), theirs(inputs[0], src_mask=blocked)
     torch.testing.assert_close(output, expected, atol=1e-5, rtol=0)
     our_gradients = torch.autograd.grad(output.square().mean(), inputs, retain_graph=True)
     their_gradients = torch.autograd.grad(expected.square().mean(), inputs, retain_graph=True)
@@ -434,7 +433,7 @@ def test_generation_fills_max_len_to_the_last_token_and_refuses_one_more():
     model = small_generator("decoder", max_len=9)
     model.output_projection.bias.data[5] = 1e4          # never END
     assert generate(model, source, 6).tolist() == [[5] * 6] * 2
-    with pytest.raises(ValueError, match="prompt of 4 tokens plus max_new_tokens=7 exceeds max_len=9;"):
+    with pytest.raises(ValueError, match="10 tokens exceed max_len=9;"):
         generate(model, source, 7)
 
 
@@ -503,7 +502,6 @@ def test_generation_goes_through_wrappers_and_leaves_each_part_in_its_mode(kind)
     model, source = small_generator(kind, dropout=0.5), ragged_source(0)
     expected = generate(model, source, 6)
     model.train()
-    model.output_projection.eval()
     modes = [part.training for part in model.modules()]
     for wrap in AveragedModel, eagerly_compiled, lambda model: AveragedModel(eagerly_compiled(model)):
         assert torch.equal(generate(wrap(model), source, 6), expected)
@@ -512,29 +510,6 @@ def test_generation_goes_through_wrappers_and_leaves_each_part_in_its_mode(kind)
 
 def eagerly_compiled(model):
     return torch.compile(model, backend="eager")
-
-
-@pytest.mark.skipif(
-    tuple(map(int, torch.__version__.split(".")[:2])) < (2, 12),
-    reason="before torch 2.12, is_exporting is also true within torch.compile",
-)
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_model_can_be_mapped_differentiated_and_copied(kind):
-    """vmap over rows and jacrev by the weights; neither leaves an object that cannot be copied."""
-    model, given = model_and_input(kind)
-    expected = model(*given)
-    by_row = torch.func.vmap(lambda *rows: model(*(row[None] for row in rows))[0])
-    torch.testing.assert_close(by_row(*given), expected, atol=1e-5, rtol=1e-5)
-
-    def first_logit(bias):
-        return torch.func.functional_call(model, {"output_projection.bias": bias}, given)[0, 0, 0]
-
-    slope = torch.func.jacrev(first_logit)(model.output_projection.bias.detach())
-    assert slope.tolist() == [1.0] + [0.0] * (len(slope) - 1)
-    again = copy.deepcopy(model)
-    torch.testing.assert_close(again(*given), expected, atol=0, rtol=0)
-    weights = again.attention_layers()[again.architecture if kind != "encoder-decoder" else "cross"][0]
-    assert weights.attention_weights.shape[0] == len(given[0])
 
 
 def test_a_compiled_model_keeps_its_attention_too():
@@ -564,7 +539,7 @@ def test_an_odd_d_model_works():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: MultiHeadAttention(128, 7), "d_model=128 .* num_heads=7; choose e.g. num_heads=8"),
+        (lambda: MultiHeadAttention(128, 7), "d_model=128 is not divisible by num_heads=7;"),
         (lambda: MultiHeadAttention(128, 0), "num_heads=0 .* 1 or more"),
         (lambda: PositionalEncoding(8, positional="rotary"), "'rotary' is not a valid choice; choose from"),
         (lambda: PositionalEncoding(8, max_len=4)(X), "5 tokens exceed max_len=4; shorten"),
@@ -572,23 +547,23 @@ def test_an_odd_d_model_works():
         (lambda: FeedForward(8, 0), "d_ff=0 .* 1 or more"),
         (lambda: small_model(vocab_size=0), "vocab_size=0 .* 1 or more"),
         (lambda: small_model(num_layers=0), "num_layers=0 .* 1 or more"),
-        (lambda: small_model(dropout=1.0), "dropout=1.0 .* 0.1"),
+        (lambda: small_model(dropout=1.1), "dropout probability has to be between"),
         (lambda: small_model()(torch.tensor([[1, 20, 2]])), r"token id 20 .* 0 … 19; change it or"),
         (lambda: small_model()(torch.tensor([[1, -1, 2]])), r"token id -1 "),
         (lambda: small_model()(torch.tensor([1, 2])), r"shape \(2,\) .* \(batch, length\)"),
         (lambda: small_model()(torch.zeros(1, 2)), r"torch.float32; expected integers"),
         (lambda: generate(small_model(), TOKENS, 3), "an encoder predicts all tokens at once; .*"),
-        (lambda: generate(small_model(causal=True), TOKENS.clamp(min=5), 3), "begins without START"),
+        (lambda: generate(small_model(causal=True), TOKENS.clamp(min=5), 3), "does not begin with START"),
         (lambda: generate(small_model(causal=True), [[1, 5, 2]], 3), "tokens are a list; give torch.tensor"),
         (lambda: small_model()([[1, 5, 2]]), r"tokens are a list; give torch.tensor\("),
         (lambda: MultiHeadAttention(4, 2).attention_weights, "no attention weights yet; call the"),
-        (lambda: masked(torch.ones(3, 5)), "mask is of torch.float32; expected booleans, True = may attend"),
-        (lambda: masked(torch.ones(2, 5) > 0), r"\(2, 5\) does not broadcast to .* = \(2, 2, 3, 5\)"),
-        (lambda: masked(torch.ones(2, 3, 5, 1, 5) > 0), r"\(2, 3, 5, 1, 5\) does not broadcast"),
+        (lambda: masked(torch.ones(3, 5)), "mask is torch.float32 .*; expected booleans"),
+        (lambda: masked(torch.ones(2, 5) > 0), r"\(2, 5\); expected .* = \(2, 2, 3, 5\)"),
+        (lambda: masked(torch.ones(2, 3, 5, 1, 5) > 0), r"\(2, 3, 5, 1, 5\); expected"),
         (lambda: generate(small_model(causal=True), TOKENS, 0), "max_new_tokens=0 .* 1 or more"),
         (lambda: generate(small_model(causal=True), TOKENS[0], 3), r"shape \(5,\) .* \(batch, length\)"),
-        (lambda: generate(small_model(causal=True), TOKENS * 0, 3), "a row of source is empty"),
-        (lambda: generate(small_model(causal=True, max_len=4), TOKENS, 3), "prompt of 5 .* max_len=4"),
+        (lambda: generate(small_model(causal=True), TOKENS * 0, 3), "does not begin with START"),
+        (lambda: generate(small_model(causal=True, max_len=4), TOKENS, 3), "5 tokens .* max_len=4"),
         (lambda: small_model(max_len=4)(torch.ones(1, 5, dtype=torch.long)), "5 tokens .* max_len=4"),
         (lambda: small_model(norm_first="post"), "norm_first='post' is not a valid choice; choose from"),
         (lambda: small_model(causal="yes"), "causal='yes' is not a valid choice; choose from True, False"),
@@ -596,8 +571,8 @@ def test_an_odd_d_model_works():
         (lambda: small_model()(TOKENS > 0), "torch.bool; expected integers"),
         (lambda: generate(small_model(causal=True), TOKENS.flip(1), 3), "PAD .* before another token"),
         (lambda: generate(small_generator("encoder-decoder"), TOKENS.flip(1) % 8, 3), "PAD .* before"),
-        (lambda: generate(small_generator("encoder-decoder"), TOKENS[:, :0], 3), "a row of source is empty"),
-        (lambda: generate(small_generator("encoder-decoder"), TOKENS * 0, 3), "a row of source is empty"),
+        (lambda: generate(small_generator("encoder-decoder"), TOKENS[:, :0], 3), "does not begin with START"),
+        (lambda: generate(small_generator("encoder-decoder"), TOKENS * 0, 3), "does not begin with START"),
         (lambda: TransformerBlock(8, 2, 16, cross=True)(X), "cross=True: pass memory"),
         (lambda: TransformerBlock(8, 2, 16)(X, memory=X), "cross=False: pass memory"),
     ],
@@ -613,38 +588,15 @@ def test_parts_refuse_what_does_not_fit_and_name_the_fix(build, message):
 def test_the_guided_walk_follows_any_model(settings, capsys):
     walk(small_model(**settings), TOKENS)
     printed = capsys.readouterr().out
-    assert "(2, 2, 5, 5)" in printed and "block 1," in printed and "block 0" not in printed
-    assert ("block 2, same structure" in printed) == (settings.get("num_layers") != 1)
-    assert ("norm(x + attention(x))" in printed) == ("norm_first" in settings)
+    assert "(2, 5, 20)" in printed and printed.count("the residual stream") == settings.get("num_layers", 2)
+    model = small_model(**settings)
+    assert f"{sum(parameter.numel() for parameter in model.parameters()):,}\n" in printed
 
 
-def test_the_guided_walk_fails_when_the_model_does_something_else():
-    model = small_model()
-    model.forward = lambda tokens: torch.zeros(2, 5, 20)
-    with pytest.raises(SystemExit, match="do not reproduce"):
-        walk(model, TOKENS)
-
-
-def test_the_walk_a_student_keeps_checks_itself(monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["transformer.py"])
-    transformer.main()
-    printed = capsys.readouterr().out
-    exponentials = [math.exp(1), math.exp(0), math.exp(1)]
-    by_hand = "  ".join(f"{value / sum(exponentials):.3f}" for value in exponentials)
-    assert by_hand in printed and f"{'total':<60}   798,484" in printed
-    unscaled = lambda query, key, value: (value, (query @ key.T).softmax(dim=-1))  # noqa: E731
-    monkeypatch.setattr(transformer, "scaled_dot_product_attention", unscaled)
-    with pytest.raises(SystemExit, match="disagrees"):
-        transformer.attention_by_hand()
-
-
-def test_an_argument_that_is_not_there_is_refused_in_one_line_and_help_is_given(monkeypatch, capsys):
+def test_an_argument_that_is_not_there_is_refused_in_one_line(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["transformer.py", "--layers"])
     with pytest.raises(SystemExit) as ended:
         transformer.main()
     printed = capsys.readouterr()
     assert ended.value.code == 2 and printed.out == ""
-    assert printed.err == "error: unrecognised argument --layers; python transformer.py takes none\n"
-    monkeypatch.setattr("sys.argv", ["transformer.py", "--help"])
-    transformer.main()
-    assert "from scratch" in capsys.readouterr().out
+    assert printed.err == "error: python transformer.py takes no arguments\n"
