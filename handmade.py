@@ -175,7 +175,7 @@ def save_built(config: Config, model: nn.Module, purposes: dict[str, str], model
     row |= train.evaluate(model, source, target, thorough=True)
     checkpoint = {
         "config": asdict(config), "sample": sample_of(config, model), "history": [row],
-        "model": model.state_dict(), "known": {"purposes": purposes, "stream": STREAM},
+        "model": model.state_dict(), "purposes": purposes,
     }
     with only_writer(folder):
         train.save_weights(checkpoint, folder)

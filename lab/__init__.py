@@ -13,5 +13,6 @@
     animation.py        how attention forms during training
     weights.py          hand-built models, drawn
     live_page.py        explorer.html, assembled from page/ (HTML, CSS, JavaScript)
+    outputs.py          how files are named, saved and listed for the gallery
     gallery.py          index.html, which leads to all pictures and pages
 """

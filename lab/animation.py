@@ -153,8 +153,15 @@ def draw_film(film: Film, moments: list[int]) -> Figure:
     return figure
 
 
-def film_picture(view: View) -> Figure:
-    """Draw four moments of training."""
+def has_film(view: View) -> bool:
+    """Return whether training was recorded, by the current code."""
+    return view.record is not None and not view.run.changed
+
+
+def film_picture(view: View) -> Figure | None:
+    """Draw four moments of training, if it was recorded."""
+    if not has_film(view):
+        return None
     film = film_of(view)
     return draw_film(film, film.moments(early=3, late=2))
 
@@ -200,7 +207,9 @@ def film_frames(film: Film) -> list[Image.Image]:
 
 
 def save_film(view: View, path: Path) -> str:
-    """Write how attention forms, as an animation that plays once and takes at most 5 seconds."""
+    """Write how attention forms, if recorded, as an animation that plays once and takes at most 5 seconds."""
+    if not has_film(view):
+        return ""
     film, palette = film_of(view), film_palette()
     frames = film_frames(film)
     first, *others = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]

@@ -25,7 +25,6 @@ LOOK_FOR = {                                                # by the beginning o
     "training": "Find the step at which every sequence is correct.",
     "mistakes": "Look for a kind that is rare among the questions and frequent among the mistakes.",
     "film": "Look for the step at which the pattern appears, and whether accuracy rises with it.",
-    "weights": "Look at which part of the residual stream each matrix reads, and which it writes.",
     "beside_trained": "Compare the few heads the task needs with the many that training found.",
 }
 SIDE_BY_SIDE = "Compare the tasks: which tokens does each answer come from?"

@@ -20,9 +20,9 @@ from matplotlib.patheffects import withStroke
 from torch import Tensor
 
 from data import to_text
-from lab.heads import Head
+from lab.heads import Head, first_symbol, scores_of_query
 from lab.view import View
-from support.figure import WIDTH, new_picture, panel
+from support.figure import WIDTH, new_picture, panel, two_decimals
 
 MOST_KEYS = 16                                              # columns of numbers that fit side by side
 SEAMLESS = {"edgecolors": "face", "linewidth": 0.3, "antialiased": True}    # in svg and pdf also
@@ -170,3 +170,50 @@ def grid_picture(
         at += height + gap
     colour_bar(figure, WIDTH - 0.7, top + above, heights[0], quantity)
     return figure
+
+
+# ---------------------------------------------------------------- one row in numbers
+
+
+def instructive_query(view: View) -> int:
+    """Pick the query of the best head to show in numbers: neither uniform nor all on one key."""
+    kind, layer, index = view.best
+    weights, cells = view.reading.maps[kind][layer, index], view.cells
+    first, _ = first_symbol(view.run.architecture, kind, view.reading.length)
+    queries = cells.any(dim=1).nonzero().flatten().tolist()
+    return min(queries or range(min(first, len(weights) - 1), len(weights)), key=lambda query: (
+        view.outlined and not cells[query, weights[query].argmax()], abs(weights[query].max().item() - 0.75)
+    ))
+
+
+def number(value: float) -> str:
+    return f"{value:.0e}".replace("e-0", "e-") if 0 < value < 0.001 else f"{value:.3f}"
+
+
+def softmax_of_row(view: View, query: int) -> tuple[dict[str, list[str]], float]:
+    """Return the steps from scores to weights for one row of the best head, and the softmax denominator."""
+    kind, layer, index = view.best
+    weights = view.reading.maps[kind][layer, index, query]
+    weights = weights[: query + 1] if kind == "decoder" else weights        # it can attend to no others
+    size = view.run.config.d_model // view.run.config.num_heads
+    scores = scores_of_query(view.run.model, view.reading.given, view.best, query)[: len(weights)]
+    scaled = scores / math.sqrt(size)
+    powers = (scaled - scaled.max()).exp()
+    return {
+        "q·k": list(map(two_decimals, scores.tolist())),
+        f"x = q·k / √{size}": list(map(two_decimals, scaled.tolist())),
+        "e^(x − largest x)": [number(power) for power in powers.tolist()],
+        "weight": [number(weight) for weight in weights.tolist()],
+    }, powers.sum().item()
+
+
+def draw_table(table: Axes, rows: dict[str, list[str]], shown: Map, columns: int) -> None:
+    """Draw the steps from scores to weights as rows of numbers; the last row is coloured like the map."""
+    _, keys = shown.weights.shape
+    table.set(xlim=(0, columns), ylim=(len(rows), 0))
+    draw_map(table, shown, (0, len(rows) - 1, keys, 1))
+    for row, texts in enumerate(rows.values()):
+        for key, weight in enumerate(shown.weights[0]):
+            colour = None if row < len(rows) - 1 else "white" if weight < 0.6 else "black"
+            table.text(key + 0.5, row + 0.5, texts[key], ha="center", va="center", size=7, color=colour)
+    table.add_patch(Rectangle((0, 0), columns, len(rows), **FRAME))

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from data import to_text
 from lab import heads, maps
-from lab.view import View, how_to_read, is_learned, needs_no_attention, sample
+from lab.view import View, is_learned, needs_no_attention, sample
 from support.config import EVALUATION_BATCH, Config, setting_text
 from support.figure import SMALL, WIDTH, at_most, new_picture, panel, percent
 from support.runs import first_solved, open_checkpoint, runs_below
@@ -113,21 +113,6 @@ def lines_picture(views: list[list[View]]) -> Figure:
                 for y, name in (0, "answer"), (1, "question"):
                     axes.text(-0.05, y, name, ha="right", va="center", color="grey", size=8)
     return figure
-
-
-def comparison_picture(views: list[list[View]]) -> Figure:
-    """Draw the head of each run that attends most to the answers: rows are architectures, columns tasks."""
-    findings, rows = [], []
-    for row in views:
-        right = [f"{view.run.config.task} {percent(view.evidence.left((view.kind,)))}" for view in row]
-        kind = "cross-attention" if row[0].kind == "cross" else "attention"
-        findings.append(f"{row[0].model} without {kind}: {', '.join(right)} correct")
-        rows.append([maps.map_of(view, view.best, f"{view}\n{view.name(view.best)}") for view in row])
-    how = how_to_read(views[-1][-1], [row[0].kind for row in views])
-    numbers = "For each model, the head that attends most to the needed symbols."
-    return maps.grid_picture("; ".join(findings), numbers, (
-        f"{how} Accuracy: exact match after zero ablation on {sample(views[0][0].evidence.source)}."
-    ), rows)
 
 
 def runs_in(folders: list[Path]) -> Curves:

@@ -79,8 +79,8 @@ class View:
 
     @cached_property
     def mistakes(self) -> Answers | None:
-        """The answers to the test sequences; None if all are correct."""
-        return mistakes_of(self.run)
+        """The answers to the test sequences; None if all are correct, or were given by other code."""
+        return None if self.run.changed else mistakes_of(self.run)
 
     @cached_property
     def cells(self) -> Tensor:

@@ -11,16 +11,13 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 
 MOST_THREADS = 1_024
 
-_, _, backend = os.environ.get("MPLBACKEND", "").partition("module://")
-if backend and find_spec(backend.split(".")[0]) is None:    # exported by a notebook, in which it is installed
-    del os.environ["MPLBACKEND"]                            # importing matplotlib would fail
+os.environ["MPLBACKEND"] = "agg"                            # no window; a notebook may export another
 
 
 def nearest_option(option: str, options: list[str]) -> str | None:

@@ -64,7 +64,7 @@ def read_archive(path: Path) -> object:
 def only_writer(folder: Path) -> Iterator[None]:
     """Make this the only process writing to a folder, which is created. A lock never outlives its process.
 
-    If another process is writing there, raise an OSError.
+    If another process is writing there, raise BlockingIOError.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock = folder / ".lock"
@@ -77,4 +77,4 @@ def only_writer(folder: Path) -> Iterator[None]:
                     lock.unlink()
     except Timeout:
         reason = "another process is already writing there; wait for it to finish, or choose another folder"
-        raise OSError(errno.EBUSY, reason, str(folder)) from None
+        raise BlockingIOError(errno.EAGAIN, reason, str(folder)) from None

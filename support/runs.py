@@ -141,7 +141,6 @@ class Run:
     history: list[dict]
     folder: Path
     purposes: dict[str, str] = field(default_factory=dict)              # "layer 1, head 1": "finds END"
-    stream: dict[str, tuple[int, int]] = field(default_factory=dict)    # "WHAT": first feature, last + 1
     checkpoint: dict = field(default_factory=dict)          # as it was saved
     changed: str = ""                                       # how the code differs from the run's, if it does
 
@@ -220,7 +219,7 @@ def read_run(folder: Path, task: str, architecture: str, quiet: bool = False) ->
         raise ValueError(
             f"{path} was trained by a different version of transformer.py: {reason}; {UNDO}"
         ) from error
-    run = Run(model, config, checkpoint["history"], folder, **checkpoint.get("known", {}))
+    run = Run(model, config, checkpoint["history"], folder, checkpoint.get("purposes", {}))
     run.checkpoint = checkpoint
     run.changed = changed(config, model, checkpoint["sample"])
     if run.changed and not quiet:

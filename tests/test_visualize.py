@@ -35,8 +35,10 @@ import train
 import transformer
 import visualize
 from data import ARCHITECTURES, TASKS, Task
+from lab import maps
 from lab.ablation import NOTHING
 from lab.heads import heads_of, parts_of
+from lab.maps import number
 from lab.side_by_side import lines_picture
 from lab.view import look_at, price
 from lab.what_matters import influence_picture, lengths_picture
@@ -47,7 +49,7 @@ from support.figure import picture_style
 from support.record import extended, probe_of
 from support.runs import Run, run_folder
 from train import load_run
-from visualize import head_picture, layer_picture, model_picture, number
+from visualize import head_picture, layer_picture, model_picture
 
 NAMES = [
     "attention_head", "attention_layer", "attention_model", "influence", "ablation", "layers", "training",
@@ -101,7 +103,7 @@ def test_a_query_can_be_redone_from_the_numbers_shown(view):
     numpy.testing.assert_allclose(powers, numpy.exp(scaled - scaled.max()), atol=0.02)
     numpy.testing.assert_allclose(weights, powers / powers.sum(), atol=0.002)
     kind, layer, head = view.best
-    query = visualize.instructive_query(view)
+    query = maps.instructive_query(view)
     assert view.cells[query].any()
     row = view.reading.maps[kind][layer, head, query]
     numpy.testing.assert_allclose(weights, row[: len(weights)], atol=0.0006)
@@ -170,8 +172,7 @@ def pictures_of_view(view, several=1):
     """All pictures of one run, and comparisons as if there were several such runs."""
     with picture_style(letters=data.letters_in_names()):
         return {
-            name: picture(view) for name, picture in visualize.PICTURES.items()
-            if not visualize.says_nothing(name, view)
+            name: figure for name, picture in visualize.PICTURES.items() if (figure := picture(view))
         } | {
             "lengths": lengths_picture([view] * several),
             "lines": lines_picture([[view] * several] * several),
@@ -284,7 +285,7 @@ def test_without_options_the_runs_that_are_found_are_drawn_and_named(
     call_main(monkeypatch, "--models-dir", models, "--output-dir", output)
     written = {path.relative_to(output) for path in output.rglob("*.*")}
     assert written == pictures_of(["copy", "reverse"], ["encoder"], "png") | {
-        Path("copy_vs_reverse_encoder.png"), Path("copy_vs_reverse_encoder_maps.png")
+        Path("copy_vs_reverse_encoder.png")
     }
     printed = capsys.readouterr()
     assert printed.out.startswith("drawing copy, encoder; reverse, encoder\n")
@@ -517,7 +518,7 @@ def test_pictures_land_beside_the_run_without_a_display(models_dir, tmp_path):
         (["--task", "copy", "--sequence", *["5"] * 63], "65 tokens exceed max_len=64"),
         (["--task", "revers"], "invalid choice: 'revers'"),
         (["--architecture", "gpt"], "invalid choice: 'gpt'"),
-        (["--models-dir", "nowhere"], "no run found in nowhere; train it: python train.py"),
+        (["--models-dir", "nowhere"], "no run of copy or reverse found in nowhere; train it: python"),
         (["--task", "sort"], "train it: python train.py --task sort --architecture encoder encoder-decoder "),
         (["--format", "gif"], "invalid choice: 'gif'"),
         (["--compare", "a", "--task", "copy"], "--compare draws all runs in its folders; drop --task"),

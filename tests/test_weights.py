@@ -3,9 +3,8 @@
 import pytest
 from test_visualize import assert_readable, names_of, pictures_of_view, sentence_of
 
-from handmade import reversing_encoder
 from lab.view import look_at
-from lab.weights import beside_picture, weights_picture
+from lab.weights import beside_picture
 from support.figure import picture_style
 from train import load_run
 
@@ -17,7 +16,7 @@ def test_its_pictures_name_the_parts_and_stand_beside_those_of_a_trained_model(
 ):
     view = look_at(load_run(built, task, architecture), ["5", "7", "9"])
     pictures = pictures_of_view(view)
-    assert "weights" in pictures and not {"training", "film"} & pictures.keys()
+    assert not {"training", "film"} & pictures.keys()
     with picture_style():
         trained = look_at(load_run(models_dir, task, architecture), ["5", "7", "9"])
         pictures["beside"] = beside_picture(view, trained)
@@ -30,17 +29,3 @@ def test_its_pictures_name_the_parts_and_stand_beside_those_of_a_trained_model(
     for name, purpose in view.run.purposes.items():
         if "head" in name:
             assert f"{name} ({purpose})" in labels
-
-
-def test_the_weights_are_drawn_each_where_it_stands(built):
-    view = look_at(load_run(built, "reverse", "encoder"))
-    with picture_style():
-        figure = weights_picture(view)
-    shown = sum(len(points.get_offsets()) for axes in figure.axes for points in axes.collections)
-    model = reversing_encoder()[1]
-    expected = sum((x != 0).sum() for name, x in model.named_parameters() if "norm" not in name)
-    assert shown == expected and sentence_of(figure) == f"Only {expected} weights are non-zero"
-    query = figure.axes[-4].collections[0].get_offsets().tolist()           # of layer 2: MIRROR into WHERE
-    assert query == [[40.5 + place, 20.5 + place] for place in range(10)]
-    assert figure.axes[-4].get_title("left") == "query"
-    assert names_of(figure.axes[-4].get_xticklabels()) == ["WHAT", "WHERE", "LAST", "MIRROR", "ANSWER"]

@@ -1,0 +1,95 @@
+"""The files that visualize.py saves: how they are named, written and listed for the gallery."""
+
+import argparse
+import os
+import shlex
+import sys
+import traceback
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from urllib.parse import quote
+from zlib import crc32
+
+from matplotlib.figure import Figure
+from tqdm import tqdm
+
+from lab.view import View
+from support.figure import save_picture
+from support.files import first_line
+from support.runs import DEFAULT_FOLDER, Run, list_files
+
+
+def name_in_file(words: Iterable[str]) -> str:
+    """Turn words into part of a file name: 5 9 12 becomes 5-9-12. Encode or cut whatever does not fit."""
+    name = quote("-".join(" ".join(words).split()), safe="+")
+    return name if len(name) <= 80 else f"{name[:70]}-{crc32(name.encode()):08x}"
+
+
+def drawn_into(run: Run, options: argparse.Namespace) -> Path:
+    """Return the folder of a run's pictures."""
+    return options.output_dir / run.folder.relative_to(options.models_dir)
+
+
+@dataclass
+class Output:
+    """A file to save: the folders of the runs it shows, and what writes it and returns its title."""
+
+    path: Path
+    runs: list[Path]
+    write: Callable[[Path], str]
+
+
+def save(draw: Callable[[], Figure | None], path: Path) -> str:
+    """Draw and save a picture, if there is anything to see; return its title."""
+    if (figure := draw()) is None:
+        return ""
+    save_picture(figure, path)
+    return figure.get_suptitle().replace("\n", " ")
+
+
+def picture(path: Path, views: list[View], draw: Callable[..., Figure | None], drawn: object) -> Output:
+    """Return the picture draw(drawn), which shows the runs of these views."""
+    return Output(path, [view.run.folder for view in views], partial(save, partial(draw, drawn)))
+
+
+def command_of(options: argparse.Namespace) -> str:
+    """Return the command with these options."""
+    words = ["python", "visualize.py"]
+    for name in "task", "architecture", "sequence", "compare":
+        if values := getattr(options, name):
+            words += [f"--{name}", *map(str, values)]
+    if options.format != "png":
+        words += ["--format", options.format]
+    if options.dark:
+        words.append("--dark")
+    if options.models_dir != DEFAULT_FOLDER:
+        words += ["--models-dir", str(options.models_dir)]
+    if options.output_dir != options.models_dir:
+        words += ["--output-dir", str(options.output_dir)]
+    return shlex.join(words)
+
+
+def save_all(outputs: Iterable[Output], options: argparse.Namespace) -> list[Path]:
+    """Save the outputs, print the title of each and list them for the gallery; return those that failed."""
+    saved, failed = {}, []
+    for output in outputs:
+        try:
+            title = output.write(output.path)
+        except OSError:                                     # a full disk would spoil all the others as well
+            raise
+        except Exception as error:                          # a bug of ours, or of the reader's own code
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            place = f"{Path(frame.filename).name}, line {frame.lineno}"
+            reason = f"{type(error).__name__}: {first_line(error)} ({place})"
+            tqdm.write(f"error: {output.path} is missing: {reason}", file=sys.stderr)
+            failed.append(output.path)
+            continue
+        if title:
+            tqdm.write(f"{output.path}: {title}", file=sys.stdout)
+        if output.path.is_file():
+            runs = [Path(os.path.relpath(run, options.output_dir)).as_posix() for run in output.runs]
+            saved[output.path] = {"runs": runs, "title": title, "command": command_of(options)}
+    list_files(options.output_dir, saved)
+    return failed
