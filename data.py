@@ -1,16 +1,14 @@
 """Sequence tasks with exactly known answers, so that every mistake a model makes can be seen.
 
 A sequence is [START, content …, END], padded with PAD. A task is a `Task` object: a function from questions
-to answers, plus anything else specific to it. `TASKS` names six: copy, reverse, sort, double, add and
-complete. Every draw generates fresh sequences. A sequence's content alone determines its split, so training
-never sees a test sequence. `python data.py` prints examples and the sizes of the splits; `python data.py
---task NAME` checks a task.
+to answers, plus anything else specific to it. Every draw generates fresh sequences. A sequence's content
+alone determines its split, so training never sees a test sequence. `python data.py` prints examples and the
+sizes of the splits; `python data.py --task NAME` checks a task.
 
 Shapes: N sequences, L symbols of content in each, A symbols in each answer, S = longest content + 2 for START
-and END. Functions take their arguments in the order task, split, length, vocab_size, as needed.
+and END.
 """
 
-import re
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -22,24 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from support.console import add_choice, fail, new_parser, parse_options, run_script
+from support import console, puzzles
 from support.files import first_line
-from support.puzzles import (
-    MASK,
-    PLUS,
-    ZERO,
-    add,
-    complete,
-    count_carries,
-    count_clues,
-    count_repeats,
-    has_one_completion,
-    is_sum,
-    propose_patterns,
-    propose_sums,
-    uniform_symbols,
-    visible_copies,
-)
+from support.puzzles import MASK, PLUS, ZERO
 from transformer import END, PAD, START, check_known
 
 FIRST_SYMBOL = 4                                            # content symbols are 4 … vocab_size − 1
@@ -60,19 +43,18 @@ def every_question(content: Tensor) -> Tensor:
 class Task:
     """Everything specific to a task. Only the answer is required: `Task(sort)` is a complete task.
 
-    `answer` maps a batch of questions (N, L) to answers (N, A), where A depends only on L. It is called only
-    with valid questions, and never with an empty batch. Each answer must depend only on its own question, so
-    specify the dimension: content.roll(1, dims=1), not content.roll(1).
+    `answer` maps a batch of valid questions (N, L), never an empty one, to answers (N, A); A depends only on
+    L. Each must depend only on its own question: content.roll(1, dims=1), not content.roll(1).
     """
 
     answer: Callable[[Tensor], Tensor]
     symbols: range | None = None                            # in questions; None: 4 … vocab_size − 1
     gaps: bool = False                                      # whether questions may contain MASK
-    propose: Callable[[range, int, int, torch.Generator], Tensor] = uniform_symbols     # same signature
+    propose: Callable[[range, int, int, torch.Generator], Tensor] = puzzles.uniform_symbols
     is_valid: Callable[[Tensor], Tensor] = every_question   # whether each row (N, L) is valid, (N,)
     names: dict[int, str] = field(default_factory=dict)     # of tokens not shown by number
     form: str = "other symbols"                             # completes the error hint "write …"
-    kinds: Callable[[Tensor], dict[str, Tensor]] | None = None          # of questions, see count_repeats
+    kinds: Callable[[Tensor], dict[str, Tensor]] | None = None          # of questions, as count_repeats
     settings: dict = field(default_factory=dict)            # best Config values; see support/config.py
     depends_on: Callable[[Tensor], Tensor] | None = None    # (N, L) → (N, A, L); None: see `dependence`
 
@@ -101,44 +83,35 @@ def double(content: Tensor) -> Tensor:
 TASKS = {
     "copy": Task(copy),
     "reverse": Task(reverse),
-    "sort": Task(sort, kinds=count_repeats, settings={"epochs": 300, "oversample": 1.0}),
+    "sort": Task(sort, kinds=puzzles.count_repeats, settings={"epochs": 300, "oversample": 1.0}),
     "double": Task(double, settings={"epochs": 100}),
     "add": Task(
-        add, symbols=range(ZERO, PLUS + 1), propose=propose_sums, is_valid=is_sum,
+        puzzles.add, symbols=range(ZERO, PLUS + 1), propose=puzzles.propose_sums, is_valid=puzzles.is_sum,
         names={ZERO + digit: str(digit) for digit in range(10)} | {PLUS: "+"},
         form="two numbers with the same number of digits, as in 4 2 + 1 9",
-        kinds=count_carries,
+        kinds=puzzles.count_carries,
         settings={
             "epochs": 400, "embedding_std": 1.0, "position_base": 10_000.0, "oversample": 1.0,
             "decoder": {"oversample": 0.75},
         },
     ),
     "complete": Task(
-        complete, gaps=True, propose=propose_patterns, is_valid=has_one_completion,
+        puzzles.complete, gaps=True, propose=puzzles.propose_patterns, is_valid=puzzles.has_one_completion,
         form="a repeating pattern with gaps that can be filled in only one way, as in 5 _ 5 7",
-        kinds=count_clues,
+        kinds=puzzles.count_clues,
         settings={
             "epochs": 400, "positional": "learned", "embedding_std": 0.5, "oversample": 1.0,
             "encoder": {"norm_first": False, "embedding_std": 0.25}, "decoder": {"oversample": 0.75},
         },
-        depends_on=visible_copies,                          # replacing one copy usually breaks the pattern
+        depends_on=puzzles.visible_copies,                  # replacing one copy usually breaks the pattern
     ),
 }
-
-
-# ---------------------------------------------------------------- text, and calls to a task's own functions
 
 
 def token_name(token: int, task: str = "copy") -> str:
     """Return the name of a token: its own, or else its number."""
     names = {PAD: "PAD", START: "START", END: "END", MASK: "_"} | TASKS[task].names
     return names.get(token, str(token))
-
-
-def letters_in_names() -> str:
-    """Return the non-ASCII letters in the names of all tasks and tokens, for which pictures need a font."""
-    names = [*TASKS, *(name for task in TASKS.values() for name in task.names.values())]
-    return "".join(sorted({letter for name in names for letter in name if not letter.isascii()}))
 
 
 def to_text(tokens: Tensor, task: str = "copy") -> str:
@@ -174,8 +147,7 @@ def symbols_of(task: str, vocab_size: int) -> range:
 
 def alphabet(task: str, vocab_size: int) -> list[int]:
     """Return all tokens that may occur in a question."""
-    gap = [MASK] if TASKS[task].gaps else []
-    return gap + list(symbols_of(task, vocab_size))
+    return [*([MASK] if TASKS[task].gaps else []), *symbols_of(task, vocab_size)]
 
 
 def every_content(tokens: list[int] | range, length: int) -> Tensor:
@@ -188,11 +160,6 @@ def in_split(split: str, contents: Tensor) -> Tensor:
     return contents[split_of(contents) == SPLITS.index(split)]
 
 
-def can_be_listed(task: str, length: int, vocab_size: int) -> bool:
-    """Return whether there are few enough contents of this length to list them all."""
-    return len(alphabet(task, vocab_size)) ** length <= SMALL_POOL
-
-
 def propose(task: str, count: int, length: int, vocab_size: int, generator: torch.Generator) -> Tensor:
     """Propose about count questions of the task, and return the valid ones (N, length)."""
     contents = TASKS[task].propose(symbols_of(task, vocab_size), count, length, generator)
@@ -200,26 +167,26 @@ def propose(task: str, count: int, length: int, vocab_size: int, generator: torc
 
 
 @cache
-def search(entry: Task, task: str, length: int, vocab_size: int) -> tuple[Tensor, bool]:
-    """Return valid questions (N, length), and whether every split has enough of them to draw from.
+def search(entry: Task, task: str, length: int, vocab_size: int) -> tuple[Tensor, bool, bool]:
+    """Return valid questions (N, length), whether these are all, and whether every split has enough.
 
-    If they can be listed, these are all there are. Otherwise, up to PROPOSALS questions are proposed. The
-    entry of TASKS is an argument so that the cache notices a change.
+    Unless there are few enough contents to list them all, up to PROPOSALS are proposed. The entry of TASKS is
+    an argument so that the cache notices a change.
     """
-    if can_be_listed(task, length, vocab_size):
-        found, enough = every_content(alphabet(task, vocab_size), length), 1
-        found = found[entry.is_valid(found)]
-        return found, len(split_of(found).unique()) == len(SPLITS)
+    if len(alphabet(task, vocab_size)) ** length <= SMALL_POOL:
+        contents = every_content(alphabet(task, vocab_size), length)
+        found = contents[entry.is_valid(contents)]
+        return found, True, len(split_of(found).unique()) == len(SPLITS)
     found, generator = torch.empty(0, length, dtype=torch.int64), torch.Generator().manual_seed(0)
     for count in 200, PROPOSALS:                            # the first 200 usually suffice
         found = torch.cat([found, propose(task, count, length, vocab_size, generator)])
         if enough := bool((split_of(found).bincount(minlength=len(SPLITS)) >= ENOUGH).all()):
             break
-    return found[:10], enough
+    return found[:10], False, enough
 
 
 def some_questions(task: str, length: int, vocab_size: int) -> Tensor:
-    """Return valid questions (N, length) from all splits: every one if they can be listed, else a few."""
+    """Return valid questions (N, length) of all splits: every one if they can be listed, else a few."""
     return search(TASKS[task], task, length, vocab_size)[0]
 
 
@@ -227,10 +194,11 @@ def draw_contents(
     task: str, split: str, length: int, vocab_size: int, count: int, generator: torch.Generator
 ) -> Tensor:
     """Draw count valid questions (count, length) of the split, with repetition."""
-    if can_be_listed(task, length, vocab_size):
-        pool = in_split(split, some_questions(task, length, vocab_size))
+    found, are_all, _ = search(TASKS[task], task, length, vocab_size)
+    if are_all:
+        pool = in_split(split, found)
         return pool[torch.randint(len(pool), (count,), generator=generator)]
-    drawn = torch.empty(0, length, dtype=torch.int64)
+    drawn = found[:0]
     while len(drawn) < count:                               # the smallest split holds one sequence in ten
         asked = 10 * (count - len(drawn)) + 10
         drawn = torch.cat([drawn, in_split(split, propose(task, asked, length, vocab_size, generator))])
@@ -244,23 +212,20 @@ def usable_lengths(task: str, seq_len: int, vocab_size: int, fixed_length: bool 
         raise ValueError(f"vocab_size={vocab_size} is too small for {task}; choose {needed} or more")
     lengths = [
         length for length in ([seq_len] if fixed_length else range(1, seq_len + 1))
-        if search(TASKS[task], task, length, vocab_size)[1]
+        if search(TASKS[task], task, length, vocab_size)[2]
     ]
     if not lengths:
-        length = f"length {seq_len}" if fixed_length else f"at most seq_len={seq_len} symbols"
-        raise ValueError(
-            f"with vocab_size={vocab_size}, {task} has too few questions of {length}; change one of them"
-        )
+        few = f"{task} has too few questions of length {seq_len if fixed_length else f'1 … {seq_len}'}"
+        raise ValueError(f"{few} with vocab_size={vocab_size}; change --seq-len or --vocab-size")
     return lengths
 
 
 def missing_text(task: str, seq_len: int = 8, vocab_size: int = 20, fixed_length: bool = False) -> str:
     """Name the lengths that are left out, because not every split has such questions; "" if none are."""
     lengths = usable_lengths(task, seq_len, vocab_size, fixed_length)
-    missing = [str(length) for length in range(1, seq_len + 1) if length not in lengths]
-    if fixed_length or not missing:
-        return ""
-    return f"no questions of length {', '.join(missing)}: too few are valid to fill every split"
+    missing = ", ".join(str(length) for length in range(1, seq_len + 1) if length not in lengths)
+    text = f"no questions of length {missing}: too few are valid to fill every split"
+    return text if missing and not fixed_length else ""
 
 
 def answer_length(task: str, length: int, vocab_size: int) -> int:
@@ -277,32 +242,6 @@ def add_start_end(content: Tensor, width: int) -> Tensor:
     return sequence
 
 
-def kinds_of(task: str, source: Tensor) -> dict[str, Tensor]:
-    """Return each question's length in source (N, S), and any other kinds the task defines, each (N,)."""
-    lengths = (source != PAD).sum(dim=1) - 2                # without START and END
-    kinds = {"length": lengths}
-    if TASKS[task].kinds:
-        for length in lengths.unique().tolist():
-            rows = lengths == length
-            for name, values in TASKS[task].kinds(source[rows, 1 : length + 1]).items():
-                kinds.setdefault(name, torch.zeros_like(lengths))[rows] = values
-    return kinds
-
-
-def pick_rare(
-    kinds: dict[str, Tensor], count: int, oversample: float, generator: torch.Generator
-) -> Tensor:
-    """Sample indices (count,) of questions with these kinds, each (N,), favouring rare kinds.
-
-    In a fraction oversample of the sample, all kinds are equally frequent, as far as supply allows. The rest
-    keep the natural frequencies, so that the model does not forget common kinds.
-    """
-    kind = torch.stack(list(kinds.values()), dim=1)
-    _, number, frequency = kind.unique(dim=0, return_inverse=True, return_counts=True)
-    equally = len(kind) / len(frequency) / frequency.double()           # the weight that makes kinds equal
-    return torch.multinomial((1 - oversample + oversample * equally)[number], count, generator=generator)
-
-
 def draw(
     task: str, count: int, generator: torch.Generator, split: str = "train",
     seq_len: int = 8, vocab_size: int = 20, fixed_length: bool = False, oversample: float = 0.0,
@@ -310,8 +249,7 @@ def draw(
     """Generate fresh sequences of a task: source (N, S) and target (N, T), as wide as the longest requires.
 
     Lengths are uniform in 1 … seq_len, or always seq_len with fixed_length; those with too few questions are
-    left out. With oversample, sequences are picked from POOL times as many (see pick_rare). Raises ValueError
-    for an unknown task or split, or for sizes that leave nothing to draw.
+    left out. With oversample, sequences are picked from POOL times as many (see puzzles.pick_rare).
     """
     check_known(TASKS, task=task)
     check_known(SPLITS, split=split)
@@ -320,7 +258,8 @@ def draw(
         parts = []
         for rows in torch.arange(count).split(MOST_PICKED):
             source, target = draw(task, POOL * len(rows), generator, split, *sizes)
-            picked = pick_rare(kinds_of(task, source), len(rows), oversample, generator)
+            kinds = puzzles.kinds_of(TASKS[task].kinds, source)
+            picked = puzzles.pick_rare(kinds, len(rows), oversample, generator)
             parts.append((source[picked], target[picked]))
         return tuple(map(torch.cat, zip(*parts, strict=True)))
     lengths = usable_lengths(task, *sizes)
@@ -347,8 +286,7 @@ def arrange(architecture: str, source: Tensor, target: Tensor) -> tuple[tuple[Te
         encoder-decoder   source, and answer prefix     S 5 7 E   and   S 7 5       7 5 E
 
     Generating models are thus teacher-forced: they predict the next token after every prefix of the correct
-    answer. An encoder writes its answer at the input positions, so a source shorter than its answer is
-    extended with MASK ("write here").
+    answer. An encoder whose source is shorter than its answer gets MASK ("write here") after it.
     """
     if architecture == "encoder":
         missing = target.size(1) - source.size(1)
@@ -361,11 +299,6 @@ def arrange(architecture: str, source: Tensor, target: Tensor) -> tuple[tuple[Te
     sequence = sequence.gather(1, order)
     prompt = torch.arange(sequence.size(1), device=source.device) < (source != PAD).sum(dim=1, keepdim=True)
     return (sequence[:, :-1],), sequence.masked_fill(prompt, PAD)[:, 1:]
-
-
-def is_content(tokens: Tensor) -> Tensor:
-    """Return which tokens are neither START, END nor PAD; the same shape, boolean."""
-    return (tokens != START) & (tokens != END) & (tokens != PAD)
 
 
 def is_scored(target: Tensor) -> Tensor:
@@ -388,22 +321,12 @@ def exact_match(prediction: Tensor, target: Tensor) -> float:
     return all_right(prediction, target).double().mean().item()
 
 
-def different_rows(given: tuple[Tensor, ...], to_say: Tensor) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
-    """Return the distinct rows of inputs and targets, and each original row's index among them (N,)."""
-    widths = [tokens.size(1) for tokens in given]
-    different, place = torch.cat([*given, to_say], dim=1).unique(dim=0, return_inverse=True)
-    return different[:, : sum(widths)].split(widths, dim=1), different[:, sum(widths) :], place
-
-
 def batches(given: tuple[Tensor, ...], size: int) -> Iterator[tuple[Tensor, list[Tensor]]]:
     """Yield batches of up to size row indices (n,) and their trimmed inputs, longest rows first."""
     order = sum((tokens != PAD).sum(dim=1) for tokens in given).argsort(descending=True, stable=True)
     for rows in order.split(size):
         if len(rows):
             yield rows, [tokens[rows, : (tokens[rows] != PAD).sum(dim=1).max()] for tokens in given]
-
-
-# ---------------------------------------------------------------- questions typed by a reader
 
 
 def to_content(words: list[str], task: str, vocab_size: int = 20) -> Tensor:
@@ -425,9 +348,6 @@ def to_content(words: list[str], task: str, vocab_size: int = 20) -> Tensor:
         question = " ".join(names) or "an empty sequence"
         raise ValueError(f"{question} is not a valid question for {task}; write {TASKS[task].form}")
     return content
-
-
-# ---------------------------------------------------------------- checking a task
 
 
 def check_answers(task: str, content: Tensor, vocab_size: int) -> Tensor:
@@ -490,16 +410,14 @@ def task_names() -> list[str]:
     for name, task in TASKS.items():
         if not isinstance(task, Task):
             function = getattr(task, "__name__", "…")
-            fail(f'TASKS["{name}"] is {function}, not a Task; write "{name}": Task({function})')
-        if not re.fullmatch(r"[\w-]+", name):
-            fail(f"task name {name!r} is not a valid folder name; use letters, digits, _ and -")
+            console.fail(f'TASKS["{name}"] is {function}, not a Task; write "{name}": Task({function})')
     return list(TASKS)
 
 
 def print_examples(task: str) -> None:
     """Check the task and print examples drawn in one batch, as for training."""
-    names = "seq_len", "vocab_size", "fixed_length"
-    sizes = {name: value for name, value in TASKS[task].settings.items() if name in names}
+    own = TASKS[task].settings
+    sizes = {name: own[name] for name in ("seq_len", "vocab_size", "fixed_length") if name in own}
     check_task(task, **sizes)
     print(f"{task}:")
     if missing := missing_text(task, **sizes):
@@ -508,41 +426,22 @@ def print_examples(task: str) -> None:
         print(f"  {to_text(source, task):<40}→ {to_text(target, task)}")
 
 
-def print_arranged(task: str) -> None:
-    print(f"\n{task}, as each architecture sees it (PAD: not scored; _: answer goes here):")
-    content = torch.tensor([[5, 7, 9]])
-    answer = TASKS[task].answer(content)
-    source, target = add_start_end(content, 5), add_start_end(answer, answer.size(1) + 2)
-    for architecture in ARCHITECTURES:
-        given, to_say = arrange(architecture, source, target)
-        for name, tokens in *(("input", part) for part in given), ("target", to_say):
-            print(f"  {architecture:<17}{name:<8}" + "".join(f"{to_text(token):>6}" for token in tokens.T))
-
-
 def main() -> None:
-    parser = new_parser(
-        "Check each task, then print example questions and the sizes of the splits.",
-        "python data.py --task add complete",
-    )
-    add_choice(parser, "--task", task_names())
-    options = parse_options(parser)
-    tasks = options.task or list(TASKS)
+    parser = console.new_parser("Check each task and print example questions.", "python data.py --task add")
+    console.add_choice(parser, "--task", task_names())
+    options = console.parse_options(parser)
     try:
-        for task in tasks:
+        for task in options.task or TASKS:
             print_examples(task)
     except ValueError as error:
-        fail(str(error))
-    if options.task:
-        return
-    print_arranged("reverse")
-    print_arranged("double")
-    print("\nNumber of sequences in each split, for the 16 symbols 4 … 19:")
-    print("  length" + "".join(f"{split:>12}" for split in SPLITS))
-    for length in range(1, 6):
-        contents = every_content(symbols_of("copy", 20), length)
-        sizes = [len(in_split(split, contents)) for split in SPLITS]
-        print(f"  {length:>6}" + "".join(f"{size:>12,}" for size in sizes))
+        console.fail(str(error))
+    if not options.task:
+        print("\nNumber of sequences in each split, for the 16 symbols 4 … 19:")
+        print("  length" + "".join(f"{split:>12}" for split in SPLITS))
+        for length in range(1, 6):
+            sizes = split_of(every_content(symbols_of("copy", 20), length)).bincount().tolist()
+            print(f"  {length:>6}" + "".join(f"{size:>12,}" for size in sizes))
 
 
 if __name__ == "__main__":
-    run_script(main)
+    console.run_script(main)

@@ -37,8 +37,6 @@ from transformer import PAD, check_positive, evaluating, generate, unwrapped
 WARM_UP_STEPS = 15
 BETAS = (0.85, 0.99)                                        # decay rates of Adam's two moment estimates
 CLIP_NORM = 0.5                                             # maximum gradient norm
-RESUME = "run the same command with --resume to continue"
-LESS_MEMORY = "try --accumulate 4, or a smaller --batch-size or --seq-len"
 
 
 def loss_of(logits: Tensor, target: Tensor) -> Tensor:
@@ -158,7 +156,8 @@ def predict(model: nn.Module, source: Tensor, target: Tensor) -> Tensor:
     Duplicate questions are answered once.
     """
     device = next(model.parameters()).device
-    (source,), target, place = data.different_rows((source,), target)
+    both, place = torch.cat([source, target], dim=1).unique(dim=0, return_inverse=True)
+    source, target = both[:, : source.size(1)], both[:, source.size(1) :]
     with evaluating(model) as model:
         inputs, targets = data.arrange(model.architecture, source, target)
         predictions = torch.full_like(targets, PAD)
@@ -275,21 +274,16 @@ def save_weights(checkpoint: dict, folder: Path, attention: record.Record | None
     return runs.remove_stale(folder.parents[1], folder)
 
 
-def save_test(
-    config: Config, model: nn.Module, history: list[dict], folder: Path
-) -> tuple[dict, report.Answers]:
-    """Run the test; save history.csv, training.png if the model was trained and, last, metrics.json.
-
-    Return the metrics and the answers.
-    """
+def save_test(config: Config, model: nn.Module, history: list[dict], folder: Path) -> report.Answers:
+    """Run and return the test; save history.csv, training.png if the model was trained, and metrics.json."""
     answers = take_test(config, model)
     metrics = runs.metrics_of(config, model, history, answers.target, answers.prediction)
     runs.save_table(history, folder / "history.csv")
     if metrics["steps"]:
-        with picture_style(letters=data.letters_in_names()):
+        with picture_style():
             save_picture(training_picture(config, history), folder / "training.png")
-    runs.write_json(metrics, folder / "metrics.json")
-    return metrics, answers
+    runs.write_json(metrics, folder / "metrics.json")                   # last: then the run is finished
+    return answers
 
 
 # ---------------------------------------------------------------- command line
@@ -307,8 +301,7 @@ def parse() -> argparse.Namespace:
     console.add_choice(parser, "--architecture", data.ARCHITECTURES, runs.DEFAULT_ARCHITECTURES)
     settings.add_settings(parser)
     option = parser.add_argument
-    devices = ["auto", "cpu", "cuda", "mps"]
-    option("--device", choices=devices, default="auto",
+    option("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto",
            help="device to train on (default: auto, which picks a GPU if available)")
     option("--threads", type=int, default=None, metavar="N",
            help="number of CPU threads (default: OMP_NUM_THREADS if set, otherwise 1)")
@@ -371,8 +364,7 @@ def train_and_save(
 ) -> dict | None:
     """Train with a progress bar and occasional sample answers; save everything; return the metrics.
 
-    With several processes, only the first saves and returns anything. If training stops early, one line
-    reports why and what has been saved.
+    With several processes, only the first saves and returns anything.
     """
     drawn = config.draw(100, fixed_generator("examples"), "validation")
     middling_and_longest = data.is_scored(drawn[1]).sum(dim=1).argsort()[[50, -1]]
@@ -405,29 +397,15 @@ def train_and_save(
                 tqdm.write(line, file=sys.stdout)
         if distributed.RANK > 0:
             return None
-        metrics, answers = save_test(config, model, state["history"], folder)
-    except (KeyboardInterrupt, SystemExit):                 # Ctrl-C, SIGTERM
-        print(f"interrupted: {report.saved_text(config, done, folder)}; {RESUME}", file=sys.stderr)
-        raise
-    except FloatingPointError as error:                     # the same command would fail again here
-        console.fail(f"{error}; {report.saved_text(config, done, folder)}")
-    except OSError as error:                                # e.g. a full disk
-        reason = f"{error.strerror or error}; {report.saved_text(config, done, folder)}; {RESUME}"
-        raise OSError(error.errno, reason, error.filename) from error
-    except (MemoryError, RuntimeError) as error:
-        saved = report.saved_text(config, done, folder)
-        if distributed.is_left_alone(error):
-            console.fail(f"another process has died; {saved}; {RESUME}")
-        if files.is_out_of_memory(error):
-            console.fail(f"{files.first_line(error)}; {LESS_MEMORY}; {saved}")
-        if how.get("amp") or how.get("compiled"):            # not every machine supports them
-            console.fail(f"{files.first_line(error)}; drop --amp and --compile; {saved}")
-        raise
+        answers = save_test(config, model, state["history"], folder)
+    except BaseException as error:
+        report.stop(error, config, done, folder)
+        raise                                               # a bug
     finally:
         bar.close()
     if not quiet and answers.wrong.any():
         report.print_mistakes(answers, row)
-    return metrics
+    return runs.read_metrics(folder)
 
 
 def train_all(options: argparse.Namespace) -> None:
@@ -450,10 +428,10 @@ def train_all(options: argparse.Namespace) -> None:
             folder = runs.run_folder(options.output_dir, *run)
             with files.only_writer(folder) if distributed.RANK == 0 else nullcontext():
                 config, checkpoint, finished = distributed.from_first(lambda run=run: plan(*run, options))
-                if finished:
-                    print(f"{config.name}: already finished ({config.epochs} epochs)")
-                else:
+                if not finished:
                     results.append(train_and_save(config, device, folder, options.quiet, checkpoint, **how))
+                elif distributed.RANK == 0:
+                    print(f"{config.name}: already finished ({config.epochs} epochs)")
     if distributed.RANK > 0:
         return
     if results:

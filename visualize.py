@@ -406,7 +406,7 @@ def draw_curves(options: argparse.Namespace) -> list[Path]:
 def main() -> None:
     options, problems = parse(), []
     console.set_threads(None)                               # as for training
-    with ExitStack() as locks, picture_style(options.dark, data.letters_in_names()):
+    with ExitStack() as locks, picture_style(options.dark):
         if options.compare:
             failed = draw_curves(options)
         else:

@@ -6,7 +6,7 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import Tensor, nn
 
-from data import batches, different_rows, is_scored
+from data import batches, is_scored
 from lab.heads import SEQUENCES, Head, Part, attention_at, heads_of, inputs_and_outputs, unseen_sequences
 from support.config import EVALUATION_BATCH
 from support.runs import Run
@@ -73,7 +73,6 @@ def margins_without(
     This also scores generating models: greedy decoding is correct exactly if every teacher-forced step is.
     """
     _, given, to_say = unseen_sequences(run, count=count)
-    given, to_say, place = different_rows(given, to_say)
     result = torch.full((len(cuts), *to_say.shape), torch.inf, dtype=torch.float32)
     with evaluating(run.model) as model:
         for rows, short in batches(given, EVALUATION_BATCH):
@@ -81,7 +80,7 @@ def margins_without(
             for number, parts in enumerate(cuts):
                 with ablated(model, *parts, replacement=replacement):
                     result[number, rows, :length] = margins(model(*short), to_say[rows, :length])
-    return result[:, place]
+    return result
 
 
 def is_right(margins: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from data import TASKS, alphabet, is_content, token_name
+from data import END, TASKS, alphabet, token_name
 from lab import ablation, heads
 from lab.evidence import Evidence, answer_lengths
 from support.config import TEST_SEQUENCES, tests_text, title_of
@@ -63,7 +63,7 @@ def examples(run: Run, lengths: dict[int, int]) -> list[list]:
 
 def with_answers(task: str, source: Tensor) -> list[list[list[int]]]:
     """Return the content of each row of source (N, S) and its correct answer."""
-    contents = [row[is_content(row)] for row in source]
+    contents = [row[row > END] for row in source]           # PAD, START and END are the smallest
     return [[content.tolist(), TASKS[task].answer(content[None])[0].tolist()] for content in contents]
 
 

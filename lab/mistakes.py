@@ -8,9 +8,10 @@ import numpy
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from data import TASKS, kinds_of
+from data import TASKS
 from support.config import Config, title_of
 from support.figure import MARGIN, WIDTH, new_picture, panel, percent
+from support.puzzles import kinds_of
 from support.report import Answers
 from support.runs import Run, read_metrics
 from train import take_test
@@ -30,7 +31,7 @@ def mistakes_of(run: Run) -> Answers | None:
 def by_kind(answers: Answers) -> list[dict]:
     """Count how often each kind occurs among the questions and the mistakes, in numbers and fractions."""
     rows, wrong, different = [], answers.wrong, answers.different_mistakes()
-    for kind, values in kinds_of(answers.config.task, answers.source).items():
+    for kind, values in kinds_of(TASKS[answers.config.task].kinds, answers.source).items():
         for value in values.unique().tolist():
             is_kind = values == value
             mistakes = int(is_kind[wrong].sum())

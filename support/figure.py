@@ -2,18 +2,16 @@
 
 import logging
 import math
-import sys
 import textwrap
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from functools import cache
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import matplotlib.style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.font_manager import fontManager, get_font
+from matplotlib.font_manager import fontManager
 
 from support.files import replacing
 
@@ -24,6 +22,10 @@ STYLE = {                                                   # the same input giv
     "text.parse_math": False,                               # … and a $ in a token's name is no formula
     "font.size": 9, "axes.titlesize": 9, "axes.spines.top": False, "axes.spines.right": False,
 }
+FALLBACKS = (                                               # for letters that DejaVu Sans lacks
+    "Noto Sans CJK SC", "Microsoft YaHei", "PingFang SC", "Hiragino Sans", "Malgun Gothic",
+    "WenQuanYi Zen Hei", "Arial Unicode MS", "Segoe UI Emoji", "Noto Sans Devanagari",
+)
 LIGHT = {"text.color": "#1f2328", "grid.color": "#59636e", "lines.color": "#0969da"}
 DARK = {"text.color": "#f0f6fc", "grid.color": "#9198a1", "lines.color": "#58a6ff"}
 DARK |= dict.fromkeys(["figure.facecolor", "axes.facecolor", "savefig.facecolor"], "#0d1117")     # GitHub's
@@ -41,41 +43,21 @@ def at_most(share: float) -> str:
     return f"{math.ceil(round(100 * share, 6))}%"
 
 
-@cache
-def families(letters: str) -> list[str]:
-    """Return font families for these letters: matplotlib's own, then others for the missing letters."""
-    chosen, own, missing = ["sans-serif"], "DejaVu Sans", {*map(ord, letters)}
-    for font in sorted(fontManager.ttflist, key=lambda font: (font.name != own, font.name, font.fname)):
-        there = {}
-        with suppress(RuntimeError, OSError):               # a font that matplotlib cannot read
-            if missing and "Last Resort" not in font.name:  # it has a box for everything
-                there = missing & get_font(font.fname).get_charmap().keys()
-        if there:
-            missing -= there
-            chosen += {font.name} - {own, *chosen}
-    if missing:
-        shown = " ".join(map(chr, sorted(missing)))
-        print(f"no font here has {shown}; pictures show boxes instead", file=sys.stderr)
-    return chosen
-
-
 @contextmanager
-def picture_style(dark: bool = False, letters: str = "") -> Iterator[None]:
-    """Apply our style to all pictures, overriding the user's matplotlibrc.
-
-    The fonts are chosen so that they include these letters.
-    """
+def picture_style(dark: bool = False) -> Iterator[None]:
+    """Apply our style to all pictures, overriding the user's matplotlibrc."""
+    installed = {font.name for font in fontManager.ttflist}
     log = logging.getLogger("matplotlib.font_manager")
-    before = log.level
     with matplotlib.rc_context(), warnings.catch_warnings(), ExitStack() as at_end:
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")     # families reports it once
-        at_end.callback(log.setLevel, before)
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        at_end.callback(log.setLevel, log.level)
         log.setLevel(logging.ERROR)                         # a fallback font need not have a bold face
         matplotlib.rcdefaults()
         if dark:
             matplotlib.style.use("dark_background")
-        matplotlib.rcParams["font.family"] = families(letters)
         matplotlib.rcParams.update(STYLE | (DARK if dark else LIGHT))
+        fallbacks = [name for name in FALLBACKS if name in installed]
+        matplotlib.rcParams["font.family"] = ["sans-serif", *fallbacks]
         yield
 
 

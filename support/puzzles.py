@@ -3,6 +3,8 @@
 Shapes: N questions, L symbols of content in each, A symbols in each answer.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -130,3 +132,29 @@ def count_clues(content: Tensor) -> dict[str, Tensor]:
 def visible_copies(content: Tensor) -> Tensor:
     """Return where each symbol of the completed pattern is visible in the question, (N, A, L) boolean."""
     return complete(content)[:, :, None] == content[:, None, :]
+
+
+def kinds_of(others: Callable | None, source: Tensor) -> dict[str, Tensor]:
+    """Return each question's length in source (N, S), and any others that a task counts, each (N,)."""
+    lengths = (source != 0).sum(dim=1) - 2                # without START, END, PAD
+    kinds = {"length": lengths}
+    if others:
+        for length in lengths.unique().tolist():
+            rows = lengths == length
+            for name, values in others(source[rows, 1 : length + 1]).items():
+                kinds.setdefault(name, torch.zeros_like(lengths))[rows] = values
+    return kinds
+
+
+def pick_rare(
+    kinds: dict[str, Tensor], count: int, oversample: float, generator: torch.Generator
+) -> Tensor:
+    """Sample indices (count,) of questions with these kinds, each (N,), favouring rare kinds.
+
+    In a fraction oversample of the sample, all kinds are equally frequent, as far as supply allows. The rest
+    keep the natural frequencies, so that the model does not forget common kinds.
+    """
+    kind = torch.stack(list(kinds.values()), dim=1)
+    _, number, frequency = kind.unique(dim=0, return_inverse=True, return_counts=True)
+    equally = len(kind) / len(frequency) / frequency.double()           # the weight that makes kinds equal
+    return torch.multinomial((1 - oversample + oversample * equally)[number], count, generator=generator)

@@ -1,6 +1,7 @@
 """The lines that training prints: scores, sample answers, what is saved, mistakes, and the final table."""
 
 import math
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +10,10 @@ from torch import Tensor
 
 import data
 from support.config import EVALUATION_BATCH, VALIDATION_SEQUENCES, Config, tests_text
+from support.console import fail
+from support.distributed import is_left_alone
 from support.figure import percent
+from support.files import first_line, is_out_of_memory
 from support.runs import first_solved
 
 
@@ -83,6 +87,23 @@ def saved_text(config: Config, epochs: int, folder: Path) -> str:
     if (folder / "checkpoint.pt").exists():
         return f"nothing new was saved for {config.name}; the earlier run is unchanged"
     return f"nothing was saved for {config.name}"
+
+
+def stop(error: BaseException, config: Config, epochs: int, folder: Path) -> None:
+    """End the program with one line on why training stopped and what has been saved, unless it is a bug."""
+    saved, resume = saved_text(config, epochs, folder), "run the same command with --resume to continue"
+    if isinstance(error, (KeyboardInterrupt, SystemExit)):  # Ctrl-C, SIGTERM
+        print(f"interrupted: {saved}; {resume}", file=sys.stderr)
+    elif isinstance(error, FloatingPointError):             # the same command would fail again here
+        fail(f"{error}; {saved}")
+    elif isinstance(error, OSError):                        # e.g. a full disk
+        raise OSError(error.errno, f"{error.strerror or error}; {saved}; {resume}", error.filename) from error
+    elif is_left_alone(error):
+        fail(f"another process has died; {saved}; {resume}")
+    elif is_out_of_memory(error):
+        fail(f"{first_line(error)}; try --accumulate 4, or a smaller --batch-size or --seq-len; {saved}")
+    elif "torch._" in type(error).__module__ or "autocast" in str(error):   # of a compiler, or of bfloat16
+        fail(f"{first_line(error)}; drop --compile or --amp; {saved}")
 
 
 def print_mistakes(answers: Answers, last: dict) -> None:

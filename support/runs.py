@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from data import TASKS, arrange, exact_match, is_content, to_text, token_accuracy
+from data import END, TASKS, arrange, exact_match, to_text, token_accuracy
 from support.config import Config, fixed_generator
 from support.files import read_archive, replacing
 from transformer import EncoderDecoder, MiniTransformer, count_parameters, evaluating, unwrapped
@@ -169,7 +169,7 @@ def changed(config: Config, model: nn.Module, sample: dict[str, Tensor]) -> str:
     sample is that of sample_of, made by the code of the run.
     """
     for source, target in zip(sample["source"], sample["target"], strict=True):
-        question, before = (row[is_content(row)] for row in (source, target))
+        question, before = (row[row > END] for row in (source, target))         # the content
         now = TASKS[config.task].answer(question[None])[0]
         if not torch.equal(now, before):
             texts = [to_text(tokens, config.task) for tokens in (question, before, now)]

@@ -7,7 +7,6 @@ import pytest
 from conftest import KINDS
 from PIL import Image, ImageSequence
 
-import data
 from lab.animation import Film, film_of, film_picture, film_sentence, save_film
 from support.figure import picture_style
 
@@ -30,7 +29,7 @@ def test_the_film_shows_the_record_from_the_first_epoch_to_the_last(run, measure
     most = film_of(measured).view.reading.shares.max().item()
     assert share[-1] == pytest.approx(100 * most, abs=0.1)
     path = tmp_path / "film.gif"
-    with picture_style(dark=True, letters=data.letters_in_names()):
+    with picture_style(dark=True):
         save_film(measured, path)
     with Image.open(path) as film:
         assert film.n_frames == 2 and "loop" not in film.info   # it plays once

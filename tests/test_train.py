@@ -284,7 +284,7 @@ def test_a_task_of_ones_own_is_a_function_and_a_line(tmp_path, monkeypatch, caps
         (["--dropout", "1"], "dropout=1.0"),
         (["--vocab-size", "4"], "vocab_size=4 is out of range; choose 5 … 100000"),
         (["--seq-len", "0"], "seq_len=0 is out of range"),
-        (["--vocab-size", "5", "--seq-len", "2"], "change one of them"),
+        (["--vocab-size", "5", "--seq-len", "2"], "change --seq-len or --vocab-size"),
         (["--batch-size", "-3"], "batch_size=-3 is out of range"),
         (["--threads", "0"], "threads=0 is out of range; choose 1 … 1024"),
         (["--seed", "-1"], "seed=-1 is out of range"),
@@ -336,7 +336,7 @@ def test_memory_that_does_not_suffice_after_all_is_one_line(error, tmp_path, mon
         train.main()
     printed = capsys.readouterr().err
     assert stopped.value.code == 2 and printed.count("\n") == 1 and "try --accumulate 4" in printed
-    monkeypatch.setattr(train.files, "is_out_of_memory", lambda error: False)
+    monkeypatch.setattr(report, "is_out_of_memory", lambda error: False)
     with pytest.raises(type(error)):
         train.main()
 

@@ -77,7 +77,7 @@ def test_a_head_that_costs_is_never_pale_even_where_no_number_fits(few_sequences
     right = torch.ones(30, 3)
     view.evidence.margins = {part: right for part in [NOTHING, *parts_of(view.run.model)]}
     view.evidence.margins[heads_of(view.run.model)[5]] = -right
-    with picture_style(letters=data.letters_in_names()):
+    with picture_style():
         axes, = model_picture(view).axes
     assert sum(patch.get_alpha() == 0.6 for patch in axes.patches) == 63
     assert not any("−" in text.get_text() for text in axes.texts)
@@ -170,7 +170,7 @@ OWN = {                                                     # a task, and what i
 
 def pictures_of_view(view, several=1):
     """All pictures of one run, and comparisons as if there were several such runs."""
-    with picture_style(letters=data.letters_in_names()):
+    with picture_style():
         return {
             name: figure for name, picture in visualize.PICTURES.items() if (figure := picture(view))
         } | {
