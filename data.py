@@ -429,7 +429,7 @@ def print_examples(task: str) -> None:
 def main() -> None:
     parser = console.new_parser("Check each task and print example questions.", "python data.py --task add")
     console.add_choice(parser, "--task", task_names())
-    options = console.parse_options(parser)
+    options = parser.parse_args()
     try:
         for task in options.task or TASKS:
             print_examples(task)

@@ -34,7 +34,7 @@ from torch import Tensor, nn
 import train
 from data import FIRST_SYMBOL, TASKS, add_start_end, arrange, every_content, exact_match
 from support.config import Config
-from support.console import new_parser, parse_options, run_script
+from support.console import new_parser, run_script
 from support.figure import percent
 from support.files import only_writer
 from support.puzzles import uniform_symbols
@@ -184,8 +184,8 @@ def save_built(config: Config, model: nn.Module, purposes: dict[str, str], model
 
 
 def main() -> None:
-    parse_options(new_parser("Build four models with hand-set weights, test them and save them.",
-                             "python handmade.py"))
+    text = "Build four models with hand-set weights, test them and save them."
+    new_parser(text, "python handmade.py").parse_args()
     models_dir, wrong = DEFAULT_FOLDER / "handmade", False
     print("Exact match by length, on every sequence of 1 to 4 symbols and on 10,000 longer ones:\n")
     for build in copying_encoder, reversing_encoder, copying_encoder_decoder, reversing_encoder_decoder:

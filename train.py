@@ -316,7 +316,7 @@ def parse() -> argparse.Namespace:
     option("--resume", action="store_true", default=False,
            help="resume each run that has a checkpoint; start the others from scratch")
     option("--quiet", action="store_true", default=False, help="print only the final table")
-    options = console.parse_options(parser)
+    options = parser.parse_args()
     if "norm" in options:
         options.norm_first = options.norm == "pre"
     return options
@@ -447,4 +447,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    console.run_script(main, status_if_left=130)            # interrupted
+    console.run_script(main)

@@ -290,7 +290,7 @@ def parse() -> argparse.Namespace:
     option("--format", choices=["png", "svg", "pdf"], default="png",
            help="format of the pictures (default: png)")
     option("--dark", action="store_true", help="draw on a dark background")
-    options = console.parse_options(parser)
+    options = parser.parse_args()
     if options.compare and (options.task or options.architecture or options.sequence):
         console.fail("--compare draws all runs in its folders; drop --task, --architecture and --sequence")
     options.output_dir = options.output_dir or options.models_dir
@@ -428,4 +428,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    console.run_script(main, status_if_left=130)            # interrupted
+    console.run_script(main)

@@ -51,7 +51,7 @@ from lab.heads import SEQUENCES_EACH, longest, unseen_sequences  # noqa: E402
 from lab.mistakes import mistakes_text  # noqa: E402
 from lab.probes import untrained  # noqa: E402
 from support.config import Config, recipe  # noqa: E402
-from support.console import fail, parse_options, run_script, set_threads  # noqa: E402
+from support.console import Parser, fail, run_script, set_threads  # noqa: E402
 from support.figure import percent  # noqa: E402
 from support.puzzles import add  # noqa: E402
 from support.record import extended, probe_of  # noqa: E402
@@ -369,7 +369,7 @@ def pattern(tasks: list[str], architectures: list[str], seeds: range) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--architecture", nargs="+", choices=ARCHITECTURES, default=ARCHITECTURES,
@@ -398,7 +398,7 @@ def main() -> None:
                         help="with --all-tasks: write sums least significant digit first")
     parser.add_argument("--task", nargs="+", choices=list(TASKS), default=list(TASKS),
                         help="with --all-tasks: train only on these tasks")
-    options = parse_options(parser)
+    options = parser.parse_args()
     try:
         check_positive(seeds=options.seeds, max_steps=options.max_steps)
         Config(seed=options.first_seed)
@@ -429,4 +429,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_script(main, status_if_left=130)                    # interrupted
+    run_script(main)

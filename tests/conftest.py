@@ -296,7 +296,7 @@ def assert_readable(figure):
 
 def call_main(monkeypatch, *options):
     monkeypatch.setattr(sys, "argv", ["visualize.py", *map(str, options)])
-    run_script(visualize.main, status_if_left=130)
+    run_script(visualize.main)
 
 
 def sum_in_plain_python(content):

@@ -36,12 +36,12 @@ TRAIN += [[option, "1.5"] for option in WHOLE]
 TRAIN += [[option, value] for option in NUMBERS if option not in WHOLE for value in ("nan", "inf", "1e999")]
 TRAIN += [[option, value] for option in CHOICES for value in ("", "Copy", "копия", "x" * 10_000)]
 TRAIN += [[option] for option in [*NUMBERS, *CHOICES, "--output-dir"]]      # without a value
-TRAIN += [[option, "1", option, "1"] for option in NUMBERS] + [["--quiet", "--quiet"]]
 TRAIN += [
     ["--output-dir", ""], ["--output-dir", " "], ["--output-dir", "x" * 5_000],
-    ["--fixed-length=yes"], ["--amp=1"], ["--compile", "models"], ["--resume", "models"], ["--Epochs", "3"],
+    ["--fixed-length=yes"], ["--amp=1"], ["--compile", "models"], ["--resume", "models"],
+    ["--quiet=1"], ["--Epochs", "3"],
     ["--epochs=3=4"], ["--", "--epochs"],
-    ["copy"], ["-e", "3"], ["-"], ["--task", "copy", "--task", "reverse"], ["--task=copy", "--task", "copy"],
+    ["copy"], ["-e", "3"], ["-"],
     ["--vocab-size", "5", "--seq-len", "2"], ["--seq-len", "1", "--fixed-length", "--task", "add"],
     ["--d-model", "0"], ["--vocab-size", "4"], ["--task", "add", "--vocab-size", "10"],
 ]
@@ -57,7 +57,7 @@ VISUALIZE += [
 ]
 OTHERS = [
     ("data.py", ["--task"]), ("data.py", ["--task", "paint"]), ("data.py", ["--task", ""]),
-    ("data.py", ["copy"]), ("data.py", ["--tasks", "copy"]), ("data.py", ["--task", "copy", "--task", "add"]),
+    ("data.py", ["copy"]), ("data.py", ["--tasks", "copy"]),
     ("transformer.py", ["5"]), ("transformer.py", ["--d-model", "3"]), ("transformer.py", [""]),
     ("handmade.py", ["--output-dir", "x"]), ("handmade.py", ["copy"]), ("handmade.py", ["--help=1"]),
     ("tests/benchmark.py", ["--seeds", "0"]), ("tests/benchmark.py", ["--seeds", "two"]),
@@ -129,23 +129,11 @@ def test_each_script_starts_from_any_folder(script, elsewhere):
 @pytest.mark.skipif(os.name != "posix", reason="a shell's redirections")
 @pytest.mark.parametrize(
     ("after", "status", "said"),
-    [
-        (" >&-", 0, ""),
-        (" 2>&-", 0, ""),
-        (" >/dev/full", 2, "error: cannot read or write the output: No space left on device\n"),
-    ],
+    [(" >/dev/full", 2, "error: cannot read or write the output: No space left on device\n")],
 )
 def test_an_output_that_is_closed_or_full_is_no_traceback(after, status, said, elsewhere):
     result = elsewhere("data.py", "--task", "copy", after=after)
     assert (result.returncode, result.stderr) == (status, said)
-
-
-@pytest.mark.skipif(os.name != "posix", reason="Windows keeps a folder in which a program runs")
-def test_a_working_directory_that_was_deleted_is_one_line(tmp_path):
-    (tmp_path / "gone").mkdir()
-    command = f"cd gone && rmdir ../gone && {sys.executable} {ROOT}/train.py"
-    result = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True)
-    assert result.returncode == 2 and result.stderr.count("\n") == 1       # Intel's library may say so first
 
 
 @pytest.mark.parametrize("name", ["-models", "it's my Übung 模型 🙂"])

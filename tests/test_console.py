@@ -16,17 +16,24 @@ from support.console import choose_device, run_script
 @pytest.mark.parametrize(
     ("typed", "meant"),
     [
-        ("--lr", "--learning-rate"), ("--epoch", "--epochs"), ("--layers", "--num-layers"),
-        ("--learning_rate=1", "--learning-rate"), ("--bs", "--batch-size"), ("--heads", "--num-heads"),
+        (["--epoch", "3"], "--epochs"), (["--learning_rate=1"], "--learning-rate"),
+        (["--task", "revers"], "reverse"), (["--architecture", "encode"], "encoder"),
     ],
 )
-def test_an_unknown_option_suggests_the_nearest(typed, meant, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["train.py", typed])
+def test_a_mistyped_option_or_choice_suggests_the_nearest(typed, meant, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["train.py", *typed])
     with pytest.raises(SystemExit) as stopped:
         train.parse()
-    option = typed.split("=")[0]
-    assert stopped.value.code == 2
-    assert capsys.readouterr().err == f"error: unknown option {option}; did you mean {meant}?\n"
+    printed = capsys.readouterr().err
+    assert stopped.value.code == 2 and printed.startswith("error: ") and printed.count("\n") == 1
+    assert printed.endswith(f"; did you mean {meant}?\n")
+
+
+def test_an_option_like_no_other_suggests_nothing(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["train.py", "--lr", "1"])
+    with pytest.raises(SystemExit):
+        train.parse()
+    assert capsys.readouterr().err == "error: unrecognized arguments: --lr 1\n"
 
 
 def test_a_device_that_is_not_there_is_refused(monkeypatch):
@@ -42,7 +49,7 @@ def test_a_reader_who_leaves_and_an_encoding_without_arrows_end_no_script_badly(
     )
     process.stdout.readline()
     process.stdout.close()                                  # as `| head -1` does
-    assert process.stderr.read() == "" and process.wait(timeout=100) == 0
+    assert process.stderr.read() == "" and process.wait(timeout=100) == 130
     process.stderr.close()
 
 

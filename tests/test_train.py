@@ -20,7 +20,7 @@ import visualize
 from data import ARCHITECTURES, TASKS, Task, all_right, arrange, exact_match, is_scored, token_accuracy
 from support import report
 from support.config import VALIDATION_SEQUENCES, Config
-from support.console import arguments, run_script
+from support.console import run_script
 from support.distributed import backward
 from support.figure import at_most
 from support.files import only_writer
@@ -188,8 +188,6 @@ def test_a_run_can_be_loaded_and_answers_as_it_did(finished):
 
 
 def test_a_notebook_that_calls_main_keeps_its_random_numbers(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["/lib/ipykernel_launcher.py", "-f", "kernel.json"])
-    assert arguments() == [] and train.parse().task == ["copy", "reverse"]
     before = torch.get_rng_state()
     options = [*TINY_OPTIONS, "--task", "reverse", "--architecture", "encoder"]
     monkeypatch.setattr(sys, "argv", ["train.py", *options, "--output-dir", str(tmp_path)])
@@ -272,7 +270,7 @@ def test_a_task_of_ones_own_is_a_function_and_a_line(tmp_path, monkeypatch, caps
     ("options", "message"),
     [
         (["--task", "revers"], "invalid choice: 'revers'"),
-        (["--architecture", "gpt"], "invalid choice: 'gpt' (choose from "),
+        (["--architecture", "gpt"], "invalid choice: 'gpt'"),
         (["--epochs", "0"], "epochs=0 is out of range; choose 1 … 1000000"),
         (["--epochs", "ten"], "invalid int value: 'ten'"),
         (["--num-heads", "7"], "d_model=128 is not divisible by num_heads=7; choose a divisor"),
@@ -288,7 +286,7 @@ def test_a_task_of_ones_own_is_a_function_and_a_line(tmp_path, monkeypatch, caps
         (["--batch-size", "-3"], "batch_size=-3 is out of range"),
         (["--threads", "0"], "threads=0 is out of range; choose 1 … 1024"),
         (["--seed", "-1"], "seed=-1 is out of range"),
-        (["--epoch", "3"], "unknown option --epoch; did you mean --epochs?"),
+        (["--epoch", "3"], "unrecognized arguments: --epoch 3; did you mean --epochs?"),
     ],
 )
 def test_bad_input_is_one_line_exit_2_and_nothing_written(options, message, tmp_path, monkeypatch, capsys):
