@@ -304,7 +304,10 @@ def find_runs(options: argparse.Namespace) -> tuple[list[runs.Run], list[str]]:
     """
     there, chosen, asked, problems, skipped = runs.runs_below(options.models_dir), [], [], [], []
     tasks, architectures = options.task or data.TASKS, options.architecture or data.ARCHITECTURES
-    folders = [runs.run_folder(options.models_dir, task, of) for of in architectures for task in tasks]
+    folders = [
+        runs.run_folder(options.models_dir, task, architecture)
+        for architecture in architectures for task in tasks
+    ]
     folders = [folder for folder in folders if folder in there]
     missing = [task for task in options.task or [] if task not in map(runs.task_of, folders)]
     if missing := missing or ([] if folders else runs.DEFAULT_TASKS):

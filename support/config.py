@@ -191,7 +191,8 @@ def defaults_text(name: str) -> str:
             values[architecture] = own
     for task in TASKS:
         own = {task: TASKS[task].settings}
-        own |= {f"{task}, {of}": TASKS[task].settings.get(of, {}) for of in ARCHITECTURES}
+        for architecture in ARCHITECTURES:
+            own[f"{task}, {architecture}"] = TASKS[task].settings.get(architecture, {})
         values |= {whose: settings[name] for whose, settings in own.items() if name in settings}
     return "; ".join(f"{whose}: {setting_text(name, value).split()[-1]}" for whose, value in values.items())
 
