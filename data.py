@@ -9,19 +9,17 @@ Shapes: N sequences, L symbols of content in each, A symbols in each answer, S =
 and END.
 """
 
-import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from support import console, puzzles
-from support.files import first_line
+from support.files import error_text
 from support.puzzles import MASK, PLUS, ZERO
 from transformer import END, PAD, START, check_known
 
@@ -397,9 +395,7 @@ def check_task(task: str, seq_len: int = 8, vocab_size: int = 20, fixed_length: 
     except ValueError as error:
         raise ValueError(f"task {task}: {error}") from error
     except Exception as error:                              # a user's function can fail in any way
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        place = f"{Path(frame.filename).name}, line {frame.lineno}"
-        raise ValueError(f"task {task}: {type(error).__name__}: {first_line(error)} ({place})") from error
+        raise ValueError(f"task {task}: {error_text(error)}") from error
 
 
 # ---------------------------------------------------------------- command line

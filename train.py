@@ -366,9 +366,7 @@ def train_and_save(
 
     With several processes, only the first saves and returns anything.
     """
-    drawn = config.draw(100, fixed_generator("examples"), "validation")
-    middling_and_longest = data.is_scored(drawn[1]).sum(dim=1).argsort()[[50, -1]]
-    examples = [tokens[middling_and_longest] for tokens in drawn]
+    examples = report.examples_of(config)
     missing = data.missing_text(config.task, config.seq_len, config.vocab_size, config.fixed_length)
     if missing and not quiet:
         print(f"{config.name}: {missing}")
@@ -380,7 +378,7 @@ def train_and_save(
         for model, state in train(config, device, checkpoint, **how):
             row = state["history"][-1]
             lines = [report.progress_text(config, state["history"])]
-            if report.is_early(state["history"]):
+            if not quiet and report.is_early(state["history"]):
                 rows = zip(*examples, predict(model, *examples), strict=True)
                 lines += [report.prediction_text(config.task, *row) + "\n" for row in rows]
             if row["epoch"] > done:
@@ -400,7 +398,7 @@ def train_and_save(
         answers = save_test(config, model, state["history"], folder)
     except BaseException as error:
         report.stop(error, config, done, folder)
-        raise                                               # a bug
+        raise                                               # an interrupt, or a bug
     finally:
         bar.close()
     if not quiet and answers.wrong.any():
@@ -421,7 +419,9 @@ def train_all(options: argparse.Namespace) -> None:
             device = console.choose_device(options.device)
             context.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
             context.enter_context(distributed.process_group(device))
-            distributed.from_first(lambda: [plan(*run, options) for run in chosen])
+            if distributed.RANK == 0:
+                for run in chosen:                          # before any of them takes time
+                    plan(*run, options)
         except ValueError as error:
             console.fail(str(error))
         for run in chosen:

@@ -10,7 +10,7 @@ from data import ARCHITECTURES, TASKS
 from lab.live_page import ASSETS, fill_in
 from support.config import label_of, tests_text, title_of
 from support.figure import percent
-from support.files import replacing
+from support.files import write_text
 from support.runs import list_files, read_listing, read_metrics, read_run, task_of
 
 LOOK_FOR = {                                                # by the beginning of a file's name, in this order
@@ -157,8 +157,7 @@ def save_gallery(output: Path) -> Path:
     contents = f'<nav aria-label="runs">\n{links}\n</nav>\n' + "".join(found.values())
     parts = {name: (ASSETS / name).read_text(encoding="utf-8") for name in ("gallery.html", "base.css")}
     page = fill_in(parts["gallery.html"], {"base.css": parts["base.css"], "contents": contents})
-    with replacing(path) as unfinished:
-        unfinished.write_text(page, encoding="utf-8")
+    write_text(page, path)
     runs = sorted({run for shown in listing.values() for run in shown["runs"]})
     list_files(output, {path: {"runs": runs}})
     return path

@@ -18,12 +18,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from data import END, TASKS, alphabet, token_name
+from data import END, TASKS, alphabet, exact_match, token_name
 from lab import ablation, heads
 from lab.evidence import Evidence, answer_lengths
 from support.config import TEST_SEQUENCES, tests_text, title_of
 from support.figure import percent
-from support.files import replacing
+from support.files import write_text
 from support.runs import Run, read_metrics
 from train import take_test
 from transformer import count_parameters, evaluating, unwrapped
@@ -149,7 +149,8 @@ def live_page(run: Run) -> str:
     data, weights = page_data(run)
     metrics = {} if run.changed else read_metrics(run.folder)           # those of the run's own code
     count = metrics.get("test_sequences", TEST_SEQUENCES)
-    correct = 1 - take_test(run.config, run.model, count).wrong.double().mean().item()
+    answers = take_test(run.config, run.model, count)
+    correct = exact_match(answers.prediction, answers.target)
     warning = f"Code and weights no longer belong together: {run.changed}. " if run.changed else ""
     about = html.escape(warning) + (
         f"A trained model with {count_parameters(run.model):,} parameters: {percent(correct, 2)} of "
@@ -175,5 +176,4 @@ def save_page(run: Run, path: Path) -> None:
     page = live_page(run) if size <= LARGEST_PAGE else ""
     if max(size, len(page.encode())) > LARGEST_PAGE:
         raise ValueError(f"it exceeds the limit of {LARGEST_PAGE / 1e6:.0f} MB")
-    with replacing(path) as unfinished:
-        unfinished.write_text(page, encoding="utf-8")
+    write_text(page, path)

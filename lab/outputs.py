@@ -4,7 +4,6 @@ import argparse
 import os
 import shlex
 import sys
-import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +16,7 @@ from tqdm import tqdm
 
 from lab.view import View
 from support.figure import save_picture
-from support.files import first_line
+from support.files import error_text
 from support.runs import DEFAULT_FOLDER, Run, list_files
 
 
@@ -71,25 +70,31 @@ def command_of(options: argparse.Namespace) -> str:
     return shlex.join(words)
 
 
+def attempt(output: Output) -> str | None:
+    """Write an output and print its title; return it, or None after reporting its error in one line."""
+    try:
+        title = output.write(output.path)
+    except OSError:                                         # a full disk would spoil all the others as well
+        raise
+    except Exception as error:                              # a bug of ours, or of the reader's own code
+        tqdm.write(f"error: {output.path} is missing: {error_text(error)}", file=sys.stderr)
+        return None
+    if title:
+        tqdm.write(f"{output.path}: {title}", file=sys.stdout)
+    return title
+
+
 def save_all(outputs: Iterable[Output], options: argparse.Namespace) -> list[Path]:
-    """Save the outputs, print the title of each and list them for the gallery; return those that failed."""
-    saved, failed = {}, []
-    for output in outputs:
-        try:
-            title = output.write(output.path)
-        except OSError:                                     # a full disk would spoil all the others as well
-            raise
-        except Exception as error:                          # a bug of ours, or of the reader's own code
-            frame = traceback.extract_tb(error.__traceback__)[-1]
-            place = f"{Path(frame.filename).name}, line {frame.lineno}"
-            reason = f"{type(error).__name__}: {first_line(error)} ({place})"
-            tqdm.write(f"error: {output.path} is missing: {reason}", file=sys.stderr)
-            failed.append(output.path)
-            continue
-        if title:
-            tqdm.write(f"{output.path}: {title}", file=sys.stdout)
-        if output.path.is_file():
-            runs = [Path(os.path.relpath(run, options.output_dir)).as_posix() for run in output.runs]
-            saved[output.path] = {"runs": runs, "title": title, "command": command_of(options)}
-    list_files(options.output_dir, saved)
+    """Save the outputs, and list them for the gallery and remove_stale; return those that failed."""
+    saved, failed, command = {}, [], command_of(options)
+    try:
+        for output in outputs:
+            title = attempt(output)
+            if title is None:
+                failed.append(output.path)
+            elif output.path.is_file():
+                shown = [Path(os.path.relpath(run, options.output_dir)).as_posix() for run in output.runs]
+                saved[output.path] = {"runs": shown, "title": title, "command": command}
+    finally:                                                # also after an interrupt
+        list_files(options.output_dir, saved)
     return failed

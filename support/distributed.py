@@ -35,6 +35,11 @@ BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
 LONGEST_WAIT = timedelta(hours=2)                           # while the first process evaluates and saves
 
 
+def is_left_alone(error: Exception) -> bool:
+    """Return whether an error means that another process has died."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error)
+
+
 @contextmanager
 def process_group(device: torch.device) -> Iterator[None]:
     """Join the other processes, if any. Raises ValueError if that fails."""
@@ -52,18 +57,16 @@ def process_group(device: torch.device) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
+        left_alone = isinstance(error, Exception) and is_left_alone(error)
         while error:                                        # its traceback keeps the model alive
             traceback.clear_frames(error.__traceback__)
             error = error.__context__
+        if left_alone:                                      # the process that died reports why
+            raise SystemExit(2) from None
         raise
     finally:
         gc.collect()                                        # a model that outlives the group can hang
         dist.destroy_process_group()
-
-
-def is_left_alone(error: Exception) -> bool:
-    """Return whether an error means that another process has died."""
-    return isinstance(error, dist.DistError) or "gloo" in str(error)
 
 
 def dropout_seed(seed: int, epoch: int) -> int:

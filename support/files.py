@@ -5,6 +5,7 @@ Files are replaced atomically, checked when they are read, and only one process 
 
 import errno
 import os
+import traceback
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -16,6 +17,12 @@ from filelock import FileLock, Timeout
 
 def first_line(error: Exception) -> str:
     return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def error_text(error: Exception) -> str:
+    """Describe an error in a line: its type, its message and where it was raised."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {first_line(error)} ({Path(frame.filename).name}, line {frame.lineno})"
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -39,6 +46,12 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def write_text(text: str, path: Path) -> None:
+    """Write a text file as a whole, in UTF-8."""
+    with replacing(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
 
 
 def check_zip(path: Path) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import data
-from support.config import EVALUATION_BATCH, VALIDATION_SEQUENCES, Config, tests_text
+from support.config import EVALUATION_BATCH, VALIDATION_SEQUENCES, Config, fixed_generator, tests_text
 from support.console import fail
 from support.distributed import is_left_alone
 from support.figure import percent
@@ -56,6 +56,13 @@ class Answers:
         """Format up to three distinct mistakes; see prediction_text."""
         return [prediction_text(self.config.task, self.source[row], self.target[row], self.prediction[row])
                 for row in self.different_mistakes()[:3]]
+
+
+def examples_of(config: Config) -> list[Tensor]:
+    """Return source (2, S) and target (2, T) of two validation questions, of medium and of full length."""
+    drawn = config.draw(100, fixed_generator("examples"), "validation")
+    medium_and_longest = data.is_scored(drawn[1]).sum(dim=1).argsort()[[50, -1]]
+    return [tokens[medium_and_longest] for tokens in drawn]
 
 
 def is_early(history: list[dict]) -> bool:

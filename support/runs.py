@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from data import END, TASKS, arrange, exact_match, to_text, token_accuracy
 from support.config import Config, fixed_generator
-from support.files import read_archive, replacing
+from support.files import read_archive, replacing, write_text
 from transformer import EncoderDecoder, MiniTransformer, count_parameters, evaluating, unwrapped
 
 UNDO = "undo the change, or train the changed code with a different --output-dir"
@@ -62,8 +62,7 @@ def save_table(rows: list[dict], path: Path) -> None:
 
 def write_json(values: dict, path: Path) -> None:
     """Write values to a JSON file."""
-    with replacing(path) as unfinished:
-        unfinished.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    write_text(json.dumps(values, indent=2) + "\n", path)
 
 
 def metrics_of(
@@ -219,8 +218,7 @@ def read_run(folder: Path, task: str, architecture: str, quiet: bool = False) ->
         raise ValueError(
             f"{path} was trained by a different version of transformer.py: {reason}; {UNDO}"
         ) from error
-    run = Run(model, config, checkpoint["history"], folder, checkpoint.get("purposes", {}))
-    run.checkpoint = checkpoint
+    run = Run(model, config, checkpoint["history"], folder, checkpoint.get("purposes", {}), checkpoint)
     run.changed = changed(config, model, checkpoint["sample"])
     if run.changed and not quiet:
         print(f"{folder}: code and weights no longer belong together: {run.changed}; {UNDO}", file=sys.stderr)

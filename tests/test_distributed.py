@@ -128,6 +128,18 @@ def test_a_process_that_dies_ends_the_other_with_one_line_and_the_checkpoint_who
     assert len(load_run(tmp_path, "copy").history) >= 1
 
 
+def test_bad_input_is_one_line_of_the_first_process_and_none_of_the_other(tmp_path):
+    several = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
+    command = [sys.executable, SCRIPT, "--num-heads=7", f"--output-dir={tmp_path}"]
+    processes = [
+        subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=several | {"RANK": rank})
+        for rank in "01"
+    ]
+    said = [process.communicate(timeout=60)[1] for process in processes]
+    assert [process.returncode for process in processes] == [2, 2] and not list(tmp_path.iterdir())
+    assert said == ["error: d_model=128 is not divisible by num_heads=7; choose a divisor\n", ""]
+
+
 def test_no_two_seeds_processes_or_epochs_drop_the_same(monkeypatch):
     places = itertools.product([0, 1, 2, 1_000_003, 2**63 - 1], range(1, 5), range(1, 50))
     seeds = []
