@@ -1,16 +1,14 @@
 """Kinds of questions that a model answers incorrectly, as a table, a text and a picture."""
 
 import inspect
-import math
 
-import matplotlib.style
-import numpy
-from matplotlib.axes import Axes
+import matplotlib
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from data import TASKS
 from support.config import Config, title_of
-from support.figure import MARGIN, WIDTH, new_picture, panel, percent
+from support.figure import new_figure, percent
 from support.puzzles import kinds_of
 from support.report import Answers
 from support.runs import Run, read_metrics
@@ -82,18 +80,6 @@ def mistakes_sentence(table: list[dict]) -> str:
     return f"{row['kind']} {row['value']}: {of_questions} of the questions, but {of_mistakes} of {whole}"
 
 
-def draw_shares(axes: Axes, rows: list[dict]) -> None:
-    """Draw two bars for each value of a property: the percentage of the questions and of the mistakes."""
-    places, colours = numpy.arange(len(rows)), ("grid.color", "lines.color")
-    for side, share, colour in zip((-0.2, 0.2), ("questions", "mistakes"), colours, strict=True):
-        heights = [100 * row[f"share_of_{share}"] for row in rows]
-        axes.bar(places + side, heights, 0.4, color=matplotlib.rcParams[colour])
-    inches_of_value = axes.get_position().width * WIDTH / len(rows)
-    named = slice(None, None, math.ceil(0.25 / inches_of_value))            # as many as fit
-    axes.set_xticks(places[named], [str(row["value"]) for row in rows[named]])
-    axes.set(xlabel=rows[0]["kind"], xlim=(-0.6, len(rows) - 0.4))
-
-
 def mistakes_picture(config: Config, table: list[dict]) -> Figure:
     """Plot which kinds of questions have more than their share of the mistakes; table comes from by_kind."""
     rows_of = {row["kind"]: [] for row in table}
@@ -104,15 +90,14 @@ def mistakes_picture(config: Config, table: list[dict]) -> Figure:
     how = "Grey bars: percentage of questions. Blue bars: percentage of mistakes."
     if kinds := TASKS[config.task].kinds:
         how += "\n" + (inspect.getdoc(kinds) or "").split("\n")[0]
-    figure, top = new_picture(2.5, mistakes_sentence(table), numbers, how)
-    left, gap = 0.6, 0.4
-    width_of_value = (WIDTH - left - gap * (len(rows_of) - 1) - MARGIN) / len(table)
-    most = max(row[name] for row in table for name in ("share_of_questions", "share_of_mistakes"))
-    for rows in rows_of.values():
-        width = width_of_value * len(rows)
-        axes = panel(figure, left, top + 0.15, width, 1.85)
-        draw_shares(axes, rows)
-        axes.set_ylim(0, 103 * most)                        # the same scale in all panels
-        left += width + gap
+    figure = new_figure(2.5, mistakes_sentence(table), numbers, how)
+    width_ratios = list(map(len, rows_of.values()))
+    panels = figure.subplots(1, len(rows_of), sharey=True, squeeze=False, width_ratios=width_ratios).flat
+    for axes, (kind, rows) in zip(panels, rows_of.items(), strict=True):
+        for share, side, colour in ("questions", -0.2, "grid.color"), ("mistakes", 0.2, "lines.color"):
+            heights = [100 * row[f"share_of_{share}"] for row in rows]
+            axes.bar([row["value"] + side for row in rows], heights, 0.4, color=matplotlib.rcParams[colour])
+        axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
+        axes.set(xlabel=kind)
     figure.axes[0].set_ylabel("%")
     return figure

@@ -14,7 +14,7 @@ from data import to_text
 from lab import heads, maps
 from lab.view import View, is_learned, needs_no_attention, sample
 from support.config import EVALUATION_BATCH, Config, setting_text
-from support.figure import SMALL, WIDTH, at_most, new_picture, panel, percent
+from support.figure import SMALL, WIDTH, at_most, new_figure, new_picture, panel, percent
 from support.runs import first_solved, open_checkpoint, runs_below
 from support.training_plot import name_loss_axes
 from transformer import END
@@ -158,18 +158,17 @@ def training_curves_picture(runs: Curves) -> Figure:
     if len(runs) == 1:
         sentence = f"solved at step {solved[first]}" if solved else "not solved"
         labels = dict.fromkeys(runs, "this run")
-    names = ["\n".join(textwrap.wrap(label, SMALL - 20)) for label in labels.values()]
-    below = 0.17 * sum(name.count("\n") + 1 for name in names) + 0.15
     tasks = dict.fromkeys(config.name for config, _ in runs.values())
-    figure, top = new_picture(3.1 + below, sentence, " and ".join(tasks))
-    loss_axes, accuracy_axes = (panel(figure, left, top + 0.1, 3.1, 2.4) for left in (0.75, 4.65))
-    for name, (path, (_, history)) in zip(names, runs.items(), strict=True):
+    how = f"Accuracy: exact match after each epoch, on the same {EVALUATION_BATCH} validation sequences."
+    figure = new_figure(2.8 + 0.2 * len(runs), sentence, "; ".join(tasks), how)
+    loss_axes, accuracy_axes = figure.subplots(1, 2)
+    for path, (_, history) in runs.items():
         outcome = f"solved at step {solved[path]}" if path in solved else "not solved"
-        steps, label = [row["step"] for row in history], f"{name}: {outcome}"
+        steps, label = [row["step"] for row in history], f"{labels[path]}: {outcome}"
         loss_axes.plot(steps, [row["loss"] for row in history], label=label)
         accuracy_axes.plot(steps, [100 * row["exact_match"] for row in history], label=label)
     name_loss_axes(loss_axes)
-    ylabel = f"exact match on {EVALUATION_BATCH} validation sequences, %"
-    accuracy_axes.set(xlabel="training step", ylabel=ylabel, ylim=(-3, 103))
-    figure.legend(*loss_axes.get_legend_handles_labels(), loc="lower left", frameon=False)
+    accuracy_axes.set(xlabel="training step", ylabel="exact match, %", ylim=(-3, 103))
+    lines, names = loss_axes.get_legend_handles_labels()
+    figure.legend(lines, [textwrap.fill(name, SMALL) for name in names], loc="outside lower left")
     return figure

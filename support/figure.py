@@ -83,6 +83,29 @@ def new_picture(height: float, sentence: str, numbers: str = "", how: str = "") 
     return figure, top
 
 
+def new_figure(height: float, sentence: str, numbers: str = "", how: str = "") -> Figure:
+    """Return an empty figure with room of this height, in inches, in which matplotlib arranges the axes.
+
+    Above it come the title and, in grey, the details; below it, a caption on how to read the picture.
+    """
+    sentence = textwrap.fill(sentence[:1].upper() + sentence[1:], SENTENCE, break_on_hyphens=False)
+    numbers, how = (
+        "\n".join(textwrap.fill(line, SMALL) for line in text.splitlines()) for text in (numbers, how)
+    )
+    title = MARGIN + 0.22 * (sentence.count("\n") + 1)
+    above = title + 0.17 * (numbers.count("\n") + 1)
+    below = MARGIN + 0.17 * (how.count("\n") + 1)
+    whole = above + height + below
+    figure = Figure(figsize=(WIDTH, whole), layout="constrained")
+    left = MARGIN / WIDTH
+    figure.get_layout_engine().set(rect=(left, below / whole, 1 - 2 * left, height / whole), w_pad=0.06)
+    figure.suptitle(sentence, x=left, y=1 - MARGIN / whole, ha="left", va="top", size=12, weight="bold")
+    grey = {"x": left, "color": matplotlib.rcParams["grid.color"], "ha": "left", "va": "top", "size": 9}
+    figure.text(y=1 - title / whole, s=numbers, linespacing=1.25, **grey)
+    figure.supxlabel(how, y=(below - 0.05) / whole, linespacing=1.25, **grey)
+    return figure
+
+
 def panel(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
     """Return axes at a position in inches from the figure's upper left corner."""
     across, down = figure.get_size_inches()
@@ -91,11 +114,11 @@ def panel(figure: Figure, left: float, top: float, width: float, height: float) 
 
 def name_lines(axes: Axes) -> None:
     """Label each line at its end, in its colour, without overlaps."""
-    gap, place = 0.17 / (axes.get_position().height * axes.figure.get_figheight()), -math.inf
+    place = -math.inf
     into_axes = axes.transData + axes.transAxes.inverted()
     ends = {line: into_axes.transform(line.get_xydata()[-1])[1] for line in axes.get_lines()}
     for line in sorted(ends, key=ends.get):
-        place = max(place + gap, ends[line])
+        place = max(place + 0.08, ends[line])              # of the height of the axes
         style = {"color": line.get_color(), "va": "center", "transform": axes.transAxes}
         axes.text(1.02, place, line.get_label(), **style)
 

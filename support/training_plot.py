@@ -5,7 +5,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 
 from support.config import EVALUATION_BATCH, VALIDATION_SEQUENCES, Config, differing_settings, title_of
-from support.figure import name_lines, new_picture, panel, percent
+from support.figure import name_lines, new_figure, percent
 from support.runs import first_solved
 
 
@@ -27,9 +27,8 @@ def training_picture(config: Config, history: list[dict]) -> Figure:
     numbers = title_of(config.task, config.architecture)
     if differing := differing_settings(config):
         numbers += f"; non-default settings: {differing}"
-    figure, top = new_picture(3.0, sentence, numbers, how)
-    loss_axes = panel(figure, 0.75, top + 0.1, 2.7, 2.4)
-    accuracy_axes = panel(figure, 4.15, top + 0.1, 2.55, 2.4)
+    figure = new_figure(3.0, sentence, numbers, how)
+    loss_axes, accuracy_axes = figure.subplots(1, 2)
     loss_axes.plot(steps, [row["loss"] for row in history])
     name_loss_axes(loss_axes)
     for name, key, style in ("exact match", "exact_match", "-"), ("token accuracy", "token_accuracy", "--"):
