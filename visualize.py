@@ -9,6 +9,7 @@ A map is (T, S): row = query (attends), column = key (attended to).
 """
 
 import argparse
+import itertools
 import math
 import os
 import sys
@@ -35,7 +36,7 @@ from lab.live_page import save_page
 from lab.view import View, ask, look_at
 from lab.weights import beside_picture
 from support import files, runs
-from support.figure import WIDTH, new_picture, panel, percent, picture_style
+from support.figure import new_figure, percent, picture_style
 from support.training_plot import training_picture
 from train import load_run
 
@@ -57,29 +58,24 @@ def head_picture(view: View) -> Figure:
     shown, query = maps.map_of(view, view.best), maps.instructive_query(view)
     rows, total = maps.softmax_of_row(view, query)
     keys = list(range(len(rows["weight"])))                 # that the query can attend to
-    below = len(shown.keys) <= maps.MOST_KEYS               # numbers line up with their key's column
-    if not below:
+    aligned = len(shown.keys) <= maps.MOST_KEYS             # each number in its key's column
+    if not aligned:
         keys = shown.weights[query, keys].topk(min(maps.MOST_KEYS, len(keys))).indices.sort().values.tolist()
-    columns = shown.keys if below else [shown.keys[key] for key in keys]
+    columns = shown.keys if aligned else [shown.keys[key] for key in keys]
     how = f" The framed row in numbers: each weight is its exponential divided by their sum, {total:.3f}."
-    left = max(1.35, 0.5 + maps.inches(shown.queries))
-    across = WIDTH - left - 0.95
-    width, height = min(0.62 * len(shown.keys), across), min(0.3 * len(shown.queries), 4.6)
-    table_width = width if below else across
-    gap = maps.room_below(shown.keys, width) + (0 if below else 0.1 + maps.room_below(columns, table_width))
-    how = wording.how_to_read(view, [view.kind]) + how
-    figure, top = new_picture(height + gap + 1.4, head_sentence(view), wording.run_text(view), how)
-    axes = panel(figure, left, top, width, height)
-    maps.draw_map(axes, shown)
+    how, heights = wording.how_to_read(view, [view.kind]) + how, (min(0.3 * len(shown.queries), 5.0), 1.1)
+    figure = new_figure(sum(heights) + 1.1, head_sentence(view), wording.run_text(view), how)
+    axes, table = figure.subplots(2, 1, height_ratios=heights)
+    maps.frame(axes, len(shown.keys), len(shown.queries))
+    mesh = maps.draw_map(axes, shown)
     maps.name_ticks(axes, shown.queries, shown.keys)
-    maps.name_axes(axes, key="")
+    axes.set_ylabel("query (attends)" if len(shown.queries) > 5 else "query")
     axes.add_patch(Rectangle((0, query), len(shown.keys), 1, **maps.FRAME))
-    maps.colour_bar(figure, left + width + 0.2, top, height)
-    table = panel(figure, left, top + height + gap, table_width, 1.08)
+    maps.colour_bar(mesh, [axes])
     row = maps.Map(shown.weights[query, keys][None], shown.cells[query, keys][None], [], [])
     rows = {name: [texts[key] for key in keys] for name, texts in rows.items()}
     maps.draw_table(table, rows, row, len(columns))
-    maps.name_ticks(table, list(rows), [] if below else columns)
+    maps.name_ticks(table, list(rows), [] if aligned else columns)
     table.xaxis.tick_top()
     table.set_xlabel("key (attended to)")
     return figure
@@ -128,39 +124,36 @@ def model_picture(view: View) -> Figure:
             f"{len(view.costly)} of {len(lost)} heads {matter}; without {view.name(most)}: "
             f"accuracy {wording.change(view, most)}"
         )
-    left = 0.3 + maps.inches([view.name(layer) for layer in layers], 9)
-    width = min((WIDTH - left - 0.1) / heads, 1.6)
-    size = 0.88 * width
-    shapes = [view.reading.maps[kind].shape[2:] for kind, _ in layers]
-    shapes = [size * queries / keys for queries, keys in shapes]
-    figure, top = new_picture(sum(shapes) + 0.28 * len(layers) + 0.25, sentence, wording.run_text(view), (
+    rows, columns = (max(found.size(side) for found in view.reading.maps.values()) for side in (2, 3))
+    across = heads * (columns + 1)
+    inch = across / 6.5                                     # in cells
+    gap = max(1, 0.22 * inch)                               # room for a number above each map
+    figure = new_figure(len(layers) * (rows + gap) / inch + 0.4, sentence, wording.run_text(view), (
         "Framed: removing the head costs the number of exact-match points shown. Pale: it costs nothing. "
         f"Measured by zero ablation on {wording.sample(view.evidence.source)}."
     ))
-    height = figure.get_figheight() - top
-    axes = panel(figure, 0, top, WIDTH, height)             # one for all maps, in inches
-    axes.set(xlim=(0, WIDTH), ylim=(height, 0))
-    axes.set_axis_off()
-    paper, bottom = matplotlib.rcParams["axes.facecolor"], 0
-    for place, shape in zip(layers, shapes, strict=True):
-        at, bottom = bottom + 0.28, bottom + 0.28 + shape
-        axes.text(left - 0.1, at + shape / 2, view.name(place), ha="right", va="center")
-        for head in range(heads):
-            box = left + head * width, at, size, shape
-            maps.draw_map(axes, maps.map_of(view, (*place, head)), box)
-            points = lost[(*place, head)]
-            if points and size > 0.25:                      # else there is no room for a number
-                change_there = f"{-points:+}".replace("-", "−")
-                axes.text(box[0] + size / 2, at - 0.05, change_there, ha="center", va="bottom", weight="bold")
-            if not points:
-                axes.add_patch(Rectangle(box[:2], *box[2:], color=paper, alpha=0.6, linewidth=0, zorder=3))
-            edge = {"edgecolor": "tab:orange", "linewidth": 2.5}
-            if points <= 0:
-                edge = {"edgecolor": "grey", "linewidth": 0.5}
-            axes.add_patch(Rectangle(box[:2], *box[2:], fill=False, zorder=4, **edge))
-    for head in range(0, heads, math.ceil(0.2 / width)):
-        text = f"head {head + 1}" if heads <= 10 else head + 1
-        axes.text(left + head * width + size / 2, bottom + 0.06, text, ha="center", va="top")
+    axes = figure.subplots()                                # one for all maps, in cells
+    maps.frame(axes, across, len(layers) * (rows + gap) + 0.5)
+    axes.set(aspect="equal", frame_on=False)
+    for (row, place), head in itertools.product(enumerate(layers), range(heads)):
+        shown, points = maps.map_of(view, (*place, head)), lost[(*place, head)]
+        left, top = head * (columns + 1), row * (rows + gap) + gap
+        maps.draw_map(axes, shown, left, top)
+        box, style = (len(shown.keys), len(shown.queries)), {"zorder": 4, "fill": False}
+        style |= {"edgecolor": "tab:orange", "linewidth": 2.5} if points > 0 else {"linewidth": 0.5}
+        axes.add_patch(Rectangle((left, top), *box, **style))
+        if not points:
+            paper = {"color": matplotlib.rcParams["axes.facecolor"], "alpha": 0.6, "linewidth": 0}
+            axes.add_patch(Rectangle((left, top), *box, zorder=3, **paper))
+        elif heads <= 20:                                   # else there is no room for a number
+            change_there = f"{-points:+}".replace("-", "−")
+            axes.text(left + box[0] / 2, top - 0.1 * gap, change_there, ha="center", weight="bold")
+    step = math.ceil(heads / 25)
+    names = [f"head {head}" if heads <= 10 else str(head) for head in range(1, heads + 1, step)]
+    axes.set_xticks([step * at * (columns + 1) + columns / 2 for at in range(len(names))], names)
+    middles = [row * (rows + gap) + gap + rows / 2 for row in range(len(layers))]
+    axes.set_yticks(middles, list(map(view.name, layers)))
+    axes.tick_params(length=0)
     return figure
 
 
@@ -208,7 +201,6 @@ OF_ONE_SEQUENCE = {                                         # these show one seq
 PICTURES = OF_ONE_SEQUENCE | {                              # … the others what was measured on many
     "influence": what_matters.influence_picture, "ablation": what_matters.ablation_picture,
     "layers": what_matters.layers_picture, "training": training_view, "mistakes": mistakes_view,
-    "film": animation.film_picture,
 }
 
 

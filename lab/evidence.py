@@ -107,12 +107,6 @@ def shares_in_training(run: Run, record: Record) -> Tensor:
     return share_on(cells, maps)
 
 
-def half_way(values: list[float]) -> int:
-    """Return the index at which rising values first reach half-way from the first to the last."""
-    middle = (values[0] + values[-1]) / 2
-    return next((place for place, value in enumerate(values) if value >= middle), 0)
-
-
 @dataclass
 class Evidence:
     """Measurements of a run on unseen sequences, each computed when first needed."""

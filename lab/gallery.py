@@ -45,11 +45,11 @@ def card(path: Path, link: str, shown: dict, common: str) -> str:
     image = title
     if path.suffix != ".pdf":                               # a browser does not show these as pictures
         image = f'<img src="{link}" alt="{title}. {words}" loading="lazy">'
-    stills = [path.with_suffix(suffix) for suffix in PICTURES[:2] if path.with_suffix(suffix).is_file()]
-    if path.suffix == ".gif" and stills:                    # shown to readers who prefer reduced motion
-        still = link.removesuffix(".gif") + stills[0].suffix
-        still = f'<source media="(prefers-reduced-motion: reduce)" srcset="{still}">'
-        image = f"<picture>{still}{image}</picture>"
+    still = path.with_name("attention_head.png")            # shown to readers who prefer reduced motion
+    if path.suffix == ".gif" and still.is_file():
+        source = link.replace(path.name, still.name)
+        image = f'<source media="(prefers-reduced-motion: reduce)" srcset="{source}">{image}'
+        image = f"<picture>{image}</picture>"
     made = f"<code>{html.escape(shown['command'])}</code>" if shown["command"] != common else ""
     return (
         f'<li><figure><a href="{link}">{image}</a><figcaption><b>{title}</b>'
@@ -113,7 +113,7 @@ def grouped(output: Path) -> dict[Path, dict[Path, dict]]:
             groups.setdefault(path.parent, {})[path] = shown
 
     def is_preferred(path: Path, others: dict[Path, dict]) -> bool:
-        before = PICTURES[: PICTURES.index(path.suffix)] if path.suffix != ".gif" else ()
+        before = PICTURES[: PICTURES.index(path.suffix)]
         return not any(path.with_suffix(suffix) in others for suffix in before)
 
     known = [*TASKS, *ARCHITECTURES]

@@ -6,14 +6,13 @@ A map is (T, S): row = query (attends), column = key (attended to).
 import itertools
 import math
 from dataclasses import dataclass
-from unicodedata import east_asian_width
 
 import matplotlib
 import numpy
 import torch
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
-from matplotlib.collections import PatchCollection
+from matplotlib.collections import PatchCollection, QuadMesh
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
@@ -22,7 +21,7 @@ from torch import Tensor
 from data import to_text
 from lab.heads import Head, first_symbol, scores_of_query
 from lab.view import View
-from support.figure import WIDTH, new_picture, panel, two_decimals
+from support.figure import new_figure, two_decimals
 
 MOST_KEYS = 16                                              # columns of numbers that fit side by side
 SEAMLESS = {"edgecolors": "face", "linewidth": 0.3, "antialiased": True}    # in svg and pdf also
@@ -53,47 +52,24 @@ def map_of(view: View, head: Head, title: str = "") -> Map:
     return Map(weights, cells, queries, keys, title)
 
 
-def inches(names: list[str], size: float = 8) -> float:
-    """Estimate the width of the longest name at this point size, erring on the wide side."""
-    wide = [sum(1 + (east_asian_width(letter) in "WF") / 2 for letter in name) for name in names]
-    return max(wide) * 0.68 * size / 72
+def cells_across(axes: Axes) -> float:
+    """Return how many cells the picture has side by side, over all its columns of axes."""
+    return axes.get_gridspec().ncols * abs(numpy.ptp(axes.get_xlim()))
 
 
-def is_turned(keys: list[str], width: float, size: float = 8) -> bool:
-    """Return whether column names must be rotated to avoid touching their neighbours."""
-    wide = [inches([key], size) for key in keys]
-    most = max(wide[0] - 0.1, wide[-1] - 0.1, *(sum(pair) / 2 for pair in itertools.pairwise(wide)))
-    return most + 0.04 > width / len(keys)
+def name_places(axis: Axis, names: list[str], across: float) -> None:
+    """Label the unit steps of an axis, or only every second, third, … if not all fit; across as above."""
+    step = 1 + int(across) // 45                            # as many as fit at 8 points
+    axis.set_ticks([place + 0.5 for place in range(0, len(names), step)], names[::step])
+    longest = max((len(left + right) for left, right in itertools.pairwise(names)), default=0)
+    upright = axis.axis_name == "x" and longest * across > 150 * step       # else neighbours would touch
+    axis.set_tick_params(length=0, pad=3, labelsize=8, rotation=90 if upright else 0)
 
 
-def name_places(axis: Axis, names: list[str], room: float, size: float = 8) -> None:
-    """Label the unit steps of an axis with this much room in inches, rotated if necessary."""
-    step = math.ceil(1.25 * size / 72 * len(names) / room) or 1
-    places = range(0, len(names), step)
-    axis.set_ticks([place + 0.5 for place in places], [names[place] for place in places])
-    upright = axis.axis_name == "x" and names and is_turned(names, room, size)
-    axis.set_tick_params(length=0, pad=3, labelsize=size, rotation=90 if upright else 0)
-
-
-def name_ticks(axes: Axes, queries: list[str], keys: list[str], size: float = 8) -> None:
-    """Label a map's rows and columns, or only every second, third, … if not all fit.
-
-    Without names, no ticks are drawn.
-    """
-    width, height = axes.figure.get_size_inches() * axes.get_position().size
-    for axis, names, room in (axes.xaxis, keys, width), (axes.yaxis, queries, height):
-        name_places(axis, names, room, size)
-
-
-def name_axes(axes: Axes, query: str = "query (attends)", key: str = "key (attended to)") -> None:
-    """Label the axes; a small map has room for only one word."""
-    low = axes.figure.get_figheight() * axes.get_position().height < 1.7
-    axes.set(xlabel=key, ylabel="query" if low else query)
-
-
-def room_below(keys: list[str], width: float, size: float = 8) -> float:
-    """Return the room these names need below a map of this width, in inches."""
-    return 0.08 + (inches(keys, size) if is_turned(keys, width, size) else 1.25 * size / 72)
+def name_ticks(axes: Axes, queries: list[str], keys: list[str]) -> None:
+    """Label a map's rows and columns; without names, no ticks are drawn."""
+    for axis, names in (axes.xaxis, keys), (axes.yaxis, queries):
+        name_places(axis, names, cells_across(axes))
 
 
 def hatch(axes: Axes, left: float, top: float, width: float, height: float) -> None:
@@ -102,73 +78,59 @@ def hatch(axes: Axes, left: float, top: float, width: float, height: float) -> N
     axes.add_patch(Rectangle((left, top), width, height, facecolor="none", **style))
 
 
-def draw_map(axes: Axes, shown: Map, box: tuple[float, ...] | None = None) -> None:
-    """Draw a map with one unit per row and column, or inside a box (left, top, width, height)."""
+def frame(axes: Axes, columns: float, rows: float) -> None:
+    """Prepare axes for this many columns and rows of unit size, row 0 on top."""
+    axes.set(xlim=(0, columns), ylim=(rows, 0))
+    axes.spines[:].set_visible(True)
+
+
+def draw_map(axes: Axes, shown: Map, left: float = 0, top: float = 0) -> QuadMesh:
+    """Draw a map with one unit per row and column, from this corner of the axes."""
     rows, columns = shown.weights.shape
-    if box is None:
-        axes.set(xlim=(0, columns), ylim=(rows, 0))         # row 0 on top
-        axes.spines[:].set_visible(True)
-    left, top, width, height = box or (0, 0, columns, rows)
-    across, down = width / columns, height / rows
     if shown.weights.isnan().any():
-        hatch(axes, left, top, width, height)
-    axes.pcolormesh(
-        left + across * numpy.arange(columns + 1), top + down * numpy.arange(rows + 1), shown.weights.numpy(),
+        hatch(axes, left, top, columns, rows)
+    line = min(1.2, 37 / cells_across(axes))
+    places = [(left + key, top + query) for query, key in shown.cells.nonzero().tolist()]
+    mesh = axes.pcolormesh(
+        left + numpy.arange(columns + 1), top + numpy.arange(rows + 1), shown.weights.numpy(),
         vmin=0, vmax=1, cmap="viridis", **SEAMLESS,
     )
-    points = 72 * axes.figure.get_figwidth() * axes.get_position().width / abs(numpy.ptp(axes.get_xlim()))
-    line = min(1.2, 0.08 * across * points)
-    places = [(left + key * across, top + query * down) for query, key in shown.cells.nonzero().tolist()]
     axes.add_collection(PatchCollection(
-        [Rectangle(place, across, down) for place in places], facecolor="none", edgecolor="white",
-        linewidth=line, path_effects=[withStroke(linewidth=2.5 * line, foreground="black")],
+        [Rectangle(place, 1, 1) for place in places], facecolor="none", edgecolor="white", linewidth=line,
+        path_effects=[withStroke(linewidth=2.5 * line, foreground="black")],
     ))
+    return mesh
 
 
-def colour_bar(
-    figure: Figure, left: float, top: float, height: float, quantity: str = "attention weight"
-) -> None:
-    """Draw a map's colour bar in its own axes."""
-    axes = panel(figure, left, top, 0.13, height)
-    axes.pcolormesh(numpy.linspace(0, 1, 64)[:, None], cmap="viridis", **SEAMLESS)
-    axes.set(xticks=[], yticks=[0, 64], yticklabels=["0", "1"])
-    axes.yaxis.set(ticks_position="right", label_position="right")
-    axes.set_ylabel(quantity if inches([quantity]) < height else "")
-    axes.tick_params(length=0)
+def colour_bar(mesh: QuadMesh, axes: list[Axes], quantity: str = "attention weight") -> None:
+    """Add the maps' colour bar to the right of these axes."""
+    bar = mesh.figure.colorbar(mesh, ax=axes, label=quantity, ticks=[0, 1])
+    bar.solids.set(rasterized=False, edgecolor="face")      # real vectors in svg and pdf
 
 
 def grid_picture(
     sentence: str, numbers: str, how: str, rows: list[list[Map]], shared: bool = False,
-    quantity: str = "attention weight", **names: str
+    quantity: str = "attention weight", query: str = "query (attends)", key: str = "key (attended to)",
 ) -> Figure:
-    """Draw a grid of maps with equal cell sizes; if shared, keys and queries are labelled only once."""
-    beside = 0.4 + max(inches(shown.queries) for row in rows for shown in row)
-    margin, inner = (beside, 0) if shared else (0, beside)
-    slot = (WIDTH - 0.95 - margin) / len(rows[0])
-    keys = max(len(shown.keys) for row in rows for shown in row)
-    cell = min(0.36, (slot - inner - 0.1) / keys)
-    heights = [cell * max(len(shown.queries) for shown in row) for row in rows]
-    below = max(room_below(shown.keys, cell * len(shown.keys)) for row in rows for shown in row)
-    above = 0.1 + 0.16 * (rows[0][0].title.count("\n") + 1)
-    gap = above + (0 if shared else below + 0.3)
-    room = sum(heights) + len(rows) * gap + (below + 0.3 if shared else 0)
-    figure, top = new_picture(room, sentence, numbers, how)
-    at = top + above
-    for row, height in zip(rows, heights, strict=True):
-        for place, shown in enumerate(row):
-            left = margin + place * slot + inner
-            axes = panel(figure, left, at, cell * len(shown.keys), cell * len(shown.queries))
-            draw_map(axes, shown)
-            names_keys = not shared or row is rows[-1] or place >= len(rows[-1])
-            queries = shown.queries if place == 0 or not shared else []
-            name_ticks(axes, queries, shown.keys if names_keys else [])
-            axes.set_title(shown.title, loc="left")
-            if place == 0:
-                name_axes(axes, **names)
-                if not names_keys:
-                    axes.set_xlabel("")
-        at += height + gap
-    colour_bar(figure, WIDTH - 0.7, top + above, heights[0], quantity)
+    """Draw a grid of maps with equal cells; if shared, all have the same queries and keys."""
+    every, columns = list(itertools.chain(*rows)), max(map(len, rows))
+    cell = min(0.36, 5.2 / columns / max(len(shown.keys) for shown in every))
+    height = sum(cell * max(len(shown.queries) for shown in row) for row in rows)
+    figure = new_figure(height + 0.8 + (0.5 if shared else 1.1) * len(rows), sentence, numbers, how)
+    grid = figure.subplots(len(rows), columns, squeeze=False, sharex=shared, sharey=shared)
+    for axes, shown in itertools.chain(*map(itertools.zip_longest, grid, rows)):
+        if shown is None:
+            axes.remove()
+            continue
+        frame(axes, len(shown.keys), len(shown.queries))
+        axes.set_aspect("equal")
+        mesh = draw_map(axes, shown)
+        name_ticks(axes, shown.queries, shown.keys)
+        axes.set_title(shown.title, loc="left")
+        axes.set(xlabel=key, ylabel=query if cell * len(shown.queries) > 0.1 * len(query) else "query")
+        if shared and len(every) == grid.size:
+            axes.label_outer(remove_inner_ticks=True)
+    colour_bar(mesh, figure.axes, quantity)
     return figure
 
 
@@ -210,8 +172,8 @@ def softmax_of_row(view: View, query: int) -> tuple[dict[str, list[str]], float]
 def draw_table(table: Axes, rows: dict[str, list[str]], shown: Map, columns: int) -> None:
     """Draw the steps from scores to weights as rows of numbers; the last row is coloured like the map."""
     _, keys = shown.weights.shape
-    table.set(xlim=(0, columns), ylim=(len(rows), 0))
-    draw_map(table, shown, (0, len(rows) - 1, keys, 1))
+    frame(table, columns, len(rows))
+    draw_map(table, shown, top=len(rows) - 1)
     for row, texts in enumerate(rows.values()):
         for key, weight in enumerate(shown.weights[0]):
             colour = None if row < len(rows) - 1 else "white" if weight < 0.6 else "black"

@@ -2,6 +2,7 @@
 
 import textwrap
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 
 import matplotlib
@@ -14,7 +15,7 @@ from data import to_text
 from lab import heads, maps
 from lab.view import View, is_learned, needs_no_attention, sample
 from support.config import EVALUATION_BATCH, Config, setting_text
-from support.figure import SMALL, WIDTH, at_most, new_figure, new_picture, panel, percent
+from support.figure import SMALL, at_most, new_figure, percent
 from support.runs import first_solved, open_checkpoint, runs_below
 from support.training_plot import name_loss_axes
 from transformer import END
@@ -69,18 +70,19 @@ def draw_lines(axes: Axes, shown: maps.Map, view: View, columns: int) -> None:
     """Draw lines from each answer symbol (bottom) to the tokens it attends to (top)."""
     answer, query, key = answer_of(view)
     weights, cells = (x[query : query + len(answer)] for x in (shown.weights.nan_to_num(), shown.cells))
-    width, _ = axes.figure.get_size_inches() * axes.get_position().size
-    thickest = min(4.5, 14 * width / columns)               # in points, for a weight of 1
+    axes.set(xlim=(0, columns), ylim=(0, 1))
+    thickest = min(4.5, 100 / maps.cells_across(axes))      # in points, for a weight of 1
     faint = {"color": matplotlib.rcParams["grid.color"], "alpha": 0.4}
     for chosen, style in (~cells, faint), (cells, {"color": matplotlib.rcParams["lines.color"]}):
         lines = [[(symbol + key + 0.5, 0), (read + 0.5, 1)] for symbol, read in chosen.nonzero().tolist()]
         axes.add_collection(LineCollection(lines, linewidths=thickest * weights[chosen].numpy(), **style))
-    axes.set(xlim=(0, columns), ylim=(0, 1), yticks=[])
+    axes.set_yticks([0, 1], ["answer", "question"], color="grey", size=8)
+    axes.yaxis.set_tick_params(length=0)
     axes.spines[:].set_visible(False)
     above = axes.secondary_xaxis("top")
     above.spines[:].set_visible(False)
-    for axis, row in (axes.xaxis, [""] * key + answer), (above.xaxis, shown.keys):
-        maps.name_places(axis, row, width * len(row) / columns)
+    for axis, names in (axes.xaxis, [""] * key + answer), (above.xaxis, shown.keys):
+        maps.name_places(axis, names, maps.cells_across(axes))
 
 
 def lines_picture(views: list[list[View]]) -> Figure:
@@ -92,26 +94,20 @@ def lines_picture(views: list[list[View]]) -> Figure:
     answers = [answer_of(view) for row in views for view in row]
     rows = [[""] * key + answer for answer, _, key in answers] + [each.keys for row in shown for each in row]
     columns = max(map(len, rows))
-    slot, height = (WIDTH - 0.65) / len(views[0]), 0.9
-    names = max(maps.room_below(row, (slot - 0.1) * len(row) / columns) for row in rows)
-    above, below = 0.45 + names, 0.1 + names
     numbers = f"Accuracy: exact match after zero ablation on {sample(views[0][0].evidence.source)}."
     how = "Line width: the attention an answer symbol pays to a token, in the head that attends most to the "
     how += "needed symbols."
     if any(view.outlined for row in views for view in row):
         how += " Blue: the symbols the answer depends on."
-    figure, top = new_picture((above + height + below) * len(views), comparison_sentence(views), numbers, how)
-    for number, row in enumerate(views):
-        at = top + above + number * (above + height + below)
-        for place, view in enumerate(row):
-            axes = panel(figure, 0.65 + place * slot, at, slot - 0.1, height)
-            draw_lines(axes, shown[number][place], view, columns)
-            left = percent(view.evidence.left((view.kind,)))
-            text = f"{view}\nwithout {view.name((view.kind,))}: {left} correct"
-            axes.set_title(text[:1].upper() + text[1:], loc="left", y=1, pad=72 * (0.05 + names))
-            if place == 0:
-                for y, name in (0, "answer"), (1, "question"):
-                    axes.text(-0.05, y, name, ha="right", va="center", color="grey", size=8)
+    figure = new_figure(1.9 * len(views), comparison_sentence(views), numbers, how)
+    panels = figure.subplots(len(views), len(views[0]), squeeze=False)
+    for axes, view, drawn in zip(panels.flat, chain(*views), chain(*shown), strict=True):
+        draw_lines(axes, drawn, view, columns)
+        left = percent(view.evidence.left((view.kind,)))
+        text = f"{view}\nwithout {view.name((view.kind,))}: {left} correct"
+        axes.set_title(text[:1].upper() + text[1:], loc="left")
+        if not axes.get_subplotspec().is_first_col():
+            axes.set_yticks([])
     return figure
 
 

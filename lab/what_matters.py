@@ -28,7 +28,7 @@ from lab.view import (
     price,
     sample,
 )
-from support.figure import WIDTH, at_most, name_lines, new_picture, panel, percent
+from support.figure import at_most, name_lines, new_figure, percent
 
 MOST_HEADS = 6                                              # shown by length in the ablation picture
 
@@ -127,16 +127,15 @@ def draw_ablation(axes: Axes, view: View, rows: list[Part], names: list[str]) ->
     right = torch.stack([is_right(view.evidence.margins[row]) for row in rows]).double()
     right = torch.stack([right[:, column].mean(dim=1) for column in columns], dim=1)        # (rows, columns)
     axes.pcolormesh(1 - right.numpy(), cmap=loss_colours(), vmin=0, vmax=1, **maps.SEAMLESS)
-    axes.set(xlim=(0, len(columns)), ylim=(len(rows), 0), xlabel="symbols in the question")
-    axes.spines[:].set_visible(True)
+    maps.frame(axes, len(columns), len(rows))
     axes.axvline(len(lengths), color=matplotlib.rcParams["text.color"], linewidth=0.8)
     maps.name_ticks(axes, names, [*map(str, lengths), "all"])
     axes.set_title("% correct without …", loc="left")
-    if axes.figure.get_figwidth() * axes.get_position().width / len(columns) > 0.25:
-        for (row, column), share in numpy.ndenumerate(right.numpy()):
-            colour = matplotlib.rcParams["text.color"] if share > 0.4 else "white"
-            text = percent(share).removesuffix("%")
-            axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", size=7, color=colour)
+    axes.set_xlabel("symbols in the question")
+    for (row, column), share in numpy.ndenumerate(right.numpy() if len(columns) < 12 else numpy.empty(0)):
+        colour = matplotlib.rcParams["text.color"] if share > 0.4 else "white"
+        text = percent(share).removesuffix("%")
+        axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", size=7, color=colour)
 
 
 def draw_scatter(axes: Axes, view: View) -> None:
@@ -171,15 +170,12 @@ def ablation_picture(view: View) -> Figure:
         *pair, both = evidence.pair
         either = " and ".join(view.name(head) for head in sorted(pair))
         how += f"\nRedundant pair: {either}; without both, accuracy is {percent(both)}."
-    left = 0.2 + maps.inches(names) * 0.9
-    lengths = len(lengths_of(evidence.source).unique())
-    width, height = min(2.9, max(1.7, 0.4 * (lengths + 1))), 0.24 * len(rows)
-    figure, top = new_picture(max(height, 2.2) + 0.75, ablation_sentence(view), (
-        f"{view}: zero ablation on {sample(evidence.source)}."
-    ), how)
-    draw_ablation(panel(figure, left, top + 0.25, width, height), view, rows, names)
-    if view.outlined and (room := WIDTH - left - width - 1.0) > 1.2:
-        draw_scatter(panel(figure, left + width + 0.75, top + 0.25, room, 2.0), view)
+    numbers = f"{view}: zero ablation on {sample(evidence.source)}."
+    figure = new_figure(max(0.24 * len(rows), 2.0) + 0.7, ablation_sentence(view), numbers, how)
+    table, *scatter = figure.subplots(1, 2 if view.outlined else 1, squeeze=False).flat
+    draw_ablation(table, view, rows, names)
+    if scatter:
+        draw_scatter(*scatter, view)
     return figure
 
 
@@ -235,12 +231,12 @@ def draw_places(axes: Axes, view: View) -> None:
         axes.add_patch(Rectangle((len(each.right) - 1, row), 1, 1, fill=False, linewidth=0.6, zorder=3))
     maps.hatch(axes, 0, 0, places, len(lengths))
     axes.pcolormesh(wrong.numpy(), cmap=loss_colours(), vmin=0, vmax=1, **maps.SEAMLESS)
-    axes.set(xlim=(0, places), ylim=(len(lengths), 0))
-    axes.spines[:].set_visible(True)
+    maps.frame(axes, places, len(lengths))
     trained = sum(each.length <= view.run.config.seq_len for each in lengths)
     axes.axhline(trained, color=matplotlib.rcParams["text.color"], linewidth=1.2)
     rows, columns = [str(each.length) for each in lengths], [str(place + 1) for place in range(places)]
-    maps.name_ticks(axes, rows, columns, 7)
+    maps.name_ticks(axes, rows, columns)
+    axes.set(xlabel="position in the answer", ylabel="length")
     if beyond := beyond_training(view):
         name += f"\nlength {beyond.length}: {percent(beyond.exact_match)} correct"
         if found := stops(view):
@@ -255,38 +251,34 @@ def lengths_picture(views: list[View]) -> Figure:
     """Draw the accuracy of all runs of a task on questions within and beyond the training lengths."""
     most = max((view.evidence.lengths for view in views), key=len)
     how = (
-        "Shaded: training lengths. Distinct: how many of the sequences of that length are distinct.\n"
+        "Shaded: training lengths. Below each length: how many of its sequences are distinct.\n"
         "Tables: red is wrong, outlined cells are END, and lengths below the line are beyond training."
     )
     numbers = f"{views[0].run.config.task}: {SEQUENCES_EACH} unseen sequences of each length."
-    rows, slot = len(most), (WIDTH - 0.45) / len(views)
-    height = min(2.0, max(0.5, 0.16 * rows))
-    figure, top = new_picture(height + 3.25, lengths_sentence(views), numbers, how)
-    axes = panel(figure, 0.75, top + 0.1, 5.6, 1.5)
+    heights = 1.7, min(2.0, max(0.5, 0.16 * len(most))) + 0.9
+    figure = new_figure(sum(heights) + 0.4, lengths_sentence(views), numbers, how)
+    axes, *tables = figure.subplot_mosaic(
+        [["curves"] * len(views), list(range(len(views)))], height_ratios=heights
+    ).values()
     for shortest, seq_len in {
         (view.run.config.seq_len if view.run.config.fixed_length else 1, view.run.config.seq_len)
         for view in views
     }:
         axes.axvspan(shortest - 0.5, seq_len + 0.5, color="grey", alpha=0.2)
-    for view, style in zip(views, ("o-", "s--", "^:"), strict=False):
+    for view, style in zip(views, itertools.cycle(("o-", "s--", "^:")), strict=False):
         lengths = view.evidence.lengths
         right = [100 * each.exact_match for each in lengths]
         axes.plot([each.length for each in lengths], right, style, label=view.model)
     axes.set(ylabel="% correct", ylim=(-3, 103), xlim=(most[0].length - 0.5, most[-1].length + 0.5))
-    room, named = 5.6 / (most[-1].length - most[0].length + 1), most[:1]
+    named, apart = most[:1], (most[-1].length - most[0].length) / 24
     for each in most:
-        if (each.length - named[-1].length) * room > 0.25:
+        if each.length - named[-1].length > apart:
             named.append(each)
     names = [f"{each.length}\n{len(each.reading.source.unique(dim=0))}" for each in named]
     axes.set_xticks([each.length for each in named], names)
-    axes.text(-0.02, -0.07, "length\ndistinct", ha="right", va="top", transform=axes.transAxes)
-    name_lines(axes)
-    for place, view in enumerate(views):
-        axes = panel(figure, 0.45 + place * slot, top + 2.65, slot - 0.35, height)
+    name_lines(axes, gap=0.14)
+    for axes, view in zip(tables, views, strict=True):
         draw_places(axes, view)
-        axes.set_xlabel("position in the answer")
-        if place == 0:
-            axes.set_ylabel("symbols in the question" if height > 1.7 else "length")
     return figure
 
 
@@ -326,26 +318,23 @@ def layers_picture(view: View) -> Figure:
     )
     if view.outlined:
         how += f" Each dot is a head, measured on {sample(view.evidence.reading.source)}."
-    spacing, below = 5.8 / len(names), 0.55
-    labels = ["\n".join(name.rsplit(" ", 1)).replace("-", "-\n") for name in names]
-    if turned := spacing < 0.6:
-        labels, below = names, 0.1 + maps.inches(names, 7)
-    height = 2.2 + below + (1.1 if view.outlined else 0)
-    figure, top = new_picture(height, layers_sentence(tokens), numbers, how)
-    axes = panel(figure, 0.9, top + 0.1, 5.8, 2.0)
+    figure = new_figure(4.2 if view.outlined else 3.2, layers_sentence(tokens), numbers, how)
+    axes, *dots = figure.subplots(
+        1 + view.outlined, 1, squeeze=False, sharex=True, height_ratios=(2, 1)[: 1 + view.outlined]
+    ).flat
     axes.plot(places, [100 * score for score in tokens.values()], "s--", label="token accuracy")
     axes.plot(places, [100 * whole for _, whole in lens.values()], "o-", label="exact match")
-    limits = -0.5, len(names) - 0.5
-    axes.set(ylabel="%", ylim=(-3, 103), xlim=limits)
+    axes.set(ylabel="%", ylim=(-3, 103))
     if view.outlined:
-        dots = panel(figure, 0.9, top + 2.3, 5.8, 0.9)
         sublayer = "cross-attention" if view.kind == "cross" else " attention"
         at = [place for place, name in enumerate(names) if name.endswith(sublayer)]
         for place, of_layer in zip(at, 100 * shares, strict=True):
-            dots.plot([place] * len(of_layer), of_layer, "o", color="grey", alpha=0.6)
-        dots.set(ylabel="% of attention\non the answers", ylim=(-6, 106), xlim=limits)
-        axes.set_xticks(places, [])
-    step = math.ceil(0.13 / spacing)
-    figure.axes[-1].set_xticks(places[::step], labels[::step], rotation=90 * turned, size=7)
+            dots[0].plot([place] * len(of_layer), of_layer, "o", color="grey", alpha=0.6)
+        dots[0].set(ylabel="% of attention\non the answers", ylim=(-6, 106))
+    labels = ["\n".join(name.rsplit(" ", 1)).replace("-", "-\n") for name in names]
+    figure.axes[-1].set_xticks(places, labels, size=7)
+    if len(names) > 9:
+        step = 1 + len(names) // 40
+        figure.axes[-1].set_xticks(places[::step], names[::step], rotation=90, size=7)
     name_lines(axes)
     return figure

@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import matplotlib.style
+import numpy
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import fontManager
@@ -61,28 +62,6 @@ def picture_style(dark: bool = False) -> Iterator[None]:
         yield
 
 
-def new_picture(height: float, sentence: str, numbers: str = "", how: str = "") -> tuple[Figure, float]:
-    """Return an empty figure with room of a given height, and that room's offset from the top, in inches.
-
-    Above it come the title and, in grey, the details; below it, a caption on how to read the picture.
-    """
-    sentence = textwrap.fill(sentence[:1].upper() + sentence[1:], SENTENCE, break_on_hyphens=False)
-    numbers, how = (
-        "\n".join(textwrap.fill(line, SMALL) for line in text.splitlines()) for text in (numbers, how)
-    )
-    top = MARGIN + 0.22 * (sentence.count("\n") + 1) + 0.17 * (numbers.count("\n") + 1) + 0.1
-    below = MARGIN + 0.17 * (how.count("\n") + 1)
-    figure = Figure(figsize=(WIDTH, top + height + below))
-    grey, left = matplotlib.rcParams["grid.color"], MARGIN / WIDTH
-    figure.suptitle(
-        sentence, x=left, y=1 - MARGIN / figure.get_figheight(), ha="left", va="top", size=12, weight="bold"
-    )
-    lines = {"x": left, "color": grey, "ha": "left", "size": 9, "linespacing": 1.25}
-    figure.text(y=1 - (top - 0.1) / figure.get_figheight(), s=numbers, va="bottom", **lines)
-    figure.supxlabel(how, y=MARGIN / figure.get_figheight(), va="bottom", **lines)
-    return figure, top
-
-
 def new_figure(height: float, sentence: str, numbers: str = "", how: str = "") -> Figure:
     """Return an empty figure with room of this height, in inches, in which matplotlib arranges the axes.
 
@@ -106,27 +85,31 @@ def new_figure(height: float, sentence: str, numbers: str = "", how: str = "") -
     return figure
 
 
-def panel(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
-    """Return axes at a position in inches from the figure's upper left corner."""
-    across, down = figure.get_size_inches()
-    return figure.add_axes((left / across, 1 - (top + height) / down, width / across, height / down))
-
-
-def name_lines(axes: Axes) -> None:
-    """Label each line at its end, in its colour, without overlaps."""
+def name_lines(axes: Axes, gap: float = 0.08) -> None:
+    """Label each line at its end, in its colour, at least this fraction of the height apart."""
     place = -math.inf
     into_axes = axes.transData + axes.transAxes.inverted()
     ends = {line: into_axes.transform(line.get_xydata()[-1])[1] for line in axes.get_lines()}
     for line in sorted(ends, key=ends.get):
-        place = max(place + 0.08, ends[line])              # of the height of the axes
+        place = max(place + gap, ends[line])
         style = {"color": line.get_color(), "va": "center", "transform": axes.transAxes}
         axes.text(1.02, place, line.get_label(), **style)
+
+
+def settle(figure: Figure) -> None:
+    """Lay out the axes for good; the first pass does not yet know the size of rotated names."""
+    for _ in range(2):
+        figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for axes in figure.axes:                                # the last digits depend on the solver
+        axes.set_position(numpy.round(axes.get_position(original=True).bounds, 6))
 
 
 def save_picture(figure: Figure, path: Path) -> None:
     """Save the picture in the format of its suffix, with its title, but without a date."""
     title = {"Title": " ".join(figure.get_suptitle().split())}
     no_date = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
+    settle(figure)
     with replacing(path) as unfinished:
         figure.savefig(unfinished, dpi=150, metadata=title | no_date.get(path.suffix, {}))
 

@@ -46,7 +46,8 @@ import handmade  # noqa: E402
 import train  # noqa: E402
 import transformer  # noqa: E402
 from data import ARCHITECTURES, TASKS, add_start_end, all_right, to_content  # noqa: E402
-from lab.evidence import Evidence, half_way, shares_in_training  # noqa: E402
+from lab.animation import half_way  # noqa: E402
+from lab.evidence import Evidence, shares_in_training  # noqa: E402
 from lab.heads import SEQUENCES_EACH, longest, unseen_sequences  # noqa: E402
 from lab.mistakes import mistakes_text  # noqa: E402
 from lab.probes import untrained  # noqa: E402

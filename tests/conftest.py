@@ -25,6 +25,7 @@ from data import ARCHITECTURES
 from lab.view import look_at
 from support.config import Config
 from support.console import run_script
+from support.figure import settle
 from support.puzzles import MASK, PLUS, ZERO
 from support.report import Answers
 from support.runs import run_folder
@@ -268,6 +269,7 @@ def outlined(axes):
 
 def texts_of(figure):
     """Yield every visible text and its bounding box, in pixels."""
+    settle(figure)
     figure.draw_without_rendering()
     texts = [*figure.texts, *figure.legends]
     for axes in figure.axes:

@@ -28,7 +28,7 @@ import train
 from data import arrange
 from support import distributed
 from support.config import Config
-from support.figure import name_lines, new_picture, panel, picture_style, save_picture
+from support.figure import name_lines, new_figure, picture_style, save_picture
 from transformer import PAD, LayerNorm, PositionalEncoding, token_embedding
 
 CPU = torch.device("cpu")
@@ -196,14 +196,13 @@ def scale_picture(points: list[Point], flops_per_second: float) -> Figure:
     most, least = max(points, key=Point.share_of_limit), min(points, key=Point.share_of_limit)
     largest = f"{most.share_of_limit():.0%} of a step at {most.name}"
     rate = f"{flops_per_second / 1e9:.0f} GFLOP/s"
-    figure, top = new_picture(
+    figure = new_figure(
         5.3, f"matrix products take {largest}, {least.share_of_limit():.0%} at {least.name}",
         "encoder of d_model 128, 4 layers, length 8, batch 32 (lower left: 8), and one size changed",
         f"Dashed: the limit set by matrix products alone, at the {rate} that one thread reaches here.",
     )
-    for number, sweep in enumerate(SWEEPS):
-        row, column = divmod(number, 2)
-        axes = panel(figure, 0.85 + 2.9 * column, top + 0.2 + 2.65 * row, 2.35, 2.0)
+    for axes, sweep in zip(figure.subplots(2, 2).flat, SWEEPS, strict=False):
+        column = axes.get_subplotspec().colspan.start
         swept = [point for point in points if point.sweep == sweep]
         sizes = [point.size for point in swept]
         for way in WAYS:

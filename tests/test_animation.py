@@ -1,33 +1,36 @@
 """The animation shows the record of training from the first epoch to the last."""
 
-from types import SimpleNamespace
+import re
 
 import numpy
 import pytest
-from conftest import KINDS
+import torch
 from PIL import Image, ImageSequence
 
-from lab.animation import Film, film_of, film_picture, film_sentence, save_film
+from data import arrange
+from lab.animation import draw_film, film_sentence, moments, save_film
+from lab.heads import read
 from support.figure import picture_style
 
 
 def test_the_film_shows_the_record_from_the_first_epoch_to_the_last(run, measured, tmp_path):
     record, history, kind = measured.record, run.history, measured.kind
-    figure = film_picture(measured)
-    *maps, curves = figure.axes
-    layers = 2 * len(KINDS[run.architecture])
-    assert len(maps) == 2 * layers                              # at each of two moments
-    head = int(maps[layers - 1].get_title(loc="left").split("head")[1]) - 1
+    figure, curves, show = draw_film(measured)
+    map_axes, curve_axes, _ = figure.axes
     for epoch in 0, 1:
-        step, = maps[epoch * layers].texts
-        assert step.get_text() == f"step {history[epoch]['step']}"
-        drawn = maps[(epoch + 1) * layers - 1].collections[0].get_array()          # of the last layer
-        expected = numpy.ma.masked_array(record[kind][epoch, 1, head], numpy.ma.getmaskarray(drawn))
+        show(epoch)
+        title = map_axes.get_title(loc="left")
+        assert title.endswith(f"step {history[epoch]['step']}")
+        layer, head = (int(word) - 1 for word in re.findall(r"(?:layer|head) (\d+)", title))
+        drawn = map_axes.collections[0].get_array()
+        expected = numpy.ma.masked_array(record[kind][epoch, layer, head], numpy.ma.getmaskarray(drawn))
         numpy.testing.assert_allclose(drawn.filled(0), expected.filled(0))
-    right, share = (list(line.get_ydata()) for line in curves.get_lines())
+    right, share = (list(line.get_ydata()) for line in curve_axes.get_lines())
     assert right == pytest.approx([100 * share for share in record["right"]])
-    most = film_of(measured).view.reading.shares.max().item()
+    source, target = (torch.from_numpy(record[name])[None] for name in ("source", "target"))
+    most = read(run, source, *arrange(run.architecture, source, target)).shares.max().item()
     assert share[-1] == pytest.approx(100 * most, abs=0.1)
+    assert list(curves) == ["symbols correct", "attention on the answer"]
     path = tmp_path / "film.gif"
     with picture_style(dark=True):
         save_film(measured, path)
@@ -56,12 +59,7 @@ def test_the_sentence_of_the_film_says_what_comes_first(right, share, sentence):
 
 
 def test_the_film_spends_its_time_where_the_model_learns_and_has_at_most_48_frames():
-    def moments(right, *others, early, late):
-        view = SimpleNamespace(record={"step": numpy.arange(len(right))})
-        return Film(view, [], dict(enumerate([right, *others]))).moments(early, late)
-
-    epochs = moments([0] * 9 + [1] * 41, [0] * 5 + [1] * 45, early=36, late=12)
+    epochs = moments({"right": [0] * 9 + [1] * 41, "share": [0] * 5 + [1] * 45})
     assert epochs[:19] == list(range(19)) and epochs[-1] == 49 and len(epochs) == 30
-    assert len(moments([0] * 300 + [1] * 200, early=36, late=12)) <= 48
-    assert moments([0] * 9 + [1] * 41, early=3, late=2) == [0, 9, 18, 49]
-    assert moments([1], early=3, late=2) == [0]
+    assert len(moments({"right": [0] * 300 + [1] * 200})) <= 48
+    assert moments({"right": [1]}) == [0]

@@ -13,13 +13,13 @@ from selenium.webdriver.support.ui import Select, WebDriverWait
 
 from data import ARCHITECTURES, TASKS
 from lab.gallery import save_gallery
-from support.figure import new_picture, save_picture
+from support.figure import new_figure, save_picture
 from support.runs import list_files, run_folder, write_json
 
 
 def draw(folder: Path, name: str, runs: list[Path], title: str, command: str = "python visualize.py") -> None:
     """Save a picture and list it, as visualize.py does."""
-    figure, _ = new_picture(1.0, title)
+    figure = new_figure(1.0, title)
     save_picture(figure, folder / name)
     shown = {"runs": [run.relative_to(folder).as_posix() for run in runs], "title": title, "command": command}
     list_files(folder, {folder / name: shown})
@@ -32,7 +32,7 @@ def some_runs(models_dir, tmp_path):
         for task, architecture in runs:
             place = run_folder(tmp_path, task, architecture)
             place.mkdir(parents=True)
-            for name in "ablation", "film", "attention_head":
+            for name in "ablation", "layers", "attention_head":
                 path = place.relative_to(tmp_path) / f"{name}.png"
                 draw(tmp_path, path.as_posix(), [place], f"{name} of {task} & {architecture}")
             (place / "explorer.html").write_text("the page")
@@ -62,7 +62,7 @@ def test_the_gallery_shows_all_that_is_listed_with_metrics_command_and_what_to_l
         for link in browser.find_elements("css selector", "section a")
     }
     assert links == {
-        "ablation.png", "film.png", "attention_head.png", "attention_head_5-9.svg", "attention_layer.pdf",
+        "ablation.png", "layers.png", "attention_head.png", "attention_head_5-9.svg", "attention_layer.pdf",
         "copy_vs_reverse.png", "explorer.html",
     }
     section = browser.find_element("id", "copy-encoder")
@@ -74,7 +74,7 @@ def test_the_gallery_shows_all_that_is_listed_with_metrics_command_and_what_to_l
     assert "Look for cuts that leave few answers correct" in section.text
     assert [figure.text for figure in section.find_elements("tag name", "b")] == [
         "attention_head of copy & encoder", "A sequence of my own", "In pdf", "ablation of copy & encoder",
-        "film of copy & encoder",
+        "layers of copy & encoder",
     ]
     assert browser.find_element("id", "runs-side-by-side").get_attribute("data-task") == "copy reverse"
 
@@ -82,20 +82,14 @@ def test_the_gallery_shows_all_that_is_listed_with_metrics_command_and_what_to_l
 def test_the_gallery_shows_each_picture_once(some_runs, tmp_path):
     """In two formats, and of a task that data.py no longer defines."""
     page, folder = some_runs([("copy", "encoder")]), run_folder(tmp_path, "copy", "encoder")
-    for name in "film.svg", "layers.svg", "ablation.svg", "film.gif":
-        path = folder / name
-        draw(tmp_path, path.with_suffix(".svg").relative_to(tmp_path).as_posix(), [folder], "in svg")
-        if path.suffix == ".gif":
-            Image.new("L", (2, 2)).save(path)
-            shown = {"runs": ["copy_task/encoder"], "title": "moving", "command": "python visualize.py"}
-            list_files(tmp_path, {path: shown})
-    (folder / "film.png").unlink()
+    for name in "influence", "ablation":
+        draw(tmp_path, f"copy_task/encoder/{name}.svg", [folder], "in svg")
     gone = run_folder(tmp_path, "gone", "encoder")
     gone.mkdir(parents=True)
     draw(tmp_path, "gone_task/encoder/layers.png", [gone], "of a task that is gone")
     text = save_gallery(tmp_path).read_text()
     assert text.count("ablation.") == 2 and "ablation.svg" not in text              # link and picture
-    assert 'srcset="copy_task/encoder/film.svg"' in text and text.count("layers.svg") == 2
+    assert text.count("influence.svg") == 2
     assert text.index('data-task="copy"') < text.index('data-task="gone"') and page.exists()
 
 
@@ -128,10 +122,10 @@ def test_axe_finds_nothing_wrong_in_the_gallery(some_runs, browser, window, dark
     assert browser.execute_script("return document.documentElement.scrollWidth") <= window
 
 
-def test_who_wants_nothing_to_move_sees_the_last_moments_of_a_film(some_runs, tmp_path, browser):
+def test_who_wants_nothing_to_move_sees_the_head_after_training(some_runs, tmp_path, browser):
     page = some_runs([("copy", "encoder")])
     folder = run_folder(tmp_path, "copy", "encoder")
-    with Image.open(folder / "film.png") as still:
+    with Image.open(folder / "attention_head.png") as still:
         still.save(folder / "film.gif")
     shown = {"runs": ["copy_task/encoder"], "title": "moving", "command": "python visualize.py"}
     list_files(tmp_path, {folder / "film.gif": shown})
@@ -141,7 +135,7 @@ def test_who_wants_nothing_to_move_sees_the_last_moments_of_a_film(some_runs, tm
         film.scrollIntoView();
         return film.currentSrc;
     """
-    for reduce, shown in ("no-preference", "film.gif"), ("reduce", "film.png"):
+    for reduce, shown in ("no-preference", "film.gif"), ("reduce", "attention_head.png"):
         motion = {"name": "prefers-reduced-motion", "value": reduce}
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [motion]})
         opened(browser, page)

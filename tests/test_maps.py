@@ -7,7 +7,7 @@ from conftest import KINDS, names_of, numbers_of, outlined
 from matplotlib.figure import Figure
 
 from data import to_text
-from lab.maps import draw_map, map_of, name_ticks
+from lab.maps import draw_map, frame, map_of, name_ticks
 from lab.view import look_at
 from train import load_run
 from transformer import generate
@@ -37,6 +37,7 @@ def test_a_map_has_query_down_key_across_and_row_0_on_top(run, measured):
         axes = Figure(figsize=(8, 8)).subplots()
         shown = map_of(view, (kind, 1, 0))
         run.model(*given)                                       # after what map_of may have to measure
+        frame(axes, len(shown.keys), len(shown.queries))
         draw_map(axes, shown)
         name_ticks(axes, shown.queries, shown.keys)
         weights = run.model.attention_layers()[kind][1].attention_weights[0, 0]
@@ -54,7 +55,7 @@ def test_a_map_has_query_down_key_across_and_row_0_on_top(run, measured):
         cells = [(3 - i, first + i) for i in range(3) if first + i < len(queries)]          # key, query
         assert outlined(axes) == (sorted(cells) if kind == view.kind else [])
     draw = head_picture(view)
-    assert draw.axes[0].get_ylabel().startswith("query") and draw.axes[-1].get_xlabel().startswith("key")
+    assert draw.axes[0].get_ylabel().startswith("query") and draw.axes[1].get_xlabel().startswith("key")
 
 
 @pytest.mark.parametrize(

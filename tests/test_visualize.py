@@ -53,7 +53,7 @@ from visualize import head_picture, layer_picture, model_picture
 
 NAMES = [
     "attention_head", "attention_layer", "attention_model", "influence", "ablation", "layers", "training",
-    "mistakes", "film",
+    "mistakes",
 ]
 TABLES = ["heads.csv", "mistakes.csv", "film.gif", "explorer.html"]
 
@@ -95,7 +95,7 @@ def test_a_run_without_its_record_is_drawn_without_a_film(
 
 
 def test_a_query_can_be_redone_from_the_numbers_shown(view):
-    table = head_picture(view).axes[-1]
+    table = head_picture(view).axes[1]
     assert names_of(table.get_yticklabels())[1] == "x = q·k / √8"
     numbers = numpy.array([float(text.get_text().replace("−", "-")) for text in table.texts])
     scores, scaled, powers, weights = numbers.reshape(4, -1)
@@ -433,7 +433,7 @@ def test_pictures_elsewhere_never_stand_beside_those_of_other_weights(
     later = time.time() + 10
     os.utime(folder / "checkpoint.pt", (later, later))
     call_main(monkeypatch, *options, "--sequence", "7")
-    assert f"\n{output}: 18 files based on earlier weights removed\n" in "\n" + capsys.readouterr().out
+    assert f"\n{output}: 17 files based on earlier weights removed\n" in "\n" + capsys.readouterr().out
     assert {path.name for path in drawn.iterdir()} == {"weights_of_mine.png"} | {
         f"{name}_7.png" for name in ("attention_head", "attention_layer", "attention_model")
     }
