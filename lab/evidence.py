@@ -1,6 +1,7 @@
 """All measurements of one run: shares, ablations, influence, lengths; each is made when first needed."""
 
 import itertools
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -17,11 +18,8 @@ from lab.heads import (
     Reading,
     answer_cells,
     answering_kind,
-    diagonals,
-    first_symbol,
     heads_of,
     longest,
-    mean_distance,
     parts_of,
     read,
     share_on,
@@ -32,7 +30,7 @@ from lab.probes import logit_lens
 from support.record import Record
 from support.runs import Run
 from train import predict
-from transformer import END, unwrapped
+from transformer import unwrapped
 
 MOST_HARMLESS, PAIRS = 48, 4                                # candidate heads, and pairs measured
 SMALLEST_COST = 0.01                                        # of a pair worth reporting
@@ -42,28 +40,18 @@ SMALLEST_COST = 0.01                                        # of a pair worth re
 class AtLength:
     """A model's answers to questions of one length."""
 
-    reading: Reading
+    source: Tensor                                          # (N, L + 2)
     target: Tensor                                          # the correct answers (N, T), with START and END
     answers: Tensor                                         # the model's own (N, T), of train.predict
 
     @property
     def length(self) -> int:
         """The number of symbols in each question."""
-        return self.reading.length
+        return self.source.size(1) - 2
 
     @property
     def exact_match(self) -> float:
         return data.exact_match(self.answers, self.target)
-
-    @property
-    def right(self) -> Tensor:
-        """The accuracy at each symbol of the answer and at its END, (T − 1,)."""
-        return (self.answers == self.target)[:, 1:].double().mean(dim=0)
-
-    def stops_after(self, symbols: int) -> int:
-        """Return how many answers have END after exactly this many symbols."""
-        ends = self.answers[:, 1:] == END
-        return int((ends.any(dim=1) & (ends.long().argmax(dim=1) == symbols)).sum())
 
 
 def answer_lengths(run: Run, most: int) -> dict[int, int]:
@@ -86,11 +74,10 @@ def by_length(run: Run) -> list[AtLength]:
     """Return the answers for each available question length, up to twice the training length."""
     lengths = []
     for length in answer_lengths(run, 2 * run.config.seq_len):
-        source, inputs, targets = unseen_sequences(run, length, SEQUENCES_EACH)
+        source, _, _ = unseen_sequences(run, length, SEQUENCES_EACH)
         answer = data.TASKS[run.config.task].answer(source[:, 1:-1])
         target = data.add_start_end(answer, answer.size(1) + 2)
-        answers = predict(run.model, source, target)
-        lengths.append(AtLength(read(run, source, inputs, targets), target, answers))
+        lengths.append(AtLength(source, target, predict(run.model, source, target)))
     return lengths
 
 
@@ -202,27 +189,17 @@ class Evidence:
 def head_table(evidence: Evidence) -> list[dict]:
     """Return one row per head, most costly first; layers and heads are numbered from 1.
 
-    Each row gives the fractions of attention on both diagonals and on the answer's source, the entropy
-    relative to uniform attention, and the distance in tokens. Then come the exact match without the head and
-    the cost of removing it. A fraction is None if it has no meaning. For the answer, that is a kind of
-    attention that cannot find it, or an answer that depends on nothing. For a diagonal, it is one outside the
-    map.
+    Each row gives the fraction of attention on the answer's source, the exact match without the head, and the
+    cost of removing it. The fraction is None if that kind of attention cannot find the answer, or if the
+    answer depends on nothing.
     """
-    run, reading, rows = evidence.run, evidence.reading, []
-    architecture = run.architecture
-    for kind, maps in reading.maps.items():
-        first = first_symbol(architecture, kind, reading.length)
-        diagonal, anti_diagonal = diagonals(first, reading.length, *maps.shape[-2:])
-        scores = {
-            "diagonal": share_on(diagonal, maps), "anti_diagonal": share_on(anti_diagonal, maps),
-            "relative_entropy": reading.entropy[kind], "mean_distance": mean_distance(maps, first),
-        }
-        if kind == answering_kind(architecture):
-            scores["answer"] = reading.shares
-        for head in heads_of(run.model, (kind,)):
-            _, layer, index = head
-            row = {"kind": kind, "layer": layer + 1, "head": index + 1, "answer": None}
-            for name, score in scores.items():
-                row[name] = None if score[layer, index].isnan() else score[layer, index].item()
-            rows.append(row | {"exact_match_without": evidence.left(head), "cost": evidence.cost(head)})
+    rows, answering = [], answering_kind(evidence.run.architecture)
+    for head in heads_of(evidence.run.model):
+        kind, layer, index = head
+        share = evidence.reading.shares[layer, index] if kind == answering else torch.tensor(math.nan)
+        rows.append({
+            "kind": kind, "layer": layer + 1, "head": index + 1,
+            "answer": None if share.isnan() else share.item(),
+            "exact_match_without": evidence.left(head), "cost": evidence.cost(head),
+        })
     return sorted(rows, key=lambda row: (-row["cost"], -(row["answer"] or 0)))

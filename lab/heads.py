@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from data import arrange, batches, exact_match
+from data import arrange, batches
 from lab.influence import dependence
 from support.config import EVALUATION_BATCH, fixed_generator
 from support.runs import Run
@@ -99,33 +99,20 @@ def first_symbol(architecture: str, kind: str, length: int) -> tuple[int, int]:
     return {"encoder": (1, 1), "decoder": (0, 0), "cross": (0, 1)}[kind]
 
 
-def cells_of_symbols(symbols: Tensor, first: tuple[int, int], queries: int, keys: int) -> Tensor:
-    """Place symbol cells (…, A, L) into a boolean map (…, T, S), starting at this query and key.
-
-    Cells outside the map are dropped, because an answer can end too early.
-    """
-    (query, key), symbols = first, symbols[..., : queries - first[0], : keys - first[1]]
-    cells = torch.zeros(*symbols.shape[:-2], queries, keys, dtype=torch.bool)
-    cells[..., query : query + symbols.size(-2), key : key + symbols.size(-1)] = symbols
-    return cells
-
-
 def answer_cells(architecture: str, depends: Tensor, queries: int, keys: int) -> Tensor:
     """Return where the answers come from in a map (T, S) of the answering kind, (N, T, S) boolean.
 
     The query that predicts a symbol gets a cell at each key with at least half the dependence of the
-    strongest key. depends (N, A, L) comes from influence.dependence.
+    strongest key. depends (N, A, L) comes from influence.dependence. Cells outside the map are dropped,
+    because an answer can end too early.
     """
-    known = depends.nan_to_num()
-    behind = (known > 0) & (known >= known.amax(dim=2, keepdim=True) / 2)
-    first = first_symbol(architecture, answering_kind(architecture), behind.size(2))
-    return cells_of_symbols(behind, first, queries, keys)
-
-
-def diagonals(first: tuple[int, int], length: int, queries: int, keys: int) -> Tensor:
-    """Return the diagonal and anti-diagonal of the symbols in a map (T, S), (2, T, S) boolean."""
-    square = torch.eye(length, dtype=torch.bool)
-    return cells_of_symbols(torch.stack([square, square.flip(1)]), first, queries, keys)
+    query, key = first_symbol(architecture, answering_kind(architecture), depends.size(2))
+    known = depends.nan_to_num()[:, : queries - query, : keys - key]
+    cells = torch.zeros(len(depends), queries, keys, dtype=torch.bool)
+    cells[:, query : query + known.size(1), key : key + known.size(2)] = (
+        (known > 0) & (known >= known.amax(dim=2, keepdim=True) / 2)
+    )
+    return cells
 
 
 def longest(run: Run) -> int:
@@ -163,29 +150,6 @@ def share_on(cells: Tensor, maps: Tensor) -> Tensor:
     return (maps * cells).sum(dim=(-2, -1)) / queries
 
 
-def relative_entropy(maps: Tensor, allowed: Tensor) -> Tensor:
-    """Return how evenly each head attends (…, H): 0 means a single key, 1 means uniform attention.
-
-    This is −Σ w·ln w / ln n over the n keys a query may attend to, averaged over queries with a choice. maps
-    (…, H, T, S), allowed broadcastable to it, boolean.
-    """
-    entropy = torch.special.entr(maps).sum(dim=-1)                                      # (…, H, T), nats
-    keys = allowed.sum(dim=-1)
-    return (entropy / keys.log()).where(keys > 1, torch.nan).nanmean(dim=-1)
-
-
-def mean_distance(maps: Tensor, first: tuple[int, int]) -> Tensor:
-    """Return how far a query's attention is from its own symbol, in tokens, as a mean per head (…, H).
-
-    A copying head scores 0. maps are (…, H, T, S); first is the query and key of symbol 0 (see first_symbol).
-    Earlier queries are left out.
-    """
-    query, key = first
-    numbers = torch.arange(maps.size(-2) - query)[:, None], torch.arange(maps.size(-1)) - key
-    distances = (numbers[0] - numbers[1]).abs()                                         # (T − query, S)
-    return (maps[..., query:, :] * distances).sum(dim=-1).mean(dim=-1)
-
-
 @dataclass
 class Reading:
     """The attention in sequences of one length: a single sequence, or means over N."""
@@ -193,9 +157,7 @@ class Reading:
     source: Tensor                                          # (N, L + 2)
     given: tuple[Tensor, ...]
     to_say: Tensor                                          # (N, T)
-    said: Tensor                                            # (N, T)
     maps: dict[str, Tensor]                                 # of each kind: (layers, H, T, S)
-    entropy: dict[str, Tensor]                              # of each kind: (layers, H), see relative_entropy
     depends: Tensor                                         # of the correct answer; see influence.dependence
     cells: Tensor                                           # (N, T, S), see answer_cells
     shares: Tensor                                          # of the answering kind, on cells: (layers, H)
@@ -211,35 +173,25 @@ class Reading:
         """The number of symbols in each question."""
         return self.source.size(1) - 2
 
-    @property
-    def right(self) -> float:
-        """The exact match of the predictions."""
-        return exact_match(self.said, self.to_say)
-
 
 def read(run: Run, source: Tensor, given: tuple[Tensor, ...], to_say: Tensor) -> Reading:
     """Measure where the heads attend; all sources must have the same length."""
     answering = answering_kind(run.architecture)
     depends = dependence(run.config.task, source[:, 1:-1], run.config.vocab_size)
     cells = answer_cells(run.architecture, depends, to_say.size(1), given[0].size(1))[:, None]
-    allowed = {
-        kind: attention_mask(given[-1 if kind == "decoder" else 0][:1], causal=kind == "decoder")
-        for kind in unwrapped(run.model).attention_layers()
-    }
-    said, maps, entropy = torch.zeros_like(to_say), dict.fromkeys(allowed, 0), dict.fromkeys(allowed, 0)
+    maps = dict.fromkeys(unwrapped(run.model).attention_layers(), 0)
     shares = torch.zeros(len(source), run.config.num_layers, run.config.num_heads, dtype=torch.float32)
     with evaluating(run.model) as model:
         for rows, tokens in batches(given, EVALUATION_BATCH):
-            said[rows] = model(*tokens).argmax(dim=-1)
+            model(*tokens)
             for kind, attentions in model.attention_layers().items():
                 weights = torch.stack([attention.attention_weights.float() for attention in attentions])
                 maps[kind] += weights.sum(dim=1) / len(source)
-                entropy[kind] += relative_entropy(weights, allowed[kind]).sum(dim=1) / len(source)
                 if kind == answering:
                     shares[rows] = share_on(cells[rows], weights).transpose(0, 1)
-    uniform = allowed[answering].double() / allowed[answering].sum(dim=-1, keepdim=True)
+    allowed = attention_mask(given[0][:1], causal=answering == "decoder").double()
+    chance = share_on(cells, allowed / allowed.sum(dim=-1, keepdim=True)).nanmean().item()
     return Reading(
-        source=source, given=given, to_say=to_say, said=said, maps=maps, entropy=entropy,
-        depends=depends, cells=cells[:, 0], shares=shares.nanmean(dim=0),
-        chance=share_on(cells, uniform).nanmean().item(),
+        source=source, given=given, to_say=to_say, maps=maps, depends=depends, cells=cells[:, 0],
+        shares=shares.nanmean(dim=0), chance=chance,
     )

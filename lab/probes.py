@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from data import batches
 from lab.heads import inputs_and_outputs
-from support.config import EVALUATION_BATCH, Config
+from support.config import EVALUATION_BATCH
 from support.runs import Run
 from transformer import evaluating
 
@@ -42,10 +42,3 @@ def logit_lens(run: Run, given: tuple[Tensor, ...]) -> dict[str, Tensor]:
             for ids, (stream, _) in zip(said.values(), passed, strict=True):
                 ids[rows, : stream.size(1)] = model.output_projection(norm(stream)).argmax(dim=-1)
     return said
-
-
-def untrained(config: Config) -> nn.Module:
-    """Return the initial, untrained model of a run with these settings."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        return config.model().eval()

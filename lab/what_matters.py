@@ -10,9 +10,8 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 
-from data import is_scored, usable_lengths
+from data import END, is_scored, to_text, usable_lengths
 from lab import maps
 from lab.ablation import is_right
 from lab.evidence import AtLength
@@ -184,27 +183,28 @@ def beyond_training(view: View) -> AtLength | None:
     return next((each for each in view.evidence.lengths if each.length > view.run.config.seq_len), None)
 
 
-def stops(view: View) -> tuple[int, int] | None:
-    """Return after how many symbols the model stops beyond the training lengths, and in how many answers.
+def stops_after(view: View) -> int | None:
+    """Return after how many correct symbols at least 90% of the answers end beyond the training lengths.
 
-    None unless it stops exactly where the longest training answers did, and is correct until then.
+    None unless that is where the longest training answers end, and too early.
     """
-    at, beyond = {each.length: each for each in view.evidence.lengths}, beyond_training(view)
-    if beyond:
-        symbols = at[longest(view.run)].target.size(1) - 2
-        count, most = beyond.stops_after(symbols), len(beyond.answers)
-        if symbols < beyond.target.size(1) - 2 and min(beyond.right[:symbols].min(), count / most) >= 0.9:
-            return symbols, count
-    return None
+    trained = [each.target.size(1) - 2 for each in view.evidence.lengths if each.length <= longest(view.run)]
+    symbols, beyond = max(trained, default=0), beyond_training(view)
+    if beyond is None or symbols >= beyond.target.size(1) - 2:
+        return None
+    expected = beyond.target[:, 1 : symbols + 2].clone()
+    expected[:, symbols] = END
+    stopping = (beyond.answers[:, 1 : symbols + 2] == expected).all(dim=1).double().mean()
+    return symbols if stopping >= 0.9 else None
 
 
 def lengths_sentence(views: list[View]) -> str:
     """Describe what happens at the first length beyond those of training."""
     task, beyond = views[0].run.config.task, {view.model: beyond_training(view) for view in views}
-    stopping = [view for view in views if stops(view)]
+    stopping = [view for view in views if stops_after(view)]
     if stopping:
         names = " and ".join(view.model for view in stopping)
-        return f"the {names} learned to {task}, and to stop after {stops(stopping[0])[0]} symbols"
+        return f"the {names} learned to {task}, and to stop after {stops_after(stopping[0])} symbols"
     right = {name: each.exact_match for name, each in beyond.items() if each}
     if not right:
         config = views[0].run.config
@@ -221,64 +221,31 @@ def lengths_sentence(views: list[View]) -> str:
     return f"no model generalises beyond the training lengths: {there}"
 
 
-def draw_places(axes: Axes, view: View) -> None:
-    """Draw how often each answer position is correct (columns), by question length (rows)."""
-    lengths, name = view.evidence.lengths, view.model
-    places = max(len(each.right) for each in lengths)
-    wrong = torch.full((len(lengths), places), torch.nan)
-    for row, each in enumerate(lengths):
-        wrong[row, : len(each.right)] = 1 - each.right
-        axes.add_patch(Rectangle((len(each.right) - 1, row), 1, 1, fill=False, linewidth=0.6, zorder=3))
-    maps.hatch(axes, 0, 0, places, len(lengths))
-    axes.pcolormesh(wrong.numpy(), cmap=loss_colours(), vmin=0, vmax=1, **maps.SEAMLESS)
-    maps.frame(axes, places, len(lengths))
-    trained = sum(each.length <= view.run.config.seq_len for each in lengths)
-    axes.axhline(trained, color=matplotlib.rcParams["text.color"], linewidth=1.2)
-    rows, columns = [str(each.length) for each in lengths], [str(place + 1) for place in range(places)]
-    maps.name_ticks(axes, rows, columns)
-    axes.set(xlabel="position in the answer", ylabel="length")
-    if beyond := beyond_training(view):
-        name += f"\nlength {beyond.length}: {percent(beyond.exact_match)} correct"
-        if found := stops(view):
-            name += f"\nEND after {found[0]} symbols: {found[1]} of {len(beyond.answers)}"
-        if view.outlined:
-            share = beyond.reading.shares[view.best[1:]].item()
-            name += f"\nbest head: {percent(share)} of its attention on the answer"
-    axes.set_title(name, loc="left", size=8)
-
-
 def lengths_picture(views: list[View]) -> Figure:
     """Draw the accuracy of all runs of a task on questions within and beyond the training lengths."""
-    most = max((view.evidence.lengths for view in views), key=len)
-    how = (
-        "Shaded: training lengths. Below each length: how many of its sequences are distinct.\n"
-        "Tables: red is wrong, outlined cells are END, and lengths below the line are beyond training."
-    )
-    numbers = f"{views[0].run.config.task}: {SEQUENCES_EACH} unseen sequences of each length."
-    heights = 1.7, min(2.0, max(0.5, 0.16 * len(most))) + 0.9
-    figure = new_figure(sum(heights) + 0.4, lengths_sentence(views), numbers, how)
-    axes, *tables = figure.subplot_mosaic(
-        [["curves"] * len(views), list(range(len(views)))], height_ratios=heights
-    ).values()
-    for shortest, seq_len in {
-        (view.run.config.seq_len if view.run.config.fixed_length else 1, view.run.config.seq_len)
-        for view in views
-    }:
-        axes.axvspan(shortest - 0.5, seq_len + 0.5, color="grey", alpha=0.2)
+    every = {each.length: each for view in views for each in view.evidence.lengths}
+    task = views[0].run.config.task
+    how = "Shaded: training lengths. Below each length: how many of its sequences are distinct."
+    for view in views:
+        if beyond := beyond_training(view):
+            question, answer = (to_text(row[0, 1:], task) for row in (beyond.source, beyond.answers))
+            how += f"\n{view.model}, asked {question.removesuffix(' END')}: {answer}"
+    numbers = f"{task}: {SEQUENCES_EACH} unseen sequences of each length."
+    figure = new_figure(2.7, lengths_sentence(views), numbers, how)
+    axes = figure.subplots()
+    for config in [view.run.config for view in views]:
+        shortest = config.seq_len if config.fixed_length else 1
+        axes.axvspan(shortest - 0.5, config.seq_len + 0.5, color="grey", alpha=0.2 / len(views))
     for view, style in zip(views, itertools.cycle(("o-", "s--", "^:")), strict=False):
-        lengths = view.evidence.lengths
-        right = [100 * each.exact_match for each in lengths]
-        axes.plot([each.length for each in lengths], right, style, label=view.model)
-    axes.set(ylabel="% correct", ylim=(-3, 103), xlim=(most[0].length - 0.5, most[-1].length + 0.5))
-    named, apart = most[:1], (most[-1].length - most[0].length) / 24
-    for each in most:
-        if each.length - named[-1].length > apart:
-            named.append(each)
-    names = [f"{each.length}\n{len(each.reading.source.unique(dim=0))}" for each in named]
-    axes.set_xticks([each.length for each in named], names)
-    name_lines(axes, gap=0.14)
-    for axes, view in zip(tables, views, strict=True):
-        draw_places(axes, view)
+        right = {each.length: 100 * each.exact_match for each in view.evidence.lengths}
+        axes.plot(right.keys(), right.values(), style, label=view.model)
+    axes.set(ylabel="% correct", ylim=(-3, 103), xlim=(min(every) - 0.5, max(every) + 0.5))
+    named = [min(every)]
+    for length in sorted(every):
+        if length - named[-1] > (max(every) - min(every)) / 24:
+            named.append(length)
+    axes.set_xticks(named, [f"{length}\n{len(every[length].source.unique(dim=0))}" for length in named])
+    name_lines(axes)
     return figure
 
 

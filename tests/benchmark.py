@@ -39,7 +39,7 @@ import torch
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from probes import loudness, probe_places, swap_end  # noqa: E402
+from probes import loudness, probe_places, swap_end, untrained  # noqa: E402
 from scale import flops_of, scale  # noqa: E402
 
 import handmade  # noqa: E402
@@ -50,7 +50,6 @@ from lab.animation import half_way  # noqa: E402
 from lab.evidence import Evidence, shares_in_training  # noqa: E402
 from lab.heads import SEQUENCES_EACH, longest, unseen_sequences  # noqa: E402
 from lab.mistakes import mistakes_text  # noqa: E402
-from lab.probes import untrained  # noqa: E402
 from support.config import Config, recipe  # noqa: E402
 from support.console import Parser, fail, run_script, set_threads  # noqa: E402
 from support.figure import percent  # noqa: E402

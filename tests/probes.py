@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy, linear
 from data import batches
 from lab.heads import SEQUENCES_EACH, inputs_and_outputs, longest, unseen_sequences
 from lab.probes import sublayers_of
-from support.config import EVALUATION_BATCH, fixed_generator
+from support.config import EVALUATION_BATCH, Config, fixed_generator
 from support.runs import Run
 from transformer import PAD, MultiHeadAttention, TransformerBlock, attention_mask, evaluating, unwrapped
 
@@ -163,3 +163,10 @@ def swap_end(run: Run, length: int, other_length: int) -> tuple[float, float]:
     here = here[other_length + 1 - here <= length]          # where both mirror positions are symbols
     own, moved = source[:, length + 1 - here], source[:, other_length + 1 - here]
     return tuple((said[:, here] == places).double().mean().item() for places in (own, moved))
+
+
+def untrained(config: Config) -> nn.Module:
+    """Return the initial, untrained model of a run with these settings."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return config.model().eval()

@@ -1,6 +1,4 @@
-"""Maps, shares and entropies are those of plain loops and closed forms."""
-
-import math
+"""Maps and shares are those of plain loops and closed forms."""
 
 import pytest
 import torch
@@ -9,12 +7,8 @@ from conftest import KINDS, attentions
 from data import TASKS, add_start_end, arrange, to_content, to_text
 from lab.heads import (
     answer_cells,
-    diagonals,
-    first_symbol,
     longest,
-    mean_distance,
     read,
-    relative_entropy,
     share_on,
     unseen_sequences,
 )
@@ -69,43 +63,9 @@ def test_the_chance_level_is_the_share_of_uniform_attention(run):
     assert read(run, *unseen_sequences(run, 8)).chance == pytest.approx(sum(expected) / 8)
 
 
-@pytest.mark.parametrize(
-    ("architecture", "kind", "diagonal", "anti_diagonal"),
-    [
-        ("encoder", "encoder", [(1, 1), (2, 2), (3, 3)], [(1, 3), (2, 2), (3, 1)]),
-        ("encoder-decoder", "encoder", [(1, 1), (2, 2), (3, 3)], [(1, 3), (2, 2), (3, 1)]),
-        ("encoder-decoder", "cross", [(0, 1), (1, 2), (2, 3)], [(0, 3), (1, 2), (2, 1)]),
-        ("encoder-decoder", "decoder", [(0, 0), (1, 1), (2, 2)], [(0, 2), (1, 1), (2, 0)]),
-        ("decoder", "decoder", [(4, 1), (5, 2), (6, 3)], [(4, 3), (5, 2), (6, 1)]),
-    ],
-)
-def test_diagonals_join_the_query_that_says_a_symbol_with_that_symbol(
-    architecture, kind, diagonal, anti_diagonal
-):
-    first = first_symbol(architecture, kind, 3)
-    cells = diagonals(first, 3, 8, 5)
-    assert [[tuple(cell) for cell in part.nonzero().tolist()] for part in cells] == [diagonal, anti_diagonal]
-    fewer = diagonals(first, 3, diagonal[1][0] + 1, 5)         # two symbols are predicted
-    assert fewer.equal(cells[:, : diagonal[1][0] + 1])
-
-
-def test_scores_of_maps_that_are_known_in_closed_form():
+def test_the_share_on_a_corner_counts_only_queries_that_have_cells():
     """Three heads of 4 queries: one attends uniformly, one to its position, one to the mirror position."""
-    mirror = torch.eye(4).flip(1)
-    maps = torch.stack([torch.full((4, 4), 0.25), torch.eye(4), mirror])        # (3, 4, 4)
-    allowed = torch.ones(4, 4, dtype=torch.bool)
-    torch.testing.assert_close(relative_entropy(maps, allowed), torch.tensor([1.0, 0, 0]))
-    torch.testing.assert_close(mean_distance(maps, (0, 0)), torch.tensor([1.25, 0, 2]))
-    copying = torch.eye(4).roll(1, dims=1)[:3]                  # cross-attention: query 0 reads key 1, …
-    assert mean_distance(copying, (0, 1)).item() == 0
+    maps = torch.stack([torch.full((4, 4), 0.25), torch.eye(4), torch.eye(4).flip(1)])          # (3, 4, 4)
     corner = torch.zeros(4, 4, dtype=torch.bool)
-    corner[0, 2:] = True                                        # a single query has cells: the right half
+    corner[0, 2:] = True
     torch.testing.assert_close(share_on(corner, maps), torch.tensor([0.5, 0, 1]))
-
-
-def test_entropy_counts_only_what_a_query_may_read_and_queries_that_may_choose():
-    allowed = torch.ones(5, 5, dtype=torch.bool).tril()
-    maps = allowed / allowed.sum(dim=-1, keepdim=True)          # uniform attention
-    assert relative_entropy(maps, allowed).item() == pytest.approx(1)
-    maps[4] = torch.tensor([0.5, 0.5, 0, 0, 0])           # may read five keys, and reads two
-    assert relative_entropy(maps, allowed).item() == pytest.approx((3 + math.log(2) / math.log(5)) / 4)

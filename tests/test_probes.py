@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import KINDS, TINY, attentions, zero
-from probes import linear_probe, loudness, score_parts
+from probes import linear_probe, loudness, score_parts, untrained
 
 from data import ARCHITECTURES, is_scored
 from lab.heads import read, scores_of_query, unseen_sequences
-from lab.probes import logit_lens, untrained
+from lab.probes import logit_lens
 from support.config import Config
 from support.runs import Run
 

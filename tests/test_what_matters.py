@@ -5,6 +5,7 @@ import pytest
 import torch
 from conftest import MODELS, names_of, outlined, sentence_of
 
+from data import to_text
 from lab.ablation import NOTHING
 from lab.heads import ALL_ATTENTION, heads_of
 from lab.what_matters import (
@@ -89,19 +90,17 @@ def test_the_sentence_of_ablation_names_the_costliest_head_and_the_one_that_read
 
 
 def test_lengths_and_layers_are_drawn_as_measured(view):
-    axes, places = lengths_picture([view]).axes
+    picture = lengths_picture([view])
+    axes, = picture.axes
     exact_match, = axes.get_lines()
     assert list(exact_match.get_xdata()) == list(range(1, 17))
     assert list(exact_match.get_ydata()) == pytest.approx([min(100, 8 * length) for length in range(1, 17)])
-    different = [len(each.reading.source.unique(dim=0)) for each in view.evidence.lengths]
+    different = [len(each.source.unique(dim=0)) for each in view.evidence.lengths]
     assert names_of(axes.get_xticklabels()) == [f"{row + 1}\n{count}" for row, count in enumerate(different)]
-    wrong = places.collections[0].get_array()
-    for row, of_length in enumerate(wrong):                     # each symbol and END, and nothing more
-        assert of_length.compressed() == pytest.approx([1 - min(100, 8 * (row + 1)) / 100] * (row + 2))
-    share = int(100 * view.evidence.lengths[8].reading.shares[view.best[1:]] + 1e-6)
-    title = f"{MODELS[view.run.architecture]}\nlength 9: 72% correct\n"
-    title += f"best head: {share}% of its attention on the answer"
-    assert places.get_title(loc="left") == title
+    beyond = view.evidence.lengths[8]
+    question, answer = (to_text(row[0, 1:]) for row in (beyond.source, beyond.answers))
+    asked = f"{MODELS[view.run.architecture]}, asked {question.removesuffix(' END')}: {answer}"
+    assert asked in picture.get_supxlabel().splitlines()
     shaded = axes.patches[0].get_extents().transformed(axes.transData.inverted())
     assert (shaded.x0, shaded.x1) == (pytest.approx(0.5), pytest.approx(8.5))           # trained on 1 … 8
     picture = layers_picture(view)
@@ -122,8 +121,6 @@ def test_the_picture_of_lengths_says_which_model_stops_and_which_goes_on(view):
     beyond.answers = beyond.target.clone()
     beyond.answers[1:, 9], beyond.answers[1:, 10] = END, PAD
     assert sentence() == f"the {name} learned to reverse, and to stop after 8 symbols"
-    lines = lengths_picture([view]).axes[1].get_title(loc="left").splitlines()
-    assert lines[1:3] == ["length 9: 1% correct", "END after 8 symbols: 99 of 100"]
     beyond.answers[:80, 3] = 0                                  # it is not correct until there
     assert sentence() == "no model generalises beyond the training lengths: at most 0% correct at length 9"
     view.evidence.lengths = view.evidence.lengths[:8]
