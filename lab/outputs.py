@@ -17,7 +17,7 @@ from tqdm import tqdm
 from lab.view import View
 from support.figure import save_picture
 from support.files import error_text
-from support.runs import DEFAULT_FOLDER, Run, list_files
+from support.runs import Run, list_files
 
 
 def name_in_file(words: Iterable[str]) -> str:
@@ -53,23 +53,6 @@ def picture(path: Path, views: list[View], draw: Callable[..., Figure | None], d
     return Output(path, [view.run.folder for view in views], partial(save, partial(draw, drawn)))
 
 
-def command_of(options: argparse.Namespace) -> str:
-    """Return the command with these options."""
-    words = ["python", "visualize.py"]
-    for name in "task", "architecture", "sequence", "compare":
-        if values := getattr(options, name):
-            words += [f"--{name}", *map(str, values)]
-    if options.format != "png":
-        words += ["--format", options.format]
-    if options.dark:
-        words.append("--dark")
-    if options.models_dir != DEFAULT_FOLDER:
-        words += ["--models-dir", str(options.models_dir)]
-    if options.output_dir != options.models_dir:
-        words += ["--output-dir", str(options.output_dir)]
-    return shlex.join(words)
-
-
 def attempt(output: Output) -> str | None:
     """Write an output and print its title; return it, or None after reporting its error in one line."""
     try:
@@ -86,7 +69,7 @@ def attempt(output: Output) -> str | None:
 
 def save_all(outputs: Iterable[Output], options: argparse.Namespace) -> list[Path]:
     """Save the outputs, and list them for the gallery and remove_stale; return those that failed."""
-    saved, failed, command = {}, [], command_of(options)
+    saved, failed, command = {}, [], shlex.join(["python", *sys.argv])
     try:
         for output in outputs:
             title = attempt(output)
