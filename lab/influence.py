@@ -83,13 +83,9 @@ def influence(run: Run, source: Tensor, given: tuple[Tensor, ...], to_say: Tenso
     return result
 
 
-def influence_on(cells: Tensor, moved: Tensor) -> tuple[float, float, float]:
-    """Return the fraction of all influence that falls on these cells, and its mean there and elsewhere.
-
-    cells (N, T, S) boolean, moved (N, T, S) as influence gives it.
-    """
-    there, elsewhere = moved[cells], moved[~cells]
-    return (there.nansum() / moved.nansum()).item(), there.nanmean().item(), elsewhere.nanmean().item()
+def influence_on(cells: Tensor, moved: Tensor) -> float:
+    """Return the fraction of all influence moved (N, T, S) that falls on these cells (N, T, S)."""
+    return (moved[cells].nansum() / moved.nansum()).item()
 
 
 def dependence(task: str, content: Tensor, vocab_size: int) -> Tensor:

@@ -7,7 +7,6 @@ import matplotlib
 import numpy
 import seaborn
 import torch
-from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
@@ -32,59 +31,53 @@ from support.figure import at_most, name_lines, new_figure, percent
 MOST_HEADS = 6                                              # shown by length in the ablation picture
 
 
-def labels_of_means(view: View) -> tuple[list[str], list[str]]:
-    """Return labels for the answering queries and all keys, for means over sequences of one length."""
-    reading = view.evidence.reading
-    queries = [*range(1, int(is_scored(reading.to_say[0]).sum())), "END"]
-    behind = "_" if view.run.architecture == "encoder" else "a{}"
-    places = range(1, reading.given[0].size(1) - reading.length - 1)
-    keys = ["START", *range(1, reading.length + 1), "END", *map(behind.format, places)]
-    return list(map(str, queries)), list(map(str, keys))
+def influence_sentence(view: View) -> str:
+    reading, moved = view.evidence.reading, view.evidence.influence
+    share = influence_on(reading.cells, moved)
+    if moved.isnan().all():
+        return "no symbol could be replaced, so what the answers depend on is unknown"
+    if math.isnan(share):
+        return "no symbol of the question affects the answers"
+    if not view.outlined:
+        return nothing_outlined(view)
+    seen, chance = reading.shares[view.best[1:]].item(), f"uniform: {percent(reading.chance)}"
+    there = f"and {view.name(view.best)} attends to them ({percent(seen)} of its attention, {chance})"
+    if seen <= reading.enough:
+        there = f"but no head attends to them much: {at_most(seen)} at most ({chance})"
+    return f"{percent(share)} of the influence comes from the needed symbols, {there}"
 
 
 def influence_picture(view: View) -> Figure:
     """Draw the best head's attention next to the answers' dependence, on the same sequences."""
-    reading, moved = view.evidence.reading, view.evidence.influence
-    (kind, layer, head), (queries, keys) = view.best, labels_of_means(view)
-    share, own, other = influence_on(reading.cells, moved)
+    reading, (kind, layer, head) = view.evidence.reading, view.best
     asked = is_scored(reading.to_say[0])                    # only the queries that answer
     always = reading.cells.all(dim=0)[asked]                # the same cells in all sequences
-    name, sentence = view.name(view.best), nothing_outlined(view)
-    numbers = f"{view}: means over {sample(reading.source)}."
+    written = range(1, reading.given[0].size(1) - reading.length - 1)       # after the question
+    queries = [*map(str, range(1, int(asked.sum()))), "END"]
+    keys = ["START", *map(str, range(1, reading.length + 1)), "END", *map("a{}".format, written)]
     how = "Influence: how far the outputs move (total variation, 0 to 1) when a symbol is replaced."
-    if moved.isnan().all():
-        sentence = "no symbol could be replaced, so what the answers depend on is unknown"
-    elif math.isnan(share):
-        sentence = "no symbol of the question affects the answers"
-    elif view.outlined:
-        seen = reading.shares[layer, head].item()
-        chance = f"uniform: {percent(reading.chance)}"
-        there = f"and {name} attends to them ({percent(seen)} of its attention, {chance})"
-        if seen <= reading.enough:
-            there = f"but no head attends to them much: {at_most(seen)} at most ({chance})"
-        sentence = f"{percent(share)} of the influence comes from the needed symbols, {there}"
-        how += f" Needed symbols: {own:.2f}"
-        how += "." if math.isnan(other) else f", others: {other:.2f}."
     if always.any():
         how += " Outlined: the needed symbols."
     how += " Hatched: masked, or not replaced."
-    if view.run.architecture == "decoder":
-        how += " a1, a2, …: answer symbols already generated."
-    title = f"attention of\n{view.place(view.best)}"
-    looks = maps.Map(reading.maps[kind][layer, head][asked], always, queries, keys, title)
-    depends = maps.Map(moved.nanmean(dim=0)[asked], always, queries, keys, "influence on\nthe answers")
+    if written:
+        how += " a1, a2, …: the places of the answer."
+    looks, depends = (maps.Map(weights[asked], always, queries, keys, title) for weights, title in (
+        (reading.maps[kind][layer, head], f"attention of\n{view.place(view.best)}"),
+        (view.evidence.influence.nanmean(dim=0), "influence on\nthe answers"),
+    ))
     return maps.grid_picture(
-        sentence, numbers, how, [[looks, depends]], shared=True, quantity="weight, influence",
-        query="query: answer symbol it predicts", key="key: question symbol",
+        influence_sentence(view), f"{view}: means over {sample(reading.source)}.", how, [[looks, depends]],
+        shared=True, quantity="weight, influence", query="query: answer symbol it predicts",
+        key="key: question symbol",
     )
 
 
-def rows_of_ablation(view: View, most_heads: int = MOST_HEADS) -> list[Part]:
+def rows_of_ablation(view: View) -> list[Part]:
     """List the most important heads and the one attending most to the answers, then layers and kinds.
 
     If several parts contain the same heads, such as a layer and its only head, only the first is kept.
     """
-    heads, different = [head for head in view.costly[:most_heads] if head != view.best], {}
+    heads, different = [head for head in view.costly[:MOST_HEADS] if head != view.best], {}
     layers = [part for part in parts_of(view.run.model) if len(part) == 2]
     kinds = [(kind,) for kind in view.reading.maps if len(view.reading.maps) > 1]
     for part in [*heads, view.best, *layers, *kinds, ALL_ATTENTION]:
@@ -113,68 +106,30 @@ def ablation_sentence(view: View) -> str:
     return f"{view.name(costly)} {costs}; removing {brightest}"
 
 
-def loss_colours() -> LinearSegmentedColormap:
-    """Return a colour map from the background colour (nothing lost) to dark red."""
-    return LinearSegmentedColormap.from_list("loss", [matplotlib.rcParams["axes.facecolor"], "firebrick"])
-
-
-def draw_ablation(axes: Axes, view: View, rows: list[Part], names: list[str]) -> None:
-    """Draw accuracy without each of these parts: one column per question length, and one for all."""
-    of_length = lengths_of(view.evidence.source)
+def ablation_picture(view: View) -> Figure:
+    """Draw accuracy without heads, layers and kinds: one column per question length, and one for all."""
+    evidence, rows, of_length = view.evidence, rows_of_ablation(view), lengths_of(view.evidence.source)
     lengths = of_length.unique().tolist()
     columns = [*(of_length == length for length in lengths), of_length > 0]
-    right = torch.stack([is_right(view.evidence.margins[row]) for row in rows]).double()
+    right = torch.stack([is_right(evidence.margins[row]) for row in rows]).double()
     right = torch.stack([right[:, column].mean(dim=1) for column in columns], dim=1)        # (rows, columns)
-    axes.pcolormesh(1 - right.numpy(), cmap=loss_colours(), vmin=0, vmax=1, **maps.SEAMLESS)
-    maps.frame(axes, len(columns), len(rows))
-    axes.axvline(len(lengths), color=matplotlib.rcParams["text.color"], linewidth=0.8)
-    maps.name_ticks(axes, names, [*map(str, lengths), "all"])
-    axes.set_title("% correct without …", loc="left")
-    axes.set_xlabel("symbols in the question")
-    for (row, column), share in numpy.ndenumerate(right.numpy() if len(columns) < 12 else numpy.empty(0)):
-        colour = matplotlib.rcParams["text.color"] if share > 0.4 else "white"
-        text = percent(share).removesuffix("%")
-        axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", size=7, color=colour)
-
-
-def draw_scatter(axes: Axes, view: View) -> None:
-    """Plot each head's attention to the answers against the cost of removing it."""
-    heads = heads_of(view.run.model, (view.kind,))
-    shares = {head: 100 * view.evidence.reading.shares[head[1:]].item() for head in heads}
-    costs = {head: 100 * view.evidence.cost(head) for head in heads}
-    seaborn.scatterplot(x=shares.values(), y=costs.values(), ax=axes, alpha=0.7)
-    axes.set(xlim=(-4, 104), xlabel="% of attention\non the needed symbols", ylabel="points lost without it")
-    low, high = min(0, *costs.values()), max(10, *costs.values())
-    axes.set_ylim(low - 0.25 * (high - low), high + 0.25 * (high - low))
-    costly = max(heads, key=costs.get)
-    below = view.best if costs[costly] - costs[view.best] < 0.3 * (high - low) else None
-    for head in {costly, view.best}:
-        if costs[head] > 0 or head == view.best:
-            name = view.place(head).replace("cross-attention ", "cross-attention\n")
-            axes.annotate(
-                name, (shares[head], costs[head]),
-                xytext=(0, -6 if head == below else 6), textcoords="offset points", size=8,
-                va="top" if head == below else "bottom", ha="left" if shares[head] < 50 else "right",
-            )
-
-
-def ablation_picture(view: View) -> Figure:
-    """Draw accuracy by length without heads, layers and kinds, next to each head's attention and cost."""
-    evidence, rows = view.evidence, rows_of_ablation(view)
-    names = [view.name(row) for row in rows]
-    how = ""
-    if view.outlined:
-        how += f"Attention measured on {sample(evidence.reading.source)}; each dot is a head."
+    how = "Each row: the percentage correct without that part, by the number of symbols in the question."
     if evidence.pair:
         *pair, both = evidence.pair
         either = " and ".join(view.name(head) for head in sorted(pair))
         how += f"\nRedundant pair: {either}; without both, accuracy is {percent(both)}."
     numbers = f"{view}: zero ablation on {sample(evidence.source)}."
-    figure = new_figure(max(0.24 * len(rows), 2.0) + 0.7, ablation_sentence(view), numbers, how)
-    table, *scatter = figure.subplots(1, 2 if view.outlined else 1, squeeze=False).flat
-    draw_ablation(table, view, rows, names)
-    if scatter:
-        draw_scatter(*scatter, view)
+    figure = new_figure(0.24 * len(rows) + 0.5, ablation_sentence(view), numbers, how)
+    axes, paper = figure.subplots(), matplotlib.rcParams["axes.facecolor"]
+    names = [f"without {view.name(row)}" for row in rows]
+    texts = [[percent(share).removesuffix("%") for share in row] for row in right.tolist()]
+    seaborn.heatmap(
+        right.numpy(), vmin=0, vmax=1, cmap=LinearSegmentedColormap.from_list("", ["firebrick", paper]),
+        cbar=False, annot=numpy.array(texts) if len(columns) < 20 else None, fmt="", annot_kws={"size": 7},
+        xticklabels=[*map(str, lengths), "all"], yticklabels=names, ax=axes,
+    )
+    axes.axvline(len(lengths), color=matplotlib.rcParams["text.color"], linewidth=0.8)
+    axes.tick_params(length=0, labelsize=8, rotation=0)
     return figure
 
 
@@ -255,18 +210,17 @@ def largest_step(scores: dict[str, float]) -> tuple[str, str]:
 
 
 def layers_sentence(scores: dict[str, float]) -> str:
-    """State after which sublayer the answer appears: the first to reach 90% of the final score."""
+    """Name the sublayer that finds the answers: the one after which most of them can be read off."""
     embedding, *_, final = scores.values()
     if final < 0.5:
         return f"the answers never appear: only {percent(final)} of the tokens are correct at the end"
     if embedding >= 0.9 * final:
         return f"the answers are present before the first layer: {percent(embedding)} of the tokens correct"
     before, after = largest_step(scores)
+    change_there = f"{percent(scores[before])} → {percent(scores[after])} of the tokens"
     if scores[after] - scores[before] < final / 2:
-        return f"the answers build up gradually, to {percent(final)} of the tokens"
-    first = next(name for name, score in scores.items() if score >= 0.9 * final)
-    there = f"{first}: {percent(scores[first])} of the tokens"
-    return f"accuracy first reaches 90% of its final value after {there}"
+        return f"the answers build up gradually, most of all at {after}: {change_there}"
+    return f"{after} finds the answers: {change_there} can be read off"
 
 
 def layers_picture(view: View) -> Figure:
@@ -274,18 +228,13 @@ def layers_picture(view: View) -> Figure:
     lens, shares = view.evidence.lens, view.evidence.reading.shares
     names, places = list(lens), range(len(lens))
     tokens = {name: score for name, (score, _) in lens.items()}
-    before, after = largest_step(tokens)
-    change_there = f"{percent(tokens[before])} → {percent(tokens[after])}"
-    numbers = f"{view}."
-    if tokens[after] > tokens[before]:
-        numbers = f"{view}. The largest gain is at {after}: {change_there}."
     how = (
         "Accuracy by logit lens: the final norm and output projection applied to the residual stream, "
         f"on {sample(view.evidence.source)}."
     )
     if view.outlined:
         how += f" Each dot is a head, measured on {sample(view.evidence.reading.source)}."
-    figure = new_figure(4.2 if view.outlined else 3.2, layers_sentence(tokens), numbers, how)
+    figure = new_figure(4.2 if view.outlined else 3.2, layers_sentence(tokens), f"{view}.", how)
     axes, *dots = figure.subplots(
         1 + view.outlined, 1, squeeze=False, sharex=True, height_ratios=(2, 1)[: 1 + view.outlined]
     ).flat

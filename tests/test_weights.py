@@ -28,4 +28,4 @@ def test_its_pictures_name_the_parts_and_stand_beside_those_of_a_trained_model(
     labels = names_of(pictures["ablation"].axes[0].get_yticklabels())
     for name, purpose in view.run.purposes.items():
         if "head" in name:
-            assert f"{name} ({purpose})" in labels
+            assert f"without {name} ({purpose})" in labels
