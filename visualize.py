@@ -220,12 +220,11 @@ def save_mistakes(view: View, path: Path) -> str:
     return f"kinds of questions that are answered incorrectly\n{mistakes.mistakes_text(view.mistakes)}\n"
 
 
-def save_heads(view: View, path: Path) -> str:
+def save_heads(view: View, path: Path) -> None:
     runs.save_table(head_table(view.evidence), path)
-    return ""
 
 
-OTHERS = {
+FILES = {
     "film.gif": animation.save_film, "explorer.html": save_live_page, "heads.csv": save_heads,
     "mistakes.csv": save_mistakes,
 }
@@ -246,15 +245,14 @@ def outputs_of_run(view: View, options: argparse.Namespace) -> Iterator[outputs.
     folder, pictures, ending = outputs.drawn_into(view.run, options), PICTURES, f".{options.format}"
     if options.sequence:
         pictures, ending = OF_ONE_SEQUENCE, f"_{outputs.name_in_file(options.sequence)}{ending}"
+    shown = [view.run.folder]
     for name, draw in pictures.items():
-        yield outputs.picture(folder / f"{name}{ending}", [view], draw, view)
+        yield outputs.Output(folder / f"{name}{ending}", shown, partial(draw, view))
     if not is_trained(view) and (trained := trained_beside(view, options.models_dir)):
-        draw = partial(beside_picture, view)
-        yield outputs.picture(folder / f"beside_trained{ending}", [view, trained], draw, trained)
-    if options.sequence:
-        return
-    for name, write in OTHERS.items():
-        yield outputs.Output(folder / name, [view.run.folder], partial(write, view))
+        draw = partial(beside_picture, view, trained)
+        yield outputs.Output(folder / f"beside_trained{ending}", [*shown, trained.run.folder], draw)
+    for name, write in ({} if options.sequence else FILES).items():
+        yield outputs.Output(folder / name, shown, partial(write, view, folder / name))
 
 
 # ---------------------------------------------------------------- command line
@@ -294,7 +292,7 @@ def find_runs(options: argparse.Namespace) -> tuple[list[runs.Run], list[str]]:
 
     A run that cannot take the given sequence is skipped, unless its task was named.
     """
-    there, chosen, asked, problems, skipped = runs.runs_below(options.models_dir), [], [], [], []
+    there, chosen, problems = runs.runs_below(options.models_dir), [], []
     tasks, architectures = options.task or data.TASKS, options.architecture or data.ARCHITECTURES
     folders = [
         runs.run_folder(options.models_dir, task, architecture)
@@ -308,20 +306,18 @@ def find_runs(options: argparse.Namespace) -> tuple[list[runs.Run], list[str]]:
         problems.append(f"{text}; train it: {runs.command_line('train.py', *wanted)}")
     for folder in folders:
         try:
-            chosen.append(load_run(options.models_dir, runs.task_of(folder), folder.name))
+            run = load_run(options.models_dir, runs.task_of(folder), folder.name)
+            ask(run, options.sequence)                      # fail before measuring anything
+            chosen.append(run)
         except ValueError as error:
             problems.append(str(error))
-    for run in chosen:
-        try:
-            ask(run, options.sequence)                      # fail before measuring anything
-            asked.append(run)
-        except ValueError as error:
-            (problems if options.task else skipped).append(f"{run.config.name}: {error}")
-    if not asked:
-        console.fail(*[*problems, *skipped][:1])
-    for text in skipped:
-        print(f"skipped: {text}", file=sys.stderr)
-    return asked, problems
+    if not chosen:
+        console.fail(problems[0])
+    if options.sequence and not options.task:
+        for problem in problems:
+            print(f"skipped: {problem}", file=sys.stderr)
+        problems = []
+    return chosen, problems
 
 
 def lock_runs(chosen: list[runs.Run], options: argparse.Namespace, locks: ExitStack) -> list[runs.Run]:
@@ -354,11 +350,11 @@ def side_by_side_outputs(views: list[View], options: argparse.Namespace) -> Iter
         name, names = "_vs_".join(tasks), [row[0].run.architecture for row in rows]
         if len(tasks) == 1 or names != runs.DEFAULT_ARCHITECTURES:
             name += f"_{'_vs_'.join(names)}"
-        shown = [view for row in rows for view in row]
         if options.sequence:
             name += f"_{outputs.name_in_file(options.sequence)}"
         path = options.output_dir / f"{name}.{options.format}"
-        yield outputs.picture(path, shown, side_by_side.lines_picture, rows)
+        shown = [view.run.folder for row in rows for view in row]
+        yield outputs.Output(path, shown, partial(side_by_side.lines_picture, rows))
 
 
 def lengths_outputs(views: list[View], options: argparse.Namespace) -> Iterator[outputs.Output]:
@@ -368,7 +364,8 @@ def lengths_outputs(views: list[View], options: argparse.Namespace) -> Iterator[
         drawn = [view for view in trained if view.run.config.task == task]
         name = "_".join(["lengths", *(options.architecture or [])])
         path = options.output_dir / f"{task}_task" / f"{name}.{options.format}"
-        yield outputs.picture(path, drawn, what_matters.lengths_picture, drawn)
+        shown = [view.run.folder for view in drawn]
+        yield outputs.Output(path, shown, partial(what_matters.lengths_picture, drawn))
 
 
 def draw_runs(options: argparse.Namespace, chosen: list[runs.Run]) -> list[Path]:
@@ -395,7 +392,7 @@ def draw_curves(options: argparse.Namespace) -> list[Path]:
     path = options.output_dir / f"training_{name}.{options.format}"
     path.parent.mkdir(parents=True, exist_ok=True)
     draw = partial(side_by_side.training_curves_picture, curves)
-    return outputs.save_all([outputs.Output(path, list(curves), partial(outputs.save, draw))], options)
+    return outputs.save_all([outputs.Output(path, list(curves), draw)], options)
 
 
 def main() -> None:

@@ -18,9 +18,9 @@ SMALLEST_EXCESS = 0.05                                      # excess fraction of
 
 
 def mistakes_of(run: Run) -> Answers | None:
-    """Return the run's answers to its test sequences; None if its metrics say that all are correct."""
+    """Return a run's answers to the test; None if they are known to be correct, or its code has changed."""
     metrics = read_metrics(run.folder)
-    if not metrics or metrics["test_exact_match"] == 1:
+    if run.changed or not metrics or metrics["test_exact_match"] == 1:
         return None
     answers = take_test(run.config, run.model, metrics["test_sequences"])
     return answers if answers.wrong.any() else None

@@ -6,7 +6,6 @@ import shlex
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 from zlib import crc32
@@ -14,7 +13,6 @@ from zlib import crc32
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from lab.view import View
 from support.figure import save_picture
 from support.files import error_text
 from support.runs import Run, list_files
@@ -33,38 +31,25 @@ def drawn_into(run: Run, options: argparse.Namespace) -> Path:
 
 @dataclass
 class Output:
-    """A file to save: the folders of the runs it shows, and what writes it and returns its title."""
+    """A file to save: the folders of the runs it shows, and what draws it.
+
+    make returns the picture to save, or the title of a file that it has written itself; None or "" if there
+    is nothing to see.
+    """
 
     path: Path
     runs: list[Path]
-    write: Callable[[Path], str]
+    make: Callable[[], Figure | str | None]
 
-
-def save(draw: Callable[[], Figure | None], path: Path) -> str:
-    """Draw and save a picture, if there is anything to see; return its title."""
-    if (figure := draw()) is None:
-        return ""
-    save_picture(figure, path)
-    return figure.get_suptitle().replace("\n", " ")
-
-
-def picture(path: Path, views: list[View], draw: Callable[..., Figure | None], drawn: object) -> Output:
-    """Return the picture draw(drawn), which shows the runs of these views."""
-    return Output(path, [view.run.folder for view in views], partial(save, partial(draw, drawn)))
-
-
-def attempt(output: Output) -> str | None:
-    """Write an output and print its title; return it, or None after reporting its error in one line."""
-    try:
-        title = output.write(output.path)
-    except OSError:                                         # a full disk would spoil all the others as well
-        raise
-    except Exception as error:                              # a bug of ours, or of the reader's own code
-        tqdm.write(f"error: {output.path} is missing: {error_text(error)}", file=sys.stderr)
-        return None
-    if title:
-        tqdm.write(f"{output.path}: {title}", file=sys.stdout)
-    return title
+    def save(self) -> str:
+        """Save the file, if there is anything to see; return its title."""
+        made = self.make()
+        if isinstance(made, Figure):
+            save_picture(made, self.path)
+            made = made.get_suptitle().replace("\n", " ")
+        if made:
+            tqdm.write(f"{self.path}: {made}", file=sys.stdout)
+        return made or ""
 
 
 def save_all(outputs: Iterable[Output], options: argparse.Namespace) -> list[Path]:
@@ -72,10 +57,15 @@ def save_all(outputs: Iterable[Output], options: argparse.Namespace) -> list[Pat
     saved, failed, command = {}, [], shlex.join(["python", *sys.argv])
     try:
         for output in outputs:
-            title = attempt(output)
-            if title is None:
+            try:
+                title = output.save()
+            except OSError:                                 # a full disk would spoil all the others as well
+                raise
+            except Exception as error:                      # a bug of ours, or of the reader's own code
                 failed.append(output.path)
-            elif output.path.is_file():
+                tqdm.write(f"error: {output.path} is missing: {error_text(error)}", file=sys.stderr)
+                continue
+            if output.path.is_file():
                 shown = [Path(os.path.relpath(run, options.output_dir)).as_posix() for run in output.runs]
                 saved[output.path] = {"runs": shown, "title": title, "command": command}
     finally:                                                # also after an interrupt

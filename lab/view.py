@@ -79,8 +79,8 @@ class View:
 
     @cached_property
     def mistakes(self) -> Answers | None:
-        """The answers to the test sequences; None if all are correct, or were given by other code."""
-        return None if self.run.changed else mistakes_of(self.run)
+        """The answers to the test sequences, if any is wrong."""
+        return mistakes_of(self.run)
 
     @cached_property
     def cells(self) -> Tensor:
@@ -154,15 +154,13 @@ def run_text(view: View) -> str:
 
 
 def how_to_read(view: View, kinds: Iterable[str]) -> str:
-    """Explain how to read maps of these kinds of attention."""
-    text = "Rows: queries (attending). Columns: keys (attended to)."
-    if view.outlined:
-        text += " Outlined: the symbols the answer depends on."
-    if "decoder" in kinds:
-        text += " Hatched: masked (future tokens)."
-    if any((tokens == MASK).any() for tokens in view.reading.given):
-        text += " _: a gap to fill in."
-    return text
+    """Explain the marks in maps of these kinds of attention."""
+    marks = {
+        "Outlined: the symbols the answer depends on.": view.outlined,
+        "Hatched: masked (future tokens).": "decoder" in kinds,
+        "_: a gap to fill in.": any((tokens == MASK).any() for tokens in view.reading.given),
+    }
+    return " ".join(mark for mark, is_shown in marks.items() if is_shown)
 
 
 def nothing_outlined(view: View) -> str:

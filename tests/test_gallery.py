@@ -67,7 +67,7 @@ def test_the_gallery_shows_all_that_is_listed_with_metrics_command_and_what_to_l
     }
     section = browser.find_element("id", "copy-encoder")
     assert "1,234 parameters; 200 training steps, solved at step 96, seed 3; 99.99% of 10,000" in section.text
-    assert "test sequences (6,584 distinct) correct." in section.text
+    assert "test sequences correct." in section.text
     assert "Made with python visualize.py" in section.text and own in section.text
     picture = section.find_element("css selector", "[src$='ablation.png']")
     assert picture.get_attribute("alt").startswith("ablation of copy & encoder. Look for cuts that leave few")
@@ -106,10 +106,10 @@ def test_the_gallery_is_filtered_by_task_and_architecture(some_runs, browser):
         return titles
 
     assert text_of(browser, "count") == "54 of 54 pictures"
-    assert choose("task", "add") == ["add, encoder", "add, decoder-only", "add, encoder–decoder"]
+    assert choose("task", "add") == ["add, decoder-only", "add, encoder", "add, encoder–decoder"]
     assert choose("architecture", "decoder-only") == ["add, decoder-only"]
     assert text_of(browser, "count") == "3 of 54 pictures"
-    assert choose("task", "all") == [f"{task}, decoder-only" for task in TASKS]
+    assert choose("task", "all") == [f"{task}, decoder-only" for task in sorted(TASKS)]
 
 
 @pytest.mark.parametrize("dark", [False, True])
