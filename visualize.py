@@ -11,7 +11,6 @@ A map is (T, S): row = query (attends), column = key (attended to).
 import argparse
 import itertools
 import math
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -33,7 +32,7 @@ from lab.evidence import head_table
 from lab.gallery import save_gallery
 from lab.heads import heads_of
 from lab.live_page import save_page
-from lab.view import View, ask, look_at
+from lab.view import View, look_at
 from lab.weights import beside_picture
 from support import files, runs
 from support.figure import new_figure, percent, picture_style
@@ -287,8 +286,8 @@ def parse() -> argparse.Namespace:
     return options
 
 
-def find_runs(options: argparse.Namespace) -> tuple[list[runs.Run], list[str]]:
-    """Load the runs found that --task and --architecture select; return them, and problems with others.
+def find_runs(options: argparse.Namespace) -> tuple[list[View], list[str]]:
+    """Ask the runs found that --task and --architecture select; return them, and problems with others.
 
     A run that cannot take the given sequence is skipped, unless its task was named.
     """
@@ -307,8 +306,7 @@ def find_runs(options: argparse.Namespace) -> tuple[list[runs.Run], list[str]]:
     for folder in folders:
         try:
             run = load_run(options.models_dir, runs.task_of(folder), folder.name)
-            ask(run, options.sequence)                      # fail before measuring anything
-            chosen.append(run)
+            chosen.append(look_at(run, options.sequence))
         except ValueError as error:
             problems.append(str(error))
     if not chosen:
@@ -320,16 +318,16 @@ def find_runs(options: argparse.Namespace) -> tuple[list[runs.Run], list[str]]:
     return chosen, problems
 
 
-def lock_runs(chosen: list[runs.Run], options: argparse.Namespace, locks: ExitStack) -> list[runs.Run]:
+def lock_runs(chosen: list[View], options: argparse.Namespace, locks: ExitStack) -> list[View]:
     """Lock the folders of the pictures; return the runs that are not being trained or drawn already."""
     free = []
-    for run in chosen:
-        folder = outputs.drawn_into(run, options)
-        if folder != run.folder and (folder / "checkpoint.pt").exists():
+    for view in chosen:
+        folder = outputs.drawn_into(view.run, options)
+        if folder != view.run.folder and (folder / "checkpoint.pt").exists():
             console.fail(f"{folder} holds another run; choose another --output-dir")
         try:
             locks.enter_context(files.only_writer(folder))
-            free.append(run)
+            free.append(view)
         except BlockingIOError as error:
             print(f"skipped: {folder}: {error.strerror}", file=sys.stderr)
     return free
@@ -368,13 +366,12 @@ def lengths_outputs(views: list[View], options: argparse.Namespace) -> Iterator[
         yield outputs.Output(path, shown, partial(what_matters.lengths_picture, drawn))
 
 
-def draw_runs(options: argparse.Namespace, chosen: list[runs.Run]) -> list[Path]:
+def draw_runs(options: argparse.Namespace, views: list[View]) -> list[Path]:
     """Measure and draw each run, then the runs side by side; return what failed."""
-    print("drawing " + "; ".join(run.config.name for run in chosen))
-    views, failed = [], []
-    for run in tqdm(chosen, unit="run", disable=None):
-        views.append(look_at(run, options.sequence))
-        failed += outputs.save_all(outputs_of_run(views[-1], options), options)
+    print("drawing " + "; ".join(view.run.config.name for view in views))
+    failed = []
+    for view in tqdm(views, unit="run", disable=None):
+        failed += outputs.save_all(outputs_of_run(view, options), options)
     if not options.sequence:
         failed += outputs.save_all(lengths_outputs(views, options), options)
     return failed + outputs.save_all(side_by_side_outputs(views, options), options)
@@ -386,9 +383,7 @@ def draw_curves(options: argparse.Namespace) -> list[Path]:
         curves = side_by_side.runs_in(options.compare)
     except ValueError as error:
         console.fail(str(error))
-    paths = [Path(os.path.relpath(folder, options.models_dir)) for folder in options.compare]
-    names = [outputs.name_in_file([part for part in path.parts if part != ".."]) for path in paths]
-    name = "_vs_".join(name or options.models_dir.name for name in names)
+    name = "_vs_".join(folder.resolve().name for folder in options.compare)
     path = options.output_dir / f"training_{name}.{options.format}"
     path.parent.mkdir(parents=True, exist_ok=True)
     draw = partial(side_by_side.training_curves_picture, curves)
@@ -404,7 +399,7 @@ def main() -> None:
         else:
             chosen, problems = find_runs(options)
             chosen = lock_runs(chosen, options, locks)
-            removed = sum(runs.remove_stale(options.output_dir, run.folder) for run in chosen)
+            removed = sum(runs.remove_stale(options.output_dir, view.run.folder) for view in chosen)
             if removed:
                 print(f"{options.output_dir}: {removed} files based on earlier weights removed")
             failed = draw_runs(options, chosen)

@@ -9,22 +9,7 @@ import torch
 from torch import Tensor
 
 import data
-from lab import ablation
-from lab.heads import (
-    SEQUENCES,
-    SEQUENCES_EACH,
-    Head,
-    Part,
-    Reading,
-    answer_cells,
-    answering_kind,
-    heads_of,
-    longest,
-    parts_of,
-    read,
-    share_on,
-    unseen_sequences,
-)
+from lab import ablation, heads
 from lab.influence import dependence, influence
 from lab.probes import logit_lens
 from support.record import Record
@@ -74,7 +59,7 @@ def by_length(run: Run) -> list[AtLength]:
     """Return the answers for each available question length, up to twice the training length."""
     lengths = []
     for length in answer_lengths(run, 2 * run.config.seq_len):
-        source, _, _ = unseen_sequences(run, length, SEQUENCES_EACH)
+        source, _, _ = heads.unseen_sequences(run, length, heads.SEQUENCES_EACH)
         answer = data.TASKS[run.config.task].answer(source[:, 1:-1])
         target = data.add_start_end(answer, answer.size(1) + 2)
         lengths.append(AtLength(source, target, predict(run.model, source, target)))
@@ -89,9 +74,9 @@ def shares_in_training(run: Run, record: Record) -> Tensor:
     """
     question = torch.from_numpy(record["source"])[None, 1:-1]
     depends = dependence(run.config.task, question, run.config.vocab_size)
-    maps = torch.from_numpy(record[answering_kind(run.architecture)]).float()
-    cells = answer_cells(run.architecture, depends, *maps.shape[-2:])[0]
-    return share_on(cells, maps)
+    maps = torch.from_numpy(record[heads.answering_kind(run.architecture)]).float()
+    cells = heads.answer_cells(run.architecture, depends, *maps.shape[-2:])[0]
+    return heads.share_on(cells, maps)
 
 
 @dataclass
@@ -99,20 +84,21 @@ class Evidence:
     """Measurements of a run on unseen sequences, each computed when first needed."""
 
     run: Run
-    count: int = SEQUENCES                                  # of all lengths, for ablation and lens
+    count: int = heads.SEQUENCES                            # of all lengths, for ablation and lens
 
     @cached_property
-    def reading(self) -> Reading:
+    def reading(self) -> heads.Reading:
         """The attention in the longest sequences."""
-        return read(self.run, *unseen_sequences(self.run, longest(self.run), SEQUENCES_EACH))
+        length = heads.longest(self.run)
+        return heads.read(self.run, *heads.unseen_sequences(self.run, length, heads.SEQUENCES_EACH))
 
     @property
-    def brightest(self) -> Head | None:
+    def brightest(self) -> heads.Head | None:
         """The head that attends most to the answers; None if it is unknown where these come from."""
         shares = self.reading.shares
         if shares.isnan().any():
             return None
-        return answering_kind(self.run.architecture), *divmod(int(shares.argmax()), shares.size(1))
+        return heads.answering_kind(self.run.architecture), *divmod(int(shares.argmax()), shares.size(1))
 
     @cached_property
     def influence(self) -> Tensor:
@@ -126,37 +112,37 @@ class Evidence:
     @cached_property
     def source(self) -> Tensor:
         """The test sequences of all lengths on which ablation and lens are measured, (N, S)."""
-        return unseen_sequences(self.run, count=self.count)[0]
+        return heads.unseen_sequences(self.run, count=self.count)[0]
 
     @cached_property
     def lens(self) -> dict[str, tuple[float, float]]:
         """Token accuracy and exact match of the logit lens after each sublayer."""
-        _, given, to_say = unseen_sequences(self.run, count=self.count)
+        _, given, to_say = heads.unseen_sequences(self.run, count=self.count)
         return {
             name: (data.token_accuracy(said, to_say), data.exact_match(said, to_say))
             for name, said in logit_lens(self.run, given).items()
         }
 
     @cached_property
-    def margins(self) -> dict[Part | str, Tensor]:
+    def margins(self) -> dict[heads.Part | str, Tensor]:
         """The margins (N, T) on sequences of all lengths after zero ablation of NOTHING and of each part."""
         model = self.run.model
-        cuts = {ablation.NOTHING: ()} | {part: tuple(heads_of(model, part)) for part in parts_of(model)}
-        different = list(dict.fromkeys(cuts.values()))      # some parts contain the same heads
+        cuts = {part: tuple(heads.heads_of(model, part)) for part in heads.parts_of(model)}
+        different = list(dict.fromkeys([(), *cuts.values()]))           # some parts contain the same heads
         margins = ablation.margins_without(self.run, different, count=self.count)
         ahead = dict(zip(different, margins, strict=True))
-        return {part: ahead[heads] for part, heads in cuts.items()}
+        return {ablation.NOTHING: ahead[()]} | {part: ahead[cut] for part, cut in cuts.items()}
 
-    def left(self, part: Part | str = ablation.NOTHING) -> float:
+    def left(self, part: heads.Part | str = ablation.NOTHING) -> float:
         """Return the exact match without this part."""
         return ablation.is_right(self.margins[part]).double().mean().item()
 
-    def cost(self, part: Part) -> float:
+    def cost(self, part: heads.Part) -> float:
         """Return how much exact match drops without this part."""
         return self.left() - self.left(part)
 
     @cached_property
-    def mean_ablation(self) -> dict[Part, float]:
+    def mean_ablation(self) -> dict[heads.Part, float]:
         """Exact match without each kind of attention, by mean ablation."""
         kinds = [(kind,) for kind in unwrapped(self.run.model).attention_layers()]
         replacement = ablation.mean_head_outputs(self.run)
@@ -164,18 +150,18 @@ class Evidence:
         return dict(zip(kinds, ablation.is_right(ahead).double().mean(dim=1).tolist(), strict=True))
 
     @cached_property
-    def pair(self) -> tuple[Head, Head, float] | None:
+    def pair(self) -> tuple[heads.Head, heads.Head, float] | None:
         """Two heads that can each be removed at no cost, but not together, and the exact match without both.
 
         To first order, the effects of two cuts on a margin add up. So pairs are ranked by that sum, and the
         top PAIRS are measured. None if no pair costs at least SMALLEST_COST.
         """
-        harmless = [head for head in heads_of(self.run.model) if self.cost(head) < SMALLEST_COST]
+        harmless = [head for head in heads.heads_of(self.run.model) if self.cost(head) < SMALLEST_COST]
         uncut = self.margins[ablation.NOTHING]
         taken = {head: (self.margins[head] - uncut).nan_to_num() for head in harmless}
         harmless = sorted(harmless, key=lambda head: taken[head].sum())[:MOST_HARMLESS]
 
-        def expected(pair: tuple[Head, Head]) -> float:
+        def expected(pair: tuple[heads.Head, heads.Head]) -> float:
             least = (self.margins[pair[0]] + taken[pair[1]]).amin(dim=1)
             return least.sigmoid().mean().item()            # a smooth version of exact match
 
@@ -193,8 +179,8 @@ def head_table(evidence: Evidence) -> list[dict]:
     cost of removing it. The fraction is None if that kind of attention cannot find the answer, or if the
     answer depends on nothing.
     """
-    rows, answering = [], answering_kind(evidence.run.architecture)
-    for head in heads_of(evidence.run.model):
+    rows, answering = [], heads.answering_kind(evidence.run.architecture)
+    for head in heads.heads_of(evidence.run.model):
         kind, layer, index = head
         share = evidence.reading.shares[layer, index] if kind == answering else torch.tensor(math.nan)
         rows.append({

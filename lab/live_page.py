@@ -35,7 +35,7 @@ CHECKED = 3                                                 # sequences embedded
 
 
 def rounded(run: Run) -> Run:
-    """Return the run with weights rounded to float16; those above 65,504 become infinite."""
+    """Return the run with weights rounded to float16."""
     model = copy.deepcopy(run.model)
     for weights in model.state_dict().values():
         weights.copy_(weights.half())
@@ -48,23 +48,18 @@ def as_base64(tensors: Iterable[Tensor], dtype: torch.dtype) -> str:
     return base64.b64encode(numbers.numpy().tobytes()).decode()
 
 
+def with_answers(task: str, contents: Iterable[Tensor]) -> list[list[list[int]]]:
+    """Return each content (L,) and its correct answer."""
+    return [[content.tolist(), TASKS[task].answer(content[None])[0].tolist()] for content in contents]
+
+
 def examples(run: Run, lengths: dict[int, int]) -> list[list]:
     """Return example questions with answers and notes: long, short, and beyond the training lengths."""
     known = run.config.lengths()
     longer = [length for length in lengths if length > run.config.seq_len][:1]
     notes = {known[-1]: "", known[len(known) // 3]: ""} | dict.fromkeys(longer, "beyond the training lengths")
-    result = []
-    for length, note in notes.items():
-        content = heads.clearest_example(run, length)
-        answer = TASKS[run.config.task].answer(content[None])[0]
-        result.append([content.tolist(), answer.tolist(), note])
-    return result
-
-
-def with_answers(task: str, source: Tensor) -> list[list[list[int]]]:
-    """Return the content of each row of source (N, S) and its correct answer."""
-    contents = [row[row > END] for row in source]           # PAD, START and END are the smallest
-    return [[content.tolist(), TASKS[task].answer(content[None])[0].tolist()] for content in contents]
+    found = with_answers(run.config.task, (heads.clearest_example(run, length) for length in notes))
+    return [[*each, note] for each, note in zip(found, notes.values(), strict=True)]
 
 
 def checks(run: Run, means: dict[heads.Head, Tensor]) -> list[dict]:
@@ -93,9 +88,7 @@ def guide(run: Run, evidence: Evidence) -> dict:
 
     "brightest" is the head that attends most to the answers, "other" the most costly of the rest. "share" is
     the fraction of the brightest head's attention on the answers' source, "moved" the same without "other".
-    "readers" counts the heads with more than Reading.enough of theirs there. "pair" holds two heads that can
-    each be removed at no cost, but not both, and the number of sequences that stay correct without them. It
-    is None if no such pair was found.
+    "readers" counts the heads with more than Reading.enough there. "pair" is Evidence.pair, with a count.
     """
     brightest, reading, result = evidence.brightest, evidence.reading, {"brightest": None}
     others = [head for head in heads.heads_of(run.model) if head != brightest]
@@ -127,8 +120,8 @@ def page_data(run: Run) -> tuple[dict, str]:
         "names": [token_name(token, task) for token in range(config.vocab_size)],
         "symbols": alphabet(task, config.vocab_size), "form": TASKS[task].form, "purposes": run.purposes,
         "answer_lengths": lengths, "examples": examples(run, lengths),
-        "unseen": with_answers(task, evidence.source), "checks": checks(run, means),
-        "guide": guide(run, evidence),
+        "unseen": with_answers(task, (row[row > END] for row in evidence.source)),      # their content
+        "checks": checks(run, means), "guide": guide(run, evidence),
         "right": int(ablation.is_right(evidence.margins[ablation.NOTHING]).sum()),
         "table": [
             [part, int(ablation.is_right(margins).sum())] for part, margins in evidence.margins.items()
@@ -170,10 +163,7 @@ def save_page(run: Run, path: Path) -> None:
 
     Raises ValueError if it exceeds LARGEST_PAGE.
     """
-    run = rounded(replace(run, model=unwrapped(run.model)))
-    numbers = sum(x.numel() for x in run.model.state_dict().values())
-    size = numbers * 2 * 4 / 3                              # base64 writes three bytes as four characters
-    page = live_page(run) if size <= LARGEST_PAGE else ""
-    if max(size, len(page.encode())) > LARGEST_PAGE:
+    page = live_page(rounded(replace(run, model=unwrapped(run.model))))
+    if len(page.encode()) > LARGEST_PAGE:
         raise ValueError(f"it exceeds the limit of {LARGEST_PAGE / 1e6:.0f} MB")
     write_text(page, path)

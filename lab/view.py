@@ -10,18 +10,8 @@ import torch
 from torch import Tensor
 
 import data
+from lab import heads
 from lab.evidence import Evidence
-from lab.heads import (
-    ALL_ATTENTION,
-    Head,
-    Part,
-    Reading,
-    answering_kind,
-    clearest_example,
-    heads_of,
-    longest,
-    read,
-)
 from lab.mistakes import mistakes_of
 from support.config import title_of
 from support.figure import percent
@@ -38,17 +28,17 @@ KINDS = {
 }
 
 
-def most_focused(kind: str, maps: Tensor) -> Head:
+def most_focused(kind: str, maps: Tensor) -> heads.Head:
     """Return the head with the most concentrated attention, on average; maps (layers, H, T, S)."""
     return kind, *divmod(int(maps.amax(dim=-1).mean(dim=-1).argmax()), maps.size(1))
 
 
-@dataclass(eq=False)                                        # compare by identity: film_of caches one
+@dataclass
 class View:
     """The data shown in the pictures of one run and one sequence."""
 
     run: Run
-    reading: Reading                                        # of this one question
+    reading: heads.Reading                                  # of this one question
     answer: str                                             # the model's answer as text, with ✓ or ✗
     evidence: Evidence                                      # of many questions
     record: Record | None                                   # of how attention formed
@@ -64,18 +54,18 @@ class View:
     @property
     def kind(self) -> str:
         """The kind of attention that can find the answers; cells and shares refer to this kind."""
-        return answering_kind(self.run.architecture)
+        return heads.answering_kind(self.run.architecture)
 
     @cached_property
-    def best(self) -> Head:
+    def best(self) -> heads.Head:
         """The head that attends most to the answers or, if nothing is outlined, the most focused one."""
         return self.evidence.brightest or most_focused(self.kind, self.reading.maps[self.kind])
 
     @property
-    def costly(self) -> list[Head]:
+    def costly(self) -> list[heads.Head]:
         """The heads whose removal costs anything, most costly first."""
-        heads = [head for head in heads_of(self.run.model) if self.evidence.cost(head) > 0]
-        return sorted(heads, key=self.evidence.left)
+        costly = [head for head in heads.heads_of(self.run.model) if self.evidence.cost(head) > 0]
+        return sorted(costly, key=self.evidence.left)
 
     @cached_property
     def mistakes(self) -> Answers | None:
@@ -92,17 +82,17 @@ class View:
         """True if there is anything to outline, in this sequence and in the test sequences."""
         return bool(self.cells.any()) and not self.evidence.reading.shares.isnan().any()
 
-    def share(self, head: Head) -> float:
+    def share(self, head: heads.Head) -> float:
         """Return the fraction of the head's attention on this sequence's outlined cells."""
         return self.reading.shares[head[1:]].item()
 
-    def name(self, part: Part) -> str:
+    def name(self, part: heads.Part) -> str:
         """Return a part's display name, with its purpose if known: layer 1, head 1 (finds END)."""
         place = self.place(part)
         purpose = self.run.purposes.get(place)
         return f"{place} ({purpose})" if purpose else place
 
-    def place(self, part: Part) -> str:
+    def place(self, part: heads.Part) -> str:
         """Return a part's location, e.g. layer 1, head 6, with its kind if the model has several."""
         place, several = part[1:], len(self.reading.maps) > 1
         if not place:
@@ -113,17 +103,15 @@ class View:
         return ", ".join(words)
 
 
-def ask(run: Run, words: list[str] | None = None) -> tuple[Tensor, tuple[Tensor, ...], Tensor, str]:
-    """Run the model on one question in data.to_text's format, by default a clear example.
+def look_at(run: Run, words: list[str] | None = None) -> View:
+    """Ask the model one question in data.to_text's format, by default a clear example, and measure it.
 
-    Returns the source, the model's inputs, its prediction at each query, and question and answer as text.
     Raises ValueError if the question is invalid for the task or too long.
     """
     architecture, task = run.architecture, run.config.task
-    content = data.to_content(words, task, run.config.vocab_size) if words else clearest_example(run)
+    content = data.to_content(words, task, run.config.vocab_size) if words else heads.clearest_example(run)
     answer = data.TASKS[task].answer(content[None])
-    source = data.add_start_end(content[None], len(content) + 2)
-    target = data.add_start_end(answer, answer.size(1) + 2)
+    source, target = (data.add_start_end(x, x.size(1) + 2) for x in (content[None], answer))
     if architecture == "encoder":
         given, _ = data.arrange(architecture, source, target)
         with evaluating(run.model) as model:
@@ -135,20 +123,14 @@ def ask(run: Run, words: list[str] | None = None) -> tuple[Tensor, tuple[Tensor,
     mark = "✓" if written.shape == target.shape and data.exact_match(written, target) == 1 else "✗"
     texts = data.to_text(content, task), data.to_text(written[0, 1:], task).removesuffix(" END")
     text = " → ".join(textwrap.shorten(text, 40, placeholder=" …") for text in texts)
-    return source, given, said, f"{text} {mark}"
-
-
-def look_at(run: Run, words: list[str] | None = None) -> View:
-    """Run the model on one question and measure it. Raises ValueError like ask."""
-    source, given, said, text = ask(run, words)
-    reading, record = read(run, source, given, said), read_record(run.folder, run.history)
-    return View(run=run, reading=reading, answer=text, evidence=Evidence(run), record=record)
+    reading, record = heads.read(run, source, given, said), read_record(run.folder, run.history)
+    return View(run, reading, f"{text} {mark}", Evidence(run), record)
 
 
 def run_text(view: View) -> str:
     """Return the grey line of a picture of one sequence."""
     text = f"{view}: {view.answer}"
-    if view.reading.length > (most := longest(view.run)):
+    if view.reading.length > (most := heads.longest(view.run)):
         text += f" ({view.reading.length} symbols; training had at most {most})"
     return f"{text}."
 
@@ -184,17 +166,17 @@ def sample(source: Tensor) -> str:
     return f"{count} of length {most}" if shortest == most else f"{count} of lengths {shortest} to {most}"
 
 
-def change(view: View, part: Part) -> str:
+def change(view: View, part: heads.Part) -> str:
     return f"{percent(view.evidence.left())} → {percent(view.evidence.left(part))}"
 
 
-def points_lost(view: View, part: Part) -> int:
+def points_lost(view: View, part: heads.Part) -> int:
     """Return the points of exact match lost without a part, negative if it improves; at least 1 if any."""
     cost = round(100 * view.evidence.cost(part), 6)
     return math.ceil(cost) if cost > 0 else math.floor(cost)
 
 
-def price(view: View, part: Part) -> str:
+def price(view: View, part: heads.Part) -> str:
     """Return the cost of removing a part, worded as the end of a sentence."""
     points = points_lost(view, part)
     count = f"{abs(points)} point{'s' if abs(points) != 1 else ''}"
@@ -204,7 +186,7 @@ def price(view: View, part: Part) -> str:
 
 
 def needs_no_attention(view: View) -> bool:
-    return view.evidence.left(ALL_ATTENTION) > 0.99 * view.evidence.left()
+    return view.evidence.left(heads.ALL_ATTENTION) > 0.99 * view.evidence.left()
 
 
 def is_learned(view: View) -> bool:

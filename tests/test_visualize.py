@@ -27,8 +27,8 @@ from conftest import (
 from torch.nn import functional
 
 import data
+import lab.ablation
 import lab.evidence
-import lab.view
 import support.config
 import support.figure
 import train
@@ -356,8 +356,8 @@ def test_a_picture_that_fails_is_one_line_and_the_others_are_drawn(
 )
 def test_options_select_from_the_runs_that_are_found(options, expected, missing, models_dir, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["visualize.py", "--models-dir", str(models_dir), *options])
-    runs, problems = visualize.find_runs(visualize.parse())
-    assert [(run.architecture, run.config.task) for run in runs] == expected
+    views, problems = visualize.find_runs(visualize.parse())
+    assert [(view.run.architecture, view.run.config.task) for view in views] == expected
     assert [problem.split(" found")[0] for problem in problems] == [f"no run of {task}" for task in missing]
 
 
@@ -563,7 +563,7 @@ def test_runs_that_cannot_be_read_are_named_and_the_others_are_drawn(
 def test_a_folder_that_cannot_be_written_is_one_line_before_any_measuring(
     models_dir, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr(lab.view, "Evidence", lambda run: pytest.fail("measured for nothing"))
+    monkeypatch.setattr(lab.ablation, "margins_without", lambda *_, **__: pytest.fail("measured for nothing"))
     (tmp_path / "file").write_text("kept")
     with pytest.raises(SystemExit) as stopped:
         call_main(monkeypatch, "--models-dir", models_dir, "--output-dir", tmp_path / "file")
