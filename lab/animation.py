@@ -39,7 +39,7 @@ def moments(curves: Curves, early: int = 36, late: int = 12) -> list[int]:
 def film_sentence(
     steps: list[int], right: list[float], share: list[float] | None = None, enough: float = 0.5
 ) -> str:
-    """State whether the correct symbols or the attention pattern emerge first."""
+    """State when the correct symbols and the attention pattern emerge."""
     symbols = steps[half_way(right)]
     if right[-1] < 0.5:
         return f"most symbols are still incorrect at step {steps[-1]}"
@@ -48,12 +48,7 @@ def film_sentence(
         return text
     if share[-1] <= enough:
         return f"{text}; no head ever attends mainly to the symbols they need"
-    pattern = steps[half_way(share)]
-    if symbols == pattern:
-        return f"the correct symbols and the attention pattern emerge together, at step {symbols}"
-    if symbols < pattern:
-        return f"{text}, the attention pattern at step {pattern}"
-    return f"the attention pattern emerges at step {pattern}, the correct symbols at step {symbols}"
+    return f"{text}, the attention pattern at step {steps[half_way(share)]}"
 
 
 def draw_film(view: View) -> tuple[Figure, Curves, Callable[[int], None]]:

@@ -39,13 +39,9 @@ def heads_of(model: nn.Module, part: Part = ALL_ATTENTION) -> list[Head]:
         (*place, head) for place, attention in attention_at(model).items()
         for head in range(attention.num_heads)
     ]
-    chosen = [head for head in heads if head[: len(part)] == part]
-    if not chosen:
-        kinds = ", ".join(unwrapped(model).attention_layers())
-        raise ValueError(
-            f"this model has no part {part}; its kinds are {kinds} and its last head is {heads[-1]}"
-        )
-    return chosen
+    if part not in {head[: len(part)] for head in heads}:
+        raise ValueError(f"this model has no part {part}; its first head is {heads[0]}, its last {heads[-1]}")
+    return [head for head in heads if head[: len(part)] == part]
 
 
 def parts_of(model: nn.Module) -> list[Part]:

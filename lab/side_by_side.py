@@ -28,33 +28,22 @@ def doing(task: str) -> str:
     return f"{task.removesuffix('e')}ing" if task.isalpha() else task
 
 
-def with_article(name: str) -> str:
-    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
-
-
 def comparison_sentence(views: list[list[View]]) -> str:
     """State which tasks need no attention in the first architecture with such tasks, and which do.
 
     Models that have not learned their task are left out.
     """
-    views = [learned for row in views if (learned := [view for view in row if is_learned(view)])]
-    if not views:
+    learned = [[view for view in row if is_learned(view)] for row in views]
+    for row in learned:
+        needs = {doing(view.run.config.task): not needs_no_attention(view) for view in row}
+        needless, others = ([name for name in needs if needs[name] == needed] for needed in (False, True))
+        if needless:
+            need, do = ("needs" if len(needless) == 1 else "need"), ("does" if len(others) == 1 else "do")
+            text = f"{' and '.join(needless)} in the {row[0].model} {need} no attention"
+            return f"{text}; {' and '.join(others)} {do}" if others else text
+    if not any(learned):
         return "none of these models has learned its task, so it is unknown what they need"
-    for number, row in enumerate(views):
-        names = [doing(view.run.config.task) for view in row]
-        needless = [name for name, view in zip(names, row, strict=True) if needs_no_attention(view)]
-        if not needless:
-            continue
-        one, where = len(needless) == 1, with_article(row[0].model)
-        text = f"{' and '.join(needless)} in {where} {'needs' if one else 'need'} no attention"
-        if others := [name for name in names if name not in needless]:
-            return f"{text}; {' and '.join(others)} {'does' if len(others) == 1 else 'do'}"
-        others = [
-            with_article(other[0].model) for other in views[number + 1 :]
-            if not any(map(needs_no_attention, other))
-        ]
-        return f"{text}; in {' and '.join(others)} {'it does' if one else 'they do'}" if others else text
-    most = max(view.evidence.left((view.kind,)) for row in views for view in row)
+    most = max(view.evidence.left((view.kind,)) for row in learned for view in row)
     return f"none of these models works without attention: at most {at_most(most)} correct"
 
 

@@ -210,7 +210,6 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
             parser.add_argument(flag, action="store_true", help=metadata["help"])
         elif "choices" in metadata:
             parser.add_argument(flag, choices=metadata["choices"], help=text)
-        elif setting.type is float:
-            parser.add_argument(flag, type=float, metavar="X", help=text)
         else:
-            parser.add_argument(flag, type=int, metavar="N", help=text)
+            number_type = float if setting.type is float else int
+            parser.add_argument(flag, type=number_type, metavar="NUMBER", help=text)

@@ -71,22 +71,13 @@ def metrics_of(
     """Return a run's metrics: when it solved the validation set, and its scores on the test (N, T)."""
     solved = first_solved(history) or {}
     return {
-        "task": config.task,
-        "architecture": config.architecture,
-        "seed": config.seed,
-        "config": asdict(config),
-        "parameters": count_parameters(model),
-        "epochs": config.epochs,
-        "steps": history[-1]["step"],
-        "train_seconds": history[-1]["train_seconds"],
-        "steps_to_solve": solved.get("step"),
-        "seconds_to_solve": solved.get("train_seconds"),
-        "test_sequences": len(target),
-        "test_token_accuracy": token_accuracy(prediction, target),
-        "test_exact_match": exact_match(prediction, target),
-        "device": str(next(model.parameters()).device),
-        "threads": torch.get_num_threads(),
-        "torch_version": str(torch.__version__),
+        "task": config.task, "architecture": config.architecture, "seed": config.seed,
+        "config": asdict(config), "parameters": count_parameters(model), "epochs": config.epochs,
+        "steps": history[-1]["step"], "train_seconds": history[-1]["train_seconds"],
+        "steps_to_solve": solved.get("step"), "seconds_to_solve": solved.get("train_seconds"),
+        "test_sequences": len(target), "test_token_accuracy": token_accuracy(prediction, target),
+        "test_exact_match": exact_match(prediction, target), "device": str(next(model.parameters()).device),
+        "threads": torch.get_num_threads(), "torch_version": str(torch.__version__),
     }
 
 
