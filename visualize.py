@@ -216,7 +216,7 @@ def save_mistakes(view: View, path: Path) -> str:
     if view.mistakes is None:
         return ""
     runs.save_table(mistakes.by_kind(view.mistakes), path)
-    return f"kinds of questions that are answered incorrectly\n{mistakes.mistakes_text(view.mistakes)}\n"
+    return "each kind of question: its percentage of the questions, and of the mistakes"
 
 
 def save_heads(view: View, path: Path) -> None:

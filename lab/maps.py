@@ -62,7 +62,7 @@ def name_places(axis: Axis, names: list[str], across: float) -> None:
     step = 1 + int(across) // 45                            # as many as fit at 8 points
     axis.set_ticks([place + 0.5 for place in range(0, len(names), step)], names[::step])
     longest = max((len(left + right) for left, right in itertools.pairwise(names)), default=0)
-    upright = axis.axis_name == "x" and longest * across > 150 * step       # else neighbours would touch
+    upright = axis.axis_name == "x" and longest * across > 135 * step       # else neighbours would touch
     axis.set_tick_params(length=0, pad=3, labelsize=8, rotation=90 if upright else 0)
 
 
@@ -104,7 +104,8 @@ def draw_map(axes: Axes, shown: Map, left: float = 0, top: float = 0) -> QuadMes
 
 def colour_bar(mesh: QuadMesh, axes: list[Axes], quantity: str = "attention weight") -> None:
     """Add the maps' colour bar to the right of these axes."""
-    bar = mesh.figure.colorbar(mesh, ax=axes, label=quantity, ticks=[0, 1])
+    shrink = min(1, 4 / mesh.figure.get_figheight())
+    bar = mesh.figure.colorbar(mesh, ax=axes, label=quantity, ticks=[0, 1], shrink=shrink)
     bar.solids.set(rasterized=False, edgecolor="face")      # real vectors in svg and pdf
 
 

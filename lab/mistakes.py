@@ -47,29 +47,6 @@ def excess(row: dict) -> float:
     return row["share_of_mistakes"] - row["share_of_questions"]
 
 
-def hardest_kinds(table: list[dict]) -> list[dict]:
-    """Return the rows of by_kind with the largest excess: one for length, one per other property."""
-    hardest = {}
-    for row in table:
-        hardest[row["kind"]] = max(hardest.get(row["kind"], row), row, key=excess)
-    return list(hardest.values())
-
-
-def mistakes_text(answers: Answers) -> str:
-    """Describe which kinds of questions the model gets wrong, with three examples; at most 12 lines."""
-    count, distinct = int(answers.wrong.sum()), len(answers.different_mistakes())
-    rows = hardest_kinds(by_kind(answers))
-    lines = {
-        f"{answers.config.name}: {count:,} of {len(answers.wrong):,} wrong":
-            [f"{row['kind']} {row['value']}" for row in rows],
-        "    % of questions": [percent(row["share_of_questions"], 1) for row in rows],
-        f"    % of mistakes ({distinct:,} distinct questions)":
-            [percent(row["share_of_mistakes"], 1) for row in rows],
-    }
-    table = [f"{name:<44}" + "".join(f"{cell:>12}" for cell in cells) for name, cells in lines.items()]
-    return "\n".join(table + answers.examples())
-
-
 def mistakes_sentence(table: list[dict]) -> str:
     """Name the kind with the largest excess of mistakes, if any is notable."""
     row, mistakes = max(table, key=excess), sum(row["mistakes"] for row in table if row["kind"] == "length")

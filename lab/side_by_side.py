@@ -71,7 +71,7 @@ def draw_lines(axes: Axes, shown: maps.Map, view: View, columns: int) -> None:
     above = axes.secondary_xaxis("top")
     above.spines[:].set_visible(False)
     for axis, names in (axes.xaxis, [""] * key + answer), (above.xaxis, shown.keys):
-        maps.name_places(axis, names, maps.cells_across(axes))
+        maps.name_places(axis, names, 0.9 * maps.cells_across(axes))    # there is more room than in maps
 
 
 def lines_picture(views: list[list[View]]) -> Figure:

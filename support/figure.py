@@ -99,7 +99,7 @@ def name_lines(axes: Axes, gap: float = 0.08) -> None:
 def settle(figure: Figure) -> None:
     """Lay out the axes for good; the first pass does not yet know the size of rotated names."""
     for _ in range(2):
-        figure.draw_without_rendering()
+        figure.get_layout_engine().execute(figure)
     figure.set_layout_engine("none")
     for axes in figure.axes:                                # the last digits depend on the solver
         axes.set_position(numpy.round(axes.get_position(original=True).bounds, 6))

@@ -49,7 +49,7 @@ from data import ARCHITECTURES, TASKS, add_start_end, all_right, to_content  # n
 from lab.animation import half_way  # noqa: E402
 from lab.evidence import Evidence, shares_in_training  # noqa: E402
 from lab.heads import SEQUENCES_EACH, longest, unseen_sequences  # noqa: E402
-from lab.mistakes import mistakes_text  # noqa: E402
+from lab.mistakes import by_kind, excess  # noqa: E402
 from support.config import Config, recipe  # noqa: E402
 from support.console import Parser, fail, run_script, set_threads  # noqa: E402
 from support.figure import percent  # noqa: E402
@@ -265,6 +265,29 @@ def right_of_hardest_sums(model: nn.Module, config: Config) -> str:
         right += int(all_right(train.predict(model, source, target), target).sum())
         count += len(content)
     return f"{right:,} of {count:,}"
+
+
+def hardest_kinds(table: list[dict]) -> list[dict]:
+    """Return the rows of by_kind with the largest excess: one for length, one per other property."""
+    hardest = {}
+    for row in table:
+        hardest[row["kind"]] = max(hardest.get(row["kind"], row), row, key=excess)
+    return list(hardest.values())
+
+
+def mistakes_text(answers: Answers) -> str:
+    """Describe which kinds of questions the model gets wrong, with three examples; at most 12 lines."""
+    count, distinct = int(answers.wrong.sum()), len(answers.different_mistakes())
+    rows = hardest_kinds(by_kind(answers))
+    lines = {
+        f"{answers.config.name}: {count:,} of {len(answers.wrong):,} wrong":
+            [f"{row['kind']} {row['value']}" for row in rows],
+        "    % of questions": [percent(row["share_of_questions"], 1) for row in rows],
+        f"    % of mistakes ({distinct:,} distinct questions)":
+            [percent(row["share_of_mistakes"], 1) for row in rows],
+    }
+    table = [f"{name:<44}" + "".join(f"{cell:>12}" for cell in cells) for name, cells in lines.items()]
+    return "\n".join(table + answers.examples())
 
 
 def all_tasks(tasks: list[str], architectures: list[str], seeds: range) -> None:
