@@ -19,7 +19,7 @@ LOOK_FOR = {                                                # by the beginning o
     "influence": "Compare the symbols the answers depend on with those the heads attend to.",
     "ablation": "Look for cuts that leave few answers correct: those heads matter, bright or not.",
     "layers": "Find the sublayer after which the answer is present: that is where it was found.",
-    "lengths": "See what happens beyond the training lengths, and at which position it breaks.",
+    "lengths": "See what happens beyond the training lengths, and read one answer below the curves.",
     "training": "Find the step at which every sequence is correct.",
     "mistakes": "Look for a kind that is rare among the questions and frequent among the mistakes.",
     "film": "Look for the step at which the pattern appears, and whether accuracy rises with it.",
