@@ -21,6 +21,7 @@ from support import console  # before matplotlib, see there
 
 # isort: split
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from tqdm import tqdm
@@ -30,7 +31,7 @@ from lab import animation, maps, mistakes, outputs, side_by_side, what_matters
 from lab import view as wording
 from lab.evidence import head_table
 from lab.gallery import save_gallery
-from lab.heads import heads_of
+from lab.heads import Head, heads_of
 from lab.live_page import save_page
 from lab.view import View, look_at
 from lab.weights import beside_picture
@@ -61,13 +62,11 @@ def head_picture(view: View) -> Figure:
     if not aligned:
         keys = shown.weights[query, keys].topk(min(maps.MOST_KEYS, len(keys))).indices.sort().values.tolist()
     columns = shown.keys if aligned else [shown.keys[key] for key in keys]
-    how = f" The framed row in numbers: each weight is its exponential divided by their sum, {total:.3f}."
-    how, heights = wording.how_to_read(view, [view.kind]) + how, (min(0.3 * len(shown.queries), 5.0), 1.1)
+    how, heights = wording.how_to_read(view, [view.kind]), (min(0.3 * len(shown.queries), 5.0), 1.1)
+    how += f" The framed row in numbers: each weight is its exponential divided by their sum, {total:.3f}."
     figure = new_figure(sum(heights) + 1.1, head_sentence(view), wording.run_text(view), how)
     axes, table = figure.subplots(2, 1, height_ratios=heights)
-    maps.frame(axes, len(shown.keys), len(shown.queries))
-    mesh = maps.draw_map(axes, shown)
-    maps.name_ticks(axes, shown.queries, shown.keys)
+    mesh = maps.draw_named_map(axes, shown)
     axes.set_ylabel("query (attends)" if len(shown.queries) > 5 else "query")
     axes.add_patch(Rectangle((0, query), len(shown.keys), 1, **maps.FRAME))
     maps.colour_bar(mesh, [axes])
@@ -105,53 +104,59 @@ def layer_picture(view: View) -> Figure:
     return maps.grid_picture(sentence, numbers, how, rows, shared=True)
 
 
+def model_sentence(view: View, lost: dict[Head, int]) -> str:
+    if view.evidence.left() == 0:
+        return wording.NEVER_RIGHT
+    if len(lost) == 1:
+        (only,) = lost
+        return f"without its only head, {view.name(only)}: accuracy {wording.change(view, only)}"
+    if not view.costly:
+        return f"any one of the {len(lost)} heads can be removed at no cost"
+    most, count = view.costly[0], f"{len(view.costly)} of {len(lost)} heads"
+    matter = "matters on its own" if len(view.costly) == 1 else "matter on their own"
+    return f"{count} {matter}; without {view.name(most)}: accuracy {wording.change(view, most)}"
+
+
+def mark_cost(axes: Axes, box: Rectangle, points: int) -> None:
+    """Frame a head's map that costs these points, and pale one that costs nothing."""
+    box.set(fill=False, zorder=4, linewidth=0.5)
+    if points > 0:
+        box.set(edgecolor="tab:orange", linewidth=2.5)
+    if not points:
+        paper = {"color": matplotlib.rcParams["axes.facecolor"], "alpha": 0.6, "linewidth": 0}
+        axes.add_patch(Rectangle(box.get_xy(), box.get_width(), box.get_height(), zorder=3, **paper))
+    axes.add_patch(box)
+
+
 def model_picture(view: View) -> Figure:
     """Draw all layers of all kinds (rows) and heads (columns), each with the cost of removing it."""
     layers = [(kind, layer) for kind, found in view.reading.maps.items() for layer in range(len(found))]
     heads = view.run.config.num_heads
     lost = {head: wording.points_lost(view, head) for head in heads_of(view.run.model)}
-    sentence = f"any one of the {len(lost)} heads can be removed at no cost"
-    if view.evidence.left() == 0:
-        sentence = wording.NEVER_RIGHT
-    elif len(lost) == 1:
-        (only,) = lost
-        sentence = f"without its only head, {view.name(only)}: accuracy {wording.change(view, only)}"
-    elif view.costly:
-        most = view.costly[0]
-        matter = "matters on its own" if len(view.costly) == 1 else "matter on their own"
-        sentence = (
-            f"{len(view.costly)} of {len(lost)} heads {matter}; without {view.name(most)}: "
-            f"accuracy {wording.change(view, most)}"
-        )
     rows, columns = (max(found.size(side) for found in view.reading.maps.values()) for side in (2, 3))
     across = heads * (columns + 1)
     inch = across / 6.5                                     # in cells
     gap = max(1, 0.22 * inch)                               # room for a number above each map
-    figure = new_figure(len(layers) * (rows + gap) / inch + 0.4, sentence, wording.run_text(view), (
-        "Framed: removing the head costs the number of exact-match points shown. Pale: it costs nothing. "
-        f"Measured by zero ablation on {wording.sample(view.evidence.source)}."
-    ))
+    pitch = rows + gap
+    how = "Framed: removing the head costs the number of exact-match points shown. Pale: it costs nothing. "
+    how += f"Measured by zero ablation on {wording.sample(view.evidence.source)}."
+    height = len(layers) * pitch / inch + 0.4
+    figure = new_figure(height, model_sentence(view, lost), wording.run_text(view), how)
     axes = figure.subplots()                                # one for all maps, in cells
-    maps.frame(axes, across, len(layers) * (rows + gap) + 0.5)
+    maps.frame(axes, across, len(layers) * pitch + 0.5)
     axes.set(aspect="equal", frame_on=False)
     for (row, place), head in itertools.product(enumerate(layers), range(heads)):
         shown, points = maps.map_of(view, (*place, head)), lost[(*place, head)]
-        left, top = head * (columns + 1), row * (rows + gap) + gap
+        left, top, width = head * (columns + 1), row * pitch + gap, len(shown.keys)
         maps.draw_map(axes, shown, left, top)
-        box, style = (len(shown.keys), len(shown.queries)), {"zorder": 4, "fill": False}
-        style |= {"edgecolor": "tab:orange", "linewidth": 2.5} if points > 0 else {"linewidth": 0.5}
-        axes.add_patch(Rectangle((left, top), *box, **style))
-        if not points:
-            paper = {"color": matplotlib.rcParams["axes.facecolor"], "alpha": 0.6, "linewidth": 0}
-            axes.add_patch(Rectangle((left, top), *box, zorder=3, **paper))
-        elif heads <= 20:                                   # else there is no room for a number
+        mark_cost(axes, Rectangle((left, top), width, len(shown.queries)), points)
+        if points and heads <= 20:                          # else there is no room for a number
             change_there = f"{-points:+}".replace("-", "−")
-            axes.text(left + box[0] / 2, top - 0.1 * gap, change_there, ha="center", weight="bold")
-    step = math.ceil(heads / 25)
-    names = [f"head {head}" if heads <= 10 else str(head) for head in range(1, heads + 1, step)]
-    axes.set_xticks([step * at * (columns + 1) + columns / 2 for at in range(len(names))], names)
-    middles = [row * (rows + gap) + gap + rows / 2 for row in range(len(layers))]
-    axes.set_yticks(middles, list(map(view.name, layers)))
+            axes.text(left + width / 2, top - 0.1 * gap, change_there, ha="center", weight="bold")
+    named = range(0, heads, math.ceil(heads / 25))
+    names = [f"head {head + 1}" if heads <= 10 else str(head + 1) for head in named]
+    axes.set_xticks([head * (columns + 1) + columns / 2 for head in named], names)
+    axes.set_yticks([row * pitch + gap + rows / 2 for row in range(len(layers))], map(view.name, layers))
     axes.tick_params(length=0)
     return figure
 

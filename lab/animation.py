@@ -13,9 +13,9 @@ from PIL import Image
 from data import arrange, to_text
 from lab.evidence import shares_in_training
 from lab.heads import heads_of, read
-from lab.maps import colour_bar, draw_map, frame, map_of, name_ticks
+from lab.maps import colour_bar, draw_named_map, map_of
 from lab.view import View
-from support.figure import name_lines, new_figure
+from support.figure import name_lines, new_figure, settle, title_in_one_line
 from support.files import replacing
 from support.record import PROBES
 
@@ -72,10 +72,8 @@ def draw_film(view: View) -> tuple[Figure, Curves, Callable[[int], None]]:
     sentence = film_sentence(steps, *curves.values(), enough=view.reading.enough)
     figure, shown, (kind, layer, head) = new_figure(3.9, sentence, numbers, how), map_of(view, best), best
     axes, right = figure.subplots(1, 2, width_ratios=(1.6, 1))
-    frame(axes, len(shown.keys), len(shown.queries))
+    mesh = draw_named_map(axes, shown)
     axes.set_aspect("equal")
-    mesh = draw_map(axes, shown)
-    name_ticks(axes, shown.queries, shown.keys)
     for (name, values), style in zip(curves.items(), ("-", "--"), strict=False):
         right.plot(steps, [100 * value for value in values], style, label=name)
     right.set(xlabel="training step", ylabel="%", ylim=(-3, 103), xlim=(0, 1.02 * steps[-1]))
@@ -99,14 +97,15 @@ def save_film(view: View, path: Path) -> str:
     figure, curves, show = draw_film(view)
     figure.set_dpi(100)
     canvas, frames, epochs = FigureCanvasAgg(figure), [], moments(curves)
-    for epoch in [epochs[-1], *epochs]:
+    show(epochs[0])
+    settle(figure)                                          # once, for all frames
+    for epoch in epochs:
         show(epoch)
         canvas.draw()
-        figure.set_layout_engine("none")                    # it has been laid out
         frames.append(Image.fromarray(numpy.array(canvas.buffer_rgba())).convert("RGB"))
-    palette = frames.pop(0).quantize()                      # the colour bar contains every colour
+    palette = frames[-1].quantize()                         # the colour bar contains every colour
     first, *others = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     with replacing(path) as unfinished:
         duration = 5000 // len(frames) // 10 * 10           # of a frame, in milliseconds
         first.save(unfinished, save_all=True, append_images=others, duration=duration)
-    return figure.get_suptitle().replace("\n", " ")
+    return title_in_one_line(figure)

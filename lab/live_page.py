@@ -163,7 +163,9 @@ def save_page(run: Run, path: Path) -> None:
 
     Raises ValueError if it exceeds LARGEST_PAGE.
     """
-    page = live_page(rounded(replace(run, model=unwrapped(run.model))))
-    if len(page.encode()) > LARGEST_PAGE:
+    run = rounded(replace(run, model=unwrapped(run.model)))
+    size = count_parameters(run.model) * 2 * 4 / 3          # base64 writes three bytes as four characters
+    page = live_page(run) if size <= LARGEST_PAGE else ""   # else nothing needs to be measured
+    if max(size, len(page.encode())) > LARGEST_PAGE:
         raise ValueError(f"it exceeds the limit of {LARGEST_PAGE / 1e6:.0f} MB")
     write_text(page, path)

@@ -58,7 +58,10 @@ def cells_across(axes: Axes) -> float:
 
 
 def name_places(axis: Axis, names: list[str], across: float) -> None:
-    """Label the unit steps of an axis, or only every second, third, … if not all fit; across as above."""
+    """Label the unit steps of an axis, or only every second, third, … if not all fit.
+
+    across is the number of such steps across the whole picture; see cells_across.
+    """
     step = 1 + int(across) // 45                            # as many as fit at 8 points
     axis.set_ticks([place + 0.5 for place in range(0, len(names), step)], names[::step])
     longest = max((len(left + right) for left, right in itertools.pairwise(names)), default=0)
@@ -102,6 +105,13 @@ def draw_map(axes: Axes, shown: Map, left: float = 0, top: float = 0) -> QuadMes
     return mesh
 
 
+def draw_named_map(axes: Axes, shown: Map) -> QuadMesh:
+    """Draw a map that fills its axes, with the names of its rows and columns."""
+    frame(axes, len(shown.keys), len(shown.queries))
+    name_ticks(axes, shown.queries, shown.keys)
+    return draw_map(axes, shown)
+
+
 def colour_bar(mesh: QuadMesh, axes: list[Axes], quantity: str = "attention weight") -> None:
     """Add the maps' colour bar to the right of these axes."""
     shrink = min(1, 4 / mesh.figure.get_figheight())
@@ -123,10 +133,8 @@ def grid_picture(
         if shown is None:
             axes.remove()
             continue
-        frame(axes, len(shown.keys), len(shown.queries))
+        mesh = draw_named_map(axes, shown)
         axes.set_aspect("equal")
-        mesh = draw_map(axes, shown)
-        name_ticks(axes, shown.queries, shown.keys)
         axes.set_title(shown.title, loc="left")
         axes.set(xlabel=key, ylabel=query if cell * len(shown.queries) > 0.1 * len(query) else "query")
         if shared and len(every) == grid.size:

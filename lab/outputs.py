@@ -13,7 +13,7 @@ from zlib import crc32
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from support.figure import save_picture
+from support.figure import save_picture, title_in_one_line
 from support.files import error_text
 from support.runs import Run, list_files
 
@@ -46,7 +46,7 @@ class Output:
         made = self.make()
         if isinstance(made, Figure):
             save_picture(made, self.path)
-            made = made.get_suptitle().replace("\n", " ")
+            made = title_in_one_line(made)
         if made:
             tqdm.write(f"{self.path}: {made}", file=sys.stdout)
         return made or ""

@@ -80,9 +80,8 @@ def lines_picture(views: list[list[View]]) -> Figure:
     Lines show the head that attends most to the answers.
     """
     shown = [[maps.map_of(view, view.best) for view in row] for row in views]
-    answers = [answer_of(view) for row in views for view in row]
-    rows = [[""] * key + answer for answer, _, key in answers] + [each.keys for row in shown for each in row]
-    columns = max(map(len, rows))
+    below = [key + len(answer) for answer, _, key in map(answer_of, chain(*views))]
+    columns = max([*below, *(len(drawn.keys) for drawn in chain(*shown))])
     numbers = f"Accuracy: exact match after zero ablation on {sample(views[0][0].evidence.source)}."
     how = "Line width: the attention an answer symbol pays to a token, in the head that attends most to the "
     how += "needed symbols."

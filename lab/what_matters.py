@@ -60,7 +60,7 @@ def influence_picture(view: View) -> Figure:
         how += " Outlined: the needed symbols."
     how += " Hatched: masked, or not replaced."
     if written:
-        how += " a1, a2, …: the places of the answer."
+        how += " a1, a2, …: the positions of the answer."
     looks, depends = (maps.Map(weights[asked], always, queries, keys, title) for weights, title in (
         (reading.maps[kind][layer, head], f"attention of\n{view.place(view.best)}"),
         (view.evidence.influence.nanmean(dim=0), "influence on\nthe answers"),
@@ -188,9 +188,9 @@ def lengths_picture(views: list[View]) -> Figure:
     numbers = f"{task}: {SEQUENCES_EACH} unseen sequences of each length."
     figure = new_figure(2.7, lengths_sentence(views), numbers, how)
     axes = figure.subplots()
-    for config in [view.run.config for view in views]:
-        shortest = config.seq_len if config.fixed_length else 1
-        axes.axvspan(shortest - 0.5, config.seq_len + 0.5, color="grey", alpha=0.2 / len(views))
+    configs = [view.run.config for view in views]
+    for shortest, most in {(each.seq_len if each.fixed_length else 1, each.seq_len) for each in configs}:
+        axes.axvspan(shortest - 0.5, most + 0.5, color="grey", alpha=0.2)
     for view, style in zip(views, itertools.cycle(("o-", "s--", "^:")), strict=False):
         right = {each.length: 100 * each.exact_match for each in view.evidence.lengths}
         axes.plot(right.keys(), right.values(), style, label=view.model)
@@ -235,9 +235,9 @@ def layers_picture(view: View) -> Figure:
     if view.outlined:
         how += f" Each dot is a head, measured on {sample(view.evidence.reading.source)}."
     figure = new_figure(4.2 if view.outlined else 3.2, layers_sentence(tokens), f"{view}.", how)
-    axes, *dots = figure.subplots(
-        1 + view.outlined, 1, squeeze=False, sharex=True, height_ratios=(2, 1)[: 1 + view.outlined]
-    ).flat
+    heights = [2, 1] if view.outlined else [2]
+    panels = figure.subplots(len(heights), 1, squeeze=False, sharex=True, height_ratios=heights)
+    axes, below = panels[0, 0], panels[-1, 0]
     axes.plot(places, [100 * score for score in tokens.values()], "s--", label="token accuracy")
     axes.plot(places, [100 * whole for _, whole in lens.values()], "o-", label="exact match")
     axes.set(ylabel="%", ylim=(-3, 103))
@@ -245,12 +245,13 @@ def layers_picture(view: View) -> Figure:
         sublayer = "cross-attention" if view.kind == "cross" else " attention"
         at = [place for place, name in enumerate(names) if name.endswith(sublayer)]
         for place, of_layer in zip(at, 100 * shares, strict=True):
-            dots[0].plot([place] * len(of_layer), of_layer, "o", color="grey", alpha=0.6)
-        dots[0].set(ylabel="% of attention\non the answers", ylim=(-6, 106))
-    labels = ["\n".join(name.rsplit(" ", 1)).replace("-", "-\n") for name in names]
-    figure.axes[-1].set_xticks(places, labels, size=7)
+            below.plot([place] * len(of_layer), of_layer, "o", color="grey", alpha=0.6)
+        below.set(ylabel="% of attention\non the answers", ylim=(-6, 106))
     if len(names) > 9:
         step = 1 + len(names) // 40
-        figure.axes[-1].set_xticks(places[::step], names[::step], rotation=90, size=7)
+        below.set_xticks(places[::step], names[::step], rotation=90, size=7)
+    else:
+        labels = ["\n".join(name.rsplit(" ", 1)).replace("-", "-\n") for name in names]
+        below.set_xticks(places, labels, size=7)
     name_lines(axes)
     return figure

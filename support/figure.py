@@ -69,7 +69,7 @@ def new_figure(height: float, sentence: str, numbers: str = "", how: str = "") -
     """
     sentence = textwrap.fill(sentence[:1].upper() + sentence[1:], SENTENCE, break_on_hyphens=False)
     numbers, how = (
-        "\n".join(textwrap.fill(line, SMALL) for line in text.splitlines()) for text in (numbers, how)
+        "\n".join(textwrap.fill(line.strip(), SMALL) for line in text.splitlines()) for text in (numbers, how)
     )
     title = MARGIN + 0.22 * (sentence.count("\n") + 1)
     above = title + 0.17 * (numbers.count("\n") + 1)
@@ -105,9 +105,13 @@ def settle(figure: Figure) -> None:
         axes.set_position(numpy.round(axes.get_position(original=True).bounds, 6))
 
 
+def title_in_one_line(figure: Figure) -> str:
+    return " ".join(figure.get_suptitle().split())
+
+
 def save_picture(figure: Figure, path: Path) -> None:
     """Save the picture in the format of its suffix, with its title, but without a date."""
-    title = {"Title": " ".join(figure.get_suptitle().split())}
+    title = {"Title": title_in_one_line(figure)}
     no_date = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
     settle(figure)
     with replacing(path) as unfinished:

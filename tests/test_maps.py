@@ -7,7 +7,7 @@ from conftest import KINDS, names_of, numbers_of, outlined
 from matplotlib.figure import Figure
 
 from data import to_text
-from lab.maps import draw_map, frame, map_of, name_ticks
+from lab.maps import draw_named_map, map_of
 from lab.view import look_at
 from train import load_run
 from transformer import generate
@@ -37,9 +37,7 @@ def test_a_map_has_query_down_key_across_and_row_0_on_top(run, measured):
         axes = Figure(figsize=(8, 8)).subplots()
         shown = map_of(view, (kind, 1, 0))
         run.model(*given)                                       # after what map_of may have to measure
-        frame(axes, len(shown.keys), len(shown.queries))
-        draw_map(axes, shown)
-        name_ticks(axes, shown.queries, shown.keys)
+        draw_named_map(axes, shown)
         weights = run.model.attention_layers()[kind][1].attention_weights[0, 0]
         drawn = axes.collections[0].get_array().reshape(len(queries), len(keys))
         forbidden = numpy.triu(numpy.ones(weights.shape), 1) * (kind == "decoder")

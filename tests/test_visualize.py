@@ -229,6 +229,7 @@ def test_every_picture_of_a_task_of_ones_own_is_drawn_and_claims_nothing_false(
     outlines = OWN[task][1]
     for name, figure in pictures_of_view(view).items():
         assert_readable(figure)
+        assert not figure.get_supxlabel().startswith(" ")
         if outlines is not True:
             assert not any(word in figure.get_supxlabel() for word in ("utlined:", "Blue"))
             assert "needed sy" not in sentence_of(figure)
