@@ -192,19 +192,13 @@ def training_view(view: View) -> Figure | None:
     return training_picture(view.run.config, view.run.history) if shown else None
 
 
-def mistakes_view(view: View) -> Figure | None:
-    """Draw which kinds of questions are answered incorrectly, if any are."""
-    wrong = view.mistakes
-    return mistakes.mistakes_picture(view.run.config, mistakes.by_kind(wrong)) if wrong else None
-
-
 OF_ONE_SEQUENCE = {                                         # these show one sequence, …
     "attention_head": head_picture, "attention_layer": layer_picture, "attention_model": model_picture,
     "attention_kinds": kinds_picture,
 }
 PICTURES = OF_ONE_SEQUENCE | {                              # … the others what was measured on many
     "influence": what_matters.influence_picture, "ablation": what_matters.ablation_picture,
-    "layers": what_matters.layers_picture, "training": training_view, "mistakes": mistakes_view,
+    "layers": what_matters.layers_picture, "training": training_view,
 }
 
 
@@ -218,9 +212,10 @@ def save_live_page(view: View, path: Path) -> str:
 
 
 def save_mistakes(view: View, path: Path) -> str:
-    if view.mistakes is None:
+    answers = mistakes.mistakes_of(view.run)
+    if answers is None:
         return ""
-    runs.save_table(mistakes.by_kind(view.mistakes), path)
+    runs.save_table(mistakes.by_kind(answers), path)
     return "each kind of question: its percentage of the questions, and of the mistakes"
 
 

@@ -21,7 +21,6 @@ LOOK_FOR = {                                                # by the beginning o
     "layers": "Find the sublayer after which the answer is present: that is where it was found.",
     "lengths": "See what happens beyond the training lengths, and read one answer below the curves.",
     "training": "Find the step at which every sequence is correct.",
-    "mistakes": "Look for a kind that is rare among the questions and frequent among the mistakes.",
     "film": "Look for the step at which the pattern appears, and whether accuracy rises with it.",
     "beside_trained": "Compare the few heads the task needs with the many that training found.",
 }

@@ -12,12 +12,10 @@ from torch import Tensor
 import data
 from lab import heads
 from lab.evidence import Evidence
-from lab.mistakes import mistakes_of
 from support.config import title_of
 from support.figure import percent
 from support.puzzles import MASK
 from support.record import Record, read_record
-from support.report import Answers
 from support.runs import Run
 from transformer import PAD, evaluating, generate
 
@@ -66,11 +64,6 @@ class View:
         """The heads whose removal costs anything, most costly first."""
         costly = [head for head in heads.heads_of(self.run.model) if self.evidence.cost(head) > 0]
         return sorted(costly, key=self.evidence.left)
-
-    @cached_property
-    def mistakes(self) -> Answers | None:
-        """The answers to the test sequences, if any is wrong."""
-        return mistakes_of(self.run)
 
     @cached_property
     def cells(self) -> Tensor:

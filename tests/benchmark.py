@@ -5,6 +5,7 @@
     python tests/benchmark.py --all-tasks
     python tests/benchmark.py --by-hand
     python tests/benchmark.py --balance models/reverse_task/encoder
+    python tests/benchmark.py --mistakes models/before/complete_task/encoder
     python tests/benchmark.py --pattern --seeds 5
     python tests/benchmark.py --other-toys --seeds 5
     python tests/benchmark.py --scale
@@ -13,9 +14,10 @@ The first shows all three architectures. The second changes one ingredient of th
 trains each architecture on each task to the end of its schedule and scores the final models. With
 --ones-first, sums are written least significant digit first, as by hand. The fourth asks whether the trained
 reversing encoder works like the one in handmade.py. The fifth splits the first attention scores of runs into
-the parts due to positions and to symbols. The sixth asks which emerges first in training: correct symbols or
-the attention pattern. The seventh trains on other projects' toy tasks. The last measures the cost of a
-training step as the model grows, and writes models/scale.png.
+the parts due to positions and to symbols. The sixth draws which kinds of questions runs get wrong. The
+seventh asks which emerges first in training: correct symbols or the attention pattern. The eighth trains on
+other projects' toy tasks. The last measures the cost of a training step as the model grows, and writes
+models/scale.png.
 
 "Solved" always means that all 2,000 validation sequences are correct, checked every 8 steps. The fraction of
 peak compares two rates on the same threads. One is the arithmetic of the weight matrices divided by the time
@@ -39,6 +41,7 @@ import torch
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from mistakes import draw_mistakes, mistakes_text  # noqa: E402
 from probes import loudness, probe_places, swap_end, untrained  # noqa: E402
 from scale import flops_of, scale  # noqa: E402
 
@@ -49,7 +52,6 @@ from data import ARCHITECTURES, TASKS, add_start_end, all_right, to_content  # n
 from lab.animation import half_way  # noqa: E402
 from lab.evidence import Evidence, shares_in_training  # noqa: E402
 from lab.heads import SEQUENCES_EACH, longest, unseen_sequences  # noqa: E402
-from lab.mistakes import by_kind, excess  # noqa: E402
 from support.config import Config, recipe  # noqa: E402
 from support.console import Parser, fail, run_script, set_threads  # noqa: E402
 from support.figure import percent  # noqa: E402
@@ -267,29 +269,6 @@ def right_of_hardest_sums(model: nn.Module, config: Config) -> str:
     return f"{right:,} of {count:,}"
 
 
-def hardest_kinds(table: list[dict]) -> list[dict]:
-    """Return the rows of by_kind with the largest excess: one for length, one per other property."""
-    hardest = {}
-    for row in table:
-        hardest[row["kind"]] = max(hardest.get(row["kind"], row), row, key=excess)
-    return list(hardest.values())
-
-
-def mistakes_text(answers: Answers) -> str:
-    """Describe which kinds of questions the model gets wrong, with three examples; at most 12 lines."""
-    count, distinct = int(answers.wrong.sum()), len(answers.different_mistakes())
-    rows = hardest_kinds(by_kind(answers))
-    lines = {
-        f"{answers.config.name}: {count:,} of {len(answers.wrong):,} wrong":
-            [f"{row['kind']} {row['value']}" for row in rows],
-        "    % of questions": [percent(row["share_of_questions"], 1) for row in rows],
-        f"    % of mistakes ({distinct:,} distinct questions)":
-            [percent(row["share_of_mistakes"], 1) for row in rows],
-    }
-    table = [f"{name:<44}" + "".join(f"{cell:>12}" for cell in cells) for name, cells in lines.items()]
-    return "\n".join(table + answers.examples())
-
-
 def all_tasks(tasks: list[str], architectures: list[str], seeds: range) -> None:
     """Train each architecture on each task with its own recipe, and list the kinds of mistakes."""
     line = "{:<10}{:<17}{:>8}{:>15}{:>17}{:>7}   {}"
@@ -411,6 +390,8 @@ def main() -> None:
                          help="instead: compare learned and hand-built models")
     instead.add_argument("--balance", nargs="+", type=Path, metavar="FOLDER",
                          help="instead: split the first attention scores of the runs in these folders")
+    instead.add_argument("--mistakes", nargs="+", type=Path, metavar="FOLDER",
+                         help="instead: draw which kinds of questions the runs in these folders get wrong")
     instead.add_argument("--pattern", action="store_true",
                          help="instead: time when correct symbols and the attention pattern emerge")
     instead.add_argument("--other-toys", action="store_true",
@@ -439,6 +420,9 @@ def main() -> None:
         scale(DEFAULT_FOLDER, peak_flops_per_second())
     elif options.pattern:
         pattern(DEFAULT_TASKS, options.architecture, seeds)
+    elif options.mistakes:
+        draw_mistakes(options.mistakes)
+        return
     elif options.balance:
         balance(options.balance)
     elif options.by_hand:

@@ -8,9 +8,10 @@ from types import SimpleNamespace
 
 import numpy
 import pytest
-from benchmark import mistakes_text
+from mistakes import mistakes_picture, mistakes_text
 
-from lab.mistakes import by_kind, mistakes_of, mistakes_picture
+import lab.mistakes
+from lab.mistakes import by_kind, mistakes_of
 from support.report import Answers
 from support.runs import run_folder
 from train import load_run
@@ -74,9 +75,10 @@ def test_the_mistakes_of_a_run_are_those_that_its_metrics_count(models_dir, tmp_
     assert mistakes_of(load_run(tmp_path, "reverse", "encoder")) is None
 
 
-def test_the_table_of_mistakes_is_saved(answers, tmp_path):
+def test_the_table_of_mistakes_is_saved(answers, tmp_path, monkeypatch):
     path = tmp_path / "mistakes.csv"
-    save_mistakes(SimpleNamespace(mistakes=answers), path)
+    monkeypatch.setattr(lab.mistakes, "mistakes_of", lambda run: answers)
+    save_mistakes(SimpleNamespace(run=None), path)
     with open(path, newline="") as file:
         rows = list(csv.DictReader(file))
     assert [[row["kind"], int(row["value"]), int(row["mistakes"])] for row in rows] == [

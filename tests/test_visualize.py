@@ -53,7 +53,6 @@ from visualize import head_picture, layer_picture, model_picture
 
 NAMES = [
     "attention_head", "attention_layer", "attention_model", "influence", "ablation", "layers", "training",
-    "mistakes",
 ]
 TABLES = ["heads.csv", "mistakes.csv", "film.gif", "explorer.html"]
 
