@@ -433,7 +433,7 @@ def test_pictures_elsewhere_never_stand_beside_those_of_other_weights(
     later = time.time() + 10
     os.utime(folder / "checkpoint.pt", (later, later))
     call_main(monkeypatch, *options, "--sequence", "7")
-    assert f"\n{output}: 17 files based on earlier weights removed\n" in "\n" + capsys.readouterr().out
+    assert f"\n{output}: 16 files based on earlier weights removed\n" in "\n" + capsys.readouterr().out
     assert {path.name for path in drawn.iterdir()} == {"weights_of_mine.png"} | {
         f"{name}_7.png" for name in ("attention_head", "attention_layer", "attention_model")
     }
