@@ -383,7 +383,7 @@ def draw_curves(options: argparse.Namespace) -> list[Path]:
         curves = side_by_side.runs_in(options.compare)
     except ValueError as error:
         console.fail(str(error))
-    name = "_vs_".join(folder.resolve().name for folder in options.compare)
+    name = outputs.name_in_file(["_vs_".join(folder.resolve().name for folder in options.compare)])
     path = options.output_dir / f"training_{name}.{options.format}"
     path.parent.mkdir(parents=True, exist_ok=True)
     draw = partial(side_by_side.training_curves_picture, curves)

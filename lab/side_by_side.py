@@ -1,7 +1,6 @@
 """Several runs in one picture: what they attend to, and their training curves."""
 
 import textwrap
-from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from matplotlib.figure import Figure
 from data import to_text
 from lab import heads, maps
 from lab.view import View, is_learned, needs_no_attention, sample
-from support.config import EVALUATION_BATCH, Config, setting_text
+from support.config import EVALUATION_BATCH, Config, differing_settings
 from support.figure import SMALL, at_most, new_figure, percent
 from support.runs import first_solved, open_checkpoint, runs_below
 from support.training_plot import name_loss_axes
@@ -106,53 +105,31 @@ def runs_in(folders: list[Path]) -> Curves:
     """
     runs = {}
     for folder in folders:
-        there = [folder, *runs_below(folder)] if (folder / "checkpoint.pt").is_file() else runs_below(folder)
+        there = [folder] if (folder / "checkpoint.pt").is_file() else runs_below(folder)
         if not there:
             raise ValueError(f"no run found in {folder}; pass a folder written by python train.py")
         for path in there:
-            checkpoint, config = open_checkpoint(path, "train it again")
+            checkpoint, config = open_checkpoint(path)
             runs[path] = config, checkpoint["history"]
     return runs
 
 
-def labels_by_difference(configs: dict[Path, Config]) -> dict[Path, str]:
-    """Label each run by the settings that distinguish it from the others, or else by its folder."""
-    settings = {path: asdict(config) for path, config in configs.items()}
-    every = list(settings.values())
-    differing = [name for name in every[0] if any(one[name] != every[0][name] for one in every)]
-    labels = {
-        path: ", ".join(setting_text(name, one[name]) for name in differing) for path, one in settings.items()
-    }
-    if len(set(labels.values())) < len(labels):             # same settings, but different code
-        labels = {path: ", ".join(filter(None, [str(path), label])) for path, label in labels.items()}
-    return labels
-
-
 def training_curves_picture(runs: Curves) -> Figure:
-    """Plot loss and exact match of several runs over their steps, labelled by what differs."""
-    labels = labels_by_difference({path: config for path, (config, _) in runs.items()})
-    solved = {path: row["step"] for path, (_, history) in runs.items() if (row := first_solved(history))}
-    sentence = f"none of the {len(runs)} runs solved the task"
+    """Plot loss and exact match of several runs over their steps, labelled by folder and settings."""
+    solved = [row["step"] for _, history in runs.values() if (row := first_solved(history))]
+    sentence = f"{len(solved)} of {len(runs)} runs solved the task"
     if solved:
-        first = min(solved, key=solved.get)
-        sentence = (
-            f"{len(solved)} of {len(runs)} runs solved the task, the earliest at step {solved[first]}: "
-            f"{labels[first]}"
-        )
-    if len(runs) == 1:
-        sentence = f"solved at step {solved[first]}" if solved else "not solved"
-        labels = dict.fromkeys(runs, "this run")
-    tasks = dict.fromkeys(config.name for config, _ in runs.values())
-    how = f"Accuracy: exact match after each epoch, on the same {EVALUATION_BATCH} validation sequences."
-    figure = new_figure(2.8 + 0.2 * len(runs), sentence, "; ".join(tasks), how)
+        sentence += f", the earliest at step {min(solved)}"
+    numbers = f"Exact match after each epoch, on the same {EVALUATION_BATCH} validation sequences."
+    figure = new_figure(2.8 + 0.2 * len(runs), sentence, numbers)
     loss_axes, accuracy_axes = figure.subplots(1, 2)
-    for path, (_, history) in runs.items():
-        outcome = f"solved at step {solved[path]}" if path in solved else "not solved"
-        steps, label = [row["step"] for row in history], f"{labels[path]}: {outcome}"
-        loss_axes.plot(steps, [row["loss"] for row in history], label=label)
-        accuracy_axes.plot(steps, [100 * row["exact_match"] for row in history], label=label)
+    for path, (config, history) in runs.items():
+        row, steps = first_solved(history), [row["step"] for row in history]
+        outcome = f"solved at step {row['step']}" if row else "not solved"
+        label = f"{path} ({differing_settings(config) or 'default settings'}): {outcome}"
+        loss_axes.plot(steps, [row["loss"] for row in history], label=textwrap.fill(label, SMALL))
+        accuracy_axes.plot(steps, [100 * row["exact_match"] for row in history])
     name_loss_axes(loss_axes)
     accuracy_axes.set(xlabel="training step", ylabel="exact match, %", ylim=(-3, 103))
-    lines, names = loss_axes.get_legend_handles_labels()
-    figure.legend(lines, [textwrap.fill(name, SMALL) for name in names], loc="outside lower left")
+    figure.legend(loc="outside lower left")
     return figure
