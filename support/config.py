@@ -1,11 +1,12 @@
 """Every setting of a run, once: its default, its range, its help, and what each task trains best with."""
 
 import argparse
-import inspect
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field, fields
+from inspect import signature
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from data import ARCHITECTURES, MODELS, TASKS, answer_length, check_task, draw, usable_lengths
 from transformer import ACTIVATIONS, POSITIONAL, EncoderDecoder, MiniTransformer, check_known
@@ -13,15 +14,8 @@ from transformer import ACTIVATIONS, POSITIONAL, EncoderDecoder, MiniTransformer
 VALIDATION_SEQUENCES, TEST_SEQUENCES = 2_000, 10_000
 EVALUATION_BATCH = 100                                      # rows per forward pass; also scored every epoch
 LONGEST_PROBE = 16                                          # the maximum length of a recorded question
+OF_MODEL = signature(EncoderDecoder).parameters             # the names of its settings
 SEEDS = {"validation": 1, "test": 2, "examples": 3, "analysis": 4, "influence": 5}      # the same in all runs
-
-
-def defaults_of(model: type[nn.Module]) -> dict:
-    """Return a model class's default settings."""
-    return {name: setting.default for name, setting in inspect.signature(model).parameters.items()}
-
-
-MODEL = defaults_of(MiniTransformer)
 
 
 def number(default: float | None, least: float, most: float, text: str) -> float:
@@ -29,9 +23,14 @@ def number(default: float | None, least: float, most: float, text: str) -> float
     return field(default=default, metadata={"range": (least, most), "help": text})
 
 
-def choice(default: object, choices: tuple[str, ...], text: str) -> object:
-    """Return a field for one of these words; text is its help."""
+def choice(default: str, choices: Collection[str], text: str = "") -> str:
+    """Return a field for one of these words; text is its help, if it is an option."""
     return field(default=default, metadata={"choices": choices, "help": text})
+
+
+def switch(default: bool, text: str) -> bool:
+    """Return a field that is True or False; text is its help."""
+    return field(default=default, metadata={"help": text})
 
 
 @dataclass
@@ -41,53 +40,33 @@ class Config:
     Raises ValueError for unknown names and numbers out of range.
     """
 
-    task: str = field(default="reverse", metadata={"choices": TASKS})
-    architecture: str = field(default="encoder", metadata={"choices": ARCHITECTURES})
-    epochs: int = number(
-        50, 1, 1_000_000, "number of epochs; each draws fresh data and ends with an evaluation"
-    )
+    task: str = choice("reverse", TASKS)
+    architecture: str = choice("encoder", ARCHITECTURES)
+    epochs: int = number(50, 1, 1_000_000, "epochs, each with fresh data and an evaluation at its end")
     steps_per_epoch: int = number(8, 1, 10_000, "optimiser steps per epoch")
     batch_size: int = number(32, 1, 10_000, "sequences per step")
     learning_rate: float = number(1e-3, 1e-9, 1.0, "peak learning rate of AdamW, reached after the warm-up")
     hold: float = number(0.0, 0.0, 0.99, "fraction of the steps before cosine decay to 0 begins")
     seq_len: int = number(8, 1, 4_096, "maximum number of symbols in a question")
-    fixed_length: bool = field(default=False, metadata={
-        "help": "use only sequences of exactly --seq-len symbols, not all lengths up to it"
-    })
-    oversample: float = number(
-        0.0, 0.0, 1.0, "fraction of training questions sampled so that all kinds are equally frequent"
-    )
-    vocab_size: int = number(
-        MODEL["vocab_size"], 5, 100_000,
-        "vocabulary size, including the special tokens PAD, START, END and MASK"
-    )
-    d_model: int = number(MODEL["d_model"], 1, 8_192, "width of the residual stream")
-    num_heads: int = number(MODEL["num_heads"], 1, 256, "attention heads per layer; must divide --d-model")
-    num_layers: int | None = number(        # None: the model's default
-        None, 1, 128, "number of layers; an encoder-decoder has this many in each half"
-    )
-    d_ff: int = number(MODEL["d_ff"], 1, 65_536, "hidden width of the feed-forward network")
-    dropout: float = number(MODEL["dropout"], 0.0, 0.99, "dropout probability")
-    positional: str = choice(MODEL["positional"], POSITIONAL, "type of positional encoding")
-    position_base: float = number(
-        MODEL["position_base"], 1.0, 1e9, "base of the sinusoidal encoding; the paper uses 10000"
-    )
-    embedding_std: float = number(
-        MODEL["embedding_std"], 1e-6, 100.0, "standard deviation of the initial token embeddings"
-    )
-    norm_first: bool = field(default=MODEL["norm_first"], metadata={
-        "help": "LayerNorm before (pre) or after (post) each sublayer"
-    })
-    activation: str = choice(
-        MODEL["activation"], tuple(ACTIVATIONS), "activation function of the feed-forward networks"
-    )
+    fixed_length: bool = switch(False, "use only questions of exactly --seq-len symbols")
+    oversample: float = number(0.0, 0.0, 1.0, "fraction of training questions with all kinds equally common")
+    vocab_size: int = number(20, 5, 100_000, "vocabulary size, including PAD, START, END and MASK")
+    d_model: int = number(128, 1, 8_192, "width of the residual stream")
+    num_heads: int = number(8, 1, 256, "attention heads per layer; must divide --d-model")
+    num_layers: int | None = number(None, 1, 128, "layers (default: 4; encoder-decoder: 2 in each half)")
+    d_ff: int = number(512, 1, 65_536, "hidden width of the feed-forward network")
+    dropout: float = number(0.0, 0.0, 0.99, "dropout probability")
+    positional: str = choice("sinusoidal", POSITIONAL, "type of positional encoding")
+    position_base: float = number(50.0, 1.0, 1e9, "base of the sinusoidal encoding; the paper uses 10000")
+    embedding_std: float = number(0.25, 1e-6, 100.0, "standard deviation of the initial token embeddings")
+    norm_first: bool = switch(True, "LayerNorm before (pre) or after (post) each sublayer")
+    activation: str = choice("gelu", tuple(ACTIVATIONS), "activation function of the feed-forward networks")
     max_len: int | None = None                              # None: the model's own, or what the task needs
     seed: int = number(0, 0, 2**63 - 1, "random seed for the initial weights and the training data")
 
     def __post_init__(self):
         if self.num_layers is None:
-            model = EncoderDecoder if self.architecture == "encoder-decoder" else MiniTransformer
-            self.num_layers = defaults_of(model)["num_layers"]
+            self.num_layers = 2 if self.architecture == "encoder-decoder" else 4
         for setting in fields(self):
             value = getattr(self, setting.name)
             if "choices" in setting.metadata:
@@ -104,8 +83,8 @@ class Config:
 
     def model(self) -> MiniTransformer | EncoderDecoder:
         """Return a new model; its weights come from torch's global generator."""
-        settings = {name: value for name, value in asdict(self).items() if name in MODEL}
-        settings["max_len"] = self.max_len or max(MODEL["max_len"], self.longest_row())
+        settings = {name: value for name, value in asdict(self).items() if name in OF_MODEL}
+        settings["max_len"] = self.max_len or max(64, self.longest_row())
         if self.architecture == "encoder-decoder":
             return EncoderDecoder(**settings)
         return MiniTransformer(**settings, causal=self.architecture == "decoder")
@@ -183,33 +162,20 @@ def tests_text(config: Config, count: int) -> str:
     return f"{count:,} test sequences" + (f" ({distinct:,} distinct)" if distinct < count else "")
 
 
-def defaults_text(name: str) -> str:
-    """List a setting's default, and the architectures and tasks that have another."""
-    values = {"default": getattr(Config(), name)}
-    for architecture in ARCHITECTURES:
-        if (own := getattr(Config(architecture=architecture), name)) != values["default"]:
-            values[architecture] = own
-    for task in TASKS:
-        own = {task: TASKS[task].settings}
-        for architecture in ARCHITECTURES:
-            own[f"{task}, {architecture}"] = TASKS[task].settings.get(architecture, {})
-        values |= {whose: settings[name] for whose, settings in own.items() if name in settings}
-    return "; ".join(f"{whose}: {setting_text(name, value).split()[-1]}" for whose, value in values.items())
-
-
 def add_settings(parser: argparse.ArgumentParser) -> None:
     """Add an option for every setting that has a help text."""
+    parser.description += "\nThe settings that data.py gives a task replace the defaults shown here."
     for setting in fields(Config):
         flag, metadata = f"--{setting.name.replace('_', '-')}", setting.metadata
-        if "help" not in metadata:
+        if not metadata.get("help"):
             continue
-        text = f"{metadata['help']} ({defaults_text(setting.name)})"
+        text = metadata["help"]
         if setting.name == "norm_first":
-            parser.add_argument("--norm", choices=["pre", "post"], help=text)
+            parser.add_argument("--norm", choices=["pre", "post"], help=f"{text} (default: pre)")
         elif setting.type is bool:
-            parser.add_argument(flag, action="store_true", help=metadata["help"])
-        elif "choices" in metadata:
-            parser.add_argument(flag, choices=metadata["choices"], help=text)
+            parser.add_argument(flag, action="store_true", help=text)
         else:
-            number_type = float if setting.type is float else int
-            parser.add_argument(flag, type=number_type, metavar="NUMBER", help=text)
+            text += f" (default: {setting.default})" if setting.default is not None else ""
+            kind = {"choices": metadata["choices"]} if "choices" in metadata else {"metavar": "NUMBER"}
+            as_type = setting.type if setting.type in (str, float) else int
+            parser.add_argument(flag, type=as_type, help=text, **kind)

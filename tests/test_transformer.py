@@ -1,5 +1,6 @@
 """Each part of transformer.py against PyTorch's own layer, a closed form or a brute-force loop."""
 
+import inspect
 import math
 
 import pytest
@@ -9,7 +10,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 import transformer
-from support.config import Config, defaults_of
+from support.config import Config
 from transformer import (
     EncoderDecoder,
     FeedForward,
@@ -258,8 +259,13 @@ def test_a_model_built_by_hand_is_by_default_what_train_trains(architecture):
     given = (TOKENS,) * (1 + (architecture == "encoder-decoder"))
     assert torch.equal(model.eval()(*given), trained(*given))
     assert repr(model) == repr(trained)
-    defaults, others = defaults_of(MiniTransformer), defaults_of(EncoderDecoder)
+    defaults, others = (
+        {name: setting.default for name, setting in inspect.signature(model).parameters.items()}
+        for model in (MiniTransformer, EncoderDecoder)
+    )
     assert defaults | {"num_layers": 2} == others | {"causal": False}
+    trained = vars(Config()) | {"max_len": 64, "causal": False}
+    assert defaults == {name: trained[name] for name in defaults}
 
 
 def test_default_model_has_the_parameters_that_a_sum_by_hand_gives():
