@@ -170,12 +170,9 @@ def kinds_picture(view: View) -> Figure | None:
         head = view.best if kind == view.kind else wording.most_focused(kind, found[kind])
         row.append(maps.map_of(view, head, f"{wording.KINDS[kind]}\nlayer {head[1] + 1}, head {head[2] + 1}"))
     left = ", ".join(f"{percent(evidence.left((kind,)))} without {view.name((kind,))}" for kind in found)
-    by_mean = ", ".join(percent(evidence.mean_ablation[kind,]) for kind in found)
-    return maps.grid_picture(f"accuracy: {left}", wording.run_text(view), (
-        f"{wording.how_to_read(view, found)} Accuracy: exact match after zero ablation on "
-        f"{wording.sample(evidence.source)}. "
-        f"After mean ablation: {by_mean}."
-    ), [row])
+    how = f"{wording.how_to_read(view, found)} Accuracy: exact match after zero ablation on "
+    how += f"{wording.sample(evidence.source)}."
+    return maps.grid_picture(f"accuracy: {left}", wording.run_text(view), how, [row])
 
 
 # ---------------------------------------------------------------- all files of a run

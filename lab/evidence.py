@@ -142,14 +142,6 @@ class Evidence:
         return self.left() - self.left(part)
 
     @cached_property
-    def mean_ablation(self) -> dict[heads.Part, float]:
-        """Exact match without each kind of attention, by mean ablation."""
-        kinds = [(kind,) for kind in unwrapped(self.run.model).attention_layers()]
-        replacement = ablation.mean_head_outputs(self.run)
-        ahead = ablation.margins_without(self.run, [(kind,) for kind in kinds], replacement, self.count)
-        return dict(zip(kinds, ablation.is_right(ahead).double().mean(dim=1).tolist(), strict=True))
-
-    @cached_property
     def pair(self) -> tuple[heads.Head, heads.Head, float] | None:
         """Two heads that can each be removed at no cost, but not together, and the exact match without both.
 

@@ -10,22 +10,14 @@ import torch
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-from data import END, is_scored, to_text, usable_lengths
+from data import END, is_scored, to_text
 from lab import maps
+from lab import view as wording
 from lab.ablation import is_right
 from lab.evidence import AtLength
 from lab.heads import ALL_ATTENTION, SEQUENCES_EACH, Part, heads_of, longest, parts_of
 from lab.influence import influence_on
-from lab.view import (
-    NEVER_RIGHT,
-    View,
-    change,
-    lengths_of,
-    needs_no_attention,
-    nothing_outlined,
-    price,
-    sample,
-)
+from lab.view import View
 from support.figure import at_most, name_lines, new_figure, percent
 
 MOST_HEADS = 6                                              # shown by length in the ablation picture
@@ -39,7 +31,7 @@ def influence_sentence(view: View) -> str:
     if math.isnan(share):
         return "no symbol of the question affects the answers"
     if not view.outlined:
-        return nothing_outlined(view)
+        return wording.nothing_outlined(view)
     seen, chance = reading.shares[view.best[1:]].item(), f"uniform: {percent(reading.chance)}"
     there = f"and {view.name(view.best)} attends to them ({percent(seen)} of its attention, {chance})"
     if seen <= reading.enough:
@@ -65,8 +57,9 @@ def influence_picture(view: View) -> Figure:
         (reading.maps[kind][layer, head], f"attention of\n{view.place(view.best)}"),
         (view.evidence.influence.nanmean(dim=0), "influence on\nthe answers"),
     ))
+    numbers = f"{view}: means over {wording.sample(reading.source)}."
     return maps.grid_picture(
-        influence_sentence(view), f"{view}: means over {sample(reading.source)}.", how, [[looks, depends]],
+        influence_sentence(view), numbers, how, [[looks, depends]],
         shared=True, quantity="weight, influence", query="query: answer symbol it predicts",
         key="key: question symbol",
     )
@@ -88,27 +81,28 @@ def rows_of_ablation(view: View) -> list[Part]:
 def ablation_sentence(view: View) -> str:
     evidence = view.evidence
     if evidence.left() == 0:
-        return NEVER_RIGHT
-    if needs_no_attention(view):
+        return wording.NEVER_RIGHT
+    if wording.needs_no_attention(view):
         left = percent(evidence.left(ALL_ATTENTION))
         needs_none = f"this {view.model} needs no attention for the task {view.run.config.task}"
         return f"{needs_none}: {left} correct without any"
     if not view.costly:
-        left = change(view, ALL_ATTENTION)
+        left = wording.change(view, ALL_ATTENTION)
         return f"no single head is needed, but attention is: without any, accuracy {left}"
     costly = view.costly[0]
-    costs = f"matters most: without it, accuracy {change(view, costly)}"
+    costs = f"matters most: without it, accuracy {wording.change(view, costly)}"
     if not view.outlined:
         return f"{view.name(costly)} {costs}"
     if costly == view.best:
         return f"{view.name(costly)} attends most to the answers and {costs}"
-    brightest = f"{view.name(view.best)}, which attends most to the answers, {price(view, view.best)}"
+    brightest = f"{view.name(view.best)}, which attends most to the answers, {wording.price(view, view.best)}"
     return f"{view.name(costly)} {costs}; removing {brightest}"
 
 
 def ablation_picture(view: View) -> Figure:
     """Draw accuracy without heads, layers and kinds: one column per question length, and one for all."""
-    evidence, rows, of_length = view.evidence, rows_of_ablation(view), lengths_of(view.evidence.source)
+    evidence, rows = view.evidence, rows_of_ablation(view)
+    of_length = wording.lengths_of(evidence.source)
     lengths = of_length.unique().tolist()
     columns = [*(of_length == length for length in lengths), of_length > 0]
     right = torch.stack([is_right(evidence.margins[row]) for row in rows]).double()
@@ -118,7 +112,7 @@ def ablation_picture(view: View) -> Figure:
         *pair, both = evidence.pair
         either = " and ".join(view.name(head) for head in sorted(pair))
         how += f"\nRedundant pair: {either}; without both, accuracy is {percent(both)}."
-    numbers = f"{view}: zero ablation on {sample(evidence.source)}."
+    numbers = f"{view}: zero ablation on {wording.sample(evidence.source)}."
     figure = new_figure(0.24 * len(rows) + 0.5, ablation_sentence(view), numbers, how)
     axes, paper = figure.subplots(), matplotlib.rcParams["axes.facecolor"]
     names = [f"without {view.name(row)}" for row in rows]
@@ -162,11 +156,7 @@ def lengths_sentence(views: list[View]) -> str:
         return f"the {names} learned to {task}, and to stop after {stops_after(stopping[0])} symbols"
     right = {name: each.exact_match for name, each in beyond.items() if each}
     if not right:
-        config = views[0].run.config
-        known = usable_lengths(task, 2 * config.seq_len, config.vocab_size)
-        if known[-1] <= config.seq_len:
-            return f"{task}: there are no questions beyond the training lengths"
-        return f"{task}: the model has no positions for questions longer than those in training"
+        return f"{task}: no question beyond the training lengths fits the model"
     best = max(right, key=right.get)
     length = beyond[best].length
     if right[best] >= 0.5:
@@ -217,41 +207,28 @@ def layers_sentence(scores: dict[str, float]) -> str:
     if embedding >= 0.9 * final:
         return f"the answers are present before the first layer: {percent(embedding)} of the tokens correct"
     before, after = largest_step(scores)
-    change_there = f"{percent(scores[before])} → {percent(scores[after])} of the tokens"
+    change_there = f"{percent(scores[before])} → {percent(scores[after])} of the tokens correct"
     if scores[after] - scores[before] < final / 2:
         return f"the answers build up gradually, most of all at {after}: {change_there}"
-    return f"{after} finds the answers: {change_there} can be read off"
+    return f"{after} finds the answers: {change_there}"
 
 
 def layers_picture(view: View) -> Figure:
-    """Draw what the model would predict after each sublayer, and how much its heads attend to the answers."""
-    lens, shares = view.evidence.lens, view.evidence.reading.shares
-    names, places = list(lens), range(len(lens))
+    """Draw what the model would predict after each sublayer."""
+    lens = view.evidence.lens
     tokens = {name: score for name, (score, _) in lens.items()}
-    how = (
-        "Accuracy by logit lens: the final norm and output projection applied to the residual stream, "
-        f"on {sample(view.evidence.source)}."
-    )
-    if view.outlined:
-        how += f" Each dot is a head, measured on {sample(view.evidence.reading.source)}."
-    figure = new_figure(4.2 if view.outlined else 3.2, layers_sentence(tokens), f"{view}.", how)
-    heights = [2, 1] if view.outlined else [2]
-    panels = figure.subplots(len(heights), 1, squeeze=False, sharex=True, height_ratios=heights)
-    axes, below = panels[0, 0], panels[-1, 0]
-    axes.plot(places, [100 * score for score in tokens.values()], "s--", label="token accuracy")
-    axes.plot(places, [100 * whole for _, whole in lens.values()], "o-", label="exact match")
+    how = "Accuracy by logit lens: the final norm and output projection applied to the residual stream."
+    numbers = f"{view}: measured on {wording.sample(view.evidence.source)}."
+    figure = new_figure(3.2, layers_sentence(tokens), numbers, how)
+    axes = figure.subplots()
+    axes.plot([100 * score for score in tokens.values()], "s--", label="token accuracy")
+    axes.plot([100 * whole for _, whole in lens.values()], "o-", label="exact match")
     axes.set(ylabel="%", ylim=(-3, 103))
-    if view.outlined:
-        sublayer = "cross-attention" if view.kind == "cross" else " attention"
-        at = [place for place, name in enumerate(names) if name.endswith(sublayer)]
-        for place, of_layer in zip(at, 100 * shares, strict=True):
-            below.plot([place] * len(of_layer), of_layer, "o", color="grey", alpha=0.6)
-        below.set(ylabel="% of attention\non the answers", ylim=(-6, 106))
-    if len(names) > 9:
-        step = 1 + len(names) // 40
-        below.set_xticks(places[::step], names[::step], rotation=90, size=7)
+    if len(lens) > 9:
+        step = 1 + len(lens) // 40
+        axes.set_xticks(range(0, len(lens), step), list(lens)[::step], rotation=90, size=7)
     else:
-        labels = ["\n".join(name.rsplit(" ", 1)).replace("-", "-\n") for name in names]
-        below.set_xticks(places, labels, size=7)
+        labels = ["\n".join(name.rsplit(" ", 1)).replace("-", "-\n") for name in lens]
+        axes.set_xticks(range(len(lens)), labels, size=7)
     name_lines(axes)
     return figure
