@@ -33,19 +33,12 @@ from torch import Tensor, nn
 
 import train
 from data import FIRST_SYMBOL, TASKS, add_start_end, arrange, every_content, exact_match
+from support import runs
 from support.config import Config
 from support.console import new_parser, run_script
 from support.figure import percent
 from support.files import only_writer
 from support.puzzles import uniform_symbols
-from support.runs import (
-    DEFAULT_ARCHITECTURES,
-    DEFAULT_FOLDER,
-    DEFAULT_TASKS,
-    command_line,
-    run_folder,
-    sample_of,
-)
 from transformer import END, FeedForward, LayerNorm, MultiHeadAttention, evaluating
 
 VOCAB, LONGEST = 20, 8
@@ -166,7 +159,7 @@ def right_by_length(model: nn.Module, answer: Callable[[Tensor], Tensor]) -> dic
 
 def save_built(config: Config, model: nn.Module, purposes: dict[str, str], models_dir: Path) -> None:
     """Save a hand-built model as a run that the other scripts can read."""
-    folder = run_folder(models_dir, config.task, config.architecture)
+    folder = runs.run_folder(models_dir, config.task, config.architecture)
     source, target = train.validation_set(config)
     inputs, targets = arrange(config.architecture, source, target)
     with evaluating(model):
@@ -174,7 +167,7 @@ def save_built(config: Config, model: nn.Module, purposes: dict[str, str], model
     row = {"epoch": 0, "step": 0, "loss": loss, "train_seconds": 0.0}
     row |= train.evaluate(model, source, target, thorough=True)
     checkpoint = {
-        "config": asdict(config), "sample": sample_of(config, model), "history": [row],
+        "config": asdict(config), "sample": runs.sample_of(config, model), "history": [row],
         "model": model.state_dict(), "purposes": purposes,
     }
     with only_writer(folder):
@@ -186,20 +179,18 @@ def save_built(config: Config, model: nn.Module, purposes: dict[str, str], model
 def main() -> None:
     text = "Build four models with hand-set weights, test them and save them."
     new_parser(text, "python handmade.py").parse_args()
-    models_dir, wrong = DEFAULT_FOLDER / "handmade", False
+    models_dir, wrong = runs.DEFAULT_FOLDER / "handmade", False
     print("Exact match by length, on every sequence of 1 to 4 symbols and on 10,000 longer ones:\n")
     for build in copying_encoder, reversing_encoder, copying_encoder_decoder, reversing_encoder_decoder:
         config, model, purposes = build()
         weights = torch.cat([x.flatten() for name, x in model.named_parameters() if "norm" not in name])
         right = right_by_length(model, TASKS[config.task].answer)
         print(f"{config.name}: {' '.join(map(percent, right.values()))}")
-        print(f"  {build.__doc__}")
-        print(
-            f"  {weights.count_nonzero()} of {len(weights):,} weights are non-zero, not counting the norms\n"
-        )
+        count = f"{weights.count_nonzero()} of {len(weights):,} weights"
+        print(f"  {build.__doc__}\n  {count} are non-zero, not counting the norms\n")
         save_built(config, model, purposes, models_dir)
         wrong |= min(right.values()) < 1
-    command = command_line("visualize.py", DEFAULT_TASKS, DEFAULT_ARCHITECTURES, models_dir)
+    command = runs.command_line("visualize.py", runs.DEFAULT_TASKS, runs.DEFAULT_ARCHITECTURES, models_dir)
     print(f"Saved in {models_dir}/. To see how they work: {command}")
     if wrong:
         raise SystemExit("error: at least one of the models makes mistakes")

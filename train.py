@@ -397,7 +397,7 @@ def train_and_save(
             return None
         answers = save_test(config, model, state["history"], folder)
     except BaseException as error:
-        report.stop(error, config, done, folder)
+        report.stop(error, config, done)
         raise                                               # an interrupt, or a bug
     finally:
         bar.close()

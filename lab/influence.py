@@ -26,30 +26,23 @@ def replace_symbol(symbols: range, tokens: Tensor, place: int, shift: Tensor | i
     return replaced, replaced[:, place] != tokens[:, place]
 
 
-def replace_in_question(
-    task: str, content: Tensor, place: int, shift: Tensor | int, vocab_size: int
+def other_question(
+    task: str, content: Tensor, place: int, shift: Tensor | int, vocab_size: int, tries: int = 1
 ) -> tuple[Tensor, Tensor]:
     """Apply replace_symbol to questions (N, L); return which rows (N,) are new valid questions.
 
-    If the task defines depends_on, the new question need not be valid.
+    If that leaves an invalid question, the next symbol is tried. If the task defines depends_on, the new
+    question need not be valid.
     """
-    replaced, changed = replace_symbol(symbols_of(task, vocab_size), content, place, shift)
-    if TASKS[task].depends_on is None:
-        changed = changed & TASKS[task].is_valid(replaced)
-    return replaced.where(changed[:, None], content), changed
-
-
-def other_question(
-    task: str, content: Tensor, place: int, shift: Tensor, vocab_size: int
-) -> tuple[Tensor, Tensor]:
-    """Apply replace_in_question with this shift (N,) or, if that is invalid, with the next valid one."""
-    most = max(1, len(symbols_of(task, vocab_size)) - 1)
-    for _ in range(most):
-        replaced, changed = replace_in_question(task, content, place, shift, vocab_size)
+    symbols = symbols_of(task, vocab_size)
+    for _ in range(tries):
+        replaced, changed = replace_symbol(symbols, content, place, shift)
+        if TASKS[task].depends_on is None:
+            changed = changed & TASKS[task].is_valid(replaced)
         if changed.all():
             break
-        shift = torch.where(changed, shift, shift % most + 1)
-    return replaced, changed
+        shift = torch.where(changed, shift, shift % max(1, len(symbols) - 1) + 1)
+    return replaced.where(changed[:, None], content), changed
 
 
 def influence(run: Run, source: Tensor, given: tuple[Tensor, ...], to_say: Tensor) -> Tensor:
@@ -70,7 +63,7 @@ def influence(run: Run, source: Tensor, given: tuple[Tensor, ...], to_say: Tenso
                 shift = torch.randint(1, max(2, len(symbols)), (len(rows),), generator=generator)
                 if 1 <= key <= question.size(1):
                     replaced, changed = other_question(
-                        config.task, question[rows], key - 1, shift, config.vocab_size
+                        config.task, question[rows], key - 1, shift, config.vocab_size, tries=len(symbols)
                     )
                     other = asked[0].clone()
                     other[:, 1 : question.size(1) + 1] = replaced
@@ -103,11 +96,10 @@ def dependence(task: str, content: Tensor, vocab_size: int) -> Tensor:
     for place in range(content.size(1)):
         asked = torch.zeros(len(content), 1, dtype=torch.float64)
         for shift in range(1, count, step):
-            replaced, changed = replace_in_question(task, content, place, shift, vocab_size)
+            replaced, changed = other_question(task, content, place, shift, vocab_size)
             if changed.any():
-                result[changed, :, place] += (
-                    TASKS[task].answer(replaced[changed]) != answer[changed]
-                ).double()
+                other = TASKS[task].answer(replaced[changed])
+                result[changed, :, place] += (other != answer[changed]).double()
                 asked[changed] += 1
         result[:, :, place] /= asked                        # 0/0 is nan
     return result

@@ -3,9 +3,7 @@
 import math
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 
-import torch
 from torch import Tensor
 
 import data
@@ -21,12 +19,11 @@ def prediction_text(task: str, source: Tensor, target: Tensor, prediction: Tenso
     """Format source (S,), target (T,) and prediction (T,) one below another, with wrong symbols in []."""
     counts = data.is_scored(target)
     source, target, prediction = source[data.is_scored(source)], target[counts], prediction[counts]
-    wrong = prediction != target
-    lines = []
-    for name, tokens in ("input", source), ("target", target), ("prediction", prediction):
-        words = [data.to_text(token, task) for token in tokens.split(1)]
-        marked = wrong if name == "prediction" else torch.zeros_like(tokens, dtype=torch.bool)
-        cells = [f"[{word}]" if mark else f" {word} " for word, mark in zip(words, marked, strict=True)]
+    wrong, lines = prediction != target, []
+    for name, tokens in {"input": source, "target": target, "prediction": prediction}.items():
+        cells = [f" {data.to_text(token, task)} " for token in tokens.split(1)]
+        if name == "prediction":
+            cells = [f"[{x.strip()}]" if mark else x for x, mark in zip(cells, wrong, strict=True)]
         lines.append(f"    {name:<11}" + "".join(f"{cell:>6}" for cell in cells).rstrip())
     return "\n".join(lines) + (f"   {int(wrong.sum())} wrong" if wrong.any() else "   all correct")
 
@@ -47,10 +44,8 @@ class Answers:
 
     def different_mistakes(self) -> list[int]:
         """Return one row per distinct question answered incorrectly."""
-        first = {}
-        for row in self.wrong.nonzero().flatten().tolist():
-            first.setdefault(tuple(self.source[row].tolist()), row)
-        return list(first.values())
+        backwards = reversed(self.wrong.nonzero().flatten().tolist())
+        return sorted({tuple(self.source[row].tolist()): row for row in backwards}.values())
 
     def examples(self) -> list[str]:
         """Format up to three distinct mistakes; see prediction_text."""
@@ -65,16 +60,19 @@ def examples_of(config: Config) -> list[Tensor]:
     return [tokens[medium_and_longest] for tokens in drawn]
 
 
+def is_solved_now(history: list[dict]) -> bool:
+    """Return whether the task was solved in the last epoch, and not before."""
+    return first_solved(history) is history[-1]
+
+
 def is_early(history: list[dict]) -> bool:
     """Return whether sample answers are worth printing: in the first epochs, and when the task is solved."""
-    *earlier, row = history
-    return not first_solved(earlier) and (row["epoch"] in (1, 5) or bool(row["solved"]))
+    return is_solved_now(history) or history[-1]["epoch"] in (1, 5) and not first_solved(history)
 
 
 def progress_text(config: Config, history: list[dict]) -> str:
     """Format the scores of the last epoch, at intervals and when the task is solved; "" otherwise."""
-    *earlier, row = history
-    solved = row["solved"] and not first_solved(earlier)
+    row, solved = history[-1], is_solved_now(history)
     if not solved and row["epoch"] not in (1, 5) and row["epoch"] % 10:
         return ""
     text = (
@@ -87,18 +85,11 @@ def progress_text(config: Config, history: list[dict]) -> str:
     return text
 
 
-def saved_text(config: Config, epochs: int, folder: Path) -> str:
-    """Describe what has been saved if a run stops after this many epochs."""
-    if epochs:
-        return f"{config.name} is saved up to epoch {epochs} of {config.epochs}"
-    if (folder / "checkpoint.pt").exists():
-        return f"nothing new was saved for {config.name}; the earlier run is unchanged"
-    return f"nothing was saved for {config.name}"
-
-
-def stop(error: BaseException, config: Config, epochs: int, folder: Path) -> None:
+def stop(error: BaseException, config: Config, epochs: int) -> None:
     """End the program with one line on why training stopped and what has been saved, unless it is a bug."""
-    saved, resume = saved_text(config, epochs, folder), "run the same command with --resume to continue"
+    saved = f"{config.name} is saved up to epoch {epochs} of {config.epochs}"
+    saved = saved if epochs else f"nothing new was saved for {config.name}"
+    resume = "run the same command with --resume to continue"
     if isinstance(error, (KeyboardInterrupt, SystemExit)):  # Ctrl-C, SIGTERM
         print(f"interrupted: {saved}; {resume}", file=sys.stderr)
     elif isinstance(error, FloatingPointError):             # the same command would fail again here

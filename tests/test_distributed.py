@@ -196,7 +196,7 @@ def test_a_machine_that_cannot_compile_is_one_line(tmp_path, monkeypatch, capsys
     with pytest.raises(SystemExit):
         train.main()
     reason = "No working C++ compiler found in torch._inductor.config.cpp.cxx: (None, 'g++')"
-    saved = "nothing was saved for copy, encoder"
+    saved = "nothing new was saved for copy, encoder"
     assert capsys.readouterr().err == f"error: {reason}; drop --compile or --amp; {saved}\n"
 
 

@@ -381,8 +381,8 @@ def test_an_interrupted_run_keeps_its_checkpoint_and_exits_130(tmp_path, monkeyp
 @pytest.mark.parametrize(
     ("earlier", "resume", "said"),
     [
-        (False, False, "interrupted: nothing was saved for copy, encoder; run the same command with --res"),
-        (True, False, "interrupted: nothing new was saved for copy, encoder; the earlier run is unchanged"),
+        (False, False, "interrupted: nothing new was saved for copy, encoder; run the same command with -"),
+        (True, False, "interrupted: nothing new was saved for copy, encoder; run the same command with -"),
         (True, True, "interrupted: copy, encoder is saved up to epoch 2 of 2; run the same command"),
     ],
 )
