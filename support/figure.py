@@ -5,14 +5,13 @@ import math
 import textwrap
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import matplotlib.style
 import numpy
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.font_manager import fontManager
 
 from support.files import replacing
 
@@ -22,11 +21,8 @@ STYLE = {                                                   # the same input giv
     "svg.hashsalt": "attention", "svg.fonttype": "none", "pdf.fonttype": 42,    # … text stays text, …
     "text.parse_math": False,                               # … and a $ in a token's name is no formula
     "font.size": 9, "axes.titlesize": 9, "axes.spines.top": False, "axes.spines.right": False,
+    "font.family": ["sans-serif", "Noto Sans CJK SC", "Microsoft YaHei", "Arial Unicode MS"],   # 中文, …
 }
-FALLBACKS = (                                               # for letters that DejaVu Sans lacks
-    "Noto Sans CJK SC", "Microsoft YaHei", "PingFang SC", "Hiragino Sans", "Malgun Gothic",
-    "WenQuanYi Zen Hei", "Arial Unicode MS", "Segoe UI Emoji", "Noto Sans Devanagari",
-)
 LIGHT = {"text.color": "#1f2328", "grid.color": "#59636e", "lines.color": "#0969da"}
 DARK = {"text.color": "#f0f6fc", "grid.color": "#9198a1", "lines.color": "#58a6ff"}
 DARK |= dict.fromkeys(["figure.facecolor", "axes.facecolor", "savefig.facecolor"], "#0d1117")     # GitHub's
@@ -47,18 +43,13 @@ def at_most(share: float) -> str:
 @contextmanager
 def picture_style(dark: bool = False) -> Iterator[None]:
     """Apply our style to all pictures, overriding the user's matplotlibrc."""
-    installed = {font.name for font in fontManager.ttflist}
-    log = logging.getLogger("matplotlib.font_manager")
-    with matplotlib.rc_context(), warnings.catch_warnings(), ExitStack() as at_end:
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)        # fallbacks may be missing
+    with matplotlib.rc_context(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
-        at_end.callback(log.setLevel, log.level)
-        log.setLevel(logging.ERROR)                         # a fallback font need not have a bold face
         matplotlib.rcdefaults()
         if dark:
             matplotlib.style.use("dark_background")
         matplotlib.rcParams.update(STYLE | (DARK if dark else LIGHT))
-        fallbacks = [name for name in FALLBACKS if name in installed]
-        matplotlib.rcParams["font.family"] = ["sans-serif", *fallbacks]
         yield
 
 

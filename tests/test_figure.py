@@ -7,7 +7,6 @@ import warnings
 from pathlib import Path
 
 import pytest
-from matplotlib import rcParams
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 
@@ -27,12 +26,11 @@ def test_percent_never_rounds_up_to_all(share, text, whole):
 
 
 def test_a_font_that_is_installed_supplies_the_letters_that_matplotlibs_own_lacks(monkeypatch):
-    monkeypatch.setattr(support.figure, "FALLBACKS", ("STIXGeneral", "no such font"))
+    monkeypatch.setitem(support.figure.STYLE, "font.family", ["sans-serif", "no such font", "STIXGeneral"])
     own, other = (get_font(findfont(name)).get_charmap().keys() for name in ("DejaVu Sans", "STIXGeneral"))
     letter = chr(min(other - own))
     with warnings.catch_warnings(), picture_style():
         warnings.simplefilter("error")
-        assert rcParams["font.family"] == ["sans-serif", "STIXGeneral"]
         figure = Figure()
         figure.suptitle(f"{letter} $x", weight="bold")
         figure.draw_without_rendering()
