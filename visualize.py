@@ -199,33 +199,6 @@ PICTURES = OF_ONE_SEQUENCE | {                              # … the others wha
 }
 
 
-def save_live_page(view: View, path: Path) -> str:
-    try:
-        save_page(view.run, path)
-    except ValueError as error:
-        print(f"no live page for {view.run.config.name}: {error}", file=sys.stderr)
-        return ""
-    return "an interactive page: question this model, cut its heads and see what breaks"
-
-
-def save_mistakes(view: View, path: Path) -> str:
-    answers = mistakes.mistakes_of(view.run)
-    if answers is None:
-        return ""
-    runs.save_table(mistakes.by_kind(answers), path)
-    return "each kind of question: its percentage of the questions, and of the mistakes"
-
-
-def save_heads(view: View, path: Path) -> None:
-    runs.save_table(head_table(view.evidence), path)
-
-
-FILES = {
-    "film.gif": animation.save_film, "explorer.html": save_live_page, "heads.csv": save_heads,
-    "mistakes.csv": save_mistakes,
-}
-
-
 def trained_beside(view: View, models_dir: Path) -> View | None:
     """Return the trained counterpart of a hand-built model: same task, parent folder."""
     run, question = view.run, data.to_text(view.reading.source[0, 1:-1], view.run.config.task)
@@ -247,8 +220,12 @@ def outputs_of_run(view: View, options: argparse.Namespace) -> Iterator[outputs.
     if not is_trained(view) and (trained := trained_beside(view, options.models_dir)):
         draw = partial(beside_picture, view, trained)
         yield outputs.Output(folder / f"beside_trained{ending}", [*shown, trained.run.folder], draw)
-    for name, write in ({} if options.sequence else FILES).items():
-        yield outputs.Output(folder / name, shown, partial(write, view, folder / name))
+    if not options.sequence:
+        film, page = folder / "film.gif", folder / "explorer.html"
+        yield outputs.Output(film, shown, partial(animation.save_film, view, film))
+        yield outputs.Output(page, shown, partial(save_page, view.run, page))
+        yield outputs.Output(folder / "heads.csv", shown, partial(head_table, view.evidence))
+        yield outputs.Output(folder / "mistakes.csv", shown, partial(mistakes.table_of, view.run))
 
 
 # ---------------------------------------------------------------- command line

@@ -11,6 +11,7 @@ import copy
 import html
 import json
 import re
+import sys
 from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -158,14 +159,17 @@ def live_page(run: Run) -> str:
     })
 
 
-def save_page(run: Run, path: Path) -> None:
+def save_page(run: Run, path: Path) -> str:
     """Write the page, with weights in float16; the exact match that it shows is that of these weights.
 
-    Raises ValueError if it exceeds LARGEST_PAGE.
+    Return its title or, if it would exceed LARGEST_PAGE, print so and return "".
     """
     run = rounded(replace(run, model=unwrapped(run.model)))
     size = count_parameters(run.model) * 2 * 4 / 3          # base64 writes three bytes as four characters
     page = live_page(run) if size <= LARGEST_PAGE else ""   # else nothing needs to be measured
     if max(size, len(page.encode())) > LARGEST_PAGE:
-        raise ValueError(f"it exceeds the limit of {LARGEST_PAGE / 1e6:.0f} MB")
+        limit = f"it would exceed the limit of {LARGEST_PAGE / 1e6:.0f} MB"
+        print(f"no live page for {run.config.name}: {limit}", file=sys.stderr)
+        return ""
     write_text(page, path)
+    return "an interactive page: question this model, cut its heads and see what breaks"

@@ -30,3 +30,9 @@ def by_kind(answers: Answers) -> list[dict]:
                 "share_of_mistakes": mistakes / max(1, int(wrong.sum())),
             })
     return rows
+
+
+def table_of(run: Run) -> list[dict]:
+    """Return by_kind of a run's mistakes, if there are any."""
+    answers = mistakes_of(run)
+    return by_kind(answers) if answers else []

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from support.figure import save_picture, title_in_one_line
 from support.files import error_text
-from support.runs import Run, list_files
+from support.runs import Run, list_files, save_table
 
 
 def name_in_file(words: Iterable[str]) -> str:
@@ -33,13 +33,13 @@ def drawn_into(run: Run, options: argparse.Namespace) -> Path:
 class Output:
     """A file to save: the folders of the runs it shows, and what draws it.
 
-    make returns the picture to save, or the title of a file that it has written itself; None or "" if there
-    is nothing to see.
+    make returns the picture or table to save, or the title of a file that it has written itself; None, []
+    or "" if there is nothing to see.
     """
 
     path: Path
     runs: list[Path]
-    make: Callable[[], Figure | str | None]
+    make: Callable[[], Figure | list[dict] | str | None]
 
     def save(self) -> str:
         """Save the file, if there is anything to see; return its title."""
@@ -47,6 +47,10 @@ class Output:
         if isinstance(made, Figure):
             save_picture(made, self.path)
             made = title_in_one_line(made)
+        elif isinstance(made, list):
+            if made:
+                save_table(made, self.path)
+            return ""
         if made:
             tqdm.write(f"{self.path}: {made}", file=sys.stdout)
         return made or ""

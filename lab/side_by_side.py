@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from data import to_text
 from lab import heads, maps
-from lab.view import View, is_learned, needs_no_attention, sample
+from lab.view import View, needs_no_attention, sample
 from support.config import EVALUATION_BATCH, Config, differing_settings
 from support.figure import SMALL, at_most, new_figure, percent
 from support.runs import first_solved, open_checkpoint, runs_below
@@ -32,7 +32,7 @@ def comparison_sentence(views: list[list[View]]) -> str:
 
     Models that have not learned their task are left out.
     """
-    learned = [[view for view in row if is_learned(view)] for row in views]
+    learned = [[view for view in row if view.evidence.left() >= 0.5] for row in views]
     for row in learned:
         needs = {doing(view.run.config.task): not needs_no_attention(view) for view in row}
         needless, others = ([name for name in needs if needs[name] == needed] for needed in (False, True))

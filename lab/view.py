@@ -180,7 +180,3 @@ def price(view: View, part: heads.Part) -> str:
 
 def needs_no_attention(view: View) -> bool:
     return view.evidence.left(heads.ALL_ATTENTION) > 0.99 * view.evidence.left()
-
-
-def is_learned(view: View) -> bool:
-    return view.evidence.left() >= 0.5

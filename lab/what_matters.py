@@ -194,11 +194,6 @@ def lengths_picture(views: list[View]) -> Figure:
     return figure
 
 
-def largest_step(scores: dict[str, float]) -> tuple[str, str]:
-    """Return the sublayer that adds most to the score, preceded by the one before it."""
-    return max(itertools.pairwise(scores), key=lambda step: scores[step[1]] - scores[step[0]])
-
-
 def layers_sentence(scores: dict[str, float]) -> str:
     """Name the sublayer that finds the answers: the one after which most of them can be read off."""
     embedding, *_, final = scores.values()
@@ -206,7 +201,7 @@ def layers_sentence(scores: dict[str, float]) -> str:
         return f"the answers never appear: only {percent(final)} of the tokens are correct at the end"
     if embedding >= 0.9 * final:
         return f"the answers are present before the first layer: {percent(embedding)} of the tokens correct"
-    before, after = largest_step(scores)
+    before, after = max(itertools.pairwise(scores), key=lambda step: scores[step[1]] - scores[step[0]])
     change_there = f"{percent(scores[before])} → {percent(scores[after])} of the tokens correct"
     if scores[after] - scores[before] < final / 2:
         return f"the answers build up gradually, most of all at {after}: {change_there}"

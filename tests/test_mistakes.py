@@ -4,18 +4,17 @@ import csv
 import json
 import re
 import shutil
-from types import SimpleNamespace
 
 import numpy
 import pytest
 from mistakes import mistakes_picture, mistakes_text
 
 import lab.mistakes
-from lab.mistakes import by_kind, mistakes_of
+from lab.mistakes import by_kind, mistakes_of, table_of
+from lab.outputs import Output
 from support.report import Answers
 from support.runs import run_folder
 from train import load_run
-from visualize import save_mistakes
 
 
 def test_mistakes_are_counted_by_kind_beside_the_questions(answers):
@@ -72,13 +71,14 @@ def test_the_mistakes_of_a_run_are_those_that_its_metrics_count(models_dir, tmp_
     folder = run_folder(tmp_path, "reverse", "encoder")
     shutil.copytree(run.folder, folder)
     (folder / "metrics.json").write_text(json.dumps(metrics | {"test_exact_match": 1.0}))
-    assert mistakes_of(load_run(tmp_path, "reverse", "encoder")) is None
+    perfect = load_run(tmp_path, "reverse", "encoder")
+    assert mistakes_of(perfect) is None and table_of(perfect) == []
 
 
 def test_the_table_of_mistakes_is_saved(answers, tmp_path, monkeypatch):
     path = tmp_path / "mistakes.csv"
     monkeypatch.setattr(lab.mistakes, "mistakes_of", lambda run: answers)
-    save_mistakes(SimpleNamespace(run=None), path)
+    assert Output(path, [], lambda: table_of(None)).save() == ""
     with open(path, newline="") as file:
         rows = list(csv.DictReader(file))
     assert [[row["kind"], int(row["value"]), int(row["mistakes"])] for row in rows] == [
