@@ -371,7 +371,7 @@ def train_and_save(
     if missing and not quiet:
         print(f"{config.name}: {missing}")
     probe, history = record.probe_of(config), checkpoint["history"] if checkpoint else []
-    attention, done = record.read_record(folder, history) if history else None, len(history)
+    attention, done = record.read_record(folder, history), len(history)
     hidden = True if quiet or distributed.RANK > 0 else None            # None: no bar if the output is a file
     bar = tqdm(total=config.epochs, desc=config.name, unit="epoch", disable=hidden)
     try:

@@ -82,24 +82,17 @@ def head_picture(view: View) -> Figure:
 def layer_picture(view: View) -> Figure:
     """Draw all heads of the layer that contains the head attending most to the answers."""
     kind, layer, _ = view.best
-    heads = heads_of(view.run.model, (kind, layer))
-    name, titles = view.name((kind, layer)), [f"head {index + 1}" for _, _, index in heads]
-    sentence = f"{name}: {wording.nothing_outlined(view)}"
+    name, drawn = view.name((kind, layer)), []
+    for head in heads_of(view.run.model, (kind, layer)):
+        share = f": {percent(view.share(head))}" if view.outlined else ""
+        drawn.append(maps.map_of(view, head, f"head {head[2] + 1}{share}"))
+    sentence, how = f"{name}: {wording.nothing_outlined(view)}", wording.how_to_read(view, [kind])
     if view.outlined:
-        chance = percent(view.reading.chance)
         readers = int((view.reading.shares[layer] > view.reading.enough).sum())
-        if len(heads) == 1:
-            sentence = f"the only head in {name} spends {percent(view.share(view.best))} of its attention"
-        elif readers < 2:
-            sentence = f"{'one' if readers else 'no'} head in {name} spends most of its attention"
-        else:
-            sentence = f"{readers} of {len(heads)} heads in {name} spend most of their attention"
-        sentence += f" on the symbols the answer needs (uniform: {chance})"
-        titles = [f"{title}: {percent(view.share(head))}" for title, head in zip(titles, heads, strict=True)]
-    drawn = [maps.map_of(view, head, title) for head, title in zip(heads, titles, strict=True)]
+        sentence = f"heads in {name} attending mainly to the needed symbols: {readers} of {len(drawn)}"
+        how += f" Percentages: attention on these symbols (uniform: {percent(view.reading.chance)})."
     left, sample = percent(view.evidence.left((kind, layer))), wording.sample(view.evidence.source)
-    numbers = f"{wording.run_text(view)} Accuracy without this layer: {left}."
-    how = f"{wording.how_to_read(view, [kind])} Accuracy: exact match on {sample}."
+    numbers = f"{wording.run_text(view)} Accuracy without this layer: {left}, on {sample}."
     rows = [drawn[first : first + 4] for first in range(0, len(drawn), 4)]
     return maps.grid_picture(sentence, numbers, how, rows, shared=True)
 
@@ -107,14 +100,11 @@ def layer_picture(view: View) -> Figure:
 def model_sentence(view: View, lost: dict[Head, int]) -> str:
     if view.evidence.left() == 0:
         return wording.NEVER_RIGHT
-    if len(lost) == 1:
-        (only,) = lost
-        return f"without its only head, {view.name(only)}: accuracy {wording.change(view, only)}"
+    sentence = f"heads that matter on their own: {len(view.costly)} of {len(lost)}"
     if not view.costly:
-        return f"any one of the {len(lost)} heads can be removed at no cost"
-    most, count = view.costly[0], f"{len(view.costly)} of {len(lost)} heads"
-    matter = "matters on its own" if len(view.costly) == 1 else "matter on their own"
-    return f"{count} {matter}; without {view.name(most)}: accuracy {wording.change(view, most)}"
+        return sentence
+    most = view.costly[0]
+    return f"{sentence}; without {view.name(most)}: accuracy {wording.change(view, most)}"
 
 
 def mark_cost(axes: Axes, box: Rectangle, points: int) -> None:
@@ -265,18 +255,16 @@ def find_runs(options: argparse.Namespace) -> tuple[list[View], list[str]]:
 
     A run that cannot take the given sequence is skipped, unless its task was named.
     """
-    there, chosen, problems = runs.runs_below(options.models_dir), [], []
     tasks, architectures = options.task or data.TASKS, options.architecture or data.ARCHITECTURES
-    folders = [
-        runs.run_folder(options.models_dir, task, architecture)
-        for architecture in architectures for task in tasks
-    ]
-    folders = [folder for folder in folders if folder in there]
-    missing = [task for task in options.task or [] if task not in map(runs.task_of, folders)]
-    if missing := missing or ([] if folders else runs.DEFAULT_TASKS):
-        wanted = missing, options.architecture or runs.DEFAULT_ARCHITECTURES, options.models_dir
+    pairs = itertools.product(architectures, tasks)
+    folders = [runs.run_folder(options.models_dir, task, architecture) for architecture, task in pairs]
+    folders = [folder for folder in folders if (folder / "checkpoint.pt").is_file()]
+    chosen, problems, wanted = [], [], options.task or ([] if folders else runs.DEFAULT_TASKS)
+    if missing := [task for task in wanted if task not in map(runs.task_of, folders)]:
+        architectures = options.architecture or runs.DEFAULT_ARCHITECTURES
+        command = runs.command_line("train.py", missing, architectures, options.models_dir)
         text = f"no run of {' or '.join(missing)} found in {options.models_dir}"
-        problems.append(f"{text}; train it: {runs.command_line('train.py', *wanted)}")
+        problems.append(f"{text}; train it: {command}")
     for folder in folders:
         try:
             run = load_run(options.models_dir, runs.task_of(folder), folder.name)

@@ -101,11 +101,14 @@ def sections(output: Path) -> dict[str, str]:
         groups.setdefault(path.parent, {}).setdefault(path.stem, path)
     for folder in sorted(groups):
         shown = {path: listed[path] for path in groups[folder].values()}
-        task, *architecture = folder.relative_to(output).parts or [""]
-        title, intro = f"{task.removesuffix('_task')}, all architectures" if task else "runs side by side", ""
+        parts = folder.relative_to(output).parts or [""]
+        task, *architecture = [part.removesuffix("_task") for part in parts]
+        title, intro = f"{task}, all architectures", ""
+        if not task:
+            title = "runs side by side"
         if architecture:
-            title = title_of(task.removesuffix("_task"), *architecture)
-            run, = next(each["runs"] for each in shown.values() if len(each["runs"]) == 1)
+            title = title_of(task, *architecture)
+            run = next(each["runs"][0] for each in shown.values() if len(each["runs"]) == 1)
             intro = f'<p class="figures">{figures((output / run).resolve())}</p>'
             if (page := folder / "explorer.html").is_file():
                 intro += f'<a class="open" href="{link_to(page, output)}">Take it apart: the live page</a>'

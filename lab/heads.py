@@ -70,7 +70,7 @@ def scores_of_query(model: nn.Module, given: tuple[Tensor, ...], head: Head, que
 
     Divided by √Dh and passed through softmax, they give the attention weights (Vaswani et al. 2017, eq. 1).
     """
-    (kind, layer, index), = heads_of(model, head)           # ValueError if there is no such head
+    kind, layer, index = heads_of(model, head)[0]           # ValueError if there is no such head
     attention = attention_at(model)[kind, layer]
     projections = [attention.query_projection, attention.key_projection]
     (_, queries), (_, keys) = inputs_and_outputs(model, projections, given)

@@ -48,7 +48,8 @@ def map_of(view: View, head: Head, title: str = "") -> Map:
     outlined = kind == view.kind and view.outlined
     cells = view.cells if outlined else torch.zeros_like(weights, dtype=torch.bool)
     names = [[to_text(token, view.run.config.task) for token in tokens[0].split(1)] for tokens in given]
-    queries, keys = names[0 if kind == "encoder" else -1], names[-1 if kind == "decoder" else 0]
+    queries = names[0] if kind == "encoder" else names[-1]
+    keys = names[-1] if kind == "decoder" else names[0]
     return Map(weights, cells, queries, keys, title)
 
 
@@ -75,12 +76,6 @@ def name_ticks(axes: Axes, queries: list[str], keys: list[str]) -> None:
         name_places(axis, names, cells_across(axes))
 
 
-def hatch(axes: Axes, left: float, top: float, width: float, height: float) -> None:
-    """Hatch the background, to be seen wherever nothing is drawn."""
-    style = {"hatch": "////", "edgecolor": matplotlib.rcParams["grid.color"], "linewidth": 0, "zorder": 0}
-    axes.add_patch(Rectangle((left, top), width, height, facecolor="none", **style))
-
-
 def frame(axes: Axes, columns: float, rows: float) -> None:
     """Prepare axes for this many columns and rows of unit size, row 0 on top."""
     axes.set(xlim=(0, columns), ylim=(rows, 0))
@@ -90,8 +85,9 @@ def frame(axes: Axes, columns: float, rows: float) -> None:
 def draw_map(axes: Axes, shown: Map, left: float = 0, top: float = 0) -> QuadMesh:
     """Draw a map with one unit per row and column, from this corner of the axes."""
     rows, columns = shown.weights.shape
-    if shown.weights.isnan().any():
-        hatch(axes, left, top, columns, rows)
+    if shown.weights.isnan().any():                         # hatched wherever nothing is drawn
+        style = {"hatch": "////", "edgecolor": matplotlib.rcParams["grid.color"], "linewidth": 0, "zorder": 0}
+        axes.add_patch(Rectangle((left, top), columns, rows, facecolor="none", **style))
     line = min(1.2, 37 / cells_across(axes))
     places = [(left + key, top + query) for query, key in shown.cells.nonzero().tolist()]
     mesh = axes.pcolormesh(

@@ -62,9 +62,8 @@ def test_the_model_picture_frames_what_costs_and_pales_the_rest(view):
     evidence.margins |= {head: evidence.margins[NOTHING] for head in heads[1:]}
     figure = model_picture(view)
     axes, = figure.axes
-    assert f"1 of {len(heads)} heads matters on its own; without {view.name(heads[0])}" in (
-        sentence_of(figure)
-    )
+    count = f"Heads that matter on their own: 1 of {len(heads)}"
+    assert sentence_of(figure).startswith(f"{count}; without {view.name(heads[0])}: accuracy 100% → ")
     lost = 100 * (evidence.margins[heads[0]] < 0)[:, 0].double().mean().item()
     assert [text.get_text() for text in axes.texts if "−" in text.get_text()] == [f"−{math.ceil(lost)}"]
     veils = [patch for patch in axes.patches if patch.get_alpha() == 0.6]
@@ -115,8 +114,10 @@ def test_no_sentence_takes_chance_for_a_finding(view):
     """85% against 80% for uniform attention; an irreplaceable symbol; a harmful head."""
     evidence, (_, layer, head) = view.evidence, view.best
     view.reading.shares[layer, head], view.reading.chance = 0.85, 0.8
-    for sentence in map(sentence_of, (head_picture(view), layer_picture(view))):
-        assert sentence.startswith("No head ") and "(uniform: 80%)" in sentence
+    assert sentence_of(head_picture(view)).startswith("No head ")
+    assert "(uniform: 80%)" in sentence_of(head_picture(view))
+    assert sentence_of(layer_picture(view)).endswith("attending mainly to the needed symbols: 0 of 2")
+    assert "(uniform: 80%)" in layer_picture(view).get_supxlabel()
     view.reading.shares[layer, head] = 0.9375
     assert visualize.head_sentence(view).endswith(
         " spends 93% of its attention on the symbols the answer needs (uniform: 80%)"
