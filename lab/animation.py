@@ -52,11 +52,7 @@ def film_sentence(
 
 
 def draw_film(view: View) -> tuple[Figure, Curves, Callable[[int], None]]:
-    """Return a figure of a run that has a record, its curves, and what shows an epoch (from 0) in the figure.
-
-    It shows the head that attends most to the answer at the end or, if there is none, the most focused one.
-    Its curves are the symbol accuracy and, if there is an answer to attend to, the head's attention to it.
-    """
+    """Return a figure of a recorded run, its curves, and a function that shows an epoch (from 0) in it."""
     run, record = view.run, view.record
     source, target = (torch.from_numpy(record[name])[None] for name in ("source", "target"))
     view = replace(view, reading=read(run, source, *arrange(run.architecture, source, target)))

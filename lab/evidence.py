@@ -69,8 +69,7 @@ def by_length(run: Run) -> list[AtLength]:
 def shares_in_training(run: Run, record: Record) -> Tensor:
     """Return each head's fraction of attention on the answers after each epoch, (epochs, layers, H).
 
-    It covers the heads of the kind that can find answers, on the recorded question. It is NaN if the answer
-    depends on nothing.
+    It covers the kind that can find answers, on the recorded question; NaN if they depend on nothing.
     """
     question = torch.from_numpy(record["source"])[None, 1:-1]
     depends = dependence(run.config.task, question, run.config.vocab_size)
@@ -167,9 +166,8 @@ class Evidence:
 def head_table(evidence: Evidence) -> list[dict]:
     """Return one row per head, most costly first; layers and heads are numbered from 1.
 
-    Each row gives the fraction of attention on the answer's source, the exact match without the head, and the
-    cost of removing it. The fraction is None if that kind of attention cannot find the answer, or if the
-    answer depends on nothing.
+    Each gives the fraction of attention on the answer's source (None if that kind cannot find it, or there is
+    none), the exact match without the head, and the cost of removing it.
     """
     rows, answering = [], heads.answering_kind(evidence.run.architecture)
     for head in heads.heads_of(evidence.run.model):

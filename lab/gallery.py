@@ -91,13 +91,10 @@ def section(title: str, intro: str, shown: dict[Path, dict], output: Path) -> st
 
 
 def sections(output: Path) -> dict[str, str]:
-    """Return the gallery's sections by title: comparisons of runs, then each task and each run.
-
-    Of a picture in several formats, only the one that comes first in PICTURES is shown.
-    """
+    """Return the gallery's sections by title: comparisons of runs, then each task and each run."""
     listed = {output / name: shown for name, shown in read_listing(output).items()}
     pictures, groups, found = [path for path in listed if path.suffix in PICTURES], {}, {}
-    for path in sorted(pictures, key=lambda path: PICTURES.index(path.suffix)):
+    for path in sorted(pictures, key=lambda path: PICTURES.index(path.suffix)):         # one of each name
         groups.setdefault(path.parent, {}).setdefault(path.stem, path)
     for folder in sorted(groups):
         shown = {path: listed[path] for path in groups[folder].values()}

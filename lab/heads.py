@@ -1,6 +1,4 @@
-"""Measure what the heads of a trained model attend to: maps, shares on the answers, entropy, distance.
-
-Everything is measured on unseen sequences.
+"""Measure what the heads of a trained model attend to in unseen sequences.
 
 Shapes: N sequences, L symbols of content, A symbols of the answer, H heads, T queries, S keys.
 A map is (T, S): row = query (attends), column = key (attended to).
@@ -87,8 +85,7 @@ def first_symbol(architecture: str, kind: str, length: int) -> tuple[int, int]:
     """Return the query and key where the symbols start in a map; that query predicts symbol 0.
 
     In an encoder, each query predicts the symbol at its own position; in a generating model, the next one.
-    The first is predicted at START, or at the prompt's END. On its own diagonal, a decoder thus sees the
-    symbol it wrote last.
+    The first is predicted at START, or at the prompt's END.
     """
     if architecture == "decoder":
         return length + 1, 1
@@ -119,10 +116,7 @@ def longest(run: Run) -> int:
 def unseen_sequences(
     run: Run, length: int | None = None, count: int = SEQUENCES
 ) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
-    """Return sources, model inputs and targets for unseen sequences.
-
-    They cover all training lengths, or just one.
-    """
+    """Return sources, model inputs and targets of unseen sequences of all training lengths, or just one."""
     config = run.config
     if length is not None:
         config = replace(config, seq_len=length, fixed_length=True)
@@ -139,8 +133,7 @@ def clearest_example(run: Run, length: int | None = None) -> Tensor:
 def share_on(cells: Tensor, maps: Tensor) -> Tensor:
     """Return the mean fraction of attention that queries with marked cells spend on them, per head (…, H).
 
-    maps (…, H, T, S), cells (T, S) boolean or (N, 1, T, S) for maps of N sequences. NaN if there are no
-    cells.
+    maps (…, H, T, S), cells boolean (T, S), or (N, 1, T, S) for N sequences. NaN if there are no cells.
     """
     queries = cells.any(dim=-1).sum(dim=-1)
     return (maps * cells).sum(dim=(-2, -1)) / queries

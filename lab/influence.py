@@ -31,8 +31,7 @@ def other_question(
 ) -> tuple[Tensor, Tensor]:
     """Apply replace_symbol to questions (N, L); return which rows (N,) are new valid questions.
 
-    If that leaves an invalid question, the next symbol is tried. If the task defines depends_on, the new
-    question need not be valid.
+    If that leaves an invalid question, the next symbol is tried. Tasks with depends_on allow invalid ones.
     """
     symbols = symbols_of(task, vocab_size)
     for _ in range(tries):

@@ -160,10 +160,7 @@ def live_page(run: Run) -> str:
 
 
 def save_page(run: Run, path: Path) -> str:
-    """Write the page, with weights in float16; the exact match that it shows is that of these weights.
-
-    Return its title or, if it would exceed LARGEST_PAGE, print so and return "".
-    """
+    """Write the page, with weights in float16; return its title, or print that it would be too large."""
     run = rounded(replace(run, model=unwrapped(run.model)))
     size = count_parameters(run.model) * 2 * 4 / 3          # base64 writes three bytes as four characters
     page = live_page(run) if size <= LARGEST_PAGE else ""   # else nothing needs to be measured

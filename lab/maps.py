@@ -59,10 +59,7 @@ def cells_across(axes: Axes) -> float:
 
 
 def name_places(axis: Axis, names: list[str], across: float) -> None:
-    """Label the unit steps of an axis, or only every second, third, … if not all fit.
-
-    across is the number of such steps across the whole picture; see cells_across.
-    """
+    """Label the unit steps of an axis, or every second, third, … if the picture has too many across."""
     step = 1 + int(across) // 45                            # as many as fit at 8 points
     axis.set_ticks([place + 0.5 for place in range(0, len(names), step)], names[::step])
     longest = max((len(left + right) for left, right in itertools.pairwise(names)), default=0)

@@ -28,10 +28,7 @@ def doing(task: str) -> str:
 
 
 def comparison_sentence(views: list[list[View]]) -> str:
-    """State which tasks need no attention in the first architecture with such tasks, and which do.
-
-    Models that have not learned their task are left out.
-    """
+    """State which of the learned tasks need no attention in the first architecture with such tasks."""
     learned = [[view for view in row if view.evidence.left() >= 0.5] for row in views]
     for row in learned:
         needs = {doing(view.run.config.task): not needs_no_attention(view) for view in row}
@@ -74,10 +71,7 @@ def draw_lines(axes: Axes, shown: maps.Map, view: View, columns: int) -> None:
 
 
 def lines_picture(views: list[list[View]]) -> Figure:
-    """Draw lines from answers to what they attend to: one row per architecture, one column per task.
-
-    Lines show the head that attends most to the answers.
-    """
+    """Draw lines from answers to what they attend to: one row per architecture, one column per task."""
     shown = [[maps.map_of(view, view.best) for view in row] for row in views]
     below = [key + len(answer) for answer, _, key in map(answer_of, chain(*views))]
     columns = max([*below, *(len(drawn.keys) for drawn in chain(*shown))])

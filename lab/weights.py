@@ -10,10 +10,7 @@ from lab.view import View, how_to_read, price, run_text
 
 
 def beside_picture(built: View, trained: View) -> Figure:
-    """Draw a hand-built model (top) and a trained one (bottom): their most important heads.
-
-    These are the head that costs most and the one that attends most to the answers, on the same sequence.
-    """
+    """Draw the most important heads of a hand-built model (top) and of a trained one (bottom)."""
     counts, rows = [], []
     for label, view in ("hand-built", built), ("trained", trained):
         counts.append(f"{len(view.costly) or 'none'} of {len(heads_of(view.run.model))} {label}")

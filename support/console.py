@@ -1,7 +1,4 @@
-"""The command line: one-line errors, signals, closed pipes, parsers, devices and threads.
-
-Nothing here is specific to Transformers.
-"""
+"""The command line of any script: one-line errors, signals, closed pipes, parsers, devices and threads."""
 
 import argparse
 import difflib

@@ -1,7 +1,4 @@
-"""Protect runs against crashes and full disks. Nothing here is specific to Transformers.
-
-Files are replaced atomically, checked when they are read, and only one process writes to a folder at a time.
-"""
+"""Replace files atomically, check them when they are read, and let one process at a time write a folder."""
 
 import errno
 import os

@@ -84,10 +84,7 @@ def propose_patterns(symbols: range, count: int, length: int, generator: torch.G
 
 
 def count_repeats(content: Tensor) -> dict[str, Tensor]:
-    """9 5 5 7 9 5 has 3 repeats, a 9 and two 5s, and 3 copies of one symbol, the 5.
-
-    Count both for each question (N, L).
-    """
+    """9 5 5 7 9 5 has 3 repeats, a 9 and two 5s, and 3 copies of one symbol, the 5."""
     same = content[:, :, None] == content[:, None, :]       # (N, L, L)
     return {"repeats": same.tril(-1).any(dim=2).sum(dim=1), "copies": same.sum(dim=2).amax(dim=1)}
 
@@ -95,8 +92,7 @@ def count_repeats(content: Tensor) -> dict[str, Tensor]:
 def count_carries(content: Tensor) -> dict[str, Tensor]:
     """7 9 5 + 2 0 6 has 3 carries, 2 nines (9 + 0, 7 + 2), and a ripple of 2: one carry runs through both.
 
-    Count these for each sum (N, L). A nine produces no carry unless one arrives from its right, as in 7 9 5 +
-    2 0 4.
+    Count these for each sum (N, L). A nine produces a carry only if one arrives from its right.
     """
     first, second = (content - ZERO).split(content.size(1) // 2 + 1, dim=1)             # first includes PLUS
     pairs = first[:, : second.size(1)] + second

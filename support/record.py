@@ -17,10 +17,7 @@ Record = dict[str, numpy.ndarray]                           # per kind: (epochs,
 
 
 def probe_of(config: Config) -> tuple[Tensor, Tensor]:
-    """Return long unseen questions (N, S) of one length and their answers (N, T), clearest first.
-
-    Attention is recorded for the first, and symbol accuracy for all.
-    """
+    """Return long unseen questions (N, S) of one length and their answers (N, T), clearest first."""
     lengths = config.lengths()
     length = max((length for length in lengths if length <= LONGEST_PROBE), default=lengths[0])
     fixed = replace(config, seq_len=length, fixed_length=True)
@@ -48,10 +45,7 @@ def extended(record: Record | None, model: nn.Module, probe: tuple[Tensor, Tenso
 
 
 def read_record(folder: Path, history: list[dict]) -> Record | None:
-    """Return the complete record of these epochs; None if it is missing, damaged or from other weights.
-
-    It belongs to these weights if its losses match the history.
-    """
+    """Return the record of these epochs; None if it is missing, damaged, or its losses are not history's."""
     try:
         check_zip(folder / "attention.npz")
         with numpy.load(folder / "attention.npz") as arrays:

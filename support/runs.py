@@ -171,10 +171,9 @@ def changed(config: Config, model: nn.Module, sample: dict[str, Tensor]) -> str:
 
 
 def open_checkpoint(folder: Path, remedy: str = "train it again") -> tuple[dict, Config]:
-    """Return a folder's checkpoint and settings.
+    """Return a folder's checkpoint, with weights of any transformer.py, and its settings.
 
-    Raises ValueError with the remedy if it is missing or damaged. The weights are not checked: they may come
-    from a modified transformer.py.
+    Raises ValueError with the remedy if it is missing or damaged.
     """
     path = folder / "checkpoint.pt"
     if not path.is_file():
