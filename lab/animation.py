@@ -19,21 +19,11 @@ from support.figure import name_lines, new_figure, settle, title_in_one_line
 from support.files import replacing
 from support.record import PROBES
 
-Curves = dict[str, list[float]]                             # fractions after each epoch, by name
-
 
 def half_way(values: list[float]) -> int:
     """Return the index at which rising values first reach half-way from the first to the last."""
     middle = (values[0] + values[-1]) / 2
     return next((place for place, value in enumerate(values) if value >= middle), 0)
-
-
-def moments(curves: Curves, early: int = 36, late: int = 12) -> list[int]:
-    """Return the epochs to show, from 0: this many from the learning phase, then this many up to the last."""
-    last = len(next(iter(curves.values()))) - 1
-    learned = min(last, 2 * max(map(half_way, curves.values())))
-    places = [*numpy.linspace(0, learned, early), *numpy.linspace(learned, last, late)]
-    return sorted({round(place) for place in places})
 
 
 def film_sentence(
@@ -51,8 +41,8 @@ def film_sentence(
     return f"{text}, the attention pattern at step {steps[half_way(share)]}"
 
 
-def draw_film(view: View) -> tuple[Figure, Curves, Callable[[int], None]]:
-    """Return a figure of a recorded run, its curves, and a function that shows an epoch (from 0) in it."""
+def draw_film(view: View) -> tuple[Figure, Callable[[int], None]]:
+    """Return a figure of a recorded run, and a function that shows one of its epochs (from 0) in it."""
     run, record = view.run, view.record
     source, target = (torch.from_numpy(record[name])[None] for name in ("source", "target"))
     view = replace(view, reading=read(run, source, *arrange(run.architecture, source, target)))
@@ -83,19 +73,19 @@ def draw_film(view: View) -> tuple[Figure, Curves, Callable[[int], None]]:
         for line, values in zip(right.get_lines(), curves.values(), strict=True):
             line.set_data(steps[: epoch + 1], [100 * value for value in values[: epoch + 1]])
 
-    return figure, curves, show
+    return figure, show
 
 
 def save_film(view: View, path: Path) -> str:
     """Write the animation, at most 5 seconds long, if training was recorded, and by the current code."""
     if view.record is None or view.run.changed:
         return ""
-    figure, curves, show = draw_film(view)
+    figure, show = draw_film(view)
     figure.set_dpi(100)
-    canvas, frames, epochs = FigureCanvasAgg(figure), [], moments(curves)
-    show(epochs[0])
+    canvas, frames, last = FigureCanvasAgg(figure), [], len(view.run.history) - 1
+    show(0)
     settle(figure)                                          # once, for all frames
-    for epoch in epochs:
+    for epoch in sorted({round(epoch) for epoch in numpy.linspace(0, last, 50)}):
         show(epoch)
         canvas.draw()
         frames.append(Image.fromarray(numpy.array(canvas.buffer_rgba())).convert("RGB"))

@@ -21,16 +21,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from support.files import first_line
 
-
-def place_in_group() -> tuple[int, int]:
-    """Return this process's rank and the number of processes: 0 and 1 unless a launcher has set both."""
-    rank, processes = os.environ.get("RANK", ""), os.environ.get("WORLD_SIZE", "")
-    if rank.isdecimal() and processes.isdecimal() and int(rank) < int(processes):
-        return int(rank), int(processes)
-    return 0, 1
-
-
-RANK, PROCESSES = place_in_group()
+PROCESSES = int(os.environ.get("WORLD_SIZE") or 1)          # set by torchrun
+RANK = int(os.environ.get("RANK") or 0) if PROCESSES > 1 else 0         # a cluster may export a rank alone
 BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
 LONGEST_WAIT = timedelta(hours=2)                           # while the first process evaluates and saves
 
