@@ -303,18 +303,14 @@ def parse() -> argparse.Namespace:
     option = parser.add_argument
     option("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto",
            help="device to train on (default: auto, which picks a GPU if available)")
-    option("--threads", type=int, default=None, metavar="N",
-           help="number of CPU threads (default: OMP_NUM_THREADS if set, otherwise 1)")
+    option("--threads", type=int, default=None, help="CPU threads (default: OMP_NUM_THREADS, or else 1)")
     option("--accumulate", type=int, default=1, metavar="N",
            help="split each batch into N micro-batches to save memory, accumulating gradients (default: 1)")
-    option("--amp", action="store_true", default=False,
-           help="train in bfloat16 mixed precision, if the device supports it")
-    option("--compile", action="store_true", default=False,
-           help="compile the model with torch.compile; takes half a minute and needs a C++ compiler")
+    option("--amp", action="store_true", default=False, help="train in bfloat16 mixed precision")
+    option("--compile", action="store_true", default=False, help="use torch.compile; needs a C++ compiler")
     option("--output-dir", type=console.folder_name, default=runs.DEFAULT_FOLDER, metavar="FOLDER",
            help="folder in which to save the runs (default: models)")
-    option("--resume", action="store_true", default=False,
-           help="resume each run that has a checkpoint; start the others from scratch")
+    option("--resume", action="store_true", default=False, help="continue each run that has a checkpoint")
     option("--quiet", action="store_true", default=False, help="print only the final table")
     options = parser.parse_args()
     if "norm" in options:

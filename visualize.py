@@ -240,8 +240,7 @@ def parse() -> argparse.Namespace:
            help="folder in which train.py saved the runs (default: models)")
     option("--output-dir", type=console.folder_name, metavar="FOLDER",
            help="folder in which to save the pictures (default: next to each run)")
-    option("--format", choices=["png", "svg", "pdf"], default="png",
-           help="format of the pictures (default: png)")
+    option("--format", choices=["png", "svg", "pdf"], default="png", help="format of the pictures")
     option("--dark", action="store_true", help="draw on a dark background")
     options = parser.parse_args()
     if options.compare and (options.task or options.architecture or options.sequence):

@@ -90,13 +90,11 @@ def ablation_sentence(view: View) -> str:
         left = wording.change(view, ALL_ATTENTION)
         return f"no single head is needed, but attention is: without any, accuracy {left}"
     costly = view.costly[0]
-    costs = f"matters most: without it, accuracy {wording.change(view, costly)}"
-    if not view.outlined:
-        return f"{view.name(costly)} {costs}"
-    if costly == view.best:
-        return f"{view.name(costly)} attends most to the answers and {costs}"
+    most = f"{view.name(costly)} matters most: without it, accuracy {wording.change(view, costly)}"
+    if costly == view.best or not view.outlined:
+        return most
     brightest = f"{view.name(view.best)}, which attends most to the answers, {wording.price(view, view.best)}"
-    return f"{view.name(costly)} {costs}; removing {brightest}"
+    return f"{most}; removing {brightest}"
 
 
 def ablation_picture(view: View) -> Figure:
@@ -185,10 +183,7 @@ def lengths_picture(views: list[View]) -> Figure:
         right = {each.length: 100 * each.exact_match for each in view.evidence.lengths}
         axes.plot(right.keys(), right.values(), style, label=view.model)
     axes.set(ylabel="% correct", ylim=(-3, 103), xlim=(min(every) - 0.5, max(every) + 0.5))
-    named = [min(every)]
-    for length in sorted(every):
-        if length - named[-1] > (max(every) - min(every)) / 24:
-            named.append(length)
+    named = sorted(every)[:: 1 + len(every) // 24]
     axes.set_xticks(named, [f"{length}\n{len(every[length].source.unique(dim=0))}" for length in named])
     name_lines(axes)
     return figure
@@ -202,7 +197,7 @@ def layers_sentence(scores: dict[str, float]) -> str:
     if embedding >= 0.9 * final:
         return f"the answers are present before the first layer: {percent(embedding)} of the tokens correct"
     before, after = max(itertools.pairwise(scores), key=lambda step: scores[step[1]] - scores[step[0]])
-    change_there = f"{percent(scores[before])} → {percent(scores[after])} of the tokens correct"
+    change_there = f"token accuracy {percent(scores[before])} → {percent(scores[after])}"
     if scores[after] - scores[before] < final / 2:
         return f"the answers build up gradually, most of all at {after}: {change_there}"
     return f"{after} finds the answers: {change_there}"
@@ -219,11 +214,7 @@ def layers_picture(view: View) -> Figure:
     axes.plot([100 * score for score in tokens.values()], "s--", label="token accuracy")
     axes.plot([100 * whole for _, whole in lens.values()], "o-", label="exact match")
     axes.set(ylabel="%", ylim=(-3, 103))
-    if len(lens) > 9:
-        step = 1 + len(lens) // 40
-        axes.set_xticks(range(0, len(lens), step), list(lens)[::step], rotation=90, size=7)
-    else:
-        labels = ["\n".join(name.rsplit(" ", 1)).replace("-", "-\n") for name in lens]
-        axes.set_xticks(range(len(lens)), labels, size=7)
+    step = 1 + len(lens) // 24
+    axes.set_xticks(range(0, len(lens), step), list(lens)[::step], rotation=30, ha="right")
     name_lines(axes)
     return figure

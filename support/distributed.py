@@ -23,7 +23,6 @@ from support.files import first_line
 
 PROCESSES = int(os.environ.get("WORLD_SIZE") or 1)          # set by torchrun
 RANK = int(os.environ.get("RANK") or 0) if PROCESSES > 1 else 0         # a cluster may export a rank alone
-BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
 LONGEST_WAIT = timedelta(hours=2)                           # while the first process evaluates and saves
 
 
@@ -38,13 +37,12 @@ def process_group(device: torch.device) -> Iterator[None]:
     if PROCESSES == 1:
         yield
         return
-    backend = BACKENDS.get(device.type, device.type)
     try:
         if device.type == "cuda":
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
-        dist.init_process_group(backend, timeout=LONGEST_WAIT)
-    except (ValueError, RuntimeError) as error:             # backend unavailable, or port in use
-        reason = f"cannot connect {PROCESSES} processes over {backend}: {first_line(error)}"
+        dist.init_process_group(timeout=LONGEST_WAIT)       # gloo on the CPU, nccl on CUDA
+    except (ValueError, RuntimeError) as error:             # e.g. the port is in use
+        reason = f"cannot connect {PROCESSES} processes: {first_line(error)}"
         raise ValueError(f"{reason}; start them with torchrun") from error
     try:
         yield

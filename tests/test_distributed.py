@@ -156,21 +156,17 @@ def test_fewer_rows_than_processes_are_refused_in_one_line(tmp_path, monkeypatch
         train.plan("copy", "encoder", train.parse())
 
 
-@pytest.mark.parametrize(
-    ("backend", "is_taken", "said"), [("gloo", True, "in use|EADDRINUSE"), ("mpi", False, "MPI built in")]
-)
-def test_a_taken_port_or_a_missing_backend_is_one_line(backend, is_taken, said, monkeypatch):
+def test_a_taken_port_is_one_line(monkeypatch):
     monkeypatch.setattr(distributed, "PROCESSES", 2)
-    monkeypatch.setattr(distributed, "BACKENDS", {"cpu": backend})
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
-        port = listener.getsockname()[1] if is_taken else free_port()
-        variables = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "RANK": 0, "WORLD_SIZE": 1 + is_taken}
+        port = listener.getsockname()[1]
+        variables = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "RANK": 0, "WORLD_SIZE": 2}
         for name, value in variables.items():
             monkeypatch.setenv(name, str(value))
         group = distributed.process_group(CPU)
-        with pytest.raises(ValueError, match=said) as refused, group:
+        with pytest.raises(ValueError, match="in use|EADDRINUSE") as refused, group:
             pass
     assert "\n" not in str(refused.value) and "start them with torchrun" in str(refused.value)
     assert not dist.is_initialized()
