@@ -201,7 +201,8 @@ def trained_beside(view: View, models_dir: Path) -> View | None:
 
 def outputs_of_run(view: View, options: argparse.Namespace) -> Iterator[outputs.Output]:
     """Yield the pictures of a run; unless a sequence is given, also its live page, animation and tables."""
-    folder, pictures, ending = outputs.drawn_into(view.run, options), PICTURES, f".{options.format}"
+    folder = options.output_dir / view.run.folder.relative_to(options.models_dir)
+    pictures, ending = PICTURES, f".{options.format}"
     if options.sequence:
         pictures, ending = OF_ONE_SEQUENCE, f"_{outputs.name_in_file(options.sequence)}{ending}"
     shown = [view.run.folder]
@@ -283,7 +284,7 @@ def lock_runs(chosen: list[View], options: argparse.Namespace, locks: ExitStack)
     """Lock the folders of the pictures; return the runs that are not being trained or drawn already."""
     free = []
     for view in chosen:
-        folder = outputs.drawn_into(view.run, options)
+        folder = options.output_dir / view.run.folder.relative_to(options.models_dir)
         if folder != view.run.folder and (folder / "checkpoint.pt").exists():
             console.fail(f"{folder} holds another run; choose another --output-dir")
         try:
@@ -294,16 +295,22 @@ def lock_runs(chosen: list[View], options: argparse.Namespace, locks: ExitStack)
     return free
 
 
-def side_by_side_outputs(views: list[View], options: argparse.Namespace) -> Iterator[outputs.Output]:
-    """Yield comparisons of the named tasks, or else of copy and reverse, with one row per architecture.
+def outputs_of_several(views: list[View], options: argparse.Namespace) -> Iterator[outputs.Output]:
+    """Yield each task's picture of longer questions, and the named tasks, or copy and reverse, side by side.
 
-    An architecture that lacks a task is left out. The runs of python train.py give copy_vs_reverse.
+    Side by side, there is one row per architecture that has all these tasks.
     """
+    trained = [view for view in views if is_trained(view) and not options.sequence]
+    for task in dict.fromkeys(view.run.config.task for view in trained):
+        drawn = [view for view in trained if view.run.config.task == task]
+        name = "_".join(["lengths", *(options.architecture or [])])
+        path, shown = options.output_dir / f"{task}_task" / name, [view.run.folder for view in drawn]
+        draw = partial(what_matters.lengths_picture, drawn)
+        yield outputs.Output(path.with_suffix(f".{options.format}"), shown, draw)
     tasks = list(dict.fromkeys(options.task or runs.DEFAULT_TASKS))
     usual = data.ARCHITECTURES if options.task else runs.DEFAULT_ARCHITECTURES
-    architectures = options.architecture or usual
     of_run = {(view.run.architecture, view.run.config.task): view for view in views}
-    rows = [[of_run.get((architecture, task)) for task in tasks] for architecture in architectures]
+    rows = [[of_run.get((name, task)) for task in tasks] for name in options.architecture or usual]
     rows = [row for row in rows if all(row)]
     if len(rows) * len(tasks) > 1:
         name, names = "_vs_".join(tasks), [row[0].run.architecture for row in rows]
@@ -311,20 +318,9 @@ def side_by_side_outputs(views: list[View], options: argparse.Namespace) -> Iter
             name += f"_{'_vs_'.join(names)}"
         if options.sequence:
             name += f"_{outputs.name_in_file(options.sequence)}"
-        path = options.output_dir / f"{name}.{options.format}"
         shown = [view.run.folder for row in rows for view in row]
-        yield outputs.Output(path, shown, partial(side_by_side.lines_picture, rows))
-
-
-def lengths_outputs(views: list[View], options: argparse.Namespace) -> Iterator[outputs.Output]:
-    """Yield for each task the picture of its trained runs on longer questions, in the task's folder."""
-    trained = [view for view in views if is_trained(view)]
-    for task in dict.fromkeys(view.run.config.task for view in trained):
-        drawn = [view for view in trained if view.run.config.task == task]
-        name = "_".join(["lengths", *(options.architecture or [])])
-        path = options.output_dir / f"{task}_task" / f"{name}.{options.format}"
-        shown = [view.run.folder for view in drawn]
-        yield outputs.Output(path, shown, partial(what_matters.lengths_picture, drawn))
+        draw = partial(side_by_side.lines_picture, rows)
+        yield outputs.Output(options.output_dir / f"{name}.{options.format}", shown, draw)
 
 
 def draw_runs(options: argparse.Namespace, views: list[View]) -> list[Path]:
@@ -333,9 +329,7 @@ def draw_runs(options: argparse.Namespace, views: list[View]) -> list[Path]:
     failed = []
     for view in tqdm(views, unit="run", disable=None):
         failed += outputs.save_all(outputs_of_run(view, options), options)
-    if not options.sequence:
-        failed += outputs.save_all(lengths_outputs(views, options), options)
-    return failed + outputs.save_all(side_by_side_outputs(views, options), options)
+    return failed + outputs.save_all(outputs_of_several(views, options), options)
 
 
 def draw_curves(options: argparse.Namespace) -> list[Path]:

@@ -55,17 +55,6 @@ def answer_lengths(run: Run, most: int) -> dict[int, int]:
     return lengths
 
 
-def by_length(run: Run) -> list[AtLength]:
-    """Return the answers for each available question length, up to twice the training length."""
-    lengths = []
-    for length in answer_lengths(run, 2 * run.config.seq_len):
-        source, _, _ = heads.unseen_sequences(run, length, heads.SEQUENCES_EACH)
-        answer = data.TASKS[run.config.task].answer(source[:, 1:-1])
-        target = data.add_start_end(answer, answer.size(1) + 2)
-        lengths.append(AtLength(source, target, predict(run.model, source, target)))
-    return lengths
-
-
 def shares_in_training(run: Run, record: Record) -> Tensor:
     """Return each head's fraction of attention on the answers after each epoch, (epochs, layers, H).
 
@@ -106,7 +95,14 @@ class Evidence:
 
     @cached_property
     def lengths(self) -> list[AtLength]:
-        return by_length(self.run)
+        """The answers for each available question length, up to twice the training length."""
+        lengths = []
+        for length in answer_lengths(self.run, 2 * self.run.config.seq_len):
+            source, _, _ = heads.unseen_sequences(self.run, length, heads.SEQUENCES_EACH)
+            answer = data.TASKS[self.run.config.task].answer(source[:, 1:-1])
+            target = data.add_start_end(answer, answer.size(1) + 2)
+            lengths.append(AtLength(source, target, predict(self.run.model, source, target)))
+        return lengths
 
     @cached_property
     def source(self) -> Tensor:

@@ -6,7 +6,6 @@ from pathlib import Path
 from urllib.parse import quote
 
 from lab.live_page import ASSETS, fill_in
-from support.config import label_of, title_of
 from support.figure import percent
 from support.files import write_text
 from support.runs import list_files, read_listing, read_metrics, task_of
@@ -78,7 +77,7 @@ def section(title: str, intro: str, shown: dict[Path, dict], output: Path) -> st
     """Return a section with a title, an intro, these pictures and the command that made the first."""
     runs = [(output / run).resolve() for each in shown.values() for run in each["runs"]]
     tasks = " ".join(sorted({task_of(run) for run in runs}))
-    architectures = " ".join(sorted({label_of(run.name) for run in runs}))
+    architectures = " ".join(sorted({run.name for run in runs}))
     paths = sorted(shown, key=lambda path: (look_for(path), path.name))
     name, common = anchor(title), shown[paths[0]]["command"]
     cards = "\n".join(card(path, output, shown[path], common) for path in paths)
@@ -104,7 +103,7 @@ def sections(output: Path) -> dict[str, str]:
         if not task:
             title = "runs side by side"
         if architecture:
-            title = title_of(task, *architecture)
+            title = ", ".join([task, *architecture])
             run = next(each["runs"][0] for each in shown.values() if len(each["runs"]) == 1)
             intro = f'<p class="figures">{figures((output / run).resolve())}</p>'
             if (page := folder / "explorer.html").is_file():

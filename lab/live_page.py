@@ -22,7 +22,7 @@ from torch import Tensor
 from data import END, TASKS, alphabet, exact_match, token_name
 from lab import ablation, heads
 from lab.evidence import Evidence, answer_lengths
-from support.config import TEST_SEQUENCES, tests_text, title_of
+from support.config import TEST_SEQUENCES, tests_text
 from support.figure import percent
 from support.files import write_text
 from support.runs import Run, read_metrics
@@ -154,7 +154,7 @@ def live_page(run: Run) -> str:
     sources = [ASSETS / "explorer.html", *ASSETS.glob("*.css"), *ASSETS.glob("*.js")]
     parts = {path.name: path.read_text(encoding="utf-8") for path in sources}
     return fill_in(parts["explorer.html"], parts | {
-        "title": html.escape(f"Take this Transformer apart: {title_of(run.config.task, run.architecture)}"),
+        "title": html.escape(f"Take this Transformer apart: {run.config.name}"),
         "about": about, "data": json.dumps(data).replace("<", "\\u003c"), "weights": weights,
     })
 

@@ -15,18 +15,13 @@ from tqdm import tqdm
 
 from support.figure import save_picture, title_in_one_line
 from support.files import error_text
-from support.runs import Run, list_files, save_table
+from support.runs import list_files, save_table
 
 
 def name_in_file(words: Iterable[str]) -> str:
     """Turn words into part of a file name: 5 9 12 becomes 5-9-12. Encode or cut whatever does not fit."""
     name = quote("-".join(" ".join(words).split()), safe="+")
     return name if len(name) <= 80 else f"{name[:70]}-{crc32(name.encode()):08x}"
-
-
-def drawn_into(run: Run, options: argparse.Namespace) -> Path:
-    """Return the folder of a run's pictures."""
-    return options.output_dir / run.folder.relative_to(options.models_dir)
 
 
 @dataclass

@@ -12,7 +12,6 @@ from torch import Tensor
 import data
 from lab import heads
 from lab.evidence import Evidence
-from support.config import title_of
 from support.figure import percent
 from support.puzzles import MASK
 from support.record import Record, read_record
@@ -42,7 +41,7 @@ class View:
     record: Record | None                                   # of how attention formed
 
     def __str__(self) -> str:
-        return title_of(self.run.config.task, self.run.architecture)
+        return self.run.config.name
 
     @property
     def model(self) -> str:

@@ -183,7 +183,10 @@ def lengths_picture(views: list[View]) -> Figure:
         right = {each.length: 100 * each.exact_match for each in view.evidence.lengths}
         axes.plot(right.keys(), right.values(), style, label=view.model)
     axes.set(ylabel="% correct", ylim=(-3, 103), xlim=(min(every) - 0.5, max(every) + 0.5))
-    named = sorted(every)[:: 1 + len(every) // 24]
+    named = [min(every)]
+    for length in sorted(every):
+        if length - named[-1] > (max(every) - min(every)) / 24:
+            named.append(length)
     axes.set_xticks(named, [f"{length}\n{len(every[length].source.unique(dim=0))}" for length in named])
     name_lines(axes)
     return figure
@@ -214,7 +217,8 @@ def layers_picture(view: View) -> Figure:
     axes.plot([100 * score for score in tokens.values()], "s--", label="token accuracy")
     axes.plot([100 * whole for _, whole in lens.values()], "o-", label="exact match")
     axes.set(ylabel="%", ylim=(-3, 103))
-    step = 1 + len(lens) // 24
-    axes.set_xticks(range(0, len(lens), step), list(lens)[::step], rotation=30, ha="right")
+    step, upright = 1 + len(lens) // 40, len(lens) > 9
+    names = [name if upright else "\n".join(name.rsplit(" ", 1)).replace("-", "-\n") for name in lens]
+    axes.set_xticks(range(0, len(lens), step), names[::step], rotation=90 if upright else 0, size=7)
     name_lines(axes)
     return figure

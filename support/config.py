@@ -8,7 +8,7 @@ from inspect import signature
 import torch
 from torch import Tensor
 
-from data import ARCHITECTURES, MODELS, TASKS, answer_length, check_task, draw, usable_lengths
+from data import ARCHITECTURES, TASKS, answer_length, check_task, draw, usable_lengths
 from transformer import ACTIVATIONS, POSITIONAL, EncoderDecoder, MiniTransformer, check_known
 
 VALIDATION_SEQUENCES, TEST_SEQUENCES = 2_000, 10_000
@@ -138,16 +138,6 @@ def differing_settings(config: Config) -> str:
     usual = asdict(recipe(config.task, config.architecture))
     settings = asdict(config)
     return ", ".join(setting_text(name, settings[name]) for name in usual if settings[name] != usual[name])
-
-
-def label_of(architecture: str) -> str:
-    """Return an architecture's label in pictures and pages: decoder-only, encoder–decoder."""
-    return MODELS.get(architecture, architecture).removesuffix(" model")
-
-
-def title_of(task: str, architecture: str) -> str:
-    """Return a run's title in pictures and pages, e.g. "reverse, decoder-only"."""
-    return f"{task}, {label_of(architecture)}"
 
 
 def fixed_generator(purpose: str) -> torch.Generator:

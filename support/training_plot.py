@@ -4,7 +4,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 
-from support.config import EVALUATION_BATCH, VALIDATION_SEQUENCES, Config, differing_settings, title_of
+from support.config import EVALUATION_BATCH, VALIDATION_SEQUENCES, Config, differing_settings
 from support.figure import name_lines, new_figure, percent
 from support.runs import first_solved
 
@@ -24,9 +24,8 @@ def training_picture(config: Config, history: list[dict]) -> Figure:
     if solved:
         sentence = f"solved at step {solved['step']}"
         how += f" Dotted line: solved (all {VALIDATION_SEQUENCES:,} validation sequences correct)."
-    numbers = title_of(config.task, config.architecture)
-    if differing := differing_settings(config):
-        numbers += f"; non-default settings: {differing}"
+    differing = differing_settings(config)
+    numbers = f"{config.name}; non-default settings: {differing}" if differing else config.name
     figure = new_figure(3.0, sentence, numbers, how)
     loss_axes, accuracy_axes = figure.subplots(1, 2)
     loss_axes.plot(steps, [row["loss"] for row in history])

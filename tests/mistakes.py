@@ -9,7 +9,7 @@ from matplotlib.ticker import MaxNLocator
 
 from data import TASKS
 from lab.mistakes import by_kind, mistakes_of
-from support.config import Config, title_of
+from support.config import Config
 from support.figure import new_figure, percent, picture_style, save_picture
 from support.report import Answers
 from support.runs import read_run, task_of
@@ -38,7 +38,7 @@ def mistakes_picture(config: Config, table: list[dict]) -> Figure:
     for row in table:
         rows_of[row["kind"]].append(row)
     wrong, asked = (sum(row[name] for row in rows_of["length"]) for name in ("mistakes", "questions"))
-    numbers = f"{title_of(config.task, config.architecture)}; {wrong:,} of {asked:,} test sequences wrong"
+    numbers = f"{config.name}; {wrong:,} of {asked:,} test sequences wrong"
     how = "Grey bars: percentage of questions. Blue bars: percentage of mistakes."
     if kinds := TASKS[config.task].kinds:
         how += "\n" + (inspect.getdoc(kinds) or "").split("\n")[0]

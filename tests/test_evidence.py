@@ -15,7 +15,7 @@ from torch.optim.swa_utils import AveragedModel
 import lab.ablation
 from data import TASKS, Task
 from lab.ablation import NOTHING
-from lab.evidence import PAIRS, Evidence, answer_lengths, by_length, head_table
+from lab.evidence import PAIRS, Evidence, answer_lengths, head_table
 from lab.heads import answering_kind, heads_of, parts_of, scores_of_query
 from support.config import Config, recipe
 from support.runs import Run
@@ -118,7 +118,7 @@ def copying_by_hand(config):
 
 def test_scores_by_length_are_those_of_a_model_known_in_closed_form():
     run = copying_by_hand(Config(task="copy", d_model=32, num_heads=2, num_layers=2))
-    lengths = by_length(run)
+    lengths = Evidence(run).lengths
     assert [each.length for each in lengths] == list(range(1, 17))
     for each in lengths:
         assert each.exact_match == 1 and each.answers.equal(each.target)
@@ -126,7 +126,7 @@ def test_scores_by_length_are_those_of_a_model_known_in_closed_form():
     assert reading.chance == pytest.approx(uniform)
     torch.testing.assert_close(reading.shares, torch.full((2, 2), uniform))
     run.config.task = "reverse"                                 # correct exactly on palindromes
-    one, two, three, *_ = by_length(run)
+    one, two, three, *_ = Evidence(run).lengths
     assert one.exact_match == 1 and 0 < two.exact_match < 0.5
     edge, middle, other_edge, end = (three.answers == three.target)[:, 1:].double().mean(dim=0)
     assert edge == other_edge < 0.5 and middle == end == 1
@@ -135,16 +135,16 @@ def test_scores_by_length_are_those_of_a_model_known_in_closed_form():
 def test_what_a_generating_model_writes_after_a_mistake_is_its_own(models_dir):
     """Not what it would have predicted after a correct prefix."""
     run = load_run(models_dir, "copy", "encoder-decoder")
-    each = by_length(run)[4]
+    each = Evidence(run).lengths[4]
     written = generate(run.model, each.source, each.target.size(1) - 1)
     assert each.answers[:, 1 : 1 + written.size(1)].equal(written)
 
 
 def test_lengths_that_the_task_does_not_have_or_positions_do_not_reach_are_left_out(models_dir):
     run = load_run(models_dir, "add", "encoder")
-    assert [each.length for each in by_length(run)] == [3, 5, 7, 9, 11, 13, 15]
+    assert [each.length for each in Evidence(run).lengths] == [3, 5, 7, 9, 11, 13, 15]
     run.model.positional_encoding.table = run.model.positional_encoding.table[:12]
-    assert [each.length for each in by_length(run)] == [3, 5, 7, 9]
+    assert [each.length for each in Evidence(run).lengths] == [3, 5, 7, 9]
 
 
 def test_the_table_of_heads_has_each_once_and_starts_with_the_most_costly(run):
@@ -182,4 +182,4 @@ def test_lengths_that_a_task_cannot_answer_are_left_out():
         config = recipe("halves", "encoder", **TINY)
         run = Run(config.model().eval(), config, [], Path("nowhere"))
         assert answer_lengths(run, 62) == {8: 8}
-        assert [at.length for at in by_length(run)] == [8]
+        assert [at.length for at in Evidence(run).lengths] == [8]

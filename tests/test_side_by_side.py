@@ -47,8 +47,7 @@ def test_lines_run_from_each_symbol_of_the_answer_to_the_tokens_and_are_as_wide_
             assert width == pytest.approx(4.5 * weights[first + answer, key].item(), abs=1e-5)
     left = int(100 * view.evidence.left((view.kind,)) + 1e-9)
     without = "cross-attention" if kind == "cross" else "any attention"
-    name = MODELS[view.run.architecture].removesuffix(" model")
-    title = f"Reverse, {name}\nwithout {without}: {left}% correct"
+    title = f"Reverse, {view.run.architecture}\nwithout {without}: {left}% correct"
     assert axes.get_title(loc="left") == title
 
 
