@@ -156,8 +156,7 @@ class PositionalEncoding(nn.Module):
         check_positive(d_model=d_model, max_len=max_len, position_base=position_base)
         check_known(POSITIONAL, positional=positional)
         if positional == "sinusoidal":
-            table = sinusoidal_encoding(max_len, d_model, position_base)
-            self.register_buffer("table", table)
+            self.register_buffer("table", sinusoidal_encoding(max_len, d_model, position_base))
         else:
             self.table = nn.Parameter(torch.randn(max_len, d_model) * math.sqrt(0.5))   # RMS of a sine
 

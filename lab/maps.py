@@ -136,9 +136,6 @@ def grid_picture(
     return figure
 
 
-# ---------------------------------------------------------------- one row in numbers
-
-
 def instructive_query(view: View) -> int:
     """Pick the query of the best head to show in numbers: neither uniform nor all on one key."""
     kind, layer, index = view.best

@@ -18,19 +18,10 @@ OF_MODEL = signature(EncoderDecoder).parameters             # the names of its s
 SEEDS = {"validation": 1, "test": 2, "examples": 3, "analysis": 4, "influence": 5}      # the same in all runs
 
 
-def number(default: float | None, least: float, most: float, text: str) -> float:
-    """Return a field for a number in this range; text is its help."""
-    return field(default=default, metadata={"range": (least, most), "help": text})
-
-
-def choice(default: str, choices: Collection[str], text: str = "") -> str:
-    """Return a field for one of these words; text is its help, if it is an option."""
-    return field(default=default, metadata={"choices": choices, "help": text})
-
-
-def switch(default: bool, text: str) -> bool:
-    """Return a field that is True or False; text is its help."""
-    return field(default=default, metadata={"help": text})
+def setting(default: object, allowed: Collection, text: str = "") -> object:
+    """Return a field for one of these words, or for a number in (least, most); text is its help."""
+    kind = "choices" if isinstance(default, str) else "range"
+    return field(default=default, metadata={kind: allowed, "help": text})
 
 
 @dataclass
@@ -40,41 +31,41 @@ class Config:
     Raises ValueError for unknown names and numbers out of range.
     """
 
-    task: str = choice("reverse", TASKS)
-    architecture: str = choice("encoder", ARCHITECTURES)
-    epochs: int = number(50, 1, 1_000_000, "epochs, each with fresh data and an evaluation at its end")
-    steps_per_epoch: int = number(8, 1, 10_000, "optimiser steps per epoch")
-    batch_size: int = number(32, 1, 10_000, "sequences per step")
-    learning_rate: float = number(1e-3, 1e-9, 1.0, "peak learning rate of AdamW, reached after the warm-up")
-    hold: float = number(0.0, 0.0, 0.99, "fraction of the steps before cosine decay to 0 begins")
-    seq_len: int = number(8, 1, 4_096, "maximum number of symbols in a question")
-    fixed_length: bool = switch(False, "use only questions of exactly --seq-len symbols")
-    oversample: float = number(0.0, 0.0, 1.0, "fraction of training questions with all kinds equally common")
-    vocab_size: int = number(20, 5, 100_000, "vocabulary size, including PAD, START, END and MASK")
-    d_model: int = number(128, 1, 8_192, "width of the residual stream")
-    num_heads: int = number(8, 1, 256, "attention heads per layer; must divide --d-model")
-    num_layers: int | None = number(None, 1, 128, "layers (default: 4; encoder-decoder: 2 in each half)")
-    d_ff: int = number(512, 1, 65_536, "hidden width of the feed-forward network")
-    dropout: float = number(0.0, 0.0, 0.99, "dropout probability")
-    positional: str = choice("sinusoidal", POSITIONAL, "type of positional encoding")
-    position_base: float = number(50.0, 1.0, 1e9, "base of the sinusoidal encoding; the paper uses 10000")
-    embedding_std: float = number(0.25, 1e-6, 100.0, "standard deviation of the initial token embeddings")
-    norm_first: bool = switch(True, "LayerNorm before (pre) or after (post) each sublayer")
-    activation: str = choice("gelu", tuple(ACTIVATIONS), "activation function of the feed-forward networks")
+    task: str = setting("reverse", TASKS)
+    architecture: str = setting("encoder", ARCHITECTURES)
+    epochs: int = setting(50, (1, 1_000_000), "epochs, each with fresh data and an evaluation at its end")
+    steps_per_epoch: int = setting(8, (1, 10_000), "optimiser steps per epoch")
+    batch_size: int = setting(32, (1, 10_000), "sequences per step")
+    learning_rate: float = setting(1e-3, (1e-9, 1.0), "peak learning rate of AdamW, after the warm-up")
+    hold: float = setting(0.0, (0.0, 0.99), "fraction of the steps before cosine decay to 0 begins")
+    seq_len: int = setting(8, (1, 4_096), "maximum number of symbols in a question")
+    fixed_length: bool = setting(False, (False, True), "use only questions of exactly --seq-len symbols")
+    oversample: float = setting(0.0, (0.0, 1.0), "fraction of training data with all kinds equally common")
+    vocab_size: int = setting(20, (5, 100_000), "vocabulary size, including PAD, START, END and MASK")
+    d_model: int = setting(128, (1, 8_192), "width of the residual stream")
+    num_heads: int = setting(8, (1, 256), "attention heads per layer; must divide --d-model")
+    num_layers: int | None = setting(None, (1, 128), "layers (default: 4; encoder-decoder: 2 in each half)")
+    d_ff: int = setting(512, (1, 65_536), "hidden width of the feed-forward network")
+    dropout: float = setting(0.0, (0.0, 0.99), "dropout probability")
+    positional: str = setting("sinusoidal", POSITIONAL, "type of positional encoding")
+    position_base: float = setting(50.0, (1.0, 1e9), "base of the sinusoidal encoding; the paper uses 10000")
+    embedding_std: float = setting(0.25, (1e-6, 100.0), "standard deviation of the initial token embeddings")
+    norm_first: bool = setting(True, (False, True), "LayerNorm before (pre) or after (post) each sublayer")
+    activation: str = setting("gelu", ACTIVATIONS, "activation function of the feed-forward networks")
     max_len: int | None = None                              # None: the model's own, or what the task needs
-    seed: int = number(0, 0, 2**63 - 1, "random seed for the initial weights and the training data")
+    seed: int = setting(0, (0, 2**63 - 1), "random seed for the initial weights and the training data")
 
     def __post_init__(self):
         if self.num_layers is None:
             self.num_layers = 2 if self.architecture == "encoder-decoder" else 4
-        for setting in fields(self):
-            value = getattr(self, setting.name)
-            if "choices" in setting.metadata:
-                check_known(setting.metadata["choices"], **{setting.name: value})
-            if "range" in setting.metadata:
-                least, most = setting.metadata["range"]
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if "choices" in each.metadata:
+                check_known(each.metadata["choices"], **{each.name: value})
+            if "range" in each.metadata:
+                least, most = each.metadata["range"]
                 if not least <= value <= most:              # also refuses NaN
-                    raise ValueError(f"{setting.name}={value} is out of range; choose {least} … {most}")
+                    raise ValueError(f"{each.name}={value} is out of range; choose {least} … {most}")
 
     @property
     def name(self) -> str:
@@ -155,17 +146,17 @@ def tests_text(config: Config, count: int) -> str:
 def add_settings(parser: argparse.ArgumentParser) -> None:
     """Add an option for every setting that has a help text."""
     parser.description += "\nThe settings that data.py gives a task replace the defaults shown here."
-    for setting in fields(Config):
-        flag, metadata = f"--{setting.name.replace('_', '-')}", setting.metadata
+    for each in fields(Config):
+        flag, metadata = f"--{each.name.replace('_', '-')}", each.metadata
         if not metadata.get("help"):
             continue
         text = metadata["help"]
-        if setting.name == "norm_first":
+        if each.name == "norm_first":
             parser.add_argument("--norm", choices=["pre", "post"], help=f"{text} (default: pre)")
-        elif setting.type is bool:
+        elif each.type is bool:
             parser.add_argument(flag, action="store_true", help=text)
         else:
-            text += f" (default: {setting.default})" if setting.default is not None else ""
+            text += f" (default: {each.default})" if each.default is not None else ""
             kind = {"choices": metadata["choices"]} if "choices" in metadata else {"metavar": "NUMBER"}
-            as_type = setting.type if setting.type in (str, float) else int
+            as_type = each.type if each.type in (str, float) else int
             parser.add_argument(flag, type=as_type, help=text, **kind)

@@ -4,6 +4,7 @@ import math
 import sys
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 import data
@@ -11,7 +12,7 @@ from support.config import EVALUATION_BATCH, VALIDATION_SEQUENCES, Config, fixed
 from support.console import fail
 from support.distributed import is_left_alone
 from support.figure import percent
-from support.files import first_line, is_out_of_memory
+from support.files import first_line
 from support.runs import first_solved
 
 
@@ -98,7 +99,7 @@ def stop(error: BaseException, config: Config, epochs: int) -> None:
         raise OSError(error.errno, f"{error.strerror or error}; {saved}; {resume}", error.filename) from error
     elif is_left_alone(error):
         fail(f"another process has died; {saved}; {resume}")
-    elif is_out_of_memory(error):
+    elif isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error):
         fail(f"{first_line(error)}; try --accumulate 4, or a smaller --batch-size or --seq-len; {saved}")
     elif "torch._" in type(error).__module__ or "autocast" in str(error):   # of a compiler, or of bfloat16
         fail(f"{first_line(error)}; drop --compile or --amp; {saved}")
