@@ -5,8 +5,7 @@ to answers, plus anything else specific to it. Every draw generates fresh sequen
 alone determines its split, so training never sees a test sequence. `python data.py` prints examples and the
 sizes of the splits; `python data.py --task NAME` checks a task.
 
-Shapes: N sequences, L symbols of content in each, A symbols in each answer, S = longest content + 2 for START
-and END.
+Shapes: N sequences, L symbols of content in each, A symbols in each answer, S = longest content + 2.
 """
 
 from collections import Counter

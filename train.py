@@ -59,8 +59,7 @@ def learning_rate_share(step: int, steps: int, hold: float = 0.0) -> float:
 def update_average(averages: list[Tensor], weights: list[Tensor], updates: Tensor) -> None:
     """Move the moving average towards the weights: by 0.82, 0.75, 0.69 … of the way, finally by 0.05.
 
-    updates is the number of updates so far. The first is not made here, because AveragedModel copies the
-    weights.
+    updates is the number of updates so far, the first being AveragedModel's copy of the weights.
     """
     decay = ((1 + updates) / (10 + updates)).clamp(max=0.95)
     for average, weight in zip(averages, weights, strict=True):
@@ -182,10 +181,9 @@ def evaluate(model: nn.Module, source: Tensor, target: Tensor, thorough: bool) -
     """
     count = settings.EVALUATION_BATCH
     first, answers = predict(model, source[:count], target[:count]), target[:count]
-    scores = {
-        "token_accuracy": data.token_accuracy(first, answers), "exact_match": data.exact_match(first, answers)
-    }
-    solved = None if scores["exact_match"] == 1 else False
+    exact_match = data.exact_match(first, answers)
+    scores = {"token_accuracy": data.token_accuracy(first, answers), "exact_match": exact_match}
+    solved = None if exact_match == 1 else False
     if thorough and solved is None:
         solved = data.exact_match(predict(model, source[count:], target[count:]), target[count:]) == 1
     return scores | {"solved": solved}
@@ -304,8 +302,7 @@ def parse() -> argparse.Namespace:
     option("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto",
            help="device to train on (default: auto, which picks a GPU if available)")
     option("--threads", type=int, default=None, help="CPU threads (default: OMP_NUM_THREADS, or else 1)")
-    option("--accumulate", type=int, default=1, metavar="N",
-           help="split each batch into N micro-batches to save memory, accumulating gradients (default: 1)")
+    option("--accumulate", type=int, default=1, metavar="N", help="micro-batches per batch, to save memory")
     option("--amp", action="store_true", default=False, help="train in bfloat16 mixed precision")
     option("--compile", action="store_true", default=False, help="use torch.compile; needs a C++ compiler")
     option("--output-dir", type=console.folder_name, default=runs.DEFAULT_FOLDER, metavar="FOLDER",
@@ -382,8 +379,7 @@ def train_and_save(
                 replaces = (folder / "checkpoint.pt").exists()
                 removed = save_weights(state, folder, attention)
                 if removed or replaces and row["epoch"] == 1:
-                    replaced = f"{folder}: earlier weights replaced"
-                    lines.append(f"{replaced}, {removed} files based on them removed")
+                    lines.append(f"{folder}: earlier weights replaced, {removed} files based on them removed")
                 done = row["epoch"]
             bar.set_postfix({"loss": f"{row['loss']:.4f}", "exact match": percent(row["exact_match"])})
             bar.update(row["epoch"] - bar.n)

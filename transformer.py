@@ -156,7 +156,8 @@ class PositionalEncoding(nn.Module):
         check_positive(d_model=d_model, max_len=max_len, position_base=position_base)
         check_known(POSITIONAL, positional=positional)
         if positional == "sinusoidal":
-            self.register_buffer("table", sinusoidal_encoding(max_len, d_model, position_base))
+            table = sinusoidal_encoding(max_len, d_model, position_base)
+            self.register_buffer("table", table)
         else:
             self.table = nn.Parameter(torch.randn(max_len, d_model) * math.sqrt(0.5))   # RMS of a sine
 
@@ -429,10 +430,9 @@ def evaluating(model: nn.Module) -> Iterator[nn.Module]:
 def generate(model: nn.Module, source: Tensor, max_new_tokens: int) -> Tensor:
     """Greedy decoding: keep appending the most likely next token until every row has an END.
 
-    source (B, S): [START, …, END], PAD at the end. Returns the answers alone, (B, N) with N ≤ max_new_tokens.
+    source (B, S) must be [START, …, END], then PAD. Returns the answers alone, (B, N), N ≤ max_new_tokens.
     A row stops at END, or at a PAD the model writes, and is PAD from there on. The encoder–decoder continues
-    from its own START, the decoder-only model from the end of each prompt. Raises ValueError for an encoder,
-    or for a row without START.
+    from its own START, the decoder-only model from each prompt's END. Raises ValueError for an encoder.
     """
     check_positive(max_new_tokens=max_new_tokens)
     with evaluating(model) as model:

@@ -4,7 +4,6 @@
 for each run, and comparisons of all runs. A map shows where a head attends; only an intervention shows
 whether the answer depends on it. Each picture's title states its finding, with the numbers measured in lab/.
 
-Shapes: N sequences, H heads, T queries, S keys.
 A map is (T, S): row = query (attends), column = key (attended to).
 """
 
@@ -160,8 +159,7 @@ def kinds_picture(view: View) -> Figure | None:
         head = view.best if kind == view.kind else wording.most_focused(kind, found[kind])
         row.append(maps.map_of(view, head, f"{wording.KINDS[kind]}\nlayer {head[1] + 1}, head {head[2] + 1}"))
     left = ", ".join(f"{percent(evidence.left((kind,)))} without {view.name((kind,))}" for kind in found)
-    how = f"{wording.how_to_read(view, found)} Accuracy: exact match after zero ablation on "
-    how += f"{wording.sample(evidence.source)}."
+    how = f"{wording.how_to_read(view, found)} Accuracy: zero ablation on {wording.sample(evidence.source)}."
     return maps.grid_picture(f"accuracy: {left}", wording.run_text(view), how, [row])
 
 

@@ -77,8 +77,8 @@ class Evidence:
     @cached_property
     def reading(self) -> heads.Reading:
         """The attention in the longest sequences."""
-        length = heads.longest(self.run)
-        return heads.read(self.run, *heads.unseen_sequences(self.run, length, heads.SEQUENCES_EACH))
+        longest = heads.longest(self.run)
+        return heads.read(self.run, *heads.unseen_sequences(self.run, longest, heads.SEQUENCES_EACH))
 
     @property
     def brightest(self) -> heads.Head | None:
@@ -162,8 +162,8 @@ class Evidence:
 def head_table(evidence: Evidence) -> list[dict]:
     """Return one row per head, most costly first; layers and heads are numbered from 1.
 
-    Each gives the fraction of attention on the answer's source (None if that kind cannot find it, or there is
-    none), the exact match without the head, and the cost of removing it.
+    Each gives the fraction of attention on the answer's source, the exact match without the head, and the
+    cost of removing it. The fraction is None if that kind cannot find the source, or there is none.
     """
     rows, answering = [], heads.answering_kind(evidence.run.architecture)
     for head in heads.heads_of(evidence.run.model):

@@ -99,9 +99,8 @@ def sections(output: Path) -> dict[str, str]:
         shown = {path: listed[path] for path in groups[folder].values()}
         parts = folder.relative_to(output).parts or [""]
         task, *architecture = [part.removesuffix("_task") for part in parts]
-        title, intro = f"{task}, all architectures", ""
-        if not task:
-            title = "runs side by side"
+        title = f"{task}, all architectures" if task else "runs side by side"
+        intro = ""
         if architecture:
             title = ", ".join([task, *architecture])
             run = next(each["runs"][0] for each in shown.values() if len(each["runs"]) == 1)
@@ -124,8 +123,7 @@ def save_gallery(output: Path) -> Path:
     links = "\n".join(f'<a href="#{anchor(title)}">{html.escape(title)}</a>' for title in found)
     contents = f'<nav aria-label="runs">\n{links}\n</nav>\n' + "".join(found.values())
     parts = {name: (ASSETS / name).read_text(encoding="utf-8") for name in ("gallery.html", "base.css")}
-    page = fill_in(parts["gallery.html"], {"base.css": parts["base.css"], "contents": contents})
-    write_text(page, path)
+    write_text(fill_in(parts["gallery.html"], parts | {"contents": contents}), path)
     runs = sorted({run for shown in listing.values() for run in shown["runs"]})
     list_files(output, {path: {"runs": runs}})
     return path

@@ -33,10 +33,8 @@ def attention_at(model: nn.Module) -> dict[tuple[str, int], MultiHeadAttention]:
 
 def heads_of(model: nn.Module, part: Part = ALL_ATTENTION) -> list[Head]:
     """List the heads in one part of the model's attention. Raises ValueError if there is no such part."""
-    heads = [
-        (*place, head) for place, attention in attention_at(model).items()
-        for head in range(attention.num_heads)
-    ]
+    attentions = attention_at(model)
+    heads = [(*place, head) for place in attentions for head in range(attentions[place].num_heads)]
     if part not in {head[: len(part)] for head in heads}:
         raise ValueError(f"this model has no part {part}; its first head is {heads[0]}, its last {heads[-1]}")
     return [head for head in heads if head[: len(part)] == part]

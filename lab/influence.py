@@ -48,9 +48,8 @@ def influence(run: Run, source: Tensor, given: tuple[Tensor, ...], to_say: Tenso
     """Measure what each answer depends on: replace one symbol and see how much the output changes, (N, T, S).
 
     For query t and key s, this is the total variation distance ½·Σ|p − p′| between the output distributions
-    before and after. It is 0 if nothing changes and 1 if everything does. At positions that are not scored
-    it is NaN, as it is where no other symbol leaves a valid question. An encoder–decoder's earlier answer
-    tokens are held fixed. All sources must have the same length.
+    before and after, from 0 to 1. It is NaN at positions that are not scored, and where no other symbol
+    leaves a valid question. An encoder–decoder's answer is held fixed. All sources must have one length.
     """
     config, question = run.config, source[:, 1:-1]
     symbols, generator = symbols_of(config.task, config.vocab_size), fixed_generator("influence")
@@ -73,11 +72,6 @@ def influence(run: Run, source: Tensor, given: tuple[Tensor, ...], to_say: Tenso
                 counts = changed[:, None] & is_scored(to_say[rows])
                 result[rows, :, key] = moved.where(counts, torch.nan)
     return result
-
-
-def influence_on(cells: Tensor, moved: Tensor) -> float:
-    """Return the fraction of all influence moved (N, T, S) that falls on these cells (N, T, S)."""
-    return (moved[cells].nansum() / moved.nansum()).item()
 
 
 def dependence(task: str, content: Tensor, vocab_size: int) -> Tensor:

@@ -1,9 +1,8 @@
 """A run's live page, for questioning the model and cutting its heads.
 
 `python visualize.py` writes explorer.html next to the pictures. It opens with a double-click, without a
-network or server. It embeds the weights, rounded to float16, and lab/page/transformer.js does the same with
-them as transformer.py. The page checks itself against PyTorch's logits for a few sequences, and against
-PyTorch's accuracy after each cut.
+server. It embeds the weights in float16, and lab/page/transformer.js does the same with them as
+transformer.py. The page checks itself against PyTorch's logits, and PyTorch's accuracy after each cut.
 """
 
 import base64

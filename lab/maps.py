@@ -1,7 +1,4 @@
-"""Attention maps, one or many on a grid, with the cells outlined from which the answers come.
-
-A map is (T, S): row = query (attends), column = key (attended to).
-"""
+"""Attention maps, one or many on a grid, with the cells outlined from which the answers come."""
 
 import itertools
 import math
@@ -30,7 +27,7 @@ FRAME = {"fill": False, "edgecolor": "tab:orange", "linewidth": 2}
 
 @dataclass
 class Map:
-    """Weights (T, S) with row and column names; NaN is hatched, and cells (T, S) are outlined."""
+    """Weights (T, S) with names of queries (rows) and keys; NaN is hatched, and cells (T, S) are outlined."""
 
     weights: Tensor
     cells: Tensor
@@ -46,7 +43,7 @@ def map_of(view: View, head: Head, title: str = "") -> Map:
     if kind == "decoder":
         weights = weights.masked_fill(torch.ones_like(weights).triu(1).bool(), torch.nan)
     outlined = kind == view.kind and view.outlined
-    cells = view.cells if outlined else torch.zeros_like(weights, dtype=torch.bool)
+    cells = view.reading.cells[0] if outlined else torch.zeros_like(weights, dtype=torch.bool)
     names = [[to_text(token, view.run.config.task) for token in tokens[0].split(1)] for tokens in given]
     queries = names[0] if kind == "encoder" else names[-1]
     keys = names[-1] if kind == "decoder" else names[0]
@@ -139,7 +136,7 @@ def grid_picture(
 def instructive_query(view: View) -> int:
     """Pick the query of the best head to show in numbers: neither uniform nor all on one key."""
     kind, layer, index = view.best
-    weights, cells = view.reading.maps[kind][layer, index], view.cells
+    weights, cells = view.reading.maps[kind][layer, index], view.reading.cells[0]
     first, _ = first_symbol(view.run.architecture, kind, view.reading.length)
     queries = cells.any(dim=1).nonzero().flatten().tolist()
     return min(queries or range(min(first, len(weights) - 1), len(weights)), key=lambda query: (

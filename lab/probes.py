@@ -13,8 +13,7 @@ from transformer import evaluating
 def sublayers_of(model: nn.Module) -> dict[str, nn.Module]:
     """Return the modules that read the residual stream before each sublayer, and after the last one.
 
-    They belong to the stack that answers. Each is named after the preceding sublayer: "embedding", "layer 1
-    attention", "layer 1 feed-forward", …
+    Each is named after the preceding sublayer of the stack that answers: "embedding", "layer 1 attention", …
     """
     encoder_decoder = model.architecture == "encoder-decoder"
     names, readers = ["embedding"], []

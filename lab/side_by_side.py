@@ -34,7 +34,8 @@ def comparison_sentence(views: list[list[View]]) -> str:
         needs = {doing(view.run.config.task): not needs_no_attention(view) for view in row}
         needless, others = ([name for name in needs if needs[name] == needed] for needed in (False, True))
         if needless:
-            need, do = ("needs" if len(needless) == 1 else "need"), ("does" if len(others) == 1 else "do")
+            need = "needs" if len(needless) == 1 else "need"
+            do = "does" if len(others) == 1 else "do"
             text = f"{' and '.join(needless)} in the {row[0].model} {need} no attention"
             return f"{text}; {' and '.join(others)} {do}" if others else text
     if not any(learned):
@@ -76,8 +77,7 @@ def lines_picture(views: list[list[View]]) -> Figure:
     below = [key + len(answer) for answer, _, key in map(answer_of, chain(*views))]
     columns = max([*below, *(len(drawn.keys) for drawn in chain(*shown))])
     numbers = f"Accuracy: exact match after zero ablation on {sample(views[0][0].evidence.source)}."
-    how = "Line width: the attention an answer symbol pays to a token, in the head that attends most to the "
-    how += "needed symbols."
+    how = "Line width: attention weight, in the head that attends most to the needed symbols."
     if any(view.outlined for row in views for view in row):
         how += " Blue: the symbols the answer depends on."
     figure = new_figure(1.9 * len(views), comparison_sentence(views), numbers, how)

@@ -64,15 +64,10 @@ class View:
         costly = [head for head in heads.heads_of(self.run.model) if self.evidence.cost(head) > 0]
         return sorted(costly, key=self.evidence.left)
 
-    @cached_property
-    def cells(self) -> Tensor:
-        """The cells that the answers come from, (T, S) boolean."""
-        return self.reading.cells[0]
-
     @property
     def outlined(self) -> bool:
         """True if there is anything to outline, in this sequence and in the test sequences."""
-        return bool(self.cells.any()) and not self.evidence.reading.shares.isnan().any()
+        return bool(self.reading.cells.any()) and not self.evidence.reading.shares.isnan().any()
 
     def share(self, head: heads.Head) -> float:
         """Return the fraction of the head's attention on this sequence's outlined cells."""

@@ -16,7 +16,6 @@ from lab import view as wording
 from lab.ablation import is_right
 from lab.evidence import AtLength
 from lab.heads import ALL_ATTENTION, SEQUENCES_EACH, Part, heads_of, longest, parts_of
-from lab.influence import influence_on
 from lab.view import View
 from support.figure import at_most, name_lines, new_figure, percent
 
@@ -25,7 +24,7 @@ MOST_HEADS = 6                                              # shown by length in
 
 def influence_sentence(view: View) -> str:
     reading, moved = view.evidence.reading, view.evidence.influence
-    share = influence_on(reading.cells, moved)
+    share = (moved[reading.cells].nansum() / moved.nansum()).item()
     if moved.isnan().all():
         return "no symbol could be replaced, so what the answers depend on is unknown"
     if math.isnan(share):

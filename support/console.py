@@ -44,10 +44,8 @@ def new_parser(description: str, *examples: str, **settings) -> Parser:
     )
 
 
-def add_choice(
-    parser: Parser, flag: str, choices: Sequence[str], default: Sequence[str] | None = None
-) -> None:
-    """Add an option that takes one or more of these words, listed once in the help; by default None."""
+def add_choice(parser: Parser, flag: str, choices: Sequence[str], default: Sequence[str] = ()) -> None:
+    """Add an option that takes one or more of these words, listed once in the help; by default none."""
     words = f"one or more of {', '.join(choices)} (default: {' '.join(default or ['all'])})"
     parser.add_argument(flag, nargs="+", choices=choices, metavar="NAME", default=default, help=words)
 

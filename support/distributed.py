@@ -89,8 +89,7 @@ def own_parts(
 ) -> Iterator[tuple[tuple[Tensor, ...], Tensor, Tensor]]:
     """Yield this process's micro-batches, each with a loss weight. Usually there is just one.
 
-    scored, shaped like target, marks the tokens that count. The weights make each of them count equally: the
-    weighted mean losses, summed per process and averaged over processes, give the batch's mean loss. An
+    scored, shaped like target, marks the tokens that count. The weights make each of them count equally; an
     unweighted mean of means would not, because the parts contain different numbers of scored tokens.
     """
     total = scored.sum()

@@ -108,8 +108,7 @@ def count_clues(content: Tensor) -> dict[str, Tensor]:
     """_ _ 5 9 5 9 has period 2, 2 gaps and 1 clue: only the first 5 and the last 9 rule out period 3.
 
     Clues are the symbol pairs that rule out a wrong period; the count for a question (N, L) is the smallest
-    over all wrong periods. Counts are capped at 3, which also means "no wrong period". Repeats are
-    symbols that occur earlier in the same period, such as the second 5 of 5 9 5 5 9 5.
+    over all wrong periods, at most 3, which also means "no wrong period". In 5 9 5 5 9 5, one symbol repeats.
     """
     length, most = content.size(1), 3
     clashes = [torch.zeros(len(content), dtype=torch.int64)]            # of symbols 0, 1, 2 … apart
@@ -142,9 +141,7 @@ def kinds_of(others: Callable | None, source: Tensor) -> dict[str, Tensor]:
     return kinds
 
 
-def pick_rare(
-    kinds: dict[str, Tensor], count: int, oversample: float, generator: torch.Generator
-) -> Tensor:
+def pick_rare(kinds: dict[str, Tensor], count: int, oversample: float, generator: torch.Generator) -> Tensor:
     """Sample indices (count,) of questions with these kinds, each (N,), favouring rare kinds.
 
     In a fraction oversample of the sample, all kinds are equally frequent, as far as supply allows. The rest

@@ -126,9 +126,9 @@ def print_table(results: list[dict]) -> None:
     headings = "task", "architecture", "parameters", "solved at", "time", "token accuracy", "exact match"
     print(line.format(*headings, width=width))
     for metrics in results:
-        step, seconds = metrics["steps_to_solve"], metrics["seconds_to_solve"]
-        print(line.format(
-            metrics["task"], metrics["architecture"], f"{metrics['parameters']:,}",
-            "never" if step is None else f"step {step}", "" if step is None else f"{seconds:.1f} s",
-            percent(metrics["test_token_accuracy"], 2), percent(metrics["test_exact_match"], 2), width=width,
-        ))
+        solved = "never", ""
+        if metrics["steps_to_solve"] is not None:
+            solved = f"step {metrics['steps_to_solve']}", f"{metrics['seconds_to_solve']:.1f} s"
+        run = metrics["task"], metrics["architecture"], f"{metrics['parameters']:,}", *solved
+        scores = percent(metrics["test_token_accuracy"], 2), percent(metrics["test_exact_match"], 2)
+        print(line.format(*run, *scores, width=width))

@@ -205,9 +205,7 @@ def read_run(folder: Path, task: str, architecture: str, quiet: bool = False) ->
         model.load_state_dict(checkpoint["model"])
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())
-        raise ValueError(
-            f"{path} was trained by a different version of transformer.py: {reason}; {UNDO}"
-        ) from error
+        raise ValueError(f"{path} was trained by a different transformer.py: {reason}; {UNDO}") from error
     run = Run(model, config, checkpoint["history"], folder, checkpoint.get("purposes", {}), checkpoint)
     run.changed = changed(config, model, checkpoint["sample"])
     if run.changed and not quiet:

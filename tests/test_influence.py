@@ -14,7 +14,7 @@ from torch.nn import functional
 import data
 from data import TASKS, Task, draw
 from lab.heads import longest, unseen_sequences
-from lab.influence import dependence, influence, influence_on
+from lab.influence import dependence, influence
 from support.config import Config
 from support.puzzles import PLUS
 from support.runs import Run
@@ -38,12 +38,6 @@ def test_the_influence_on_a_perfect_mirror_is_its_anti_diagonal(models_dir):
     moved = influence(replace(run, model=Mirror()), source, given, to_say)
     assert moved[:, 0].isnan().all() and moved[:, :, [0, 9]].isnan().all()      # … START is not scored
     torch.testing.assert_close(moved[:, 1:, 1:9], expected[1:, 1:9].expand(320, -1, -1))
-
-
-def test_influence_on_cells_leaves_out_what_was_not_measured():
-    moved = torch.tensor([[[0.75, 0.25, torch.nan], [0.0, 0.5, torch.nan]]])
-    cells = torch.tensor([[[True, False, True], [False, True, False]]])
-    assert influence_on(cells, moved) == pytest.approx(1.25 / 1.5)
 
 
 @pytest.mark.parametrize("architecture", KINDS)

@@ -102,12 +102,12 @@ def test_a_query_can_be_redone_from_the_numbers_shown(view):
     numpy.testing.assert_allclose(weights, powers / powers.sum(), atol=0.002)
     kind, layer, head = view.best
     query = maps.instructive_query(view)
-    assert view.cells[query].any()
+    assert view.reading.cells[0][query].any()
     row = view.reading.maps[kind][layer, head, query]
     numpy.testing.assert_allclose(weights, row[: len(weights)], atol=0.0006)
     assert row[len(weights) :].sum() == 0
     cells = [key for key, _ in outlined(table)]                 # the correct keys are marked
-    assert cells == view.cells[query].nonzero().flatten().tolist()
+    assert cells == view.reading.cells[0][query].nonzero().flatten().tolist()
 
 
 def test_no_sentence_takes_chance_for_a_finding(view):
