@@ -359,11 +359,11 @@ def train_and_save(
 
     With several processes, only the first saves and returns anything.
     """
-    examples = report.examples_of(config)
+    examples, probe = report.examples_of(config), record.probe_of(config)
+    history = checkpoint["history"] if checkpoint else []
     missing = data.missing_text(config.task, config.seq_len, config.vocab_size, config.fixed_length)
     if missing and not quiet:
         print(f"{config.name}: {missing}")
-    probe, history = record.probe_of(config), checkpoint["history"] if checkpoint else []
     attention, done = record.read_record(folder, history), len(history)
     hidden = True if quiet or distributed.RANK > 0 else None            # None: no bar if the output is a file
     bar = tqdm(total=config.epochs, desc=config.name, unit="epoch", disable=hidden)

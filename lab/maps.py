@@ -138,10 +138,9 @@ def instructive_query(view: View) -> int:
     kind, layer, index = view.best
     weights, cells = view.reading.maps[kind][layer, index], view.reading.cells[0]
     first, _ = first_symbol(view.run.architecture, kind, view.reading.length)
-    queries = cells.any(dim=1).nonzero().flatten().tolist()
-    return min(queries or range(min(first, len(weights) - 1), len(weights)), key=lambda query: (
-        view.outlined and not cells[query, weights[query].argmax()], abs(weights[query].max().item() - 0.75)
-    ))
+    queries = cells.any(dim=1).nonzero().flatten().tolist() or range(len(weights))[first:] or [0]
+    reading = [query for query in queries if cells[query, weights[query].argmax()]]
+    return min(reading or queries, key=lambda query: abs(weights[query].max().item() - 0.75))
 
 
 def number(value: float) -> str:
