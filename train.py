@@ -364,7 +364,8 @@ def train_and_save(
     missing = data.missing_text(config.task, config.seq_len, config.vocab_size, config.fixed_length)
     if missing and not quiet:
         print(f"{config.name}: {missing}")
-    attention, done = record.read_record(folder, history), len(history)
+    attention = record.read_record(folder, history) if history else None
+    done = len(history)
     hidden = True if quiet or distributed.RANK > 0 else None            # None: no bar if the output is a file
     bar = tqdm(total=config.epochs, desc=config.name, unit="epoch", disable=hidden)
     try:

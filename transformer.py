@@ -431,8 +431,8 @@ def generate(model: nn.Module, source: Tensor, max_new_tokens: int) -> Tensor:
     """Greedy decoding: keep appending the most likely next token until every row has an END.
 
     source (B, S) must be [START, …, END], then PAD. Returns the answers alone, (B, N), N ≤ max_new_tokens.
-    A row stops at END, or at a PAD the model writes, and is PAD from there on. The encoder–decoder continues
-    from its own START, the decoder-only model from each prompt's END. Raises ValueError for an encoder.
+    A row is PAD after its END, or from a PAD the model writes. The encoder–decoder starts from its own START,
+    the decoder-only model from each prompt's END. Raises ValueError for an encoder or a row without START.
     """
     check_positive(max_new_tokens=max_new_tokens)
     with evaluating(model) as model:

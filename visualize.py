@@ -30,7 +30,7 @@ from lab import animation, maps, mistakes, outputs, side_by_side, what_matters
 from lab import view as wording
 from lab.evidence import head_table
 from lab.gallery import save_gallery
-from lab.heads import Head, heads_of
+from lab.heads import heads_of
 from lab.live_page import save_page
 from lab.view import View, look_at
 from lab.weights import beside_picture
@@ -96,14 +96,14 @@ def layer_picture(view: View) -> Figure:
     return maps.grid_picture(sentence, numbers, how, rows, shared=True)
 
 
-def model_sentence(view: View, lost: dict[Head, int]) -> str:
+def model_sentence(view: View) -> str:
     if view.evidence.left() == 0:
         return wording.NEVER_RIGHT
-    sentence = f"heads that matter on their own: {len(view.costly)} of {len(lost)}"
-    if not view.costly:
+    costly = view.costly
+    sentence = f"heads that matter on their own: {len(costly)} of {len(heads_of(view.run.model))}"
+    if not costly:
         return sentence
-    most = view.costly[0]
-    return f"{sentence}; without {view.name(most)}: accuracy {wording.change(view, most)}"
+    return f"{sentence}; without {view.name(costly[0])}: accuracy {wording.change(view, costly[0])}"
 
 
 def mark_cost(axes: Axes, box: Rectangle, points: int) -> None:
@@ -130,7 +130,7 @@ def model_picture(view: View) -> Figure:
     how = "Framed: removing the head costs the number of exact-match points shown. Pale: it costs nothing. "
     how += f"Measured by zero ablation on {wording.sample(view.evidence.source)}."
     height = len(layers) * pitch / inch + 0.4
-    figure = new_figure(height, model_sentence(view, lost), wording.run_text(view), how)
+    figure = new_figure(height, model_sentence(view), wording.run_text(view), how)
     axes = figure.subplots()                                # one for all maps, in cells
     maps.frame(axes, across, len(layers) * pitch + 0.5)
     axes.set(aspect="equal", frame_on=False)
@@ -197,9 +197,8 @@ def trained_beside(view: View, models_dir: Path) -> View | None:
         return None
 
 
-def outputs_of_run(view: View, options: argparse.Namespace) -> Iterator[outputs.Output]:
+def outputs_of_run(view: View, folder: Path, options: argparse.Namespace) -> Iterator[outputs.Output]:
     """Yield the pictures of a run; unless a sequence is given, also its live page, animation and tables."""
-    folder = options.output_dir / view.run.folder.relative_to(options.models_dir)
     pictures, ending = PICTURES, f".{options.format}"
     if options.sequence:
         pictures, ending = OF_ONE_SEQUENCE, f"_{outputs.name_in_file(options.sequence)}{ending}"
@@ -254,19 +253,19 @@ def find_runs(options: argparse.Namespace) -> tuple[list[View], list[str]]:
     A run that cannot take the given sequence is skipped, unless its task was named.
     """
     tasks, architectures = options.task or data.TASKS, options.architecture or data.ARCHITECTURES
-    pairs = itertools.product(architectures, tasks)
-    folders = [runs.run_folder(options.models_dir, task, architecture) for architecture, task in pairs]
-    folders = [folder for folder in folders if (folder / "checkpoint.pt").is_file()]
-    chosen, problems, wanted = [], [], options.task or ([] if folders else runs.DEFAULT_TASKS)
-    if missing := [task for task in wanted if task not in map(runs.task_of, folders)]:
+    found = [
+        (task, architecture) for architecture in architectures for task in tasks
+        if (runs.run_folder(options.models_dir, task, architecture) / "checkpoint.pt").is_file()
+    ]
+    chosen, problems, wanted = [], [], options.task or ([] if found else runs.DEFAULT_TASKS)
+    if missing := [task for task in wanted if task not in dict(found)]:
         architectures = options.architecture or runs.DEFAULT_ARCHITECTURES
         command = runs.command_line("train.py", missing, architectures, options.models_dir)
         text = f"no run of {' or '.join(missing)} found in {options.models_dir}"
         problems.append(f"{text}; train it: {command}")
-    for folder in folders:
+    for run in found:
         try:
-            run = load_run(options.models_dir, runs.task_of(folder), folder.name)
-            chosen.append(look_at(run, options.sequence))
+            chosen.append(look_at(load_run(options.models_dir, *run), options.sequence))
         except ValueError as error:
             problems.append(str(error))
     if not chosen:
@@ -278,16 +277,16 @@ def find_runs(options: argparse.Namespace) -> tuple[list[View], list[str]]:
     return chosen, problems
 
 
-def lock_runs(chosen: list[View], options: argparse.Namespace, locks: ExitStack) -> list[View]:
-    """Lock the folders of the pictures; return the runs that are not being trained or drawn already."""
-    free = []
+def lock_runs(chosen: list[View], options: argparse.Namespace, locks: ExitStack) -> dict[Path, View]:
+    """Lock the folders of the pictures; return those whose runs are not being trained or drawn already."""
+    free = {}
     for view in chosen:
         folder = options.output_dir / view.run.folder.relative_to(options.models_dir)
         if folder != view.run.folder and (folder / "checkpoint.pt").exists():
             console.fail(f"{folder} holds another run; choose another --output-dir")
         try:
             locks.enter_context(files.only_writer(folder))
-            free.append(view)
+            free[folder] = view
         except BlockingIOError as error:
             print(f"skipped: {folder}: {error.strerror}", file=sys.stderr)
     return free
@@ -302,9 +301,9 @@ def outputs_of_several(views: list[View], options: argparse.Namespace) -> Iterat
     for task in dict.fromkeys(view.run.config.task for view in trained):
         drawn = [view for view in trained if view.run.config.task == task]
         name = "_".join(["lengths", *(options.architecture or [])])
-        path, shown = options.output_dir / f"{task}_task" / name, [view.run.folder for view in drawn]
-        draw = partial(what_matters.lengths_picture, drawn)
-        yield outputs.Output(path.with_suffix(f".{options.format}"), shown, draw)
+        path = options.output_dir / f"{task}_task" / f"{name}.{options.format}"
+        shown = [view.run.folder for view in drawn]
+        yield outputs.Output(path, shown, partial(what_matters.lengths_picture, drawn))
     tasks = list(dict.fromkeys(options.task or runs.DEFAULT_TASKS))
     usual = data.ARCHITECTURES if options.task else runs.DEFAULT_ARCHITECTURES
     of_run = {(view.run.architecture, view.run.config.task): view for view in views}
@@ -316,17 +315,17 @@ def outputs_of_several(views: list[View], options: argparse.Namespace) -> Iterat
             name += f"_{'_vs_'.join(names)}"
         if options.sequence:
             name += f"_{outputs.name_in_file(options.sequence)}"
+        path = options.output_dir / f"{name}.{options.format}"
         shown = [view.run.folder for row in rows for view in row]
-        draw = partial(side_by_side.lines_picture, rows)
-        yield outputs.Output(options.output_dir / f"{name}.{options.format}", shown, draw)
+        yield outputs.Output(path, shown, partial(side_by_side.lines_picture, rows))
 
 
-def draw_runs(options: argparse.Namespace, views: list[View]) -> list[Path]:
-    """Measure and draw each run, then the runs side by side; return what failed."""
+def draw_runs(options: argparse.Namespace, chosen: dict[Path, View]) -> list[Path]:
+    """Measure and draw each run into its folder, then the runs side by side; return what failed."""
+    views, failed = list(chosen.values()), []
     print("drawing " + "; ".join(view.run.config.name for view in views))
-    failed = []
-    for view in tqdm(views, unit="run", disable=None):
-        failed += outputs.save_all(outputs_of_run(view, options), options)
+    for folder, view in tqdm(chosen.items(), unit="run", disable=None):
+        failed += outputs.save_all(outputs_of_run(view, folder, options), options)
     return failed + outputs.save_all(outputs_of_several(views, options), options)
 
 
@@ -351,11 +350,11 @@ def main() -> None:
             failed = draw_curves(options)
         else:
             chosen, problems = find_runs(options)
-            chosen = lock_runs(chosen, options, locks)
-            removed = sum(runs.remove_stale(options.output_dir, view.run.folder) for view in chosen)
+            free = lock_runs(chosen, options, locks)
+            removed = sum(runs.remove_stale(options.output_dir, view.run.folder) for view in free.values())
             if removed:
                 print(f"{options.output_dir}: {removed} files based on earlier weights removed")
-            failed = draw_runs(options, chosen)
+            failed = draw_runs(options, free)
         try:
             path = save_gallery(options.output_dir)
             print(f"To browse all pictures, animations and live pages, open:\n{path}")

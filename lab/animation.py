@@ -56,7 +56,7 @@ def draw_film(view: View) -> tuple[Figure, Callable[[int], None]]:
         curves["attention on the answer"] = shares[:, best[1], best[2]].tolist()
         how += f" Dashed: {view.place(best)}, on this question."
     sentence = film_sentence(steps, *curves.values(), enough=view.reading.enough)
-    figure, shown, (kind, layer, head) = new_figure(3.9, sentence, numbers, how), map_of(view, best), best
+    figure, shown = new_figure(3.9, sentence, numbers, how), map_of(view, best)
     axes, right = figure.subplots(1, 2, width_ratios=(1.6, 1))
     mesh = draw_named_map(axes, shown)
     axes.set_aspect("equal")
@@ -67,6 +67,7 @@ def draw_film(view: View) -> tuple[Figure, Callable[[int], None]]:
     colour_bar(mesh, [axes])
 
     def show(epoch: int) -> None:
+        kind, layer, head = best
         weights = torch.from_numpy(record[kind][epoch, layer, head]).float()
         mesh.set_array(weights.masked_fill(shown.weights.isnan(), torch.nan).numpy())
         axes.set_title(f"{view.place(best)}, step {steps[epoch]}", loc="left")

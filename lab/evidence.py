@@ -168,10 +168,10 @@ def head_table(evidence: Evidence) -> list[dict]:
     rows, answering = [], heads.answering_kind(evidence.run.architecture)
     for head in heads.heads_of(evidence.run.model):
         kind, layer, index = head
-        share = evidence.reading.shares[layer, index] if kind == answering else torch.tensor(math.nan)
+        share = evidence.reading.shares[layer, index].item() if kind == answering else math.nan
         rows.append({
             "kind": kind, "layer": layer + 1, "head": index + 1,
-            "answer": None if share.isnan() else share.item(),
+            "answer": None if math.isnan(share) else share,
             "exact_match_without": evidence.left(head), "cost": evidence.cost(head),
         })
     return sorted(rows, key=lambda row: (-row["cost"], -(row["answer"] or 0)))

@@ -162,10 +162,9 @@ def save_page(run: Run, path: Path) -> str:
     """Write the page, with weights in float16; return its title, or print that it would be too large."""
     run = rounded(replace(run, model=unwrapped(run.model)))
     size = count_parameters(run.model) * 2 * 4 / 3          # base64 writes three bytes as four characters
-    page = live_page(run) if size <= LARGEST_PAGE else ""   # else nothing needs to be measured
-    if max(size, len(page.encode())) > LARGEST_PAGE:
-        limit = f"it would exceed the limit of {LARGEST_PAGE / 1e6:.0f} MB"
-        print(f"no live page for {run.config.name}: {limit}", file=sys.stderr)
-        return ""
-    write_text(page, path)
-    return "an interactive page: question this model, cut its heads and see what breaks"
+    if size <= LARGEST_PAGE and len((page := live_page(run)).encode()) <= LARGEST_PAGE:
+        write_text(page, path)
+        return "an interactive page: question this model, cut its heads and see what breaks"
+    limit = f"it would exceed the limit of {LARGEST_PAGE / 1e6:.0f} MB"
+    print(f"no live page for {run.config.name}: {limit}", file=sys.stderr)
+    return ""

@@ -38,17 +38,17 @@ class Output:
 
     def save(self) -> str:
         """Save the file, if there is anything to see; return its title."""
-        made = self.make()
-        if isinstance(made, Figure):
+        made, title = self.make(), ""
+        if isinstance(made, str):
+            title = made
+        elif isinstance(made, Figure):
             save_picture(made, self.path)
-            made = title_in_one_line(made)
-        elif isinstance(made, list):
-            if made:
-                save_table(made, self.path)
-            return ""
-        if made:
-            tqdm.write(f"{self.path}: {made}", file=sys.stdout)
-        return made or ""
+            title = title_in_one_line(made)
+        elif made:
+            save_table(made, self.path)
+        if title:
+            tqdm.write(f"{self.path}: {title}", file=sys.stdout)
+        return title
 
 
 def save_all(outputs: Iterable[Output], options: argparse.Namespace) -> list[Path]:

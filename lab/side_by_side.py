@@ -52,9 +52,8 @@ def answer_of(view: View) -> tuple[list[str], int, int]:
     return [to_text(token, view.run.config.task) for token in torch.tensor(said).split(1)], query, key
 
 
-def draw_lines(axes: Axes, shown: maps.Map, view: View, columns: int) -> None:
-    """Draw lines from each answer symbol (bottom) to the tokens it attends to (top)."""
-    answer, query, key = answer_of(view)
+def draw_lines(axes: Axes, shown: maps.Map, answer: list[str], query: int, key: int, columns: int) -> None:
+    """Draw lines from each answer symbol (bottom) to the tokens it attends to (top); see answer_of."""
     weights, cells = (x[query : query + len(answer)] for x in (shown.weights.nan_to_num(), shown.cells))
     axes.set(xlim=(0, columns), ylim=(0, 1))
     thickest = min(4.5, 100 / maps.cells_across(axes))      # in points, for a weight of 1
@@ -74,7 +73,8 @@ def draw_lines(axes: Axes, shown: maps.Map, view: View, columns: int) -> None:
 def lines_picture(views: list[list[View]]) -> Figure:
     """Draw lines from answers to what they attend to: one row per architecture, one column per task."""
     shown = [[maps.map_of(view, view.best) for view in row] for row in views]
-    below = [key + len(answer) for answer, _, key in map(answer_of, chain(*views))]
+    answers = [answer_of(view) for view in chain(*views)]
+    below = [key + len(answer) for answer, _, key in answers]
     columns = max([*below, *(len(drawn.keys) for drawn in chain(*shown))])
     numbers = f"Accuracy: exact match after zero ablation on {sample(views[0][0].evidence.source)}."
     how = "Line width: attention weight, in the head that attends most to the needed symbols."
@@ -82,8 +82,8 @@ def lines_picture(views: list[list[View]]) -> Figure:
         how += " Blue: the symbols the answer depends on."
     figure = new_figure(1.9 * len(views), comparison_sentence(views), numbers, how)
     panels = figure.subplots(len(views), len(views[0]), squeeze=False)
-    for axes, view, drawn in zip(panels.flat, chain(*views), chain(*shown), strict=True):
-        draw_lines(axes, drawn, view, columns)
+    for axes, view, drawn, answer in zip(panels.flat, chain(*views), chain(*shown), answers, strict=True):
+        draw_lines(axes, drawn, *answer, columns)
         left = percent(view.evidence.left((view.kind,)))
         text = f"{view}\nwithout {view.name((view.kind,))}: {left} correct"
         axes.set_title(text[:1].upper() + text[1:], loc="left")

@@ -147,10 +147,10 @@ def stops_after(view: View) -> int | None:
 def lengths_sentence(views: list[View]) -> str:
     """Describe what happens at the first length beyond those of training."""
     task, beyond = views[0].run.config.task, {view.model: beyond_training(view) for view in views}
-    stopping = [view for view in views if stops_after(view)]
+    stopping = {view.model: symbols for view in views if (symbols := stops_after(view))}
     if stopping:
-        names = " and ".join(view.model for view in stopping)
-        return f"the {names} learned to {task}, and to stop after {stops_after(stopping[0])} symbols"
+        symbols = next(iter(stopping.values()))
+        return f"the {' and '.join(stopping)} learned to {task}, and to stop after {symbols} symbols"
     right = {name: each.exact_match for name, each in beyond.items() if each}
     if not right:
         return f"{task}: no question beyond the training lengths fits the model"

@@ -147,16 +147,16 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     """Add an option for every setting that has a help text."""
     parser.description += "\nThe settings that data.py gives a task replace the defaults shown here."
     for each in fields(Config):
-        flag, metadata = f"--{each.name.replace('_', '-')}", each.metadata
-        if not metadata.get("help"):
+        flag, text = f"--{each.name.replace('_', '-')}", each.metadata.get("help")
+        if not text:
             continue
-        text = metadata["help"]
         if each.name == "norm_first":
             parser.add_argument("--norm", choices=["pre", "post"], help=f"{text} (default: pre)")
         elif each.type is bool:
             parser.add_argument(flag, action="store_true", help=text)
         else:
             text += f" (default: {each.default})" if each.default is not None else ""
-            kind = {"choices": metadata["choices"]} if "choices" in metadata else {"metavar": "NUMBER"}
+            words = each.metadata.get("choices")
+            kind = {"choices": words} if words else {"metavar": "NUMBER"}
             as_type = each.type if each.type in (str, float) else int
             parser.add_argument(flag, type=as_type, help=text, **kind)

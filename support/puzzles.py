@@ -108,8 +108,7 @@ def count_clues(content: Tensor) -> dict[str, Tensor]:
     """_ _ 5 9 5 9 has period 2, 2 gaps and 1 clue: only the first 5 and the last 9 rule out period 3.
 
     Clues are the symbol pairs that rule out a wrong period; the count for a question (N, L) is the smallest
-    over all wrong periods. It is capped at 3, which also means "no wrong period". Repeats are those within
-    a period.
+    over all wrong periods. It is at most 3, which also means "no wrong period". Repeats are within a period.
     """
     length, most = content.size(1), 3
     clashes = [torch.zeros(len(content), dtype=torch.int64)]            # of symbols 0, 1, 2 … apart

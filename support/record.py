@@ -51,7 +51,7 @@ def read_record(folder: Path, history: list[dict]) -> Record | None:
         with numpy.load(folder / "attention.npz") as arrays:
             record = dict(arrays)
         epochs = len(history)
-        if not history or record["loss"][:epochs].tolist() != [row["loss"] for row in history]:
+        if record["loss"][:epochs].tolist() != [row["loss"] for row in history]:
             return None
         return {name: x if name in ("source", "target") else x[:epochs] for name, x in record.items()}
     except Exception:                                       # a broken file can fail in any way

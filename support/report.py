@@ -88,8 +88,9 @@ def progress_text(config: Config, history: list[dict]) -> str:
 
 def stop(error: BaseException, config: Config, epochs: int) -> None:
     """End the program with one line on why training stopped and what has been saved, unless it is a bug."""
-    saved = f"{config.name} is saved up to epoch {epochs} of {config.epochs}"
-    saved = saved if epochs else f"nothing new was saved for {config.name}"
+    saved = f"nothing new was saved for {config.name}"
+    if epochs:
+        saved = f"{config.name} is saved up to epoch {epochs} of {config.epochs}"
     resume = "run the same command with --resume to continue"
     if isinstance(error, (KeyboardInterrupt, SystemExit)):  # Ctrl-C, SIGTERM
         print(f"interrupted: {saved}; {resume}", file=sys.stderr)
