@@ -274,7 +274,9 @@ def draw(
 # ---------------------------------------------------------------- what each architecture sees, and scores
 
 
-def arrange(architecture: str, source: Tensor, target: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+def make_inputs_and_targets(
+    architecture: str, source: Tensor, target: Tensor
+) -> tuple[tuple[Tensor, ...], Tensor]:
     """Return the model's inputs and its target at each position, with PAD where nothing is scored.
 
     5 7 → 7 5, with S = START, E = END and . = PAD:     inputs                      target
@@ -318,12 +320,12 @@ def exact_match(prediction: Tensor, target: Tensor) -> float:
     return all_right(prediction, target).double().mean().item()
 
 
-def batches(given: tuple[Tensor, ...], size: int) -> Iterator[tuple[Tensor, list[Tensor]]]:
+def batches(inputs: tuple[Tensor, ...], size: int) -> Iterator[tuple[Tensor, list[Tensor]]]:
     """Yield batches of up to size row indices (n,) and their trimmed inputs, longest rows first."""
-    order = sum((tokens != PAD).sum(dim=1) for tokens in given).argsort(descending=True, stable=True)
+    order = sum((tokens != PAD).sum(dim=1) for tokens in inputs).argsort(descending=True, stable=True)
     for rows in order.split(size):
         if len(rows):
-            yield rows, [tokens[rows, : (tokens[rows] != PAD).sum(dim=1).max()] for tokens in given]
+            yield rows, [tokens[rows, : (tokens[rows] != PAD).sum(dim=1).max()] for tokens in inputs]
 
 
 def to_content(words: list[str], task: str, vocab_size: int = 20) -> Tensor:

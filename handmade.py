@@ -32,7 +32,7 @@ import torch
 from torch import Tensor, nn
 
 import train
-from data import FIRST_SYMBOL, TASKS, add_start_end, arrange, every_content, exact_match
+from data import FIRST_SYMBOL, TASKS, add_start_end, every_content, exact_match, make_inputs_and_targets
 from support import runs
 from support.config import Config
 from support.console import new_parser, run_script
@@ -161,7 +161,7 @@ def save_built(config: Config, model: nn.Module, purposes: dict[str, str], model
     """Save a hand-built model as a run that the other scripts can read."""
     folder = runs.run_folder(models_dir, config.task, config.architecture)
     source, target = train.validation_set(config)
-    inputs, targets = arrange(config.architecture, source, target)
+    inputs, targets = make_inputs_and_targets(config.architecture, source, target)
     with evaluating(model):
         loss = train.loss_of(model(*inputs), targets).item()
     row = {"epoch": 0, "step": 0, "loss": loss, "train_seconds": 0.0}

@@ -129,7 +129,7 @@ class Training:
 
 
 def train_epoch(run: Training, batches: Iterable[tuple[tuple[Tensor, ...], Tensor]]) -> Tensor:
-    """Take one optimiser step per batch from data.arrange; return the losses (steps,) in nats per token."""
+    """Take one optimiser step per batch of inputs and targets; return the losses (steps,), in nats."""
     run.model.train()
     losses = []
     for inputs, target in batches:
@@ -158,7 +158,7 @@ def predict(model: nn.Module, source: Tensor, target: Tensor) -> Tensor:
     both, place = torch.cat([source, target], dim=1).unique(dim=0, return_inverse=True)
     source, target = both[:, : source.size(1)], both[:, source.size(1) :]
     with evaluating(model) as model:
-        inputs, targets = data.arrange(model.architecture, source, target)
+        inputs, targets = data.make_inputs_and_targets(model.architecture, source, target)
         predictions = torch.full_like(targets, PAD)
         for rows, tokens in data.batches(inputs, settings.EVALUATION_BATCH):
             logits = model(*(x.to(device) for x in tokens))
@@ -231,7 +231,8 @@ def train(
             torch.manual_seed(distributed.dropout_seed(config.seed, epoch))
         drawn = config.draw(config.steps_per_epoch * config.batch_size, run.generator)
         batches = zip(*(tensor.to(device).split(config.batch_size) for tensor in drawn), strict=True)
-        losses = train_epoch(run, (data.arrange(config.architecture, *rows) for rows in batches))
+        arranged = (data.make_inputs_and_targets(config.architecture, *rows) for rows in batches)
+        losses = train_epoch(run, arranged)
         losses = distributed.mean_of_all(losses).cpu()      # waits for the device, for correct timing
         seconds += time.perf_counter() - start
         check_finite(config, run.model, losses, epoch)
@@ -321,8 +322,8 @@ def plan(task: str, architecture: str, options: argparse.Namespace) -> tuple[Con
     Raises ValueError if a setting is impossible, or differs from that of the run to resume.
     """
     names = {field.name for field in fields(Config)} - {"task", "architecture"}
-    given = {name: value for name, value in vars(options).items() if name in names}
-    config, checkpoint, finished = settings.recipe(task, architecture, **given), None, False
+    requested = {name: value for name, value in vars(options).items() if name in names}
+    config, checkpoint, finished = settings.recipe(task, architecture, **requested), None, False
     folder = runs.run_folder(options.output_dir, task, architecture)
     if options.resume and (folder / "checkpoint.pt").exists():
         run = load_run(options.output_dir, task, architecture, quiet=True)
@@ -331,12 +332,12 @@ def plan(task: str, architecture: str, options: argparse.Namespace) -> tuple[Con
             raise ValueError(f"{folder} holds weights set by hand, which cannot be resumed; drop --resume")
         if run.changed:
             raise ValueError(f"cannot resume the run in {folder}: {run.changed}; {runs.UNDO}")
-        differing = [name for name in given if given[name] != getattr(config, name)]
+        differing = [name for name in requested if requested[name] != getattr(config, name)]
         if differing:
-            wanted = ", ".join(settings.setting_text(name, given[name]) for name in differing)
+            expected = ", ".join(settings.setting_text(name, requested[name]) for name in differing)
             found = ", ".join(settings.setting_text(name, getattr(config, name)) for name in differing)
             raise ValueError(
-                f"cannot resume with {wanted}: the run in {folder} was started with {found}; "
+                f"cannot resume with {expected}: the run in {folder} was started with {found}; "
                 "drop these options, or train in a different --output-dir without --resume"
             )
         seconds = runs.read_metrics(folder).get("train_seconds")            # written last

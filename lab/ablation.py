@@ -27,9 +27,9 @@ def ablated(
     attentions, heads = attention_at(model), {head for part in parts for head in heads_of(model, part)}
     place_of = {attentions[head[:2]].output_projection: head[:2] for head in heads}
 
-    def replace_outputs(output_projection: nn.Module, inputs: tuple[Tensor]) -> Tensor:
+    def replace_outputs(output_projection: nn.Module, arguments: tuple[Tensor]) -> Tensor:
         place = place_of[output_projection]
-        by_head = inputs[0].unflatten(-1, (attentions[place].num_heads, -1)).clone()    # (B, T, H, Dh)
+        by_head = arguments[0].unflatten(-1, (attentions[place].num_heads, -1)).clone()    # (B, T, H, Dh)
         for head in heads:
             if head[:2] == place:
                 by_head[:, :, head[2]] = replacement[head] if replacement else 0.0
@@ -43,25 +43,25 @@ def ablated(
 
 def mean_head_outputs(run: Run) -> dict[Head, Tensor]:
     """Return each head's mean output (Dh,) over all tokens of the test sequences."""
-    _, given, _ = unseen_sequences(run)
+    _, inputs, _ = unseen_sequences(run)
     attentions, means = attention_at(run.model), {}
     projections = [attention.output_projection for attention in attentions.values()]
-    mixed = inputs_and_outputs(run.model, projections, given)
+    mixed = inputs_and_outputs(run.model, projections, inputs)
     for (place, attention), (mixture, _) in zip(attentions.items(), mixed, strict=True):
-        is_token = given[0 if place[0] == "encoder" else -1] != PAD                     # (N, T)
+        is_token = inputs[0 if place[0] == "encoder" else -1] != PAD                    # (N, T)
         by_head = mixture[is_token].float().mean(dim=0).unflatten(0, (attention.num_heads, -1))     # (H, Dh)
         means |= {(*place, head): mean for head, mean in enumerate(by_head)}
     return means
 
 
-def margins(logits: Tensor, to_say: Tensor) -> Tensor:
+def margins(logits: Tensor, targets: Tensor) -> Tensor:
     """Return the correct symbol's logit minus the highest other logit, (N, T); ∞ where nothing is scored.
 
-    A prediction is correct exactly when its margin is positive. logits are (N, T, V), to_say (N, T).
+    A prediction is correct exactly when its margin is positive. logits are (N, T, V), targets (N, T).
     """
-    right = to_say[:, :, None]
+    right = targets[:, :, None]
     ahead = logits.gather(2, right) - logits.scatter(2, right, -torch.inf).amax(dim=2, keepdim=True)
-    return ahead[:, :, 0].float().where(is_scored(to_say), torch.inf)
+    return ahead[:, :, 0].float().where(is_scored(targets), torch.inf)
 
 
 def margins_without(
@@ -72,14 +72,14 @@ def margins_without(
 
     This also scores generating models: greedy decoding is correct exactly if every teacher-forced step is.
     """
-    _, given, to_say = unseen_sequences(run, count=count)
-    result = torch.full((len(cuts), *to_say.shape), torch.inf, dtype=torch.float32)
+    _, inputs, targets = unseen_sequences(run, count=count)
+    result = torch.full((len(cuts), *targets.shape), torch.inf, dtype=torch.float32)
     with evaluating(run.model) as model:
-        for rows, short in batches(given, EVALUATION_BATCH):
+        for rows, short in batches(inputs, EVALUATION_BATCH):
             length = short[-1].size(1)
             for number, parts in enumerate(cuts):
                 with ablated(model, *parts, replacement=replacement):
-                    result[number, rows, :length] = margins(model(*short), to_say[rows, :length])
+                    result[number, rows, :length] = margins(model(*short), targets[rows, :length])
     return result
 
 

@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from data import arrange, to_text
+from data import make_inputs_and_targets, to_text
 from lab.evidence import shares_in_training
 from lab.heads import heads_of, read
 from lab.maps import colour_bar, draw_named_map, map_of
@@ -45,7 +45,8 @@ def draw_film(view: View) -> tuple[Figure, Callable[[int], None]]:
     """Return a figure of a recorded run, and a function that shows one of its epochs (from 0) in it."""
     run, record = view.run, view.record
     source, target = (torch.from_numpy(record[name])[None] for name in ("source", "target"))
-    view = replace(view, reading=read(run, source, *arrange(run.architecture, source, target)))
+    inputs, targets = make_inputs_and_targets(run.architecture, source, target)
+    view = replace(view, reading=read(run, source, inputs, targets))
     curves, steps = {"symbols correct": record["right"].tolist()}, record["step"].tolist()
     question = to_text(source[0, 1:-1], run.config.task)
     numbers = f"{view}, seed {run.config.seed}, on {question}. A step is that of a curve half-way up."

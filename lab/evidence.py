@@ -49,7 +49,7 @@ def answer_lengths(run: Run, most: int) -> dict[int, int]:
         except Exception:                                   # a user's task need not have one
             continue
         source, target = (data.add_start_end(tokens, tokens.size(1) + 2) for tokens in (question, answer))
-        inputs, _ = data.arrange(run.architecture, source, target)
+        inputs, _ = data.make_inputs_and_targets(run.architecture, source, target)
         if max(tokens.size(1) for tokens in inputs) <= places:
             lengths[length] = answer.size(1)
     return lengths
@@ -91,7 +91,7 @@ class Evidence:
     @cached_property
     def influence(self) -> Tensor:
         """The influence of each symbol on the answers to the same sequences, (N, T, S)."""
-        return influence(self.run, self.reading.source, self.reading.given, self.reading.to_say)
+        return influence(self.run, self.reading.source, self.reading.inputs, self.reading.targets)
 
     @cached_property
     def lengths(self) -> list[AtLength]:
@@ -112,10 +112,10 @@ class Evidence:
     @cached_property
     def lens(self) -> dict[str, tuple[float, float]]:
         """Token accuracy and exact match of the logit lens after each sublayer."""
-        _, given, to_say = heads.unseen_sequences(self.run, count=self.count)
+        _, inputs, targets = heads.unseen_sequences(self.run, count=self.count)
         return {
-            name: (data.token_accuracy(said, to_say), data.exact_match(said, to_say))
-            for name, said in logit_lens(self.run, given).items()
+            name: (data.token_accuracy(predictions, targets), data.exact_match(predictions, targets))
+            for name, predictions in logit_lens(self.run, inputs).items()
         }
 
     @cached_property

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from data import arrange, batches
+from data import batches, make_inputs_and_targets
 from lab.influence import dependence
 from support.config import EVALUATION_BATCH, fixed_generator
 from support.runs import Run
@@ -46,22 +46,22 @@ def parts_of(model: nn.Module) -> list[Part]:
 
 
 def inputs_and_outputs(
-    model: nn.Module, modules: list[nn.Module], given: tuple[Tensor, ...]
+    model: nn.Module, modules: list[nn.Module], inputs: tuple[Tensor, ...]
 ) -> list[tuple[Tensor, Tensor]]:
     """Return each module's first input and its output during one forward pass, both (B, T, …)."""
     seen = {}
 
-    def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        seen[module] = inputs[0], output
+    def note(module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
+        seen[module] = arguments[0], output
 
     with evaluating(model) as model, ExitStack() as hooks:
         for module in modules:
             hooks.enter_context(module.register_forward_hook(note))
-        model(*given)
+        model(*inputs)
     return [seen[module] for module in modules]
 
 
-def scores_of_query(model: nn.Module, given: tuple[Tensor, ...], head: Head, query: int) -> Tensor:
+def scores_of_query(model: nn.Module, inputs: tuple[Tensor, ...], head: Head, query: int) -> Tensor:
     """Return the dot products q·k of one query with every key, for the first input row, (S,).
 
     Divided by √Dh and passed through softmax, they give the attention weights (Vaswani et al. 2017, eq. 1).
@@ -69,7 +69,7 @@ def scores_of_query(model: nn.Module, given: tuple[Tensor, ...], head: Head, que
     kind, layer, index = heads_of(model, head)[0]           # ValueError if there is no such head
     attention = attention_at(model)[kind, layer]
     projections = [attention.query_projection, attention.key_projection]
-    (_, queries), (_, keys) = inputs_and_outputs(model, projections, given)
+    (_, queries), (_, keys) = inputs_and_outputs(model, projections, inputs)
     queries, keys = (attention.split_heads(x)[0, index].float() for x in (queries, keys))
     return keys @ queries[query]
 
@@ -119,7 +119,7 @@ def unseen_sequences(
     if length is not None:
         config = replace(config, seq_len=length, fixed_length=True)
     source, target = config.draw(count, fixed_generator("analysis"), "test")
-    return source, *arrange(run.architecture, source, target)
+    return source, *make_inputs_and_targets(run.architecture, source, target)
 
 
 def clearest_example(run: Run, length: int | None = None) -> Tensor:
@@ -142,8 +142,8 @@ class Reading:
     """The attention in sequences of one length: a single sequence, or means over N."""
 
     source: Tensor                                          # (N, L + 2)
-    given: tuple[Tensor, ...]
-    to_say: Tensor                                          # (N, T)
+    inputs: tuple[Tensor, ...]
+    targets: Tensor                                         # (N, T)
     maps: dict[str, Tensor]                                 # of each kind: (layers, H, T, S)
     depends: Tensor                                         # of the correct answer; see influence.dependence
     cells: Tensor                                           # (N, T, S), see answer_cells
@@ -161,24 +161,24 @@ class Reading:
         return self.source.size(1) - 2
 
 
-def read(run: Run, source: Tensor, given: tuple[Tensor, ...], to_say: Tensor) -> Reading:
+def read(run: Run, source: Tensor, inputs: tuple[Tensor, ...], targets: Tensor) -> Reading:
     """Measure where the heads attend; all sources must have the same length."""
     answering = answering_kind(run.architecture)
     depends = dependence(run.config.task, source[:, 1:-1], run.config.vocab_size)
-    cells = answer_cells(run.architecture, depends, to_say.size(1), given[0].size(1))[:, None]
+    cells = answer_cells(run.architecture, depends, targets.size(1), inputs[0].size(1))[:, None]
     maps = dict.fromkeys(unwrapped(run.model).attention_layers(), 0)
     shares = torch.zeros(len(source), run.config.num_layers, run.config.num_heads, dtype=torch.float32)
     with evaluating(run.model) as model:
-        for rows, tokens in batches(given, EVALUATION_BATCH):
+        for rows, tokens in batches(inputs, EVALUATION_BATCH):
             model(*tokens)
             for kind, attentions in model.attention_layers().items():
                 weights = torch.stack([attention.attention_weights.float() for attention in attentions])
                 maps[kind] += weights.sum(dim=1) / len(source)
                 if kind == answering:
                     shares[rows] = share_on(cells[rows], weights).transpose(0, 1)
-    allowed = attention_mask(given[0][:1], causal=answering == "decoder").double()
+    allowed = attention_mask(inputs[0][:1], causal=answering == "decoder").double()
     chance = share_on(cells, allowed / allowed.sum(dim=-1, keepdim=True)).nanmean().item()
     return Reading(
-        source=source, given=given, to_say=to_say, maps=maps, depends=depends, cells=cells[:, 0],
+        source=source, inputs=inputs, targets=targets, maps=maps, depends=depends, cells=cells[:, 0],
         shares=shares.nanmean(dim=0), chance=chance,
     )

@@ -44,7 +44,7 @@ def other_question(
     return replaced.where(changed[:, None], content), changed
 
 
-def influence(run: Run, source: Tensor, given: tuple[Tensor, ...], to_say: Tensor) -> Tensor:
+def influence(run: Run, source: Tensor, inputs: tuple[Tensor, ...], targets: Tensor) -> Tensor:
     """Measure what each answer depends on: replace one symbol and see how much the output changes, (N, T, S).
 
     For query t and key s, this is the total variation distance ½·Σ|p − p′| between the output distributions
@@ -53,11 +53,11 @@ def influence(run: Run, source: Tensor, given: tuple[Tensor, ...], to_say: Tenso
     """
     config, question = run.config, source[:, 1:-1]
     symbols, generator = symbols_of(config.task, config.vocab_size), fixed_generator("influence")
-    result = torch.full((*to_say.shape, given[0].size(1)), torch.nan, dtype=torch.float32)
+    result = torch.full((*targets.shape, inputs[0].size(1)), torch.nan, dtype=torch.float32)
     with evaluating(run.model) as model:
-        for rows, asked in batches(given, EVALUATION_BATCH):
+        for rows, asked in batches(inputs, EVALUATION_BATCH):
             before = model(*asked).float().softmax(dim=-1)
-            for key in range(given[0].size(1)):
+            for key in range(inputs[0].size(1)):
                 shift = torch.randint(1, max(2, len(symbols)), (len(rows),), generator=generator)
                 if 1 <= key <= question.size(1):
                     replaced, changed = other_question(
@@ -69,7 +69,7 @@ def influence(run: Run, source: Tensor, given: tuple[Tensor, ...], to_say: Tenso
                     other, changed = replace_symbol(symbols, asked[0], key, shift)
                 after = model(other, *asked[1:]).float().softmax(dim=-1)
                 moved = (after - before).abs().sum(dim=-1) / 2                          # (N, T)
-                counts = changed[:, None] & is_scored(to_say[rows])
+                counts = changed[:, None] & is_scored(targets[rows])
                 result[rows, :, key] = moved.where(counts, torch.nan)
     return result
 

@@ -64,7 +64,7 @@ def examples(run: Run, lengths: dict[int, int]) -> list[list]:
 
 def checks(run: Run, means: dict[heads.Head, Tensor]) -> list[dict]:
     """Return PyTorch's logits for a few sequences, with and without cuts."""
-    _, given, _ = heads.unseen_sequences(run, heads.longest(run), CHECKED)
+    _, inputs, _ = heads.unseen_sequences(run, heads.longest(run), CHECKED)
     every = heads.heads_of(run.model)
     first, last = every[0], every[-1]                       # the same in a model of one head
     result = []
@@ -73,10 +73,10 @@ def checks(run: Run, means: dict[heads.Head, Tensor]) -> list[dict]:
         ([heads.ALL_ATTENTION], None),
     ):
         with evaluating(run.model) as model, ablation.ablated(model, *without, replacement=replacement):
-            logits = model(*given)
+            logits = model(*inputs)
         for row in range(CHECKED):
             result.append({
-                "given": [tokens[row].tolist() for tokens in given], "without": without,
+                "inputs": [tokens[row].tolist() for tokens in inputs], "without": without,
                 "mode": "mean" if replacement else "zero",
                 "logits": as_base64([logits[row]], torch.float32),
             })
@@ -95,7 +95,7 @@ def guide(run: Run, evidence: Evidence) -> dict:
     if brightest and others:
         other = min(others, key=evidence.left)
         with ablation.ablated(run.model, other):
-            without = heads.read(run, reading.source, reading.given, reading.to_say)
+            without = heads.read(run, reading.source, reading.inputs, reading.targets)
         _, layer, head = brightest
         result = {
             "brightest": brightest, "other": other, "readers": int((reading.shares > reading.enough).sum()),

@@ -39,12 +39,12 @@ class Map:
 def map_of(view: View, head: Head, title: str = "") -> Map:
     """Return one head's map of the view's sequence."""
     kind, layer, index = head
-    weights, given = view.reading.maps[kind][layer, index], view.reading.given
+    weights, inputs = view.reading.maps[kind][layer, index], view.reading.inputs
     if kind == "decoder":
         weights = weights.masked_fill(torch.ones_like(weights).triu(1).bool(), torch.nan)
     outlined = kind == view.kind and view.outlined
     cells = view.reading.cells[0] if outlined else torch.zeros_like(weights, dtype=torch.bool)
-    names = [[to_text(token, view.run.config.task) for token in tokens[0].split(1)] for tokens in given]
+    names = [[to_text(token, view.run.config.task) for token in tokens[0].split(1)] for tokens in inputs]
     queries = names[0] if kind == "encoder" else names[-1]
     keys = names[-1] if kind == "decoder" else names[0]
     return Map(weights, cells, queries, keys, title)
@@ -153,7 +153,7 @@ def softmax_of_row(view: View, query: int) -> tuple[dict[str, list[str]], float]
     weights = view.reading.maps[kind][layer, index, query]
     weights = weights[: query + 1] if kind == "decoder" else weights        # it can attend to no others
     size = view.run.config.d_model // view.run.config.num_heads
-    scores = scores_of_query(view.run.model, view.reading.given, view.best, query)[: len(weights)]
+    scores = scores_of_query(view.run.model, view.reading.inputs, view.best, query)[: len(weights)]
     scaled = scores / math.sqrt(size)
     powers = (scaled - scaled.max()).exp()
     return {

@@ -26,7 +26,7 @@ def sublayers_of(model: nn.Module) -> dict[str, nn.Module]:
     return dict(zip(names, readers, strict=True))
 
 
-def logit_lens(run: Run, given: tuple[Tensor, ...]) -> dict[str, Tensor]:
+def logit_lens(run: Run, inputs: tuple[Tensor, ...]) -> dict[str, Tensor]:
     """Return what the model would predict after each sublayer, ids (N, T), starting with the embedding alone.
 
     Each state is passed directly to the final norm and the output projection (nostalgebraist 2020,
@@ -35,9 +35,9 @@ def logit_lens(run: Run, given: tuple[Tensor, ...]) -> dict[str, Tensor]:
     with evaluating(run.model) as model:
         readers = sublayers_of(model)
         *_, norm = readers.values()
-        said = {name: torch.zeros_like(given[-1]) for name in readers}
-        for rows, tokens in batches(given, EVALUATION_BATCH):
+        predictions = {name: torch.zeros_like(inputs[-1]) for name in readers}
+        for rows, tokens in batches(inputs, EVALUATION_BATCH):
             passed = inputs_and_outputs(model, [*readers.values()], tokens)
-            for ids, (stream, _) in zip(said.values(), passed, strict=True):
+            for ids, (stream, _) in zip(predictions.values(), passed, strict=True):
                 ids[rows, : stream.size(1)] = model.output_projection(norm(stream)).argmax(dim=-1)
-    return said
+    return predictions

@@ -47,9 +47,9 @@ def comparison_sentence(views: list[list[View]]) -> str:
 def answer_of(view: View) -> tuple[list[str], int, int]:
     """Return the model's answer up to END, and the query and key of its symbol 0 in an answering map."""
     query, key = heads.first_symbol(view.run.architecture, view.kind, view.reading.length)
-    said = view.reading.to_say[0, query:].tolist()
-    said = said[: said.index(END) + 1] if END in said else said
-    return [to_text(token, view.run.config.task) for token in torch.tensor(said).split(1)], query, key
+    predictions = view.reading.targets[0, query:].tolist()
+    predictions = predictions[: predictions.index(END) + 1] if END in predictions else predictions
+    return [to_text(token, view.run.config.task) for token in torch.tensor(predictions).split(1)], query, key
 
 
 def draw_lines(axes: Axes, shown: maps.Map, answer: list[str], query: int, key: int, columns: int) -> None:

@@ -100,17 +100,17 @@ def look_at(run: Run, words: list[str] | None = None) -> View:
     answer = data.TASKS[task].answer(content[None])
     source, target = (data.add_start_end(x, x.size(1) + 2) for x in (content[None], answer))
     if architecture == "encoder":
-        given, _ = data.arrange(architecture, source, target)
+        inputs, _ = data.make_inputs_and_targets(architecture, source, target)
         with evaluating(run.model) as model:
-            said = model(*given).argmax(dim=-1)
-        written = said[:, : target.size(1)]
+            predictions = model(*inputs).argmax(dim=-1)
+        written = predictions[:, : target.size(1)]
     else:
         written = torch.cat([source[:, :1], generate(run.model, source, target.size(1) - 1)], dim=1)
-        given, said = data.arrange(architecture, source, written)
+        inputs, predictions = data.make_inputs_and_targets(architecture, source, written)
     mark = "✓" if written.shape == target.shape and data.exact_match(written, target) == 1 else "✗"
     texts = data.to_text(content, task), data.to_text(written[0, 1:], task).removesuffix(" END")
     text = " → ".join(textwrap.shorten(text, 40, placeholder=" …") for text in texts)
-    reading, record = heads.read(run, source, given, said), read_record(run.folder, run.history)
+    reading, record = heads.read(run, source, inputs, predictions), read_record(run.folder, run.history)
     return View(run, reading, f"{text} {mark}", Evidence(run), record)
 
 
@@ -127,7 +127,7 @@ def how_to_read(view: View, kinds: Iterable[str]) -> str:
     marks = {
         "Outlined: the symbols the answer depends on.": view.outlined,
         "Hatched: masked (future tokens).": "decoder" in kinds,
-        "_: a gap to fill in.": any((tokens == MASK).any() for tokens in view.reading.given),
+        "_: a gap to fill in.": any((tokens == MASK).any() for tokens in view.reading.inputs),
     }
     return " ".join(mark for mark, is_shown in marks.items() if is_shown)
 

@@ -41,9 +41,9 @@ def influence_sentence(view: View) -> str:
 def influence_picture(view: View) -> Figure:
     """Draw the best head's attention next to the answers' dependence, on the same sequences."""
     reading, (kind, layer, head) = view.evidence.reading, view.best
-    asked = is_scored(reading.to_say[0])                    # only the queries that answer
+    asked = is_scored(reading.targets[0])                   # only the queries that answer
     always = reading.cells.all(dim=0)[asked]                # the same cells in all sequences
-    written = range(1, reading.given[0].size(1) - reading.length - 1)       # after the question
+    written = range(1, reading.inputs[0].size(1) - reading.length - 1)      # after the question
     queries = [*map(str, range(1, int(asked.sum()))), "END"]
     keys = ["START", *map(str, range(1, reading.length + 1)), "END", *map("a{}".format, written)]
     how = "Influence: how far the outputs move (total variation, 0 to 1) when a symbol is replaced."

@@ -7,7 +7,7 @@ import numpy
 import torch
 from torch import Tensor, nn
 
-from data import arrange, token_accuracy
+from data import make_inputs_and_targets, token_accuracy
 from support.config import LONGEST_PROBE, Config, fixed_generator
 from support.files import check_zip
 from transformer import evaluating
@@ -29,13 +29,13 @@ def probe_of(config: Config) -> tuple[Tensor, Tensor]:
 def extended(record: Record | None, model: nn.Module, probe: tuple[Tensor, Tensor], row: dict) -> Record:
     """Return the record extended by one epoch, whose history row is given; pass None to start a new one."""
     device = next(model.parameters()).device
-    given, to_say = arrange(model.architecture, *(tokens.to(device) for tokens in probe))
+    inputs, targets = make_inputs_and_targets(model.architecture, *(tokens.to(device) for tokens in probe))
     with evaluating(model) as model:
-        said = model(*given).argmax(dim=-1)
+        predictions = model(*inputs).argmax(dim=-1)
     now = {
         kind: torch.stack([attention.attention_weights[0] for attention in attentions]).half().cpu().numpy()
         for kind, attentions in model.attention_layers().items()
-    } | {"step": row["step"], "loss": row["loss"], "right": token_accuracy(said, to_say)}
+    } | {"step": row["step"], "loss": row["loss"], "right": token_accuracy(predictions, targets)}
     grown = {
         name: numpy.concatenate([record[name], [new]]) if record else numpy.array([new])
         for name, new in now.items()

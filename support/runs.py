@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from data import END, TASKS, arrange, exact_match, to_text, token_accuracy
+from data import END, TASKS, exact_match, make_inputs_and_targets, to_text, token_accuracy
 from support.config import Config, fixed_generator
 from support.files import read_archive, replacing, write_text
 from transformer import EncoderDecoder, MiniTransformer, count_parameters, evaluating, unwrapped
@@ -143,7 +143,7 @@ def logits_of(model: nn.Module, source: Tensor, target: Tensor) -> Tensor:
     """Return the logits of one pass over source (N, S) and target (N, T), (N, T or more, V), on the CPU."""
     device = next(model.parameters()).device
     with evaluating(model) as model:
-        inputs, _ = arrange(model.architecture, source.to(device), target.to(device))
+        inputs, _ = make_inputs_and_targets(model.architecture, source.to(device), target.to(device))
         return model(*inputs).float().cpu()
 
 

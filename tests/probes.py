@@ -99,8 +99,8 @@ def linear_probe(states: Tensor, labels: Tensor, held_out: Tensor) -> float:
         return loss
 
     optimizer.step(loss)
-    said = linear(states[held_out], weight, bias).argmax(dim=1)
-    return (said == labels[held_out]).double().mean().item()
+    predictions = linear(states[held_out], weight, bias).argmax(dim=1)
+    return (predictions == labels[held_out]).double().mean().item()
 
 
 def states_to_probe(
@@ -112,7 +112,7 @@ def states_to_probe(
     is held out. Sequences of one symbol are left out, because there are too few to hold some out. As a
     control, shuffled=True gives each sequence the END of another.
     """
-    source, given, _ = unseen_sequences(run, count=min(1_000, 10_000 // longest(run) + 1))
+    source, inputs, _ = unseen_sequences(run, count=min(1_000, 10_000 // longest(run) + 1))
     last, here = (source != PAD).sum(dim=1, keepdim=True) - 1, torch.arange(source.size(1))
     is_symbol = (here > 0) & (here < last) & (last > 2)
     held_out = source.unique(dim=0, return_inverse=True)[1] % 2 == 1        # every other distinct sequence
@@ -121,7 +121,7 @@ def states_to_probe(
     readers = dict(itertools.islice(sublayers_of(run.model).items(), sublayers))
     shape = *source.shape, run.config.d_model
     states = {name: torch.zeros(shape, dtype=torch.float32) for name in readers}
-    for rows, tokens in batches(given, EVALUATION_BATCH):
+    for rows, tokens in batches(inputs, EVALUATION_BATCH):
         passed = inputs_and_outputs(run.model, [*readers.values()], tokens)
         for kept, (stream, _) in zip(states.values(), passed, strict=True):
             width = min(source.size(1), stream.size(1))     # without the MASKs after it, for longer answers
@@ -159,10 +159,10 @@ def swap_end(run: Run, length: int, other_length: int) -> tuple[float, float]:
         return output.index_copy(1, here, written[:, here])
 
     with evaluating(run.model) as model, attention.register_forward_hook(swap):
-        said = model(source).argmax(dim=-1)
+        predictions = model(source).argmax(dim=-1)
     here = here[other_length + 1 - here <= length]          # where both mirror positions are symbols
     own, moved = source[:, length + 1 - here], source[:, other_length + 1 - here]
-    return tuple((said[:, here] == places).double().mean().item() for places in (own, moved))
+    return tuple((predictions[:, here] == places).double().mean().item() for places in (own, moved))
 
 
 def untrained(config: Config) -> nn.Module:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import train
-from data import arrange
+from data import make_inputs_and_targets
 from support import distributed
 from support.config import Config
 from support.figure import name_lines, new_figure, picture_style, save_picture
@@ -88,10 +88,11 @@ def flops_of(config: Config, attention: bool = True) -> int:
 
     Without attention, these are only the products with weights.
     """
-    given, _ = arrange(config.architecture, *config.draw(config.batch_size, torch.Generator()))
+    source, target = config.draw(config.batch_size, torch.Generator())
+    inputs, _ = make_inputs_and_targets(config.architecture, source, target)
     sized = replace(config, max_len=config.longest_row())
     with FlopCounterMode(display=False) as counter, torch.device("meta"):   # shapes alone, no memory
-        sized.model()(*(tokens.to("meta") for tokens in given))
+        sized.model()(*(tokens.to("meta") for tokens in inputs))
     with_weights = counter.get_flop_counts()["Global"][torch.ops.aten.addmm]
     return 3 * (counter.get_total_flops() if attention else with_weights)
 
@@ -128,7 +129,8 @@ def in_processes(processes: int, function: Callable, *arguments: object) -> obje
 def time_steps(config: Config, **how: bool) -> list[float]:
     """Return the seconds of some steps, equally many in each process."""
     run, times, steps = train.Training(config, CPU, **how), [], 2
-    batch = arrange("encoder", *config.draw(config.batch_size, torch.Generator().manual_seed(0)))
+    source, target = config.draw(config.batch_size, torch.Generator().manual_seed(0))
+    batch = make_inputs_and_targets("encoder", source, target)
     while len(times) < steps:
         start = time.perf_counter()
         train.train_epoch(run, [batch])

@@ -28,9 +28,9 @@ def with_edited_weights(model, heads, outputs=None):
 
 @pytest.mark.parametrize("by_mean", [False, True])
 def test_ablating_a_part_equals_editing_the_weights_and_leaves_no_trace(run, by_mean, monkeypatch):
-    source, given, to_say = unseen_sequences(run)
-    before = run.model(*given)
-    set_everywhere(monkeypatch, lab.heads, "unseen_sequences", lambda run, **_: (source, given, to_say))
+    source, inputs, targets = unseen_sequences(run)
+    before = run.model(*inputs)
+    set_everywhere(monkeypatch, lab.heads, "unseen_sequences", lambda run, **_: (source, inputs, targets))
     expected_margins = {}
     kinds, places = KINDS[run.architecture], [(0, 0), (0, 1), (1, 0), (1, 1)]
     heads_in = {(kind, *place): [(kind, *place)] for kind in kinds for place in places}
@@ -40,15 +40,15 @@ def test_ablating_a_part_equals_editing_the_weights_and_leaves_no_trace(run, by_
     assert set(parts_of(run.model)) == set(heads_in)
     outputs = mean_head_outputs(run) if by_mean else None
     for part, heads in heads_in.items():
-        expected = with_edited_weights(run.model, heads, outputs)(*given)
+        expected = with_edited_weights(run.model, heads, outputs)(*inputs)
         with ablated(run.model, part, replacement=outputs):
-            torch.testing.assert_close(run.model(*given), expected, atol=1e-5, rtol=0)
-        assert torch.equal(run.model(*given), before) and not torch.allclose(before, expected, atol=1e-4)
-        expected_margins[part] = margins(expected, to_say)
+            torch.testing.assert_close(run.model(*inputs), expected, atol=1e-5, rtol=0)
+        assert torch.equal(run.model(*inputs), before) and not torch.allclose(before, expected, atol=1e-4)
+        expected_margins[part] = margins(expected, targets)
     first, second = (kinds[0], 0, 1), (kinds[-1], 1, 0)         # a pair of heads, in two layers
     cuts = [(), *((part,) for part in expected_margins), (first, second)]
-    pair = with_edited_weights(run.model, [first, second], outputs)(*given)
-    every = [margins(before, to_say), *expected_margins.values(), margins(pair, to_say)]
+    pair = with_edited_weights(run.model, [first, second], outputs)(*inputs)
+    every = [margins(before, targets), *expected_margins.values(), margins(pair, targets)]
     for ahead, expected in zip(margins_without(run, cuts, outputs), every, strict=True):
         torch.testing.assert_close(ahead, expected, atol=1e-4, rtol=0)
 
@@ -65,11 +65,11 @@ def test_a_part_that_the_model_does_not_have_is_refused(part, models_dir):
 
 
 def test_mean_head_outputs_are_means_over_tokens_of_weights_times_values(run):
-    _, given, _ = unseen_sequences(run)
+    _, inputs, _ = unseen_sequences(run)
     kind = KINDS[run.architecture][-1]
-    attention, is_token, memory = attentions(run.model, kind)[1], given[-1] != 0, {}
+    attention, is_token, memory = attentions(run.model, kind)[1], inputs[-1] != 0, {}
     hook = attention.value_projection.register_forward_pre_hook(lambda _, inputs: memory.update(x=inputs[0]))
-    run.model(*given)
+    run.model(*inputs)
     hook.remove()
     values = attention.value_projection(memory["x"]).unflatten(-1, (2, 8))
     reads = [attention.attention_weights[:, head] @ values[:, :, head] for head in range(2)]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image, ImageSequence
 
-from data import arrange
+from data import make_inputs_and_targets
 from lab.animation import draw_film, film_sentence, save_film
 from lab.heads import read
 from support.figure import picture_style
@@ -28,7 +28,7 @@ def test_the_film_shows_the_record_from_the_first_epoch_to_the_last(run, measure
     right, share = (list(line.get_ydata()) for line in curve_axes.get_lines())
     assert right == pytest.approx([100 * share for share in record["right"]])
     source, target = (torch.from_numpy(record[name])[None] for name in ("source", "target"))
-    most = read(run, source, *arrange(run.architecture, source, target)).shares.max().item()
+    most = read(run, source, *make_inputs_and_targets(run.architecture, source, target)).shares.max().item()
     assert share[-1] == pytest.approx(100 * most, abs=0.1)
     assert {text.get_text() for text in curve_axes.texts} == {"symbols correct", "attention on the answer"}
     path = tmp_path / "film.gif"

@@ -129,12 +129,12 @@ def test_each_script_starts_from_any_folder(script, elsewhere):
 
 @pytest.mark.skipif(os.name != "posix", reason="a shell's redirections")
 @pytest.mark.parametrize(
-    ("after", "status", "said"),
+    ("after", "status", "message"),
     [(" >/dev/full", 2, "error: cannot read or write the output: No space left on device\n")],
 )
-def test_an_output_that_is_closed_or_full_is_no_traceback(after, status, said, elsewhere):
+def test_an_output_that_is_closed_or_full_is_no_traceback(after, status, message, elsewhere):
     result = elsewhere("data.py", "--task", "copy", after=after)
-    assert (result.returncode, result.stderr) == (status, said)
+    assert (result.returncode, result.stderr) == (status, message)
 
 
 @pytest.mark.parametrize("name", ["-models", "it's my Übung 模型 🙂"])

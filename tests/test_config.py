@@ -36,11 +36,11 @@ def test_a_task_may_have_settings_of_its_own_and_an_option_wins(monkeypatch, cap
     monkeypatch.setitem(TASKS, "sort", Task(data.sort, settings=own))
     monkeypatch.setattr(sys, "argv", ["train.py", "--learning-rate", "0.02", "--batch-size", "5"])
     options = train.parse()
-    given = {"learning_rate": 0.02, "batch_size": 5}
-    assert train.plan("sort", "decoder", options)[0] == Config("sort", "decoder", epochs=7, **given)
+    requested = {"learning_rate": 0.02, "batch_size": 5}
+    assert train.plan("sort", "decoder", options)[0] == Config("sort", "decoder", epochs=7, **requested)
     encoder = train.plan("sort", "encoder", options)[0]
-    assert encoder == Config("sort", "encoder", epochs=9, num_heads=4, **given)
-    assert train.plan("copy", "decoder", options)[0] == Config("copy", "decoder", **given)
+    assert encoder == Config("sort", "encoder", epochs=9, num_heads=4, **requested)
+    assert train.plan("copy", "decoder", options)[0] == Config("copy", "decoder", **requested)
     monkeypatch.setattr(sys, "argv", ["train.py", "--help"])
     with pytest.raises(SystemExit):
         train.parse()
@@ -58,8 +58,8 @@ def test_each_number_has_a_range_with_its_defaults_within_it_and_nothing_beyond(
     least, most = RANGES[name]
     assert least <= getattr(Config(), name) <= most
     for value in least - 1, 2 * most + 1, 10**40:
-        said = f"{name}={value} is out of range; choose {least} … {most}"
-        with pytest.raises(ValueError, match=re.escape(said)):
+        message = f"{name}={value} is out of range; choose {least} … {most}"
+        with pytest.raises(ValueError, match=re.escape(message)):
             Config(**{name: value})
 
 

@@ -20,11 +20,11 @@ from data import (
     SPLITS,
     TASKS,
     Task,
-    arrange,
     check_task,
     draw,
     exact_match,
     in_split,
+    make_inputs_and_targets,
     some_questions,
     split_of,
     to_content,
@@ -143,11 +143,11 @@ def test_a_length_without_sequences_is_left_out():
 def test_each_architecture_is_asked_for_the_answer_alone_and_is_never_given_what_it_is_to_say(task):
     source, target = draw(task, 200, generator(), seq_len=6)
     width = max(source.size(1), target.size(1))
-    (seen,), said = arrange("encoder", source, target)
-    assert seen.shape == said.shape == (200, width)
-    (prompt, begun), rest = arrange("encoder-decoder", source, target)
+    (seen,), predictions = make_inputs_and_targets("encoder", source, target)
+    assert seen.shape == predictions.shape == (200, width)
+    (prompt, begun), rest = make_inputs_and_targets("encoder-decoder", source, target)
     assert torch.equal(prompt, source) and begun.shape == rest.shape == (200, target.size(1) - 1)
-    (joint,), alone = arrange("decoder", source, target)
+    (joint,), alone = make_inputs_and_targets("decoder", source, target)
     assert joint.shape == alone.shape == (200, source.size(1) + target.size(1) - 2)
 
     def filled(row, width):
@@ -157,7 +157,7 @@ def test_each_architecture_is_asked_for_the_answer_alone_and_is_never_given_what
         prompt, answer = [START, *content_of(source[row].tolist()), END], [*content_of(wanted), END]
         to_write = [MASK] * (len(answer) + 1 - len(prompt))
         assert seen[row].tolist() == filled(prompt + to_write, width)
-        assert said[row].tolist() == filled([START, *answer], width)
+        assert predictions[row].tolist() == filled([START, *answer], width)
         assert rest[row].tolist() == filled(answer, rest.size(1))
         assert begun[row].tolist() == [START, *filled(answer, rest.size(1))[:-1]]
         assert joint[row].tolist() == filled(prompt + answer, joint.size(1) + 1)[:-1]

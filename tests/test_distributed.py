@@ -117,14 +117,14 @@ def test_a_process_that_dies_ends_the_other_with_one_line_and_the_checkpoint_who
         while not checkpoint.exists() and processes[0].poll() is None:
             time.sleep(0.1)
         processes[dies].kill()
-        _, said = processes[1 - dies].communicate(timeout=60)
+        _, message = processes[1 - dies].communicate(timeout=60)
     finally:
         for process in processes:
             process.kill()
             process.communicate()
     assert processes[1 - dies].returncode == 2
     one_line = r"error: another process has died; copy, encoder is saved up to epoch \d+ of 100000; .*\n"
-    assert re.fullmatch(one_line if dies == 1 else "", said)
+    assert re.fullmatch(one_line if dies == 1 else "", message)
     assert len(load_run(tmp_path, "copy").history) >= 1
 
 
@@ -135,9 +135,9 @@ def test_bad_input_is_one_line_of_the_first_process_and_none_of_the_other(tmp_pa
         subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=several | {"RANK": rank})
         for rank in "01"
     ]
-    said = [process.communicate(timeout=60)[1] for process in processes]
+    message = [process.communicate(timeout=60)[1] for process in processes]
     assert [process.returncode for process in processes] == [2, 2] and not list(tmp_path.iterdir())
-    assert said == ["error: d_model=128 is not divisible by num_heads=7; choose a divisor\n", ""]
+    assert message == ["error: d_model=128 is not divisible by num_heads=7; choose a divisor\n", ""]
 
 
 def test_no_two_seeds_processes_or_epochs_drop_the_same(monkeypatch):

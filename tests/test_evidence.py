@@ -58,7 +58,7 @@ def test_measures_of_a_wrapped_model_or_of_another_precision_are_the_same(run, c
         assert all(evidence.left(part) == expected.left(part) for part in expected.margins)
         assert evidence.lens == expected.lens
     assert len(rows) == len(head_table(expected)) and all(math.isfinite(row["cost"]) for row in rows)
-    scores = scores_of_query(other.model, evidence.reading.given, (KINDS[run.architecture][0], 1, 1), 3)
+    scores = scores_of_query(other.model, evidence.reading.inputs, (KINDS[run.architecture][0], 1, 1), 3)
     assert scores.isfinite().all()
 
 
@@ -69,7 +69,7 @@ def test_measuring_sees_what_the_model_does_and_leaves_it_as_it_was(run, few_seq
     attention = attentions(model, answering_kind(run.architecture))[-1]
     other = attentions(expected, answering_kind(run.architecture))[-1]
     for projection in "key_projection", "output_projection":
-        getattr(attention, projection).register_forward_hook(lambda part, given, output: 2 * output)
+        getattr(attention, projection).register_forward_hook(lambda part, arguments, output: 2 * output)
         for weights in getattr(other, projection).parameters():
             weights.data.mul_(2)
     mine, theirs = (
@@ -162,7 +162,7 @@ def test_the_table_of_heads_has_each_once_and_starts_with_the_most_costly(run):
         place = row["layer"] - 1, row["head"] - 1
         assert row["exact_match_without"] == pytest.approx(1 - wrong[(row["kind"], *place)] / 100)
         assert row["cost"] == pytest.approx(1 - row["exact_match_without"])
-        run.model(*evidence.reading.given)
+        run.model(*evidence.reading.inputs)
         weights = attentions(run.model, row["kind"])[place[0]].attention_weights[:, place[1]]
         if row["kind"] != kinds[-1]:                            # it cannot find the answer
             assert row["answer"] is None

@@ -264,7 +264,7 @@ def setting(**settings):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (setting(rotary=True), "different version of the code: .* unexpected keyword .*'rotary'; undo"),
         (setting(d_model=10**6), "different version of the code: d_model=1000000 is out of range"),
@@ -277,10 +277,10 @@ def setting(**settings):
         (lambda whole: whole["model"].update(gate=torch.ones(1)), "Unexpected key.* \"gate\".*; undo"),
     ],
 )
-def test_a_checkpoint_of_other_code_is_refused_and_the_line_says_how_it_differs(change, said, checkpoint_at):
+def test_read_run_says_how_a_checkpoint_of_other_code_differs(change, message, checkpoint_at):
     checkpoint = torch.load(checkpoint_at, weights_only=True)
     change(checkpoint)
     torch.save(checkpoint, checkpoint_at)
-    with pytest.raises(ValueError, match=f"^{checkpoint_at}.*{said}") as refused:
+    with pytest.raises(ValueError, match=f"^{checkpoint_at}.*{message}") as refused:
         load_run(checkpoint_at.parents[2], "reverse")
     assert "\n" not in str(refused.value)

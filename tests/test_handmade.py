@@ -12,7 +12,7 @@ from test_visualize import call_main
 import handmade
 import support.config
 import train
-from data import FIRST_SYMBOL, add_start_end, arrange, draw
+from data import FIRST_SYMBOL, add_start_end, draw, make_inputs_and_targets
 from handmade import (
     PAIRS,
     VOCAB,
@@ -45,29 +45,30 @@ def test_every_sequence_is_right_alone_and_beside_longer_ones(build):
     assert type(model) in (MiniTransformer, EncoderDecoder)         # nothing is overridden
     assert right_by_length(model, answer) == dict.fromkeys(range(1, 9), 1.0)
     source, target = draw(config.task, 2_000, torch.Generator().manual_seed(0))         # lengths 1 to 8: PAD
-    said = predict(model, source, target)
-    assert torch.equal(said.where(target != PAD, PAD), target)      # with START and END
+    predictions = predict(model, source, target)
+    assert torch.equal(predictions.where(target != PAD, PAD), target)   # with START and END
 
 
 @pytest.mark.parametrize("build", BUILDERS)
 def test_a_longer_sequence_is_refused(build):
     config, model, _ = build()
     content = torch.arange(4, 13)[None]
-    given, _ = arrange(config.architecture, add_start_end(content, 11), add_start_end(content, 11))
+    sequence = add_start_end(content, 11)
+    inputs, _ = make_inputs_and_targets(config.architecture, sequence, sequence)
     with pytest.raises(ValueError, match="11 tokens exceed max_len=10"):
-        model(*given)
+        model(*inputs)
 
 
 def test_without_its_first_head_no_token_finds_the_end_and_all_later_steps_are_blind():
     _, model, purposes = reversing_encoder()
     assert purposes["layer 1, head 1"] == "finds END"
-    given = add_start_end(torch.tensor([[5, 7, 9], [8, 4, 6]]), 5)
+    inputs = add_start_end(torch.tensor([[5, 7, 9], [8, 4, 6]]), 5)
     ends, fetches = model.attention_layers()["encoder"]
-    model(given)
+    model(inputs)
     assert torch.equal(ends.attention_weights[:, 0], torch.eye(5)[[4] * 5].expand(2, 5, 5))
     assert torch.equal(fetches.attention_weights[:, 0, 1:], torch.eye(5)[[3, 2, 1, 4]].expand(2, 4, 5))
     with ablated(model, ("encoder", 0, 0)):
-        logits = model(given)
+        logits = model(inputs)
     assert torch.allclose(fetches.attention_weights, torch.tensor(1 / 5))
     assert torch.allclose(logits, logits[:, :1].expand_as(logits), atol=1e-4)       # same at each position
 
@@ -78,9 +79,10 @@ def test_without_the_head_that_fetches_every_symbol_is_equally_likely():
         (reversing_encoder_decoder, ("cross", 0, 0)),
     ):
         config, model, _ = build()
-        given, _ = arrange(config.architecture, *[add_start_end(torch.tensor([[5, 7, 9]]), 5)] * 2)
+        sequence = add_start_end(torch.tensor([[5, 7, 9]]), 5)
+        inputs, _ = make_inputs_and_targets(config.architecture, sequence, sequence)
         with ablated(model, part):
-            logits = model(*given)
+            logits = model(*inputs)
         assert torch.allclose(logits, logits[..., :1].expand_as(logits), atol=1e-4)
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import KINDS, attentions
 
-from data import TASKS, add_start_end, arrange, to_content, to_text
+from data import TASKS, add_start_end, make_inputs_and_targets, to_content, to_text
 from lab.heads import (
     answer_cells,
     longest,
@@ -32,21 +32,21 @@ def test_answer_cells_are_where_the_symbol_to_say_stands(architecture, task, que
     target = TASKS[task].answer(content)
     assert to_text(target[0], task) == answer
     source, target = add_start_end(content, content.size(1) + 2), add_start_end(target, target.size(1) + 2)
-    given, to_say = arrange(architecture, source, target)
-    queries, keys = to_say.size(1), given[0].size(1)
+    inputs, targets = make_inputs_and_targets(architecture, source, target)
+    queries, keys = targets.size(1), inputs[0].size(1)
     cells = answer_cells(architecture, dependence(task, content, 20), queries, keys)
     first = {"encoder": 1, "encoder-decoder": 0, "decoder": content.size(1) + 1}[architecture]
     expected = {(first + i, place) for i, row in enumerate(places) for place in row}
     assert {tuple(cell) for cell in cells[0].nonzero().tolist()} == expected
     if task not in ("add", "sort"):
-        assert all(to_say[0, query] == given[0][0, key] for query, key in expected)
+        assert all(targets[0, query] == inputs[0][0, key] for query, key in expected)
 
 
 def test_shares_are_those_of_a_loop(run):
-    source, given, to_say = unseen_sequences(run, longest(run))
-    assert given[0].shape[0] == 320 and (given[0] != 0).all()
-    shares = read(run, source, given, to_say).shares
-    run.model(*given)
+    source, inputs, targets = unseen_sequences(run, longest(run))
+    assert inputs[0].shape[0] == 320 and (inputs[0] != 0).all()
+    shares = read(run, source, inputs, targets).shares
+    run.model(*inputs)
     kind, first = {"encoder": ("encoder", 1), "decoder": ("decoder", 9), "encoder-decoder": ("cross", 0)}[
         run.architecture
     ]

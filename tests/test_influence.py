@@ -32,10 +32,10 @@ class Mirror(nn.Module):
 
 def test_the_influence_on_a_perfect_mirror_is_its_anti_diagonal(models_dir):
     run = load_run(models_dir, "reverse", "encoder")
-    source, given, to_say = unseen_sequences(run, longest(run))
+    source, inputs, targets = unseen_sequences(run, longest(run))
     expected = torch.eye(10).flip(1)
     expected[[0, 9]] = 0                                        # START and END are not replaced, …
-    moved = influence(replace(run, model=Mirror()), source, given, to_say)
+    moved = influence(replace(run, model=Mirror()), source, inputs, targets)
     assert moved[:, 0].isnan().all() and moved[:, :, [0, 9]].isnan().all()      # … START is not scored
     torch.testing.assert_close(moved[:, 1:, 1:9], expected[1:, 1:9].expand(320, -1, -1))
 
@@ -45,16 +45,16 @@ def test_influence_is_that_of_a_loop_over_keys(architecture):
     """With two symbols, there is only one replacement for each."""
     config = Config(**TINY, architecture=architecture, vocab_size=6)
     run = Run(config.model().eval(), config, [], Path())
-    source, given, to_say = unseen_sequences(run, 5, count=20)
-    moved, before = influence(run, source, given, to_say), run.model(*given).softmax(dim=-1)
-    for row, query, key in itertools.product(range(20), range(to_say.size(1)), range(given[0].size(1))):
-        other = given[0][row : row + 1].clone()
+    source, inputs, targets = unseen_sequences(run, 5, count=20)
+    moved, before = influence(run, source, inputs, targets), run.model(*inputs).softmax(dim=-1)
+    for row, query, key in itertools.product(range(20), range(targets.size(1)), range(inputs[0].size(1))):
+        other = inputs[0][row : row + 1].clone()
         symbol = int(other[0, key])
-        if symbol < 4 or to_say[row, query] in (0, 1):
+        if symbol < 4 or targets[row, query] in (0, 1):
             assert moved[row, query, key].isnan()
             continue
         other[0, key] = 9 - symbol
-        after = run.model(other, *(tokens[row : row + 1] for tokens in given[1:])).softmax(dim=-1)
+        after = run.model(other, *(tokens[row : row + 1] for tokens in inputs[1:])).softmax(dim=-1)
         distance = (after[0, query] - before[row, query]).clamp(min=0).sum()
         torch.testing.assert_close(moved[row, query, key], distance, atol=1e-5, rtol=0)
         assert not (architecture == "decoder" and key > query) or moved[row, query, key] == 0
@@ -62,14 +62,14 @@ def test_influence_is_that_of_a_loop_over_keys(architecture):
 
 def test_digits_are_replaced_by_digits(models_dir):
     run = load_run(models_dir, "add", "encoder")
-    source, given, to_say = unseen_sequences(run, longest(run), count=50)
+    source, inputs, targets = unseen_sequences(run, longest(run), count=50)
     seen = []
     run.model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    influence(run, source, given, to_say)
-    changed = torch.stack(seen[1:]) != given[0]                 # (S, N, S)
+    influence(run, source, inputs, targets)
+    changed = torch.stack(seen[1:]) != inputs[0]                # (S, N, S)
     for key, tokens in enumerate(seen[1:]):
-        was_digit = (given[0][:, key] >= 4) & (given[0][:, key] < 14)
-        assert ((tokens >= 4) & (tokens < 14)).equal((given[0] >= 4) & (given[0] < 14))
+        was_digit = (inputs[0][:, key] >= 4) & (inputs[0][:, key] < 14)
+        assert ((tokens >= 4) & (tokens < 14)).equal((inputs[0] >= 4) & (inputs[0] < 14))
         assert changed[key, :, key].equal(was_digit) and changed[key].sum() == was_digit.sum()
 
 

@@ -70,14 +70,14 @@ def by_pytorch(run: Run, content: list[int]) -> tuple[list[int], torch.Tensor]:
     length = TASKS[run.config.task].answer(torch.tensor([content])).size(1)
     source = [START, *content, END]
     if run.architecture == "encoder":
-        given = [source + [MASK] * (length - len(content))]
+        inputs = [source + [MASK] * (length - len(content))]
     else:
         written = generate(run.model, torch.tensor([source]), length + 1)[0]
         written = written[written != PAD].tolist()          # a model that is not trained may write PAD
         read = written[:-1] if END in written else written[:length]
-        given = [source + read] if run.architecture == "decoder" else [source, [START, *read]]
+        inputs = [source + read] if run.architecture == "decoder" else [source, [START, *read]]
     with evaluating(run.model) as model:
-        logits = model(*(torch.tensor([tokens]) for tokens in given))[0]
+        logits = model(*(torch.tensor([tokens]) for tokens in inputs))[0]
     if run.architecture == "encoder":
         written = logits.argmax(dim=-1)[1 : length + 2].tolist()
         written = written[: written.index(END) + 1] if END in written else written
@@ -264,8 +264,8 @@ def test_the_numbers_inside_a_cell_are_those_of_the_model(handmade, browser):
     run, path = handmade
     opened(browser, path)
     browser.execute_script("write('5 7 9 11'); change({chosen: ['encoder', 1, 0], cell: [1, 4]})")
-    given = torch.tensor([[START, 5, 7, 9, 11, END]]),
-    products = scores_of_query(run.model, given, ("encoder", 1, 0), query=1)
+    inputs = torch.tensor([[START, 5, 7, 9, 11, END]]),
+    products = scores_of_query(run.model, inputs, ("encoder", 1, 0), query=1)
     scaled = products / run.config.d_model**0.5
     rows = browser.find_elements("css selector", "#numbers table:nth-of-type(2) tr")
     numbers = [[float(cell.text) for cell in row.find_elements("tag name", "td")] for row in rows[1:]]
@@ -429,16 +429,16 @@ def test_a_link_brings_back_the_question_the_head_the_cuts_and_the_step(browser,
 
 
 @pytest.mark.parametrize(
-    ("link", "said"), [
+    ("link", "message"), [
         ("ask=5+7+99", "99 is not a symbol of copy; choose from 4 … 19"),
         ("head=encoder.9.1", "this model has no head encoder.9.1; its heads are encoder.1.1, … , cross.1.1"),
         ("cut=layer1", "this model has no head layer1; its heads are encoder.1.1, … , cross.1.1"),
     ]
 )
-def test_a_link_that_does_not_fit_the_model_is_reported_in_one_line(browser, stepped, link, said):
+def test_a_link_that_does_not_fit_the_model_is_reported_in_one_line(browser, stepped, link, message):
     browser.get("about:blank")
     browser.get(f"{stepped[1].as_uri()}#{link}")
-    assert wait_for(browser, "problem", "link") == f"This link does not fit this model: {said}"
+    assert wait_for(browser, "problem", "link") == f"This link does not fit this model: {message}"
     assert text_of(browser, "verdict").endswith("✓")
 
 
@@ -471,9 +471,9 @@ def test_whatever_stands_in_a_link_is_followed_or_refused_in_one_short_line(step
     for link in TAMPERED:
         browser.execute_script("location.hash = arguments[0]; dispatchEvent(new Event('hashchange'))", link)
         assert "→" in wait_for(browser, "verdict", "✓"), link[:50]
-        said = text_of(browser, "problem")
-        assert len(said) < 150 and "\n" not in said
-        assert said.startswith("This link does not fit this model: ") or said == ""
+        message = text_of(browser, "problem")
+        assert len(message) < 150 and "\n" not in message
+        assert message.startswith("This link does not fit this model: ") or message == ""
     assert browser.execute_script("return window.owned") is None and browser.get_log("browser") == []
 
 
@@ -483,7 +483,7 @@ def test_many_changes_write_the_address_seldom(browser, handmade):
     browser.execute_script("""
         window.count = 0;
         const {replaceState} = history;
-        history.replaceState = (...given) => { count++; replaceState.apply(history, given); };
+        history.replaceState = (...words) => { count++; replaceState.apply(history, words); };
         for (let i = 0; i < 300; i++) change({cell: [i % 3, i % 2]});
     """)
     WebDriverWait(browser, 5).until(lambda browser: browser.current_url.endswith("&cell=3.2"))

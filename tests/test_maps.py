@@ -20,23 +20,23 @@ def test_a_map_has_query_down_key_across_and_row_0_on_top(run, measured):
     source = torch.tensor([[1, 5, 9, 12, 2]])
     prompt = ["START", "5", "9", "12", "END"]
     if run.architecture == "encoder":
-        given, expected = (source,), {"encoder": (prompt, prompt)}
+        inputs, expected = (source,), {"encoder": (prompt, prompt)}
     else:
         answer = generate(run.model, source, 4)
         names = [to_text(token) for token in answer[0].split(1)]
         if run.architecture == "decoder":
-            given = (torch.cat([source, answer[:, :-1]], dim=1),)
+            inputs = (torch.cat([source, answer[:, :-1]], dim=1),)
             tokens = prompt + names[:-1]
             expected = {"decoder": (tokens, tokens)}
         else:
-            given = (source, torch.cat([source[:, :1], answer[:, :-1]], dim=1))
+            inputs = (source, torch.cat([source[:, :1], answer[:, :-1]], dim=1))
             tokens = ["START", *names[:-1]]
             expected = {"encoder": (prompt, prompt), "decoder": (tokens, tokens), "cross": (tokens, prompt)}
     assert list(expected) == KINDS[run.architecture]
     for kind, (queries, keys) in expected.items():
         axes = Figure(figsize=(8, 8)).subplots()
         shown = map_of(view, (kind, 1, 0))
-        run.model(*given)                                       # after what map_of may have to measure
+        run.model(*inputs)                                      # after what map_of may have to measure
         draw_named_map(axes, shown)
         weights = run.model.attention_layers()[kind][1].attention_weights[0, 0]
         drawn = axes.collections[0].get_array().reshape(len(queries), len(keys))

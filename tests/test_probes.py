@@ -20,45 +20,45 @@ from support.runs import Run
 
 def test_the_logit_lens_sees_the_embedding_first_and_what_the_model_says_last(run):
     """Without the later sublayers' contributions, the model predicts what the lens sees earlier."""
-    _, given, to_say = unseen_sequences(run)
-    scored = is_scored(to_say)
+    _, inputs, targets = unseen_sequences(run)
+    scored = is_scored(targets)
     model = copy.deepcopy(run.model)
-    blocks = model.decoder_blocks if len(given) == 2 else model.blocks
-    sublayers = ["attention", "cross-attention", "feed-forward"][:: 1 if len(given) == 2 else 2]
-    lens = logit_lens(replace(run, model=model), given)
+    blocks = model.decoder_blocks if len(inputs) == 2 else model.blocks
+    sublayers = ["attention", "cross-attention", "feed-forward"][:: 1 if len(inputs) == 2 else 2]
+    lens = logit_lens(replace(run, model=model), inputs)
     assert list(lens) == ["embedding", *(f"layer {layer} {name}" for layer in (1, 2) for name in sublayers)]
     *early, last = lens.values()
-    assert last[scored].equal(model(*given).argmax(dim=-1)[scored]) and not last.equal(early[0])
-    for said, (layer, name) in zip(
+    assert last[scored].equal(model(*inputs).argmax(dim=-1)[scored]) and not last.equal(early[0])
+    for predictions, (layer, name) in zip(
         reversed(early), reversed([*itertools.product((0, 1), sublayers)]), strict=True
     ):
         part = blocks[layer].get_submodule(name.replace("-", "_"))
         zero(part, "contract" if name == "feed-forward" else "output_projection")
-        assert model(*given).argmax(dim=-1)[scored].equal(said[scored])
+        assert model(*inputs).argmax(dim=-1)[scored].equal(predictions[scored])
 
 
 def test_the_lens_sees_a_post_norm_stream_after_its_norm():
     config = Config(**TINY, norm_first=False)
     run = Run(config.model().eval(), config, [], Path())
-    _, given, to_say = unseen_sequences(run)
-    block, stream = run.model.blocks[0], run.model.positional_encoding(run.model.embedding(given[0]))
-    stream = block.attention_norm(stream + block.attention(stream, mask=(given[0] != 0)[:, None, None]))
-    said = run.model.output_projection(stream).argmax(dim=-1)
-    scored = is_scored(to_say)
-    assert logit_lens(run, given)["layer 1 attention"][scored].equal(said[scored])
+    _, inputs, targets = unseen_sequences(run)
+    block, stream = run.model.blocks[0], run.model.positional_encoding(run.model.embedding(inputs[0]))
+    stream = block.attention_norm(stream + block.attention(stream, mask=(inputs[0] != 0)[:, None, None]))
+    predictions = run.model.output_projection(stream).argmax(dim=-1)
+    scored = is_scored(targets)
+    assert logit_lens(run, inputs)["layer 1 attention"][scored].equal(predictions[scored])
 
 
 def test_the_scores_of_a_query_give_its_weights_and_are_the_projections_products(run):
-    source, given, to_say = unseen_sequences(run, 5, count=1)
+    source, inputs, targets = unseen_sequences(run, 5, count=1)
     made = {}
-    for kind, maps in read(run, source, given, to_say).maps.items():
-        scores, weights = scores_of_query(run.model, given, (kind, 1, 1), 3), maps[1, 1, 3]
+    for kind, maps in read(run, source, inputs, targets).maps.items():
+        scores, weights = scores_of_query(run.model, inputs, (kind, 1, 1), 3), maps[1, 1, 3]
         allowed = weights > 0
         torch.testing.assert_close((scores / math.sqrt(8))[allowed].softmax(dim=0), weights[allowed])
         attention = attentions(run.model, kind)[1]
         parts = attention.query_projection, attention.key_projection
         hooks = [part.register_forward_hook(lambda part, _, out: made.update({part: out})) for part in parts]
-        run.model(*given)
+        run.model(*inputs)
         for hook in hooks:
             hook.remove()
         query, keys = (made[part][0, :, 8:] for part in parts)  # the second head's half
@@ -78,8 +78,8 @@ def test_the_parts_of_the_scores_add_up_to_the_scores_that_the_model_uses(archit
     parts = score_parts(model, source)
     kind, expected = KINDS[architecture][0], torch.empty(1, 2, 5, 5)
     for head, query in itertools.product(range(2), range(5)):
-        given = (source[:1], source[:1]) if architecture == "encoder-decoder" else (source[:1],)
-        scores = scores_of_query(model, given, (kind, 0, head), query)
+        inputs = (source[:1], source[:1]) if architecture == "encoder-decoder" else (source[:1],)
+        scores = scores_of_query(model, inputs, (kind, 0, head), query)
         expected[0, head, query] = scores / math.sqrt(8)
 
     def centred(scores):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import data
-from data import ARCHITECTURES, SPLITS, arrange
+from data import ARCHITECTURES, SPLITS, make_inputs_and_targets
 from support.config import Config
 from support.record import probe_of, read_record
 from train import load_run
@@ -24,10 +24,10 @@ def test_the_record_holds_the_attention_to_an_unseen_question_after_each_epoch(a
     assert len(source) == 10 and data.split_of(source[None, 1:-1]).item() == SPLITS.index("validation")
     sources, targets = probe_of(run.config)
     assert torch.equal(sources[0], source) and len(sources) == 4
-    given, to_say = arrange(architecture, sources, targets)
-    right = (run.model(*given).argmax(dim=-1) == to_say)[(to_say != PAD) & (to_say != START)]
+    inputs, targets = make_inputs_and_targets(architecture, sources, targets)
+    right = (run.model(*inputs).argmax(dim=-1) == targets)[(targets != PAD) & (targets != START)]
     assert record["right"][1] == pytest.approx(right.double().mean().item())
-    run.model(*arrange(architecture, source[None], target[None])[0])
+    run.model(*make_inputs_and_targets(architecture, source[None], target[None])[0])
     for kind, attentions in run.model.attention_layers().items():
         weights = torch.stack([attention.attention_weights[0] for attention in attentions])
         numpy.testing.assert_allclose(record[kind][1], weights, atol=1e-3)

@@ -37,7 +37,7 @@ def test_each_kind_is_ablated_in_the_sentence_on_top(models_dir):
 def test_lines_run_from_each_symbol_of_the_answer_to_the_tokens_and_are_as_wide_as_the_weights(view):
     figure = lines_picture([[view]])
     (kind, layer, head), (axes,) = view.best, figure.axes
-    view.run.model(*view.reading.given)
+    view.run.model(*view.reading.inputs)
     weights = view.run.model.attention_layers()[kind][layer].attention_weights[0, head]
     first = {"encoder": 1, "decoder": 4, "cross": 0}[kind]      # the query that predicts symbol 0
     for lines, outlined in zip(axes.collections, (False, True), strict=True):

@@ -17,7 +17,16 @@ from conftest import CPU, TINY, TINY_OPTIONS, command, files_in
 import support.config
 import train
 import visualize
-from data import ARCHITECTURES, TASKS, Task, all_right, arrange, exact_match, is_scored, token_accuracy
+from data import (
+    ARCHITECTURES,
+    TASKS,
+    Task,
+    all_right,
+    exact_match,
+    is_scored,
+    make_inputs_and_targets,
+    token_accuracy,
+)
 from support import report
 from support.config import VALIDATION_SEQUENCES, Config
 from support.console import run_script
@@ -107,12 +116,12 @@ def test_what_one_pass_scores_is_what_generation_writes_for_a_model_that_is_some
     source, target = Config(**TINY | settings).draw(400, torch.Generator().manual_seed(0))
     written = generate(model, source, 5)
     expected = torch.cat([target[:, :1], F.pad(written, (0, 5 - written.size(1)))], dim=1)
-    given, to_say = arrange(architecture, source, target)
-    one_pass = model(*given).argmax(dim=-1)
-    assert 0.1 < exact_match(one_pass, to_say) < 0.9
-    assert torch.equal(all_right(one_pass, to_say), all_right(expected, target))
+    inputs, targets = make_inputs_and_targets(architecture, source, target)
+    one_pass = model(*inputs).argmax(dim=-1)
+    assert 0.1 < exact_match(one_pass, targets) < 0.9
+    assert torch.equal(all_right(one_pass, targets), all_right(expected, target))
     assert torch.equal(predict(model, source, target), expected)
-    assert token_accuracy(one_pass, to_say) > token_accuracy(expected, target)     # why it is not reported
+    assert token_accuracy(one_pass, targets) > token_accuracy(expected, target)    # why it is not reported
 
 
 def test_the_same_seed_gives_the_same_run_bit_for_bit_and_another_seed_does_not():
@@ -168,10 +177,10 @@ def test_what_nobody_looked_at_is_neither_solved_nor_unsolved(tmp_path):
 def test_a_sample_stands_aligned_and_marks_what_is_wrong():
     source, target = torch.tensor([1, 5, 14, 2, 0, 0]), torch.tensor([1, 14, 5, 2, 0, 0])
     prediction = torch.tensor([9, 12, 5, 2, 7, 7])
-    given, wanted, predicted = report.prediction_text("copy", source, target, prediction).splitlines()
-    assert given.split() == ["input", "5", "14", "END"] and wanted.split() == ["target", "14", "5", "END"]
-    assert predicted.split() == ["prediction", "[12]", "5", "END", "1", "wrong"]
-    assert wanted.index("14") == predicted.index("12") and wanted.index("END") == predicted.index("END")
+    top, middle, bottom = report.prediction_text("copy", source, target, prediction).splitlines()
+    assert top.split() == ["input", "5", "14", "END"] and middle.split() == ["target", "14", "5", "END"]
+    assert bottom.split() == ["prediction", "[12]", "5", "END", "1", "wrong"]
+    assert middle.index("14") == bottom.index("12") and middle.index("END") == bottom.index("END")
     source, target = torch.tensor([1, 13, 14, 5, 2]), torch.tensor([1, 5, 4, 2])            # 9 + 1 → 1 0
     lines = report.prediction_text("add", source, target, prediction[:4]).splitlines()
     words = [line.split()[1:] for line in lines]
@@ -376,7 +385,7 @@ def test_an_interrupted_run_keeps_its_checkpoint_and_exits_130(tmp_path, monkeyp
 
 
 @pytest.mark.parametrize(
-    ("earlier", "resume", "said"),
+    ("earlier", "resume", "message"),
     [
         (False, False, "interrupted: nothing new was saved for copy, encoder; run the same command with -"),
         (True, False, "interrupted: nothing new was saved for copy, encoder; run the same command with -"),
@@ -384,7 +393,7 @@ def test_an_interrupted_run_keeps_its_checkpoint_and_exits_130(tmp_path, monkeyp
     ],
 )
 def test_an_interrupt_before_the_first_checkpoint_says_what_is_true(
-    earlier, resume, said, models_dir, tmp_path, monkeypatch, capsys
+    earlier, resume, message, models_dir, tmp_path, monkeypatch, capsys
 ):
     def interrupted(*arguments):
         raise KeyboardInterrupt
@@ -400,7 +409,7 @@ def test_an_interrupt_before_the_first_checkpoint_says_what_is_true(
     monkeypatch.setattr(sys, "argv", ["train.py", *options])
     with pytest.raises(SystemExit) as stopped:
         run_script(train.main)
-    assert stopped.value.code == 130 and capsys.readouterr().err.startswith(said)
+    assert stopped.value.code == 130 and capsys.readouterr().err.startswith(message)
     assert files_in(tmp_path) == before
 
 
@@ -455,7 +464,7 @@ def test_resuming_a_finished_run_changes_nothing_and_contradictions_are_refused(
     shutil.copytree(finished, folder)
     before = files_in(folder)
     command = ["train.py", "--task=reverse", "--architecture=encoder", "--resume", f"--output-dir={tmp_path}"]
-    for options, said in [
+    for options, predictions in [
         (["--epochs", "3"], "cannot resume with epochs 3: the run in .* was started with epochs 2; drop"),
         (["--seed", "1", "--d-ff=64"], "cannot resume with seed 1, d_ff 64: .* started with seed 0, d_ff"),
     ]:
@@ -463,7 +472,7 @@ def test_resuming_a_finished_run_changes_nothing_and_contradictions_are_refused(
         with pytest.raises(SystemExit) as stopped:
             train.main()
         printed = capsys.readouterr().err
-        assert stopped.value.code == 2 and re.search(said, printed) and printed.count("\n") == 1
+        assert stopped.value.code == 2 and re.search(predictions, printed) and printed.count("\n") == 1
         assert files_in(folder) == before
     monkeypatch.setattr(sys, "argv", command)
     train.main()

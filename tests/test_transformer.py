@@ -256,8 +256,8 @@ def test_a_model_built_by_hand_is_by_default_what_train_trains(architecture):
         causal=architecture == "decoder"
     )
     model.load_state_dict(trained.state_dict())
-    given = (TOKENS,) * (1 + (architecture == "encoder-decoder"))
-    assert torch.equal(model.eval()(*given), trained(*given))
+    inputs = (TOKENS,) * (1 + (architecture == "encoder-decoder"))
+    assert torch.equal(model.eval()(*inputs), trained(*inputs))
     assert repr(model) == repr(trained)
     defaults, others = (
         {name: setting.default for name, setting in inspect.signature(model).parameters.items()}
@@ -453,25 +453,25 @@ def model_and_input(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_whole_numbers_of_every_size_and_an_empty_batch_are_taken(kind):
-    model, given = model_and_input(kind)
+    model, inputs = model_and_input(kind)
     for dtype in torch.uint8, torch.int16, torch.int32:
-        narrow = [tokens.to(dtype) for tokens in given]
-        assert torch.equal(model(*narrow), model(*given))
+        narrow = [tokens.to(dtype) for tokens in inputs]
+        assert torch.equal(model(*narrow), model(*inputs))
         if kind != "encoder":
-            assert torch.equal(generate(model, narrow[0], 4), generate(model, given[0], 4))
-    assert model(*(tokens[:0] for tokens in given)).shape == (0, 5, 20)
+            assert torch.equal(generate(model, narrow[0], 4), generate(model, inputs[0], 4))
+    assert model(*(tokens[:0] for tokens in inputs)).shape == (0, 5, 20)
     if kind != "encoder":
-        assert generate(model, given[0][:0], 4).shape == (0, 0)
+        assert generate(model, inputs[0][:0], 4).shape == (0, 0)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
 def test_models_compute_in_other_precisions(kind, dtype):
-    model, given = model_and_input(kind)
-    expected = model(*given)
-    written = None if kind == "encoder" else generate(model, given[0], 4)
+    model, inputs = model_and_input(kind)
+    expected = model(*inputs)
+    written = None if kind == "encoder" else generate(model, inputs[0], 4)
     model = model.to(dtype)
-    logits = model(*given)
+    logits = model(*inputs)
     assert logits.dtype == dtype
     tolerance = 40 * torch.finfo(dtype if dtype != torch.float64 else torch.float32).eps
     torch.testing.assert_close(logits.float(), expected, atol=tolerance, rtol=tolerance)
@@ -479,16 +479,16 @@ def test_models_compute_in_other_precisions(kind, dtype):
         sums = attention.attention_weights.float().sum(dim=-1)
         torch.testing.assert_close(sums, torch.ones_like(sums), atol=tolerance, rtol=0)
     if written is not None:
-        assert torch.equal(generate(model, given[0], 4)[:, 0], written[:, 0])
+        assert torch.equal(generate(model, inputs[0], 4)[:, 0], written[:, 0])
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_model_can_be_exported_for_other_shapes(kind):
-    model, given = model_and_input(kind)
+    model, inputs = model_and_input(kind)
     batch, lengths = torch.export.Dim("batch"), ["source", "target"]
-    shapes = [{0: batch, 1: torch.export.Dim(lengths[place], max=64)} for place in range(len(given))]
-    exported = torch.export.export(model, given, dynamic_shapes=tuple(shapes)).module()
-    longer = [torch.cat([tokens, tokens.flip(0)])[:3].masked_fill(tokens[:1] == 0, 4) for tokens in given]
+    shapes = [{0: batch, 1: torch.export.Dim(lengths[place], max=64)} for place in range(len(inputs))]
+    exported = torch.export.export(model, inputs, dynamic_shapes=tuple(shapes)).module()
+    longer = [torch.cat([tokens, tokens.flip(0)])[:3].masked_fill(tokens[:1] == 0, 4) for tokens in inputs]
     torch.testing.assert_close(exported(*longer), model(*longer))
 
 
@@ -519,11 +519,11 @@ def eagerly_compiled(model):
 
 
 def test_a_compiled_model_keeps_its_attention_too():
-    model, given = model_and_input("encoder")
-    expected = model(*given)
+    model, inputs = model_and_input("encoder")
+    expected = model(*inputs)
     weights = model.blocks[1].attention.attention_weights
     compiled = eagerly_compiled(small_model().eval())
-    torch.testing.assert_close(compiled(*given), expected)
+    torch.testing.assert_close(compiled(*inputs), expected)
     torch.testing.assert_close(compiled.attention_layers()["encoder"][1].attention_weights, weights)
 
 

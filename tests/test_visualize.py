@@ -444,12 +444,12 @@ def test_pictures_elsewhere_never_stand_beside_those_of_other_weights(
     assert capsys.readouterr().err == f"error: {drawn} holds another run; choose another --output-dir\n"
 
 
-@pytest.mark.parametrize(("part", "said"), [
+@pytest.mark.parametrize(("part", "message"), [
     ("model", "transformer.py has changed since: the same weights give other logits"),
     ("task", r"the task has changed since: ([\d ]+) gave (?!\1)[\d ]+, and now gives \1"),
 ])
 def test_code_that_changed_since_is_noticed_where_a_run_is_read(
-    part, said, models_dir, tmp_path, monkeypatch, capsys, few_sequences, few_lengths, unpainted
+    part, message, models_dir, tmp_path, monkeypatch, capsys, few_sequences, few_lengths, unpainted
 ):
     folder, attention = run_folder(tmp_path, "reverse", "encoder"), transformer.scaled_dot_product_attention
     shutil.copytree(run_folder(models_dir, "reverse", "encoder"), folder)
@@ -465,9 +465,9 @@ def test_code_that_changed_since_is_noticed_where_a_run_is_read(
     (folder / "training.png").write_text("of train.py")
     call_main(monkeypatch, "--models-dir", tmp_path)
     assert (folder / "training.png").read_text() == "of train.py"           # nothing stored is drawn again
-    line = rf"{folder}: code and weights no longer belong together: {said}; undo the change, or train .*\n"
+    line = rf"{folder}: code and weights no longer belong together: {message}; undo the change, or train .*\n"
     assert re.fullmatch(line, capsys.readouterr().err)
-    assert re.search(f"Code and weights no longer belong together: {said}", page.read_text())
+    assert re.search(f"Code and weights no longer belong together: {message}", page.read_text())
     assert "500 test sequences" not in page.read_text()         # it was tested again
     monkeypatch.setattr(sys, "argv", ["train.py", "--task", "reverse", "--architecture", "encoder",
                                       "--output-dir", str(tmp_path), "--resume"])
@@ -476,7 +476,7 @@ def test_code_that_changed_since_is_noticed_where_a_run_is_read(
         run_script(train.main)
     assert stopped.value.code == 2 and (folder / "checkpoint.pt").read_bytes() == before
     errors = capsys.readouterr().err
-    assert re.fullmatch(f"error: cannot resume the run in {folder}: {said}; undo .*\n", errors)
+    assert re.fullmatch(f"error: cannot resume the run in {folder}: {message}; undo .*\n", errors)
 
 
 def test_a_finished_run_is_drawn_while_another_trains(

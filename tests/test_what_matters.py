@@ -24,7 +24,7 @@ def test_the_influence_picture_shows_attention_and_influence_in_the_same_sequenc
     figure, evidence = influence_picture(view), view.evidence
     kind, layer, head = view.best
     first = 9 if kind == "decoder" else 1 if kind == "encoder" else 0       # the query that predicts symbol 0
-    view.run.model(*evidence.reading.given)
+    view.run.model(*evidence.reading.inputs)
     weights = view.run.model.attention_layers()[kind][layer].attention_weights[:, head].mean(dim=0)
     for axes, expected in zip(figure.axes, (weights, evidence.influence.nanmean(dim=0)), strict=False):
         drawn = axes.collections[0].get_array()

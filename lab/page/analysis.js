@@ -71,40 +71,41 @@ function joined(passes, width) {
 function ask(model, content, answerLength, parts, mode) {
   const {architecture, vocab_size, d_model} = model.config;
   const pass = {model, cuts: cutsOf(model, parts, mode), trace: {}};
-  let answer, logits, {given} = arrange(architecture, content, Array(answerLength).fill(MASK));
+  let answer, logits, {inputs} = makeInputsAndTargets(architecture, content, Array(answerLength).fill(MASK));
   if (architecture === "encoder") {
-    logits = rowsOf(forward(pass, given.map(tokens => [tokens])), vocab_size);
+    logits = rowsOf(forward(pass, inputs.map(tokens => [tokens])), vocab_size);
     answer = logits.slice(1, answerLength + 2).map(likeliest);
     answer = answer.slice(0, answer.indexOf(END) + 1 || undefined);
   } else {
     ({answer, logits} = generate(pass, [START, ...content, END], answerLength + 1));
     const read = answer.at(-1) === END ? answer.slice(0, -1) : answer.slice(0, answerLength);
-    ({given} = arrange(architecture, content, read));       // the last token is never an input
+    ({inputs} = makeInputsAndTargets(architecture, content, read));       // the last token is never an input
   }
   const trace = Object.fromEntries(Object.entries(pass.trace).map(
     ([kind, layers]) => [kind, layers.map(passes => joined(passes, d_model))]));
-  return {answer, given, logits, trace};
+  return {answer, inputs, logits, trace};
 }
 
 /** Measure which sequences are still correct after cuts, a few at a time, so that the page stays responsive.
 
-    sequences are {given, toSay}; report(id, right) is called for each job with a list of booleans. The newest
-    urgent job comes first, and an older, unfinished one is dropped. */
+    sequences are {inputs, targets}; report(id, correct) is called for each job with a list of booleans. The
+    newest urgent job comes first, and an older, unfinished one is dropped. */
 class Scorer {
   constructor(model, sequences, report) {
     Object.assign(this, {model, report, count: sequences.length, batches: [], jobs: [], urgent: null});
     this.channel = new MessageChannel();                    // a message is quicker than a timeout
-    const tokens = ({given}) => given.flat().length, rows = [...sequences.keys()];
+    const tokens = ({inputs}) => inputs.flat().length, rows = [...sequences.keys()];
     rows.sort((one, other) => tokens(sequences[one]) - tokens(sequences[other]));
     for (let i = 0; i < rows.length; i += 8) {
       const some = rows.slice(i, i + 8), chosen = some.map(row => sequences[row]);
-      const given = chosen[0].given.map((_, side) => chosen.map(sequence => sequence.given[side]));
-      this.batches.push({rows: some, given, toSay: chosen.map(sequence => sequence.toSay), kept: new Map()});
+      const inputs = chosen[0].inputs.map((_, side) => chosen.map(sequence => sequence.inputs[side]));
+      const targets = chosen.map(sequence => sequence.targets);
+      this.batches.push({rows: some, inputs, targets, kept: new Map()});
     }
   }
 
   add(id, parts, mode, urgent) {
-    const job = {id, cuts: cutsOf(this.model, parts, mode), next: 0, right: Array(this.count).fill(false)};
+    const job = {id, cuts: cutsOf(this.model, parts, mode), next: 0, correct: Array(this.count).fill(false)};
     if (urgent) this.urgent = job;
     else this.jobs.push(job);
     if (!this.working) this.work();
@@ -119,7 +120,7 @@ class Scorer {
       if (job.next >= this.batches.length) {
         if (job === this.urgent) this.urgent = null;
         else this.jobs.shift();
-        this.report(job.id, job.right);
+        this.report(job.id, job.correct);
       }
       await new Promise(resolve => {
         this.channel.port1.onmessage = resolve;
@@ -129,13 +130,13 @@ class Scorer {
     this.working = false;
   }
 
-  judge({rows, given, toSay, kept}, {cuts, right}) {
+  judge({rows, inputs, targets, kept}, {cuts, correct}) {
     const {model} = this;
-    if (!kept.size) forward({model, cuts: new Map(), kept}, given);
-    const said = rowsOf(forward({model, cuts, kept}, given), model.config.vocab_size).map(likeliest);
+    if (!kept.size) forward({model, cuts: new Map(), kept}, inputs);
+    const predictions = rowsOf(forward({model, cuts, kept}, inputs), model.config.vocab_size).map(likeliest);
     let first = 0;                                          // row of a sequence
-    toSay.forEach((tokens, n) => {
-      right[rows[n]] = tokens.every((token, i) => [PAD, START, said[first + i]].includes(token));
+    targets.forEach((tokens, n) => {
+      correct[rows[n]] = tokens.every((token, i) => [PAD, START, predictions[first + i]].includes(token));
       first += tokens.length;
     });
   }

@@ -77,18 +77,18 @@ function answerCells(task, content, symbols) {
 }
 
 /** The model's inputs for a question and an answer, and its targets; PAD where nothing is scored. */
-function arrange(architecture, content, answer) {
+function makeInputsAndTargets(architecture, content, answer) {
   const source = [START, ...content, END], target = [START, ...answer, END];
   if (architecture === "encoder-decoder") {
-    return {given: [source, target.slice(0, -1)], toSay: target.slice(1)};
+    return {inputs: [source, target.slice(0, -1)], targets: target.slice(1)};
   }
   if (architecture === "encoder") {
     const missing = target.length - source.length;          // if the answer is longer: MASK, "write here"
     return {
-      given: [[...source, ...Array(Math.max(0, missing)).fill(MASK)]],
-      toSay: [...target, ...Array(Math.max(0, -missing)).fill(PAD)],
+      inputs: [[...source, ...Array(Math.max(0, missing)).fill(MASK)]],
+      targets: [...target, ...Array(Math.max(0, -missing)).fill(PAD)],
     };
   }
   const prompt = Array(source.length - 1).fill(PAD);
-  return {given: [[...source, ...answer]], toSay: [...prompt, ...answer, END]};
+  return {inputs: [[...source, ...answer]], targets: [...prompt, ...answer, END]};
 }

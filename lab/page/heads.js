@@ -77,7 +77,7 @@ function renderHeads() {
   const colour = [1, 3, 5].map(at => parseInt(accent.slice(at, at + 2), 16));
   for (const [key, {button, canvas}] of Object.entries(thumbnails)) {
     const [kind, layer, head] = partOf(key), flat = asked.trace[kind][layer].weights[head];
-    canvas.width = keysOf(kind, asked.given).length;
+    canvas.width = keysOf(kind, asked.inputs).length;
     canvas.height = flat.length / canvas.width;
     const image = new ImageData(canvas.width, canvas.height);
     flat.forEach((weight, i) => image.data.set([...colour, 255 * weight], 4 * i));

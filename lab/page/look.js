@@ -4,7 +4,7 @@
 
 /** The head that attends most to the symbols the answer comes from, or else the most focused one. */
 function brightest() {
-  const {first, cells, trace, given} = asked, keys = keysOf(answeringKind, given).length;
+  const {first, cells, trace, inputs} = asked, keys = keysOf(answeringKind, inputs).length;
   const shares = headsOf(model, [answeringKind]).map(head => {
     const rows = rowsOf(trace[answeringKind][head[1]].weights[head[2]], keys);
     const shareOf = (row, query) => cells.length ? row.reduce(
@@ -20,8 +20,8 @@ const isMasked = (kind, query, key) => kind === "decoder" && key > query;
 
 /** The head on view: its rows and their names, the number of queries shown, and the marked cell. */
 function view() {
-  const [kind, layer, head] = state.pointed ?? state.chosen, {given, trace, first} = asked;
-  const keys = keysOf(kind, given), queries = queriesOf(kind, given), traced = trace[kind][layer];
+  const [kind, layer, head] = state.pointed ?? state.chosen, {inputs, trace, first} = asked;
+  const keys = keysOf(kind, inputs), queries = queriesOf(kind, inputs), traced = trace[kind][layer];
   const rows = rowsOf(traced.weights[head], keys.length).map(row => [...row]);
   const says = kind === answeringKind || kind === "decoder";     // whether its queries predict the answer
   const shown = says && state.step ? Math.min(first + state.step, queries.length) : queries.length;

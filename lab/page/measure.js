@@ -3,7 +3,7 @@
 
 const contents = [...new Set(data.unseen.map(([content]) => content.join()))];      // each distinct one once
 const sequences = contents.map(
-  content => arrange(architecture, content.split(",").map(Number), known.get(content)));
+  content => makeInputsAndTargets(architecture, content.split(",").map(Number), known.get(content)));
 const places = data.unseen.map(([content]) => contents.indexOf(content.join()));    // index among those
 const workerCount = Math.max(2, Math.min(4, navigator.hardwareConcurrency));        // each takes a part
 const workers = [], found = {}, right = {};                 // per job: workers' results; which are correct
@@ -87,10 +87,10 @@ data.table.forEach(([part], row) => {
 
 /** Find the largest difference between the page's logits and PyTorch's, which are embedded in it. */
 async function compareLogits() {
-  for (const {given, without, mode, logits} of data.checks) {
+  for (const {inputs, without, mode, logits} of data.checks) {
     await new Promise(resolve => setTimeout(resolve));      // one at a time: the page stays responsive
     const theirs = decodeNumbers(logits, "float32"), cuts = cutsOf(model, without, mode);
-    const ours = forward({model, cuts}, given.map(tokens => [tokens]));
+    const ours = forward({model, cuts}, inputs.map(tokens => [tokens]));
     agreement.logits = theirs.reduce(
       (most, logit, i) => Math.max(most, Math.abs(logit - ours[i])), agreement.logits);
   }

@@ -78,8 +78,8 @@ function parse(text) {
   return words.map(word => data.symbols[names.indexOf(word)]);
 }
 
-const keysOf = (kind, given) => kind === "decoder" ? given.at(-1) : given[0];
-const queriesOf = (kind, given) => kind === "encoder" ? given[0] : given.at(-1);
+const keysOf = (kind, inputs) => kind === "decoder" ? inputs.at(-1) : inputs[0];
+const queriesOf = (kind, inputs) => kind === "encoder" ? inputs[0] : inputs.at(-1);
 
 /** For use from other programs. content is a list of token ids. without is a list of parts: [] for all
    attention, [kind], [kind, layer] or [kind, layer, head]. Returns the answer up to its END, the logits at
@@ -87,10 +87,10 @@ const queriesOf = (kind, given) => kind === "encoder" ? given[0] : given.at(-1);
 window.explorer = {
   ask(content, without = []) {
     check(content);
-    const {answer, given, logits, trace} = ask(model, content, data.answer_lengths[content.length], without);
+    const {answer, inputs, logits, trace} = ask(model, content, data.answer_lengths[content.length], without);
     const attention = {};
     for (const [kind, layers] of Object.entries(trace)) {
-      const keys = keysOf(kind, given).length, rows = flat => rowsOf(flat, keys).map(row => [...row]);
+      const keys = keysOf(kind, inputs).length, rows = flat => rowsOf(flat, keys).map(row => [...row]);
       attention[kind] = layers.map(({weights}) => weights.map(rows));
     }
     return {answer, logits: logits.map(row => [...row]), attention};
@@ -179,10 +179,10 @@ function softmax(logits) {
 
 function renderAnswer() {
   const {answer, logits, first} = asked, right = rightAnswer(state.content), whole = right && [...right, END];
-  const said = textOf(answer.at(-1) === END ? answer.slice(0, -1) : answer);
+  const output = textOf(answer.at(-1) === END ? answer.slice(0, -1) : answer);
   const good = whole?.join() === answer.join();
   const verdict = !right ? "(correct answer unknown)" : good ? "✓" : `✗ correct: ${textOf(right)}`;
-  byId("verdict").textContent = `${textOf(state.content)} → ${said} ${verdict}`;
+  byId("verdict").textContent = `${textOf(state.content)} → ${output} ${verdict}`;
   byId("answer").replaceChildren(...answer.map((token, i) => {
     const chances = softmax(logits[first + i]), wrong = whole && whole[i] !== token;
     const likely = chances.map((_, other) => other).sort((one, other) => chances[other] - chances[one]);

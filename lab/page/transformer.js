@@ -253,10 +253,10 @@ function decode(pass, targets, memory, sources, from = 0) {
   return linear(model.output_projection, layerNorm(model.decoder_norm, x));
 }
 
-/** given is [sequences], or [sources, targets] for an encoder–decoder → logits of the last. */
-function forward(pass, given) {
-  return given.length === 1 ? miniTransformer(pass, given[0])
-    : decode(pass, given[1], encode(pass, given[0]), given[0]);
+/** inputs is [sequences], or [sources, targets] for an encoder–decoder → logits of the last. */
+function forward(pass, inputs) {
+  return inputs.length === 1 ? miniTransformer(pass, inputs[0])
+    : decode(pass, inputs[1], encode(pass, inputs[0]), inputs[0]);
 }
 
 function rowsOf(numbers, width) {
@@ -276,9 +276,9 @@ function generate({model, cuts, trace}, source, mostTokens) {
   const memory = twoSides ? encode({model, cuts, trace}, [source]) : null;
   let fresh = twoSides ? [START] : source, from = 0;        // tokens not yet processed
   while (answer.length < mostTokens && answer.at(-1) !== END) {
-    const said = twoSides
+    const predictions = twoSides
       ? decode(pass, [fresh], memory, [source], from) : miniTransformer(pass, [fresh], from);
-    logits.push(...rowsOf(said, model.config.vocab_size));
+    logits.push(...rowsOf(predictions, model.config.vocab_size));
     const token = likeliest(logits.at(-1));
     if (token === PAD) break;
     answer.push(token);
