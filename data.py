@@ -1,7 +1,7 @@
 """Sequence tasks with exactly known answers, so that every mistake a model makes can be seen.
 
 A sequence is [START, content …, END], padded with PAD. A task is a `Task` object: a function from questions
-to answers, plus anything else specific to it. Every draw generates fresh sequences. A sequence's content
+to answers, plus anything else specific to it. Every batch is freshly sampled. A sequence's content
 alone determines its split, so training never sees a test sequence. `python data.py` prints examples and the
 sizes of the splits; `python data.py --task NAME` checks a task.
 
@@ -26,12 +26,12 @@ FIRST_SYMBOL = 4                                            # content symbols ar
 MODELS = {"encoder": "encoder", "decoder": "decoder-only model", "encoder-decoder": "encoder–decoder"}
 ARCHITECTURES = tuple(MODELS)                               # on the command line; MODELS names them in prose
 SPLITS = ("train", "validation", "test")                    # 80, 10 and 10% of all sequences
-PROPOSALS, ENOUGH = 20_000, 3                               # tries to find this many questions in each split
-SMALL_POOL = 4096                                           # the most sequences of a length that we list
-POOL, MOST_PICKED = 8, 2**20                                # candidates per question picked; torch takes 2²⁴
+MAX_CANDIDATES, MIN_PER_SPLIT = 20_000, 3                   # to find this many questions in each split
+MAX_ENUMERATED = 4096                                       # sequences of one length that are listed in full
+OVERSAMPLING_FACTOR, MAX_RESAMPLED = 8, 2**20               # candidates per question; torch takes 2²⁴
 
 
-def every_question(content: Tensor) -> Tensor:
+def accept_all(content: Tensor) -> Tensor:
     """Accept every row of content (N, L), (N,): most tasks have an answer for any symbols."""
     return torch.ones(len(content), dtype=torch.bool)
 
@@ -47,8 +47,8 @@ class Task:
     answer: Callable[[Tensor], Tensor]
     symbols: range | None = None                            # in questions; None: 4 … vocab_size − 1
     gaps: bool = False                                      # whether questions may contain MASK
-    propose: Callable[[range, int, int, torch.Generator], Tensor] = puzzles.uniform_symbols
-    is_valid: Callable[[Tensor], Tensor] = every_question   # whether each row (N, L) is valid, (N,)
+    sample_candidates: Callable[[range, int, int, torch.Generator], Tensor] = puzzles.sample_symbols
+    is_valid: Callable[[Tensor], Tensor] = accept_all       # whether each row (N, L) is valid, (N,)
     names: dict[int, str] = field(default_factory=dict)     # of tokens not shown by number
     form: str = "other symbols"                             # completes the error hint "write …"
     kinds: Callable[[Tensor], dict[str, Tensor]] | None = None          # of questions, as count_repeats
@@ -83,7 +83,8 @@ TASKS = {
     "sort": Task(sort, kinds=puzzles.count_repeats, settings={"epochs": 300, "oversample": 1.0}),
     "double": Task(double, settings={"epochs": 100}),
     "add": Task(
-        puzzles.add, symbols=range(ZERO, PLUS + 1), propose=puzzles.propose_sums, is_valid=puzzles.is_sum,
+        puzzles.add, symbols=range(ZERO, PLUS + 1),
+        sample_candidates=puzzles.sample_sums, is_valid=puzzles.is_sum,
         names={ZERO + digit: str(digit) for digit in range(10)} | {PLUS: "+"},
         form="two numbers with the same number of digits, as in 4 2 + 1 9",
         kinds=puzzles.count_carries,
@@ -93,7 +94,8 @@ TASKS = {
         },
     ),
     "complete": Task(
-        puzzles.complete, gaps=True, propose=puzzles.propose_patterns, is_valid=puzzles.has_one_completion,
+        puzzles.complete, gaps=True,
+        sample_candidates=puzzles.sample_patterns, is_valid=puzzles.has_one_completion,
         form="a repeating pattern with gaps that can be filled in only one way, as in 5 _ 5 7",
         kinds=puzzles.count_clues,
         settings={
@@ -117,10 +119,10 @@ def to_text(tokens: Tensor, task: str = "copy") -> str:
     return " ".join(token_name(token, task) for token in tokens[:length].tolist())
 
 
-# ---------------------------------------------------------------- splits and draws
+# ---------------------------------------------------------------- splits and sampling
 
 
-def split_of(content: Tensor) -> Tensor:
+def split_index(content: Tensor) -> Tensor:
     """Return the split of each row of content (N, L), as an index into SPLITS (N,).
 
     A hash of the symbols picks one of ten buckets: 0 … 7 train, 8 validation, 9 test. So a sequence stays in
@@ -137,79 +139,80 @@ def split_of(content: Tensor) -> Tensor:
     return (bucket >= 8).long() + (bucket == 9).long()
 
 
-def symbols_of(task: str, vocab_size: int) -> range:
+def question_symbols(task: str, vocab_size: int) -> range:
     """Return the symbols used in the task's questions, apart from MASK for gaps."""
     return TASKS[task].symbols or range(FIRST_SYMBOL, vocab_size)
 
 
 def alphabet(task: str, vocab_size: int) -> list[int]:
     """Return all tokens that may occur in a question."""
-    return [*([MASK] if TASKS[task].gaps else []), *symbols_of(task, vocab_size)]
+    return [*([MASK] if TASKS[task].gaps else []), *question_symbols(task, vocab_size)]
 
 
-def every_content(tokens: list[int] | range, length: int) -> Tensor:
+def enumerate_contents(tokens: list[int] | range, length: int) -> Tensor:
     """Return all sequences of this length over these tokens, (N, length)."""
     return torch.cartesian_prod(*[torch.tensor(tokens)] * length).reshape(-1, length)
 
 
-def in_split(split: str, contents: Tensor) -> Tensor:
+def select_split(split: str, contents: Tensor) -> Tensor:
     """Return those rows of contents that are in the split."""
-    return contents[split_of(contents) == SPLITS.index(split)]
+    return contents[split_index(contents) == SPLITS.index(split)]
 
 
-def propose(task: str, count: int, length: int, vocab_size: int, generator: torch.Generator) -> Tensor:
-    """Propose about count questions of the task, and return the valid ones (N, length)."""
-    contents = TASKS[task].propose(symbols_of(task, vocab_size), count, length, generator)
-    return contents[TASKS[task].is_valid(contents)]
+def sample_valid(task: str, count: int, length: int, vocab_size: int, generator: torch.Generator) -> Tensor:
+    """Sample count candidates, and return those that are valid questions, (N, length)."""
+    candidates = TASKS[task].sample_candidates(question_symbols(task, vocab_size), count, length, generator)
+    return candidates[TASKS[task].is_valid(candidates)]
 
 
 @cache
-def search(entry: Task, task: str, length: int, vocab_size: int) -> tuple[Tensor, bool, bool]:
+def find_questions(entry: Task, task: str, length: int, vocab_size: int) -> tuple[Tensor, bool, bool]:
     """Return valid questions (N, length), whether these are all, and whether every split has enough.
 
-    Unless there are few enough contents to list them all, up to PROPOSALS are proposed. The entry of TASKS is
+    If there are too many contents to list them all, up to MAX_CANDIDATES are sampled. The entry of TASKS is
     an argument so that the cache notices a change.
     """
-    if len(alphabet(task, vocab_size)) ** length <= SMALL_POOL:
-        contents = every_content(alphabet(task, vocab_size), length)
+    if len(alphabet(task, vocab_size)) ** length <= MAX_ENUMERATED:
+        contents = enumerate_contents(alphabet(task, vocab_size), length)
         found = contents[entry.is_valid(contents)]
-        return found, True, len(split_of(found).unique()) == len(SPLITS)
+        return found, True, len(split_index(found).unique()) == len(SPLITS)
     found, generator = torch.empty(0, length, dtype=torch.int64), torch.Generator().manual_seed(0)
-    for count in 200, PROPOSALS:                            # the first 200 usually suffice
-        found = torch.cat([found, propose(task, count, length, vocab_size, generator)])
-        if enough := bool((split_of(found).bincount(minlength=len(SPLITS)) >= ENOUGH).all()):
+    for count in 200, MAX_CANDIDATES:                       # the first 200 usually suffice
+        found = torch.cat([found, sample_valid(task, count, length, vocab_size, generator)])
+        if enough := bool((split_index(found).bincount(minlength=len(SPLITS)) >= MIN_PER_SPLIT).all()):
             break
     return found[:10], False, enough
 
 
-def some_questions(task: str, length: int, vocab_size: int) -> Tensor:
+def example_questions(task: str, length: int, vocab_size: int) -> Tensor:
     """Return valid questions (N, length) of all splits: every one if they can be listed, else a few."""
-    return search(TASKS[task], task, length, vocab_size)[0]
+    return find_questions(TASKS[task], task, length, vocab_size)[0]
 
 
-def draw_contents(
+def sample_contents(
     task: str, split: str, length: int, vocab_size: int, count: int, generator: torch.Generator
 ) -> Tensor:
-    """Draw count valid questions (count, length) of the split, with repetition."""
-    found, are_all, _ = search(TASKS[task], task, length, vocab_size)
+    """Sample valid questions (count, length) of the split, with replacement."""
+    found, are_all, _ = find_questions(TASKS[task], task, length, vocab_size)
     if are_all:
-        pool = in_split(split, found)
+        pool = select_split(split, found)
         return pool[torch.randint(len(pool), (count,), generator=generator)]
-    drawn = found[:0]
-    while len(drawn) < count:                               # the smallest split holds one sequence in ten
-        asked = 10 * (count - len(drawn)) + 10
-        drawn = torch.cat([drawn, in_split(split, propose(task, asked, length, vocab_size, generator))])
-    return drawn[:count]
+    sampled = found[:0]
+    while len(sampled) < count:                             # the smallest split holds one sequence in ten
+        tries = 10 * (count - len(sampled)) + 10
+        more = sample_valid(task, tries, length, vocab_size, generator)
+        sampled = torch.cat([sampled, select_split(split, more)])
+    return sampled[:count]
 
 
-def usable_lengths(task: str, seq_len: int, vocab_size: int, fixed_length: bool = False) -> list[int]:
+def valid_lengths(task: str, seq_len: int, vocab_size: int, fixed_length: bool = False) -> list[int]:
     """Return the lengths with valid questions in every split. Raises ValueError if there are none."""
-    needed = max(FIRST_SYMBOL + 1, symbols_of(task, vocab_size).stop)
+    needed = max(FIRST_SYMBOL + 1, question_symbols(task, vocab_size).stop)
     if vocab_size < needed:
         raise ValueError(f"vocab_size={vocab_size} is too small for {task}; choose {needed} or more")
     lengths = [
         length for length in ([seq_len] if fixed_length else range(1, seq_len + 1))
-        if search(TASKS[task], task, length, vocab_size)[2]
+        if find_questions(TASKS[task], task, length, vocab_size)[2]
     ]
     if not lengths:
         few = f"{task} has too few questions of length {seq_len if fixed_length else f'1 … {seq_len}'}"
@@ -219,15 +222,15 @@ def usable_lengths(task: str, seq_len: int, vocab_size: int, fixed_length: bool 
 
 def missing_text(task: str, seq_len: int = 8, vocab_size: int = 20, fixed_length: bool = False) -> str:
     """Name the lengths that are left out, because not every split has such questions; "" if none are."""
-    lengths = usable_lengths(task, seq_len, vocab_size, fixed_length)
+    lengths = valid_lengths(task, seq_len, vocab_size, fixed_length)
     missing = ", ".join(str(length) for length in range(1, seq_len + 1) if length not in lengths)
     text = f"no questions of length {missing}: too few are valid to fill every split"
     return text if missing and not fixed_length else ""
 
 
 def answer_length(task: str, length: int, vocab_size: int) -> int:
-    """Return the length of the answer to a question of this (usable) length."""
-    return TASKS[task].answer(some_questions(task, length, vocab_size)[:1]).size(1)
+    """Return the length of the answer to a question of this (valid) length."""
+    return TASKS[task].answer(example_questions(task, length, vocab_size)[:1]).size(1)
 
 
 def add_start_end(content: Tensor, width: int) -> Tensor:
@@ -239,33 +242,33 @@ def add_start_end(content: Tensor, width: int) -> Tensor:
     return sequence
 
 
-def draw(
+def sample_batch(
     task: str, count: int, generator: torch.Generator, split: str = "train",
     seq_len: int = 8, vocab_size: int = 20, fixed_length: bool = False, oversample: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
-    """Generate fresh sequences of a task: source (N, S) and target (N, T), as wide as the longest requires.
+    """Sample questions and their answers: source (N, S) and target (N, T), as wide as the longest requires.
 
     Lengths are uniform in 1 … seq_len, or always seq_len with fixed_length; those with too few questions are
-    left out. With oversample, sequences are picked from POOL times as many (see puzzles.pick_rare).
+    left out. With oversample, puzzles.sample_rebalanced picks from OVERSAMPLING_FACTOR times as many.
     """
     check_known(TASKS, task=task)
     check_known(SPLITS, split=split)
     sizes = seq_len, vocab_size, fixed_length
     if oversample:
         parts = []
-        for rows in torch.arange(count).split(MOST_PICKED):
-            source, target = draw(task, POOL * len(rows), generator, split, *sizes)
+        for rows in torch.arange(count).split(MAX_RESAMPLED):
+            source, target = sample_batch(task, OVERSAMPLING_FACTOR * len(rows), generator, split, *sizes)
             kinds = puzzles.kinds_of(TASKS[task].kinds, source)
-            picked = puzzles.pick_rare(kinds, len(rows), oversample, generator)
+            picked = puzzles.sample_rebalanced(kinds, len(rows), oversample, generator)
             parts.append((source[picked], target[picked]))
         return tuple(map(torch.cat, zip(*parts, strict=True)))
-    lengths = usable_lengths(task, *sizes)
+    lengths = valid_lengths(task, *sizes)
     source = torch.full((count, max(lengths) + 2), PAD)
     target = torch.full((count, max(answer_length(task, length, vocab_size) for length in lengths) + 2), PAD)
     length_of_row = torch.tensor(lengths)[torch.randint(len(lengths), (count,), generator=generator)]
     for length in length_of_row.unique().tolist():          # rows of one length form a tensor without PAD
         rows = (length_of_row == length).nonzero().flatten()
-        content = draw_contents(task, split, length, vocab_size, len(rows), generator)
+        content = sample_contents(task, split, length, vocab_size, len(rows), generator)
         source[rows] = add_start_end(content, source.size(1))
         target[rows] = add_start_end(TASKS[task].answer(content), target.size(1))
     return source, target
@@ -366,7 +369,7 @@ def check_answers(task: str, content: Tensor, vocab_size: int) -> Tensor:
 
 def try_task(task: str, length: int, vocab_size: int) -> None:
     """Raise an error if one of the task's functions fails on questions of this length."""
-    entry, content = TASKS[task], draw_contents(task, "train", length, vocab_size, 8, torch.Generator())
+    entry, content = TASKS[task], sample_contents(task, "train", length, vocab_size, 8, torch.Generator())
     answers = check_answers(task, content, vocab_size)
     for question, answer in zip(content, answers, strict=True):
         if not torch.equal(check_answers(task, question[None], vocab_size), answer[None]):
@@ -383,7 +386,7 @@ def try_task(task: str, length: int, vocab_size: int) -> None:
 
 def check_task(task: str, seq_len: int = 8, vocab_size: int = 20, fixed_length: bool = False) -> None:
     """Raise a one-line ValueError if the task cannot be trained, after trying a few questions per length."""
-    symbols = symbols_of(task, vocab_size)
+    symbols = question_symbols(task, vocab_size)
     if not isinstance(symbols, range) or symbols.step != 1 or symbols.start < FIRST_SYMBOL:
         raise ValueError(f"task {task} has symbols={symbols!r}; choose a range from {FIRST_SYMBOL} upwards")
     names = Counter(token_name(token, task) for token in range(vocab_size))
@@ -391,7 +394,7 @@ def check_task(task: str, seq_len: int = 8, vocab_size: int = 20, fixed_length: 
         if count > 1 or str(name).split() != [name]:
             raise ValueError(f"task {task} names a token {name!r}; choose distinct words without spaces")
     try:
-        for length in usable_lengths(task, seq_len, vocab_size, fixed_length):
+        for length in valid_lengths(task, seq_len, vocab_size, fixed_length):
             try_task(task, length, vocab_size)
     except ValueError as error:
         raise ValueError(f"task {task}: {error}") from error
@@ -412,14 +415,14 @@ def task_names() -> list[str]:
 
 
 def print_examples(task: str) -> None:
-    """Check the task and print examples drawn in one batch, as for training."""
+    """Check the task and print examples sampled in one batch, as for training."""
     own = TASKS[task].settings
     sizes = {name: own[name] for name in ("seq_len", "vocab_size", "fixed_length") if name in own}
     check_task(task, **sizes)
     print(f"{task}:")
     if missing := missing_text(task, **sizes):
         print(f"  {missing}")
-    for source, target in zip(*draw(task, 4, torch.Generator().manual_seed(0), **sizes), strict=True):
+    for source, target in zip(*sample_batch(task, 4, torch.Generator().manual_seed(0), **sizes), strict=True):
         print(f"  {to_text(source, task):<40}→ {to_text(target, task)}")
 
 
@@ -436,7 +439,7 @@ def main() -> None:
         print("\nNumber of sequences in each split, for the 16 symbols 4 … 19:")
         print("  length" + "".join(f"{split:>12}" for split in SPLITS))
         for length in range(1, 6):
-            sizes = split_of(every_content(symbols_of("copy", 20), length)).bincount().tolist()
+            sizes = split_index(enumerate_contents(question_symbols("copy", 20), length)).bincount().tolist()
             print(f"  {length:>6}" + "".join(f"{size:>12,}" for size in sizes))
 
 

@@ -32,13 +32,13 @@ import torch
 from torch import Tensor, nn
 
 import train
-from data import FIRST_SYMBOL, TASKS, add_start_end, every_content, exact_match, make_inputs_and_targets
+from data import FIRST_SYMBOL, TASKS, add_start_end, enumerate_contents, exact_match, make_inputs_and_targets
 from support import runs
 from support.config import Config
 from support.console import new_parser, run_script
 from support.figure import percent
 from support.files import only_writer
-from support.puzzles import uniform_symbols
+from support.puzzles import sample_symbols
 from transformer import END, FeedForward, LayerNorm, MultiHeadAttention, evaluating
 
 VOCAB, LONGEST = 20, 8
@@ -149,9 +149,9 @@ def right_by_length(model: nn.Module, answer: Callable[[Tensor], Tensor]) -> dic
     symbols, generator, right = range(FIRST_SYMBOL, VOCAB), torch.Generator().manual_seed(0), {}
     for length in range(1, LONGEST + 1):
         if length <= 4:
-            content = every_content(symbols, length)
+            content = enumerate_contents(symbols, length)
         else:
-            content = uniform_symbols(symbols, 10_000 // (LONGEST - 4), length, generator)
+            content = sample_symbols(symbols, 10_000 // (LONGEST - 4), length, generator)
         source, target = (add_start_end(rows, length + 2) for rows in (content, answer(content)))
         right[length] = exact_match(train.predict(model, source, target), target)
     return right

@@ -191,7 +191,7 @@ def evaluate(model: nn.Module, source: Tensor, target: Tensor, thorough: bool) -
 
 def validation_set(config: Config) -> tuple[Tensor, Tensor]:
     """Return source and target of the validation set shared by all runs with these settings."""
-    return config.draw(settings.VALIDATION_SEQUENCES, fixed_generator("validation"), "validation")
+    return config.sample_batch(settings.VALIDATION_SEQUENCES, fixed_generator("validation"), "validation")
 
 
 def check_finite(config: Config, model: nn.Module, losses: Tensor, epoch: int) -> None:
@@ -229,8 +229,8 @@ def train(
         start = time.perf_counter()
         if distributed.RANK > 0:                            # its own dropout masks, also after a resume
             torch.manual_seed(distributed.dropout_seed(config.seed, epoch))
-        drawn = config.draw(config.steps_per_epoch * config.batch_size, run.generator)
-        batches = zip(*(tensor.to(device).split(config.batch_size) for tensor in drawn), strict=True)
+        sampled = config.sample_batch(config.steps_per_epoch * config.batch_size, run.generator)
+        batches = zip(*(tensor.to(device).split(config.batch_size) for tensor in sampled), strict=True)
         arranged = (data.make_inputs_and_targets(config.architecture, *rows) for rows in batches)
         losses = train_epoch(run, arranged)
         losses = distributed.mean_of_all(losses).cpu()      # waits for the device, for correct timing
@@ -252,7 +252,7 @@ def train(
 
 def take_test(config: Config, model: nn.Module, count: int | None = None) -> report.Answers:
     """Return the model's answers to this run's test sequences, 10,000 by default."""
-    source, target = config.draw(count or settings.TEST_SEQUENCES, fixed_generator("test"), "test")
+    source, target = config.sample_batch(count or settings.TEST_SEQUENCES, fixed_generator("test"), "test")
     return report.Answers(config, source, target, predict(model, source, target))
 
 

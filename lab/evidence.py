@@ -42,8 +42,8 @@ class AtLength:
 def answer_lengths(run: Run, most: int) -> dict[int, int]:
     """Return the answer length for each question length, up to this one, that task and model support."""
     config, places, lengths = run.config, len(unwrapped(run.model).positional_encoding.table), {}
-    for length in data.usable_lengths(config.task, most, config.vocab_size):
-        question = data.some_questions(config.task, length, config.vocab_size)[:1]
+    for length in data.valid_lengths(config.task, most, config.vocab_size):
+        question = data.example_questions(config.task, length, config.vocab_size)[:1]
         try:
             answer = data.check_answers(config.task, question, config.vocab_size)
         except Exception:                                   # a user's task need not have one

@@ -118,7 +118,7 @@ def unseen_sequences(
     config = run.config
     if length is not None:
         config = replace(config, seq_len=length, fixed_length=True)
-    source, target = config.draw(count, fixed_generator("analysis"), "test")
+    source, target = config.sample_batch(count, fixed_generator("analysis"), "test")
     return source, *make_inputs_and_targets(run.architecture, source, target)
 
 

@@ -8,7 +8,7 @@ Shapes: N questions, L symbols of content, A symbols of the answer, S source len
 import torch
 from torch import Tensor
 
-from data import TASKS, batches, is_scored, symbols_of
+from data import TASKS, batches, is_scored, question_symbols
 from support.config import EVALUATION_BATCH, fixed_generator
 from support.runs import Run
 from transformer import evaluating
@@ -33,7 +33,7 @@ def other_question(
 
     If that leaves an invalid question, the next symbol is tried. Tasks with depends_on allow invalid ones.
     """
-    symbols = symbols_of(task, vocab_size)
+    symbols = question_symbols(task, vocab_size)
     for _ in range(tries):
         replaced, changed = replace_symbol(symbols, content, place, shift)
         if TASKS[task].depends_on is None:
@@ -52,7 +52,7 @@ def influence(run: Run, source: Tensor, inputs: tuple[Tensor, ...], targets: Ten
     leaves a valid question. An encoder–decoder's answer is held fixed. All sources must have one length.
     """
     config, question = run.config, source[:, 1:-1]
-    symbols, generator = symbols_of(config.task, config.vocab_size), fixed_generator("influence")
+    symbols, generator = question_symbols(config.task, config.vocab_size), fixed_generator("influence")
     result = torch.full((*targets.shape, inputs[0].size(1)), torch.nan, dtype=torch.float32)
     with evaluating(run.model) as model:
         for rows, asked in batches(inputs, EVALUATION_BATCH):
@@ -83,7 +83,7 @@ def dependence(task: str, content: Tensor, vocab_size: int) -> Tensor:
     """
     if TASKS[task].depends_on is not None:
         return TASKS[task].depends_on(content).double()
-    answer, count = TASKS[task].answer(content), len(symbols_of(task, vocab_size))
+    answer, count = TASKS[task].answer(content), len(question_symbols(task, vocab_size))
     step = 2 * (count // 64) + 1                            # an odd step reaches odd and even symbols
     result = torch.zeros(*answer.shape, content.size(1), dtype=torch.float64)
     for place in range(content.size(1)):

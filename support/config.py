@@ -8,7 +8,7 @@ from inspect import signature
 import torch
 from torch import Tensor
 
-from data import ARCHITECTURES, TASKS, answer_length, check_task, draw, usable_lengths
+from data import ARCHITECTURES, TASKS, answer_length, check_task, sample_batch, valid_lengths
 from transformer import ACTIVATIONS, POSITIONAL, EncoderDecoder, MiniTransformer, check_known
 
 VALIDATION_SEQUENCES, TEST_SEQUENCES = 2_000, 10_000
@@ -82,7 +82,7 @@ class Config:
 
     def lengths(self) -> list[int]:
         """Return the question lengths; for sums with seq_len 8, these are 3, 5 and 7."""
-        return usable_lengths(self.task, self.seq_len, self.vocab_size, self.fixed_length)
+        return valid_lengths(self.task, self.seq_len, self.vocab_size, self.fixed_length)
 
     def longest_row(self) -> int:
         """Return the longest possible input: a decoder's prompt and answer, with START and END."""
@@ -95,11 +95,13 @@ class Config:
         with torch.random.fork_rng(devices=[]):
             self.model()
 
-    def draw(self, count: int, generator: torch.Generator, split: str = "train") -> tuple[Tensor, Tensor]:
-        """Draw fresh questions (count, S) and targets (count, T) of this run's task."""
+    def sample_batch(
+        self, count: int, generator: torch.Generator, split: str = "train"
+    ) -> tuple[Tensor, Tensor]:
+        """Sample questions (count, S) and answers (count, T) of this run's task."""
         oversample = self.oversample if split == "train" else 0.0
         sizes = self.seq_len, self.vocab_size, self.fixed_length
-        return draw(self.task, count, generator, split, *sizes, oversample)
+        return sample_batch(self.task, count, generator, split, *sizes, oversample)
 
 
 def recipe(task: str, architecture: str, **settings) -> Config:
@@ -138,7 +140,7 @@ def fixed_generator(purpose: str) -> torch.Generator:
 
 def tests_text(config: Config, count: int) -> str:
     """Format the size of a test: 10,000 test sequences (6,584 distinct)."""
-    source, _ = config.draw(count, fixed_generator("test"), "test")
+    source, _ = config.sample_batch(count, fixed_generator("test"), "test")
     distinct = len(source.unique(dim=0))
     return f"{count:,} test sequences" + (f" ({distinct:,} distinct)" if distinct < count else "")
 

@@ -13,8 +13,8 @@ MASK = 3                                                    # a gap to fill; PAD
 ZERO, PLUS = 4, 14                                          # in a sum the digits are 4 … 13
 
 
-def uniform_symbols(symbols: range, count: int, length: int, generator: torch.Generator) -> Tensor:
-    """Return contents (count, length) with symbols drawn uniformly at every position."""
+def sample_symbols(symbols: range, count: int, length: int, generator: torch.Generator) -> Tensor:
+    """Return contents (count, length) with every symbol sampled uniformly."""
     return torch.randint(symbols.start, symbols.stop, (count, length), generator=generator)
 
 
@@ -67,16 +67,16 @@ def has_one_completion(content: Tensor) -> Tensor:
     return good
 
 
-def propose_sums(symbols: range, count: int, length: int, generator: torch.Generator) -> Tensor:
+def sample_sums(symbols: range, count: int, length: int, generator: torch.Generator) -> Tensor:
     """Return digits with PLUS in the middle; no sum has an even length."""
     content = torch.randint(ZERO, PLUS, (count, length), generator=generator)
     content[:, length // 2] = PLUS
     return content
 
 
-def propose_patterns(symbols: range, count: int, length: int, generator: torch.Generator) -> Tensor:
+def sample_patterns(symbols: range, count: int, length: int, generator: torch.Generator) -> Tensor:
     """Return random symbols repeated with a random period, with a third of all positions hidden."""
-    content = uniform_symbols(symbols, count, length, generator)
+    content = sample_symbols(symbols, count, length, generator)
     period = torch.randint(1, max(1, length // 2) + 1, (count, 1), generator=generator)
     content = content.gather(1, torch.arange(length) % period)
     content[torch.rand(count, length, generator=generator, dtype=torch.float32) < 1 / 3] = MASK
@@ -141,7 +141,9 @@ def kinds_of(others: Callable | None, source: Tensor) -> dict[str, Tensor]:
     return kinds
 
 
-def pick_rare(kinds: dict[str, Tensor], count: int, oversample: float, generator: torch.Generator) -> Tensor:
+def sample_rebalanced(
+    kinds: dict[str, Tensor], count: int, oversample: float, generator: torch.Generator
+) -> Tensor:
     """Sample indices (count,) of questions with these kinds, each (N,), favouring rare kinds.
 
     In a fraction oversample of the sample, all kinds are equally frequent, as far as supply allows. The rest

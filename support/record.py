@@ -21,7 +21,7 @@ def probe_of(config: Config) -> tuple[Tensor, Tensor]:
     lengths = config.lengths()
     length = max((length for length in lengths if length <= LONGEST_PROBE), default=lengths[0])
     fixed = replace(config, seq_len=length, fixed_length=True)
-    source, target = fixed.draw(100, fixed_generator("examples"), "validation")
+    source, target = fixed.sample_batch(100, fixed_generator("examples"), "validation")
     clearest = sorted(range(100), key=lambda row: -len(source[row].unique()))[:PROBES]
     return source[clearest], target[clearest]
 

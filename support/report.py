@@ -56,9 +56,9 @@ class Answers:
 
 def examples_of(config: Config) -> list[Tensor]:
     """Return source (2, S) and target (2, T) of two validation questions, of medium and of full length."""
-    drawn = config.draw(100, fixed_generator("examples"), "validation")
-    medium_and_longest = data.is_scored(drawn[1]).sum(dim=1).argsort()[[50, -1]]
-    return [tokens[medium_and_longest] for tokens in drawn]
+    source, target = config.sample_batch(100, fixed_generator("examples"), "validation")
+    medium_and_longest = data.is_scored(target).sum(dim=1).argsort()[[50, -1]]
+    return [tokens[medium_and_longest] for tokens in (source, target)]
 
 
 def is_solved_now(history: list[dict]) -> bool:

@@ -149,7 +149,7 @@ def logits_of(model: nn.Module, source: Tensor, target: Tensor) -> Tensor:
 
 def sample_of(config: Config, model: nn.Module) -> dict[str, Tensor]:
     """Return a few questions with their answers and the model's logits, which reveal changed code."""
-    source, target = config.draw(8, fixed_generator("examples"))
+    source, target = config.sample_batch(8, fixed_generator("examples"))
     return {"source": source, "target": target, "logits": logits_of(model, source, target)}
 
 

@@ -88,7 +88,7 @@ def flops_of(config: Config, attention: bool = True) -> int:
 
     Without attention, these are only the products with weights.
     """
-    source, target = config.draw(config.batch_size, torch.Generator())
+    source, target = config.sample_batch(config.batch_size, torch.Generator())
     inputs, _ = make_inputs_and_targets(config.architecture, source, target)
     sized = replace(config, max_len=config.longest_row())
     with FlopCounterMode(display=False) as counter, torch.device("meta"):   # shapes alone, no memory
@@ -129,7 +129,7 @@ def in_processes(processes: int, function: Callable, *arguments: object) -> obje
 def time_steps(config: Config, **how: bool) -> list[float]:
     """Return the seconds of some steps, equally many in each process."""
     run, times, steps = train.Training(config, CPU, **how), [], 2
-    source, target = config.draw(config.batch_size, torch.Generator().manual_seed(0))
+    source, target = config.sample_batch(config.batch_size, torch.Generator().manual_seed(0))
     batch = make_inputs_and_targets("encoder", source, target)
     while len(times) < steps:
         start = time.perf_counter()

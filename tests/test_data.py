@@ -21,16 +21,16 @@ from data import (
     TASKS,
     Task,
     check_task,
-    draw,
     exact_match,
-    in_split,
+    example_questions,
     make_inputs_and_targets,
-    some_questions,
-    split_of,
+    sample_batch,
+    select_split,
+    split_index,
     to_content,
     to_text,
     token_accuracy,
-    usable_lengths,
+    valid_lengths,
 )
 from lab.influence import dependence
 from support import puzzles
@@ -38,8 +38,8 @@ from support.config import Config
 from support.puzzles import MASK, PLUS, add
 from transformer import END, PAD, START
 
-# For each task, the SHA-256 of 2,000 draws from each split with seed 0. All published metrics rest on these.
-DRAWS = {
+# For each task, the SHA-256 of 2,000 sequences from each split with seed 0. Published metrics rest on these.
+HASHES = {
     "copy": "943637e9782c8d14",
     "reverse": "d4d190536baef764",
     "sort": "6d170d51be61b286",
@@ -58,24 +58,24 @@ def content_of(row):
 
 @pytest.mark.parametrize("task", IN_PLAIN_PYTHON)
 def test_targets_are_what_plain_python_says(task):
-    source, target = draw(task, 500, generator())
+    source, target = sample_batch(task, 500, generator())
     widths = {"add": (9, 6), "double": (10, 18)}.get(task, (10, 10))        # seq_len 8: three digits each
     assert (source.size(1), target.size(1)) == widths and source.dtype == target.dtype == torch.int64
     for source_row, target_row in zip(source.tolist(), target.tolist(), strict=True):
         assert content_of(target_row) == IN_PLAIN_PYTHON[task](content_of(source_row))
 
 
-@pytest.mark.parametrize("task", DRAWS)
+@pytest.mark.parametrize("task", HASHES)
 def test_the_draws_never_change(task):
     hashed = hashlib.sha256()
     for split in SPLITS:
-        for tokens in draw(task, 2000, generator(), split):
+        for tokens in sample_batch(task, 2000, generator(), split):
             hashed.update(tokens.numpy().tobytes())
-    assert hashed.hexdigest()[:16] == DRAWS[task]
+    assert hashed.hexdigest()[:16] == HASHES[task]
 
 
 def test_lengths_and_symbols_are_uniform():
-    source, _ = draw("copy", 16_000, generator())
+    source, _ = sample_batch("copy", 16_000, generator())
     lengths = (source >= FIRST_SYMBOL).sum(dim=1).bincount(minlength=9)
     assert lengths[0] == 0 and (lengths[1:] - 2000).abs().max() < 200       # 2000 ± 4.8 standard deviations
     long_rows = source[(source >= FIRST_SYMBOL).sum(dim=1) == 8]
@@ -84,13 +84,13 @@ def test_lengths_and_symbols_are_uniform():
 
 
 def test_fixed_length_draws_only_that_length():
-    source, _ = draw("reverse", 200, generator(), seq_len=5, fixed_length=True)
+    source, _ = sample_batch("reverse", 200, generator(), seq_len=5, fixed_length=True)
     assert ((source >= FIRST_SYMBOL).sum(dim=1) == 5).all()
 
 
 def test_no_sequence_is_in_two_splits_and_each_is_in_one():
     for length in range(1, 5):
-        lists = [in_split(split, some_questions("copy", length, 12)).tolist() for split in SPLITS]
+        lists = [select_split(split, example_questions("copy", length, 12)).tolist() for split in SPLITS]
         listed = [set(map(tuple, contents)) for contents in lists]
         every = set(itertools.product(range(FIRST_SYMBOL, 12), repeat=length))
         assert set.union(*listed) == every and sum(map(len, listed)) == len(every)
@@ -100,9 +100,9 @@ def test_no_sequence_is_in_two_splits_and_each_is_in_one():
 @pytest.mark.parametrize("seed", [0, 1])
 def test_draws_stay_in_their_split_for_each_length_and_task(split, seed):
     for task in IN_PLAIN_PYTHON:
-        for row in draw(task, 800, generator(seed), split)[0].tolist():
+        for row in sample_batch(task, 800, generator(seed), split)[0].tolist():
             content = torch.tensor([content_of(row)])
-            assert SPLITS[split_of(content).item()] == split
+            assert SPLITS[split_index(content).item()] == split
 
 
 @pytest.mark.parametrize("length", [3, 4, 8])
@@ -111,7 +111,7 @@ def test_splits_are_80_10_10_whatever_the_symbols(length):
     for symbol in (4, 11, 19):                              # also among sequences that begin or end alike
         for column in (0, -1):
             some = contents[contents[:, column] == symbol]
-            shares = split_of(some).bincount(minlength=3) / len(some)
+            shares = split_index(some).bincount(minlength=3) / len(some)
             assert (shares - torch.tensor([0.8, 0.1, 0.1])).abs().max() < 0.04
 
 
@@ -122,26 +122,27 @@ def test_the_hash_is_the_same_on_every_machine():
         for symbol in content:
             state = (state * 48271 + symbol) % (2**31 - 1)
         bucket = state * 69621**2 % (2**31 - 1) % 10
-        assert split_of(torch.tensor([content])).item() == max(0, bucket - 7)
-    assert split_of(torch.tensor([[5, 7, 9]])).item() == SPLITS.index("test")   # never change it
+        assert split_index(torch.tensor([content])).item() == max(0, bucket - 7)
+    assert split_index(torch.tensor([[5, 7, 9]])).item() == SPLITS.index("test")    # never change it
 
 
 def test_the_same_seed_draws_the_same_and_the_generator_moves_on():
     first, again = generator(3), generator(3)
-    assert torch.equal(draw("reverse", 50, first)[0], draw("reverse", 50, again)[0])
-    assert not torch.equal(draw("reverse", 50, first)[0], draw("reverse", 50, generator(3))[0])
+    assert torch.equal(sample_batch("reverse", 50, first)[0], sample_batch("reverse", 50, again)[0])
+    other = sample_batch("reverse", 50, generator(3))[0]
+    assert not torch.equal(sample_batch("reverse", 50, first)[0], other)
 
 
 def test_a_length_without_sequences_is_left_out():
-    assert [len(in_split(split, some_questions("copy", 1, 6))) for split in SPLITS] == [1, 1, 0]
-    assert usable_lengths("copy", seq_len=8, vocab_size=6)[0] > 1
-    source, _ = draw("copy", 300, generator(), "test", vocab_size=6)
+    assert [len(select_split(split, example_questions("copy", 1, 6))) for split in SPLITS] == [1, 1, 0]
+    assert valid_lengths("copy", seq_len=8, vocab_size=6)[0] > 1
+    source, _ = sample_batch("copy", 300, generator(), "test", vocab_size=6)
     assert (source >= FIRST_SYMBOL).sum(dim=1).min() > 1
 
 
 @pytest.mark.parametrize("task", IN_PLAIN_PYTHON)
 def test_each_architecture_is_asked_for_the_answer_alone_and_is_never_given_what_it_is_to_say(task):
-    source, target = draw(task, 200, generator(), seq_len=6)
+    source, target = sample_batch(task, 200, generator(), seq_len=6)
     width = max(source.size(1), target.size(1))
     (seen,), predictions = make_inputs_and_targets("encoder", source, target)
     assert seen.shape == predictions.shape == (200, width)
@@ -165,7 +166,7 @@ def test_each_architecture_is_asked_for_the_answer_alone_and_is_never_given_what
 
 
 def test_a_task_without_kinds_tells_its_questions_apart_by_their_length():
-    source, _ = draw("copy", 50, torch.Generator().manual_seed(0))
+    source, _ = sample_batch("copy", 50, torch.Generator().manual_seed(0))
     (name, lengths), = puzzles.kinds_of(None, source).items()
     assert name == "length" and lengths.tolist() == [row.index(END) - 1 for row in source.tolist()]
 
@@ -175,7 +176,7 @@ def test_a_share_of_the_oversampled_questions_has_all_kinds_equally_often(oversa
     kinds = {"length": torch.tensor([1] * 800 + [2] * 200), "repeats": torch.tensor([0] * 950 + [1] * 50)}
     generator, picked = torch.Generator().manual_seed(0), []
     for _ in range(100):
-        picked += puzzles.pick_rare(kinds, 20, oversample, generator).tolist()
+        picked += puzzles.sample_rebalanced(kinds, 20, oversample, generator).tolist()
     counts = [sum(low <= row < high for row in picked) for low, high in ((0, 800), (800, 950), (950, 1000))]
     for count, share in zip(counts, (0.8, 0.15, 0.05), strict=True):
         assert count == pytest.approx(2000 * ((1 - oversample) * share + oversample / 3), abs=100)
@@ -183,14 +184,14 @@ def test_a_share_of_the_oversampled_questions_has_all_kinds_equally_often(oversa
 
 def test_oversampled_questions_are_those_of_their_split_with_their_answers():
     plain, oversampled = (
-        draw("add", 1000, torch.Generator().manual_seed(0), oversample=share) for share in (0.0, 1.0)
+        sample_batch("add", 1000, torch.Generator().manual_seed(0), oversample=share) for share in (0.0, 1.0)
     )
     kinds = [puzzles.kinds_of(puzzles.count_carries, source) for source, _ in (plain, oversampled)]
     rare = [int((each["ripple"] > 0).sum()) for each in kinds]
     assert rare[1] > 2 * rare[0] > 0
     for sequence, answer in zip(*(tokens.tolist() for tokens in oversampled), strict=True):
         content = torch.tensor([sequence[1 : sequence.index(END)]])
-        assert split_of(content) == 0
+        assert split_index(content) == 0
         assert TASKS["add"].answer(content)[0].tolist() == answer[1 : answer.index(END)]
 
 
@@ -210,7 +211,7 @@ def test_a_task_function_is_only_asked_valid_questions_and_at_least_one(monkeypa
     monkeypatch.setitem(TASKS, "strict", Task(strict))
     check_task("strict")
     for count in 1, 3, 200:                                     # with one row, most lengths have none
-        source, target = draw("strict", count, generator())
+        source, target = sample_batch("strict", count, generator())
         assert source.size(1) == target.size(1) == 10 and torch.equal(source, target)
     dependence("strict", source[source[:, -1] == END][:, 1:-1], 20)
 
@@ -220,7 +221,7 @@ def test_a_task_function_is_only_asked_valid_questions_and_at_least_one(monkeypa
 
     monkeypatch.setitem(TASKS, "add", replace(TASKS["add"], answer=sum_only))
     check_task("add")
-    source, _ = draw("add", 100, generator())
+    source, _ = sample_batch("add", 100, generator())
     dependence("add", source[source[:, 8] == END][:, 1:-1], 20)
 
 
@@ -288,20 +289,22 @@ def test_a_task_whose_questions_are_wrong_is_refused(task, message, monkeypatch)
 
 
 def test_lengths_with_too_few_questions_are_left_out_and_named(monkeypatch, capsys):
-    """Once in 65,536 times, a palindrome of length 8 is proposed; a single sequence is in a single split."""
+    """Once in 65,536 times, a palindrome of length 8 is sampled; a single sequence is in a single split."""
     palindromes = Task(data.copy, is_valid=lambda content: (content == content.flip(1)).all(dim=1))
-    fives = Task(data.copy, propose=lambda symbols, count, length, generator: torch.full((count, length), 5))
+    def sample_fives(symbols, count, length, generator):
+        return torch.full((count, length), 5)
+
     monkeypatch.setitem(TASKS, "palindromes", palindromes)
-    monkeypatch.setitem(TASKS, "fives", fives)
-    assert usable_lengths("palindromes", 8, 20) == [1, 2, 3, 4, 5]
-    assert usable_lengths("fives", 8, 20) == [1, 2, 3]      # short ones are listed, not proposed
+    monkeypatch.setitem(TASKS, "fives", Task(data.copy, sample_candidates=sample_fives))
+    assert valid_lengths("palindromes", 8, 20) == [1, 2, 3, 4, 5]
+    assert valid_lengths("fives", 8, 20) == [1, 2, 3]       # short ones are listed, not sampled
     for task in "palindromes", "fives":
         monkeypatch.setattr("sys.argv", ["data.py", "--task", task])
         data.main()
         Config(task).check()
         for split in SPLITS:
-            source, _ = draw(task, 50, generator(), split)
-            assert {*((source != PAD).sum(dim=1) - 2).tolist()} <= {*usable_lengths(task, 8, 20)}
+            source, _ = sample_batch(task, 50, generator(), split)
+            assert {*((source != PAD).sum(dim=1) - 2).tolist()} <= {*valid_lengths(task, 8, 20)}
     palindrome, five = (line for line in capsys.readouterr().out.splitlines() if "no questions" in line)
     assert palindrome == "  no questions of length 6, 7, 8: too few are valid to fill every split"
     assert five == "  no questions of length 4, 5, 6, 7, 8: too few are valid to fill every split"
@@ -309,8 +312,8 @@ def test_lengths_with_too_few_questions_are_left_out_and_named(monkeypatch, caps
 
 @pytest.mark.parametrize("count", [5, 12])
 def test_large_draws_are_oversampled_in_parts(count, monkeypatch):
-    monkeypatch.setattr(data, "MOST_PICKED", 5)             # torch.multinomial takes at most 2²⁴ candidates
-    source, target = draw("sort", count, generator(), oversample=1.0)
+    monkeypatch.setattr(data, "MAX_RESAMPLED", 5)           # torch.multinomial takes at most 2²⁴ candidates
+    source, target = sample_batch("sort", count, generator(), oversample=1.0)
     assert len(source) == len(target) == count
     assert [content_of(row) for row in target.tolist()] == [
         sorted(content_of(row)) for row in source.tolist()
@@ -337,7 +340,7 @@ def test_a_task_with_names_and_symbols_of_its_own_is_typed_by_them(monkeypatch):
     letters = {4 + place: letter for place, letter in enumerate("abc")}
     monkeypatch.setitem(TASKS, "letters", Task(data.reverse, symbols=range(4, 7), names=letters))
     check_task("letters")
-    source, _ = draw("letters", 50, generator())
+    source, _ = sample_batch("letters", 50, generator())
     assert source.max() == 6
     for words in ["c", "a", "b"], ["c a b"], ["cab"]:
         assert to_text(to_content(words, "letters"), "letters") == "c a b"
@@ -417,7 +420,7 @@ def test_both_files_mean_the_same_by_the_special_tokens():
 )
 def test_bad_settings_are_named_with_their_fix(settings, message):
     with pytest.raises(ValueError, match=message):
-        draw(**{"task": "copy", "count": 4, "generator": generator(), **settings})
+        sample_batch(**{"task": "copy", "count": 4, "generator": generator(), **settings})
 
 
 def test_data_py_prints_the_true_size_of_each_split(capsys, monkeypatch):

@@ -12,7 +12,7 @@ from test_visualize import call_main
 import handmade
 import support.config
 import train
-from data import FIRST_SYMBOL, add_start_end, draw, make_inputs_and_targets
+from data import FIRST_SYMBOL, add_start_end, make_inputs_and_targets, sample_batch
 from handmade import (
     PAIRS,
     VOCAB,
@@ -44,7 +44,8 @@ def test_every_sequence_is_right_alone_and_beside_longer_ones(build):
     answer = {"copy": lambda content: content, "reverse": lambda content: content.flip(1)}[config.task]
     assert type(model) in (MiniTransformer, EncoderDecoder)         # nothing is overridden
     assert right_by_length(model, answer) == dict.fromkeys(range(1, 9), 1.0)
-    source, target = draw(config.task, 2_000, torch.Generator().manual_seed(0))         # lengths 1 to 8: PAD
+    generator = torch.Generator().manual_seed(0)
+    source, target = sample_batch(config.task, 2_000, generator)        # lengths 1 to 8: PAD
     predictions = predict(model, source, target)
     assert torch.equal(predictions.where(target != PAD, PAD), target)   # with START and END
 

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 import data
-from data import TASKS, Task, draw
+from data import TASKS, Task, sample_batch
 from lab.heads import longest, unseen_sequences
 from lab.influence import dependence, influence
 from support.config import Config
@@ -108,7 +108,7 @@ def test_an_answer_depends_on_the_symbols_that_it_comes_from(answer, cells, monk
 
 @pytest.mark.parametrize("task", ["copy", "reverse", "sort", "double", "add"])
 def test_dependence_is_that_of_a_loop_in_plain_python(task):
-    source, _ = draw(task, 12, generator(), seq_len=5, fixed_length=True)
+    source, _ = sample_batch(task, 12, generator(), seq_len=5, fixed_length=True)
     content, answer = source[:, 1:-1], IN_PLAIN_PYTHON[task]
     measured, symbols = dependence(task, content, 20), range(4, 15) if task == "add" else range(4, 20)
     for row, question in enumerate(content.tolist()):

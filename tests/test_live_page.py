@@ -19,7 +19,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 from torch.optim.swa_utils import AveragedModel
 
 import transformer
-from data import TASKS, Task, alphabet, some_questions
+from data import TASKS, Task, alphabet, example_questions
 from handmade import copying_encoder_decoder, reversing_encoder
 from lab import live_page
 from lab.ablation import ablated, mean_head_outputs
@@ -151,7 +151,7 @@ def test_the_page_answers_and_judges_questions_as_data_py_does(task, browser, ha
         symbols = alphabet(task, 20)
         generator = torch.Generator().manual_seed(length)
         some = torch.tensor(symbols)[torch.randint(len(symbols), (40, length), generator=generator)]
-        contents = torch.cat([some, some_questions(task, length, 20)[:20]])
+        contents = torch.cat([some, example_questions(task, length, 20)[:20]])
         valid = TASKS[task].is_valid(contents)
         script = "return arguments[1].map(content => IS_VALID[arguments[0]]?.(content) ?? true)"
         assert browser.execute_script(script, task, contents.tolist()) == valid.tolist()
@@ -669,7 +669,7 @@ def test_the_exact_match_shown_is_that_of_the_rounded_weights(tmp_path):
     """The correct logit leads by at least 2, but float16 rounds numbers above 32,768 to multiples of 32."""
     config, model, _ = reversing_encoder()
     run = Run(model.eval(), config, [], Path("nowhere"))
-    distinct = len(run.config.draw(50, fixed_generator("test"), "test")[0].unique(dim=0))
+    distinct = len(run.config.sample_batch(50, fixed_generator("test"), "test")[0].unique(dim=0))
     shown = f"100% of 50 test sequences ({distinct} distinct) correct"
     assert distinct < 50 and shown in page_of(run, tmp_path / "explorer.html").read_text()
     with torch.no_grad():

@@ -52,8 +52,8 @@ def test_a_map_has_query_down_key_across_and_row_0_on_top(run, measured):
         first = {"encoder": 1, "decoder": 4, "cross": 0}[kind]
         cells = [(3 - i, first + i) for i in range(3) if first + i < len(queries)]          # key, query
         assert outlined(axes) == (sorted(cells) if kind == view.kind else [])
-    draw = head_picture(view)
-    assert draw.axes[0].get_ylabel().startswith("query") and draw.axes[1].get_xlabel().startswith("key")
+    figure = head_picture(view)
+    assert figure.axes[0].get_ylabel().startswith("query") and figure.axes[1].get_xlabel().startswith("key")
 
 
 @pytest.mark.parametrize(

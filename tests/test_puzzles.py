@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import patterns_that_fit, to_digits, to_ids
 
-from data import TASKS, draw
+from data import TASKS, sample_batch
 from support import puzzles
 from support.puzzles import MASK, PLUS, ZERO
 from transformer import END, START
@@ -37,7 +37,7 @@ def kinds_in_plain_python(task, content):
 
 @pytest.mark.parametrize("task", ["sort", "add", "complete"])
 def test_kinds_of_questions_are_those_of_a_loop_in_plain_python(task):
-    source, _ = draw(task, 500, torch.Generator().manual_seed(0))
+    source, _ = sample_batch(task, 500, torch.Generator().manual_seed(0))
     kinds = puzzles.kinds_of(TASKS[task].kinds, source)
     for row, sequence in enumerate(source.tolist()):
         content = sequence[1 : sequence.index(END)]

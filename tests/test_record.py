@@ -21,7 +21,7 @@ def test_the_record_holds_the_attention_to_an_unseen_question_after_each_epoch(a
     assert record["step"].tolist() == [3, 6]
     source, target = torch.tensor(record["source"]), torch.tensor(record["target"])
     assert target[1:-1].tolist() == source[1:-1].tolist()[::-1]
-    assert len(source) == 10 and data.split_of(source[None, 1:-1]).item() == SPLITS.index("validation")
+    assert len(source) == 10 and data.split_index(source[None, 1:-1]).item() == SPLITS.index("validation")
     sources, targets = probe_of(run.config)
     assert torch.equal(sources[0], source) and len(sources) == 4
     inputs, targets = make_inputs_and_targets(architecture, sources, targets)

@@ -113,7 +113,7 @@ def test_what_one_pass_scores_is_what_generation_writes_for_a_model_that_is_some
 ):
     settings = {"architecture": architecture, "task": task, "vocab_size": vocab_size, "seq_len": seq_len}
     model, _ = trained(**settings, d_model=32, epochs=13, learning_rate=5e-3)
-    source, target = Config(**TINY | settings).draw(400, torch.Generator().manual_seed(0))
+    source, target = Config(**TINY | settings).sample_batch(400, torch.Generator().manual_seed(0))
     written = generate(model, source, 5)
     expected = torch.cat([target[:, :1], F.pad(written, (0, 5 - written.size(1)))], dim=1)
     inputs, targets = make_inputs_and_targets(architecture, source, target)
@@ -252,8 +252,11 @@ def test_the_command_trains_each_task_and_prints_a_table(tmp_path):
 def test_oversampling_changes_what_is_trained_on_and_never_what_is_asked(split):
     plain, oversampled = Config("sort"), Config("sort", oversample=1.0)
     for which, expected in (split, True), ("train", False):
-        drawn = [config.draw(300, torch.Generator().manual_seed(0), which) for config in (plain, oversampled)]
-        assert all(map(torch.equal, *drawn)) == expected
+        one, other = (
+            config.sample_batch(300, torch.Generator().manual_seed(0), which)
+            for config in (plain, oversampled)
+        )
+        assert all(map(torch.equal, one, other)) == expected
 
 
 def test_a_task_of_ones_own_is_a_function_and_a_line(tmp_path, monkeypatch, capsys, few_sequences):

@@ -185,7 +185,7 @@ def few_lengths(monkeypatch):
     answer_lengths = lab.evidence.answer_lengths
 
     def ends(run, twice):
-        lengths = data.usable_lengths(run.config.task, twice, run.config.vocab_size)
+        lengths = data.valid_lengths(run.config.task, twice, run.config.vocab_size)
         trained = [length for length in lengths if 2 * length <= twice] or lengths[:1]
         beyond = [length for length in lengths if 2 * length > twice] or lengths[-1:]
         extremes = trained[0], trained[-1], beyond[0], beyond[-1]
