@@ -51,7 +51,7 @@ class Task:
     is_valid: Callable[[Tensor], Tensor] = accept_all       # whether each row (N, L) is valid, (N,)
     names: dict[int, str] = field(default_factory=dict)     # of tokens not shown by number
     form: str = "other symbols"                             # completes the error hint "write …"
-    kinds: Callable[[Tensor], dict[str, Tensor]] | None = None          # of questions, as count_repeats
+    categories: Callable[[Tensor], dict[str, Tensor]] | None = None     # of questions, as count_repeats
     settings: dict = field(default_factory=dict)            # best Config values; see support/config.py
     depends_on: Callable[[Tensor], Tensor] | None = None    # (N, L) → (N, A, L); None: see `dependence`
 
@@ -80,14 +80,14 @@ def double(content: Tensor) -> Tensor:
 TASKS = {
     "copy": Task(copy),
     "reverse": Task(reverse),
-    "sort": Task(sort, kinds=puzzles.count_repeats, settings={"epochs": 300, "oversample": 1.0}),
+    "sort": Task(sort, categories=puzzles.count_repeats, settings={"epochs": 300, "oversample": 1.0}),
     "double": Task(double, settings={"epochs": 100}),
     "add": Task(
         puzzles.add, symbols=range(ZERO, PLUS + 1),
         sample_candidates=puzzles.sample_sums, is_valid=puzzles.is_sum,
         names={ZERO + digit: str(digit) for digit in range(10)} | {PLUS: "+"},
         form="two numbers with the same number of digits, as in 4 2 + 1 9",
-        kinds=puzzles.count_carries,
+        categories=puzzles.count_carries,
         settings={
             "epochs": 400, "embedding_std": 1.0, "position_base": 10_000.0, "oversample": 1.0,
             "decoder": {"oversample": 0.75},
@@ -97,7 +97,7 @@ TASKS = {
         puzzles.complete, gaps=True,
         sample_candidates=puzzles.sample_patterns, is_valid=puzzles.has_one_completion,
         form="a repeating pattern with gaps that can be filled in only one way, as in 5 _ 5 7",
-        kinds=puzzles.count_clues,
+        categories=puzzles.count_clues,
         settings={
             "epochs": 400, "positional": "learned", "embedding_std": 0.5, "oversample": 1.0,
             "encoder": {"norm_first": False, "embedding_std": 0.25}, "decoder": {"oversample": 0.75},
@@ -258,8 +258,8 @@ def sample_batch(
         parts = []
         for rows in torch.arange(count).split(MAX_RESAMPLED):
             source, target = sample_batch(task, OVERSAMPLING_FACTOR * len(rows), generator, split, *sizes)
-            kinds = puzzles.kinds_of(TASKS[task].kinds, source)
-            picked = puzzles.sample_rebalanced(kinds, len(rows), oversample, generator)
+            categories = puzzles.question_categories(TASKS[task].categories, source)
+            picked = puzzles.sample_rebalanced(categories, len(rows), oversample, generator)
             parts.append((source[picked], target[picked]))
         return tuple(map(torch.cat, zip(*parts, strict=True)))
     lengths = valid_lengths(task, *sizes)
@@ -377,9 +377,9 @@ def try_task(task: str, length: int, vocab_size: int) -> None:
                 f"{to_text(question, task)} is answered differently alone and in a batch; use no random "
                 "numbers, and specify the dimension, as in content.roll(1, dims=1)"
             )
-    for name, values in (entry.kinds(content) if entry.kinds else {}).items():
+    for name, values in (entry.categories(content) if entry.categories else {}).items():
         if values.shape != (len(content),) or values.is_floating_point():
-            raise ValueError(f"kind {name!r} is not one integer per question, (N,)")
+            raise ValueError(f"category {name!r} is not one integer per question, (N,)")
     if entry.depends_on and entry.depends_on(content).shape != (*answers.shape, length):
         raise ValueError("depends_on does not return (N, A, L)")
 

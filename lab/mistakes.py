@@ -1,7 +1,7 @@
-"""Kinds of questions that a model answers incorrectly, counted."""
+"""Categories of questions that a model answers incorrectly, counted."""
 
 from data import TASKS
-from support.puzzles import kinds_of
+from support.puzzles import question_categories
 from support.report import Answers
 from support.runs import Run, read_metrics
 from train import take_test
@@ -16,23 +16,24 @@ def mistakes_of(run: Run) -> Answers | None:
     return answers if answers.wrong.any() else None
 
 
-def by_kind(answers: Answers) -> list[dict]:
-    """Count how often each kind occurs among the questions and the mistakes, in numbers and fractions."""
-    rows, wrong, different = [], answers.wrong, answers.different_mistakes()
-    for kind, values in kinds_of(TASKS[answers.config.task].kinds, answers.source).items():
+def mistakes_by_category(answers: Answers) -> list[dict]:
+    """Count each category among the questions and the mistakes, in numbers and fractions."""
+    rows, wrong, distinct = [], answers.wrong, answers.distinct_mistakes()
+    counted = TASKS[answers.config.task].categories
+    for category, values in question_categories(counted, answers.source).items():
         for value in values.unique().tolist():
-            is_kind = values == value
-            mistakes = int(is_kind[wrong].sum())
+            belongs = values == value
+            mistakes = int(belongs[wrong].sum())
             rows.append({
-                "kind": kind, "value": value, "questions": int(is_kind.sum()), "mistakes": mistakes,
-                "different_mistakes": int(is_kind[different].sum()),
-                "share_of_questions": is_kind.double().mean().item(),
-                "share_of_mistakes": mistakes / max(1, int(wrong.sum())),
+                "category": category, "value": value, "questions": int(belongs.sum()), "mistakes": mistakes,
+                "distinct_mistakes": int(belongs[distinct].sum()),
+                "fraction_of_questions": belongs.double().mean().item(),
+                "fraction_of_mistakes": mistakes / max(1, int(wrong.sum())),
             })
     return rows
 
 
 def table_of(run: Run) -> list[dict]:
-    """Return by_kind of a run's mistakes, if there are any."""
+    """Return mistakes_by_category of a run's mistakes, if there are any."""
     answers = mistakes_of(run)
-    return by_kind(answers) if answers else []
+    return mistakes_by_category(answers) if answers else []

@@ -20,8 +20,8 @@ SEEDS = {"validation": 1, "test": 2, "examples": 3, "analysis": 4, "influence": 
 
 def setting(default: object, allowed: Collection, text: str = "") -> object:
     """Return a field for one of these words, or for a number in (least, most); text is its help."""
-    kind = "choices" if isinstance(default, str) else "range"
-    return field(default=default, metadata={kind: allowed, "help": text})
+    key = "choices" if isinstance(default, str) else "range"
+    return field(default=default, metadata={key: allowed, "help": text})
 
 
 @dataclass
@@ -40,7 +40,7 @@ class Config:
     hold: float = setting(0.0, (0.0, 0.99), "fraction of the steps before cosine decay to 0 begins")
     seq_len: int = setting(8, (1, 4_096), "maximum number of symbols in a question")
     fixed_length: bool = setting(False, (False, True), "use only questions of exactly --seq-len symbols")
-    oversample: float = setting(0.0, (0.0, 1.0), "fraction of training data with all kinds equally common")
+    oversample: float = setting(0.0, (0.0, 1.0), "fraction of training data balanced over all categories")
     vocab_size: int = setting(20, (5, 100_000), "vocabulary size, including PAD, START, END and MASK")
     d_model: int = setting(128, (1, 8_192), "width of the residual stream")
     num_heads: int = setting(8, (1, 256), "attention heads per layer; must divide --d-model")
@@ -159,6 +159,6 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         else:
             text += f" (default: {each.default})" if each.default is not None else ""
             words = each.metadata.get("choices")
-            kind = {"choices": words} if words else {"metavar": "NUMBER"}
+            value = {"choices": words} if words else {"metavar": "NUMBER"}
             as_type = each.type if each.type in (str, float) else int
-            parser.add_argument(flag, type=as_type, help=text, **kind)
+            parser.add_argument(flag, type=as_type, help=text, **value)

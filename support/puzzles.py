@@ -129,27 +129,27 @@ def visible_copies(content: Tensor) -> Tensor:
     return complete(content)[:, :, None] == content[:, None, :]
 
 
-def kinds_of(others: Callable | None, source: Tensor) -> dict[str, Tensor]:
+def question_categories(others: Callable | None, source: Tensor) -> dict[str, Tensor]:
     """Return each question's length in source (N, S), and any others that a task counts, each (N,)."""
     lengths = (source != 0).sum(dim=1) - 2                # without START, END, PAD
-    kinds = {"length": lengths}
+    categories = {"length": lengths}
     if others:
         for length in lengths.unique().tolist():
             rows = lengths == length
             for name, values in others(source[rows, 1 : length + 1]).items():
-                kinds.setdefault(name, torch.zeros_like(lengths))[rows] = values
-    return kinds
+                categories.setdefault(name, torch.zeros_like(lengths))[rows] = values
+    return categories
 
 
 def sample_rebalanced(
-    kinds: dict[str, Tensor], count: int, oversample: float, generator: torch.Generator
+    categories: dict[str, Tensor], count: int, oversample: float, generator: torch.Generator
 ) -> Tensor:
-    """Sample indices (count,) of questions with these kinds, each (N,), favouring rare kinds.
+    """Sample indices (count,) of questions with these categories, each (N,), favouring rare ones.
 
-    In a fraction oversample of the sample, all kinds are equally frequent, as far as supply allows. The rest
-    keep the natural frequencies, so that the model does not forget common kinds.
+    In a fraction oversample of the sample, all combinations of categories are equally frequent, as far as
+    supply allows. The rest keep their natural frequencies, so that the model does not forget common ones.
     """
-    kind = torch.stack(list(kinds.values()), dim=1)
-    _, number, frequency = kind.unique(dim=0, return_inverse=True, return_counts=True)
-    equally = len(kind) / len(frequency) / frequency.double()           # the weight that makes kinds equal
-    return torch.multinomial((1 - oversample + oversample * equally)[number], count, generator=generator)
+    combined = torch.stack(list(categories.values()), dim=1)
+    _, index, frequency = combined.unique(dim=0, return_inverse=True, return_counts=True)
+    equal = len(combined) / len(frequency) / frequency.double()         # weights that make all equally likely
+    return torch.multinomial((1 - oversample + oversample * equal)[index], count, generator=generator)

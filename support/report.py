@@ -43,7 +43,7 @@ class Answers:
         """Return which questions were answered incorrectly, (N,)."""
         return ~data.all_right(self.prediction, self.target)
 
-    def different_mistakes(self) -> list[int]:
+    def distinct_mistakes(self) -> list[int]:
         """Return one row per distinct question answered incorrectly."""
         backwards = reversed(self.wrong.nonzero().flatten().tolist())
         return sorted({tuple(self.source[row].tolist()): row for row in backwards}.values())
@@ -51,7 +51,7 @@ class Answers:
     def examples(self) -> list[str]:
         """Format up to three distinct mistakes; see prediction_text."""
         return [prediction_text(self.config.task, self.source[row], self.target[row], self.prediction[row])
-                for row in self.different_mistakes()[:3]]
+                for row in self.distinct_mistakes()[:3]]
 
 
 def examples_of(config: Config) -> list[Tensor]:

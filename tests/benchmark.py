@@ -14,7 +14,7 @@ The first shows all three architectures. The second changes one ingredient of th
 trains each architecture on each task to the end of its schedule and scores the final models. With
 --ones-first, sums are written least significant digit first, as by hand. The fourth asks whether the trained
 reversing encoder works like the one in handmade.py. The fifth splits the first attention scores of runs into
-the parts due to positions and to symbols. The sixth draws which kinds of questions runs get wrong. The
+the parts due to positions and to symbols. The sixth draws which categories of questions runs get wrong. The
 seventh asks which emerges first in training: correct symbols or the attention pattern. The eighth trains on
 other projects' toy tasks. The last measures the cost of a training step as the model grows, and writes
 models/scale.png.
@@ -270,7 +270,7 @@ def right_of_hardest_sums(model: nn.Module, config: Config) -> str:
 
 
 def all_tasks(tasks: list[str], architectures: list[str], seeds: range) -> None:
-    """Train each architecture on each task with its own recipe, and list the kinds of mistakes."""
+    """Train each architecture on each task with its own recipe, and list its mistakes by category."""
     line = "{:<10}{:<17}{:>8}{:>15}{:>17}{:>7}   {}"
     headings = "task", "architecture", "solved", "steps (most)", "seconds (most)", "in all", "exact match"
     tokens = "source", "target", "prediction"
@@ -391,7 +391,7 @@ def main() -> None:
     instead.add_argument("--balance", nargs="+", type=Path, metavar="FOLDER",
                          help="instead: split the first attention scores of the runs in these folders")
     instead.add_argument("--mistakes", nargs="+", type=Path, metavar="FOLDER",
-                         help="instead: draw which kinds of questions the runs in these folders get wrong")
+                         help="instead: draw which questions the runs in these folders get wrong")
     instead.add_argument("--pattern", action="store_true",
                          help="instead: time when correct symbols and the attention pattern emerge")
     instead.add_argument("--other-toys", action="store_true",

@@ -165,18 +165,19 @@ def test_each_architecture_is_asked_for_the_answer_alone_and_is_never_given_what
         assert alone[row].tolist() == filled([PAD] * (len(prompt) - 1) + answer, alone.size(1))
 
 
-def test_a_task_without_kinds_tells_its_questions_apart_by_their_length():
+def test_a_task_without_categories_tells_its_questions_apart_by_their_length():
     source, _ = sample_batch("copy", 50, torch.Generator().manual_seed(0))
-    (name, lengths), = puzzles.kinds_of(None, source).items()
+    (name, lengths), = puzzles.question_categories(None, source).items()
     assert name == "length" and lengths.tolist() == [row.index(END) - 1 for row in source.tolist()]
 
 
 @pytest.mark.parametrize("oversample", [0, 0.5, 1])
-def test_a_share_of_the_oversampled_questions_has_all_kinds_equally_often(oversample):
-    kinds = {"length": torch.tensor([1] * 800 + [2] * 200), "repeats": torch.tensor([0] * 950 + [1] * 50)}
+def test_a_share_of_the_oversampled_questions_has_all_categories_equally_often(oversample):
+    lengths, repeats = torch.tensor([1] * 800 + [2] * 200), torch.tensor([0] * 950 + [1] * 50)
+    categories = {"length": lengths, "repeats": repeats}
     generator, picked = torch.Generator().manual_seed(0), []
     for _ in range(100):
-        picked += puzzles.sample_rebalanced(kinds, 20, oversample, generator).tolist()
+        picked += puzzles.sample_rebalanced(categories, 20, oversample, generator).tolist()
     counts = [sum(low <= row < high for row in picked) for low, high in ((0, 800), (800, 950), (950, 1000))]
     for count, share in zip(counts, (0.8, 0.15, 0.05), strict=True):
         assert count == pytest.approx(2000 * ((1 - oversample) * share + oversample / 3), abs=100)
@@ -186,8 +187,9 @@ def test_oversampled_questions_are_those_of_their_split_with_their_answers():
     plain, oversampled = (
         sample_batch("add", 1000, torch.Generator().manual_seed(0), oversample=share) for share in (0.0, 1.0)
     )
-    kinds = [puzzles.kinds_of(puzzles.count_carries, source) for source, _ in (plain, oversampled)]
-    rare = [int((each["ripple"] > 0).sum()) for each in kinds]
+    sources = [source for source, _ in (plain, oversampled)]
+    categories = [puzzles.question_categories(puzzles.count_carries, source) for source in sources]
+    rare = [int((each["ripple"] > 0).sum()) for each in categories]
     assert rare[1] > 2 * rare[0] > 0
     for sequence, answer in zip(*(tokens.tolist() for tokens in oversampled), strict=True):
         content = torch.tensor([sequence[1 : sequence.index(END)]])
@@ -249,16 +251,16 @@ def test_a_wrong_task_is_refused_in_one_line(answer, message, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("kinds", "message"),
+    ("categories", "message"),
     [
         (lambda content: content[:, 0], "AttributeError: 'Tensor' object has no attribute 'items'"),
-        (lambda content: {"first": content[:, :1]}, r"kind 'first' is not one integer per question, \(N,\)"),
-        (lambda content: {"mean": content.double().mean(dim=1)}, "kind 'mean' is not one integer per"),
+        (lambda content: {"first": content[:, :1]}, r"category 'first' is not one integer per question, \(N"),
+        (lambda content: {"mean": content.double().mean(dim=1)}, "category 'mean' is not one integer per"),
         (lambda content: {"third": content[:, 2]}, r"IndexError: .*\(test_data.py, line \d+\)"),
     ],
 )
-def test_wrong_kinds_are_refused_in_one_line(kinds, message, monkeypatch):
-    monkeypatch.setitem(TASKS, "wrong", Task(data.copy, kinds=kinds))
+def test_wrong_categories_are_refused_in_one_line(categories, message, monkeypatch):
+    monkeypatch.setitem(TASKS, "wrong", Task(data.copy, categories=categories))
     with pytest.raises(ValueError, match=message) as refused:
         check_task("wrong")
     assert "\n" not in str(refused.value) and str(refused.value).startswith("task wrong")

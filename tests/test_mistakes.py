@@ -1,4 +1,4 @@
-"""Mistakes are counted by kind, next to the questions, and are those of the test that training took."""
+"""Mistakes are counted by category, next to the questions, and are those of the test that training took."""
 
 import csv
 import json
@@ -10,7 +10,7 @@ import pytest
 from mistakes import mistakes_picture, mistakes_text
 
 import lab.mistakes
-from lab.mistakes import by_kind, mistakes_of, table_of
+from lab.mistakes import mistakes_by_category, mistakes_of, table_of
 from lab.outputs import Output
 from support.report import Answers
 from support.runs import run_folder
@@ -19,8 +19,8 @@ from train import load_run
 
 def test_mistakes_are_counted_by_kind_beside_the_questions(answers):
     assert answers.wrong.tolist() == [True, False, True, False, True, False]
-    assert answers.different_mistakes() == [0, 4]
-    counted = [tuple(row.values()) for row in by_kind(answers)]
+    assert answers.distinct_mistakes() == [0, 4]
+    counted = [tuple(row.values()) for row in mistakes_by_category(answers)]
     expected = [                                            # questions, mistakes, distinct ones
         ("length", 1, 1, 0, 0), ("length", 2, 2, 1, 1), ("length", 3, 3, 2, 1),
         ("repeats", 0, 3, 0, 0), ("repeats", 1, 3, 3, 2), ("copies", 1, 3, 0, 0), ("copies", 2, 3, 3, 2),
@@ -41,20 +41,20 @@ def test_mistakes_are_reported_in_twelve_lines_with_the_hardest_kind_and_example
 
 
 def test_the_picture_of_mistakes_says_which_kind_has_more_than_its_share(answers):
-    table = by_kind(answers)
+    table = mistakes_by_category(answers)
     figure = mistakes_picture(answers.config, table)
     assert figure.get_suptitle() == "Repeats 1: 50% of the questions, but 100% of the 3 mistakes"
     assert "3 of 6 test sequences wrong" in " ".join(text.get_text() for text in figure.texts)
     assert "9 5 5 7 9 5 has 3 repeats" in figure.get_supxlabel()
     assert [axes.get_xlabel() for axes in figure.axes] == ["length", "repeats", "copies"]
     heights = [[bar.get_height() for bar in axes.patches] for axes in figure.axes]
-    shares = [[row[name] for row in table if row["kind"] == kind]
-              for kind in ("length", "repeats") for name in ("share_of_questions", "share_of_mistakes")]
-    assert numpy.allclose(heights[0], 100 * numpy.array(shares[0] + shares[1]))
-    assert numpy.allclose(heights[1], 100 * numpy.array(shares[2] + shares[3]))
+    for bars, category in zip(heights, ("length", "repeats"), strict=False):
+        rows = [row for row in table if row["category"] == category]
+        expected = [row[f"fraction_of_{name}"] for name in ("questions", "mistakes") for row in rows]
+        assert numpy.allclose(bars, 100 * numpy.array(expected))
     all_wrong = Answers(answers.config, answers.source, answers.target, answers.target + 1)
-    sentence = mistakes_picture(answers.config, by_kind(all_wrong)).get_suptitle()
-    assert sentence == "6 mistakes, spread over all kinds of questions"
+    sentence = mistakes_picture(answers.config, mistakes_by_category(all_wrong)).get_suptitle()
+    assert sentence == "6 mistakes, spread over all categories of questions"
 
 
 def test_the_mistakes_of_a_run_are_those_that_its_metrics_count(models_dir, tmp_path):
@@ -63,7 +63,7 @@ def test_the_mistakes_of_a_run_are_those_that_its_metrics_count(models_dir, tmp_
     answers = mistakes_of(run)
     assert len(answers.wrong) == metrics["test_sequences"] == 500
     assert int(answers.wrong.sum()) == pytest.approx(500 * (1 - metrics["test_exact_match"]))
-    lengths = [row for row in by_kind(answers) if row["kind"] == "length"]
+    lengths = [row for row in mistakes_by_category(answers) if row["category"] == "length"]
     assert [row["value"] for row in lengths] == list(range(1, 9))
     assert sum(row["questions"] for row in lengths) == 500
     assert sum(row["mistakes"] for row in lengths) == int(answers.wrong.sum())
@@ -81,6 +81,6 @@ def test_the_table_of_mistakes_is_saved(answers, tmp_path, monkeypatch):
     assert Output(path, [], lambda: table_of(None)).save() == ""
     with open(path, newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [[row["kind"], int(row["value"]), int(row["mistakes"])] for row in rows] == [
-        [row["kind"], row["value"], row["mistakes"]] for row in by_kind(answers)
+    assert [[row["category"], int(row["value"]), int(row["mistakes"])] for row in rows] == [
+        [row["category"], row["value"], row["mistakes"]] for row in mistakes_by_category(answers)
     ]

@@ -13,7 +13,7 @@ from support.puzzles import MASK, PLUS, ZERO
 from transformer import END, START
 
 
-def kinds_in_plain_python(task, content):
+def categories_in_plain_python(task, content):
     if task == "sort":
         return {"repeats": len(content) - len(set(content)), "copies": max(map(content.count, content))}
     if task == "add":
@@ -38,11 +38,11 @@ def kinds_in_plain_python(task, content):
 @pytest.mark.parametrize("task", ["sort", "add", "complete"])
 def test_kinds_of_questions_are_those_of_a_loop_in_plain_python(task):
     source, _ = sample_batch(task, 500, torch.Generator().manual_seed(0))
-    kinds = puzzles.kinds_of(TASKS[task].kinds, source)
+    categories = puzzles.question_categories(TASKS[task].categories, source)
     for row, sequence in enumerate(source.tolist()):
         content = sequence[1 : sequence.index(END)]
-        expected = {"length": len(content)} | kinds_in_plain_python(task, content)
-        assert {name: int(values[row]) for name, values in kinds.items()} == expected
+        expected = {"length": len(content)} | categories_in_plain_python(task, content)
+        assert {name: int(values[row]) for name, values in categories.items()} == expected
 
 
 @pytest.mark.parametrize(
