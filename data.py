@@ -49,11 +49,11 @@ class Task:
     gaps: bool = False                                      # whether questions may contain MASK
     sample_candidates: Callable[[range, int, int, torch.Generator], Tensor] = puzzles.sample_symbols
     is_valid: Callable[[Tensor], Tensor] = accept_all       # whether each row (N, L) is valid, (N,)
-    names: dict[int, str] = field(default_factory=dict)     # of tokens not shown by number
-    form: str = "other symbols"                             # completes the error hint "write …"
+    token_names: dict[int, str] = field(default_factory=dict)           # of tokens not shown by number
+    format_hint: str = "other symbols"                      # completes the error hint "write …"
     categories: Callable[[Tensor], dict[str, Tensor]] | None = None     # of questions, as count_repeats
     settings: dict = field(default_factory=dict)            # best Config values; see support/config.py
-    depends_on: Callable[[Tensor], Tensor] | None = None    # (N, L) → (N, A, L); None: see `dependence`
+    answer_sources: Callable[[Tensor], Tensor] | None = None            # (N, L) → (N, A, L); None: measured
 
 
 def copy(content: Tensor) -> Tensor:
@@ -85,8 +85,8 @@ TASKS = {
     "add": Task(
         puzzles.add, symbols=range(ZERO, PLUS + 1),
         sample_candidates=puzzles.sample_sums, is_valid=puzzles.is_sum,
-        names={ZERO + digit: str(digit) for digit in range(10)} | {PLUS: "+"},
-        form="two numbers with the same number of digits, as in 4 2 + 1 9",
+        token_names={ZERO + digit: str(digit) for digit in range(10)} | {PLUS: "+"},
+        format_hint="two numbers with the same number of digits, as in 4 2 + 1 9",
         categories=puzzles.count_carries,
         settings={
             "epochs": 400, "embedding_std": 1.0, "position_base": 10_000.0, "oversample": 1.0,
@@ -96,24 +96,24 @@ TASKS = {
     "complete": Task(
         puzzles.complete, gaps=True,
         sample_candidates=puzzles.sample_patterns, is_valid=puzzles.has_one_completion,
-        form="a repeating pattern with gaps that can be filled in only one way, as in 5 _ 5 7",
+        format_hint="a repeating pattern with gaps that can be filled in only one way, as in 5 _ 5 7",
         categories=puzzles.count_clues,
         settings={
             "epochs": 400, "positional": "learned", "embedding_std": 0.5, "oversample": 1.0,
             "encoder": {"norm_first": False, "embedding_std": 0.25}, "decoder": {"oversample": 0.75},
         },
-        depends_on=puzzles.visible_copies,                  # replacing one copy usually breaks the pattern
+        answer_sources=puzzles.visible_copies,              # replacing one copy usually breaks the pattern
     ),
 }
 
 
 def token_name(token: int, task: str = "copy") -> str:
     """Return the name of a token: its own, or else its number."""
-    names = {PAD: "PAD", START: "START", END: "END", MASK: "_"} | TASKS[task].names
+    names = {PAD: "PAD", START: "START", END: "END", MASK: "_"} | TASKS[task].token_names
     return names.get(token, str(token))
 
 
-def to_text(tokens: Tensor, task: str = "copy") -> str:
+def format_tokens(tokens: Tensor, task: str = "copy") -> str:
     """Format a row of token ids (S,) as readable text, without trailing PAD."""
     length = int((tokens != PAD).cumsum(dim=0).argmax()) + 1
     return " ".join(token_name(token, task) for token in tokens[:length].tolist())
@@ -220,7 +220,9 @@ def valid_lengths(task: str, seq_len: int, vocab_size: int, fixed_length: bool =
     return lengths
 
 
-def missing_text(task: str, seq_len: int = 8, vocab_size: int = 20, fixed_length: bool = False) -> str:
+def describe_missing_lengths(
+    task: str, seq_len: int = 8, vocab_size: int = 20, fixed_length: bool = False
+) -> str:
     """Name the lengths that are left out, because not every split has such questions; "" if none are."""
     lengths = valid_lengths(task, seq_len, vocab_size, fixed_length)
     missing = ", ".join(str(length) for length in range(1, seq_len + 1) if length not in lengths)
@@ -233,7 +235,7 @@ def answer_length(task: str, length: int, vocab_size: int) -> int:
     return TASKS[task].answer(example_questions(task, length, vocab_size)[:1]).size(1)
 
 
-def add_start_end(content: Tensor, width: int) -> Tensor:
+def add_special_tokens(content: Tensor, width: int) -> Tensor:
     """Return content (N, L) as [START, content, END, PAD …] (N, width)."""
     sequence = torch.full((len(content), width), PAD)
     sequence[:, 0] = START
@@ -269,8 +271,8 @@ def sample_batch(
     for length in length_of_row.unique().tolist():          # rows of one length form a tensor without PAD
         rows = (length_of_row == length).nonzero().flatten()
         content = sample_contents(task, split, length, vocab_size, len(rows), generator)
-        source[rows] = add_start_end(content, source.size(1))
-        target[rows] = add_start_end(TASKS[task].answer(content), target.size(1))
+        source[rows] = add_special_tokens(content, source.size(1))
+        target[rows] = add_special_tokens(TASKS[task].answer(content), target.size(1))
     return source, target
 
 
@@ -303,27 +305,27 @@ def make_inputs_and_targets(
     return (sequence[:, :-1],), sequence.masked_fill(prompt, PAD)[:, 1:]
 
 
-def is_scored(target: Tensor) -> Tensor:
+def loss_mask(target: Tensor) -> Tensor:
     """Return the scored positions (N, T): all except START, which is given, and PAD."""
     return (target != START) & (target != PAD)
 
 
 def token_accuracy(prediction: Tensor, target: Tensor) -> float:
     """Return the fraction of scored positions predicted correctly; prediction and target are (N, T)."""
-    return (prediction == target)[is_scored(target)].double().mean().item()
+    return (prediction == target)[loss_mask(target)].double().mean().item()
 
 
-def all_right(prediction: Tensor, target: Tensor) -> Tensor:
+def is_correct(prediction: Tensor, target: Tensor) -> Tensor:
     """Return which sequences are entirely correct, (N,); prediction and target are (N, T)."""
-    return ((prediction == target) | ~is_scored(target)).all(dim=1)
+    return ((prediction == target) | ~loss_mask(target)).all(dim=1)
 
 
 def exact_match(prediction: Tensor, target: Tensor) -> float:
     """Return the fraction of sequences that are entirely correct; prediction and target are (N, T)."""
-    return all_right(prediction, target).double().mean().item()
+    return is_correct(prediction, target).double().mean().item()
 
 
-def batches(inputs: tuple[Tensor, ...], size: int) -> Iterator[tuple[Tensor, list[Tensor]]]:
+def batches_by_length(inputs: tuple[Tensor, ...], size: int) -> Iterator[tuple[Tensor, list[Tensor]]]:
     """Yield batches of up to size row indices (n,) and their trimmed inputs, longest rows first."""
     order = sum((tokens != PAD).sum(dim=1) for tokens in inputs).argsort(descending=True, stable=True)
     for rows in order.split(size):
@@ -331,8 +333,8 @@ def batches(inputs: tuple[Tensor, ...], size: int) -> Iterator[tuple[Tensor, lis
             yield rows, [tokens[rows, : (tokens[rows] != PAD).sum(dim=1).max()] for tokens in inputs]
 
 
-def to_content(words: list[str], task: str, vocab_size: int = 20) -> Tensor:
-    """Parse words in to_text's format into content (L,). Raises ValueError unless they form a valid question.
+def parse_content(words: list[str], task: str, vocab_size: int = 20) -> Tensor:
+    """Parse words in format_tokens' notation into content (L,). Raises ValueError for an invalid question.
 
     Words may hold several symbols separated by spaces; no spaces are needed if each name is one character.
     """
@@ -348,7 +350,7 @@ def to_content(words: list[str], task: str, vocab_size: int = 20) -> Tensor:
     content = torch.tensor([token_of[name] for name in names], dtype=torch.int64)
     if not len(content) or not TASKS[task].is_valid(content[None]):
         question = " ".join(names) or "an empty sequence"
-        raise ValueError(f"{question} is not a valid question for {task}; write {TASKS[task].form}")
+        raise ValueError(f"{question} is not a valid question for {task}; write {TASKS[task].format_hint}")
     return content
 
 
@@ -374,14 +376,14 @@ def try_task(task: str, length: int, vocab_size: int) -> None:
     for question, answer in zip(content, answers, strict=True):
         if not torch.equal(check_answers(task, question[None], vocab_size), answer[None]):
             raise ValueError(
-                f"{to_text(question, task)} is answered differently alone and in a batch; use no random "
-                "numbers, and specify the dimension, as in content.roll(1, dims=1)"
+                f"{format_tokens(question, task)} is answered differently alone and in a batch; use no "
+                "random numbers, and specify the dimension, as in content.roll(1, dims=1)"
             )
     for name, values in (entry.categories(content) if entry.categories else {}).items():
         if values.shape != (len(content),) or values.is_floating_point():
             raise ValueError(f"category {name!r} is not one integer per question, (N,)")
-    if entry.depends_on and entry.depends_on(content).shape != (*answers.shape, length):
-        raise ValueError("depends_on does not return (N, A, L)")
+    if entry.answer_sources and entry.answer_sources(content).shape != (*answers.shape, length):
+        raise ValueError("answer_sources does not return (N, A, L)")
 
 
 def check_task(task: str, seq_len: int = 8, vocab_size: int = 20, fixed_length: bool = False) -> None:
@@ -420,10 +422,10 @@ def print_examples(task: str) -> None:
     sizes = {name: own[name] for name in ("seq_len", "vocab_size", "fixed_length") if name in own}
     check_task(task, **sizes)
     print(f"{task}:")
-    if missing := missing_text(task, **sizes):
+    if missing := describe_missing_lengths(task, **sizes):
         print(f"  {missing}")
     for source, target in zip(*sample_batch(task, 4, torch.Generator().manual_seed(0), **sizes), strict=True):
-        print(f"  {to_text(source, task):<40}→ {to_text(target, task)}")
+        print(f"  {format_tokens(source, task):<40}→ {format_tokens(target, task)}")
 
 
 def main() -> None:

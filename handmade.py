@@ -32,7 +32,14 @@ import torch
 from torch import Tensor, nn
 
 import train
-from data import FIRST_SYMBOL, TASKS, add_start_end, enumerate_contents, exact_match, make_inputs_and_targets
+from data import (
+    FIRST_SYMBOL,
+    TASKS,
+    add_special_tokens,
+    enumerate_contents,
+    exact_match,
+    make_inputs_and_targets,
+)
 from support import runs
 from support.config import Config
 from support.console import new_parser, run_script
@@ -152,7 +159,7 @@ def right_by_length(model: nn.Module, answer: Callable[[Tensor], Tensor]) -> dic
             content = enumerate_contents(symbols, length)
         else:
             content = sample_symbols(symbols, 10_000 // (LONGEST - 4), length, generator)
-        source, target = (add_start_end(rows, length + 2) for rows in (content, answer(content)))
+        source, target = (add_special_tokens(rows, length + 2) for rows in (content, answer(content)))
         right[length] = exact_match(train.predict(model, source, target), target)
     return right
 

@@ -42,7 +42,7 @@ CLIP_NORM = 0.5                                             # maximum gradient n
 def loss_of(logits: Tensor, target: Tensor) -> Tensor:
     """Return the mean of −log p(target) over the scored positions; logits (B, S, V), target (B, S)."""
     ignored = -100                                          # cross_entropy's index for positions without loss
-    target = target.masked_fill(~data.is_scored(target), ignored)
+    target = target.masked_fill(~data.loss_mask(target), ignored)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))    # bfloat16 is too coarse to sum
     return F.cross_entropy(logits.flatten(0, 1), target.flatten(), ignore_index=ignored)
 
@@ -135,7 +135,7 @@ def train_epoch(run: Training, batches: Iterable[tuple[tuple[Tensor, ...], Tenso
     for inputs, target in batches:
         run.optimizer.zero_grad()
         # The loss is loss_of(run.model(*inputs), target), and backward also calls loss.backward().
-        loss = backward(run.model, loss_of, inputs, target, data.is_scored(target), **run.how)
+        loss = backward(run.model, loss_of, inputs, target, data.loss_mask(target), **run.how)
         losses.append(loss)
         nn.utils.clip_grad_norm_(run.model.parameters(), CLIP_NORM)
         run.optimizer.step()
@@ -160,13 +160,13 @@ def predict(model: nn.Module, source: Tensor, target: Tensor) -> Tensor:
     with evaluating(model) as model:
         inputs, targets = data.make_inputs_and_targets(model.architecture, source, target)
         predictions = torch.full_like(targets, PAD)
-        for rows, tokens in data.batches(inputs, settings.EVALUATION_BATCH):
+        for rows, tokens in data.batches_by_length(inputs, settings.EVALUATION_BATCH):
             logits = model(*(x.to(device) for x in tokens))
             predictions[rows, : logits.size(1)] = logits.argmax(dim=-1).cpu()
     if model.architecture == "encoder":
         return predictions[place, : target.size(1)]
     answers, length = target.clone(), target.size(1) - 1    # without START
-    wrong = (~data.all_right(predictions, targets)).nonzero().flatten()
+    wrong = (~data.is_correct(predictions, targets)).nonzero().flatten()
     for rows in wrong.split(settings.EVALUATION_BATCH) if len(wrong) else ():
         generated = generate(model, source[rows].to(device), length).cpu()
         answers[rows, 1:] = F.pad(generated, (0, length - generated.size(1)))
@@ -362,8 +362,8 @@ def train_and_save(
     """
     examples, probe = report.examples_of(config), record.probe_of(config)
     history = checkpoint["history"] if checkpoint else []
-    missing = data.missing_text(config.task, config.seq_len, config.vocab_size, config.fixed_length)
-    if missing and not quiet:
+    sizes = config.seq_len, config.vocab_size, config.fixed_length
+    if not quiet and (missing := data.describe_missing_lengths(config.task, *sizes)):
         print(f"{config.name}: {missing}")
     attention = record.read_record(folder, history) if history else None
     done = len(history)

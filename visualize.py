@@ -189,7 +189,7 @@ PICTURES = OF_ONE_SEQUENCE | {                              # … the others wha
 
 def trained_beside(view: View, models_dir: Path) -> View | None:
     """Return the trained counterpart of a hand-built model: same task, parent folder."""
-    run, question = view.run, data.to_text(view.reading.source[0, 1:-1], view.run.config.task)
+    run, question = view.run, data.format_tokens(view.reading.source[0, 1:-1], view.run.config.task)
     try:
         trained = load_run(models_dir.resolve().parent, run.config.task, run.architecture)
         return look_at(trained, question.split())

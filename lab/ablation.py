@@ -6,7 +6,7 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import Tensor, nn
 
-from data import batches, is_scored
+from data import batches_by_length, loss_mask
 from lab.heads import SEQUENCES, Head, Part, attention_at, heads_of, inputs_and_outputs, unseen_sequences
 from support.config import EVALUATION_BATCH
 from support.runs import Run
@@ -61,7 +61,7 @@ def margins(logits: Tensor, targets: Tensor) -> Tensor:
     """
     right = targets[:, :, None]
     ahead = logits.gather(2, right) - logits.scatter(2, right, -torch.inf).amax(dim=2, keepdim=True)
-    return ahead[:, :, 0].float().where(is_scored(targets), torch.inf)
+    return ahead[:, :, 0].float().where(loss_mask(targets), torch.inf)
 
 
 def margins_without(
@@ -75,7 +75,7 @@ def margins_without(
     _, inputs, targets = unseen_sequences(run, count=count)
     result = torch.full((len(cuts), *targets.shape), torch.inf, dtype=torch.float32)
     with evaluating(run.model) as model:
-        for rows, short in batches(inputs, EVALUATION_BATCH):
+        for rows, short in batches_by_length(inputs, EVALUATION_BATCH):
             length = short[-1].size(1)
             for number, parts in enumerate(cuts):
                 with ablated(model, *parts, replacement=replacement):

@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from data import make_inputs_and_targets, to_text
+from data import format_tokens, make_inputs_and_targets
 from lab.evidence import shares_in_training
 from lab.heads import heads_of, read
 from lab.maps import colour_bar, draw_named_map, map_of
@@ -48,7 +48,7 @@ def draw_film(view: View) -> tuple[Figure, Callable[[int], None]]:
     inputs, targets = make_inputs_and_targets(run.architecture, source, target)
     view = replace(view, reading=read(run, source, inputs, targets))
     curves, steps = {"symbols correct": record["right"].tolist()}, record["step"].tolist()
-    question = to_text(source[0, 1:-1], run.config.task)
+    question = format_tokens(source[0, 1:-1], run.config.task)
     numbers = f"{view}, seed {run.config.seed}, on {question}. A step is that of a curve half-way up."
     how, best = f"Solid: accuracy on {PROBES} questions of this length.", view.best
     if view.outlined:

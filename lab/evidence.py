@@ -10,7 +10,7 @@ from torch import Tensor
 
 import data
 from lab import ablation, heads
-from lab.influence import dependence, influence
+from lab.influence import answer_sensitivity, influence
 from lab.probes import logit_lens
 from support.record import Record
 from support.runs import Run
@@ -48,7 +48,7 @@ def answer_lengths(run: Run, most: int) -> dict[int, int]:
             answer = data.check_answers(config.task, question, config.vocab_size)
         except Exception:                                   # a user's task need not have one
             continue
-        source, target = (data.add_start_end(tokens, tokens.size(1) + 2) for tokens in (question, answer))
+        source, target = (data.add_special_tokens(x, x.size(1) + 2) for x in (question, answer))
         inputs, _ = data.make_inputs_and_targets(run.architecture, source, target)
         if max(tokens.size(1) for tokens in inputs) <= places:
             lengths[length] = answer.size(1)
@@ -61,7 +61,7 @@ def shares_in_training(run: Run, record: Record) -> Tensor:
     It covers the kind that can find answers, on the recorded question; NaN if they depend on nothing.
     """
     question = torch.from_numpy(record["source"])[None, 1:-1]
-    depends = dependence(run.config.task, question, run.config.vocab_size)
+    depends = answer_sensitivity(run.config.task, question, run.config.vocab_size)
     maps = torch.from_numpy(record[heads.answering_kind(run.architecture)]).float()
     cells = heads.answer_cells(run.architecture, depends, *maps.shape[-2:])[0]
     return heads.share_on(cells, maps)
@@ -100,7 +100,7 @@ class Evidence:
         for length in answer_lengths(self.run, 2 * self.run.config.seq_len):
             source, _, _ = heads.unseen_sequences(self.run, length, heads.SEQUENCES_EACH)
             answer = data.TASKS[self.run.config.task].answer(source[:, 1:-1])
-            target = data.add_start_end(answer, answer.size(1) + 2)
+            target = data.add_special_tokens(answer, answer.size(1) + 2)
             lengths.append(AtLength(source, target, predict(self.run.model, source, target)))
         return lengths
 

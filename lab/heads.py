@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from data import batches, make_inputs_and_targets
-from lab.influence import dependence
+from data import batches_by_length, make_inputs_and_targets
+from lab.influence import answer_sensitivity
 from support.config import EVALUATION_BATCH, fixed_generator
 from support.runs import Run
 from transformer import MultiHeadAttention, attention_mask, evaluating, unwrapped
@@ -93,9 +93,9 @@ def first_symbol(architecture: str, kind: str, length: int) -> tuple[int, int]:
 def answer_cells(architecture: str, depends: Tensor, queries: int, keys: int) -> Tensor:
     """Return where the answers come from in a map (T, S) of the answering kind, (N, T, S) boolean.
 
-    The query that predicts a symbol gets a cell at each key with at least half the dependence of the
-    strongest key. depends (N, A, L) comes from influence.dependence. Cells outside the map are dropped,
-    because an answer can end too early.
+    The query that predicts a symbol gets a cell at each key with at least half the sensitivity of the
+    strongest key. depends (N, A, L) comes from influence.answer_sensitivity. Cells outside the map are
+    dropped, because an answer can end too early.
     """
     query, key = first_symbol(architecture, answering_kind(architecture), depends.size(2))
     known = depends.nan_to_num()[:, : queries - query, : keys - key]
@@ -145,7 +145,7 @@ class Reading:
     inputs: tuple[Tensor, ...]
     targets: Tensor                                         # (N, T)
     maps: dict[str, Tensor]                                 # of each kind: (layers, H, T, S)
-    depends: Tensor                                         # of the correct answer; see influence.dependence
+    depends: Tensor                                         # of the correct answer; see answer_sensitivity
     cells: Tensor                                           # (N, T, S), see answer_cells
     shares: Tensor                                          # of the answering kind, on cells: (layers, H)
     chance: float                                           # what uniform attention would score
@@ -164,12 +164,12 @@ class Reading:
 def read(run: Run, source: Tensor, inputs: tuple[Tensor, ...], targets: Tensor) -> Reading:
     """Measure where the heads attend; all sources must have the same length."""
     answering = answering_kind(run.architecture)
-    depends = dependence(run.config.task, source[:, 1:-1], run.config.vocab_size)
+    depends = answer_sensitivity(run.config.task, source[:, 1:-1], run.config.vocab_size)
     cells = answer_cells(run.architecture, depends, targets.size(1), inputs[0].size(1))[:, None]
     maps = dict.fromkeys(unwrapped(run.model).attention_layers(), 0)
     shares = torch.zeros(len(source), run.config.num_layers, run.config.num_heads, dtype=torch.float32)
     with evaluating(run.model) as model:
-        for rows, tokens in batches(inputs, EVALUATION_BATCH):
+        for rows, tokens in batches_by_length(inputs, EVALUATION_BATCH):
             model(*tokens)
             for kind, attentions in model.attention_layers().items():
                 weights = torch.stack([attention.attention_weights.float() for attention in attentions])

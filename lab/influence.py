@@ -1,6 +1,6 @@
 """Interventions on the question: replace one symbol and see which symbols of the answer change.
 
-`dependence` measures this for the correct answer, `influence` for the model's.
+`answer_sensitivity` measures this for the correct answer, `influence` for the model's.
 
 Shapes: N questions, L symbols of content, A symbols of the answer, S source length, T target length.
 """
@@ -8,7 +8,7 @@ Shapes: N questions, L symbols of content, A symbols of the answer, S source len
 import torch
 from torch import Tensor
 
-from data import TASKS, batches, is_scored, question_symbols
+from data import TASKS, batches_by_length, loss_mask, question_symbols
 from support.config import EVALUATION_BATCH, fixed_generator
 from support.runs import Run
 from transformer import evaluating
@@ -26,17 +26,17 @@ def replace_symbol(symbols: range, tokens: Tensor, place: int, shift: Tensor | i
     return replaced, replaced[:, place] != tokens[:, place]
 
 
-def other_question(
+def perturb_question(
     task: str, content: Tensor, place: int, shift: Tensor | int, vocab_size: int, tries: int = 1
 ) -> tuple[Tensor, Tensor]:
     """Apply replace_symbol to questions (N, L); return which rows (N,) are new valid questions.
 
-    If that leaves an invalid question, the next symbol is tried. Tasks with depends_on allow invalid ones.
+    If that leaves an invalid question, the next symbol is tried. Tasks with answer_sources allow them.
     """
     symbols = question_symbols(task, vocab_size)
     for _ in range(tries):
         replaced, changed = replace_symbol(symbols, content, place, shift)
-        if TASKS[task].depends_on is None:
+        if TASKS[task].answer_sources is None:
             changed = changed & TASKS[task].is_valid(replaced)
         if changed.all():
             break
@@ -55,12 +55,12 @@ def influence(run: Run, source: Tensor, inputs: tuple[Tensor, ...], targets: Ten
     symbols, generator = question_symbols(config.task, config.vocab_size), fixed_generator("influence")
     result = torch.full((*targets.shape, inputs[0].size(1)), torch.nan, dtype=torch.float32)
     with evaluating(run.model) as model:
-        for rows, asked in batches(inputs, EVALUATION_BATCH):
+        for rows, asked in batches_by_length(inputs, EVALUATION_BATCH):
             before = model(*asked).float().softmax(dim=-1)
             for key in range(inputs[0].size(1)):
                 shift = torch.randint(1, max(2, len(symbols)), (len(rows),), generator=generator)
                 if 1 <= key <= question.size(1):
-                    replaced, changed = other_question(
+                    replaced, changed = perturb_question(
                         config.task, question[rows], key - 1, shift, config.vocab_size, tries=len(symbols)
                     )
                     other = asked[0].clone()
@@ -69,27 +69,27 @@ def influence(run: Run, source: Tensor, inputs: tuple[Tensor, ...], targets: Ten
                     other, changed = replace_symbol(symbols, asked[0], key, shift)
                 after = model(other, *asked[1:]).float().softmax(dim=-1)
                 moved = (after - before).abs().sum(dim=-1) / 2                          # (N, T)
-                counts = changed[:, None] & is_scored(targets[rows])
+                counts = changed[:, None] & loss_mask(targets[rows])
                 result[rows, :, key] = moved.where(counts, torch.nan)
     return result
 
 
-def dependence(task: str, content: Tensor, vocab_size: int) -> Tensor:
+def answer_sensitivity(task: str, content: Tensor, vocab_size: int) -> Tensor:
     """Return how much each answer symbol depends on each question symbol, (N, A, L), from 0 to 1.
 
     This is the fraction of replacements that change the answer symbol. Each question symbol is replaced with
     every other one that leaves a valid question; with more than 64 symbols, with about 32 others. It is NaN
     for symbols that cannot be replaced, such as the plus in a sum. content (N, L) are valid questions.
     """
-    if TASKS[task].depends_on is not None:
-        return TASKS[task].depends_on(content).double()
+    if TASKS[task].answer_sources is not None:
+        return TASKS[task].answer_sources(content).double()
     answer, count = TASKS[task].answer(content), len(question_symbols(task, vocab_size))
     step = 2 * (count // 64) + 1                            # an odd step reaches odd and even symbols
     result = torch.zeros(*answer.shape, content.size(1), dtype=torch.float64)
     for place in range(content.size(1)):
         asked = torch.zeros(len(content), 1, dtype=torch.float64)
         for shift in range(1, count, step):
-            replaced, changed = other_question(task, content, place, shift, vocab_size)
+            replaced, changed = perturb_question(task, content, place, shift, vocab_size)
             if changed.any():
                 other = TASKS[task].answer(replaced[changed])
                 result[changed, :, place] += (other != answer[changed]).double()

@@ -117,8 +117,9 @@ def page_data(run: Run) -> tuple[dict, str]:
     data = {
         "task": task, "architecture": run.architecture, "config": asdict(config),
         "tensors": [[name, x.numel()] for name, x in tensors.items()],
-        "names": [token_name(token, task) for token in range(config.vocab_size)],
-        "symbols": alphabet(task, config.vocab_size), "form": TASKS[task].form, "purposes": run.purposes,
+        "token_names": [token_name(token, task) for token in range(config.vocab_size)],
+        "symbols": alphabet(task, config.vocab_size), "format_hint": TASKS[task].format_hint,
+        "purposes": run.purposes,
         "answer_lengths": lengths, "examples": examples(run, lengths),
         "unseen": with_answers(task, (row[row > END] for row in evidence.source)),      # their content
         "checks": checks(run, means), "guide": guide(run, evidence),

@@ -15,7 +15,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from torch import Tensor
 
-from data import to_text
+from data import format_tokens
 from lab.heads import Head, first_symbol, scores_of_query
 from lab.view import View
 from support.figure import new_figure, two_decimals
@@ -44,7 +44,8 @@ def map_of(view: View, head: Head, title: str = "") -> Map:
         weights = weights.masked_fill(torch.ones_like(weights).triu(1).bool(), torch.nan)
     outlined = kind == view.kind and view.outlined
     cells = view.reading.cells[0] if outlined else torch.zeros_like(weights, dtype=torch.bool)
-    names = [[to_text(token, view.run.config.task) for token in tokens[0].split(1)] for tokens in inputs]
+    task = view.run.config.task
+    names = [[format_tokens(token, task) for token in tokens[0].split(1)] for tokens in inputs]
     queries = names[0] if kind == "encoder" else names[-1]
     keys = names[-1] if kind == "decoder" else names[0]
     return Map(weights, cells, queries, keys, title)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from data import batches
+from data import batches_by_length
 from lab.heads import inputs_and_outputs
 from support.config import EVALUATION_BATCH
 from support.runs import Run
@@ -36,7 +36,7 @@ def logit_lens(run: Run, inputs: tuple[Tensor, ...]) -> dict[str, Tensor]:
         readers = sublayers_of(model)
         *_, norm = readers.values()
         predictions = {name: torch.zeros_like(inputs[-1]) for name in readers}
-        for rows, tokens in batches(inputs, EVALUATION_BATCH):
+        for rows, tokens in batches_by_length(inputs, EVALUATION_BATCH):
             passed = inputs_and_outputs(model, [*readers.values()], tokens)
             for ids, (stream, _) in zip(predictions.values(), passed, strict=True):
                 ids[rows, : stream.size(1)] = model.output_projection(norm(stream)).argmax(dim=-1)

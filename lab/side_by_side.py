@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
-from data import to_text
+from data import format_tokens
 from lab import heads, maps
 from lab.view import View, needs_no_attention, sample
 from support.config import EVALUATION_BATCH, Config, differing_settings
@@ -49,7 +49,8 @@ def answer_of(view: View) -> tuple[list[str], int, int]:
     query, key = heads.first_symbol(view.run.architecture, view.kind, view.reading.length)
     predictions = view.reading.targets[0, query:].tolist()
     predictions = predictions[: predictions.index(END) + 1] if END in predictions else predictions
-    return [to_text(token, view.run.config.task) for token in torch.tensor(predictions).split(1)], query, key
+    words = [format_tokens(token, view.run.config.task) for token in torch.tensor(predictions).split(1)]
+    return words, query, key
 
 
 def draw_lines(axes: Axes, shown: maps.Map, answer: list[str], query: int, key: int, columns: int) -> None:

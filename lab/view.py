@@ -91,14 +91,14 @@ class View:
 
 
 def look_at(run: Run, words: list[str] | None = None) -> View:
-    """Ask the model one question in data.to_text's format, by default a clear example, and measure it.
+    """Ask the model one question in data.format_tokens's format, by default a clear example, and measure it.
 
     Raises ValueError if the question is invalid for the task or too long.
     """
     architecture, task = run.architecture, run.config.task
-    content = data.to_content(words, task, run.config.vocab_size) if words else heads.clearest_example(run)
+    content = data.parse_content(words, task, run.config.vocab_size) if words else heads.clearest_example(run)
     answer = data.TASKS[task].answer(content[None])
-    source, target = (data.add_start_end(x, x.size(1) + 2) for x in (content[None], answer))
+    source, target = (data.add_special_tokens(x, x.size(1) + 2) for x in (content[None], answer))
     if architecture == "encoder":
         inputs, _ = data.make_inputs_and_targets(architecture, source, target)
         with evaluating(run.model) as model:
@@ -108,7 +108,7 @@ def look_at(run: Run, words: list[str] | None = None) -> View:
         written = torch.cat([source[:, :1], generate(run.model, source, target.size(1) - 1)], dim=1)
         inputs, predictions = data.make_inputs_and_targets(architecture, source, written)
     mark = "✓" if written.shape == target.shape and data.exact_match(written, target) == 1 else "✗"
-    texts = data.to_text(content, task), data.to_text(written[0, 1:], task).removesuffix(" END")
+    texts = data.format_tokens(content, task), data.format_tokens(written[0, 1:], task).removesuffix(" END")
     text = " → ".join(textwrap.shorten(text, 40, placeholder=" …") for text in texts)
     reading, record = heads.read(run, source, inputs, predictions), read_record(run.folder, run.history)
     return View(run, reading, f"{text} {mark}", Evidence(run), record)

@@ -10,7 +10,7 @@ import torch
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-from data import END, is_scored, to_text
+from data import END, format_tokens, loss_mask
 from lab import maps
 from lab import view as wording
 from lab.ablation import is_right
@@ -39,9 +39,9 @@ def influence_sentence(view: View) -> str:
 
 
 def influence_picture(view: View) -> Figure:
-    """Draw the best head's attention next to the answers' dependence, on the same sequences."""
+    """Draw the best head's attention next to what the answers depend on, in the same sequences."""
     reading, (kind, layer, head) = view.evidence.reading, view.best
-    asked = is_scored(reading.targets[0])                   # only the queries that answer
+    asked = loss_mask(reading.targets[0])                   # only the queries that answer
     always = reading.cells.all(dim=0)[asked]                # the same cells in all sequences
     written = range(1, reading.inputs[0].size(1) - reading.length - 1)      # after the question
     queries = [*map(str, range(1, int(asked.sum()))), "END"]
@@ -170,7 +170,7 @@ def lengths_picture(views: list[View]) -> Figure:
     how = "Shaded: training lengths. Below each length: how many of its sequences are distinct."
     for view in views:
         if beyond := beyond_training(view):
-            question, answer = (to_text(row[0, 1:], task) for row in (beyond.source, beyond.answers))
+            question, answer = (format_tokens(row[0, 1:], task) for row in (beyond.source, beyond.answers))
             how += f"\n{view.model}, asked {question.removesuffix(' END')}: {answer}"
     numbers = f"{task}: {SEQUENCES_EACH} unseen sequences of each length."
     figure = new_figure(2.7, lengths_sentence(views), numbers, how)

@@ -18,11 +18,11 @@ from support.runs import first_solved
 
 def prediction_text(task: str, source: Tensor, target: Tensor, prediction: Tensor) -> str:
     """Format source (S,), target (T,) and prediction (T,) one below another, with wrong symbols in []."""
-    counts = data.is_scored(target)
-    source, target, prediction = source[data.is_scored(source)], target[counts], prediction[counts]
+    counts = data.loss_mask(target)
+    source, target, prediction = source[data.loss_mask(source)], target[counts], prediction[counts]
     wrong, lines = prediction != target, []
     for name, tokens in {"input": source, "target": target, "prediction": prediction}.items():
-        cells = [f" {data.to_text(token, task)} " for token in tokens.split(1)]
+        cells = [f" {data.format_tokens(token, task)} " for token in tokens.split(1)]
         if name == "prediction":
             cells = [f"[{x.strip()}]" if mark else x for x, mark in zip(cells, wrong, strict=True)]
         lines.append(f"    {name:<11}" + "".join(f"{cell:>6}" for cell in cells).rstrip())
@@ -41,7 +41,7 @@ class Answers:
     @property
     def wrong(self) -> Tensor:
         """Return which questions were answered incorrectly, (N,)."""
-        return ~data.all_right(self.prediction, self.target)
+        return ~data.is_correct(self.prediction, self.target)
 
     def distinct_mistakes(self) -> list[int]:
         """Return one row per distinct question answered incorrectly."""
@@ -57,7 +57,7 @@ class Answers:
 def examples_of(config: Config) -> list[Tensor]:
     """Return source (2, S) and target (2, T) of two validation questions, of medium and of full length."""
     source, target = config.sample_batch(100, fixed_generator("examples"), "validation")
-    medium_and_longest = data.is_scored(target).sum(dim=1).argsort()[[50, -1]]
+    medium_and_longest = data.loss_mask(target).sum(dim=1).argsort()[[50, -1]]
     return [tokens[medium_and_longest] for tokens in (source, target)]
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from data import END, TASKS, exact_match, make_inputs_and_targets, to_text, token_accuracy
+from data import END, TASKS, exact_match, format_tokens, make_inputs_and_targets, token_accuracy
 from support.config import Config, fixed_generator
 from support.files import read_archive, replacing, write_text
 from transformer import EncoderDecoder, MiniTransformer, count_parameters, evaluating, unwrapped
@@ -162,7 +162,7 @@ def changed(config: Config, model: nn.Module, sample: dict[str, Tensor]) -> str:
         question, before = (row[row > END] for row in (source, target))         # the content
         now = TASKS[config.task].answer(question[None])[0]
         if not torch.equal(now, before):
-            texts = [to_text(tokens, config.task) for tokens in (question, before, now)]
+            texts = [format_tokens(tokens, config.task) for tokens in (question, before, now)]
             return "the task has changed since: {} gave {}, and now gives {}".format(*texts)
     logits, before = logits_of(model, sample["source"], sample["target"]), sample["logits"]
     if logits.shape != before.shape or not (logits - before).abs().max() <= 1e-3 * before.abs().max():

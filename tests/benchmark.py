@@ -48,7 +48,7 @@ from scale import flops_of, scale  # noqa: E402
 import handmade  # noqa: E402
 import train  # noqa: E402
 import transformer  # noqa: E402
-from data import ARCHITECTURES, TASKS, add_start_end, all_right, to_content  # noqa: E402
+from data import ARCHITECTURES, TASKS, add_special_tokens, is_correct, parse_content  # noqa: E402
 from lab.animation import half_way  # noqa: E402
 from lab.evidence import Evidence, shares_in_training  # noqa: E402
 from lab.heads import SEQUENCES_EACH, longest, unseen_sequences  # noqa: E402
@@ -254,7 +254,7 @@ def hardest_sums(digits: int) -> Tensor:
     starts, runs_on = first % 10 + second % 10 > 9, first // 10 + second // 10 == 10 ** (digits - 1) - 1
     longest_carries = map(tuple, (starts & runs_on).nonzero().tolist())
     pairs = sorted({(0, 0), (10**digits - 1, 10**digits - 1), *longest_carries})
-    return torch.stack([to_content(list(f"{a:0{digits}}+{b:0{digits}}"), "add") for a, b in pairs])
+    return torch.stack([parse_content(list(f"{a:0{digits}}+{b:0{digits}}"), "add") for a, b in pairs])
 
 
 def right_of_hardest_sums(model: nn.Module, config: Config) -> str:
@@ -262,9 +262,9 @@ def right_of_hardest_sums(model: nn.Module, config: Config) -> str:
     right, count = 0, 0
     for digits in range(1, (config.seq_len + 1) // 2):
         content = hardest_sums(digits)
-        source = add_start_end(content, 2 * digits + 3)
-        target = add_start_end(TASKS["add"].answer(content), digits + 3)
-        right += int(all_right(train.predict(model, source, target), target).sum())
+        source = add_special_tokens(content, 2 * digits + 3)
+        target = add_special_tokens(TASKS["add"].answer(content), digits + 3)
+        right += int(is_correct(train.predict(model, source, target), target).sum())
         count += len(content)
     return f"{right:,} of {count:,}"
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear
 
-from data import batches
+from data import batches_by_length
 from lab.heads import SEQUENCES_EACH, inputs_and_outputs, longest, unseen_sequences
 from lab.probes import sublayers_of
 from support.config import EVALUATION_BATCH, Config, fixed_generator
@@ -121,7 +121,7 @@ def states_to_probe(
     readers = dict(itertools.islice(sublayers_of(run.model).items(), sublayers))
     shape = *source.shape, run.config.d_model
     states = {name: torch.zeros(shape, dtype=torch.float32) for name in readers}
-    for rows, tokens in batches(inputs, EVALUATION_BATCH):
+    for rows, tokens in batches_by_length(inputs, EVALUATION_BATCH):
         passed = inputs_and_outputs(run.model, [*readers.values()], tokens)
         for kept, (stream, _) in zip(states.values(), passed, strict=True):
             width = min(source.size(1), stream.size(1))     # without the MASKs after it, for longer answers

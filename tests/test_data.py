@@ -23,16 +23,16 @@ from data import (
     check_task,
     exact_match,
     example_questions,
+    format_tokens,
     make_inputs_and_targets,
+    parse_content,
     sample_batch,
     select_split,
     split_index,
-    to_content,
-    to_text,
     token_accuracy,
     valid_lengths,
 )
-from lab.influence import dependence
+from lab.influence import answer_sensitivity
 from support import puzzles
 from support.config import Config
 from support.puzzles import MASK, PLUS, add
@@ -215,7 +215,7 @@ def test_a_task_function_is_only_asked_valid_questions_and_at_least_one(monkeypa
     for count in 1, 3, 200:                                     # with one row, most lengths have none
         source, target = sample_batch("strict", count, generator())
         assert source.size(1) == target.size(1) == 10 and torch.equal(source, target)
-    dependence("strict", source[source[:, -1] == END][:, 1:-1], 20)
+    answer_sensitivity("strict", source[source[:, -1] == END][:, 1:-1], 20)
 
     def sum_only(content):
         assert len(content) and TASKS["add"].is_valid(content).all()
@@ -224,7 +224,7 @@ def test_a_task_function_is_only_asked_valid_questions_and_at_least_one(monkeypa
     monkeypatch.setitem(TASKS, "add", replace(TASKS["add"], answer=sum_only))
     check_task("add")
     source, _ = sample_batch("add", 100, generator())
-    dependence("add", source[source[:, 8] == END][:, 1:-1], 20)
+    answer_sensitivity("add", source[source[:, 8] == END][:, 1:-1], 20)
 
 
 @pytest.mark.parametrize(
@@ -272,15 +272,15 @@ def test_wrong_categories_are_refused_in_one_line(categories, message, monkeypat
         (Task(data.copy, symbols=range(0, 10)), r"has symbols=range\(0, 10\); choose a range from 4"),
         (Task(data.copy, symbols=range(4, 20, 2)), r"has symbols=range\(4, 20, 2\); choose a range from 4"),
         (Task(data.copy, symbols=[4, 5, 6]), r"has symbols=\[4, 5, 6\]; choose a range from 4"),
-        (Task(data.copy, names={4: 0}), "names a token 0; choose distinct words without spaces"),
-        (Task(data.copy, names={4: "a b"}), "names a token 'a b'; choose distinct words"),
-        (Task(data.copy, names={4: "a", 5: "a"}), "names a token 'a'; choose distinct words"),
-        (Task(data.copy, names={4: "5"}), "names a token '5'; choose distinct words"),
+        (Task(data.copy, token_names={4: 0}), "names a token 0; choose distinct words without spaces"),
+        (Task(data.copy, token_names={4: "a b"}), "names a token 'a b'; choose distinct words"),
+        (Task(data.copy, token_names={4: "a", 5: "a"}), "names a token 'a'; choose distinct words"),
+        (Task(data.copy, token_names={4: "5"}), "names a token '5'; choose distinct words"),
         (
             Task(lambda content: content.clamp(max=4) - 1),
             "an answer holds _; use only",
         ),
-        (Task(data.copy, depends_on=lambda content: content), r"depends_on does not return \(N, A, L\)"),
+        (Task(data.copy, answer_sources=lambda content: content), r"answer_sources does not return \(N, A"),
         (Task(data.copy, symbols=range(4, 40)), "vocab_size=20 is too small for wrong; choose 40 or more"),
     ],
 )
@@ -340,25 +340,25 @@ def test_an_entry_that_is_no_task_is_refused_in_one_line(script, name, entry, me
 
 def test_a_task_with_names_and_symbols_of_its_own_is_typed_by_them(monkeypatch):
     letters = {4 + place: letter for place, letter in enumerate("abc")}
-    monkeypatch.setitem(TASKS, "letters", Task(data.reverse, symbols=range(4, 7), names=letters))
+    monkeypatch.setitem(TASKS, "letters", Task(data.reverse, symbols=range(4, 7), token_names=letters))
     check_task("letters")
     source, _ = sample_batch("letters", 50, generator())
     assert source.max() == 6
     for words in ["c", "a", "b"], ["c a b"], ["cab"]:
-        assert to_text(to_content(words, "letters"), "letters") == "c a b"
+        assert format_tokens(parse_content(words, "letters"), "letters") == "c a b"
     with pytest.raises(ValueError, match="x is not a symbol of letters; choose from a b c"):
-        to_content(["x"], "letters")
+        parse_content(["x"], "letters")
 
 
 def test_text_is_what_a_person_would_write():
-    assert to_text(torch.tensor([START, 5, MASK, END, PAD, PAD])) == "START 5 _ END"
-    assert to_text(torch.tensor([5, PAD, 7])) == "5 PAD 7"
+    assert format_tokens(torch.tensor([START, 5, MASK, END, PAD, PAD])) == "START 5 _ END"
+    assert format_tokens(torch.tensor([5, PAD, 7])) == "5 PAD 7"
 
 
 def test_words_become_the_content_that_prints_as_these_words():
     for task, text in ("add", "4 2 + 1 9"), ("complete", "5 _ 5 7"), ("sort", "19 4"):
-        assert to_text(to_content(text.split(), task), task) == text
-    assert to_content(["4", "2", "+", "1", "9"], "add").tolist() == [8, 6, PLUS, 5, 13]
+        assert format_tokens(parse_content(text.split(), task), task) == text
+    assert parse_content(["4", "2", "+", "1", "9"], "add").tolist() == [8, 6, PLUS, 5, 13]
 
 
 @pytest.mark.parametrize("digits", [1, 2])
@@ -370,7 +370,7 @@ def test_the_benchmarks_hardest_sums_are_those_whose_carry_runs_through_every_di
         *rest, ones = (int(a) + int(b) for a, b in columns)
         if ones > 9 and set(rest) <= {9}:
             expected.add(f"{first:0{digits}}+{second:0{digits}}")
-    found = [to_text(row, "add").replace(" ", "") for row in benchmark.hardest_sums(digits)]
+    found = [format_tokens(row, "add").replace(" ", "") for row in benchmark.hardest_sums(digits)]
     assert set(found) == expected and len(found) == len(expected)
 
 

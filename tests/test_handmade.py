@@ -12,7 +12,7 @@ from test_visualize import call_main
 import handmade
 import support.config
 import train
-from data import FIRST_SYMBOL, add_start_end, make_inputs_and_targets, sample_batch
+from data import FIRST_SYMBOL, add_special_tokens, make_inputs_and_targets, sample_batch
 from handmade import (
     PAIRS,
     VOCAB,
@@ -54,7 +54,7 @@ def test_every_sequence_is_right_alone_and_beside_longer_ones(build):
 def test_a_longer_sequence_is_refused(build):
     config, model, _ = build()
     content = torch.arange(4, 13)[None]
-    sequence = add_start_end(content, 11)
+    sequence = add_special_tokens(content, 11)
     inputs, _ = make_inputs_and_targets(config.architecture, sequence, sequence)
     with pytest.raises(ValueError, match="11 tokens exceed max_len=10"):
         model(*inputs)
@@ -63,7 +63,7 @@ def test_a_longer_sequence_is_refused(build):
 def test_without_its_first_head_no_token_finds_the_end_and_all_later_steps_are_blind():
     _, model, purposes = reversing_encoder()
     assert purposes["layer 1, head 1"] == "finds END"
-    inputs = add_start_end(torch.tensor([[5, 7, 9], [8, 4, 6]]), 5)
+    inputs = add_special_tokens(torch.tensor([[5, 7, 9], [8, 4, 6]]), 5)
     ends, fetches = model.attention_layers()["encoder"]
     model(inputs)
     assert torch.equal(ends.attention_weights[:, 0], torch.eye(5)[[4] * 5].expand(2, 5, 5))
@@ -80,7 +80,7 @@ def test_without_the_head_that_fetches_every_symbol_is_equally_likely():
         (reversing_encoder_decoder, ("cross", 0, 0)),
     ):
         config, model, _ = build()
-        sequence = add_start_end(torch.tensor([[5, 7, 9]]), 5)
+        sequence = add_special_tokens(torch.tensor([[5, 7, 9]]), 5)
         inputs, _ = make_inputs_and_targets(config.architecture, sequence, sequence)
         with ablated(model, part):
             logits = model(*inputs)
@@ -88,7 +88,7 @@ def test_without_the_head_that_fetches_every_symbol_is_equally_likely():
 
 
 def test_cross_attention_reads_the_place_that_is_due():
-    source = add_start_end(torch.tensor([[5, 7, 9]]), 5)
+    source = add_special_tokens(torch.tensor([[5, 7, 9]]), 5)
     for build, order in (copying_encoder_decoder, [1, 2, 3, 4]), (reversing_encoder_decoder, [3, 2, 1, 4]):
         _, model, _ = build()
         model(source, source[:, :4])
@@ -116,7 +116,7 @@ def test_each_hidden_unit_serves_one_place_of_one_length(unit):
     last, here = PAIRS[unit]
     model.blocks[0].feed_forward.expand.bias[unit] = -4             # 2 + 2 − 4: never on
     for length in range(1, 9):
-        model(add_start_end(SYMBOLS[None, :length], length + 2))
+        model(add_special_tokens(SYMBOLS[None, :length], length + 2))
         weights = model.attention_layers()["encoder"][1].attention_weights[0, 0]
         blind = (weights.amax(dim=1) < 0.99).nonzero().flatten().tolist()
         assert blind == ([here] if last == length + 1 else [])

@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import KINDS, attentions
 
-from data import TASKS, add_start_end, make_inputs_and_targets, to_content, to_text
+from data import TASKS, add_special_tokens, format_tokens, make_inputs_and_targets, parse_content
 from lab.heads import (
     answer_cells,
     longest,
@@ -12,7 +12,7 @@ from lab.heads import (
     share_on,
     unseen_sequences,
 )
-from lab.influence import dependence
+from lab.influence import answer_sensitivity
 
 
 @pytest.mark.parametrize(
@@ -28,13 +28,13 @@ from lab.influence import dependence
 )
 @pytest.mark.parametrize("architecture", KINDS)
 def test_answer_cells_are_where_the_symbol_to_say_stands(architecture, task, question, answer, places):
-    content = to_content(question.split(), task)[None]
+    content = parse_content(question.split(), task)[None]
     target = TASKS[task].answer(content)
-    assert to_text(target[0], task) == answer
-    source, target = add_start_end(content, content.size(1) + 2), add_start_end(target, target.size(1) + 2)
+    assert format_tokens(target[0], task) == answer
+    source, target = (add_special_tokens(x, x.size(1) + 2) for x in (content, target))
     inputs, targets = make_inputs_and_targets(architecture, source, target)
     queries, keys = targets.size(1), inputs[0].size(1)
-    cells = answer_cells(architecture, dependence(task, content, 20), queries, keys)
+    cells = answer_cells(architecture, answer_sensitivity(task, content, 20), queries, keys)
     first = {"encoder": 1, "encoder-decoder": 0, "decoder": content.size(1) + 1}[architecture]
     expected = {(first + i, place) for i, row in enumerate(places) for place in row}
     assert {tuple(cell) for cell in cells[0].nonzero().tolist()} == expected

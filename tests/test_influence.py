@@ -14,7 +14,7 @@ from torch.nn import functional
 import data
 from data import TASKS, Task, sample_batch
 from lab.heads import longest, unseen_sequences
-from lab.influence import dependence, influence
+from lab.influence import answer_sensitivity, influence
 from support.config import Config
 from support.puzzles import PLUS
 from support.runs import Run
@@ -103,14 +103,14 @@ def diagonal(length):
 def test_an_answer_depends_on_the_symbols_that_it_comes_from(answer, cells, monkeypatch):
     monkeypatch.setitem(TASKS, "own", Task(answer))
     content = torch.randint(4, 20, (20, 6), generator=generator())
-    torch.testing.assert_close(dependence("own", content, 20), cells.double())
+    torch.testing.assert_close(answer_sensitivity("own", content, 20), cells.double())
 
 
 @pytest.mark.parametrize("task", ["copy", "reverse", "sort", "double", "add"])
 def test_dependence_is_that_of_a_loop_in_plain_python(task):
     source, _ = sample_batch(task, 12, generator(), seq_len=5, fixed_length=True)
     content, answer = source[:, 1:-1], IN_PLAIN_PYTHON[task]
-    measured, symbols = dependence(task, content, 20), range(4, 15) if task == "add" else range(4, 20)
+    measured, symbols = answer_sensitivity(task, content, 20), range(4, 15) if task == "add" else range(4, 20)
     for row, question in enumerate(content.tolist()):
         for place, symbol in enumerate(question):
             before, after = question[:place], question[place + 1 :]
@@ -125,13 +125,13 @@ def test_dependence_is_that_of_a_loop_in_plain_python(task):
 
 
 def test_digits_of_a_sum_depend_on_their_column_and_more_weakly_on_the_carry():
-    of_sum = dependence("add", to_digits("42+19"), 20)[0]
+    of_sum = answer_sensitivity("add", to_digits("42+19"), 20)[0]
     assert of_sum[2, [0, 1, 3, 4]].tolist() == [0, 1, 0, 1] and of_sum[1, [0, 3]].tolist() == [1, 1]
     assert 0.5 < of_sum[1, 4] < 1 and of_sum[:, 2].isnan().all()    # the 9 makes the carry
-    leading = dependence("add", to_digits("99+01"), 20)[0, 0]
+    leading = answer_sensitivity("add", to_digits("99+01"), 20)[0, 0]
     assert leading[:2].tolist() == [1, 1]
 
 
 def test_a_completion_comes_from_the_visible_copies_of_its_symbol():
-    cells = dependence("complete", to_ids("5 _ 9 5 7 _"), 20)[0]
+    cells = answer_sensitivity("complete", to_ids("5 _ 9 5 7 _"), 20)[0]
     assert [row.nonzero().flatten().tolist() for row in cells] == [[0, 3], [4], [2], [0, 3], [4], [2]]

@@ -25,7 +25,7 @@ from lab import live_page
 from lab.ablation import ablated, mean_head_outputs
 from lab.evidence import Evidence
 from lab.heads import answer_cells, parts_of, scores_of_query
-from lab.influence import dependence
+from lab.influence import answer_sensitivity
 from lab.live_page import SEQUENCES, fill_in, guide, rounded, save_page
 from support.config import Config, fixed_generator
 from support.figure import percent
@@ -163,7 +163,7 @@ def test_the_page_answers_and_judges_questions_as_data_py_does(task, browser, ha
         assert browser.execute_script(script, task, questions.tolist()) == answers.tolist()
         script = "return arguments[1].map(content => answerCells(arguments[0], content, arguments[2]))"
         cells = torch.tensor(browser.execute_script(script, task, questions.tolist(), symbols))
-        depends = dependence(task, questions, 20)
+        depends = answer_sensitivity(task, questions, 20)
         expected = answer_cells("encoder", depends, depends.size(1) + 1, length + 1)[:, 1:, 1:]
         assert torch.equal(cells, expected)
 
@@ -623,7 +623,7 @@ def test_a_page_with_other_weights_says_so_in_red(browser, handmade, tmp_path):
 
 
 def test_a_task_of_ones_own_is_judged_only_where_its_answer_is_known(browser, tmp_path):
-    rotate = Task(lambda content: content.roll(1, dims=1), form="<b>anything</b>")
+    rotate = Task(lambda content: content.roll(1, dims=1), format_hint="<b>anything</b>")
     with patch.dict(TASKS, {"rotate": rotate}):
         path = page_of(random_run(task="rotate", architecture="encoder"), tmp_path / "explorer.html")
     opened(browser, path)

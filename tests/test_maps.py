@@ -6,7 +6,7 @@ import torch
 from conftest import KINDS, names_of, numbers_of, outlined
 from matplotlib.figure import Figure
 
-from data import to_text
+from data import format_tokens
 from lab.maps import draw_named_map, map_of
 from lab.view import look_at
 from train import load_run
@@ -23,7 +23,7 @@ def test_a_map_has_query_down_key_across_and_row_0_on_top(run, measured):
         inputs, expected = (source,), {"encoder": (prompt, prompt)}
     else:
         answer = generate(run.model, source, 4)
-        names = [to_text(token) for token in answer[0].split(1)]
+        names = [format_tokens(token) for token in answer[0].split(1)]
         if run.architecture == "decoder":
             inputs = (torch.cat([source, answer[:, :-1]], dim=1),)
             tokens = prompt + names[:-1]

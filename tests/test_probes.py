@@ -11,7 +11,7 @@ import torch
 from conftest import KINDS, TINY, attentions, zero
 from probes import linear_probe, loudness, score_parts, untrained
 
-from data import ARCHITECTURES, is_scored
+from data import ARCHITECTURES, loss_mask
 from lab.heads import read, scores_of_query, unseen_sequences
 from lab.probes import logit_lens
 from support.config import Config
@@ -21,7 +21,7 @@ from support.runs import Run
 def test_the_logit_lens_sees_the_embedding_first_and_what_the_model_says_last(run):
     """Without the later sublayers' contributions, the model predicts what the lens sees earlier."""
     _, inputs, targets = unseen_sequences(run)
-    scored = is_scored(targets)
+    scored = loss_mask(targets)
     model = copy.deepcopy(run.model)
     blocks = model.decoder_blocks if len(inputs) == 2 else model.blocks
     sublayers = ["attention", "cross-attention", "feed-forward"][:: 1 if len(inputs) == 2 else 2]
@@ -44,7 +44,7 @@ def test_the_lens_sees_a_post_norm_stream_after_its_norm():
     block, stream = run.model.blocks[0], run.model.positional_encoding(run.model.embedding(inputs[0]))
     stream = block.attention_norm(stream + block.attention(stream, mask=(inputs[0] != 0)[:, None, None]))
     predictions = run.model.output_projection(stream).argmax(dim=-1)
-    scored = is_scored(targets)
+    scored = loss_mask(targets)
     assert logit_lens(run, inputs)["layer 1 attention"][scored].equal(predictions[scored])
 
 

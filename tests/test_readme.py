@@ -304,8 +304,8 @@ def test_the_task_of_an_exercise_is_a_task(monkeypatch):
     exec(code, dict(vars(data)))
     data.check_task("add_from_ones")
     question, answer = re.search(r'"""(.*?) → (.*?):', code).groups()
-    content = data.to_content(question.split(), "add_from_ones")
-    assert data.to_text(TASKS["add_from_ones"].answer(content[None])[0], "add_from_ones") == answer
+    content = data.parse_content(question.split(), "add_from_ones")
+    assert data.format_tokens(TASKS["add_from_ones"].answer(content[None])[0], "add_from_ones") == answer
 
 
 @pytest.mark.parametrize("lines", DIFFS, ids=[lines[-1] for lines in DIFFS])

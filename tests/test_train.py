@@ -21,9 +21,9 @@ from data import (
     ARCHITECTURES,
     TASKS,
     Task,
-    all_right,
     exact_match,
-    is_scored,
+    is_correct,
+    loss_mask,
     make_inputs_and_targets,
     token_accuracy,
 )
@@ -59,7 +59,7 @@ def test_a_step_never_waits_for_the_device():
     run = train.Training(Config(**TINY), torch.device("meta"))
     with torch.device("meta"):
         tokens = torch.randint(4, 20, (3, 6))
-    backward(run.model, loss_of, (tokens,), tokens, is_scored(tokens))
+    backward(run.model, loss_of, (tokens,), tokens, loss_mask(tokens))
     torch.nn.utils.clip_grad_norm_(run.model.parameters(), train.CLIP_NORM)
     run.average.update_parameters(run.model)
     run.average.update_parameters(run.model)
@@ -119,7 +119,7 @@ def test_what_one_pass_scores_is_what_generation_writes_for_a_model_that_is_some
     inputs, targets = make_inputs_and_targets(architecture, source, target)
     one_pass = model(*inputs).argmax(dim=-1)
     assert 0.1 < exact_match(one_pass, targets) < 0.9
-    assert torch.equal(all_right(one_pass, targets), all_right(expected, target))
+    assert torch.equal(is_correct(one_pass, targets), is_correct(expected, target))
     assert torch.equal(predict(model, source, target), expected)
     assert token_accuracy(one_pass, targets) > token_accuracy(expected, target)    # why it is not reported
 

@@ -163,8 +163,8 @@ OWN = {                                                     # a task, and what i
              settings={"seq_len": 2}), "what the answer depends on cannot be measured",
     ),
     "rank": (Task(rank_of_each_symbol), True),
-    "letters": (Task(data.reverse, symbols=range(4, 7), names={4: "a", 5: "b", 6: "c"}), True),
-    "marks": (Task(data.reverse, symbols=range(4, 12), names=dict(enumerate(MARKS, 4))), True),
+    "letters": (Task(data.reverse, symbols=range(4, 7), token_names={4: "a", 5: "b", 6: "c"}), True),
+    "marks": (Task(data.reverse, symbols=range(4, 12), token_names=dict(enumerate(MARKS, 4))), True),
 }
 
 

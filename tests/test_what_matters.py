@@ -5,7 +5,7 @@ import pytest
 import torch
 from conftest import MODELS, names_of, outlined, sentence_of
 
-from data import to_text
+from data import format_tokens
 from lab.ablation import NOTHING
 from lab.heads import ALL_ATTENTION, heads_of
 from lab.what_matters import (
@@ -93,7 +93,7 @@ def test_lengths_and_layers_are_drawn_as_measured(view):
     different = [len(each.source.unique(dim=0)) for each in view.evidence.lengths]
     assert names_of(axes.get_xticklabels()) == [f"{row + 1}\n{count}" for row, count in enumerate(different)]
     beyond = view.evidence.lengths[8]
-    question, answer = (to_text(row[0, 1:]) for row in (beyond.source, beyond.answers))
+    question, answer = (format_tokens(row[0, 1:]) for row in (beyond.source, beyond.answers))
     asked = f"{MODELS[view.run.architecture]}, asked {question.removesuffix(' END')}: {answer}"
     assert asked in picture.get_supxlabel().splitlines()
     shaded = axes.patches[0].get_extents().transformed(axes.transData.inverted())

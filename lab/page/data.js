@@ -54,15 +54,15 @@ const validityOf = task => IS_VALID[task] ?? (() => true);
 
 /** What answers depend on, if a task defines it. Replacing a symbol usually breaks a pattern, so there it is
    the symbol's visible copies. */
-const DEPENDS_ON = {
+const ANSWER_SOURCES = {
   complete: content => ANSWERS.complete(content).map(symbol => content.map(other => other === symbol)),
 };
 
 /** The cells that the correct answer comes from, [answer symbol][question symbol]. Each symbol is replaced
    with every other one that leaves a valid question. The cells are those that change the answer's symbol at
    least half as often as the cell that changes it most. */
-function answerCells(task, content, symbols) {
-  if (DEPENDS_ON[task]) return DEPENDS_ON[task](content);
+function answerSources(task, content, symbols) {
+  if (ANSWER_SOURCES[task]) return ANSWER_SOURCES[task](content);
   const answer = ANSWERS[task](content), isValid = validityOf(task);
   const shares = content.map((symbol, place) => {
     const questions = symbols.filter(other => other !== symbol).map(other => content.with(place, other));

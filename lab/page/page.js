@@ -19,7 +19,8 @@ const state = {
 };
 let asked = null;                                           // the model's output and internals in this state
 
-const nameOf = token => data.names[token] ?? String(token), textOf = tokens => tokens.map(nameOf).join(" ");
+const nameOf = token => data.token_names[token] ?? String(token);
+const textOf = tokens => tokens.map(nameOf).join(" ");
 const partOf = key => key.split(".").map((word, i) => i ? Number(word) : word);
 const inShort = word => word.length > 20 ? `${word.slice(0, 20)}…` : word;
 const percent = share => `${Math.floor(100 * share + 1e-9)}%`;
@@ -56,14 +57,15 @@ function range() {
 
 /** Throw a one-line error if this is not a valid question. */
 function check(content) {
-  const {task, form, symbols, answer_lengths: lengths} = data, most = Number(Object.keys(lengths).at(-1));
+  const {task, format_hint: hint, symbols, answer_lengths: lengths} = data;
+  const most = Number(Object.keys(lengths).at(-1));
   const problems = [
     [!content.length,
-      `type a question: ${form === "other symbols" ? `any of the symbols ${range()}` : form}`],
+      `type a question: ${hint === "other symbols" ? `any of the symbols ${range()}` : hint}`],
     [!content.every(token => symbols.includes(token)), `not all tokens are symbols of ${task}: ${range()}`],
     [content.length > most,
       `${content.length} symbols are too many: this model has positions for at most ${most}`],
-    [rule && !isValid(content), `${textOf(content)} is not a valid question for ${task}; write ${form}`],
+    [rule && !isValid(content), `${textOf(content)} is not a valid question for ${task}; write ${hint}`],
     [!(content.length in lengths), `${task} has no questions of length ${content.length}`],
   ];
   for (const [is, problem] of problems) if (is) throw new Error(problem);
@@ -105,7 +107,7 @@ function change(changes) {
     const {content, cut, mode} = state, length = data.answer_lengths[content.length];
     asked = ask(model, content, length, cut.map(partOf), mode);
     asked.first = {encoder: 1, decoder: content.length + 1, "encoder-decoder": 0}[architecture];    // answers
-    asked.cells = rule ? answerCells(data.task, content, data.symbols) : [];
+    asked.cells = rule ? answerSources(data.task, content, data.symbols) : [];
     state.step &&= Math.min(state.step, asked.answer.length);
     state.chosen ??= brightest();
     measure();
