@@ -20,7 +20,7 @@ from torch import Tensor
 from support import console, puzzles
 from support.files import error_text
 from support.puzzles import MASK, PLUS, ZERO
-from transformer import END, PAD, START, check_known
+from transformer import END, PAD, START, check_choice
 
 FIRST_SYMBOL = 4                                            # content symbols are 4 … vocab_size − 1
 MODELS = {"encoder": "encoder", "decoder": "decoder-only model", "encoder-decoder": "encoder–decoder"}
@@ -253,8 +253,8 @@ def sample_batch(
     Lengths are uniform in 1 … seq_len, or always seq_len with fixed_length; those with too few questions are
     left out. With oversample, puzzles.sample_rebalanced picks from OVERSAMPLING_FACTOR times as many.
     """
-    check_known(TASKS, task=task)
-    check_known(SPLITS, split=split)
+    check_choice(TASKS, task=task)
+    check_choice(SPLITS, split=split)
     sizes = seq_len, vocab_size, fixed_length
     if oversample:
         parts = []

@@ -32,7 +32,7 @@ from support.distributed import backward
 from support.figure import percent, picture_style, save_picture
 from support.runs import load_run
 from support.training_plot import training_picture
-from transformer import PAD, check_positive, evaluating, generate, unwrapped
+from transformer import PAD, check_positive, eval_mode, generate, unwrap_model
 
 WARM_UP_STEPS = 15
 BETAS = (0.85, 0.99)                                        # decay rates of Adam's two moment estimates
@@ -107,7 +107,7 @@ class Training:
             "history": self.history,
             "model": self.average.module.state_dict(),
             "averaged_updates": int(self.average.n_averaged),
-            "trained_weights": unwrapped(self.model).state_dict(),
+            "trained_weights": unwrap_model(self.model).state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "random_states": random_states,
@@ -119,7 +119,7 @@ class Training:
         self.history = checkpoint["history"]
         self.average.module.load_state_dict(checkpoint["model"])
         self.average.n_averaged.fill_(checkpoint["averaged_updates"])
-        unwrapped(self.model).load_state_dict(checkpoint["trained_weights"])
+        unwrap_model(self.model).load_state_dict(checkpoint["trained_weights"])
         self.optimizer.load_state_dict(checkpoint["optimizer"])
         self.schedule.load_state_dict(checkpoint["schedule"])
         torch.set_rng_state(checkpoint["random_states"]["torch"])
@@ -157,7 +157,7 @@ def predict(model: nn.Module, source: Tensor, target: Tensor) -> Tensor:
     device = next(model.parameters()).device
     both, place = torch.cat([source, target], dim=1).unique(dim=0, return_inverse=True)
     source, target = both[:, : source.size(1)], both[:, source.size(1) :]
-    with evaluating(model) as model:
+    with eval_mode(model) as model:
         inputs, targets = data.make_inputs_and_targets(model.architecture, source, target)
         predictions = torch.full_like(targets, PAD)
         for rows, tokens in data.batches_by_length(inputs, settings.EVALUATION_BATCH):

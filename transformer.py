@@ -4,7 +4,7 @@ Attention → heads → positions → layer norm → feed-forward → block → 
 linear layers, embedding tables, dropout, softmax, ReLU, GELU and autograd. The rest is written out here, and
 the code you read is the code that runs, in training, generation and plotting. Only LayerNorm calls PyTorch's
 fused function. tests/test_transformer.py compares each part with PyTorch's own layers.
-`python transformer.py` walks one small batch through a model.
+`python transformer.py` passes one small batch through a model.
 
 Every sequence is [START, content …, END], then PAD: put START and END into every question.
 
@@ -28,7 +28,7 @@ PAD, START, END = 0, 1, 2                                   # PAD fills short ro
 POSITION_BASE = 50.0                                        # of the sinusoids; the paper uses 10,000
 ACTIVATION = "gelu"                                         # of the feed-forward; the paper uses "relu"
 ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu}
-POSITIONAL = "sinusoidal", "learned"
+POSITIONAL_ENCODINGS = "sinusoidal", "learned"
 
 
 def check_positive(**sizes: float) -> None:
@@ -38,7 +38,7 @@ def check_positive(**sizes: float) -> None:
             raise ValueError(f"{name}={size} is too small; choose 1 or more")
 
 
-def check_known(choices: Iterable, **chosen: object) -> None:
+def check_choice(choices: Iterable, **chosen: object) -> None:
     """Raise ValueError for the first value that is not among the choices."""
     for name, value in chosen.items():
         if value not in list(choices):
@@ -134,18 +134,18 @@ def sinusoidal_encoding(max_len: int, d_model: int, base: float = POSITION_BASE)
     1/base. With the paper's base of 10,000, most barely move within ten positions (section 3.5).
     """
     position = torch.arange(max_len, dtype=torch.float64).unsqueeze(1)                      # (max_len, 1)
-    speed = base ** (-torch.arange(0, d_model, 2, dtype=torch.float64) / d_model)        # (⌈D/2⌉,)
-    table = torch.empty(max_len, d_model)
-    table[:, 0::2] = torch.sin(position * speed)
-    table[:, 1::2] = torch.cos(position * speed)[:, : d_model // 2]         # an odd D has one cosine fewer
-    return table
+    frequency = base ** (-torch.arange(0, d_model, 2, dtype=torch.float64) / d_model)    # (⌈D/2⌉,)
+    encoding = torch.empty(max_len, d_model)
+    encoding[:, 0::2] = torch.sin(position * frequency)
+    encoding[:, 1::2] = torch.cos(position * frequency)[:, : d_model // 2]  # an odd D has one cosine fewer
+    return encoding
 
 
 class PositionalEncoding(nn.Module):
     """Add to each token a vector for its position: attention alone cannot tell [5, 7] from [7, 5].
 
-    "sinusoidal" is the paper's fixed table, "learned" a trainable one of the same shape (max_len, D). Raises
-    ValueError for any other name or a base below one, and in forward for more than max_len tokens.
+    "sinusoidal" is the paper's fixed encoding, "learned" a trainable one of the same shape, (max_len, D).
+    Raises ValueError for any other name or a base below one, and in forward for more than max_len tokens.
     """
 
     def __init__(
@@ -154,19 +154,19 @@ class PositionalEncoding(nn.Module):
     ):
         super().__init__()
         check_positive(d_model=d_model, max_len=max_len, position_base=position_base)
-        check_known(POSITIONAL, positional=positional)
+        check_choice(POSITIONAL_ENCODINGS, positional=positional)
         if positional == "sinusoidal":
-            table = sinusoidal_encoding(max_len, d_model, position_base)
-            self.register_buffer("table", table)
+            encoding = sinusoidal_encoding(max_len, d_model, position_base)
+            self.register_buffer("encoding", encoding)
         else:
-            self.table = nn.Parameter(torch.randn(max_len, d_model) * math.sqrt(0.5))   # RMS of a sine
+            self.encoding = nn.Parameter(torch.randn(max_len, d_model) * math.sqrt(0.5))    # RMS of a sine
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, S, D) → (B, S, D)."""
-        length, max_len = x.size(1), len(self.table)
+        length, max_len = x.size(1), len(self.encoding)
         if length > max_len:
             raise ValueError(f"{length} tokens exceed max_len={max_len}; shorten them or raise max_len")
-        return x + self.table[:length]
+        return x + self.encoding[:length]
 
 
 class LayerNorm(nn.Module):
@@ -196,7 +196,7 @@ class FeedForward(nn.Module):
     def __init__(self, d_model: int, d_ff: int, dropout: float = 0.0, activation: str = ACTIVATION):
         super().__init__()
         check_positive(d_ff=d_ff)
-        check_known(ACTIVATIONS, activation=activation)
+        check_choice(ACTIVATIONS, activation=activation)
         self.expand = nn.Linear(d_model, d_ff)
         self.activation = ACTIVATIONS[activation]
         self.dropout = nn.Dropout(dropout)
@@ -219,7 +219,7 @@ class TransformerBlock(nn.Module):
         norm_first: bool = True, activation: str = ACTIVATION, cross: bool = False,
     ):
         super().__init__()
-        check_known([True, False], norm_first=norm_first, cross=cross)
+        check_choice([True, False], norm_first=norm_first, cross=cross)
         self.norm_first, self.cross = norm_first, cross
         self.attention = MultiHeadAttention(d_model, num_heads, dropout)
         self.attention_norm = LayerNorm(d_model)
@@ -240,13 +240,13 @@ class TransformerBlock(nn.Module):
         """
         if self.cross != (memory is not None):
             raise ValueError(f"cross={self.cross}: pass memory if and only if cross=True")
-        x = self.residual(x, self.attention_norm, self.attention, mask=mask)
+        x = self.apply_sublayer(x, self.attention_norm, self.attention, mask=mask)
         if self.cross:
-            about = {"memory": memory, "mask": memory_mask}
-            x = self.residual(x, self.cross_attention_norm, self.cross_attention, **about)
-        return self.residual(x, self.feed_forward_norm, self.feed_forward)
+            arguments = {"memory": memory, "mask": memory_mask}
+            x = self.apply_sublayer(x, self.cross_attention_norm, self.cross_attention, **arguments)
+        return self.apply_sublayer(x, self.feed_forward_norm, self.feed_forward)
 
-    def residual(self, x: Tensor, norm: LayerNorm, sublayer: nn.Module, **arguments) -> Tensor:
+    def apply_sublayer(self, x: Tensor, norm: LayerNorm, sublayer: nn.Module, **arguments) -> Tensor:
         """Return x plus the sublayer's output for it; both (B, T, D)."""
         if self.norm_first:
             return x + self.dropout(sublayer(norm(x), **arguments))
@@ -261,7 +261,7 @@ def token_embedding(vocab_size: int, d_model: int, std: float) -> nn.Embedding:
     return embedding
 
 
-def make_blocks(num_layers: int, **settings) -> nn.ModuleList:
+def build_layer_stack(num_layers: int, **settings) -> nn.ModuleList:
     """Return a stack of blocks with the same settings."""
     check_positive(num_layers=num_layers)
     return nn.ModuleList(TransformerBlock(**settings) for _ in range(num_layers))
@@ -318,12 +318,12 @@ class MiniTransformer(nn.Module):
         position_base: float = POSITION_BASE, embedding_std: float = 0.25,
     ):
         super().__init__()
-        check_known([True, False], causal=causal)
+        check_choice([True, False], causal=causal)
         self.causal = causal
         self.embedding = token_embedding(vocab_size, d_model, embedding_std)
         self.positional_encoding = PositionalEncoding(d_model, max_len, positional, position_base)
         self.dropout = nn.Dropout(dropout)
-        self.blocks = make_blocks(
+        self.blocks = build_layer_stack(
             num_layers, d_model=d_model, num_heads=num_heads, d_ff=d_ff, dropout=dropout,
             norm_first=norm_first, activation=activation,
         )
@@ -371,9 +371,9 @@ class EncoderDecoder(nn.Module):
         self.embedding = token_embedding(vocab_size, d_model, embedding_std)
         self.positional_encoding = PositionalEncoding(d_model, max_len, positional, position_base)
         self.dropout = nn.Dropout(dropout)
-        self.encoder_blocks = make_blocks(num_layers, **settings)
+        self.encoder_blocks = build_layer_stack(num_layers, **settings)
         self.encoder_norm = LayerNorm(d_model) if norm_first else nn.Identity()
-        self.decoder_blocks = make_blocks(num_layers, **settings, cross=True)
+        self.decoder_blocks = build_layer_stack(num_layers, **settings, cross=True)
         self.decoder_norm = LayerNorm(d_model) if norm_first else nn.Identity()
         self.output_projection = nn.Linear(d_model, vocab_size)             # the paper ties these two
 
@@ -408,7 +408,7 @@ class EncoderDecoder(nn.Module):
         return self.decode(target, self.encode(source), source)
 
 
-def unwrapped(model: nn.Module) -> nn.Module:
+def unwrap_model(model: nn.Module) -> nn.Module:
     """Return the underlying model if torch.compile, AveragedModel or DistributedDataParallel wraps it."""
     while hasattr(model, "module") or hasattr(model, "_orig_mod"):
         model = model.module if hasattr(model, "module") else model._orig_mod
@@ -416,9 +416,9 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[nn.Module]:
+def eval_mode(model: nn.Module) -> Iterator[nn.Module]:
     """Yield the unwrapped model in evaluation mode, without gradients; then restore its mode."""
-    model = unwrapped(model)
+    model = unwrap_model(model)
     training = model.training
     try:
         with torch.no_grad():
@@ -435,28 +435,28 @@ def generate(model: nn.Module, source: Tensor, max_new_tokens: int) -> Tensor:
     the decoder-only model from each prompt's END. Raises ValueError for an encoder or a row without START.
     """
     check_positive(max_new_tokens=max_new_tokens)
-    with evaluating(model) as model:
+    with eval_mode(model) as model:
         device = next(model.parameters()).device
         source = check_tokens(source, model.embedding.num_embeddings).to(device)
         if model.architecture == "encoder":
             raise ValueError("an encoder predicts all tokens at once; use causal=True or EncoderDecoder")
         if source.size(1) == 0 or (source[:, 0] != START).any():
             raise ValueError(f"a row of source does not begin with START ({START}); pass [START, …, END]")
-        two_sides = model.architecture == "encoder-decoder"
-        memory = model.encode(source) if two_sides else None
-        tokens = source[:, :1] if two_sides else source                 # the first is always START
-        start, longest = (tokens != PAD).sum(dim=1), tokens.size(1)     # (B,) where each row's answer begins
+        is_encoder_decoder = model.architecture == "encoder-decoder"
+        memory = model.encode(source) if is_encoder_decoder else None
+        tokens = source[:, :1] if is_encoder_decoder else source        # the first is always START
+        start, width = (tokens != PAD).sum(dim=1), tokens.size(1)       # (B,) where each row's answer begins
         rows = torch.arange(len(source), device=source.device)
         tokens = F.pad(tokens, (0, max_new_tokens), value=PAD)
         done = torch.zeros_like(start, dtype=torch.bool)
-        written = 0
-        while written < max_new_tokens and not done.all():
-            seen = tokens[:, : longest + written]
-            logits = model.decode(seen, memory, source) if two_sides else model(seen)
-            chosen = logits[rows, start + written - 1].argmax(dim=-1).masked_fill(done, PAD)
-            tokens[rows, start + written] = chosen
-            done, written = (chosen == END) | (chosen == PAD), written + 1
-        return tokens.gather(1, start[:, None] + torch.arange(written, device=source.device))
+        num_generated = 0
+        while num_generated < max_new_tokens and not done.all():
+            prefix, position = tokens[:, : width + num_generated], start + num_generated
+            logits = model.decode(prefix, memory, source) if is_encoder_decoder else model(prefix)
+            next_tokens = logits[rows, position - 1].argmax(dim=-1).masked_fill(done, PAD)
+            tokens[rows, position] = next_tokens
+            done, num_generated = (next_tokens == END) | (next_tokens == PAD), num_generated + 1
+        return tokens.gather(1, start[:, None] + torch.arange(num_generated, device=source.device))
 
 
 def count_parameters(module: nn.Module) -> int:
@@ -464,7 +464,7 @@ def count_parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def walk(model: MiniTransformer, tokens: Tensor) -> None:
+def print_forward_pass(model: MiniTransformer, tokens: Tensor) -> None:
     """Run model(tokens); print each part's name, the meaning and shape of its output, and its parameters."""
     meanings = {
         "embedding": "what each token is",
@@ -491,8 +491,8 @@ def main() -> None:
     if sys.argv[1:]:
         print("error: python transformer.py takes no arguments", file=sys.stderr)
         raise SystemExit(2)
-    print("Two sequences walk through the default MiniTransformer:\n")
-    walk(MiniTransformer(), torch.tensor([[START, 5, 7, 9, END], [START, 8, END, PAD, PAD]]))
+    print("Two sequences pass through the default MiniTransformer:\n")
+    print_forward_pass(MiniTransformer(), torch.tensor([[START, 5, 7, 9, END], [START, 8, END, PAD, PAD]]))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from data import batches_by_length, loss_mask
 from lab.heads import SEQUENCES, Head, Part, attention_at, heads_of, inputs_and_outputs, unseen_sequences
 from support.config import EVALUATION_BATCH
 from support.runs import Run
-from transformer import PAD, evaluating, unwrapped
+from transformer import PAD, eval_mode, unwrap_model
 
 NOTHING = "nothing"                                         # instead of a part
 
@@ -38,7 +38,7 @@ def ablated(
     with ExitStack() as hooks:
         for output_projection in place_of:
             hooks.enter_context(output_projection.register_forward_pre_hook(replace_outputs))
-        yield unwrapped(model)
+        yield unwrap_model(model)
 
 
 def mean_head_outputs(run: Run) -> dict[Head, Tensor]:
@@ -74,7 +74,7 @@ def margins_without(
     """
     _, inputs, targets = unseen_sequences(run, count=count)
     result = torch.full((len(cuts), *targets.shape), torch.inf, dtype=torch.float32)
-    with evaluating(run.model) as model:
+    with eval_mode(run.model) as model:
         for rows, short in batches_by_length(inputs, EVALUATION_BATCH):
             length = short[-1].size(1)
             for number, parts in enumerate(cuts):

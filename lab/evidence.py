@@ -15,7 +15,7 @@ from lab.probes import logit_lens
 from support.record import Record
 from support.runs import Run
 from train import predict
-from transformer import unwrapped
+from transformer import unwrap_model
 
 MOST_HARMLESS, PAIRS = 48, 4                                # candidate heads, and pairs measured
 SMALLEST_COST = 0.01                                        # of a pair worth reporting
@@ -41,7 +41,7 @@ class AtLength:
 
 def answer_lengths(run: Run, most: int) -> dict[int, int]:
     """Return the answer length for each question length, up to this one, that task and model support."""
-    config, places, lengths = run.config, len(unwrapped(run.model).positional_encoding.table), {}
+    config, places, lengths = run.config, len(unwrap_model(run.model).positional_encoding.encoding), {}
     for length in data.valid_lengths(config.task, most, config.vocab_size):
         question = data.example_questions(config.task, length, config.vocab_size)[:1]
         try:

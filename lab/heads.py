@@ -14,7 +14,7 @@ from data import batches_by_length, make_inputs_and_targets
 from lab.influence import answer_sensitivity
 from support.config import EVALUATION_BATCH, fixed_generator
 from support.runs import Run
-from transformer import MultiHeadAttention, attention_mask, evaluating, unwrapped
+from transformer import MultiHeadAttention, attention_mask, eval_mode, unwrap_model
 
 SEQUENCES = 320                                             # test sequences of all lengths, …
 SEQUENCES_EACH = 100                                        # … and of a single length
@@ -26,7 +26,7 @@ ALL_ATTENTION: Part = ()
 def attention_at(model: nn.Module) -> dict[tuple[str, int], MultiHeadAttention]:
     """Return the attention module of each kind and layer."""
     return {
-        (kind, layer): attention for kind, attentions in unwrapped(model).attention_layers().items()
+        (kind, layer): attention for kind, attentions in unwrap_model(model).attention_layers().items()
         for layer, attention in enumerate(attentions)
     }
 
@@ -54,7 +54,7 @@ def inputs_and_outputs(
     def note(module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
         seen[module] = arguments[0], output
 
-    with evaluating(model) as model, ExitStack() as hooks:
+    with eval_mode(model) as model, ExitStack() as hooks:
         for module in modules:
             hooks.enter_context(module.register_forward_hook(note))
         model(*inputs)
@@ -166,9 +166,9 @@ def read(run: Run, source: Tensor, inputs: tuple[Tensor, ...], targets: Tensor) 
     answering = answering_kind(run.architecture)
     depends = answer_sensitivity(run.config.task, source[:, 1:-1], run.config.vocab_size)
     cells = answer_cells(run.architecture, depends, targets.size(1), inputs[0].size(1))[:, None]
-    maps = dict.fromkeys(unwrapped(run.model).attention_layers(), 0)
+    maps = dict.fromkeys(unwrap_model(run.model).attention_layers(), 0)
     shares = torch.zeros(len(source), run.config.num_layers, run.config.num_heads, dtype=torch.float32)
-    with evaluating(run.model) as model:
+    with eval_mode(run.model) as model:
         for rows, tokens in batches_by_length(inputs, EVALUATION_BATCH):
             model(*tokens)
             for kind, attentions in model.attention_layers().items():

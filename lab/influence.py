@@ -11,7 +11,7 @@ from torch import Tensor
 from data import TASKS, batches_by_length, loss_mask, question_symbols
 from support.config import EVALUATION_BATCH, fixed_generator
 from support.runs import Run
-from transformer import evaluating
+from transformer import eval_mode
 
 
 def replace_symbol(symbols: range, tokens: Tensor, place: int, shift: Tensor | int) -> tuple[Tensor, Tensor]:
@@ -54,7 +54,7 @@ def influence(run: Run, source: Tensor, inputs: tuple[Tensor, ...], targets: Ten
     config, question = run.config, source[:, 1:-1]
     symbols, generator = question_symbols(config.task, config.vocab_size), fixed_generator("influence")
     result = torch.full((*targets.shape, inputs[0].size(1)), torch.nan, dtype=torch.float32)
-    with evaluating(run.model) as model:
+    with eval_mode(run.model) as model:
         for rows, asked in batches_by_length(inputs, EVALUATION_BATCH):
             before = model(*asked).float().softmax(dim=-1)
             for key in range(inputs[0].size(1)):

@@ -26,7 +26,7 @@ from support.figure import percent
 from support.files import write_text
 from support.runs import Run, read_metrics
 from train import take_test
-from transformer import count_parameters, evaluating, unwrapped
+from transformer import count_parameters, eval_mode, unwrap_model
 
 ASSETS = Path(__file__).with_name("page")
 LARGEST_PAGE = 3_000_000                                    # bytes
@@ -72,7 +72,7 @@ def checks(run: Run, means: dict[heads.Head, Tensor]) -> list[dict]:
         ([], None), ([first], None), ([last[:2]], means), ([first, last], means),
         ([heads.ALL_ATTENTION], None),
     ):
-        with evaluating(run.model) as model, ablation.ablated(model, *without, replacement=replacement):
+        with eval_mode(run.model) as model, ablation.ablated(model, *without, replacement=replacement):
             logits = model(*inputs)
         for row in range(CHECKED):
             result.append({
@@ -110,10 +110,10 @@ def page_data(run: Run) -> tuple[dict, str]:
     config, task, model = run.config, run.config.task, run.model
     evidence, means = Evidence(run, SEQUENCES), ablation.mean_head_outputs(run)
     means = {head: mean.half().float() for head, mean in means.items()}
-    lengths = answer_lengths(run, len(model.positional_encoding.table))
+    lengths = answer_lengths(run, len(model.positional_encoding.encoding))
     tensors = model.state_dict() | {f"means.{'.'.join(map(str, head))}": x for head, x in means.items()}
     most = max(length + answer + 3 for length, answer in lengths.items())
-    tensors["positional_encoding.table"] = tensors["positional_encoding.table"][:most]
+    tensors["positional_encoding.encoding"] = tensors["positional_encoding.encoding"][:most]
     data = {
         "task": task, "architecture": run.architecture, "config": asdict(config),
         "tensors": [[name, x.numel()] for name, x in tensors.items()],
@@ -161,7 +161,7 @@ def live_page(run: Run) -> str:
 
 def save_page(run: Run, path: Path) -> str:
     """Write the page, with weights in float16; return its title, or print that it would be too large."""
-    run = rounded(replace(run, model=unwrapped(run.model)))
+    run = rounded(replace(run, model=unwrap_model(run.model)))
     size = count_parameters(run.model) * 2 * 4 / 3          # base64 writes three bytes as four characters
     if size <= LARGEST_PAGE and len((page := live_page(run)).encode()) <= LARGEST_PAGE:
         write_text(page, path)

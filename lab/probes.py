@@ -7,7 +7,7 @@ from data import batches_by_length
 from lab.heads import inputs_and_outputs
 from support.config import EVALUATION_BATCH
 from support.runs import Run
-from transformer import evaluating
+from transformer import eval_mode
 
 
 def sublayers_of(model: nn.Module) -> dict[str, nn.Module]:
@@ -32,7 +32,7 @@ def logit_lens(run: Run, inputs: tuple[Tensor, ...]) -> dict[str, Tensor]:
     Each state is passed directly to the final norm and the output projection (nostalgebraist 2020,
     "interpreting GPT: the logit lens"). The last entry is the model's actual prediction.
     """
-    with evaluating(run.model) as model:
+    with eval_mode(run.model) as model:
         readers = sublayers_of(model)
         *_, norm = readers.values()
         predictions = {name: torch.zeros_like(inputs[-1]) for name in readers}

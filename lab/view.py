@@ -16,7 +16,7 @@ from support.figure import percent
 from support.puzzles import MASK
 from support.record import Record, read_record
 from support.runs import Run
-from transformer import PAD, evaluating, generate
+from transformer import PAD, eval_mode, generate
 
 NEVER_RIGHT = "the model is never correct, so no ablation can make it worse"
 KINDS = {
@@ -101,7 +101,7 @@ def look_at(run: Run, words: list[str] | None = None) -> View:
     source, target = (data.add_special_tokens(x, x.size(1) + 2) for x in (content[None], answer))
     if architecture == "encoder":
         inputs, _ = data.make_inputs_and_targets(architecture, source, target)
-        with evaluating(run.model) as model:
+        with eval_mode(run.model) as model:
             predictions = model(*inputs).argmax(dim=-1)
         written = predictions[:, : target.size(1)]
     else:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from data import ARCHITECTURES, TASKS, answer_length, check_task, sample_batch, valid_lengths
-from transformer import ACTIVATIONS, POSITIONAL, EncoderDecoder, MiniTransformer, check_known
+from transformer import ACTIVATIONS, POSITIONAL_ENCODINGS, EncoderDecoder, MiniTransformer, check_choice
 
 VALIDATION_SEQUENCES, TEST_SEQUENCES = 2_000, 10_000
 EVALUATION_BATCH = 100                                      # rows per forward pass; also scored every epoch
@@ -47,7 +47,7 @@ class Config:
     num_layers: int | None = setting(None, (1, 128), "layers (default: 4; encoder-decoder: 2 in each half)")
     d_ff: int = setting(512, (1, 65_536), "hidden width of the feed-forward network")
     dropout: float = setting(0.0, (0.0, 0.99), "dropout probability")
-    positional: str = setting("sinusoidal", POSITIONAL, "type of positional encoding")
+    positional: str = setting("sinusoidal", POSITIONAL_ENCODINGS, "type of positional encoding")
     position_base: float = setting(50.0, (1.0, 1e9), "base of the sinusoidal encoding; the paper uses 10000")
     embedding_std: float = setting(0.25, (1e-6, 100.0), "standard deviation of the initial token embeddings")
     norm_first: bool = setting(True, (False, True), "LayerNorm before (pre) or after (post) each sublayer")
@@ -61,7 +61,7 @@ class Config:
         for each in fields(self):
             value = getattr(self, each.name)
             if "choices" in each.metadata:
-                check_known(each.metadata["choices"], **{each.name: value})
+                check_choice(each.metadata["choices"], **{each.name: value})
             if "range" in each.metadata:
                 least, most = each.metadata["range"]
                 if not least <= value <= most:              # also refuses NaN
@@ -109,11 +109,11 @@ def recipe(task: str, architecture: str, **settings) -> Config:
 
     A task's settings under an architecture's name apply only to it.
     """
-    check_known(TASKS, task=task)
+    check_choice(TASKS, task=task)
     own = TASKS[task].settings
     own = {name: own[name] for name in own if name not in ARCHITECTURES} | own.get(architecture, {})
     for name in own:
-        check_known([setting.name for setting in fields(Config)], setting=name)
+        check_choice([setting.name for setting in fields(Config)], setting=name)
     return Config(task=task, architecture=architecture, **own | settings)
 
 

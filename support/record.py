@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from data import make_inputs_and_targets, token_accuracy
 from support.config import LONGEST_PROBE, Config, fixed_generator
 from support.files import check_zip
-from transformer import evaluating
+from transformer import eval_mode
 
 PROBES = 4                                                  # recorded questions
 Record = dict[str, numpy.ndarray]                           # per kind: (epochs, layers, H, T, S), and more
@@ -30,7 +30,7 @@ def extended(record: Record | None, model: nn.Module, probe: tuple[Tensor, Tenso
     """Return the record extended by one epoch, whose history row is given; pass None to start a new one."""
     device = next(model.parameters()).device
     inputs, targets = make_inputs_and_targets(model.architecture, *(tokens.to(device) for tokens in probe))
-    with evaluating(model) as model:
+    with eval_mode(model) as model:
         predictions = model(*inputs).argmax(dim=-1)
     now = {
         kind: torch.stack([attention.attention_weights[0] for attention in attentions]).half().cpu().numpy()

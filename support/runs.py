@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from data import END, TASKS, exact_match, format_tokens, make_inputs_and_targets, token_accuracy
 from support.config import Config, fixed_generator
 from support.files import read_archive, replacing, write_text
-from transformer import EncoderDecoder, MiniTransformer, count_parameters, evaluating, unwrapped
+from transformer import EncoderDecoder, MiniTransformer, count_parameters, eval_mode, unwrap_model
 
 UNDO = "undo the change, or train the changed code with a different --output-dir"
 DEFAULT_TASKS, DEFAULT_ARCHITECTURES = ["copy", "reverse"], ["encoder", "encoder-decoder"]
@@ -136,13 +136,13 @@ class Run:
 
     @property
     def architecture(self) -> str:
-        return unwrapped(self.model).architecture
+        return unwrap_model(self.model).architecture
 
 
 def logits_of(model: nn.Module, source: Tensor, target: Tensor) -> Tensor:
     """Return the logits of one pass over source (N, S) and target (N, T), (N, T or more, V), on the CPU."""
     device = next(model.parameters()).device
-    with evaluating(model) as model:
+    with eval_mode(model) as model:
         inputs, _ = make_inputs_and_targets(model.architecture, source.to(device), target.to(device))
         return model(*inputs).float().cpu()
 

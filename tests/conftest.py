@@ -197,7 +197,7 @@ def saved(tmp_path_factory):
         monkeypatch.chdir(folder)
         monkeypatch.setattr(sys, "argv", ["handmade.py"])
         monkeypatch.setattr(support.config, "TEST_SEQUENCES", 500)
-        monkeypatch.setattr(handmade, "right_by_length", lambda model, answer: {1: 1.0})
+        monkeypatch.setattr(handmade, "exact_match_by_length", lambda model, answer: {1: 1.0})
         run_script(handmade.main)
     return printed.getvalue(), folder / "models" / "handmade"
 

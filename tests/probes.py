@@ -15,7 +15,7 @@ from lab.heads import SEQUENCES_EACH, inputs_and_outputs, longest, unseen_sequen
 from lab.probes import sublayers_of
 from support.config import EVALUATION_BATCH, Config, fixed_generator
 from support.runs import Run
-from transformer import PAD, MultiHeadAttention, TransformerBlock, attention_mask, evaluating, unwrapped
+from transformer import PAD, MultiHeadAttention, TransformerBlock, attention_mask, eval_mode, unwrap_model
 
 
 def score_parts(model: nn.Module, tokens: Tensor) -> dict[str, Tensor]:
@@ -25,7 +25,7 @@ def score_parts(model: nn.Module, tokens: Tensor) -> dict[str, Tensor]:
     projections are linear. So each score is a sum of three terms: positions only, symbols only, and cross
     terms. Anything equal for all keys is left out, because softmax ignores it.
     """
-    model = unwrapped(model)
+    model = unwrap_model(model)
     block = next(module for module in model.modules() if isinstance(module, TransformerBlock))
     attention, norm = block.attention, block.attention_norm
     symbols = model.embedding(tokens)
@@ -59,7 +59,7 @@ def loudness(model: nn.Module, source: Tensor) -> dict[str, float]:
     length. Raises ValueError if the terms do not add up, as in a modified model.
     """
     result = {}
-    with evaluating(model) as model:
+    with eval_mode(model) as model:
         mask = attention_mask(source[:1], causal=model.architecture == "decoder")
         parts = score_parts(model, source)
         expected = sum(parts.values()).masked_fill(~mask, -torch.inf).softmax(dim=-1)
@@ -158,7 +158,7 @@ def swap_end(run: Run, length: int, other_length: int) -> tuple[float, float]:
     def swap(attention: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         return output.index_copy(1, here, written[:, here])
 
-    with evaluating(run.model) as model, attention.register_forward_hook(swap):
+    with eval_mode(run.model) as model, attention.register_forward_hook(swap):
         predictions = model(source).argmax(dim=-1)
     here = here[other_length + 1 - here <= length]          # where both mirror positions are symbols
     own, moved = source[:, length + 1 - here], source[:, other_length + 1 - here]

@@ -110,7 +110,7 @@ def copying_by_hand(config):
     """A copying encoder in which each embedding is its own output and all heads attend uniformly."""
     model = config.model().eval()
     zero(model, "query_projection", "contract", "output_projection")
-    model.positional_encoding.table.zero_()
+    model.positional_encoding.encoding.zero_()
     model.embedding.weight.data = torch.eye(20, 32)
     model.output_projection.weight.data = torch.eye(20, 32)
     return Run(model, config, [], Path())
@@ -143,7 +143,7 @@ def test_what_a_generating_model_writes_after_a_mistake_is_its_own(models_dir):
 def test_lengths_that_the_task_does_not_have_or_positions_do_not_reach_are_left_out(models_dir):
     run = load_run(models_dir, "add", "encoder")
     assert [each.length for each in Evidence(run).lengths] == [3, 5, 7, 9, 11, 13, 15]
-    run.model.positional_encoding.table = run.model.positional_encoding.table[:12]
+    run.model.positional_encoding.encoding = run.model.positional_encoding.encoding[:12]
     assert [each.length for each in Evidence(run).lengths] == [3, 5, 7, 9]
 
 

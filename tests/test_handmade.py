@@ -15,12 +15,12 @@ import train
 from data import FIRST_SYMBOL, add_special_tokens, make_inputs_and_targets, sample_batch
 from handmade import (
     PAIRS,
-    VOCAB,
+    VOCAB_SIZE,
     copying_encoder,
     copying_encoder_decoder,
+    exact_match_by_length,
     reversing_encoder,
     reversing_encoder_decoder,
-    right_by_length,
 )
 from lab.ablation import ablated
 from support.console import run_script
@@ -29,7 +29,7 @@ from train import load_run, predict
 from transformer import PAD, EncoderDecoder, MiniTransformer
 
 BUILDERS = copying_encoder, reversing_encoder, copying_encoder_decoder, reversing_encoder_decoder
-SYMBOLS = torch.arange(FIRST_SYMBOL, VOCAB)
+SYMBOLS = torch.arange(FIRST_SYMBOL, VOCAB_SIZE)
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +43,7 @@ def test_every_sequence_is_right_alone_and_beside_longer_ones(build):
     config, model, _ = build()
     answer = {"copy": lambda content: content, "reverse": lambda content: content.flip(1)}[config.task]
     assert type(model) in (MiniTransformer, EncoderDecoder)         # nothing is overridden
-    assert right_by_length(model, answer) == dict.fromkeys(range(1, 9), 1.0)
+    assert exact_match_by_length(model, answer) == dict.fromkeys(range(1, 9), 1.0)
     generator = torch.Generator().manual_seed(0)
     source, target = sample_batch(config.task, 2_000, generator)        # lengths 1 to 8: PAD
     predictions = predict(model, source, target)
@@ -103,10 +103,10 @@ def test_copying_needs_no_attention_and_other_output_rows_add_one():
     _, model, purposes = copying_encoder()
     assert purposes == {"layer 1, head 1": "does nothing"}
     with ablated(model, ()):
-        assert set(right_by_length(model, lambda content: content).values()) == {1.0}
+        assert set(exact_match_by_length(model, lambda content: content).values()) == {1.0}
     rows = model.output_projection.weight[FIRST_SYMBOL:]
     model.output_projection.weight[FIRST_SYMBOL:] = rows.roll(1, dims=0)
-    right = right_by_length(model, lambda content: torch.where(content == 19, 4, content + 1))
+    right = exact_match_by_length(model, lambda content: torch.where(content == 19, 4, content + 1))
     assert set(right.values()) == {1.0}
 
 
@@ -174,20 +174,20 @@ def test_visualize_draws_both_when_a_trained_model_is_in_the_folder_above(
 
 def test_longer_sequences_and_fewer_symbols_need_other_numbers_on_top_and_nothing_else(tmp_path, monkeypatch):
     source = Path(handmade.__file__).read_text()
-    assert "VOCAB, LONGEST = 20, 8\n" in source
+    assert "VOCAB_SIZE, MAX_LENGTH = 20, 8\n" in source
     changed = {"__name__": "changed"}
-    exec(source.replace("VOCAB, LONGEST = 20, 8\n", "VOCAB, LONGEST = 9, 11\n"), changed)
+    exec(source.replace("VOCAB_SIZE, MAX_LENGTH = 20, 8\n", "VOCAB_SIZE, MAX_LENGTH = 9, 11\n"), changed)
     for name, answer in ("reversing", lambda content: content.flip(1)), ("copying", lambda content: content):
         for architecture in "encoder", "encoder_decoder":
             _, model, _ = changed[f"{name}_{architecture}"]()
-            assert changed["right_by_length"](model, answer) == dict.fromkeys(range(1, 12), 1.0)
+            assert changed["exact_match_by_length"](model, answer) == dict.fromkeys(range(1, 12), 1.0)
 
 
 def test_a_model_that_makes_mistakes_is_reported(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["handmade.py"])
     monkeypatch.setattr(support.config, "TEST_SEQUENCES", 500)
-    monkeypatch.setattr(handmade, "HARD", 1.0)
-    monkeypatch.setattr(handmade, "LONGEST", 2)
+    monkeypatch.setattr(handmade, "ATTENTION_SHARPNESS", 1.0)
+    monkeypatch.setattr(handmade, "MAX_LENGTH", 2)
     with pytest.raises(SystemExit, match="at least one of the models makes mistakes"):
         run_script(handmade.main)

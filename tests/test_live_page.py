@@ -31,7 +31,7 @@ from support.config import Config, fixed_generator
 from support.figure import percent
 from support.puzzles import MASK
 from support.runs import Run
-from transformer import END, PAD, START, evaluating, generate
+from transformer import END, PAD, START, eval_mode, generate
 
 SMALL = {"d_model": 20, "num_heads": 2, "num_layers": 2, "d_ff": 24}
 MODELS = {
@@ -76,7 +76,7 @@ def by_pytorch(run: Run, content: list[int]) -> tuple[list[int], torch.Tensor]:
         written = written[written != PAD].tolist()          # a model that is not trained may write PAD
         read = written[:-1] if END in written else written[:length]
         inputs = [source + read] if run.architecture == "decoder" else [source, [START, *read]]
-    with evaluating(run.model) as model:
+    with eval_mode(run.model) as model:
         logits = model(*(torch.tensor([tokens]) for tokens in inputs))[0]
     if run.architecture == "encoder":
         written = logits.argmax(dim=-1)[1 : length + 2].tolist()

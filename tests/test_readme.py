@@ -278,7 +278,7 @@ def test_there_is_an_answer_to_each_exercise():
 @pytest.mark.parametrize("text", exercises(by_hand=True))
 def test_an_exercise_with_the_model_built_by_hand_prints_its_answer(text, capsys, monkeypatch):
     """If sequences are incorrect, chance can decide how many."""
-    monkeypatch.setattr(handmade, "HARD", handmade.HARD)        # to be restored
+    monkeypatch.setattr(handmade, "ATTENTION_SHARPNESS", handmade.ATTENTION_SHARPNESS)  # to be restored
     monkeypatch.setattr(support.config, "EVALUATION_BATCH", 1_000)      # the answers come sooner
     code, = blocks(text, "python")
     exec(code, {})

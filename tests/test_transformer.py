@@ -20,9 +20,9 @@ from transformer import (
     PositionalEncoding,
     TransformerBlock,
     generate,
+    print_forward_pass,
     scaled_dot_product_attention,
     sinusoidal_encoding,
-    walk,
 )
 
 
@@ -222,7 +222,7 @@ def test_sinusoids_are_not_parameters_and_learned_positions_are():
     assert not list(PositionalEncoding(8).parameters())
     learned, x = PositionalEncoding(8, max_len=5, positional="learned"), torch.zeros(2, 3, 8)
     assert [parameter.shape for parameter in learned.parameters()] == [(5, 8)]
-    torch.testing.assert_close(learned(x)[1], learned.table[:3])
+    torch.testing.assert_close(learned(x)[1], learned.encoding[:3])
 
 
 def test_layer_norm_is_its_formula():
@@ -411,9 +411,9 @@ def ragged_source(seed, width=7):
 
 def greedy(model, prompt, max_new_tokens):
     """One row without padding, one token at a time: what generate has to agree with."""
-    answer, two_sides = [], isinstance(model, EncoderDecoder)
+    answer, is_encoder_decoder = [], isinstance(model, EncoderDecoder)
     while len(answer) < max_new_tokens and 2 not in answer and 0 not in answer:
-        if two_sides:
+        if is_encoder_decoder:
             logits = model(torch.tensor([prompt]), torch.tensor([[1, *answer]]))
         else:
             logits = model(torch.tensor([prompt + answer]))
@@ -592,7 +592,7 @@ def test_parts_refuse_what_does_not_fit_and_name_the_fix(build, message):
     "settings", [{"num_layers": 1}, {"num_layers": 2}, {"norm_first": False, "dropout": 0.5, "causal": True}]
 )
 def test_the_guided_walk_follows_any_model(settings, capsys):
-    walk(small_model(**settings), TOKENS)
+    print_forward_pass(small_model(**settings), TOKENS)
     printed = capsys.readouterr().out
     assert "(2, 5, 20)" in printed and printed.count("the residual stream") == settings.get("num_layers", 2)
     model = small_model(**settings)

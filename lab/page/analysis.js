@@ -51,7 +51,7 @@ function cutsOf(model, parts, mode = "zero") {
 }
 
 /** Join the queries, keys, values and weights of an attention over token-by-token passes. */
-function joined(passes, width) {
+function joinPasses(passes, width) {
   const {key, value} = passes.at(-1), keys = key.length / width;
   const query = new Float64Array(passes.reduce((sum, pass) => sum + pass.query.length, 0));
   const weights = passes[0].weights.map(() => new Float64Array(query.length / width * keys));
@@ -74,7 +74,7 @@ function ask(model, content, answerLength, parts, mode) {
   let answer, logits, {inputs} = makeInputsAndTargets(architecture, content, Array(answerLength).fill(MASK));
   if (architecture === "encoder") {
     logits = rowsOf(forward(pass, inputs.map(tokens => [tokens])), vocab_size);
-    answer = logits.slice(1, answerLength + 2).map(likeliest);
+    answer = logits.slice(1, answerLength + 2).map(argmax);
     answer = answer.slice(0, answer.indexOf(END) + 1 || undefined);
   } else {
     ({answer, logits} = generate(pass, [START, ...content, END], answerLength + 1));
@@ -82,7 +82,7 @@ function ask(model, content, answerLength, parts, mode) {
     ({inputs} = makeInputsAndTargets(architecture, content, read));       // the last token is never an input
   }
   const trace = Object.fromEntries(Object.entries(pass.trace).map(
-    ([kind, layers]) => [kind, layers.map(passes => joined(passes, d_model))]));
+    ([kind, layers]) => [kind, layers.map(passes => joinPasses(passes, d_model))]));
   return {answer, inputs, logits, trace};
 }
 
@@ -133,7 +133,7 @@ class Scorer {
   judge({rows, inputs, targets, kept}, {cuts, correct}) {
     const {model} = this;
     if (!kept.size) forward({model, cuts: new Map(), kept}, inputs);
-    const predictions = rowsOf(forward({model, cuts, kept}, inputs), model.config.vocab_size).map(likeliest);
+    const predictions = rowsOf(forward({model, cuts, kept}, inputs), model.config.vocab_size).map(argmax);
     let first = 0;                                          // row of a sequence
     targets.forEach((tokens, n) => {
       correct[rows[n]] = tokens.every((token, i) => [PAD, START, predictions[first + i]].includes(token));

@@ -28,7 +28,7 @@ function view() {
   const usual = says && state.step ? shown - 1 : says ? first : 1;      // the newest query, or the first
   const query = Math.min(state.cell?.[0] ?? usual, queries.length - 1);
   let key = state.cell?.[1] ?? keys.length;
-  if (key >= keys.length || isMasked(kind, query, key)) key = likeliest(rows[query]);
+  if (key >= keys.length || isMasked(kind, query, key)) key = argmax(rows[query]);
   return {part: [kind, layer, head], kind, head, keys, queries, traced, rows, says, shown, query, key};
 }
 

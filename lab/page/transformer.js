@@ -98,7 +98,7 @@ function scaledDotProductAttention(query, key, value, starts, memoryStarts, numH
 }
 
 /** Append the keys or values of the new tokens to those of earlier tokens. */
-function appended(past, name, x) {
+function appendPast(past, name, x) {
   const before = past.get(name) ?? new Float64Array(0), all = new Float64Array(before.length + x.length);
   all.set(before);
   all.set(x, before.length);
@@ -107,7 +107,7 @@ function appended(past, name, x) {
 }
 
 /** Replace the outputs of cut heads with zeros or the head's mean; return the same array if none is cut. */
-function withoutHeads({model, cuts}, mixture, kind, layer) {
+function replaceOutputs({model, cuts}, mixture, kind, layer) {
   const {num_heads, d_model} = model.config, size = d_model / num_heads;
   let left = mixture;
   for (let head = 0; head < num_heads; head++) {
@@ -126,8 +126,8 @@ function multiHeadAttention(pass, attention, kind, layer, x, starts, memory = x,
   let key = once(kept, `${name} key`, [memory], () => linear(key_projection, memory));
   let value = once(kept, `${name} value`, [memory], () => linear(value_projection, memory));
   if (past && causal) {
-    key = appended(past, `${name} key`, key);
-    value = appended(past, `${name} value`, value);
+    key = appendPast(past, `${name} key`, key);
+    value = appendPast(past, `${name} value`, value);
     memoryStarts = [0, key.length / config.d_model];
   }
   const mixture = once(kept, `${name} mixture`, [x, key, value], () => {
@@ -136,19 +136,19 @@ function multiHeadAttention(pass, attention, kind, layer, x, starts, memory = x,
     if (trace) ((trace[kind] ??= [])[layer] ??= []).push({query, key, value, weights: read.weights[0]});
     return read.mixture;
   });
-  const left = withoutHeads(pass, mixture, kind, layer);
+  const left = replaceOutputs(pass, mixture, kind, layer);
   return once(kept, `${name} output`, [left], () => linear(output_projection, left));
 }
 
 /** Token vectors plus positions. Generated tokens come one by one: `from` is the position of the first. */
 function embed({model}, sequences, from = 0) {
-  const {d_model} = model.config, {weight} = model.embedding, {table} = model.positional_encoding;
+  const {d_model} = model.config, {weight} = model.embedding, {encoding} = model.positional_encoding;
   const x = new Float64Array(sequences.reduce((sum, tokens) => sum + tokens.length, 0) * d_model);
   let at = 0;
   for (const tokens of sequences) {
     tokens.forEach((token, place) => {
       for (let d = 0; d < d_model; d++) {
-        x[at++] = weight[token * d_model + d] + table[(from + place) * d_model + d];
+        x[at++] = weight[token * d_model + d] + encoding[(from + place) * d_model + d];
       }
     });
   }
@@ -195,17 +195,17 @@ function feedForward({model, kept}, {expand, contract, name}, x) {
   return once(kept, name, [x], () => linear(contract, activation(linear(expand, x))));
 }
 
-function added(x, y) {
+function addVectors(x, y) {
   const z = x.slice();
   for (let i = 0; i < z.length; i++) z[i] += y[i];
   return z;
 }
 
 /** x plus the sublayer's output, with the norm before the sublayer or, as in the paper, after the sum. */
-function residual({model, kept}, x, norm, sublayer) {
+function applySublayer({model, kept}, x, norm, sublayer) {
   const normed = x => once(kept, norm.name, [x], () => layerNorm(norm, x));
   const made = sublayer(model.config.norm_first ? normed(x) : x);
-  const after = once(kept, `${norm.name} sum`, [x, made], () => added(x, made));
+  const after = once(kept, `${norm.name} sum`, [x, made], () => addVectors(x, made));
   return model.config.norm_first ? after : normed(after);
 }
 
@@ -213,19 +213,19 @@ function residual({model, kept}, x, norm, sublayer) {
 function runBlocks(pass, blocks, kind, x, starts, memory, memoryStarts) {
   blocks.forEach((block, layer) => {
     const {attention, cross_attention, feed_forward} = block;
-    x = residual(pass, x, block.attention_norm,
+    x = applySublayer(pass, x, block.attention_norm,
       x => multiHeadAttention(pass, attention, kind, layer, x, starts));
     if (cross_attention) {
-      x = residual(pass, x, block.cross_attention_norm,
+      x = applySublayer(pass, x, block.cross_attention_norm,
         x => multiHeadAttention(pass, cross_attention, "cross", layer, x, starts, memory, memoryStarts));
     }
-    x = residual(pass, x, block.feed_forward_norm, x => feedForward(pass, feed_forward, x));
+    x = applySublayer(pass, x, block.feed_forward_norm, x => feedForward(pass, feed_forward, x));
   });
   return x;
 }
 
 /** Return the first row of each sequence, and the total number of rows. */
-function startsOf(sequences) {
+function rowOffsets(sequences) {
   return sequences.reduce((starts, tokens) => [...starts, starts.at(-1) + tokens.length], [0]);
 }
 
@@ -233,7 +233,7 @@ function startsOf(sequences) {
 function miniTransformer(pass, sequences, from = 0) {
   const {model, kept} = pass;
   let x = once(kept, "embedding", [sequences], () => embed(pass, sequences, from));
-  x = runBlocks(pass, model.blocks, model.config.architecture, x, startsOf(sequences));
+  x = runBlocks(pass, model.blocks, model.config.architecture, x, rowOffsets(sequences));
   return linear(model.output_projection, layerNorm(model.final_norm, x));
 }
 
@@ -241,7 +241,7 @@ function miniTransformer(pass, sequences, from = 0) {
 function encode(pass, sources) {
   const {model, kept} = pass;
   let x = once(kept, "source", [sources], () => embed(pass, sources));
-  x = runBlocks(pass, model.encoder_blocks, "encoder", x, startsOf(sources));
+  x = runBlocks(pass, model.encoder_blocks, "encoder", x, rowOffsets(sources));
   return once(kept, "memory", [x], () => layerNorm(model.encoder_norm, x));
 }
 
@@ -249,7 +249,7 @@ function encode(pass, sources) {
 function decode(pass, targets, memory, sources, from = 0) {
   const {model, kept} = pass;
   let x = once(kept, "target", [targets], () => embed(pass, targets, from));
-  x = runBlocks(pass, model.decoder_blocks, "decoder", x, startsOf(targets), memory, startsOf(sources));
+  x = runBlocks(pass, model.decoder_blocks, "decoder", x, rowOffsets(targets), memory, rowOffsets(sources));
   return linear(model.output_projection, layerNorm(model.decoder_norm, x));
 }
 
@@ -264,22 +264,22 @@ function rowsOf(numbers, width) {
 }
 
 /** The token with the largest logit; ties go to the first. */
-function likeliest(logits) {
+function argmax(logits) {
   return logits.reduce((best, logit, token) => logit > logits[best] ? token : best, 0);
 }
 
-/** Greedy decoding of one source, [START, …, END]: the answer of at most mostTokens tokens, including END,
+/** Greedy decoding of one source, [START, …, END]: the answer of at most maxNewTokens tokens, including END,
    and the logits at each input token. */
-function generate({model, cuts, trace}, source, mostTokens) {
+function generate({model, cuts, trace}, source, maxNewTokens) {
   const pass = {model, cuts, trace, past: new Map(), kept: new Map()}, answer = [], logits = [];
-  const twoSides = model.config.architecture === "encoder-decoder";
-  const memory = twoSides ? encode({model, cuts, trace}, [source]) : null;
-  let fresh = twoSides ? [START] : source, from = 0;        // tokens not yet processed
-  while (answer.length < mostTokens && answer.at(-1) !== END) {
-    const predictions = twoSides
+  const isEncoderDecoder = model.config.architecture === "encoder-decoder";
+  const memory = isEncoderDecoder ? encode({model, cuts, trace}, [source]) : null;
+  let fresh = isEncoderDecoder ? [START] : source, from = 0;    // tokens not yet processed
+  while (answer.length < maxNewTokens && answer.at(-1) !== END) {
+    const newLogits = isEncoderDecoder
       ? decode(pass, [fresh], memory, [source], from) : miniTransformer(pass, [fresh], from);
-    logits.push(...rowsOf(predictions, model.config.vocab_size));
-    const token = likeliest(logits.at(-1));
+    logits.push(...rowsOf(newLogits, model.config.vocab_size));
+    const token = argmax(logits.at(-1));
     if (token === PAD) break;
     answer.push(token);
     from += fresh.length;
