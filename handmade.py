@@ -173,9 +173,9 @@ def save_hand_built(config: Config, model: nn.Module, purposes: dict[str, str], 
     source, target = train.validation_set(config)
     inputs, targets = make_inputs_and_targets(config.architecture, source, target)
     with eval_mode(model):
-        loss = train.loss_of(model(*inputs), targets).item()
+        loss = train.masked_cross_entropy(model(*inputs), targets).item()
     row = {"epoch": 0, "step": 0, "loss": loss, "train_seconds": 0.0}
-    row |= train.evaluate(model, source, target, thorough=True)
+    row |= train.evaluate(model, source, target, check_all=True)
     checkpoint = {
         "config": asdict(config), "sample": runs.sample_of(config, model), "history": [row],
         "model": model.state_dict(), "purposes": purposes,

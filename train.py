@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, nullcontext, redirect_stderr
 from copy import deepcopy
 from dataclasses import asdict, fields
+from functools import partial
 from pathlib import Path
 
 import numpy
@@ -39,24 +40,24 @@ BETAS = (0.85, 0.99)                                        # decay rates of Ada
 CLIP_NORM = 0.5                                             # maximum gradient norm
 
 
-def loss_of(logits: Tensor, target: Tensor) -> Tensor:
-    """Return the mean of −log p(target) over the scored positions; logits (B, S, V), target (B, S)."""
+def masked_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return the mean of −log p(target) over the scored positions; logits (B, S, V), targets (B, S)."""
     ignored = -100                                          # cross_entropy's index for positions without loss
-    target = target.masked_fill(~data.loss_mask(target), ignored)
+    targets = targets.masked_fill(~data.loss_mask(targets), ignored)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))    # bfloat16 is too coarse to sum
-    return F.cross_entropy(logits.flatten(0, 1), target.flatten(), ignore_index=ignored)
+    return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=ignored)
 
 
-def learning_rate_share(step: int, steps: int, hold: float = 0.0) -> float:
+def lr_multiplier(step: int, steps: int, constant_fraction: float = 0.0) -> float:
     """Return the learning-rate multiplier at step 0 … steps − 1: short linear warm-up, then cosine decay.
 
-    The decay begins after the fraction hold of the steps.
+    The decay begins after constant_fraction of the steps.
     """
-    warm_up, held = min(1.0, (step + 1) / WARM_UP_STEPS), hold * steps
-    return warm_up * 0.5 * (1 + math.cos(math.pi * max(0.0, step - held) / (steps - held)))
+    warm_up, start = min(1.0, (step + 1) / WARM_UP_STEPS), constant_fraction * steps
+    return warm_up * 0.5 * (1 + math.cos(math.pi * max(0.0, step - start) / (steps - start)))
 
 
-def update_average(averages: list[Tensor], weights: list[Tensor], updates: Tensor) -> None:
+def update_ema(averages: list[Tensor], weights: list[Tensor], updates: Tensor) -> None:
     """Move the moving average towards the weights: by 0.82, 0.75, 0.69 … of the way, finally by 0.05.
 
     updates is the number of updates so far, the first being AveragedModel's copy of the weights.
@@ -66,35 +67,36 @@ def update_average(averages: list[Tensor], weights: list[Tensor], updates: Tenso
         average.lerp_(weight, 1 - decay)
 
 
-class Training:
+class TrainingState:
     """Everything that changes during a run, so that a checkpoint can capture it.
 
     The last arguments are not part of Config, because they affect the result only through rounding (with
-    dropout, accumulate also changes which numbers are dropped). accumulate is the number of micro-batches per
-    batch, amp turns on bfloat16, and compiled uses torch.compile.
+    dropout, accumulation_steps also changes which numbers are dropped). accumulation_steps is the number of
+    micro-batches per batch, amp turns on bfloat16, and compiled uses torch.compile.
     """
 
     def __init__(
         self, config: Config, device: torch.device,
-        accumulate: int = 1, amp: bool = False, compiled: bool = False,
+        accumulation_steps: int = 1, amp: bool = False, compiled: bool = False,
     ):
         torch.manual_seed(config.seed)
         steps = config.epochs * config.steps_per_epoch
-        self.config, self.device, self.how = config, device, {"accumulate": accumulate, "amp": amp}
+        self.config, self.device = config, device
+        self.backward_options = {"accumulation_steps": accumulation_steps, "amp": amp}
         self.model = config.model().to(device)
-        self.average = AveragedModel(self.model, multi_avg_fn=update_average)
-        self.average.n_averaged = self.average.n_averaged.cpu()             # read every step: keep it off GPU
+        self.ema_model = AveragedModel(self.model, multi_avg_fn=update_ema)
+        self.ema_model.n_averaged = self.ema_model.n_averaged.cpu()         # read every step: keep it off GPU
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), config.learning_rate, betas=BETAS, fused=device.type != "mps"
         )
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer, lambda step: learning_rate_share(step, steps, config.hold)
+            self.optimizer, lambda step: lr_multiplier(step, steps, config.constant_fraction)
         )
         self.generator = torch.Generator().manual_seed(config.seed)         # of the training data
         self.history: list[dict] = []                                       # one row per epoch
         if compiled:
             self.model.compile()
-        self.model = distributed.data_parallel(self.model)
+        self.model = distributed.wrap_ddp(self.model)
 
     def checkpoint(self) -> dict:
         """Return a copy of the full state; "model" holds the averaged weights, which are the ones to use."""
@@ -103,10 +105,10 @@ class Training:
             random_states["cuda"] = torch.cuda.get_rng_state(self.device)
         return deepcopy({
             "config": asdict(self.config),
-            "sample": runs.sample_of(self.config, self.average.module),
+            "sample": runs.sample_of(self.config, self.ema_model.module),
             "history": self.history,
-            "model": self.average.module.state_dict(),
-            "averaged_updates": int(self.average.n_averaged),
+            "model": self.ema_model.module.state_dict(),
+            "ema_updates": int(self.ema_model.n_averaged),
             "trained_weights": unwrap_model(self.model).state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
@@ -117,8 +119,8 @@ class Training:
         """Restore the checkpoint's state, so that the same steps follow; the checkpoint is not modified."""
         checkpoint = deepcopy(checkpoint)
         self.history = checkpoint["history"]
-        self.average.module.load_state_dict(checkpoint["model"])
-        self.average.n_averaged.fill_(checkpoint["averaged_updates"])
+        self.ema_model.module.load_state_dict(checkpoint["model"])
+        self.ema_model.n_averaged.fill_(checkpoint["ema_updates"])
         unwrap_model(self.model).load_state_dict(checkpoint["trained_weights"])
         self.optimizer.load_state_dict(checkpoint["optimizer"])
         self.schedule.load_state_dict(checkpoint["schedule"])
@@ -128,19 +130,19 @@ class Training:
             torch.cuda.set_rng_state(checkpoint["random_states"]["cuda"], self.device)
 
 
-def train_epoch(run: Training, batches: Iterable[tuple[tuple[Tensor, ...], Tensor]]) -> Tensor:
+def train_epoch(state: TrainingState, batches: Iterable[tuple[tuple[Tensor, ...], Tensor]]) -> Tensor:
     """Take one optimiser step per batch of inputs and targets; return the losses (steps,), in nats."""
-    run.model.train()
+    state.model.train()
     losses = []
-    for inputs, target in batches:
-        run.optimizer.zero_grad()
-        # The loss is loss_of(run.model(*inputs), target), and backward also calls loss.backward().
-        loss = backward(run.model, loss_of, inputs, target, data.loss_mask(target), **run.how)
-        losses.append(loss)
-        nn.utils.clip_grad_norm_(run.model.parameters(), CLIP_NORM)
-        run.optimizer.step()
-        run.schedule.step()
-        run.average.update_parameters(run.model)
+    for inputs, targets in batches:
+        state.optimizer.zero_grad()
+        # backward(…) is masked_cross_entropy(state.model(*inputs), targets).backward(), and returns the loss.
+        batch = inputs, targets, data.loss_mask(targets)
+        losses.append(backward(state.model, masked_cross_entropy, *batch, **state.backward_options))
+        nn.utils.clip_grad_norm_(state.model.parameters(), CLIP_NORM)
+        state.optimizer.step()
+        state.schedule.step()
+        state.ema_model.update_parameters(state.model)
     return torch.stack(losses)
 
 
@@ -173,18 +175,18 @@ def predict(model: nn.Module, source: Tensor, target: Tensor) -> Tensor:
     return answers[place]
 
 
-def evaluate(model: nn.Module, source: Tensor, target: Tensor, thorough: bool) -> dict:
-    """Compute both accuracies on a fixed first batch and, if thorough, whether all sequences are correct.
+def evaluate(model: nn.Module, source: Tensor, target: Tensor, check_all: bool) -> dict:
+    """Compute both accuracies on a fixed first batch and, if check_all, whether all sequences are correct.
 
-    Evaluating all of them after every epoch would take longer than training. Unless it was thorough,
-    "solved" is None if the first batch is correct.
+    Evaluating all of them after every epoch would take longer than training. Unless check_all, "solved" is
+    None if the first batch is correct.
     """
     count = settings.EVALUATION_BATCH
     first, answers = predict(model, source[:count], target[:count]), target[:count]
     exact_match = data.exact_match(first, answers)
     scores = {"token_accuracy": data.token_accuracy(first, answers), "exact_match": exact_match}
     solved = None if exact_match == 1 else False
-    if thorough and solved is None:
+    if check_all and solved is None:
         solved = data.exact_match(predict(model, source[count:], target[count:]), target[count:]) == 1
     return scores | {"solved": solved}
 
@@ -209,42 +211,42 @@ def check_finite(config: Config, model: nn.Module, losses: Tensor, epoch: int) -
 
 
 def train(
-    config: Config, device: torch.device, checkpoint: dict | None = None, **how: bool | int
+    config: Config, device: torch.device, checkpoint: dict | None = None, **execution: bool | int
 ) -> Iterator[tuple[nn.Module, dict]]:
     """Train for config.epochs; after each epoch, yield the averaged model and a new checkpoint.
 
     If a checkpoint is given, training continues from it; one from the last epoch is yielded unchanged. The
     moving average of the weights is evaluated and saved, not the weights themselves. It does not follow their
-    final oscillations around the solution (Polyak & Juditsky 1992). For how, see Training. With several
-    processes, only the first evaluates and yields.
+    final oscillations around the solution (Polyak & Juditsky 1992). For execution, see TrainingState. With
+    several processes, only the first evaluates and yields.
     """
-    run = Training(config, device, **how)
+    state = TrainingState(config, device, **execution)
     if checkpoint:
-        run.restore(checkpoint)
+        state.restore(checkpoint)
         if distributed.RANK == 0:
-            yield run.average.module, checkpoint
+            yield state.ema_model.module, checkpoint
     validation = validation_set(config)
-    seconds = run.history[-1]["train_seconds"] if run.history else 0.0
-    for epoch in range(len(run.history) + 1, config.epochs + 1):
+    seconds = state.history[-1]["train_seconds"] if state.history else 0.0
+    for epoch in range(len(state.history) + 1, config.epochs + 1):
         start = time.perf_counter()
         if distributed.RANK > 0:                            # its own dropout masks, also after a resume
             torch.manual_seed(distributed.dropout_seed(config.seed, epoch))
-        sampled = config.sample_batch(config.steps_per_epoch * config.batch_size, run.generator)
-        batches = zip(*(tensor.to(device).split(config.batch_size) for tensor in sampled), strict=True)
-        arranged = (data.make_inputs_and_targets(config.architecture, *rows) for rows in batches)
-        losses = train_epoch(run, arranged)
-        losses = distributed.mean_of_all(losses).cpu()      # waits for the device, for correct timing
+        sampled = config.sample_batch(config.steps_per_epoch * config.batch_size, state.generator)
+        rows = zip(*(tokens.to(device).split(config.batch_size) for tokens in sampled), strict=True)
+        batches = (data.make_inputs_and_targets(config.architecture, *pair) for pair in rows)
+        losses = distributed.all_reduce_mean(train_epoch(state, batches))
+        losses = losses.cpu()                               # waits for the device, for correct timing
         seconds += time.perf_counter() - start
-        check_finite(config, run.model, losses, epoch)
+        check_finite(config, state.model, losses, epoch)
         if distributed.RANK > 0:
             continue
 
-        thorough = epoch == config.epochs or not runs.first_solved(run.history)
-        scores = evaluate(run.average.module, *validation, thorough)
+        check_all = epoch == config.epochs or not runs.first_solved(state.history)
+        scores = evaluate(state.ema_model.module, *validation, check_all)
         step = epoch * config.steps_per_epoch
         row = {"epoch": epoch, "step": step, "loss": losses.mean().item(), "train_seconds": seconds} | scores
-        run.history.append(row)
-        yield run.average.module, run.checkpoint()
+        state.history.append(row)
+        yield state.ema_model.module, state.checkpoint()
 
 
 # ---------------------------------------------------------------- the test, and saving
@@ -344,9 +346,9 @@ def plan(task: str, architecture: str, options: argparse.Namespace) -> tuple[Con
         finished = last["epoch"] == config.epochs and last["train_seconds"] == seconds
     config.check()
     check_positive(accumulate=options.accumulate)
-    if config.batch_size < (parts := distributed.PROCESSES * options.accumulate):
+    if config.batch_size < (parts := distributed.WORLD_SIZE * options.accumulate):
         raise ValueError(
-            f"batch_size={config.batch_size} is too small for {distributed.PROCESSES} processes with "
+            f"batch_size={config.batch_size} is too small for {distributed.WORLD_SIZE} processes with "
             f"accumulate={options.accumulate}; choose {parts} or more"
         )
     return config, checkpoint, finished
@@ -354,7 +356,7 @@ def plan(task: str, architecture: str, options: argparse.Namespace) -> tuple[Con
 
 def train_and_save(
     config: Config, device: torch.device, folder: Path, quiet: bool, checkpoint: dict | None = None,
-    **how: bool | int,
+    **execution: bool | int,
 ) -> dict | None:
     """Train with a progress bar and occasional sample answers; save everything; return the metrics.
 
@@ -370,7 +372,7 @@ def train_and_save(
     hidden = True if quiet or distributed.RANK > 0 else None            # None: no bar if the output is a file
     bar = tqdm(total=config.epochs, desc=config.name, unit="epoch", disable=hidden)
     try:
-        for model, state in train(config, device, checkpoint, **how):
+        for model, state in train(config, device, checkpoint, **execution):
             row = state["history"][-1]
             lines = [report.progress_text(config, state["history"])]
             if not quiet and report.is_early(state["history"]):
@@ -405,7 +407,7 @@ def train_all(options: argparse.Namespace) -> None:
     start = time.perf_counter()
     tasks, architectures = list(dict.fromkeys(options.task)), list(dict.fromkeys(options.architecture))
     chosen = [(task, architecture) for architecture in architectures for task in tasks]
-    how = {"accumulate": options.accumulate, "amp": options.amp, "compiled": options.compile}
+    execution = {"accumulation_steps": options.accumulate, "amp": options.amp, "compiled": options.compile}
     results = []
     with ExitStack() as context:
         try:
@@ -421,9 +423,11 @@ def train_all(options: argparse.Namespace) -> None:
         for run in chosen:
             folder = runs.run_folder(options.output_dir, *run)
             with files.only_writer(folder) if distributed.RANK == 0 else nullcontext():
-                config, checkpoint, finished = distributed.from_first(lambda run=run: plan(*run, options))
+                planned = distributed.broadcast_from_rank_zero(partial(plan, *run, options))
+                config, checkpoint, finished = planned
                 if not finished:
-                    results.append(train_and_save(config, device, folder, options.quiet, checkpoint, **how))
+                    metrics = train_and_save(config, device, folder, options.quiet, checkpoint, **execution)
+                    results.append(metrics)
                 elif distributed.RANK == 0:
                     print(f"{config.name}: already finished ({config.epochs} epochs)")
     if distributed.RANK > 0:

@@ -37,7 +37,7 @@ class Config:
     steps_per_epoch: int = setting(8, (1, 10_000), "optimiser steps per epoch")
     batch_size: int = setting(32, (1, 10_000), "sequences per step")
     learning_rate: float = setting(1e-3, (1e-9, 1.0), "peak learning rate of AdamW, after the warm-up")
-    hold: float = setting(0.0, (0.0, 0.99), "fraction of the steps before cosine decay to 0 begins")
+    constant_fraction: float = setting(0.0, (0.0, 0.99), "fraction of the steps before the cosine decay")
     seq_len: int = setting(8, (1, 4_096), "maximum number of symbols in a question")
     fixed_length: bool = setting(False, (False, True), "use only questions of exactly --seq-len symbols")
     oversample: float = setting(0.0, (0.0, 1.0), "fraction of training data balanced over all categories")

@@ -21,12 +21,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from support.files import first_line
 
-PROCESSES = int(os.environ.get("WORLD_SIZE") or 1)          # set by torchrun
-RANK = int(os.environ.get("RANK") or 0) if PROCESSES > 1 else 0         # a cluster may export a rank alone
-LONGEST_WAIT = timedelta(hours=2)                           # while the first process evaluates and saves
+WORLD_SIZE = int(os.environ.get("WORLD_SIZE") or 1)         # set by torchrun
+RANK = int(os.environ.get("RANK") or 0) if WORLD_SIZE > 1 else 0        # a cluster may export a rank alone
+TIMEOUT = timedelta(hours=2)                                # while the first process evaluates and saves
 
 
-def is_left_alone(error: Exception) -> bool:
+def is_peer_failure(error: Exception) -> bool:
     """Return whether an error means that another process has died."""
     return isinstance(error, dist.DistError) or "gloo" in str(error)
 
@@ -34,20 +34,20 @@ def is_left_alone(error: Exception) -> bool:
 @contextmanager
 def process_group(device: torch.device) -> Iterator[None]:
     """Join the other processes, if any. Raises ValueError if that fails."""
-    if PROCESSES == 1:
+    if WORLD_SIZE == 1:
         yield
         return
     try:
         if device.type == "cuda":
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
-        dist.init_process_group(timeout=LONGEST_WAIT)       # gloo on the CPU, nccl on CUDA
+        dist.init_process_group(timeout=TIMEOUT)            # gloo on the CPU, nccl on CUDA
     except (ValueError, RuntimeError) as error:             # e.g. the port is in use
-        reason = f"cannot connect {PROCESSES} processes: {first_line(error)}"
+        reason = f"cannot connect {WORLD_SIZE} processes: {first_line(error)}"
         raise ValueError(f"{reason}; start them with torchrun") from error
     try:
         yield
     except BaseException as error:
-        left_alone = isinstance(error, Exception) and is_left_alone(error)
+        left_alone = isinstance(error, Exception) and is_peer_failure(error)
         while error:                                        # its traceback keeps the model alive
             traceback.clear_frames(error.__traceback__)
             error = error.__context__
@@ -64,57 +64,58 @@ def dropout_seed(seed: int, epoch: int) -> int:
     return int(numpy.random.SeedSequence((seed, RANK, epoch)).generate_state(1, numpy.uint64)[0] >> 1)
 
 
-def data_parallel(model: nn.Module) -> nn.Module:
+def wrap_ddp(model: nn.Module) -> nn.Module:
     """Wrap the model so that its backward pass averages the gradients over all processes."""
-    return model if PROCESSES == 1 else DistributedDataParallel(model)
+    return model if WORLD_SIZE == 1 else DistributedDataParallel(model)
 
 
-def mean_of_all(losses: Tensor) -> Tensor:
+def all_reduce_mean(losses: Tensor) -> Tensor:
     """Average each loss over all processes."""
-    if PROCESSES > 1:
+    if WORLD_SIZE > 1:
         dist.all_reduce(losses)
-    return losses / PROCESSES
+    return losses / WORLD_SIZE
 
 
-def from_first(make: Callable[[], object]) -> object:
-    """Return, in every process, what the first process makes."""
+def broadcast_from_rank_zero(make: Callable[[], object]) -> object:
+    """Return, in every process, what the first process (rank 0) makes."""
     made = [make() if RANK == 0 else None]
-    if PROCESSES > 1:
+    if WORLD_SIZE > 1:
         dist.broadcast_object_list(made)
     return made[0]
 
 
-def own_parts(
-    model: nn.Module, inputs: tuple[Tensor, ...], target: Tensor, scored: Tensor, accumulate: int = 1
+def micro_batches(
+    model: nn.Module, inputs: tuple[Tensor, ...], targets: Tensor, loss_mask: Tensor,
+    accumulation_steps: int = 1,
 ) -> Iterator[tuple[tuple[Tensor, ...], Tensor, Tensor]]:
     """Yield this process's micro-batches, each with a loss weight. Usually there is just one.
 
-    scored, shaped like target, marks the tokens that count. The weights make each of them count equally; an
-    unweighted mean of means would not, because the parts contain different numbers of scored tokens.
+    loss_mask, shaped like targets, marks the tokens that count. The weights make each of them count equally;
+    an unweighted mean of means would not, because micro-batches differ in their number of scored tokens.
     """
-    total = scored.sum()
-    split = (tokens.tensor_split(PROCESSES * accumulate) for tokens in (*inputs, target, scored))
-    own = list(zip(*split, strict=True))[RANK * accumulate :][:accumulate]
-    for number, (*inputs, target, scored) in enumerate(own, start=1):
-        wait = PROCESSES > 1 and number < accumulate        # synchronise gradients only after the last part
+    split = (tokens.tensor_split(WORLD_SIZE * accumulation_steps) for tokens in (*inputs, targets, loss_mask))
+    own = list(zip(*split, strict=True))[RANK * accumulation_steps :][:accumulation_steps]
+    for number, (*part_inputs, part_targets, part_mask) in enumerate(own, start=1):
+        wait = WORLD_SIZE > 1 and number < accumulation_steps           # synchronise only after the last one
         with model.no_sync() if wait else nullcontext():
-            yield tuple(inputs), target, PROCESSES * scored.sum() / total
+            yield tuple(part_inputs), part_targets, WORLD_SIZE * part_mask.sum() / loss_mask.sum()
 
 
 def backward(
-    model: nn.Module, loss_of: Callable[[Tensor, Tensor], Tensor],
-    inputs: tuple[Tensor, ...], target: Tensor, scored: Tensor, accumulate: int = 1, amp: bool = False,
+    model: nn.Module, loss_function: Callable[[Tensor, Tensor], Tensor],
+    inputs: tuple[Tensor, ...], targets: Tensor, loss_mask: Tensor,
+    accumulation_steps: int = 1, amp: bool = False,
 ) -> Tensor:
-    """Add the gradients of a batch's mean loss, loss_of(model(*inputs), target); return that loss, ().
+    """Add the gradients of a batch's mean loss, loss_function(model(*inputs), targets); return that loss, ().
 
-    With several processes, each returns and back-propagates its own part. For scored, see own_parts.
-    accumulate is the number of micro-batches per process, which save memory. amp computes in bfloat16.
+    With several processes, each returns and back-propagates its own part. For loss_mask, see micro_batches.
+    accumulation_steps is the number of micro-batches per process, which save memory; amp means bfloat16.
     """
-    whole = 0.0
-    for part, correct, weight in own_parts(model, inputs, target, scored, accumulate):
-        with torch.autocast(target.device.type, torch.bfloat16) if amp else nullcontext():
+    total = 0.0
+    for part, part_targets, weight in micro_batches(model, inputs, targets, loss_mask, accumulation_steps):
+        with torch.autocast(targets.device.type, torch.bfloat16) if amp else nullcontext():
             logits = model(*part)
-        loss = weight * loss_of(logits, correct)
+        loss = weight * loss_function(logits, part_targets)
         loss.backward()
-        whole += loss.detach()
-    return whole
+        total += loss.detach()
+    return total

@@ -10,7 +10,7 @@ from torch import Tensor
 import data
 from support.config import EVALUATION_BATCH, VALIDATION_SEQUENCES, Config, fixed_generator, tests_text
 from support.console import fail
-from support.distributed import is_left_alone
+from support.distributed import is_peer_failure
 from support.figure import percent
 from support.files import first_line
 from support.runs import first_solved
@@ -98,7 +98,7 @@ def stop(error: BaseException, config: Config, epochs: int) -> None:
         fail(f"{error}; {saved}")
     elif isinstance(error, OSError):                        # e.g. a full disk
         raise OSError(error.errno, f"{error.strerror or error}; {saved}; {resume}", error.filename) from error
-    elif is_left_alone(error):
+    elif is_peer_failure(error):
         fail(f"another process has died; {saved}; {resume}")
     elif isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error):
         fail(f"{first_line(error)}; try --accumulate 4, or a smaller --batch-size or --seq-len; {saved}")

@@ -115,12 +115,12 @@ def usual_history(config: Config) -> Iterator[dict]:
         for rows in torch.randperm(len(source)).split(config.batch_size):
             model.train()
             optimizer.zero_grad()
-            train.loss_of(model(source[rows]), target[rows]).backward()
+            train.masked_cross_entropy(model(source[rows]), target[rows]).backward()
             optimizer.step()
             step += 1
             if step % LOOK_EVERY == 0:
                 seconds += time.perf_counter() - start
-                scores = train.evaluate(model, *validation, thorough=True)
+                scores = train.evaluate(model, *validation, check_all=True)
                 yield {"step": step, "train_seconds": seconds} | scores
                 start = time.perf_counter()
         seconds += time.perf_counter() - start
@@ -189,7 +189,7 @@ def what_decides(architectures: list[str], seeds: range, max_steps: int) -> None
         "embeddings times √d_model": ({"embedding_std": 128**0.5}, nullcontext()),
         "embeddings of standard deviation 1": ({"embedding_std": 1.0}, nullcontext()),
         "sinusoids with base 10,000": ({"position_base": 10_000.0}, nullcontext()),
-        "weights of the last step, no average": ({}, patch.object(train, "update_average", copy_weights)),
+        "weights of the last step, no average": ({}, patch.object(train, "update_ema", copy_weights)),
         "betas 0.9, 0.999": ({}, patch.object(train, "BETAS", (0.9, 0.999))),
         "gradients not clipped": ({}, patch.object(train, "CLIP_NORM", float("inf"))),
         "ReLU": ({"activation": "relu"}, nullcontext()),

@@ -106,7 +106,7 @@ def memory(name: str) -> int:
 def joined(rank: int, processes: int, port: int) -> Iterator[None]:
     """Make a forked process one of several within the block, as if torchrun had started it."""
     environment = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "RANK": rank, "WORLD_SIZE": processes}
-    distributed.RANK, distributed.PROCESSES = rank, processes
+    distributed.RANK, distributed.WORLD_SIZE = rank, processes
     os.environ |= {name: str(value) for name, value in environment.items()}
     with distributed.process_group(CPU):
         yield
@@ -126,9 +126,9 @@ def in_processes(processes: int, function: Callable, *arguments: object) -> obje
     return results.get()
 
 
-def time_steps(config: Config, **how: bool) -> list[float]:
+def time_steps(config: Config, **execution: bool) -> list[float]:
     """Return the seconds of some steps, equally many in each process."""
-    run, times, steps = train.Training(config, CPU, **how), [], 2
+    run, times, steps = train.TrainingState(config, CPU, **execution), [], 2
     source, target = config.sample_batch(config.batch_size, torch.Generator().manual_seed(0))
     batch = make_inputs_and_targets("encoder", source, target)
     while len(times) < steps:
@@ -136,20 +136,22 @@ def time_steps(config: Config, **how: bool) -> list[float]:
         train.train_epoch(run, [batch])
         times.append(time.perf_counter() - start)
         if len(times) == 2:
-            steps = distributed.from_first(lambda: 2 + min(50, max(2, int(1 / times[1]))))
+            steps = distributed.broadcast_from_rank_zero(
+                lambda: 2 + min(50, max(2, int(1 / times[1])))
+            )
     return times
 
 
 def measure_step(
     rank: int, processes: int, port: int, results: SimpleQueue,
-    config: Config, threads: int, of_pytorch: bool, how: dict[str, bool],
+    config: Config, threads: int, of_pytorch: bool, execution: dict[str, bool],
 ) -> None:
-    """Measure a step in each process (see train.Training); the first puts a Cost into results."""
+    """Measure a step in each process (see train.TrainingState); the first puts a Cost into results."""
     torch.set_num_threads(threads)
     before = memory("VmRSS")
     model = partialmethod(EncoderOfPyTorch) if of_pytorch else Config.model
     with joined(rank, processes, port), patch.object(Config, "model", model):
-        first, _, *others = time_steps(config, **how)
+        first, _, *others = time_steps(config, **execution)
     if rank == 0:
         results.put(Cost(statistics.median(others), first, memory("VmHWM") - before))
 
@@ -226,7 +228,7 @@ def time_exchange(rank: int, processes: int, port: int, results: SimpleQueue) ->
         numbers, times = torch.zeros(EXCHANGED), []
         for _ in range(5):
             start = time.perf_counter()
-            distributed.mean_of_all(numbers)
+            distributed.all_reduce_mean(numbers)
             times.append(time.perf_counter() - start)
     if rank == 0:
         sent = 2 * (processes - 1) / processes * 4 * EXCHANGED          # by a ring of processes
@@ -259,7 +261,7 @@ def print_when_options_pay() -> None:
     for sweep, size in COMPILED:
         ways = {}, {"compiled": True}, {"amp": True}
         plain, compiled, half = (
-            in_processes(1, measure_step, SWEEPS[sweep][size], 1, False, how) for how in ways
+            in_processes(1, measure_step, SWEEPS[sweep][size], 1, False, execution) for execution in ways
         )
         gain = plain.seconds - compiled.seconds
         print(line.format(
@@ -273,7 +275,7 @@ def print_when_options_pay() -> None:
 def scale(folder: Path, flops_per_second: float) -> None:
     """Measure and print everything, and save the pictures."""
     folder.mkdir(exist_ok=True)
-    train.Training(BASE, CPU)                               # loads all of PyTorch that a process then has
+    train.TrainingState(BASE, CPU)                          # loads all of PyTorch that a process then has
     points = [
         Point(sweep, size, config, flops_of(config) / flops_per_second, {})
         for sweep, configs in SWEEPS.items() for size, config in configs.items()

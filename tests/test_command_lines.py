@@ -24,7 +24,7 @@ NUMBERS = {                                                 # options of train.p
     "--epochs": "0", "--steps-per-epoch": "-1", "--batch-size": "100000000", "--seq-len": "99999999",
     "--vocab-size": "2000000000", "--d-model": "1000000", "--num-heads": "7", "--num-layers": "1000000000",
     "--d-ff": "0", "--seed": "-1", "--threads": "9999999", "--accumulate": "33",
-    "--learning-rate": "2", "--hold": "1", "--oversample": "-0.1", "--dropout": "1",
+    "--learning-rate": "2", "--constant-fraction": "1", "--oversample": "-0.1", "--dropout": "1",
     "--position-base": "0.5", "--embedding-std": "-1",
 }
 WHOLE = [name for name in NUMBERS if name not in list(NUMBERS)[-6:]]
@@ -168,7 +168,7 @@ def test_only_a_whole_place_in_a_group_counts(exported, place, monkeypatch):
     for name, value in exported.items():
         monkeypatch.setenv(name, value)
     module = runpy.run_path(distributed.__file__)
-    assert (module["RANK"], module["PROCESSES"]) == place
+    assert (module["RANK"], module["WORLD_SIZE"]) == place
 
 
 def test_no_home_and_a_plain_ascii_locale_stop_nothing(elsewhere, tmp_path):

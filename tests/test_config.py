@@ -67,6 +67,6 @@ def test_a_setting_that_an_older_run_lacks_takes_its_default(finished, tmp_path)
     folder = run_folder(tmp_path, "reverse", "encoder")
     folder.mkdir(parents=True)
     checkpoint = torch.load(finished / "checkpoint.pt", weights_only=True)
-    del checkpoint["config"]["hold"], checkpoint["config"]["oversample"]
+    del checkpoint["config"]["constant_fraction"], checkpoint["config"]["oversample"]
     save_weights(checkpoint, folder)
     assert load_run(tmp_path, "reverse").config == load_run(finished.parents[1], "reverse").config

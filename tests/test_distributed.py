@@ -32,13 +32,14 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 SCRIPT = str(Path(train.__file__))
 
 
-def losses_and_weights(architecture, **how):
+def losses_and_weights(architecture, **execution):
     """Return those of a full run in double precision, where rounding cannot hide a difference."""
     model = Config.model
     torch.set_default_dtype(torch.float64)                  # also of the weight of each part
     try:
         with patch.object(Config, "model", lambda config: model(config).double()):
-            run = deque(train.train(Config(**SETTINGS, architecture=architecture), CPU, **how), maxlen=1)
+            config = Config(**SETTINGS, architecture=architecture)
+            run = deque(train.train(config, CPU, **execution), maxlen=1)
     finally:
         torch.set_default_dtype(torch.float32)
     if not run:                                             # not the first process
@@ -52,7 +53,7 @@ def one_of_several(rank, processes, port, results, path):
     """Train each architecture in every process, the first one twice."""
     with joined(rank, processes, port):
         runs = [losses_and_weights(architecture) for architecture in (*ARCHITECTURES, ARCHITECTURES[0])]
-        runs.append(losses_and_weights("encoder", accumulate=2))
+        runs.append(losses_and_weights("encoder", accumulation_steps=2))
     if rank == 0:
         torch.save(runs, path)
         results.put("saved")
@@ -73,16 +74,16 @@ def test_several_processes_train_like_one_and_always_alike(processes, tmp_path):
 
 def test_a_batch_in_parts_trains_like_the_whole_and_a_mean_of_means_does_not(monkeypatch):
     whole = losses_and_weights("encoder")
-    for found, expected in zip(losses_and_weights("encoder", accumulate=3), whole, strict=True):
+    for found, expected in zip(losses_and_weights("encoder", accumulation_steps=3), whole, strict=True):
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
 
-    own_parts = distributed.own_parts
+    micro_batches = distributed.micro_batches
 
     def equal_weights(*batch):
-        return ((inputs, target, 1 / 3) for inputs, target, _ in own_parts(*batch))
+        return ((inputs, target, 1 / 3) for inputs, target, _ in micro_batches(*batch))
 
-    monkeypatch.setattr(distributed, "own_parts", equal_weights)
-    losses, weights = losses_and_weights("encoder", accumulate=3)
+    monkeypatch.setattr(distributed, "micro_batches", equal_weights)
+    losses, weights = losses_and_weights("encoder", accumulation_steps=3)
     assert (losses - whole[0]).abs().max() > 1e-2 and (weights - whole[1]).abs().max() > 1e-4
 
 
@@ -150,14 +151,14 @@ def test_no_two_seeds_processes_or_epochs_drop_the_same(monkeypatch):
 
 
 def test_fewer_rows_than_processes_are_refused_in_one_line(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(distributed, "PROCESSES", 3)
+    monkeypatch.setattr(distributed, "WORLD_SIZE", 3)
     monkeypatch.setattr(sys, "argv", ["train.py", "--batch-size", "5", "--accumulate", "2"])
     with pytest.raises(ValueError, match="batch_size=5 .* 3 processes with accumulate=2; choose 6 or more"):
         train.plan("copy", "encoder", train.parse())
 
 
 def test_a_taken_port_is_one_line(monkeypatch):
-    monkeypatch.setattr(distributed, "PROCESSES", 2)
+    monkeypatch.setattr(distributed, "WORLD_SIZE", 2)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
@@ -174,10 +175,12 @@ def test_a_taken_port_is_one_line(monkeypatch):
 
 def test_a_compiled_model_trains_alike(monkeypatch):
     """The graph is captured and run eagerly, because the C++ compiler would be slow."""
-    compile = partialmethod(nn.Module.compile, backend="eager", fullgraph=True)
-    monkeypatch.setattr(nn.Module, "compile", compile)
+    compile_eagerly = partialmethod(nn.Module.compile, backend="eager", fullgraph=True)
+    monkeypatch.setattr(nn.Module, "compile", compile_eagerly)
     config = Config(**TINY)
-    plain, compiled = (deque(train.train(config, CPU, **how), 1).pop()[1] for how in ({}, {"compiled": True}))
+    plain, compiled = (
+        deque(train.train(config, CPU, compiled=compiled), 1).pop()[1] for compiled in (False, True)
+    )
     assert compiled["history"][-1]["loss"] == pytest.approx(plain["history"][-1]["loss"], abs=1e-5)
     assert compiled["trained_weights"].keys() == plain["trained_weights"].keys()
 

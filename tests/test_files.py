@@ -162,12 +162,12 @@ def test_a_run_that_is_killed_three_times_ends_bit_for_bit_like_one_that_is_not(
     monkeypatch.setattr(support.config, "VALIDATION_SEQUENCES", 200)
     monkeypatch.setattr(support.config, "TEST_SEQUENCES", 200)
     folder, moment = run_folder(tmp_path, "reverse", architecture), random.Random(f"{architecture} {dropout}")
-    assert killed(train, "learning_rate_share", 3, options)
+    assert killed(train, "lr_multiplier", 3, options)
     assert not (folder / "checkpoint.pt").exists()
     assert killed(os, "fsync", moment.randrange(3, 7), options)         # 2 of them make a save
     saved = len(load_run(tmp_path, "reverse", architecture).history)
     assert 1 <= saved <= 3 and (folder / ".lock").exists()
-    assert killed(train, "learning_rate_share", moment.randrange(2, 7), options)
+    assert killed(train, "lr_multiplier", moment.randrange(2, 7), options)
     monkeypatch.setattr(sys, "argv", ["train.py", *options])
     train.main()
 

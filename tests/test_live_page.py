@@ -161,7 +161,7 @@ def test_the_page_answers_and_judges_questions_as_data_py_does(task, browser, ha
         answers = TASKS[task].answer(questions)
         script = "return arguments[1].map(content => ANSWERS[arguments[0]](content))"
         assert browser.execute_script(script, task, questions.tolist()) == answers.tolist()
-        script = "return arguments[1].map(content => answerCells(arguments[0], content, arguments[2]))"
+        script = "return arguments[1].map(content => answerSources(arguments[0], content, arguments[2]))"
         cells = torch.tensor(browser.execute_script(script, task, questions.tolist(), symbols))
         depends = answer_sensitivity(task, questions, 20)
         expected = answer_cells("encoder", depends, depends.size(1) + 1, length + 1)[:, 1:, 1:]

@@ -34,7 +34,7 @@ from support.distributed import backward
 from support.figure import at_most
 from support.files import only_writer
 from support.runs import run_folder, save_table
-from train import evaluate, learning_rate_share, load_run, loss_of, predict, update_average
+from train import evaluate, load_run, lr_multiplier, masked_cross_entropy, predict, update_ema
 from transformer import PAD, START, generate
 
 
@@ -51,24 +51,24 @@ def test_loss_is_the_mean_surprise_at_the_positions_that_count():
     for b, t in [(0, 1), (0, 2), (0, 3), (1, 1), (1, 2)]:
         odds = [math.exp(logit) for logit in logits[b, t].tolist()]
         surprises.append(-math.log(odds[target[b, t]] / sum(odds)))
-    assert loss_of(logits, target).item() == pytest.approx(sum(surprises) / 5, rel=1e-5)
+    assert masked_cross_entropy(logits, target).item() == pytest.approx(sum(surprises) / 5, rel=1e-5)
 
 
 def test_a_step_never_waits_for_the_device():
     """On the meta device, which has shapes but no values, any code that needs a value raises."""
-    run = train.Training(Config(**TINY), torch.device("meta"))
+    run = train.TrainingState(Config(**TINY), torch.device("meta"))
     with torch.device("meta"):
         tokens = torch.randint(4, 20, (3, 6))
-    backward(run.model, loss_of, (tokens,), tokens, loss_mask(tokens))
+    backward(run.model, masked_cross_entropy, (tokens,), tokens, loss_mask(tokens))
     torch.nn.utils.clip_grad_norm_(run.model.parameters(), train.CLIP_NORM)
-    run.average.update_parameters(run.model)
-    run.average.update_parameters(run.model)
+    run.ema_model.update_parameters(run.model)
+    run.ema_model.update_parameters(run.model)
     with pytest.raises(RuntimeError):
-        loss_of(run.model(tokens), tokens).item()
+        masked_cross_entropy(run.model(tokens), tokens).item()
 
 
 def test_learning_rate_climbs_then_falls_to_nearly_nothing():
-    shares = [learning_rate_share(step, 400) for step in range(400)]
+    shares = [lr_multiplier(step, 400) for step in range(400)]
     assert shares[0] == pytest.approx(1 / train.WARM_UP_STEPS)
     assert 0.98 < max(shares) <= 1 and shares[-1] < 1e-4
     peak = shares.index(max(shares))
@@ -77,7 +77,7 @@ def test_learning_rate_climbs_then_falls_to_nearly_nothing():
 
 
 def test_a_learning_rate_that_is_held_falls_later_and_as_low():
-    shares = [learning_rate_share(step, 400, hold=0.75) for step in range(400)]
+    shares = [lr_multiplier(step, 400, constant_fraction=0.75) for step in range(400)]
     assert set(shares[train.WARM_UP_STEPS : 301]) == {1.0} and shares[350] == pytest.approx(0.5)
     assert shares[300:] == sorted(shares[300:])[::-1] and shares[-1] < 1e-3
 
@@ -85,7 +85,7 @@ def test_a_learning_rate_that_is_held_falls_later_and_as_low():
 def test_average_follows_the_weights_by_its_formula():
     average, expected = torch.tensor([1.0]), 1.0
     for updates in range(1, 200):
-        update_average([average], [torch.tensor([float(updates)])], torch.tensor(updates))
+        update_ema([average], [torch.tensor([float(updates)])], torch.tensor(updates))
         decay = min(0.95, (1 + updates) / (10 + updates))
         expected = decay * expected + (1 - decay) * updates
     assert average.item() == pytest.approx(expected, rel=1e-5)
@@ -146,30 +146,30 @@ def test_solved_means_that_all_validation_sequences_were_looked_at():
     model = torch.nn.Linear(1, 1)
     model.forward, model.architecture = echo, "encoder"
     source = torch.randint(4, 20, (VALIDATION_SEQUENCES, 5))
-    glance = evaluate(model, source, source, thorough=False)
+    glance = evaluate(model, source, source, check_all=False)
     assert glance["exact_match"] == 1 and not glance["solved"]
-    assert evaluate(model, source, source, thorough=True)["solved"]
+    assert evaluate(model, source, source, check_all=True)["solved"]
     late_mistake = source.clone()
     late_mistake[-1, 0] ^= 1
-    row = evaluate(model, source, late_mistake, thorough=True)
+    row = evaluate(model, source, late_mistake, check_all=True)
     assert row["exact_match"] == 1 and not row["solved"]        # the accuracies are those of the first 100
     early_mistake = source.clone()
     early_mistake[99, 0] ^= 1
-    row = evaluate(model, source, early_mistake, thorough=True)
+    row = evaluate(model, source, early_mistake, check_all=True)
     assert row["exact_match"] == pytest.approx(0.99) and not row["solved"]
 
 
 def test_what_nobody_looked_at_is_neither_solved_nor_unsolved(tmp_path):
-    """All of the first sequences are correct; the others are only evaluated if it is thorough."""
+    """All of the first sequences are correct; the others are only evaluated with check_all."""
     config = Config(task="copy")
     source, target = train.validation_set(config)
     with patch.object(train, "predict", lambda model, source, target: target):
-        scores = evaluate(config.model(), source, target, thorough=False)
+        scores = evaluate(config.model(), source, target, check_all=False)
     assert scores["exact_match"] == 1 and scores["solved"] is None
     row = {"epoch": 1, "step": 8, "loss": 1.0, "train_seconds": 1.0} | scores
     save_table([row], tmp_path / "history.csv")
     assert (tmp_path / "history.csv").read_text().endswith(",1.0,\n")
-    assert not evaluate(config.model(), source, target, thorough=False)["solved"]
+    assert not evaluate(config.model(), source, target, check_all=False)["solved"]
     assert support.config.tests_text(config, 10_000) == "10,000 test sequences (6,584 distinct)"
     assert at_most(0.1355) == "14%" and at_most(0.13) == "13%" and at_most(0) == "0%"
 
@@ -288,7 +288,7 @@ def test_a_task_of_ones_own_is_a_function_and_a_line(tmp_path, monkeypatch, caps
         (["--num-heads", "7"], "d_model=128 is not divisible by num_heads=7; choose a divisor"),
         (["--learning-rate", "nan"], "learning_rate=nan is out of range; choose 1e-09 … 1.0"),
         (["--learning-rate", "-1"], "learning_rate=-1.0 is out of range"),
-        (["--hold", "1"], "hold=1.0 is out of range; choose 0.0 … 0.99"),
+        (["--constant-fraction", "1"], "constant_fraction=1.0 is out of range; choose 0.0 … 0.99"),
         (["--oversample", "1.5"], "oversample=1.5 is out of range; choose 0.0 … 1.0"),
         (["--embedding-std", "0"], "embedding_std=0.0 is out of range; choose 1e-06 … 100.0"),
         (["--dropout", "1"], "dropout=1.0"),
@@ -319,7 +319,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_what_was_good(
         shutil.copytree(models_dir / "copy_task", tmp_path / "copy_task")
     before = files_in(tmp_path)
     options = [*TINY_OPTIONS, "--task", "copy", "--architecture", "encoder", "--output-dir", str(tmp_path)]
-    monkeypatch.setattr(train, "loss_of", lambda logits, target: math.nan * logits.sum())
+    monkeypatch.setattr(train, "masked_cross_entropy", lambda logits, target: math.nan * logits.sum())
     monkeypatch.setattr(sys, "argv", ["train.py", *options, "--embedding-std", "10", "--quiet"])
     with pytest.raises(SystemExit) as stopped:
         train.main()
@@ -421,7 +421,7 @@ def test_a_command_locks_only_the_folder_of_the_run_that_trains(models_dir, tmp_
     shutil.copytree(run_folder(models_dir, "copy", "encoder"), finished)
     trained = []
 
-    def look(config, device, folder, *more, **how):
+    def look(config, device, folder, *more, **execution):
         with only_writer(finished), pytest.raises(OSError, match="is already writing"), only_writer(other):
             pass
         trained.append(folder)
