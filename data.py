@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from support import console, puzzles
-from support.files import error_text
+from support.files import format_error
 from support.puzzles import MASK, PLUS, ZERO
 from transformer import END, PAD, START, check_choice
 
@@ -401,7 +401,7 @@ def check_task(task: str, seq_len: int = 8, vocab_size: int = 20, fixed_length: 
     except ValueError as error:
         raise ValueError(f"task {task}: {error}") from error
     except Exception as error:                              # a user's function can fail in any way
-        raise ValueError(f"task {task}: {error_text(error)}") from error
+        raise ValueError(f"task {task}: {format_error(error)}") from error
 
 
 # ---------------------------------------------------------------- command line
@@ -412,7 +412,8 @@ def task_names() -> list[str]:
     for name, task in TASKS.items():
         if not isinstance(task, Task):
             function = getattr(task, "__name__", "…")
-            console.fail(f'TASKS["{name}"] is {function}, not a Task; write "{name}": Task({function})')
+            fix = f'write "{name}": Task({function})'
+            console.exit_with_error(f'TASKS["{name}"] is {function}, not a Task; {fix}')
     return list(TASKS)
 
 
@@ -436,7 +437,7 @@ def main() -> None:
         for task in options.task or TASKS:
             print_examples(task)
     except ValueError as error:
-        console.fail(str(error))
+        console.exit_with_error(str(error))
     if not options.task:
         print("\nNumber of sequences in each split, for the 16 symbols 4 … 19:")
         print("  length" + "".join(f"{split:>12}" for split in SPLITS))

@@ -44,7 +44,7 @@ from support import runs
 from support.config import Config
 from support.console import new_parser, run_script
 from support.figure import percent
-from support.files import only_writer
+from support.files import folder_lock
 from support.puzzles import sample_symbols
 from transformer import END, FeedForward, LayerNorm, MultiHeadAttention, eval_mode
 
@@ -177,10 +177,10 @@ def save_hand_built(config: Config, model: nn.Module, purposes: dict[str, str], 
     row = {"epoch": 0, "step": 0, "loss": loss, "train_seconds": 0.0}
     row |= train.evaluate(model, source, target, check_all=True)
     checkpoint = {
-        "config": asdict(config), "sample": runs.sample_of(config, model), "history": [row],
+        "config": asdict(config), "reference": runs.make_reference(config, model), "history": [row],
         "model": model.state_dict(), "purposes": purposes,
     }
-    with only_writer(folder):
+    with folder_lock(folder):
         train.save_weights(checkpoint, folder)
         (folder / "attention.npz").unlink(missing_ok=True)
         train.save_test(config, model, [row], folder)

@@ -105,7 +105,7 @@ class TrainingState:
             random_states["cuda"] = torch.cuda.get_rng_state(self.device)
         return deepcopy({
             "config": asdict(self.config),
-            "sample": runs.sample_of(self.config, self.ema_model.module),
+            "reference": runs.make_reference(self.config, self.ema_model.module),
             "history": self.history,
             "model": self.ema_model.module.state_dict(),
             "ema_updates": int(self.ema_model.n_averaged),
@@ -203,7 +203,7 @@ def check_finite(config: Config, model: nn.Module, losses: Tensor, epoch: int) -
         return
     step = (epoch - 1) * config.steps_per_epoch + 1
     step += len(losses) - 1 if finite.all() else int(finite.int().argmin())
-    cause, rate = settings.differing_settings(config), min(config.learning_rate, Config.learning_rate) / 10
+    cause, rate = settings.non_default_settings(config), min(config.learning_rate, Config.learning_rate) / 10
     raise FloatingPointError(
         f"{config.name}: the loss or a weight is infinite or NaN at step {step}; try --learning-rate {rate:g}"
         + (f", or drop non-default settings ({cause})" if cause else "")
@@ -252,34 +252,34 @@ def train(
 # ---------------------------------------------------------------- the test, and saving
 
 
-def take_test(config: Config, model: nn.Module, count: int | None = None) -> report.Answers:
+def run_test(config: Config, model: nn.Module, count: int | None = None) -> report.TestResults:
     """Return the model's answers to this run's test sequences, 10,000 by default."""
     source, target = config.sample_batch(count or settings.TEST_SEQUENCES, fixed_generator("test"), "test")
-    return report.Answers(config, source, target, predict(model, source, target))
+    return report.TestResults(config, source, target, predict(model, source, target))
 
 
-def save_weights(checkpoint: dict, folder: Path, attention: record.Record | None = None) -> int:
+def save_weights(checkpoint: dict, folder: Path, attention: record.AttentionHistory | None = None) -> int:
     """Save a run's new weights, and remove what was based on earlier ones; return the number of pictures.
 
-    The record of attention is replaced first. If it is ahead of its checkpoint, it is cut when it is read.
+    The attention history is replaced first. If it is ahead of its checkpoint, it is cut when it is read.
     """
     whole = io.BytesIO()
     torch.save(checkpoint, whole)                           # writing to a full disk raises no OSError here
-    with files.replacing(folder / "checkpoint.pt") as path:
+    with files.atomic_write(folder / "checkpoint.pt") as path:
         path.write_bytes(whole.getbuffer())
         if attention:
-            with files.replacing(folder / "attention.npz") as other:
+            with files.atomic_write(folder / "attention.npz") as other:
                 numpy.savez(other, **attention)
     for name in "metrics.json", "history.csv", "training.png":
         (folder / name).unlink(missing_ok=True)
     return runs.remove_stale(folder.parents[1], folder)
 
 
-def save_test(config: Config, model: nn.Module, history: list[dict], folder: Path) -> report.Answers:
+def save_test(config: Config, model: nn.Module, history: list[dict], folder: Path) -> report.TestResults:
     """Run and return the test; save history.csv, training.png if the model was trained, and metrics.json."""
-    answers = take_test(config, model)
-    metrics = runs.metrics_of(config, model, history, answers.target, answers.prediction)
-    runs.save_table(history, folder / "history.csv")
+    answers = run_test(config, model)
+    metrics = runs.collect_metrics(config, model, history, answers.target, answers.prediction)
+    runs.write_table(history, folder / "history.csv")
     if metrics["steps"]:
         with picture_style():
             save_picture(training_picture(config, history), folder / "training.png")
@@ -325,19 +325,19 @@ def plan(task: str, architecture: str, options: argparse.Namespace) -> tuple[Con
     """
     names = {field.name for field in fields(Config)} - {"task", "architecture"}
     requested = {name: value for name, value in vars(options).items() if name in names}
-    config, checkpoint, finished = settings.recipe(task, architecture, **requested), None, False
+    config, checkpoint, finished = settings.default_config(task, architecture, **requested), None, False
     folder = runs.run_folder(options.output_dir, task, architecture)
     if options.resume and (folder / "checkpoint.pt").exists():
         run = load_run(options.output_dir, task, architecture, quiet=True)
         config, checkpoint, last = run.config, run.checkpoint, run.history[-1]
         if last["epoch"] == 0:
             raise ValueError(f"{folder} holds weights set by hand, which cannot be resumed; drop --resume")
-        if run.changed:
-            raise ValueError(f"cannot resume the run in {folder}: {run.changed}; {runs.UNDO}")
+        if run.code_change:
+            raise ValueError(f"cannot resume the run in {folder}: {run.code_change}; {runs.REMEDY}")
         differing = [name for name in requested if requested[name] != getattr(config, name)]
         if differing:
-            expected = ", ".join(settings.setting_text(name, requested[name]) for name in differing)
-            found = ", ".join(settings.setting_text(name, getattr(config, name)) for name in differing)
+            expected = ", ".join(settings.format_setting(name, requested[name]) for name in differing)
+            found = ", ".join(settings.format_setting(name, getattr(config, name)) for name in differing)
             raise ValueError(
                 f"cannot resume with {expected}: the run in {folder} was started with {found}; "
                 "drop these options, or train in a different --output-dir without --resume"
@@ -362,24 +362,24 @@ def train_and_save(
 
     With several processes, only the first saves and returns anything.
     """
-    examples, probe = report.examples_of(config), record.probe_of(config)
+    examples, questions = report.sample_examples(config), record.recorded_questions(config)
     history = checkpoint["history"] if checkpoint else []
     sizes = config.seq_len, config.vocab_size, config.fixed_length
     if not quiet and (missing := data.describe_missing_lengths(config.task, *sizes)):
         print(f"{config.name}: {missing}")
-    attention = record.read_record(folder, history) if history else None
+    attention = record.read_attention_history(folder, history) if history else None
     done = len(history)
     hidden = True if quiet or distributed.RANK > 0 else None            # None: no bar if the output is a file
     bar = tqdm(total=config.epochs, desc=config.name, unit="epoch", disable=hidden)
     try:
         for model, state in train(config, device, checkpoint, **execution):
             row = state["history"][-1]
-            lines = [report.progress_text(config, state["history"])]
+            lines = [report.format_progress(config, state["history"])]
             if not quiet and report.is_early(state["history"]):
                 rows = zip(*examples, predict(model, *examples), strict=True)
-                lines += [report.prediction_text(config.task, *row) + "\n" for row in rows]
+                lines += [report.format_prediction(config.task, *row) + "\n" for row in rows]
             if row["epoch"] > done:
-                attention = record.extended(attention, model, probe, row)
+                attention = record.append_epoch(attention, model, questions, row)
                 replaces = (folder / "checkpoint.pt").exists()
                 removed = save_weights(state, folder, attention)
                 if removed or replaces and row["epoch"] == 1:
@@ -393,7 +393,7 @@ def train_and_save(
             return None
         answers = save_test(config, model, state["history"], folder)
     except BaseException as error:
-        report.stop(error, config, done)
+        report.report_failure(error, config, done)
         raise                                               # an interrupt, or a bug
     finally:
         bar.close()
@@ -419,10 +419,10 @@ def train_all(options: argparse.Namespace) -> None:
                 for run in chosen:                          # before any of them takes time
                     plan(*run, options)
         except ValueError as error:
-            console.fail(str(error))
+            console.exit_with_error(str(error))
         for run in chosen:
             folder = runs.run_folder(options.output_dir, *run)
-            with files.only_writer(folder) if distributed.RANK == 0 else nullcontext():
+            with files.folder_lock(folder) if distributed.RANK == 0 else nullcontext():
                 planned = distributed.broadcast_from_rank_zero(partial(plan, *run, options))
                 config, checkpoint, finished = planned
                 if not finished:

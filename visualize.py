@@ -173,7 +173,7 @@ def is_trained(view: View) -> bool:
 
 def training_view(view: View) -> Figure | None:
     """Draw the training curves exactly as train.py does."""
-    shown = is_trained(view) and not view.run.changed       # else it was stored when the code was another
+    shown = is_trained(view) and not view.run.code_change       # else it was stored when the code was another
     return training_picture(view.run.config, view.run.history) if shown else None
 
 
@@ -242,12 +242,13 @@ def parse() -> argparse.Namespace:
     option("--dark", action="store_true", help="draw on a dark background")
     options = parser.parse_args()
     if options.compare and (options.task or options.architecture or options.sequence):
-        console.fail("--compare draws all runs in its folders; drop --task, --architecture and --sequence")
+        problem = "--compare draws all runs in its folders"
+        console.exit_with_error(f"{problem}; drop --task, --architecture and --sequence")
     options.output_dir = options.output_dir or options.models_dir
     return options
 
 
-def find_runs(options: argparse.Namespace) -> tuple[list[View], list[str]]:
+def select_runs(options: argparse.Namespace) -> tuple[list[View], list[str]]:
     """Ask the runs found that --task and --architecture select; return them, and problems with others.
 
     A run that cannot take the given sequence is skipped, unless its task was named.
@@ -269,7 +270,7 @@ def find_runs(options: argparse.Namespace) -> tuple[list[View], list[str]]:
         except ValueError as error:
             problems.append(str(error))
     if not chosen:
-        console.fail(problems[0])
+        console.exit_with_error(problems[0])
     if options.sequence and not options.task:
         for problem in problems:
             print(f"skipped: {problem}", file=sys.stderr)
@@ -283,9 +284,9 @@ def lock_runs(chosen: list[View], options: argparse.Namespace, locks: ExitStack)
     for view in chosen:
         folder = options.output_dir / view.run.folder.relative_to(options.models_dir)
         if folder != view.run.folder and (folder / "checkpoint.pt").exists():
-            console.fail(f"{folder} holds another run; choose another --output-dir")
+            console.exit_with_error(f"{folder} holds another run; choose another --output-dir")
         try:
-            locks.enter_context(files.only_writer(folder))
+            locks.enter_context(files.folder_lock(folder))
             free[folder] = view
         except BlockingIOError as error:
             print(f"skipped: {folder}: {error.strerror}", file=sys.stderr)
@@ -334,7 +335,7 @@ def draw_curves(options: argparse.Namespace) -> list[Path]:
     try:
         curves = side_by_side.runs_in(options.compare)
     except ValueError as error:
-        console.fail(str(error))
+        console.exit_with_error(str(error))
     name = outputs.name_in_file(["_vs_".join(folder.resolve().name for folder in options.compare)])
     path = options.output_dir / f"training_{name}.{options.format}"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -349,7 +350,7 @@ def main() -> None:
         if options.compare:
             failed = draw_curves(options)
         else:
-            chosen, problems = find_runs(options)
+            chosen, problems = select_runs(options)
             free = lock_runs(chosen, options, locks)
             removed = sum(runs.remove_stale(options.output_dir, view.run.folder) for view in free.values())
             if removed:
@@ -361,7 +362,7 @@ def main() -> None:
         except ValueError as error:
             print(f"no gallery: {error}", file=sys.stderr)
     if problems:
-        console.fail(*problems)
+        console.exit_with_error(*problems)
     if failed:
         raise SystemExit(1)
 

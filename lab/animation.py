@@ -15,9 +15,9 @@ from lab.evidence import shares_in_training
 from lab.heads import heads_of, read
 from lab.maps import colour_bar, draw_named_map, map_of
 from lab.view import View
-from support.figure import name_lines, new_figure, settle, title_in_one_line
-from support.files import replacing
-from support.record import PROBES
+from support.figure import fix_layout, label_lines, new_figure, one_line_title
+from support.files import atomic_write
+from support.record import NUM_RECORDED
 
 
 def half_way(values: list[float]) -> int:
@@ -43,17 +43,17 @@ def film_sentence(
 
 def draw_film(view: View) -> tuple[Figure, Callable[[int], None]]:
     """Return a figure of a recorded run, and a function that shows one of its epochs (from 0) in it."""
-    run, record = view.run, view.record
-    source, target = (torch.from_numpy(record[name])[None] for name in ("source", "target"))
+    run, recorded = view.run, view.attention_history
+    source, target = (torch.from_numpy(recorded[name])[None] for name in ("source", "target"))
     inputs, targets = make_inputs_and_targets(run.architecture, source, target)
     view = replace(view, reading=read(run, source, inputs, targets))
-    curves, steps = {"symbols correct": record["right"].tolist()}, record["step"].tolist()
+    curves, steps = {"symbols correct": recorded["accuracy"].tolist()}, recorded["step"].tolist()
     question = format_tokens(source[0, 1:-1], run.config.task)
     numbers = f"{view}, seed {run.config.seed}, on {question}. A step is that of a curve half-way up."
-    how, best = f"Solid: accuracy on {PROBES} questions of this length.", view.best
+    how, best = f"Solid: accuracy on {NUM_RECORDED} questions of this length.", view.best
     if view.outlined:
         best = max(heads_of(run.model, (view.kind,)), key=view.share)
-        shares = shares_in_training(run, record)
+        shares = shares_in_training(run, recorded)
         curves["attention on the answer"] = shares[:, best[1], best[2]].tolist()
         how += f" Dashed: {view.place(best)}, on this question."
     sentence = film_sentence(steps, *curves.values(), enough=view.reading.enough)
@@ -64,12 +64,12 @@ def draw_film(view: View) -> tuple[Figure, Callable[[int], None]]:
     for (name, values), style in zip(curves.items(), ("-", "--"), strict=False):
         right.plot(steps, [100 * value for value in values], style, label=name)
     right.set(xlabel="training step", ylabel="%", ylim=(-3, 103), xlim=(0, 1.02 * steps[-1]))
-    name_lines(right)
+    label_lines(right)
     colour_bar(mesh, [axes])
 
     def show(epoch: int) -> None:
         kind, layer, head = best
-        weights = torch.from_numpy(record[kind][epoch, layer, head]).float()
+        weights = torch.from_numpy(recorded[kind][epoch, layer, head]).float()
         mesh.set_array(weights.masked_fill(shown.weights.isnan(), torch.nan).numpy())
         axes.set_title(f"{view.place(best)}, step {steps[epoch]}", loc="left")
         for line, values in zip(right.get_lines(), curves.values(), strict=True):
@@ -80,20 +80,20 @@ def draw_film(view: View) -> tuple[Figure, Callable[[int], None]]:
 
 def save_film(view: View, path: Path) -> str:
     """Write the animation, at most 5 seconds long, if training was recorded, and by the current code."""
-    if view.record is None or view.run.changed:
+    if view.attention_history is None or view.run.code_change:
         return ""
     figure, show = draw_film(view)
     figure.set_dpi(100)
     canvas, frames, last = FigureCanvasAgg(figure), [], len(view.run.history) - 1
     show(0)
-    settle(figure)                                          # once, for all frames
+    fix_layout(figure)                                      # once, for all frames
     for epoch in sorted({round(epoch) for epoch in numpy.linspace(0, last, 50)}):
         show(epoch)
         canvas.draw()
         frames.append(Image.fromarray(numpy.array(canvas.buffer_rgba())).convert("RGB"))
     palette = frames[-1].quantize()                         # the colour bar contains every colour
     first, *others = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
-    with replacing(path) as unfinished:
+    with atomic_write(path) as unfinished:
         duration = 5000 // len(frames) // 10 * 10           # of a frame, in milliseconds
         first.save(unfinished, save_all=True, append_images=others, duration=duration)
-    return title_in_one_line(figure)
+    return one_line_title(figure)

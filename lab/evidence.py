@@ -12,7 +12,7 @@ import data
 from lab import ablation, heads
 from lab.influence import answer_sensitivity, influence
 from lab.probes import logit_lens
-from support.record import Record
+from support.record import AttentionHistory
 from support.runs import Run
 from train import predict
 from transformer import unwrap_model
@@ -55,14 +55,14 @@ def answer_lengths(run: Run, most: int) -> dict[int, int]:
     return lengths
 
 
-def shares_in_training(run: Run, record: Record) -> Tensor:
+def shares_in_training(run: Run, attention_history: AttentionHistory) -> Tensor:
     """Return each head's fraction of attention on the answers after each epoch, (epochs, layers, H).
 
     It covers the kind that can find answers, on the recorded question; NaN if they depend on nothing.
     """
-    question = torch.from_numpy(record["source"])[None, 1:-1]
+    question = torch.from_numpy(attention_history["source"])[None, 1:-1]
     depends = answer_sensitivity(run.config.task, question, run.config.vocab_size)
-    maps = torch.from_numpy(record[heads.answering_kind(run.architecture)]).float()
+    maps = torch.from_numpy(attention_history[heads.answering_kind(run.architecture)]).float()
     cells = heads.answer_cells(run.architecture, depends, *maps.shape[-2:])[0]
     return heads.share_on(cells, maps)
 

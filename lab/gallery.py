@@ -8,7 +8,7 @@ from urllib.parse import quote
 from lab.live_page import ASSETS, fill_in
 from support.figure import percent
 from support.files import write_text
-from support.runs import list_files, read_listing, read_metrics, task_of
+from support.runs import add_to_listing, read_listing, read_metrics, task_from_folder
 
 LOOK_FOR = {                                                # by the beginning of a file's name, in this order
     "attention_head": "Look along a row: its brightest cell is the token this query attends to most.",
@@ -76,7 +76,7 @@ def anchor(title: str) -> str:
 def section(title: str, intro: str, shown: dict[Path, dict], output: Path) -> str:
     """Return a section with a title, an intro, these pictures and the command that made the first."""
     runs = [(output / run).resolve() for each in shown.values() for run in each["runs"]]
-    tasks = " ".join(sorted({task_of(run) for run in runs}))
+    tasks = " ".join(sorted({task_from_folder(run) for run in runs}))
     architectures = " ".join(sorted({run.name for run in runs}))
     paths = sorted(shown, key=lambda path: (look_for(path), path.name))
     name, common = anchor(title), shown[paths[0]]["command"]
@@ -125,5 +125,5 @@ def save_gallery(output: Path) -> Path:
     parts = {name: (ASSETS / name).read_text(encoding="utf-8") for name in ("gallery.html", "base.css")}
     write_text(fill_in(parts["gallery.html"], parts | {"contents": contents}), path)
     runs = sorted({run for shown in listing.values() for run in shown["runs"]})
-    list_files(output, {path: {"runs": runs}})
+    add_to_listing(output, {path: {"runs": runs}})
     return path

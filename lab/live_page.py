@@ -21,11 +21,11 @@ from torch import Tensor
 from data import END, TASKS, alphabet, exact_match, token_name
 from lab import ablation, heads
 from lab.evidence import Evidence, answer_lengths
-from support.config import TEST_SEQUENCES, tests_text
+from support.config import TEST_SEQUENCES, format_test_size
 from support.figure import percent
 from support.files import write_text
 from support.runs import Run, read_metrics
-from train import take_test
+from train import run_test
 from transformer import count_parameters, eval_mode, unwrap_model
 
 ASSETS = Path(__file__).with_name("page")
@@ -141,15 +141,15 @@ def fill_in(template: str, parts: dict[str, str]) -> str:
 def live_page(run: Run) -> str:
     """Return a run's page as HTML; its weights are already rounded."""
     data, weights = page_data(run)
-    metrics = {} if run.changed else read_metrics(run.folder)           # those of the run's own code
+    metrics = {} if run.code_change else read_metrics(run.folder)           # those of the run's own code
     count = metrics.get("test_sequences", TEST_SEQUENCES)
-    answers = take_test(run.config, run.model, count)
+    answers = run_test(run.config, run.model, count)
     correct = exact_match(answers.prediction, answers.target)
-    warning = f"Code and weights no longer belong together: {run.changed}. " if run.changed else ""
+    warning = run.code_change and f"Code and weights no longer belong together: {run.code_change}. "
     about = html.escape(warning) + (
         f"A trained model with {count_parameters(run.model):,} parameters: {percent(correct, 2)} of "
-        f"{tests_text(run.config, count)} correct. Ask it questions, cut its heads and see what breaks. "
-        "Everything is in this one file."
+        f"{format_test_size(run.config, count)} correct. Ask it questions, cut its heads and see what "
+        "breaks. Everything is in this one file."
     )
     sources = [ASSETS / "explorer.html", *ASSETS.glob("*.css"), *ASSETS.glob("*.js")]
     parts = {path.name: path.read_text(encoding="utf-8") for path in sources}

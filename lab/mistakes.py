@@ -2,21 +2,21 @@
 
 from data import TASKS
 from support.puzzles import question_categories
-from support.report import Answers
+from support.report import TestResults
 from support.runs import Run, read_metrics
-from train import take_test
+from train import run_test
 
 
-def mistakes_of(run: Run) -> Answers | None:
+def mistakes_of(run: Run) -> TestResults | None:
     """Return a run's answers to the test; None if they are known to be correct, or its code has changed."""
     metrics = read_metrics(run.folder)
-    if run.changed or not metrics or metrics["test_exact_match"] == 1:
+    if run.code_change or not metrics or metrics["test_exact_match"] == 1:
         return None
-    answers = take_test(run.config, run.model, metrics["test_sequences"])
+    answers = run_test(run.config, run.model, metrics["test_sequences"])
     return answers if answers.wrong.any() else None
 
 
-def mistakes_by_category(answers: Answers) -> list[dict]:
+def mistakes_by_category(answers: TestResults) -> list[dict]:
     """Count each category among the questions and the mistakes, in numbers and fractions."""
     rows, wrong, distinct = [], answers.wrong, answers.distinct_mistakes()
     counted = TASKS[answers.config.task].categories

@@ -13,9 +13,9 @@ from zlib import crc32
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from support.figure import save_picture, title_in_one_line
-from support.files import error_text
-from support.runs import list_files, save_table
+from support.figure import one_line_title, save_picture
+from support.files import format_error
+from support.runs import add_to_listing, write_table
 
 
 def name_in_file(words: Iterable[str]) -> str:
@@ -43,9 +43,9 @@ class Output:
             title = made
         elif isinstance(made, Figure):
             save_picture(made, self.path)
-            title = title_in_one_line(made)
+            title = one_line_title(made)
         elif made:
-            save_table(made, self.path)
+            write_table(made, self.path)
         if title:
             tqdm.write(f"{self.path}: {title}", file=sys.stdout)
         return title
@@ -62,11 +62,11 @@ def save_all(outputs: Iterable[Output], options: argparse.Namespace) -> list[Pat
                 raise
             except Exception as error:                      # a bug of ours, or of the reader's own code
                 failed.append(output.path)
-                tqdm.write(f"error: {output.path} is missing: {error_text(error)}", file=sys.stderr)
+                tqdm.write(f"error: {output.path} is missing: {format_error(error)}", file=sys.stderr)
                 continue
             if output.path.is_file():
                 shown = [Path(os.path.relpath(run, options.output_dir)).as_posix() for run in output.runs]
                 saved[output.path] = {"runs": shown, "title": title, "command": command}
     finally:                                                # also after an interrupt
-        list_files(options.output_dir, saved)
+        add_to_listing(options.output_dir, saved)
     return failed

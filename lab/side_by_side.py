@@ -13,10 +13,10 @@ from matplotlib.figure import Figure
 from data import format_tokens
 from lab import heads, maps
 from lab.view import View, needs_no_attention, sample
-from support.config import EVALUATION_BATCH, Config, differing_settings
+from support.config import EVALUATION_BATCH, Config, non_default_settings
 from support.figure import SMALL, at_most, new_figure, percent
-from support.runs import first_solved, open_checkpoint, runs_below
-from support.training_plot import name_loss_axes
+from support.runs import find_runs, first_solved, read_checkpoint
+from support.training_plot import label_loss_axes
 from transformer import END
 
 Curves = dict[Path, tuple[Config, list[dict]]]              # of each run's folder: settings and history
@@ -100,11 +100,11 @@ def runs_in(folders: list[Path]) -> Curves:
     """
     runs = {}
     for folder in folders:
-        there = [folder] if (folder / "checkpoint.pt").is_file() else runs_below(folder)
+        there = [folder] if (folder / "checkpoint.pt").is_file() else find_runs(folder)
         if not there:
             raise ValueError(f"no run found in {folder}; pass a folder written by python train.py")
         for path in there:
-            checkpoint, config = open_checkpoint(path)
+            checkpoint, config = read_checkpoint(path)
             runs[path] = config, checkpoint["history"]
     return runs
 
@@ -121,10 +121,10 @@ def training_curves_picture(runs: Curves) -> Figure:
     for path, (config, history) in runs.items():
         row, steps = first_solved(history), [row["step"] for row in history]
         outcome = f"solved at step {row['step']}" if row else "not solved"
-        label = f"{path} ({differing_settings(config) or 'default settings'}): {outcome}"
+        label = f"{path} ({non_default_settings(config) or 'default settings'}): {outcome}"
         loss_axes.plot(steps, [row["loss"] for row in history], label=textwrap.fill(label, SMALL))
         accuracy_axes.plot(steps, [100 * row["exact_match"] for row in history])
-    name_loss_axes(loss_axes)
+    label_loss_axes(loss_axes)
     accuracy_axes.set(xlabel="training step", ylabel="exact match, %", ylim=(-3, 103))
     figure.legend(loc="outside lower left")
     return figure

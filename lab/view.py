@@ -14,7 +14,7 @@ from lab import heads
 from lab.evidence import Evidence
 from support.figure import percent
 from support.puzzles import MASK
-from support.record import Record, read_record
+from support.record import AttentionHistory, read_attention_history
 from support.runs import Run
 from transformer import PAD, eval_mode, generate
 
@@ -38,7 +38,7 @@ class View:
     reading: heads.Reading                                  # of this one question
     answer: str                                             # the model's answer as text, with ✓ or ✗
     evidence: Evidence                                      # of many questions
-    record: Record | None                                   # of how attention formed
+    attention_history: AttentionHistory | None              # of how attention formed
 
     def __str__(self) -> str:
         return self.run.config.name
@@ -108,10 +108,12 @@ def look_at(run: Run, words: list[str] | None = None) -> View:
         written = torch.cat([source[:, :1], generate(run.model, source, target.size(1) - 1)], dim=1)
         inputs, predictions = data.make_inputs_and_targets(architecture, source, written)
     mark = "✓" if written.shape == target.shape and data.exact_match(written, target) == 1 else "✗"
-    texts = data.format_tokens(content, task), data.format_tokens(written[0, 1:], task).removesuffix(" END")
+    output = data.format_tokens(written[0, 1:], task).removesuffix(" END")
+    texts = data.format_tokens(content, task), output
     text = " → ".join(textwrap.shorten(text, 40, placeholder=" …") for text in texts)
-    reading, record = heads.read(run, source, inputs, predictions), read_record(run.folder, run.history)
-    return View(run, reading, f"{text} {mark}", Evidence(run), record)
+    reading = heads.read(run, source, inputs, predictions)
+    attention_history = read_attention_history(run.folder, run.history)
+    return View(run, reading, f"{text} {mark}", Evidence(run), attention_history)
 
 
 def run_text(view: View) -> str:

@@ -17,7 +17,7 @@ from lab.ablation import is_right
 from lab.evidence import AtLength
 from lab.heads import ALL_ATTENTION, SEQUENCES_EACH, Part, heads_of, longest, parts_of
 from lab.view import View
-from support.figure import at_most, name_lines, new_figure, percent
+from support.figure import at_most, label_lines, new_figure, percent
 
 MOST_HEADS = 6                                              # shown by length in the ablation picture
 
@@ -187,7 +187,7 @@ def lengths_picture(views: list[View]) -> Figure:
         if length - named[-1] > (max(every) - min(every)) / 24:
             named.append(length)
     axes.set_xticks(named, [f"{length}\n{len(every[length].source.unique(dim=0))}" for length in named])
-    name_lines(axes)
+    label_lines(axes)
     return figure
 
 
@@ -219,5 +219,5 @@ def layers_picture(view: View) -> Figure:
     step, upright = 1 + len(lens) // 40, len(lens) > 9
     names = [name if upright else "\n".join(name.rsplit(" ", 1)).replace("-", "-\n") for name in lens]
     axes.set_xticks(range(0, len(lens), step), names[::step], rotation=90 if upright else 0, size=7)
-    name_lines(axes)
+    label_lines(axes)
     return figure

@@ -13,8 +13,8 @@ from transformer import ACTIVATIONS, POSITIONAL_ENCODINGS, EncoderDecoder, MiniT
 
 VALIDATION_SEQUENCES, TEST_SEQUENCES = 2_000, 10_000
 EVALUATION_BATCH = 100                                      # rows per forward pass; also scored every epoch
-LONGEST_PROBE = 16                                          # the maximum length of a recorded question
-OF_MODEL = signature(EncoderDecoder).parameters             # the names of its settings
+MAX_RECORDED_LENGTH = 16                                    # the maximum length of a recorded question
+MODEL_SETTINGS = signature(EncoderDecoder).parameters       # the names of its settings
 SEEDS = {"validation": 1, "test": 2, "examples": 3, "analysis": 4, "influence": 5}      # the same in all runs
 
 
@@ -74,7 +74,7 @@ class Config:
 
     def model(self) -> MiniTransformer | EncoderDecoder:
         """Return a new model; its weights come from torch's global generator."""
-        settings = {name: value for name, value in asdict(self).items() if name in OF_MODEL}
+        settings = {name: value for name, value in asdict(self).items() if name in MODEL_SETTINGS}
         settings["max_len"] = self.max_len or max(64, self.longest_row())
         if self.architecture == "encoder-decoder":
             return EncoderDecoder(**settings)
@@ -104,20 +104,21 @@ class Config:
         return sample_batch(self.task, count, generator, split, *sizes, oversample)
 
 
-def recipe(task: str, architecture: str, **settings) -> Config:
+def default_config(task: str, architecture: str, **settings) -> Config:
     """Return a Config with these settings; the rest come from the task, or else from the defaults.
 
     A task's settings under an architecture's name apply only to it.
     """
     check_choice(TASKS, task=task)
-    own = TASKS[task].settings
-    own = {name: own[name] for name in own if name not in ARCHITECTURES} | own.get(architecture, {})
-    for name in own:
+    settings_of_task = TASKS[task].settings
+    overrides = {name: value for name, value in settings_of_task.items() if name not in ARCHITECTURES}
+    overrides |= settings_of_task.get(architecture, {})
+    for name in overrides:
         check_choice([setting.name for setting in fields(Config)], setting=name)
-    return Config(task=task, architecture=architecture, **own | settings)
+    return Config(task=task, architecture=architecture, **overrides | settings)
 
 
-def setting_text(name: str, value: object) -> str:
+def format_setting(name: str, value: object) -> str:
     """Format a setting for display: num_layers 1, fixed_length, no fixed_length."""
     if name == "norm_first":
         return "norm pre" if value else "norm post"
@@ -126,11 +127,11 @@ def setting_text(name: str, value: object) -> str:
     return f"{name} {value}"
 
 
-def differing_settings(config: Config) -> str:
+def non_default_settings(config: Config) -> str:
     """Format all settings that differ from the task's own or, failing that, the defaults."""
-    usual = asdict(recipe(config.task, config.architecture))
-    settings = asdict(config)
-    return ", ".join(setting_text(name, settings[name]) for name in usual if settings[name] != usual[name])
+    settings, defaults = asdict(config), asdict(default_config(config.task, config.architecture))
+    differing = [name for name in settings if settings[name] != defaults[name]]
+    return ", ".join(format_setting(name, settings[name]) for name in differing)
 
 
 def fixed_generator(purpose: str) -> torch.Generator:
@@ -138,7 +139,7 @@ def fixed_generator(purpose: str) -> torch.Generator:
     return torch.Generator().manual_seed(SEEDS[purpose])
 
 
-def tests_text(config: Config, count: int) -> str:
+def format_test_size(config: Config, count: int) -> str:
     """Format the size of a test: 10,000 test sequences (6,584 distinct)."""
     source, _ = config.sample_batch(count, fixed_generator("test"), "test")
     distinct = len(source.unique(dim=0))

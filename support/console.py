@@ -14,7 +14,7 @@ import torch
 os.environ["MPLBACKEND"] = "agg"                            # no window; a notebook may export another
 
 
-def fail(*messages: str) -> None:
+def exit_with_error(*messages: str) -> None:
     """End a script on bad input: one line per message on stderr, exit status 2."""
     for message in messages:                                # a value in it can be any text
         message = " ".join("".join(x if x.isprintable() else " " for x in message).split())
@@ -33,7 +33,7 @@ class Parser(argparse.ArgumentParser):
             words = {*re.findall(r"[\w-]+", f"{self.format_usage()} {message.partition('choose from')[2]}")}
             if nearest := difflib.get_close_matches(typed[1], words, n=1, cutoff=0.7):
                 message = f"{message.split(' (choose')[0]}; did you mean {nearest[0]}?"
-        fail(message)
+        exit_with_error(message)
 
 
 def new_parser(description: str, *examples: str, **settings) -> Parser:
@@ -98,4 +98,4 @@ def run_script(main: Callable[[], None]) -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):
             raise SystemExit(130) from None
-        fail(f"cannot read or write {error.filename or 'the output'}: {error.strerror or error}")
+        exit_with_error(f"cannot read or write {error.filename or 'the output'}: {error.strerror or error}")

@@ -13,7 +13,7 @@ import numpy
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from support.files import replacing
+from support.files import atomic_write
 
 WIDTH, MARGIN = 8.0, 0.15                                   # of all pictures, in inches
 SENTENCE, SMALL = 73, 105                                   # characters in a line
@@ -76,7 +76,7 @@ def new_figure(height: float, sentence: str, numbers: str = "", how: str = "") -
     return figure
 
 
-def name_lines(axes: Axes, gap: float = 0.08) -> None:
+def label_lines(axes: Axes, gap: float = 0.08) -> None:
     """Label each line at its end, in its colour, at least this fraction of the height apart."""
     place = -math.inf
     into_axes = axes.transData + axes.transAxes.inverted()
@@ -87,7 +87,7 @@ def name_lines(axes: Axes, gap: float = 0.08) -> None:
         axes.text(1.02, place, line.get_label(), **style)
 
 
-def settle(figure: Figure) -> None:
+def fix_layout(figure: Figure) -> None:
     """Lay out the axes for good; the first pass does not yet know the size of rotated names."""
     for _ in range(2):
         figure.get_layout_engine().execute(figure)
@@ -96,16 +96,16 @@ def settle(figure: Figure) -> None:
         axes.set_position(numpy.round(axes.get_position(original=True).bounds, 6))
 
 
-def title_in_one_line(figure: Figure) -> str:
+def one_line_title(figure: Figure) -> str:
     return " ".join(figure.get_suptitle().split())
 
 
 def save_picture(figure: Figure, path: Path) -> None:
     """Save the picture in the format of its suffix, with its title, but without a date."""
-    title = {"Title": title_in_one_line(figure)}
+    title = {"Title": one_line_title(figure)}
     no_date = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
-    settle(figure)
-    with replacing(path) as unfinished:
+    fix_layout(figure)
+    with atomic_write(path) as unfinished:
         figure.savefig(unfinished, dpi=150, metadata=title | no_date.get(path.suffix, {}))
 
 

@@ -16,14 +16,14 @@ def first_line(error: Exception) -> str:
     return (str(error) or type(error).__name__).splitlines()[0]
 
 
-def error_text(error: Exception) -> str:
+def format_error(error: Exception) -> str:
     """Describe an error in a line: its type, its message and where it was raised."""
     frame = traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__}: {first_line(error)} ({Path(frame.filename).name}, line {frame.lineno})"
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary path that replaces path once fully written, so that a crash loses nothing.
 
     If it cannot be written, raise an OSError naming path, and leave the old file unchanged.
@@ -43,7 +43,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def write_text(text: str, path: Path) -> None:
     """Write a text file as a whole, in UTF-8."""
-    with replacing(path) as unfinished:
+    with atomic_write(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
 
 
@@ -67,7 +67,7 @@ def read_archive(path: Path) -> object:
 
 
 @contextmanager
-def only_writer(folder: Path) -> Iterator[None]:
+def folder_lock(folder: Path) -> Iterator[None]:
     """Make this the only process writing to a folder, which is created. A lock never outlives its process.
 
     If another process is writing there, raise BlockingIOError.

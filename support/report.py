@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 
 import data
-from support.config import EVALUATION_BATCH, VALIDATION_SEQUENCES, Config, fixed_generator, tests_text
-from support.console import fail
+from support.config import EVALUATION_BATCH, VALIDATION_SEQUENCES, Config, fixed_generator, format_test_size
+from support.console import exit_with_error
 from support.distributed import is_peer_failure
 from support.figure import percent
 from support.files import first_line
 from support.runs import first_solved
 
 
-def prediction_text(task: str, source: Tensor, target: Tensor, prediction: Tensor) -> str:
+def format_prediction(task: str, source: Tensor, target: Tensor, prediction: Tensor) -> str:
     """Format source (S,), target (T,) and prediction (T,) one below another, with wrong symbols in []."""
     counts = data.loss_mask(target)
     source, target, prediction = source[data.loss_mask(source)], target[counts], prediction[counts]
@@ -30,7 +30,7 @@ def prediction_text(task: str, source: Tensor, target: Tensor, prediction: Tenso
 
 
 @dataclass
-class Answers:
+class TestResults:
     """A model's answers to the test sequences, none of which were seen during training."""
 
     config: Config
@@ -48,13 +48,13 @@ class Answers:
         backwards = reversed(self.wrong.nonzero().flatten().tolist())
         return sorted({tuple(self.source[row].tolist()): row for row in backwards}.values())
 
-    def examples(self) -> list[str]:
-        """Format up to three distinct mistakes; see prediction_text."""
-        return [prediction_text(self.config.task, self.source[row], self.target[row], self.prediction[row])
+    def format_examples(self) -> list[str]:
+        """Format up to three distinct mistakes; see format_prediction."""
+        return [format_prediction(self.config.task, self.source[row], self.target[row], self.prediction[row])
                 for row in self.distinct_mistakes()[:3]]
 
 
-def examples_of(config: Config) -> list[Tensor]:
+def sample_examples(config: Config) -> list[Tensor]:
     """Return source (2, S) and target (2, T) of two validation questions, of medium and of full length."""
     source, target = config.sample_batch(100, fixed_generator("examples"), "validation")
     medium_and_longest = data.loss_mask(target).sum(dim=1).argsort()[[50, -1]]
@@ -71,7 +71,7 @@ def is_early(history: list[dict]) -> bool:
     return is_solved_now(history) or history[-1]["epoch"] in (1, 5) and not first_solved(history)
 
 
-def progress_text(config: Config, history: list[dict]) -> str:
+def format_progress(config: Config, history: list[dict]) -> str:
     """Format the scores of the last epoch, at intervals and when the task is solved; "" otherwise."""
     row, solved = history[-1], is_solved_now(history)
     if not solved and row["epoch"] not in (1, 5) and row["epoch"] % 10:
@@ -86,7 +86,7 @@ def progress_text(config: Config, history: list[dict]) -> str:
     return text
 
 
-def stop(error: BaseException, config: Config, epochs: int) -> None:
+def report_failure(error: BaseException, config: Config, epochs: int) -> None:
     """End the program with one line on why training stopped and what has been saved, unless it is a bug."""
     saved = f"nothing new was saved for {config.name}"
     if epochs:
@@ -95,22 +95,23 @@ def stop(error: BaseException, config: Config, epochs: int) -> None:
     if isinstance(error, (KeyboardInterrupt, SystemExit)):  # Ctrl-C, SIGTERM
         print(f"interrupted: {saved}; {resume}", file=sys.stderr)
     elif isinstance(error, FloatingPointError):             # the same command would fail again here
-        fail(f"{error}; {saved}")
+        exit_with_error(f"{error}; {saved}")
     elif isinstance(error, OSError):                        # e.g. a full disk
         raise OSError(error.errno, f"{error.strerror or error}; {saved}; {resume}", error.filename) from error
     elif is_peer_failure(error):
-        fail(f"another process has died; {saved}; {resume}")
+        exit_with_error(f"another process has died; {saved}; {resume}")
     elif isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error):
-        fail(f"{first_line(error)}; try --accumulate 4, or a smaller --batch-size or --seq-len; {saved}")
+        fix = "try --accumulate 4, or a smaller --batch-size or --seq-len"
+        exit_with_error(f"{first_line(error)}; {fix}; {saved}")
     elif "torch._" in type(error).__module__ or "autocast" in str(error):   # of a compiler, or of bfloat16
-        fail(f"{first_line(error)}; drop --compile or --amp; {saved}")
+        exit_with_error(f"{first_line(error)}; drop --compile or --amp; {saved}")
 
 
-def print_mistakes(answers: Answers, last: dict) -> None:
+def print_mistakes(results: TestResults, last: dict) -> None:
     """Print three mistakes; if the final loss suggests it, blame the learning rate."""
-    config, count = answers.config, f"{int(answers.wrong.sum()):,} of {len(answers.wrong):,}"
+    config, count = results.config, f"{int(results.wrong.sum()):,} of {len(results.wrong):,}"
     print(f"{config.name}: {count} test sequences answered incorrectly, for example:")
-    print("\n".join(answers.examples()) + "\n")
+    print("\n".join(results.format_examples()) + "\n")
     guessing = math.log(config.vocab_size)                  # the loss of uniform guessing
     if last["loss"] > guessing and last["step"] > 100:
         print(f"The loss is {last['loss']:.2f}, worse than uniform guessing (ln {config.vocab_size} = "
@@ -122,8 +123,8 @@ def print_table(results: list[dict]) -> None:
     width = max(10, *(len(metrics["task"]) + 2 for metrics in results))
     line = "{:<{width}}{:<17}{:>10}{:>12}{:>9}{:>17}{:>14}"
     configs = [Config(**metrics["config"]) for metrics in results]
-    counts = " or ".join(dict.fromkeys(map(tests_text, configs, (run["test_sequences"] for run in results))))
-    print(f"\nOn {counts}, none of them seen during training:\n")
+    sizes = map(format_test_size, configs, (metrics["test_sequences"] for metrics in results))
+    print(f"\nOn {' or '.join(dict.fromkeys(sizes))}, none of them seen during training:\n")
     headings = "task", "architecture", "parameters", "solved at", "time", "token accuracy", "exact match"
     print(line.format(*headings, width=width))
     for metrics in results:

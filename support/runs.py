@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from data import END, TASKS, exact_match, format_tokens, make_inputs_and_targets, token_accuracy
 from support.config import Config, fixed_generator
-from support.files import read_archive, replacing, write_text
+from support.files import atomic_write, read_archive, write_text
 from transformer import EncoderDecoder, MiniTransformer, count_parameters, eval_mode, unwrap_model
 
-UNDO = "undo the change, or train the changed code with a different --output-dir"
+REMEDY = "undo the change, or train the changed code with a different --output-dir"
 DEFAULT_TASKS, DEFAULT_ARCHITECTURES = ["copy", "reverse"], ["encoder", "encoder-decoder"]
 DEFAULT_FOLDER = Path("models")
 LISTING = "pictures.json"                                   # what visualize.py has saved in a folder
@@ -31,12 +31,12 @@ def run_folder(models_dir: Path, task: str, architecture: str) -> Path:
     return Path(models_dir) / f"{task}_task" / architecture
 
 
-def task_of(folder: Path) -> str:
+def task_from_folder(folder: Path) -> str:
     """Return the task that a run's folder is named after."""
     return folder.parent.name.removesuffix("_task")
 
 
-def runs_below(models_dir: Path) -> list[Path]:
+def find_runs(models_dir: Path) -> list[Path]:
     """Return the folders of all runs in a models folder."""
     return [path.parent for path in sorted(models_dir.glob("*_task/*/checkpoint.pt"))]
 
@@ -52,9 +52,9 @@ def command_line(script: str, tasks: list[str], architectures: list[str], models
     return shlex.join(words)
 
 
-def save_table(rows: list[dict], path: Path) -> None:
+def write_table(rows: list[dict], path: Path) -> None:
     """Write rows to a CSV file with a header."""
-    with replacing(path) as unfinished, open(unfinished, "w", newline="", encoding="utf-8") as file:
+    with atomic_write(path) as unfinished, open(unfinished, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, rows[0].keys())
         writer.writeheader()
         writer.writerows(rows)
@@ -65,7 +65,7 @@ def write_json(values: dict, path: Path) -> None:
     write_text(json.dumps(values, indent=2) + "\n", path)
 
 
-def metrics_of(
+def collect_metrics(
     config: Config, model: nn.Module, history: list[dict], target: Tensor, prediction: Tensor
 ) -> dict:
     """Return a run's metrics: when it solved the validation set, and its scores on the test (N, T)."""
@@ -101,7 +101,7 @@ def read_listing(output: Path) -> dict[str, dict]:
     return {path: shown for path, shown in listing.items() if (output / path).is_file()}
 
 
-def list_files(output: Path, files: dict[Path, dict]) -> None:
+def add_to_listing(output: Path, files: dict[Path, dict]) -> None:
     """Add files to the listing of what visualize.py has saved in a folder."""
     added = {path.relative_to(output).as_posix(): shown for path, shown in files.items()}
     write_json(read_listing(output) | added, output / LISTING)
@@ -132,14 +132,14 @@ class Run:
     folder: Path
     purposes: dict[str, str] = field(default_factory=dict)              # "layer 1, head 1": "finds END"
     checkpoint: dict = field(default_factory=dict)          # as it was saved
-    changed: str = ""                                       # how the code differs from the run's, if it does
+    code_change: str = ""                                   # how the code differs from the run's, if it does
 
     @property
     def architecture(self) -> str:
         return unwrap_model(self.model).architecture
 
 
-def logits_of(model: nn.Module, source: Tensor, target: Tensor) -> Tensor:
+def compute_logits(model: nn.Module, source: Tensor, target: Tensor) -> Tensor:
     """Return the logits of one pass over source (N, S) and target (N, T), (N, T or more, V), on the CPU."""
     device = next(model.parameters()).device
     with eval_mode(model) as model:
@@ -147,30 +147,30 @@ def logits_of(model: nn.Module, source: Tensor, target: Tensor) -> Tensor:
         return model(*inputs).float().cpu()
 
 
-def sample_of(config: Config, model: nn.Module) -> dict[str, Tensor]:
+def make_reference(config: Config, model: nn.Module) -> dict[str, Tensor]:
     """Return a few questions with their answers and the model's logits, which reveal changed code."""
     source, target = config.sample_batch(8, fixed_generator("examples"))
-    return {"source": source, "target": target, "logits": logits_of(model, source, target)}
+    return {"source": source, "target": target, "logits": compute_logits(model, source, target)}
 
 
-def changed(config: Config, model: nn.Module, sample: dict[str, Tensor]) -> str:
+def describe_code_change(config: Config, model: nn.Module, reference: dict[str, Tensor]) -> str:
     """Describe how the current code differs from that of a run with these weights; "" if it does not.
 
-    sample is that of sample_of, made by the code of the run.
+    reference is what make_reference returned when the run was saved.
     """
-    for source, target in zip(sample["source"], sample["target"], strict=True):
+    for source, target in zip(reference["source"], reference["target"], strict=True):
         question, before = (row[row > END] for row in (source, target))         # the content
         now = TASKS[config.task].answer(question[None])[0]
         if not torch.equal(now, before):
             texts = [format_tokens(tokens, config.task) for tokens in (question, before, now)]
             return "the task has changed since: {} gave {}, and now gives {}".format(*texts)
-    logits, before = logits_of(model, sample["source"], sample["target"]), sample["logits"]
+    logits, before = compute_logits(model, reference["source"], reference["target"]), reference["logits"]
     if logits.shape != before.shape or not (logits - before).abs().max() <= 1e-3 * before.abs().max():
         return "transformer.py has changed since: the same weights give other logits"
     return ""
 
 
-def open_checkpoint(folder: Path, remedy: str = "train it again") -> tuple[dict, Config]:
+def read_checkpoint(folder: Path, remedy: str = "train it again") -> tuple[dict, Config]:
     """Return a folder's checkpoint, with weights of any transformer.py, and its settings.
 
     Raises ValueError with the remedy if it is missing or damaged.
@@ -185,7 +185,8 @@ def open_checkpoint(folder: Path, remedy: str = "train it again") -> tuple[dict,
     try:
         return checkpoint, Config(**checkpoint["config"])
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} was trained by a different version of the code: {error}; {UNDO}") from error
+        problem = f"{path} was trained by a different version of the code"
+        raise ValueError(f"{problem}: {error}; {REMEDY}") from error
 
 
 def read_run(folder: Path, task: str, architecture: str, quiet: bool = False) -> Run:
@@ -195,7 +196,7 @@ def read_run(folder: Path, task: str, architecture: str, quiet: bool = False) ->
     """
     path, models_dir = folder / "checkpoint.pt", folder.parents[1]
     command = command_line("train.py", [task], [architecture], models_dir)
-    checkpoint, config = open_checkpoint(folder, f"train it: {command}")
+    checkpoint, config = read_checkpoint(folder, f"train it: {command}")
     if (config.task, config.architecture) != (task, architecture):
         found = f"{path} holds task {config.task}, architecture {config.architecture}"
         raise ValueError(f"{found}; move it to {run_folder(models_dir, config.task, config.architecture)}")
@@ -205,11 +206,12 @@ def read_run(folder: Path, task: str, architecture: str, quiet: bool = False) ->
         model.load_state_dict(checkpoint["model"])
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())
-        raise ValueError(f"{path} was trained by a different transformer.py: {reason}; {UNDO}") from error
+        raise ValueError(f"{path} was trained by a different transformer.py: {reason}; {REMEDY}") from error
     run = Run(model, config, checkpoint["history"], folder, checkpoint.get("purposes", {}), checkpoint)
-    run.changed = changed(config, model, checkpoint["sample"])
-    if run.changed and not quiet:
-        print(f"{folder}: code and weights no longer belong together: {run.changed}; {UNDO}", file=sys.stderr)
+    run.code_change = describe_code_change(config, model, checkpoint["reference"])
+    if run.code_change and not quiet:
+        problem = f"code and weights no longer belong together: {run.code_change}"
+        print(f"{folder}: {problem}; {REMEDY}", file=sys.stderr)
     return run
 
 

@@ -4,12 +4,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 
-from support.config import EVALUATION_BATCH, VALIDATION_SEQUENCES, Config, differing_settings
-from support.figure import name_lines, new_figure, percent
+from support.config import EVALUATION_BATCH, VALIDATION_SEQUENCES, Config, non_default_settings
+from support.figure import label_lines, new_figure, percent
 from support.runs import first_solved
 
 
-def name_loss_axes(axes: Axes) -> None:
+def label_loss_axes(axes: Axes) -> None:
     axes.set(yscale="log", xlabel="training step", ylabel="loss, nats per token")
     axes.yaxis.set_major_formatter("{x:g}")                 # 0.1, not 10⁻¹
     axes.yaxis.set_minor_formatter(LogFormatter())
@@ -24,16 +24,16 @@ def training_picture(config: Config, history: list[dict]) -> Figure:
     if solved:
         sentence = f"solved at step {solved['step']}"
         how += f" Dotted line: solved (all {VALIDATION_SEQUENCES:,} validation sequences correct)."
-    differing = differing_settings(config)
+    differing = non_default_settings(config)
     numbers = f"{config.name}; non-default settings: {differing}" if differing else config.name
     figure = new_figure(3.0, sentence, numbers, how)
     loss_axes, accuracy_axes = figure.subplots(1, 2)
     loss_axes.plot(steps, [row["loss"] for row in history])
-    name_loss_axes(loss_axes)
+    label_loss_axes(loss_axes)
     for name, key, style in ("exact match", "exact_match", "-"), ("token accuracy", "token_accuracy", "--"):
         accuracy_axes.plot(steps, [100 * row[key] for row in history], style, label=name)
     accuracy_axes.set(xlabel="training step", ylabel="%", ylim=(-3, 103))
-    name_lines(accuracy_axes)
+    label_lines(accuracy_axes)
     if solved:
         for axes in loss_axes, accuracy_axes:
             axes.axvline(solved["step"], color="grey", linestyle=":")

@@ -52,13 +52,13 @@ from data import ARCHITECTURES, TASKS, add_special_tokens, is_correct, parse_con
 from lab.animation import half_way  # noqa: E402
 from lab.evidence import Evidence, shares_in_training  # noqa: E402
 from lab.heads import SEQUENCES_EACH, longest, unseen_sequences  # noqa: E402
-from support.config import Config, recipe  # noqa: E402
-from support.console import Parser, fail, run_script, set_threads  # noqa: E402
+from support.config import Config, default_config  # noqa: E402
+from support.console import Parser, exit_with_error, run_script, set_threads  # noqa: E402
 from support.figure import percent  # noqa: E402
 from support.puzzles import add  # noqa: E402
-from support.record import extended, probe_of  # noqa: E402
-from support.report import Answers  # noqa: E402
-from support.runs import DEFAULT_FOLDER, DEFAULT_TASKS, Run, task_of  # noqa: E402
+from support.record import append_epoch, recorded_questions  # noqa: E402
+from support.report import TestResults  # noqa: E402
+from support.runs import DEFAULT_FOLDER, DEFAULT_TASKS, Run, task_from_folder  # noqa: E402
 from transformer import check_positive, scaled_dot_product_attention, sinusoidal_encoding  # noqa: E402
 
 CPU = torch.device("cpu")
@@ -278,12 +278,12 @@ def all_tasks(tasks: list[str], architectures: list[str], seeds: range) -> None:
     for task, architecture in itertools.product(tasks, architectures):
         rows, seconds, tests, hardest = [], [], [], []
         for seed in seeds:
-            config = recipe(task, architecture, seed=seed)
+            config = default_config(task, architecture, seed=seed)
             model, checkpoint = trained(config)
             history = checkpoint["history"]
             rows.append(until_solved(iter(history), history[-1]["step"]))
             seconds.append(history[-1]["train_seconds"])
-            tests.append(train.take_test(config, model))
+            tests.append(train.run_test(config, model))
             hardest += [right_of_hardest_sums(model, config)] if task == "add" else []
         matches = [percent(1 - test.wrong.double().mean().item(), 2) for test in tests]
         print(line.format(
@@ -292,7 +292,7 @@ def all_tasks(tasks: list[str], architectures: list[str], seeds: range) -> None:
             "; hardest sums: ".join(filter(None, [", ".join(matches), ", ".join(hardest)])),
         ), flush=True)
         answers = (torch.cat([getattr(test, name) for test in tests]) for name in tokens)
-        if (all_tests := Answers(config, *answers)).wrong.any():
+        if (all_tests := TestResults(config, *answers)).wrong.any():
             print("\n".join(mistakes_text(all_tests).splitlines()[:3]), flush=True)
 
 
@@ -338,7 +338,7 @@ def balance(folders: list[Path]) -> None:
     line = "{:<45}{:>18}{:>18}{:>14}".format
     print(line("loudness, before and after training", "positions", "symbols", "exact match"))
     for folder in folders:
-        run = train.read_run(folder, task_of(folder), folder.name)
+        run = train.read_run(folder, task_from_folder(folder), folder.name)
         source, _, _ = unseen_sequences(run, longest(run), SEQUENCES_EACH)
         before, after = (loudness(model, source) for model in (untrained(run.config), run.model))
         cells = [f"{before[name]:.3g} → {after[name]:.3g}" for name in ("positions", "symbols")]
@@ -352,15 +352,15 @@ def pattern(tasks: list[str], architectures: list[str], seeds: range) -> None:
     for task, architecture in itertools.product(tasks, architectures):
         cells, order = [], []
         for seed in seeds:
-            config, record = recipe(task, architecture, seed=seed), None
-            probe = probe_of(config)
+            config, attention_history = default_config(task, architecture, seed=seed), None
+            probe = recorded_questions(config)
             for model, checkpoint in train.train(config, CPU):
-                record = extended(record, model, probe, checkpoint["history"][-1])
+                attention_history = append_epoch(attention_history, model, probe, checkpoint["history"][-1])
             run = Run(model, config, checkpoint["history"], Path())
-            share = shares_in_training(run, record)
+            share = shares_in_training(run, attention_history)
             best = share[-1].argmax()
-            symbols = record["step"][half_way(record["right"])]
-            pattern = record["step"][half_way(share.flatten(1)[:, best].tolist())]
+            symbols = attention_history["step"][half_way(attention_history["accuracy"])]
+            pattern = attention_history["step"][half_way(share.flatten(1)[:, best].tolist())]
             if share[-1].max() < 0.5:
                 cells.append(f"{symbols}, none")
             else:
@@ -408,7 +408,7 @@ def main() -> None:
         Config(seed=options.first_seed)
         set_threads(options.threads)
     except ValueError as error:
-        fail(str(error))
+        exit_with_error(str(error))
     seeds = range(options.first_seed, options.first_seed + options.seeds)
     if options.all_tasks:
         ones_first = {"add": replace(TASKS["add"], answer=lambda content: add(content).flip(-1))}

@@ -25,9 +25,9 @@ from data import ARCHITECTURES
 from lab.view import look_at
 from support.config import Config
 from support.console import run_script
-from support.figure import settle
+from support.figure import fix_layout
 from support.puzzles import MASK, PLUS, ZERO
-from support.report import Answers
+from support.report import TestResults
 from support.runs import run_folder
 from train import load_run, train_and_save
 
@@ -105,7 +105,7 @@ def answers():
     prediction = target.clone()
     prediction[[0, 2], 2], prediction[4, 1] = 5, 8
     prediction[5, 3:] = 9                                   # nothing after END counts
-    return Answers(Config(task="sort"), source, target, prediction)
+    return TestResults(Config(task="sort"), source, target, prediction)
 
 
 def attentions(model, kind):
@@ -269,7 +269,7 @@ def outlined(axes):
 
 def texts_of(figure):
     """Yield every visible text and its bounding box, in pixels."""
-    settle(figure)
+    fix_layout(figure)
     figure.draw_without_rendering()
     texts = [*figure.texts, *figure.legends]
     for axes in figure.axes:

@@ -11,8 +11,8 @@ from data import TASKS
 from lab.mistakes import mistakes_by_category, mistakes_of
 from support.config import Config
 from support.figure import new_figure, percent, picture_style, save_picture
-from support.report import Answers
-from support.runs import read_run, task_of
+from support.report import TestResults
+from support.runs import read_run, task_from_folder
 
 MIN_EXCESS = 0.05                                           # worth reporting
 
@@ -65,7 +65,7 @@ def worst_categories(table: list[dict]) -> list[dict]:
     return list(worst.values())
 
 
-def mistakes_text(answers: Answers) -> str:
+def mistakes_text(answers: TestResults) -> str:
     """Describe which categories the model gets wrong most often, with three examples; at most 12 lines."""
     count, distinct = int(answers.wrong.sum()), len(answers.distinct_mistakes())
     rows = worst_categories(mistakes_by_category(answers))
@@ -77,13 +77,13 @@ def mistakes_text(answers: Answers) -> str:
             [percent(row["fraction_of_mistakes"], 1) for row in rows],
     }
     table = [f"{name:<44}" + "".join(f"{cell:>12}" for cell in cells) for name, cells in lines.items()]
-    return "\n".join(table + answers.examples())
+    return "\n".join(table + answers.format_examples())
 
 
 def draw_mistakes(folders: list[Path]) -> None:
     """Save mistakes.png in each of these runs' folders, unless the run made no mistakes in the test."""
     for folder in folders:
-        run = read_run(folder, task_of(folder), folder.name)
+        run = read_run(folder, task_from_folder(folder), folder.name)
         if answers := mistakes_of(run):
             print(mistakes_text(answers))
             with picture_style():

@@ -28,7 +28,7 @@ import train
 from data import make_inputs_and_targets
 from support import distributed
 from support.config import Config
-from support.figure import name_lines, new_figure, picture_style, save_picture
+from support.figure import label_lines, new_figure, picture_style, save_picture
 from transformer import PAD, LayerNorm, PositionalEncoding, token_embedding
 
 CPU = torch.device("cpu")
@@ -218,7 +218,7 @@ def scale_picture(points: list[Point], flops_per_second: float) -> Figure:
         axes.minorticks_off()
         axes.yaxis.set_major_formatter("{x:,g}")
         if column:
-            name_lines(axes)
+            label_lines(axes)
     return figure
 
 

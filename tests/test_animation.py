@@ -14,7 +14,7 @@ from support.figure import picture_style
 
 
 def test_the_film_shows_the_record_from_the_first_epoch_to_the_last(run, measured, tmp_path):
-    record, history, kind = measured.record, run.history, measured.kind
+    recorded, history, kind = measured.attention_history, run.history, measured.kind
     figure, show = draw_film(measured)
     map_axes, curve_axes, _ = figure.axes
     for epoch in 0, 1:
@@ -23,11 +23,11 @@ def test_the_film_shows_the_record_from_the_first_epoch_to_the_last(run, measure
         assert title.endswith(f"step {history[epoch]['step']}")
         layer, head = (int(word) - 1 for word in re.findall(r"(?:layer|head) (\d+)", title))
         drawn = map_axes.collections[0].get_array()
-        expected = numpy.ma.masked_array(record[kind][epoch, layer, head], numpy.ma.getmaskarray(drawn))
+        expected = numpy.ma.masked_array(recorded[kind][epoch, layer, head], numpy.ma.getmaskarray(drawn))
         numpy.testing.assert_allclose(drawn.filled(0), expected.filled(0))
     right, share = (list(line.get_ydata()) for line in curve_axes.get_lines())
-    assert right == pytest.approx([100 * share for share in record["right"]])
-    source, target = (torch.from_numpy(record[name])[None] for name in ("source", "target"))
+    assert right == pytest.approx([100 * share for share in recorded["accuracy"]])
+    source, target = (torch.from_numpy(recorded[name])[None] for name in ("source", "target"))
     most = read(run, source, *make_inputs_and_targets(run.architecture, source, target)).shares.max().item()
     assert share[-1] == pytest.approx(100 * most, abs=0.1)
     assert {text.get_text() for text in curve_axes.texts} == {"symbols correct", "attention on the answer"}

@@ -17,7 +17,7 @@ from data import TASKS, Task
 from lab.ablation import NOTHING
 from lab.evidence import PAIRS, Evidence, answer_lengths, head_table
 from lab.heads import answering_kind, heads_of, parts_of, scores_of_query
-from support.config import Config, recipe
+from support.config import Config, default_config
 from support.runs import Run
 from train import load_run
 from transformer import FeedForward, generate
@@ -179,7 +179,7 @@ def test_lengths_that_a_task_cannot_answer_are_left_out():
 
     halves = Task(swap_halves, settings={"fixed_length": True})
     with patch.dict(TASKS, {"halves": halves}):
-        config = recipe("halves", "encoder", **TINY)
+        config = default_config("halves", "encoder", **TINY)
         run = Run(config.model().eval(), config, [], Path("nowhere"))
         assert answer_lengths(run, 62) == {8: 8}
         assert [at.length for at in Evidence(run).lengths] == [8]

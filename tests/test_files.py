@@ -24,8 +24,8 @@ import support.config
 import train
 from data import ARCHITECTURES
 from support.config import Config
-from support.files import only_writer, replacing
-from support.record import extended, probe_of, read_record
+from support.files import atomic_write, folder_lock
+from support.record import append_epoch, read_attention_history, recorded_questions
 from support.runs import run_folder
 from train import load_run, save_weights
 
@@ -34,32 +34,33 @@ posix = pytest.mark.skipif(os.name != "posix", reason="limits of a process are P
 
 
 def test_a_file_that_is_not_written_whole_leaves_the_old_one_and_names_it(tmp_path):
-    path = tmp_path / "figures.json"
+    path = tmp_path / "metrics.json"
     path.write_text("old")
-    with pytest.raises(OSError, match="No space left on device: '.*figures.json'"), replacing(path) as half:
+    no_space = pytest.raises(OSError, match="No space left on device: '.*metrics.json'")
+    with no_space, atomic_write(path) as half:
         half.write_text("half")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    assert files_in(tmp_path) == {"figures.json": b"old"}
-    with replacing(path) as unfinished:
+    assert files_in(tmp_path) == {"metrics.json": b"old"}
+    with atomic_write(path) as unfinished:
         unfinished.write_text("new")
         assert path.read_text() == "old"
-    assert files_in(tmp_path) == {"figures.json": b"new"}
+    assert files_in(tmp_path) == {"metrics.json": b"new"}
 
 
 def test_only_one_process_writes_into_a_folder_and_a_kill_frees_it(tmp_path):
     folder = tmp_path / "copy_task" / "encoder"
-    holds = "import sys, time; from support.files import only_writer; from pathlib import Path\n"
-    holds += "with only_writer(Path(sys.argv[1])):\n    print('locked', flush=True); time.sleep(100)"
+    holds = "import sys, time; from support.files import folder_lock; from pathlib import Path\n"
+    holds += "with folder_lock(Path(sys.argv[1])):\n    print('locked', flush=True); time.sleep(100)"
     first = subprocess.Popen(
         [sys.executable, "-c", holds, str(folder)], cwd=ROOT, stdout=subprocess.PIPE, text=True
     )
     assert first.stdout.readline() == "locked\n"
-    with pytest.raises(OSError, match="another process is already writing") as refused, only_writer(folder):
+    with pytest.raises(OSError, match="another process is already writing") as refused, folder_lock(folder):
         pass
     assert refused.value.filename == str(folder)
     first.kill()
     first.wait()
-    with only_writer(folder):
+    with folder_lock(folder):
         pass
 
 
@@ -171,14 +172,14 @@ def test_a_run_that_is_killed_three_times_ends_bit_for_bit_like_one_that_is_not(
     monkeypatch.setattr(sys, "argv", ["train.py", *options])
     train.main()
 
-    record, probe = None, probe_of(config)
+    record, probe = None, recorded_questions(config)
     for model, expected in train.train(config, torch.device("cpu")):
-        record = extended(record, model, probe, expected["history"][-1])
+        record = append_epoch(record, model, probe, expected["history"][-1])
     resumed = torch.load(folder / "checkpoint.pt", weights_only=True)
     for checkpoint in resumed, expected:
         for row in checkpoint["history"]:
             del row["train_seconds"]
-    assert same(resumed, expected) and same(read_record(folder, expected["history"]), record)
+    assert same(resumed, expected) and same(read_attention_history(folder, expected["history"]), record)
     assert not list(folder.glob("*.writing*"))
 
 

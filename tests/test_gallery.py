@@ -14,7 +14,7 @@ from selenium.webdriver.support.ui import Select, WebDriverWait
 from data import ARCHITECTURES, TASKS
 from lab.gallery import save_gallery
 from support.figure import new_figure, save_picture
-from support.runs import list_files, run_folder, write_json
+from support.runs import add_to_listing, run_folder, write_json
 
 
 def draw(folder: Path, name: str, runs: list[Path], title: str, command: str = "python visualize.py") -> None:
@@ -22,7 +22,7 @@ def draw(folder: Path, name: str, runs: list[Path], title: str, command: str = "
     figure = new_figure(1.0, title)
     save_picture(figure, folder / name)
     shown = {"runs": [run.relative_to(folder).as_posix() for run in runs], "title": title, "command": command}
-    list_files(folder, {folder / name: shown})
+    add_to_listing(folder, {folder / name: shown})
 
 
 @pytest.fixture
@@ -128,7 +128,7 @@ def test_who_wants_nothing_to_move_sees_the_head_after_training(some_runs, tmp_p
     with Image.open(folder / "attention_head.png") as still:
         still.save(folder / "film.gif")
     shown = {"runs": ["copy_task/encoder"], "title": "moving", "command": "python visualize.py"}
-    list_files(tmp_path, {folder / "film.gif": shown})
+    add_to_listing(tmp_path, {folder / "film.gif": shown})
     save_gallery(tmp_path)
     source = """
         const film = document.querySelector("picture img");

@@ -12,7 +12,7 @@ from mistakes import mistakes_picture, mistakes_text
 import lab.mistakes
 from lab.mistakes import mistakes_by_category, mistakes_of, table_of
 from lab.outputs import Output
-from support.report import Answers
+from support.report import TestResults
 from support.runs import run_folder
 from train import load_run
 
@@ -35,7 +35,7 @@ def test_mistakes_are_reported_in_twelve_lines_with_the_hardest_kind_and_example
     assert "2 distinct" in lines[1] and len(lines) == 8
     assert lines[2].split() == ["input", "9", "5", "9", "END"]
     assert lines[4].split() == ["prediction", "5", "[5]", "9", "END", "1", "wrong"]
-    many = Answers(answers.config, *(x.repeat(9, 1) for x in (answers.source, answers.target)),
+    many = TestResults(answers.config, *(x.repeat(9, 1) for x in (answers.source, answers.target)),
                          answers.prediction.repeat(9, 1).fill_(7))
     assert len(mistakes_text(many).splitlines()) == 12
 
@@ -52,7 +52,7 @@ def test_the_picture_of_mistakes_says_which_kind_has_more_than_its_share(answers
         rows = [row for row in table if row["category"] == category]
         expected = [row[f"fraction_of_{name}"] for name in ("questions", "mistakes") for row in rows]
         assert numpy.allclose(bars, 100 * numpy.array(expected))
-    all_wrong = Answers(answers.config, answers.source, answers.target, answers.target + 1)
+    all_wrong = TestResults(answers.config, answers.source, answers.target, answers.target + 1)
     sentence = mistakes_picture(answers.config, mistakes_by_category(all_wrong)).get_suptitle()
     assert sentence == "6 mistakes, spread over all categories of questions"
 

@@ -27,8 +27,8 @@ import train
 import transformer
 import visualize
 from data import TASKS, Task
-from support.config import recipe
-from support.runs import open_checkpoint, run_folder
+from support.config import default_config
+from support.runs import read_checkpoint, run_folder
 from train import train_and_save
 
 PAGES = {name: (ROOT / name).read_text() for name in
@@ -109,7 +109,7 @@ def test_the_settings_that_are_called_defaults_are(monkeypatch):
     options = train.parse()
     for task in options.task:
         config, *_ = train.plan(task, "encoder", options)
-        assert config == recipe(task, "encoder")
+        assert config == default_config(task, "encoder")
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -150,11 +150,11 @@ def test_the_figures_agree_with_the_run_that_python_train_py_left():
     """Steps can differ by an epoch or two, because sums round differently on another machine."""
     folder = run_folder(ROOT / "models", "reverse", "encoder")
     try:
-        _, config = open_checkpoint(folder)
+        _, config = read_checkpoint(folder)
         metrics = json.loads((folder / "metrics.json").read_text())
     except (ValueError, OSError):
         pytest.skip("python train.py has not been run here")
-    if config != recipe("reverse", "encoder"):
+    if config != default_config("reverse", "encoder"):
         pytest.skip("the run has other settings")
     step = int(re.search(r"\(RMSNorm\) instead of (\d+)", README)[1])
     sequences = int(re.search(r"100% of ([\d,]+) test sequences", README)[1].replace(",", ""))

@@ -12,7 +12,7 @@ from conftest import ROOT, call_main, command
 import data
 import train
 from data import TASKS, Task
-from support.config import recipe
+from support.config import default_config
 from support.runs import (
     DEFAULT_ARCHITECTURES,
     DEFAULT_TASKS,
@@ -80,7 +80,7 @@ def test_the_remedy_for_a_missing_run_trains_just_that_run_where_it_was_missed(t
 def test_an_unknown_setting_of_a_task_is_refused(monkeypatch):
     monkeypatch.setitem(TASKS, "reverse", Task(data.reverse, settings={"epoch": 3}))
     with pytest.raises(ValueError, match="setting='epoch' is not a valid choice; choose from 'task', "):
-        recipe("reverse", "encoder")
+        default_config("reverse", "encoder")
 
 
 def test_training_again_removes_the_pictures_of_the_older_weights_and_nothing_else(

@@ -17,7 +17,7 @@ from lab.side_by_side import (
     training_curves_picture,
 )
 from lab.view import look_at
-from support.config import recipe
+from support.config import default_config
 from support.runs import run_folder
 from train import load_run, save_weights
 from visualize import kinds_picture
@@ -80,7 +80,7 @@ def test_training_curves_of_several_runs_are_labelled_by_folder_and_settings(
 ):
     """A folder of runs next to a single run, whose model need not be a current one."""
     narrow, changed = tmp_path / "narrow", tmp_path / "changed"
-    config = recipe("reverse", "encoder", **TINY | {"d_model": 8, "seed": 3})
+    config = default_config("reverse", "encoder", **TINY | {"d_model": 8, "seed": 3})
     folder = run_folder(narrow, "reverse", "encoder")
     folder.mkdir(parents=True)
     *_, (_, checkpoint) = train.train(config, torch.device("cpu"))

@@ -32,8 +32,8 @@ from support.config import VALIDATION_SEQUENCES, Config
 from support.console import run_script
 from support.distributed import backward
 from support.figure import at_most
-from support.files import only_writer
-from support.runs import run_folder, save_table
+from support.files import folder_lock
+from support.runs import run_folder, write_table
 from train import evaluate, load_run, lr_multiplier, masked_cross_entropy, predict, update_ema
 from transformer import PAD, START, generate
 
@@ -167,22 +167,22 @@ def test_what_nobody_looked_at_is_neither_solved_nor_unsolved(tmp_path):
         scores = evaluate(config.model(), source, target, check_all=False)
     assert scores["exact_match"] == 1 and scores["solved"] is None
     row = {"epoch": 1, "step": 8, "loss": 1.0, "train_seconds": 1.0} | scores
-    save_table([row], tmp_path / "history.csv")
+    write_table([row], tmp_path / "history.csv")
     assert (tmp_path / "history.csv").read_text().endswith(",1.0,\n")
     assert not evaluate(config.model(), source, target, check_all=False)["solved"]
-    assert support.config.tests_text(config, 10_000) == "10,000 test sequences (6,584 distinct)"
+    assert support.config.format_test_size(config, 10_000) == "10,000 test sequences (6,584 distinct)"
     assert at_most(0.1355) == "14%" and at_most(0.13) == "13%" and at_most(0) == "0%"
 
 
 def test_a_sample_stands_aligned_and_marks_what_is_wrong():
     source, target = torch.tensor([1, 5, 14, 2, 0, 0]), torch.tensor([1, 14, 5, 2, 0, 0])
     prediction = torch.tensor([9, 12, 5, 2, 7, 7])
-    top, middle, bottom = report.prediction_text("copy", source, target, prediction).splitlines()
+    top, middle, bottom = report.format_prediction("copy", source, target, prediction).splitlines()
     assert top.split() == ["input", "5", "14", "END"] and middle.split() == ["target", "14", "5", "END"]
     assert bottom.split() == ["prediction", "[12]", "5", "END", "1", "wrong"]
     assert middle.index("14") == bottom.index("12") and middle.index("END") == bottom.index("END")
     source, target = torch.tensor([1, 13, 14, 5, 2]), torch.tensor([1, 5, 4, 2])            # 9 + 1 → 1 0
-    lines = report.prediction_text("add", source, target, prediction[:4]).splitlines()
+    lines = report.format_prediction("add", source, target, prediction[:4]).splitlines()
     words = [line.split()[1:] for line in lines]
     assert words[:2] == [["9", "+", "1", "END"], ["1", "0", "END"]] and words[2][:2] == ["[8]", "[1]"]
 
@@ -379,7 +379,7 @@ def test_an_interrupted_run_keeps_its_checkpoint_and_exits_130(tmp_path, monkeyp
     def interrupted(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(train.runs, "metrics_of", interrupted)
+    monkeypatch.setattr(train.runs, "collect_metrics", interrupted)
     monkeypatch.setattr(sys, "argv", ["train.py", "--output-dir", str(tmp_path), "--quiet", *TINY_OPTIONS])
     with pytest.raises(SystemExit) as stopped:
         run_script(train.main)
@@ -406,7 +406,7 @@ def test_an_interrupt_before_the_first_checkpoint_says_what_is_true(
     for metrics in tmp_path.rglob("metrics.json") if resume else ():
         metrics.unlink()                                    # something is left to do
     before = files_in(tmp_path)
-    monkeypatch.setattr(*(train.runs, "metrics_of") if resume else (train, "train_epoch"), interrupted)
+    monkeypatch.setattr(*(train.runs, "collect_metrics") if resume else (train, "train_epoch"), interrupted)
     options = ["--task", "copy", "--architecture", "encoder", "--output-dir", str(tmp_path)]
     options += ["--resume"] if resume else TINY_OPTIONS
     monkeypatch.setattr(sys, "argv", ["train.py", *options])
@@ -422,7 +422,7 @@ def test_a_command_locks_only_the_folder_of_the_run_that_trains(models_dir, tmp_
     trained = []
 
     def look(config, device, folder, *more, **execution):
-        with only_writer(finished), pytest.raises(OSError, match="is already writing"), only_writer(other):
+        with folder_lock(finished), pytest.raises(OSError, match="is already writing"), folder_lock(other):
             pass
         trained.append(folder)
         return json.loads((finished / "metrics.json").read_text())

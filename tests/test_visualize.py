@@ -43,10 +43,10 @@ from lab.side_by_side import lines_picture
 from lab.view import look_at, price
 from lab.what_matters import influence_picture, lengths_picture
 from support import files
-from support.config import recipe
+from support.config import default_config
 from support.console import run_script
 from support.figure import picture_style
-from support.record import extended, probe_of
+from support.record import append_epoch, recorded_questions
 from support.runs import Run, run_folder
 from train import load_run
 from visualize import head_picture, layer_picture, model_picture
@@ -205,12 +205,12 @@ def unpainted(monkeypatch):
 
 def untrained_view(task, architecture, words=None, **sizes):
     """For a model that answers nonsense, as if trained for one epoch."""
-    config = recipe(task, architecture, **TINY | sizes)
+    config = default_config(task, architecture, **TINY | sizes)
     config.check()
     torch.manual_seed(0)
     row = {"step": 8, "loss": 1.0, "token_accuracy": 0.2, "exact_match": 0.1, "seconds": 1.0, "solved": False}
     view = look_at(Run(config.model().eval(), config, [row], Path()), words)
-    view.record = extended(None, view.run.model, probe_of(config), row)
+    view.attention_history = append_epoch(None, view.run.model, recorded_questions(config), row)
     return view
 
 
@@ -314,7 +314,7 @@ def test_each_task_is_trained_and_drawn_with_each_architecture(
     folder = run_folder(tmp_path, task, architecture)
     folder.mkdir(parents=True)
     small = TINY | {"num_layers": 1, "epochs": 1, "seq_len": 4, "oversample": 0.0}
-    config = recipe(task, architecture, **small)
+    config = default_config(task, architecture, **small)
     train.train_and_save(config, torch.device("cpu"), folder, quiet=True)
     call_main(monkeypatch, "--models-dir", tmp_path)
     assert capsys.readouterr().err == ""
@@ -357,7 +357,7 @@ def test_a_picture_that_fails_is_one_line_and_the_others_are_drawn(
 )
 def test_options_select_from_the_runs_that_are_found(options, expected, missing, models_dir, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["visualize.py", "--models-dir", str(models_dir), *options])
-    views, problems = visualize.find_runs(visualize.parse())
+    views, problems = visualize.select_runs(visualize.parse())
     assert [(view.run.architecture, view.run.config.task) for view in views] == expected
     assert [problem.split(" found")[0] for problem in problems] == [f"no run of {task}" for task in missing]
 
@@ -485,7 +485,7 @@ def test_a_finished_run_is_drawn_while_another_trains(
     finished, busy = (run_folder(tmp_path, "copy", architecture) for architecture in ("encoder", "decoder"))
     for folder in finished, busy:
         shutil.copytree(run_folder(models_dir, "copy", folder.name), folder)
-    with files.only_writer(busy):
+    with files.folder_lock(busy):
         call_main(monkeypatch, "--models-dir", tmp_path)
     assert capsys.readouterr().err.startswith(f"skipped: {busy}: another process is already writing there;")
     assert (finished / "layers.png").exists() and not (busy / "layers.png").exists()
