@@ -32,7 +32,7 @@ from support.config import Config, fixed_generator
 from support.distributed import backward
 from support.figure import percent, picture_style, save_picture
 from support.runs import load_run
-from support.training_plot import training_picture
+from support.training_plot import draw_training
 from transformer import PAD, check_positive, eval_mode, generate, unwrap_model
 
 WARM_UP_STEPS = 15
@@ -282,7 +282,7 @@ def save_test(config: Config, model: nn.Module, history: list[dict], folder: Pat
     runs.write_table(history, folder / "history.csv")
     if metrics["steps"]:
         with picture_style():
-            save_picture(training_picture(config, history), folder / "training.png")
+            save_picture(draw_training(config, history), folder / "training.png")
     runs.write_json(metrics, folder / "metrics.json")                   # last: then the run is finished
     return answers
 

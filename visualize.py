@@ -32,38 +32,39 @@ from lab.evidence import head_table
 from lab.gallery import save_gallery
 from lab.heads import heads_of
 from lab.live_page import save_page
-from lab.view import View, look_at
-from lab.weights import beside_picture
+from lab.view import View, make_view
+from lab.weights import draw_next_to_trained
 from support import files, runs
 from support.figure import new_figure, percent, picture_style
-from support.training_plot import training_picture
+from support.training_plot import draw_training
 from train import load_run
 
 # ---------------------------------------------------------------- pictures of one sequence
 
 
-def head_sentence(view: View) -> str:
+def head_title(view: View) -> str:
     name, share = view.name(view.best), view.share(view.best)
     if not view.outlined:
-        return f"{name} is the most focused head; {wording.nothing_outlined(view)}"
+        return f"{name} is the most focused head; {wording.explain_no_outline(view)}"
     needed, chance = "the symbols the answer needs", f"(uniform: {percent(view.reading.chance)})"
     if share <= view.reading.enough:
         return f"no head attends mainly to {needed}: {name} comes closest, at {percent(share)} {chance}"
     return f"{name} spends {percent(share)} of its attention on {needed} {chance}"
 
 
-def head_picture(view: View) -> Figure:
+def draw_head(view: View) -> Figure:
     """Draw the head that attends most to the answers, with one row in numbers to check on paper."""
-    shown, query = maps.map_of(view, view.best), maps.instructive_query(view)
-    rows, total = maps.softmax_of_row(view, query)
+    shown, query = maps.make_map(view, view.best), maps.pick_query(view)
+    rows, total = maps.list_softmax_steps(view, query)
     keys = list(range(len(rows["weight"])))                 # that the query can attend to
     aligned = len(shown.keys) <= maps.MOST_KEYS             # each number in its key's column
     if not aligned:
         keys = shown.weights[query, keys].topk(min(maps.MOST_KEYS, len(keys))).indices.sort().values.tolist()
     columns = shown.keys if aligned else [shown.keys[key] for key in keys]
-    how, heights = wording.how_to_read(view, [view.kind]), (min(0.3 * len(shown.queries), 5.0), 1.1)
-    how += f" The framed row in numbers: each weight is its exponential divided by their sum, {total:.3f}."
-    figure = new_figure(sum(heights) + 1.1, head_sentence(view), wording.run_text(view), how)
+    caption, heights = wording.explain_marks(view, [view.kind]), (min(0.3 * len(shown.queries), 5.0), 1.1)
+    caption += " The framed row in numbers: "
+    caption += f"each weight is its exponential divided by their sum, {total:.3f}."
+    figure = new_figure(sum(heights) + 1.1, head_title(view), wording.describe_run(view), caption)
     axes, table = figure.subplots(2, 1, height_ratios=heights)
     mesh = maps.draw_named_map(axes, shown)
     axes.set_ylabel("query (attends)" if len(shown.queries) > 5 else "query")
@@ -72,38 +73,38 @@ def head_picture(view: View) -> Figure:
     row = maps.Map(shown.weights[query, keys][None], shown.cells[query, keys][None], [], [])
     rows = {name: [texts[key] for key in keys] for name, texts in rows.items()}
     maps.draw_table(table, rows, row, len(columns))
-    maps.name_ticks(table, list(rows), [] if aligned else columns)
+    maps.label_ticks(table, list(rows), [] if aligned else columns)
     table.xaxis.tick_top()
     table.set_xlabel("key (attended to)")
     return figure
 
 
-def layer_picture(view: View) -> Figure:
+def draw_layer(view: View) -> Figure:
     """Draw all heads of the layer that contains the head attending most to the answers."""
     kind, layer, _ = view.best
     name, drawn = view.name((kind, layer)), []
     for head in heads_of(view.run.model, (kind, layer)):
         share = f": {percent(view.share(head))}" if view.outlined else ""
-        drawn.append(maps.map_of(view, head, f"head {head[2] + 1}{share}"))
-    sentence, how = f"{name}: {wording.nothing_outlined(view)}", wording.how_to_read(view, [kind])
+        drawn.append(maps.make_map(view, head, f"head {head[2] + 1}{share}"))
+    title, caption = f"{name}: {wording.explain_no_outline(view)}", wording.explain_marks(view, [kind])
     if view.outlined:
         readers = int((view.reading.shares[layer] > view.reading.enough).sum())
-        sentence = f"heads in {name} attending mainly to the needed symbols: {readers} of {len(drawn)}"
-        how += f" Percentages: attention on these symbols (uniform: {percent(view.reading.chance)})."
-    left, sample = percent(view.evidence.left((kind, layer))), wording.sample(view.evidence.source)
-    numbers = f"{wording.run_text(view)} Accuracy without this layer: {left}, on {sample}."
+        title = f"heads in {name} attending mainly to the needed symbols: {readers} of {len(drawn)}"
+        caption += f" Percentages: attention on these symbols (uniform: {percent(view.reading.chance)})."
+    accuracy, sample = view.evidence.left((kind, layer)), wording.describe_sample(view.evidence.source)
+    subtitle = f"{wording.describe_run(view)} Accuracy without this layer: {percent(accuracy)}, on {sample}."
     rows = [drawn[first : first + 4] for first in range(0, len(drawn), 4)]
-    return maps.grid_picture(sentence, numbers, how, rows, shared=True)
+    return maps.draw_grid(title, subtitle, caption, rows, shared=True)
 
 
-def model_sentence(view: View) -> str:
+def model_title(view: View) -> str:
     if view.evidence.left() == 0:
-        return wording.NEVER_RIGHT
+        return wording.NEVER_CORRECT
     costly = view.costly
-    sentence = f"heads that matter on their own: {len(costly)} of {len(heads_of(view.run.model))}"
+    title = f"heads that matter on their own: {len(costly)} of {len(heads_of(view.run.model))}"
     if not costly:
-        return sentence
-    return f"{sentence}; without {view.name(costly[0])}: accuracy {wording.change(view, costly[0])}"
+        return title
+    return f"{title}; without {view.name(costly[0])}: accuracy {wording.format_change(view, costly[0])}"
 
 
 def mark_cost(axes: Axes, box: Rectangle, points: int) -> None:
@@ -117,25 +118,25 @@ def mark_cost(axes: Axes, box: Rectangle, points: int) -> None:
     axes.add_patch(box)
 
 
-def model_picture(view: View) -> Figure:
+def draw_model(view: View) -> Figure:
     """Draw all layers of all kinds (rows) and heads (columns), each with the cost of removing it."""
     layers = [(kind, layer) for kind, found in view.reading.maps.items() for layer in range(len(found))]
     heads = view.run.config.num_heads
-    lost = {head: wording.points_lost(view, head) for head in heads_of(view.run.model)}
+    lost = {head: wording.cost_in_points(view, head) for head in heads_of(view.run.model)}
     rows, columns = (max(found.size(side) for found in view.reading.maps.values()) for side in (2, 3))
     across = heads * (columns + 1)
     inch = across / 6.5                                     # in cells
     gap = max(1, 0.22 * inch)                               # room for a number above each map
     pitch = rows + gap
-    how = "Framed: removing the head costs the number of exact-match points shown. Pale: it costs nothing. "
-    how += f"Measured by zero ablation on {wording.sample(view.evidence.source)}."
+    caption = "Framed: removing the head costs the number of exact-match points shown. Pale: it costs "
+    caption += f"nothing. Measured by zero ablation on {wording.describe_sample(view.evidence.source)}."
     height = len(layers) * pitch / inch + 0.4
-    figure = new_figure(height, model_sentence(view), wording.run_text(view), how)
+    figure = new_figure(height, model_title(view), wording.describe_run(view), caption)
     axes = figure.subplots()                                # one for all maps, in cells
     maps.frame(axes, across, len(layers) * pitch + 0.5)
     axes.set(aspect="equal", frame_on=False)
     for (row, place), head in itertools.product(enumerate(layers), range(heads)):
-        shown, points = maps.map_of(view, (*place, head)), lost[(*place, head)]
+        shown, points = maps.make_map(view, (*place, head)), lost[(*place, head)]
         left, top, width = head * (columns + 1), row * pitch + gap, len(shown.keys)
         maps.draw_map(axes, shown, left, top)
         mark_cost(axes, Rectangle((left, top), width, len(shown.queries)), points)
@@ -150,17 +151,19 @@ def model_picture(view: View) -> Figure:
     return figure
 
 
-def kinds_picture(view: View) -> Figure | None:
+def draw_kinds(view: View) -> Figure | None:
     """Draw one head of each kind of attention, if there are several, with the accuracy without that kind."""
     if len(view.reading.maps) == 1:
         return None
     found, evidence, row = view.reading.maps, view.evidence, []
     for kind in found:
-        head = view.best if kind == view.kind else wording.most_focused(kind, found[kind])
-        row.append(maps.map_of(view, head, f"{wording.KINDS[kind]}\nlayer {head[1] + 1}, head {head[2] + 1}"))
+        head = view.best if kind == view.kind else wording.most_focused_head(kind, found[kind])
+        title = f"{wording.KINDS[kind]}\nlayer {head[1] + 1}, head {head[2] + 1}"
+        row.append(maps.make_map(view, head, title))
     left = ", ".join(f"{percent(evidence.left((kind,)))} without {view.name((kind,))}" for kind in found)
-    how = f"{wording.how_to_read(view, found)} Accuracy: zero ablation on {wording.sample(evidence.source)}."
-    return maps.grid_picture(f"accuracy: {left}", wording.run_text(view), how, [row])
+    marks, sample = wording.explain_marks(view, found), wording.describe_sample(evidence.source)
+    caption = f"{marks} Accuracy: zero ablation on {sample}."
+    return maps.draw_grid(f"accuracy: {left}", wording.describe_run(view), caption, [row])
 
 
 # ---------------------------------------------------------------- all files of a run
@@ -171,46 +174,46 @@ def is_trained(view: View) -> bool:
     return view.run.history[-1]["step"] > 0
 
 
-def training_view(view: View) -> Figure | None:
+def draw_own_training(view: View) -> Figure | None:
     """Draw the training curves exactly as train.py does."""
     shown = is_trained(view) and not view.run.code_change       # else it was stored when the code was another
-    return training_picture(view.run.config, view.run.history) if shown else None
+    return draw_training(view.run.config, view.run.history) if shown else None
 
 
-OF_ONE_SEQUENCE = {                                         # these show one sequence, …
-    "attention_head": head_picture, "attention_layer": layer_picture, "attention_model": model_picture,
-    "attention_kinds": kinds_picture,
+SINGLE_SEQUENCE_PICTURES = {                                # these show one sequence, …
+    "attention_head": draw_head, "attention_layer": draw_layer, "attention_model": draw_model,
+    "attention_kinds": draw_kinds,
 }
-PICTURES = OF_ONE_SEQUENCE | {                              # … the others what was measured on many
-    "influence": what_matters.influence_picture, "ablation": what_matters.ablation_picture,
-    "layers": what_matters.layers_picture, "training": training_view,
+PICTURES = SINGLE_SEQUENCE_PICTURES | {                     # … the others what was measured on many
+    "influence": what_matters.draw_influence, "ablation": what_matters.draw_ablation,
+    "layers": what_matters.draw_layers, "training": draw_own_training,
 }
 
 
-def trained_beside(view: View, models_dir: Path) -> View | None:
+def load_trained_counterpart(view: View, models_dir: Path) -> View | None:
     """Return the trained counterpart of a hand-built model: same task, parent folder."""
     run, question = view.run, data.format_tokens(view.reading.source[0, 1:-1], view.run.config.task)
     try:
         trained = load_run(models_dir.resolve().parent, run.config.task, run.architecture)
-        return look_at(trained, question.split())
+        return make_view(trained, question.split())
     except ValueError:                                      # it does not exist, or lacks these symbols
         return None
 
 
-def outputs_of_run(view: View, folder: Path, options: argparse.Namespace) -> Iterator[outputs.Output]:
+def list_run_outputs(view: View, folder: Path, options: argparse.Namespace) -> Iterator[outputs.Output]:
     """Yield the pictures of a run; unless a sequence is given, also its live page, animation and tables."""
     pictures, ending = PICTURES, f".{options.format}"
     if options.sequence:
-        pictures, ending = OF_ONE_SEQUENCE, f"_{outputs.name_in_file(options.sequence)}{ending}"
+        pictures, ending = SINGLE_SEQUENCE_PICTURES, f"_{outputs.slugify(options.sequence)}{ending}"
     shown = [view.run.folder]
     for name, draw in pictures.items():
         yield outputs.Output(folder / f"{name}{ending}", shown, partial(draw, view))
-    if not is_trained(view) and (trained := trained_beside(view, options.models_dir)):
-        draw = partial(beside_picture, view, trained)
+    if not is_trained(view) and (trained := load_trained_counterpart(view, options.models_dir)):
+        draw = partial(draw_next_to_trained, view, trained)
         yield outputs.Output(folder / f"beside_trained{ending}", [*shown, trained.run.folder], draw)
     if not options.sequence:
         film, page = folder / "film.gif", folder / "explorer.html"
-        yield outputs.Output(film, shown, partial(animation.save_film, view, film))
+        yield outputs.Output(film, shown, partial(animation.save_animation, view, film))
         yield outputs.Output(page, shown, partial(save_page, view.run, page))
         yield outputs.Output(folder / "heads.csv", shown, partial(head_table, view.evidence))
         yield outputs.Output(folder / "mistakes.csv", shown, partial(mistakes.table_of, view.run))
@@ -266,7 +269,7 @@ def select_runs(options: argparse.Namespace) -> tuple[list[View], list[str]]:
         problems.append(f"{text}; train it: {command}")
     for run in found:
         try:
-            chosen.append(look_at(load_run(options.models_dir, *run), options.sequence))
+            chosen.append(make_view(load_run(options.models_dir, *run), options.sequence))
         except ValueError as error:
             problems.append(str(error))
     if not chosen:
@@ -293,7 +296,7 @@ def lock_runs(chosen: list[View], options: argparse.Namespace, locks: ExitStack)
     return free
 
 
-def outputs_of_several(views: list[View], options: argparse.Namespace) -> Iterator[outputs.Output]:
+def list_comparison_outputs(views: list[View], options: argparse.Namespace) -> Iterator[outputs.Output]:
     """Yield each task's picture of longer questions, and the named tasks, or copy and reverse, side by side.
 
     Side by side, there is one row per architecture that has all these tasks.
@@ -304,7 +307,7 @@ def outputs_of_several(views: list[View], options: argparse.Namespace) -> Iterat
         name = "_".join(["lengths", *(options.architecture or [])])
         path = options.output_dir / f"{task}_task" / f"{name}.{options.format}"
         shown = [view.run.folder for view in drawn]
-        yield outputs.Output(path, shown, partial(what_matters.lengths_picture, drawn))
+        yield outputs.Output(path, shown, partial(what_matters.draw_lengths, drawn))
     tasks = list(dict.fromkeys(options.task or runs.DEFAULT_TASKS))
     usual = data.ARCHITECTURES if options.task else runs.DEFAULT_ARCHITECTURES
     of_run = {(view.run.architecture, view.run.config.task): view for view in views}
@@ -315,32 +318,32 @@ def outputs_of_several(views: list[View], options: argparse.Namespace) -> Iterat
         if len(tasks) == 1 or names != runs.DEFAULT_ARCHITECTURES:
             name += f"_{'_vs_'.join(names)}"
         if options.sequence:
-            name += f"_{outputs.name_in_file(options.sequence)}"
+            name += f"_{outputs.slugify(options.sequence)}"
         path = options.output_dir / f"{name}.{options.format}"
         shown = [view.run.folder for row in rows for view in row]
-        yield outputs.Output(path, shown, partial(side_by_side.lines_picture, rows))
+        yield outputs.Output(path, shown, partial(side_by_side.draw_comparison, rows))
 
 
-def draw_runs(options: argparse.Namespace, chosen: dict[Path, View]) -> list[Path]:
+def save_runs(options: argparse.Namespace, chosen: dict[Path, View]) -> list[Path]:
     """Measure and draw each run into its folder, then the runs side by side; return what failed."""
     views, failed = list(chosen.values()), []
     print("drawing " + "; ".join(view.run.config.name for view in views))
     for folder, view in tqdm(chosen.items(), unit="run", disable=None):
-        failed += outputs.save_all(outputs_of_run(view, folder, options), options)
-    return failed + outputs.save_all(outputs_of_several(views, options), options)
+        failed += outputs.save_outputs(list_run_outputs(view, folder, options), options)
+    return failed + outputs.save_outputs(list_comparison_outputs(views, options), options)
 
 
-def draw_curves(options: argparse.Namespace) -> list[Path]:
+def save_curves(options: argparse.Namespace) -> list[Path]:
     """Draw the training curves of all runs in the folders of --compare; return what failed."""
     try:
-        curves = side_by_side.runs_in(options.compare)
+        curves = side_by_side.read_curves(options.compare)
     except ValueError as error:
         console.exit_with_error(str(error))
-    name = outputs.name_in_file(["_vs_".join(folder.resolve().name for folder in options.compare)])
+    name = outputs.slugify(["_vs_".join(folder.resolve().name for folder in options.compare)])
     path = options.output_dir / f"training_{name}.{options.format}"
     path.parent.mkdir(parents=True, exist_ok=True)
-    draw = partial(side_by_side.training_curves_picture, curves)
-    return outputs.save_all([outputs.Output(path, list(curves), draw)], options)
+    draw = partial(side_by_side.draw_training_curves, curves)
+    return outputs.save_outputs([outputs.Output(path, list(curves), draw)], options)
 
 
 def main() -> None:
@@ -348,14 +351,14 @@ def main() -> None:
     console.set_threads(None)                               # as for training
     with ExitStack() as locks, picture_style(options.dark):
         if options.compare:
-            failed = draw_curves(options)
+            failed = save_curves(options)
         else:
             chosen, problems = select_runs(options)
             free = lock_runs(chosen, options, locks)
             removed = sum(runs.remove_stale(options.output_dir, view.run.folder) for view in free.values())
             if removed:
                 print(f"{options.output_dir}: {removed} files based on earlier weights removed")
-            failed = draw_runs(options, free)
+            failed = save_runs(options, free)
         try:
             path = save_gallery(options.output_dir)
             print(f"To browse all pictures, animations and live pages, open:\n{path}")

@@ -13,7 +13,7 @@ from PIL import Image
 from data import format_tokens, make_inputs_and_targets
 from lab.evidence import shares_in_training
 from lab.heads import heads_of, read
-from lab.maps import colour_bar, draw_named_map, map_of
+from lab.maps import colour_bar, draw_named_map, make_map
 from lab.view import View
 from support.figure import fix_layout, label_lines, new_figure, one_line_title
 from support.files import atomic_write
@@ -26,7 +26,7 @@ def half_way(values: list[float]) -> int:
     return next((place for place, value in enumerate(values) if value >= middle), 0)
 
 
-def film_sentence(
+def animation_title(
     steps: list[int], right: list[float], share: list[float] | None = None, enough: float = 0.5
 ) -> str:
     """State when the correct symbols and the attention pattern emerge."""
@@ -41,7 +41,7 @@ def film_sentence(
     return f"{text}, the attention pattern at step {steps[half_way(share)]}"
 
 
-def draw_film(view: View) -> tuple[Figure, Callable[[int], None]]:
+def draw_animation(view: View) -> tuple[Figure, Callable[[int], None]]:
     """Return a figure of a recorded run, and a function that shows one of its epochs (from 0) in it."""
     run, recorded = view.run, view.attention_history
     source, target = (torch.from_numpy(recorded[name])[None] for name in ("source", "target"))
@@ -49,15 +49,15 @@ def draw_film(view: View) -> tuple[Figure, Callable[[int], None]]:
     view = replace(view, reading=read(run, source, inputs, targets))
     curves, steps = {"symbols correct": recorded["accuracy"].tolist()}, recorded["step"].tolist()
     question = format_tokens(source[0, 1:-1], run.config.task)
-    numbers = f"{view}, seed {run.config.seed}, on {question}. A step is that of a curve half-way up."
-    how, best = f"Solid: accuracy on {NUM_RECORDED} questions of this length.", view.best
+    subtitle = f"{view}, seed {run.config.seed}, on {question}. A step is that of a curve half-way up."
+    caption, best = f"Solid: accuracy on {NUM_RECORDED} questions of this length.", view.best
     if view.outlined:
         best = max(heads_of(run.model, (view.kind,)), key=view.share)
         shares = shares_in_training(run, recorded)
         curves["attention on the answer"] = shares[:, best[1], best[2]].tolist()
-        how += f" Dashed: {view.place(best)}, on this question."
-    sentence = film_sentence(steps, *curves.values(), enough=view.reading.enough)
-    figure, shown = new_figure(3.9, sentence, numbers, how), map_of(view, best)
+        caption += f" Dashed: {view.place(best)}, on this question."
+    title = animation_title(steps, *curves.values(), enough=view.reading.enough)
+    figure, shown = new_figure(3.9, title, subtitle, caption), make_map(view, best)
     axes, right = figure.subplots(1, 2, width_ratios=(1.6, 1))
     mesh = draw_named_map(axes, shown)
     axes.set_aspect("equal")
@@ -78,11 +78,11 @@ def draw_film(view: View) -> tuple[Figure, Callable[[int], None]]:
     return figure, show
 
 
-def save_film(view: View, path: Path) -> str:
+def save_animation(view: View, path: Path) -> str:
     """Write the animation, at most 5 seconds long, if training was recorded, and by the current code."""
     if view.attention_history is None or view.run.code_change:
         return ""
-    figure, show = draw_film(view)
+    figure, show = draw_animation(view)
     figure.set_dpi(100)
     canvas, frames, last = FigureCanvasAgg(figure), [], len(view.run.history) - 1
     show(0)
@@ -95,5 +95,5 @@ def save_film(view: View, path: Path) -> str:
     first, *others = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     with atomic_write(path) as unfinished:
         duration = 5000 // len(frames) // 10 * 10           # of a frame, in milliseconds
-        first.save(unfinished, save_all=True, append_images=others, duration=duration)
+        first.save(unfinished, save_outputs=True, append_images=others, duration=duration)
     return one_line_title(figure)

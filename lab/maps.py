@@ -36,7 +36,7 @@ class Map:
     title: str = ""
 
 
-def map_of(view: View, head: Head, title: str = "") -> Map:
+def make_map(view: View, head: Head, title: str = "") -> Map:
     """Return one head's map of the view's sequence."""
     kind, layer, index = head
     weights, inputs = view.reading.maps[kind][layer, index], view.reading.inputs
@@ -56,7 +56,7 @@ def cells_across(axes: Axes) -> float:
     return axes.get_gridspec().ncols * abs(numpy.ptp(axes.get_xlim()))
 
 
-def name_places(axis: Axis, names: list[str], across: float) -> None:
+def label_unit_ticks(axis: Axis, names: list[str], across: float) -> None:
     """Label the unit steps of an axis, or every second, third, … if the picture has too many across."""
     step = 1 + int(across) // 45                            # as many as fit at 8 points
     axis.set_ticks([place + 0.5 for place in range(0, len(names), step)], names[::step])
@@ -65,10 +65,10 @@ def name_places(axis: Axis, names: list[str], across: float) -> None:
     axis.set_tick_params(length=0, pad=3, labelsize=8, rotation=90 if upright else 0)
 
 
-def name_ticks(axes: Axes, queries: list[str], keys: list[str]) -> None:
+def label_ticks(axes: Axes, queries: list[str], keys: list[str]) -> None:
     """Label a map's rows and columns; without names, no ticks are drawn."""
     for axis, names in (axes.xaxis, keys), (axes.yaxis, queries):
-        name_places(axis, names, cells_across(axes))
+        label_unit_ticks(axis, names, cells_across(axes))
 
 
 def frame(axes: Axes, columns: float, rows: float) -> None:
@@ -99,7 +99,7 @@ def draw_map(axes: Axes, shown: Map, left: float = 0, top: float = 0) -> QuadMes
 def draw_named_map(axes: Axes, shown: Map) -> QuadMesh:
     """Draw a map that fills its axes, with the names of its rows and columns."""
     frame(axes, len(shown.keys), len(shown.queries))
-    name_ticks(axes, shown.queries, shown.keys)
+    label_ticks(axes, shown.queries, shown.keys)
     return draw_map(axes, shown)
 
 
@@ -110,15 +110,15 @@ def colour_bar(mesh: QuadMesh, axes: list[Axes], quantity: str = "attention weig
     bar.solids.set(rasterized=False, edgecolor="face")      # real vectors in svg and pdf
 
 
-def grid_picture(
-    sentence: str, numbers: str, how: str, rows: list[list[Map]], shared: bool = False,
+def draw_grid(
+    title: str, subtitle: str, caption: str, rows: list[list[Map]], shared: bool = False,
     quantity: str = "attention weight", query: str = "query (attends)", key: str = "key (attended to)",
 ) -> Figure:
     """Draw a grid of maps with equal cells; if shared, all have the same queries and keys."""
     every, columns = list(itertools.chain(*rows)), max(map(len, rows))
     cell = min(0.36, 5.2 / columns / max(len(shown.keys) for shown in every))
     height = sum(cell * max(len(shown.queries) for shown in row) for row in rows)
-    figure = new_figure(height + 0.8 + (0.5 if shared else 1.1) * len(rows), sentence, numbers, how)
+    figure = new_figure(height + 0.8 + (0.5 if shared else 1.1) * len(rows), title, subtitle, caption)
     grid = figure.subplots(len(rows), columns, squeeze=False, sharex=shared, sharey=shared)
     for axes, shown in itertools.chain(*map(itertools.zip_longest, grid, rows)):
         if shown is None:
@@ -134,7 +134,7 @@ def grid_picture(
     return figure
 
 
-def instructive_query(view: View) -> int:
+def pick_query(view: View) -> int:
     """Pick the query of the best head to show in numbers: neither uniform nor all on one key."""
     kind, layer, index = view.best
     weights, cells = view.reading.maps[kind][layer, index], view.reading.cells[0]
@@ -144,11 +144,11 @@ def instructive_query(view: View) -> int:
     return min(reading or queries, key=lambda query: abs(weights[query].max().item() - 0.75))
 
 
-def number(value: float) -> str:
+def format_weight(value: float) -> str:
     return f"{value:.0e}".replace("e-0", "e-") if 0 < value < 0.001 else f"{value:.3f}"
 
 
-def softmax_of_row(view: View, query: int) -> tuple[dict[str, list[str]], float]:
+def list_softmax_steps(view: View, query: int) -> tuple[dict[str, list[str]], float]:
     """Return the steps from scores to weights for one row of the best head, and the softmax denominator."""
     kind, layer, index = view.best
     weights = view.reading.maps[kind][layer, index, query]
@@ -160,8 +160,8 @@ def softmax_of_row(view: View, query: int) -> tuple[dict[str, list[str]], float]
     return {
         "q·k": list(map(two_decimals, scores.tolist())),
         f"x = q·k / √{size}": list(map(two_decimals, scaled.tolist())),
-        "e^(x − largest x)": [number(power) for power in powers.tolist()],
-        "weight": [number(weight) for weight in weights.tolist()],
+        "e^(x − largest x)": [format_weight(power) for power in powers.tolist()],
+        "weight": [format_weight(weight) for weight in weights.tolist()],
     }, powers.sum().item()
 
 

@@ -18,7 +18,7 @@ from support.files import format_error
 from support.runs import add_to_listing, write_table
 
 
-def name_in_file(words: Iterable[str]) -> str:
+def slugify(words: Iterable[str]) -> str:
     """Turn words into part of a file name: 5 9 12 becomes 5-9-12. Encode or cut whatever does not fit."""
     name = quote("-".join(" ".join(words).split()), safe="+")
     return name if len(name) <= 80 else f"{name[:70]}-{crc32(name.encode()):08x}"
@@ -51,7 +51,7 @@ class Output:
         return title
 
 
-def save_all(outputs: Iterable[Output], options: argparse.Namespace) -> list[Path]:
+def save_outputs(outputs: Iterable[Output], options: argparse.Namespace) -> list[Path]:
     """Save the outputs, and list them for the gallery and remove_stale; return those that failed."""
     saved, failed, command = {}, [], shlex.join(["python", *sys.argv])
     try:

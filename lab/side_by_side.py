@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 
 from data import format_tokens
 from lab import heads, maps
-from lab.view import View, needs_no_attention, sample
+from lab.view import View, describe_sample, needs_no_attention
 from support.config import EVALUATION_BATCH, Config, non_default_settings
-from support.figure import SMALL, at_most, new_figure, percent
+from support.figure import TEXT_WIDTH, at_most, new_figure, percent
 from support.runs import find_runs, first_solved, read_checkpoint
 from support.training_plot import label_loss_axes
 from transformer import END
@@ -22,16 +22,16 @@ from transformer import END
 Curves = dict[Path, tuple[Config, list[dict]]]              # of each run's folder: settings and history
 
 
-def doing(task: str) -> str:
+def gerund(task: str) -> str:
     """Return the gerund of a task's name: copying, reversing."""
     return f"{task.removesuffix('e')}ing" if task.isalpha() else task
 
 
-def comparison_sentence(views: list[list[View]]) -> str:
+def comparison_title(views: list[list[View]]) -> str:
     """State which of the learned tasks need no attention in the first architecture with such tasks."""
     learned = [[view for view in row if view.evidence.left() >= 0.5] for row in views]
     for row in learned:
-        needs = {doing(view.run.config.task): not needs_no_attention(view) for view in row}
+        needs = {gerund(view.run.config.task): not needs_no_attention(view) for view in row}
         needless, others = ([name for name in needs if needs[name] == needed] for needed in (False, True))
         if needless:
             need = "needs" if len(needless) == 1 else "need"
@@ -44,7 +44,7 @@ def comparison_sentence(views: list[list[View]]) -> str:
     return f"none of these models works without attention: at most {at_most(most)} correct"
 
 
-def answer_of(view: View) -> tuple[list[str], int, int]:
+def locate_answer(view: View) -> tuple[list[str], int, int]:
     """Return the model's answer up to END, and the query and key of its symbol 0 in an answering map."""
     query, key = heads.first_symbol(view.run.architecture, view.kind, view.reading.length)
     predictions = view.reading.targets[0, query:].tolist()
@@ -54,7 +54,7 @@ def answer_of(view: View) -> tuple[list[str], int, int]:
 
 
 def draw_lines(axes: Axes, shown: maps.Map, answer: list[str], query: int, key: int, columns: int) -> None:
-    """Draw lines from each answer symbol (bottom) to the tokens it attends to (top); see answer_of."""
+    """Draw lines from each answer symbol (bottom) to the tokens it attends to (top); see locate_answer."""
     weights, cells = (x[query : query + len(answer)] for x in (shown.weights.nan_to_num(), shown.cells))
     axes.set(xlim=(0, columns), ylim=(0, 1))
     thickest = min(4.5, 100 / maps.cells_across(axes))      # in points, for a weight of 1
@@ -68,20 +68,20 @@ def draw_lines(axes: Axes, shown: maps.Map, answer: list[str], query: int, key: 
     above = axes.secondary_xaxis("top")
     above.spines[:].set_visible(False)
     for axis, names in (axes.xaxis, [""] * key + answer), (above.xaxis, shown.keys):
-        maps.name_places(axis, names, 0.9 * maps.cells_across(axes))    # there is more room than in maps
+        maps.label_unit_ticks(axis, names, 0.9 * maps.cells_across(axes))   # there is more room than in maps
 
 
-def lines_picture(views: list[list[View]]) -> Figure:
+def draw_comparison(views: list[list[View]]) -> Figure:
     """Draw lines from answers to what they attend to: one row per architecture, one column per task."""
-    shown = [[maps.map_of(view, view.best) for view in row] for row in views]
-    answers = [answer_of(view) for view in chain(*views)]
+    shown = [[maps.make_map(view, view.best) for view in row] for row in views]
+    answers = [locate_answer(view) for view in chain(*views)]
     below = [key + len(answer) for answer, _, key in answers]
     columns = max([*below, *(len(drawn.keys) for drawn in chain(*shown))])
-    numbers = f"Accuracy: exact match after zero ablation on {sample(views[0][0].evidence.source)}."
-    how = "Line width: attention weight, in the head that attends most to the needed symbols."
+    subtitle = f"Accuracy: exact match after zero ablation on {describe_sample(views[0][0].evidence.source)}."
+    caption = "Line width: attention weight, in the head that attends most to the needed symbols."
     if any(view.outlined for row in views for view in row):
-        how += " Blue: the symbols the answer depends on."
-    figure = new_figure(1.9 * len(views), comparison_sentence(views), numbers, how)
+        caption += " Blue: the symbols the answer depends on."
+    figure = new_figure(1.9 * len(views), comparison_title(views), subtitle, caption)
     panels = figure.subplots(len(views), len(views[0]), squeeze=False)
     for axes, view, drawn, answer in zip(panels.flat, chain(*views), chain(*shown), answers, strict=True):
         draw_lines(axes, drawn, *answer, columns)
@@ -93,7 +93,7 @@ def lines_picture(views: list[list[View]]) -> Figure:
     return figure
 
 
-def runs_in(folders: list[Path]) -> Curves:
+def read_curves(folders: list[Path]) -> Curves:
     """Return settings and history of each run in these folders. Raises ValueError for a folder without a run.
 
     The weights are not checked: they may come from a modified transformer.py.
@@ -109,20 +109,20 @@ def runs_in(folders: list[Path]) -> Curves:
     return runs
 
 
-def training_curves_picture(runs: Curves) -> Figure:
+def draw_training_curves(runs: Curves) -> Figure:
     """Plot loss and exact match of several runs over their steps, labelled by folder and settings."""
     solved = [row["step"] for _, history in runs.values() if (row := first_solved(history))]
-    sentence = f"{len(solved)} of {len(runs)} runs solved the task"
+    title = f"{len(solved)} of {len(runs)} runs solved the task"
     if solved:
-        sentence += f", the earliest at step {min(solved)}"
-    numbers = f"Exact match after each epoch, on the same {EVALUATION_BATCH} validation sequences."
-    figure = new_figure(2.8 + 0.2 * len(runs), sentence, numbers)
+        title += f", the earliest at step {min(solved)}"
+    subtitle = f"Exact match after each epoch, on the same {EVALUATION_BATCH} validation sequences."
+    figure = new_figure(2.8 + 0.2 * len(runs), title, subtitle)
     loss_axes, accuracy_axes = figure.subplots(1, 2)
     for path, (config, history) in runs.items():
         row, steps = first_solved(history), [row["step"] for row in history]
         outcome = f"solved at step {row['step']}" if row else "not solved"
         label = f"{path} ({non_default_settings(config) or 'default settings'}): {outcome}"
-        loss_axes.plot(steps, [row["loss"] for row in history], label=textwrap.fill(label, SMALL))
+        loss_axes.plot(steps, [row["loss"] for row in history], label=textwrap.fill(label, TEXT_WIDTH))
         accuracy_axes.plot(steps, [100 * row["exact_match"] for row in history])
     label_loss_axes(loss_axes)
     accuracy_axes.set(xlabel="training step", ylabel="exact match, %", ylim=(-3, 103))

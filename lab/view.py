@@ -18,14 +18,14 @@ from support.record import AttentionHistory, read_attention_history
 from support.runs import Run
 from transformer import PAD, eval_mode, generate
 
-NEVER_RIGHT = "the model is never correct, so no ablation can make it worse"
+NEVER_CORRECT = "the model is never correct, so no ablation can make it worse"
 KINDS = {
     "encoder": "the encoder's self-attention", "decoder": "the decoder's self-attention",
     "cross": "cross-attention",
 }
 
 
-def most_focused(kind: str, maps: Tensor) -> heads.Head:
+def most_focused_head(kind: str, maps: Tensor) -> heads.Head:
     """Return the head with the most concentrated attention, on average; maps (layers, H, T, S)."""
     return kind, *divmod(int(maps.amax(dim=-1).mean(dim=-1).argmax()), maps.size(1))
 
@@ -56,7 +56,7 @@ class View:
     @cached_property
     def best(self) -> heads.Head:
         """The head that attends most to the answers or, if nothing is outlined, the most focused one."""
-        return self.evidence.brightest or most_focused(self.kind, self.reading.maps[self.kind])
+        return self.evidence.brightest or most_focused_head(self.kind, self.reading.maps[self.kind])
 
     @property
     def costly(self) -> list[heads.Head]:
@@ -90,7 +90,7 @@ class View:
         return ", ".join(words)
 
 
-def look_at(run: Run, words: list[str] | None = None) -> View:
+def make_view(run: Run, words: list[str] | None = None) -> View:
     """Ask the model one question in data.format_tokens's format, by default a clear example, and measure it.
 
     Raises ValueError if the question is invalid for the task or too long.
@@ -116,7 +116,7 @@ def look_at(run: Run, words: list[str] | None = None) -> View:
     return View(run, reading, f"{text} {mark}", Evidence(run), attention_history)
 
 
-def run_text(view: View) -> str:
+def describe_run(view: View) -> str:
     """Return the grey line of a picture of one sequence."""
     text = f"{view}: {view.answer}"
     if view.reading.length > (most := heads.longest(view.run)):
@@ -124,7 +124,7 @@ def run_text(view: View) -> str:
     return f"{text}."
 
 
-def how_to_read(view: View, kinds: Iterable[str]) -> str:
+def explain_marks(view: View, kinds: Iterable[str]) -> str:
     """Explain the marks in maps of these kinds of attention."""
     marks = {
         "Outlined: the symbols the answer depends on.": view.outlined,
@@ -134,7 +134,7 @@ def how_to_read(view: View, kinds: Iterable[str]) -> str:
     return " ".join(mark for mark, is_shown in marks.items() if is_shown)
 
 
-def nothing_outlined(view: View) -> str:
+def explain_no_outline(view: View) -> str:
     if view.evidence.reading.depends.isnan().any() or view.reading.depends.isnan().any():
         return "what the answer depends on cannot be measured"
     return "the answer depends on no symbol"
@@ -145,7 +145,7 @@ def lengths_of(source: Tensor) -> Tensor:
     return (source != PAD).sum(dim=1) - 2
 
 
-def sample(source: Tensor) -> str:
+def describe_sample(source: Tensor) -> str:
     """Describe the sequences a number is based on, and how many of them are distinct."""
     lengths = lengths_of(source)
     shortest, most, different = int(lengths.min()), int(lengths.max()), len(source.unique(dim=0))
@@ -155,19 +155,19 @@ def sample(source: Tensor) -> str:
     return f"{count} of length {most}" if shortest == most else f"{count} of lengths {shortest} to {most}"
 
 
-def change(view: View, part: heads.Part) -> str:
+def format_change(view: View, part: heads.Part) -> str:
     return f"{percent(view.evidence.left())} → {percent(view.evidence.left(part))}"
 
 
-def points_lost(view: View, part: heads.Part) -> int:
+def cost_in_points(view: View, part: heads.Part) -> int:
     """Return the points of exact match lost without a part, negative if it improves; at least 1 if any."""
     cost = round(100 * view.evidence.cost(part), 6)
     return math.ceil(cost) if cost > 0 else math.floor(cost)
 
 
-def price(view: View, part: heads.Part) -> str:
+def format_cost(view: View, part: heads.Part) -> str:
     """Return the cost of removing a part, worded as the end of a sentence."""
-    points = points_lost(view, part)
+    points = cost_in_points(view, part)
     count = f"{abs(points)} point{'s' if abs(points) != 1 else ''}"
     if points < 0:
         return f"costs nothing (accuracy rises by {count})"

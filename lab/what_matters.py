@@ -22,7 +22,7 @@ from support.figure import at_most, label_lines, new_figure, percent
 MOST_HEADS = 6                                              # shown by length in the ablation picture
 
 
-def influence_sentence(view: View) -> str:
+def influence_title(view: View) -> str:
     reading, moved = view.evidence.reading, view.evidence.influence
     share = (moved[reading.cells].nansum() / moved.nansum()).item()
     if moved.isnan().all():
@@ -30,7 +30,7 @@ def influence_sentence(view: View) -> str:
     if math.isnan(share):
         return "no symbol of the question affects the answers"
     if not view.outlined:
-        return wording.nothing_outlined(view)
+        return wording.explain_no_outline(view)
     seen, chance = reading.shares[view.best[1:]].item(), f"uniform: {percent(reading.chance)}"
     there = f"and {view.name(view.best)} attends to them ({percent(seen)} of its attention, {chance})"
     if seen <= reading.enough:
@@ -38,7 +38,7 @@ def influence_sentence(view: View) -> str:
     return f"{percent(share)} of the influence comes from the needed symbols, {there}"
 
 
-def influence_picture(view: View) -> Figure:
+def draw_influence(view: View) -> Figure:
     """Draw the best head's attention next to what the answers depend on, in the same sequences."""
     reading, (kind, layer, head) = view.evidence.reading, view.best
     asked = loss_mask(reading.targets[0])                   # only the queries that answer
@@ -46,19 +46,19 @@ def influence_picture(view: View) -> Figure:
     written = range(1, reading.inputs[0].size(1) - reading.length - 1)      # after the question
     queries = [*map(str, range(1, int(asked.sum()))), "END"]
     keys = ["START", *map(str, range(1, reading.length + 1)), "END", *map("a{}".format, written)]
-    how = "Influence: how far the outputs move (total variation, 0 to 1) when a symbol is replaced."
+    caption = "Influence: how far the outputs move (total variation, 0 to 1) when a symbol is replaced."
     if always.any():
-        how += " Outlined: the needed symbols."
-    how += " Hatched: masked, or not replaced."
+        caption += " Outlined: the needed symbols."
+    caption += " Hatched: masked, or not replaced."
     if written:
-        how += " a1, a2, …: the positions of the answer."
+        caption += " a1, a2, …: the positions of the answer."
     looks, depends = (maps.Map(weights[asked], always, queries, keys, title) for weights, title in (
         (reading.maps[kind][layer, head], f"attention of\n{view.place(view.best)}"),
         (view.evidence.influence.nanmean(dim=0), "influence on\nthe answers"),
     ))
-    numbers = f"{view}: means over {wording.sample(reading.source)}."
-    return maps.grid_picture(
-        influence_sentence(view), numbers, how, [[looks, depends]],
+    subtitle = f"{view}: means over {wording.describe_sample(reading.source)}."
+    return maps.draw_grid(
+        influence_title(view), subtitle, caption, [[looks, depends]],
         shared=True, quantity="weight, influence", query="query: answer symbol it predicts",
         key="key: question symbol",
     )
@@ -77,26 +77,26 @@ def rows_of_ablation(view: View) -> list[Part]:
     return list(different.values())
 
 
-def ablation_sentence(view: View) -> str:
+def ablation_title(view: View) -> str:
     evidence = view.evidence
     if evidence.left() == 0:
-        return wording.NEVER_RIGHT
+        return wording.NEVER_CORRECT
     if wording.needs_no_attention(view):
         left = percent(evidence.left(ALL_ATTENTION))
         needs_none = f"this {view.model} needs no attention for the task {view.run.config.task}"
         return f"{needs_none}: {left} correct without any"
     if not view.costly:
-        left = wording.change(view, ALL_ATTENTION)
+        left = wording.format_change(view, ALL_ATTENTION)
         return f"no single head is needed, but attention is: without any, accuracy {left}"
     costly = view.costly[0]
-    most = f"{view.name(costly)} matters most: without it, accuracy {wording.change(view, costly)}"
+    most = f"{view.name(costly)} matters most: without it, accuracy {wording.format_change(view, costly)}"
     if costly == view.best or not view.outlined:
         return most
-    brightest = f"{view.name(view.best)}, which attends most to the answers, {wording.price(view, view.best)}"
-    return f"{most}; removing {brightest}"
+    reader, cost = view.name(view.best), wording.format_cost(view, view.best)
+    return f"{most}; removing {reader}, which attends most to the answers, {cost}"
 
 
-def ablation_picture(view: View) -> Figure:
+def draw_ablation(view: View) -> Figure:
     """Draw accuracy without heads, layers and kinds: one column per question length, and one for all."""
     evidence, rows = view.evidence, rows_of_ablation(view)
     of_length = wording.lengths_of(evidence.source)
@@ -104,13 +104,13 @@ def ablation_picture(view: View) -> Figure:
     columns = [*(of_length == length for length in lengths), of_length > 0]
     right = torch.stack([is_right(evidence.margins[row]) for row in rows]).double()
     right = torch.stack([right[:, column].mean(dim=1) for column in columns], dim=1)        # (rows, columns)
-    how = "Each row: the percentage correct without that part, by the number of symbols in the question."
+    caption = "Each row: the percentage correct without that part, by the number of symbols in the question."
     if evidence.pair:
         *pair, both = evidence.pair
         either = " and ".join(view.name(head) for head in sorted(pair))
-        how += f"\nRedundant pair: {either}; without both, accuracy is {percent(both)}."
-    numbers = f"{view}: zero ablation on {wording.sample(evidence.source)}."
-    figure = new_figure(0.24 * len(rows) + 0.5, ablation_sentence(view), numbers, how)
+        caption += f"\nRedundant pair: {either}; without both, accuracy is {percent(both)}."
+    subtitle = f"{view}: zero ablation on {wording.describe_sample(evidence.source)}."
+    figure = new_figure(0.24 * len(rows) + 0.5, ablation_title(view), subtitle, caption)
     axes, paper = figure.subplots(), matplotlib.rcParams["axes.facecolor"]
     names = [f"without {view.name(row)}" for row in rows]
     texts = [[percent(share).removesuffix("%") for share in row] for row in right.tolist()]
@@ -144,7 +144,7 @@ def stops_after(view: View) -> int | None:
     return symbols if stopping >= 0.9 else None
 
 
-def lengths_sentence(views: list[View]) -> str:
+def lengths_title(views: list[View]) -> str:
     """Describe what happens at the first length beyond those of training."""
     task, beyond = views[0].run.config.task, {view.model: beyond_training(view) for view in views}
     stopping = {view.model: symbols for view in views if (symbols := stops_after(view))}
@@ -163,17 +163,17 @@ def lengths_sentence(views: list[View]) -> str:
     return f"no model generalises beyond the training lengths: {there}"
 
 
-def lengths_picture(views: list[View]) -> Figure:
+def draw_lengths(views: list[View]) -> Figure:
     """Draw the accuracy of all runs of a task on questions within and beyond the training lengths."""
     every = {each.length: each for view in views for each in view.evidence.lengths}
     task = views[0].run.config.task
-    how = "Shaded: training lengths. Below each length: how many of its sequences are distinct."
+    caption = "Shaded: training lengths. Below each length: how many of its sequences are distinct."
     for view in views:
         if beyond := beyond_training(view):
             question, answer = (format_tokens(row[0, 1:], task) for row in (beyond.source, beyond.answers))
-            how += f"\n{view.model}, asked {question.removesuffix(' END')}: {answer}"
-    numbers = f"{task}: {SEQUENCES_EACH} unseen sequences of each length."
-    figure = new_figure(2.7, lengths_sentence(views), numbers, how)
+            caption += f"\n{view.model}, asked {question.removesuffix(' END')}: {answer}"
+    subtitle = f"{task}: {SEQUENCES_EACH} unseen sequences of each length."
+    figure = new_figure(2.7, lengths_title(views), subtitle, caption)
     axes = figure.subplots()
     configs = [view.run.config for view in views]
     for shortest, most in {(each.seq_len if each.fixed_length else 1, each.seq_len) for each in configs}:
@@ -191,7 +191,7 @@ def lengths_picture(views: list[View]) -> Figure:
     return figure
 
 
-def layers_sentence(scores: dict[str, float]) -> str:
+def layers_title(scores: dict[str, float]) -> str:
     """Name the sublayer that finds the answers: the one after which most of them can be read off."""
     embedding, *_, final = scores.values()
     if final < 0.5:
@@ -205,13 +205,13 @@ def layers_sentence(scores: dict[str, float]) -> str:
     return f"{after} finds the answers: {change_there}"
 
 
-def layers_picture(view: View) -> Figure:
+def draw_layers(view: View) -> Figure:
     """Draw what the model would predict after each sublayer."""
     lens = view.evidence.lens
     tokens = {name: score for name, (score, _) in lens.items()}
-    how = "Accuracy by logit lens: the final norm and output projection applied to the residual stream."
-    numbers = f"{view}: measured on {wording.sample(view.evidence.source)}."
-    figure = new_figure(3.2, layers_sentence(tokens), numbers, how)
+    caption = "Accuracy by logit lens: the final norm and output projection applied to the residual stream."
+    subtitle = f"{view}: measured on {wording.describe_sample(view.evidence.source)}."
+    figure = new_figure(3.2, layers_title(tokens), subtitle, caption)
     axes = figure.subplots()
     axes.plot([100 * score for score in tokens.values()], "s--", label="token accuracy")
     axes.plot([100 * whole for _, whole in lens.values()], "o-", label="exact match")

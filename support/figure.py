@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from support.files import atomic_write
 
 WIDTH, MARGIN = 8.0, 0.15                                   # of all pictures, in inches
-SENTENCE, SMALL = 73, 105                                   # characters in a line
+TITLE_WIDTH, TEXT_WIDTH = 73, 105                           # characters per line
 STYLE = {                                                   # the same input gives the same bytes, …
     "svg.hashsalt": "attention", "svg.fonttype": "none", "pdf.fonttype": 42,    # … text stays text, …
     "text.parse_math": False,                               # … and a $ in a token's name is no formula
@@ -53,26 +53,27 @@ def picture_style(dark: bool = False) -> Iterator[None]:
         yield
 
 
-def new_figure(height: float, sentence: str, numbers: str = "", how: str = "") -> Figure:
+def new_figure(height: float, title: str, subtitle: str = "", caption: str = "") -> Figure:
     """Return an empty figure with room of this height, in inches, in which matplotlib arranges the axes.
 
-    Above it come the title and, in grey, the details; below it, a caption on how to read the picture.
+    Above it come the title and, in grey, the subtitle; below it, a caption on how to read the picture.
     """
-    sentence = textwrap.fill(sentence[:1].upper() + sentence[1:], SENTENCE, break_on_hyphens=False)
-    numbers, how = (
-        "\n".join(textwrap.fill(line.strip(), SMALL) for line in text.splitlines()) for text in (numbers, how)
+    title = textwrap.fill(title[:1].upper() + title[1:], TITLE_WIDTH, break_on_hyphens=False)
+    subtitle, caption = (
+        "\n".join(textwrap.fill(line.strip(), TEXT_WIDTH) for line in text.splitlines())
+        for text in (subtitle, caption)
     )
-    title = MARGIN + 0.22 * (sentence.count("\n") + 1)
-    above = title + 0.17 * (numbers.count("\n") + 1)
-    below = MARGIN + 0.17 * (how.count("\n") + 1)
-    whole = above + height + below
-    figure = Figure(figsize=(WIDTH, whole), layout="constrained")
+    title_height = MARGIN + 0.22 * (title.count("\n") + 1)
+    above = title_height + 0.17 * (subtitle.count("\n") + 1)
+    below = MARGIN + 0.17 * (caption.count("\n") + 1)
+    total = above + height + below
+    figure = Figure(figsize=(WIDTH, total), layout="constrained")
     left = MARGIN / WIDTH
-    figure.get_layout_engine().set(rect=(left, below / whole, 1 - 2 * left, height / whole), w_pad=0.06)
-    figure.suptitle(sentence, x=left, y=1 - MARGIN / whole, ha="left", va="top", size=12, weight="bold")
+    figure.get_layout_engine().set(rect=(left, below / total, 1 - 2 * left, height / total), w_pad=0.06)
+    figure.suptitle(title, x=left, y=1 - MARGIN / total, ha="left", va="top", size=12, weight="bold")
     grey = {"x": left, "color": matplotlib.rcParams["grid.color"], "ha": "left", "va": "top", "size": 9}
-    figure.text(y=1 - title / whole, s=numbers, linespacing=1.25, **grey)
-    figure.supxlabel(how, y=(below - 0.05) / whole, linespacing=1.25, **grey)
+    figure.text(y=1 - title_height / total, s=subtitle, linespacing=1.25, **grey)
+    figure.supxlabel(caption, y=(below - 0.05) / total, linespacing=1.25, **grey)
     return figure
 
 

@@ -15,18 +15,18 @@ def label_loss_axes(axes: Axes) -> None:
     axes.yaxis.set_minor_formatter(LogFormatter())
 
 
-def training_picture(config: Config, history: list[dict]) -> Figure:
+def draw_training(config: Config, history: list[dict]) -> Figure:
     """Plot loss and accuracies over the steps, with the step at which the task was solved."""
     steps, solved = [row["step"] for row in history], first_solved(history)
     last = percent(history[-1]["exact_match"])
-    sentence = f"not solved in {steps[-1]} steps: {last} of the sequences correct at the end"
-    how = f"Accuracy after each epoch, on the same {EVALUATION_BATCH} validation sequences."
+    title = f"not solved in {steps[-1]} steps: {last} of the sequences correct at the end"
+    caption = f"Accuracy after each epoch, on the same {EVALUATION_BATCH} validation sequences."
     if solved:
-        sentence = f"solved at step {solved['step']}"
-        how += f" Dotted line: solved (all {VALIDATION_SEQUENCES:,} validation sequences correct)."
+        title = f"solved at step {solved['step']}"
+        caption += f" Dotted line: solved (all {VALIDATION_SEQUENCES:,} validation sequences correct)."
     differing = non_default_settings(config)
-    numbers = f"{config.name}; non-default settings: {differing}" if differing else config.name
-    figure = new_figure(3.0, sentence, numbers, how)
+    subtitle = f"{config.name}; non-default settings: {differing}" if differing else config.name
+    figure = new_figure(3.0, title, subtitle, caption)
     loss_axes, accuracy_axes = figure.subplots(1, 2)
     loss_axes.plot(steps, [row["loss"] for row in history])
     label_loss_axes(loss_axes)

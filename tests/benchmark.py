@@ -41,7 +41,7 @@ import torch
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from mistakes import draw_mistakes, mistakes_text  # noqa: E402
+from mistakes import format_mistake_report, save_mistake_pictures  # noqa: E402
 from probes import loudness, probe_places, swap_end, untrained  # noqa: E402
 from scale import flops_of, scale  # noqa: E402
 
@@ -293,7 +293,7 @@ def all_tasks(tasks: list[str], architectures: list[str], seeds: range) -> None:
         ), flush=True)
         answers = (torch.cat([getattr(test, name) for test in tests]) for name in tokens)
         if (all_tests := TestResults(config, *answers)).wrong.any():
-            print("\n".join(mistakes_text(all_tests).splitlines()[:3]), flush=True)
+            print("\n".join(format_mistake_report(all_tests).splitlines()[:3]), flush=True)
 
 
 def swapped(run: Run, longer: bool) -> str:
@@ -421,7 +421,7 @@ def main() -> None:
     elif options.pattern:
         pattern(DEFAULT_TASKS, options.architecture, seeds)
     elif options.mistakes:
-        draw_mistakes(options.mistakes)
+        save_mistake_pictures(options.mistakes)
         return
     elif options.balance:
         balance(options.balance)

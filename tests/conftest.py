@@ -22,7 +22,7 @@ import support.config
 import train
 import visualize
 from data import ARCHITECTURES
-from lab.view import look_at
+from lab.view import make_view
 from support.config import Config
 from support.console import run_script
 from support.figure import fix_layout
@@ -241,7 +241,7 @@ def view(measured):
 @pytest.fixture(scope="session")
 def measured(run):
     """A tiny run of each architecture on one question, with its measurements; do not modify it."""
-    view = look_at(run, ["5", "9", "12"])
+    view = make_view(run, ["5", "9", "12"])
     for measure in "reading", "influence", "lengths", "source", "lens", "margins":
         getattr(view.evidence, measure)                         # once, not in each copy of it
     return view

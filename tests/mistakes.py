@@ -22,7 +22,7 @@ def mistake_excess(row: dict) -> float:
     return row["fraction_of_mistakes"] - row["fraction_of_questions"]
 
 
-def mistakes_sentence(table: list[dict]) -> str:
+def mistakes_title(table: list[dict]) -> str:
     """Name the category with the largest excess of mistakes, if any is notable."""
     row = max(table, key=mistake_excess)
     mistakes = sum(row["mistakes"] for row in table if row["category"] == "length")
@@ -34,17 +34,17 @@ def mistakes_sentence(table: list[dict]) -> str:
     return f"{row['category']} {row['value']}: {of_questions} of the questions, but {of_mistakes} of {whole}"
 
 
-def mistakes_picture(config: Config, table: list[dict]) -> Figure:
+def draw_mistakes(config: Config, table: list[dict]) -> Figure:
     """Plot each category's fraction of the questions and of the mistakes; see mistakes_by_category."""
     rows_of = {row["category"]: [] for row in table}
     for row in table:
         rows_of[row["category"]].append(row)
     wrong, asked = (sum(row[name] for row in rows_of["length"]) for name in ("mistakes", "questions"))
-    numbers = f"{config.name}; {wrong:,} of {asked:,} test sequences wrong"
-    how = "Grey bars: percentage of questions. Blue bars: percentage of mistakes."
+    subtitle = f"{config.name}; {wrong:,} of {asked:,} test sequences wrong"
+    caption = "Grey bars: percentage of questions. Blue bars: percentage of mistakes."
     if categories := TASKS[config.task].categories:
-        how += "\n" + (inspect.getdoc(categories) or "").split("\n")[0]
-    figure = new_figure(2.5, mistakes_sentence(table), numbers, how)
+        caption += "\n" + (inspect.getdoc(categories) or "").split("\n")[0]
+    figure = new_figure(2.5, mistakes_title(table), subtitle, caption)
     width_ratios = list(map(len, rows_of.values()))
     panels = figure.subplots(1, len(rows_of), sharey=True, squeeze=False, width_ratios=width_ratios).flat
     for axes, (category, rows) in zip(panels, rows_of.items(), strict=True):
@@ -65,7 +65,7 @@ def worst_categories(table: list[dict]) -> list[dict]:
     return list(worst.values())
 
 
-def mistakes_text(answers: TestResults) -> str:
+def format_mistake_report(answers: TestResults) -> str:
     """Describe which categories the model gets wrong most often, with three examples; at most 12 lines."""
     count, distinct = int(answers.wrong.sum()), len(answers.distinct_mistakes())
     rows = worst_categories(mistakes_by_category(answers))
@@ -80,14 +80,14 @@ def mistakes_text(answers: TestResults) -> str:
     return "\n".join(table + answers.format_examples())
 
 
-def draw_mistakes(folders: list[Path]) -> None:
+def save_mistake_pictures(folders: list[Path]) -> None:
     """Save mistakes.png in each of these runs' folders, unless the run made no mistakes in the test."""
     for folder in folders:
         run = read_run(folder, task_from_folder(folder), folder.name)
         if answers := mistakes_of(run):
-            print(mistakes_text(answers))
+            print(format_mistake_report(answers))
             with picture_style():
-                figure = mistakes_picture(run.config, mistakes_by_category(answers))
+                figure = draw_mistakes(run.config, mistakes_by_category(answers))
                 save_picture(figure, folder / "mistakes.png")
         else:
             print(f"{run.config.name}: no mistakes")

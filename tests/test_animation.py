@@ -8,14 +8,14 @@ import torch
 from PIL import Image, ImageSequence
 
 from data import make_inputs_and_targets
-from lab.animation import draw_film, film_sentence, save_film
+from lab.animation import animation_title, draw_animation, save_animation
 from lab.heads import read
 from support.figure import picture_style
 
 
 def test_the_film_shows_the_record_from_the_first_epoch_to_the_last(run, measured, tmp_path):
     recorded, history, kind = measured.attention_history, run.history, measured.kind
-    figure, show = draw_film(measured)
+    figure, show = draw_animation(measured)
     map_axes, curve_axes, _ = figure.axes
     for epoch in 0, 1:
         show(epoch)
@@ -33,7 +33,7 @@ def test_the_film_shows_the_record_from_the_first_epoch_to_the_last(run, measure
     assert {text.get_text() for text in curve_axes.texts} == {"symbols correct", "attention on the answer"}
     path = tmp_path / "film.gif"
     with picture_style(dark=True):
-        save_film(measured, path)
+        save_animation(measured, path)
     with Image.open(path) as film:
         assert film.n_frames == 2 and "loop" not in film.info   # it plays once
         assert film.n_frames * film.info["duration"] <= 5000 and film.size[0] == 800
@@ -54,4 +54,4 @@ def test_the_film_shows_the_record_from_the_first_epoch_to_the_last(run, measure
     ],
 )
 def test_the_sentence_of_the_film_says_what_comes_first(right, share, sentence):
-    assert film_sentence([8, 16, 24], right, share) == sentence
+    assert animation_title([8, 16, 24], right, share) == sentence

@@ -7,11 +7,11 @@ from conftest import KINDS, names_of, numbers_of, outlined
 from matplotlib.figure import Figure
 
 from data import format_tokens
-from lab.maps import draw_named_map, map_of
-from lab.view import look_at
+from lab.maps import draw_named_map, make_map
+from lab.view import make_view
 from train import load_run
 from transformer import generate
-from visualize import head_picture
+from visualize import draw_head
 
 
 def test_a_map_has_query_down_key_across_and_row_0_on_top(run, measured):
@@ -35,8 +35,8 @@ def test_a_map_has_query_down_key_across_and_row_0_on_top(run, measured):
     assert list(expected) == KINDS[run.architecture]
     for kind, (queries, keys) in expected.items():
         axes = Figure(figsize=(8, 8)).subplots()
-        shown = map_of(view, (kind, 1, 0))
-        run.model(*inputs)                                      # after what map_of may have to measure
+        shown = make_map(view, (kind, 1, 0))
+        run.model(*inputs)                                      # after what make_map may have to measure
         draw_named_map(axes, shown)
         weights = run.model.attention_layers()[kind][1].attention_weights[0, 0]
         drawn = axes.collections[0].get_array().reshape(len(queries), len(keys))
@@ -52,7 +52,7 @@ def test_a_map_has_query_down_key_across_and_row_0_on_top(run, measured):
         first = {"encoder": 1, "decoder": 4, "cross": 0}[kind]
         cells = [(3 - i, first + i) for i in range(3) if first + i < len(queries)]          # key, query
         assert outlined(axes) == (sorted(cells) if kind == view.kind else [])
-    figure = head_picture(view)
+    figure = draw_head(view)
     assert figure.axes[0].get_ylabel().startswith("query") and figure.axes[1].get_xlabel().startswith("key")
 
 
@@ -64,7 +64,7 @@ def test_a_map_has_query_down_key_across_and_row_0_on_top(run, measured):
     ],
 )
 def test_digits_and_gaps_are_shown_as_a_person_writes_them(task, question, ticks, models_dir):
-    picture = head_picture(look_at(load_run(models_dir, task, "encoder"), question.split()))
+    picture = draw_head(make_view(load_run(models_dir, task, "encoder"), question.split()))
     assert names_of(picture.axes[0].get_xticklabels()) == ticks
     assert numbers_of(picture).startswith(f"{task}, encoder: {question} → ")
     assert ("_: a" in picture.get_supxlabel()) == (task == "complete")

@@ -7,7 +7,7 @@ import shutil
 
 import numpy
 import pytest
-from mistakes import mistakes_picture, mistakes_text
+from mistakes import draw_mistakes, format_mistake_report
 
 import lab.mistakes
 from lab.mistakes import mistakes_by_category, mistakes_of, table_of
@@ -29,7 +29,7 @@ def test_mistakes_are_counted_by_kind_beside_the_questions(answers):
 
 
 def test_mistakes_are_reported_in_twelve_lines_with_the_hardest_kind_and_examples(answers):
-    first, *lines = mistakes_text(answers).splitlines()
+    first, *lines = format_mistake_report(answers).splitlines()
     assert re.split("  +", first) == ["sort, encoder: 3 of 6 wrong", "length 3", "repeats 1", "copies 2"]
     assert [line.split()[-2:] for line in lines[:2]] == [["50%", "50%"], ["100%", "100%"]]
     assert "2 distinct" in lines[1] and len(lines) == 8
@@ -37,12 +37,12 @@ def test_mistakes_are_reported_in_twelve_lines_with_the_hardest_kind_and_example
     assert lines[4].split() == ["prediction", "5", "[5]", "9", "END", "1", "wrong"]
     many = TestResults(answers.config, *(x.repeat(9, 1) for x in (answers.source, answers.target)),
                          answers.prediction.repeat(9, 1).fill_(7))
-    assert len(mistakes_text(many).splitlines()) == 12
+    assert len(format_mistake_report(many).splitlines()) == 12
 
 
 def test_the_picture_of_mistakes_says_which_kind_has_more_than_its_share(answers):
     table = mistakes_by_category(answers)
-    figure = mistakes_picture(answers.config, table)
+    figure = draw_mistakes(answers.config, table)
     assert figure.get_suptitle() == "Repeats 1: 50% of the questions, but 100% of the 3 mistakes"
     assert "3 of 6 test sequences wrong" in " ".join(text.get_text() for text in figure.texts)
     assert "9 5 5 7 9 5 has 3 repeats" in figure.get_supxlabel()
@@ -53,7 +53,7 @@ def test_the_picture_of_mistakes_says_which_kind_has_more_than_its_share(answers
         expected = [row[f"fraction_of_{name}"] for name in ("questions", "mistakes") for row in rows]
         assert numpy.allclose(bars, 100 * numpy.array(expected))
     all_wrong = TestResults(answers.config, answers.source, answers.target, answers.target + 1)
-    sentence = mistakes_picture(answers.config, mistakes_by_category(all_wrong)).get_suptitle()
+    sentence = draw_mistakes(answers.config, mistakes_by_category(all_wrong)).get_suptitle()
     assert sentence == "6 mistakes, spread over all categories of questions"
 
 

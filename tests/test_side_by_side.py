@@ -11,31 +11,31 @@ from conftest import MODELS, TINY, assert_readable, call_main, sentence_of
 import train
 from lab.ablation import NOTHING
 from lab.side_by_side import (
-    comparison_sentence,
-    lines_picture,
-    runs_in,
-    training_curves_picture,
+    comparison_title,
+    draw_comparison,
+    draw_training_curves,
+    read_curves,
 )
-from lab.view import look_at
+from lab.view import make_view
 from support.config import default_config
 from support.runs import run_folder
 from train import load_run, save_weights
-from visualize import kinds_picture
+from visualize import draw_kinds
 
 
 def test_each_kind_is_ablated_in_the_sentence_on_top(models_dir):
-    view = look_at(load_run(models_dir, "reverse", "encoder-decoder"))
+    view = make_view(load_run(models_dir, "reverse", "encoder-decoder"))
     count = len(view.evidence.source)
     for cost, kind in (count, "encoder"), (count // 2, "decoder"), (1, "cross"):
         view.evidence.margins[kind,] = torch.cat([-torch.ones(cost, 3), torch.ones(count - cost, 3)])
-    assert sentence_of(kinds_picture(view)) == (
+    assert sentence_of(draw_kinds(view)) == (
         "Accuracy: 0% without the encoder's self-attention, 50% without the decoder's self-attention, "
         "99% without cross-attention"
     )
 
 
 def test_lines_run_from_each_symbol_of_the_answer_to_the_tokens_and_are_as_wide_as_the_weights(view):
-    figure = lines_picture([[view]])
+    figure = draw_comparison([[view]])
     (kind, layer, head), (axes,) = view.best, figure.axes
     view.run.model(*view.reading.inputs)
     weights = view.run.model.attention_layers()[kind][layer].attention_weights[0, head]
@@ -61,7 +61,7 @@ def test_the_sentence_of_the_lines_says_who_needs_attention():
             ) for task, left in right.items()
         ]
 
-    sentence = comparison_sentence
+    sentence = comparison_title
     encoder, both = row("encoder", copy=1, reverse=0), row("encoder-decoder", copy=0, reverse=0.125)
     assert sentence([encoder, both]) == "copying in the encoder needs no attention; reversing does"
     assert sentence([encoder[:1], both[:1]]) == "copying in the encoder needs no attention"
@@ -97,7 +97,7 @@ def test_training_curves_of_several_runs_are_labelled_by_folder_and_settings(
     assert Path(gallery) == tmp_path / "index.html"
     assert Path(path).read_bytes()[1:4] == b"PNG"
     assert title == "1 of 2 runs solved the task, the earliest at step 6"
-    figure = training_curves_picture(runs_in([narrow, changed]))
+    figure = draw_training_curves(read_curves([narrow, changed]))
     assert_readable(figure)
     loss_axes, accuracy_axes = figure.axes
     for axes, key, factor in (loss_axes, "loss", 1), (accuracy_axes, "exact_match", 100):
@@ -108,7 +108,7 @@ def test_training_curves_of_several_runs_are_labelled_by_folder_and_settings(
     assert labels[0].startswith(f"{folder} (") and "d_model 8" in labels[0] and "seed 3" in labels[0]
     assert labels[1].startswith(f"{changed} (") and "d_model 16" in labels[1] and "seed" not in labels[1]
     assert [label.split(": ")[-1] for label in labels] == ["solved at step 6", "not solved"]
-    assert training_curves_picture(runs_in([changed])).get_suptitle() == "0 of 1 runs solved the task"
+    assert draw_training_curves(read_curves([changed])).get_suptitle() == "0 of 1 runs solved the task"
     with pytest.raises(SystemExit) as stopped:
         call_main(monkeypatch, "--compare", narrow, tmp_path / "nothing", "--output-dir", tmp_path)
     assert stopped.value.code == 2

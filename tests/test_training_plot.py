@@ -1,7 +1,7 @@
 """The plot of a training run names what differs from the defaults."""
 
 from support.config import default_config
-from support.training_plot import training_picture
+from support.training_plot import draw_training
 
 
 def test_the_training_picture_names_what_differs_and_how_many_sequences_its_accuracies_stand_on():
@@ -10,7 +10,7 @@ def test_the_training_picture_names_what_differs_and_how_many_sequences_its_accu
         {"epoch": 1, "step": 8, "loss": 2.0, "token_accuracy": 0.5, "exact_match": 0.25, "solved": False},
         {"epoch": 2, "step": 16, "loss": 1.0, "token_accuracy": 1.0, "exact_match": 1.0, "solved": True},
     ]
-    figure = training_picture(config, history)
+    figure = draw_training(config, history)
     assert figure.get_suptitle() == "Solved at step 16"
     numbers = figure.texts[1].get_text()                        # not what add trains best with
     assert numbers == "add, encoder; non-default settings: fixed_length, num_layers 1"
@@ -19,6 +19,6 @@ def test_the_training_picture_names_what_differs_and_how_many_sequences_its_accu
     _, accuracy_axes = figure.axes
     assert [list(line.get_ydata()) for line in accuracy_axes.get_lines()[:2]] == [[25, 100], [50, 100]]
     assert [text.get_text() for text in accuracy_axes.texts] == ["exact match", "token accuracy"]
-    plain = training_picture(default_config("add", "encoder"), history[:1])
+    plain = draw_training(default_config("add", "encoder"), history[:1])
     assert plain.get_suptitle() == "Not solved in 8 steps: 25% of the sequences correct at the end"
     assert plain.texts[1].get_text() == "add, encoder"

@@ -2,7 +2,7 @@
 
 from conftest import sentence_of
 
-from visualize import head_picture
+from visualize import draw_head
 
 
 def test_the_best_head_has_the_largest_share_and_its_title_the_number_of_the_sequence_shown(measured):
@@ -12,5 +12,5 @@ def test_the_best_head_has_the_largest_share_and_its_title_the_number_of_the_seq
     first = {"encoder": 1, "decoder": 4, "cross": 0}[kind]      # the query that predicts symbol 0
     weights = view.reading.maps[kind][layer, head]
     there = [weights[first + i, 3 - i] for i in range(3) if first + i < len(weights)]
-    sentence, share = sentence_of(head_picture(view)), int(100 * sum(there) / len(there))
+    sentence, share = sentence_of(draw_head(view)), int(100 * sum(there) / len(there))
     assert f"layer {layer + 1}, head {head + 1} comes closest, at {share}%" in sentence

@@ -38,10 +38,10 @@ from data import ARCHITECTURES, TASKS, Task
 from lab import maps
 from lab.ablation import NOTHING
 from lab.heads import heads_of, parts_of
-from lab.maps import number
-from lab.side_by_side import lines_picture
-from lab.view import look_at, price
-from lab.what_matters import influence_picture, lengths_picture
+from lab.maps import format_weight
+from lab.side_by_side import draw_comparison
+from lab.view import format_cost, make_view
+from lab.what_matters import draw_influence, draw_lengths
 from support import files
 from support.config import default_config
 from support.console import run_script
@@ -49,7 +49,7 @@ from support.figure import picture_style
 from support.record import append_epoch, recorded_questions
 from support.runs import Run, run_folder
 from train import load_run
-from visualize import head_picture, layer_picture, model_picture
+from visualize import draw_head, draw_layer, draw_model
 
 NAMES = [
     "attention_head", "attention_layer", "attention_model", "influence", "ablation", "layers", "training",
@@ -60,7 +60,7 @@ TABLES = ["heads.csv", "mistakes.csv", "film.gif", "explorer.html"]
 def test_the_model_picture_frames_what_costs_and_pales_the_rest(view):
     evidence, heads = view.evidence, heads_of(view.run.model)
     evidence.margins |= {head: evidence.margins[NOTHING] for head in heads[1:]}
-    figure = model_picture(view)
+    figure = draw_model(view)
     axes, = figure.axes
     count = f"Heads that matter on their own: 1 of {len(heads)}"
     assert sentence_of(figure).startswith(f"{count}; without {view.name(heads[0])}: accuracy 100% → ")
@@ -76,7 +76,7 @@ def test_a_head_that_costs_is_never_pale_even_where_no_number_fits(few_sequences
     view.evidence.margins = {part: right for part in [NOTHING, *parts_of(view.run.model)]}
     view.evidence.margins[heads_of(view.run.model)[5]] = -right
     with picture_style():
-        axes, = model_picture(view).axes
+        axes, = draw_model(view).axes
     assert sum(patch.get_alpha() == 0.6 for patch in axes.patches) == 63
     assert not any("−" in text.get_text() for text in axes.texts)
 
@@ -93,7 +93,7 @@ def test_a_run_without_its_record_is_drawn_without_a_film(
 
 
 def test_a_query_can_be_redone_from_the_numbers_shown(view):
-    table = head_picture(view).axes[1]
+    table = draw_head(view).axes[1]
     assert names_of(table.get_yticklabels())[1] == "x = q·k / √8"
     numbers = numpy.array([float(text.get_text().replace("−", "-")) for text in table.texts])
     scores, scaled, powers, weights = numbers.reshape(4, -1)
@@ -101,7 +101,7 @@ def test_a_query_can_be_redone_from_the_numbers_shown(view):
     numpy.testing.assert_allclose(powers, numpy.exp(scaled - scaled.max()), atol=0.02)
     numpy.testing.assert_allclose(weights, powers / powers.sum(), atol=0.002)
     kind, layer, head = view.best
-    query = maps.instructive_query(view)
+    query = maps.pick_query(view)
     assert view.reading.cells[0][query].any()
     row = view.reading.maps[kind][layer, head, query]
     numpy.testing.assert_allclose(weights, row[: len(weights)], atol=0.0006)
@@ -114,31 +114,31 @@ def test_no_sentence_takes_chance_for_a_finding(view):
     """85% against 80% for uniform attention; an irreplaceable symbol; a harmful head."""
     evidence, (_, layer, head) = view.evidence, view.best
     view.reading.shares[layer, head], view.reading.chance = 0.85, 0.8
-    assert sentence_of(head_picture(view)).startswith("No head ")
-    assert "(uniform: 80%)" in sentence_of(head_picture(view))
-    assert sentence_of(layer_picture(view)).endswith("attending mainly to the needed symbols: 0 of 2")
-    assert "(uniform: 80%)" in layer_picture(view).get_supxlabel()
+    assert sentence_of(draw_head(view)).startswith("No head ")
+    assert "(uniform: 80%)" in sentence_of(draw_head(view))
+    assert sentence_of(draw_layer(view)).endswith("attending mainly to the needed symbols: 0 of 2")
+    assert "(uniform: 80%)" in draw_layer(view).get_supxlabel()
     view.reading.shares[layer, head] = 0.9375
-    assert visualize.head_sentence(view).endswith(
+    assert visualize.head_title(view).endswith(
         " spends 93% of its attention on the symbols the answer needs (uniform: 80%)"
     )
     evidence.reading.shares, evidence.reading.chance = evidence.reading.shares * 0 + 0.1355, 0.1
-    assert "no head attends to them much: 14% at most (uniform: 10%)" in sentence_of(influence_picture(view))
+    assert "no head attends to them much: 14% at most (uniform: 10%)" in sentence_of(draw_influence(view))
     evidence.influence = evidence.influence * math.nan
-    assert sentence_of(influence_picture(view)).startswith("No symbol could be replaced, so what the answers")
+    assert sentence_of(draw_influence(view)).startswith("No symbol could be replaced, so what the answers")
     harmful, count = heads_of(view.run.model)[0], len(evidence.source)
     evidence.margins |= {
         NOTHING: torch.cat([-torch.ones(count // 4, 3), torch.ones(count - count // 4, 3)]),
         harmful: torch.ones(count, 3),
     }
-    assert price(view, harmful) == "costs nothing (accuracy rises by 25 points)"
-    assert "+25" in [text.get_text() for text in model_picture(view).axes[0].texts]
+    assert format_cost(view, harmful) == "costs nothing (accuracy rises by 25 points)"
+    assert "+25" in [text.get_text() for text in draw_model(view).axes[0].texts]
     evidence.margins = {part: -torch.ones(count, 3) for part in evidence.margins}
-    assert sentence_of(model_picture(view)) == "The model is never correct, so no ablation can make it worse"
+    assert sentence_of(draw_model(view)) == "The model is never correct, so no ablation can make it worse"
 
 
 def test_small_numbers_are_written_in_powers_of_ten():
-    written = [number(value) for value in (1.0, 0.0123, 0.001, 0.00031, 2e-12, 0.0)]
+    written = [format_weight(value) for value in (1.0, 0.0123, 0.001, 0.00031, 2e-12, 0.0)]
     assert written == ["1.000", "0.012", "0.001", "3e-4", "2e-12", "0.000"]
 
 
@@ -174,8 +174,8 @@ def pictures_of_view(view, several=1):
         return {
             name: figure for name, picture in visualize.PICTURES.items() if (figure := picture(view))
         } | {
-            "lengths": lengths_picture([view] * several),
-            "lines": lines_picture([[view] * several] * several),
+            "lengths": draw_lengths([view] * several),
+            "lines": draw_comparison([[view] * several] * several),
         }
 
 
@@ -209,7 +209,7 @@ def untrained_view(task, architecture, words=None, **sizes):
     config.check()
     torch.manual_seed(0)
     row = {"step": 8, "loss": 1.0, "token_accuracy": 0.2, "exact_match": 0.1, "seconds": 1.0, "solved": False}
-    view = look_at(Run(config.model().eval(), config, [row], Path()), words)
+    view = make_view(Run(config.model().eval(), config, [row], Path()), words)
     view.attention_history = append_epoch(None, view.run.model, recorded_questions(config), row)
     return view
 
@@ -224,7 +224,7 @@ def test_every_picture_of_a_task_of_ones_own_is_drawn_and_claims_nothing_false(
     if task == "letters":
         assert view.answer.startswith("c a b → ")
     if task == "marks":
-        names = [tick.get_text() for tick in head_picture(view).axes[0].get_xticklabels()]
+        names = [tick.get_text() for tick in draw_head(view).axes[0].get_xticklabels()]
         assert {*names[1:9]} <= {*MARKS} and names[9] == "END"
     outlines = OWN[task][1]
     for name, figure in pictures_of_view(view).items():
@@ -407,12 +407,12 @@ def test_a_sequence_of_ones_own_replaces_no_picture_and_its_title_says_so(
         f"{name}_5-9-12-14-7-8-4-10-11.png"
         for name in ("attention_head", "attention_layer", "attention_model")
     }
-    view = look_at(load_run(models, "copy"), [question])
+    view = make_view(load_run(models, "copy"), [question])
     share = view.reading.maps["encoder"][view.best[1:]].diagonal()[1:10].mean()
-    for picture in head_picture, layer_picture:
+    for picture in draw_head, draw_layer:
         assert "(9 symbols; training had at most 8)" in numbers_of(picture(view))
-    assert f"at {int(100 * share)}%" in sentence_of(head_picture(view))
-    assert "training had" not in numbers_of(head_picture(look_at(view.run, ["5 9"])))
+    assert f"at {int(100 * share)}%" in sentence_of(draw_head(view))
+    assert "training had" not in numbers_of(draw_head(make_view(view.run, ["5 9"])))
     with pytest.raises(SystemExit):                             # a task that is named must take the question
         call_main(monkeypatch, "--models-dir", models, "--task", "copy", "add", "--sequence", "5 9")
     assert capsys.readouterr().err.startswith("error: 5 9 is not a valid question for add;")

@@ -3,8 +3,8 @@
 import pytest
 from test_visualize import assert_readable, names_of, pictures_of_view, sentence_of
 
-from lab.view import look_at
-from lab.weights import beside_picture
+from lab.view import make_view
+from lab.weights import draw_next_to_trained
 from support.figure import picture_style
 from train import load_run
 
@@ -14,12 +14,12 @@ from train import load_run
 def test_its_pictures_name_the_parts_and_stand_beside_those_of_a_trained_model(
     task, architecture, built, models_dir, few_sequences
 ):
-    view = look_at(load_run(built, task, architecture), ["5", "7", "9"])
+    view = make_view(load_run(built, task, architecture), ["5", "7", "9"])
     pictures = pictures_of_view(view)
     assert "training" not in pictures
     with picture_style():
-        trained = look_at(load_run(models_dir, task, architecture), ["5", "7", "9"])
-        pictures["beside"] = beside_picture(view, trained)
+        trained = make_view(load_run(models_dir, task, architecture), ["5", "7", "9"])
+        pictures["beside"] = draw_next_to_trained(view, trained)
     for figure in pictures.values():
         assert_readable(figure)
     costly = {"copy": {"encoder": "none of 1", "encoder-decoder": "1 of 3"},

@@ -9,19 +9,19 @@ from data import format_tokens
 from lab.ablation import NOTHING
 from lab.heads import ALL_ATTENTION, heads_of
 from lab.what_matters import (
-    ablation_picture,
-    ablation_sentence,
-    influence_picture,
-    layers_picture,
-    layers_sentence,
-    lengths_picture,
-    lengths_sentence,
+    ablation_title,
+    draw_ablation,
+    draw_influence,
+    draw_layers,
+    draw_lengths,
+    layers_title,
+    lengths_title,
 )
 from transformer import END, PAD
 
 
 def test_the_influence_picture_shows_attention_and_influence_in_the_same_sequences(view):
-    figure, evidence = influence_picture(view), view.evidence
+    figure, evidence = draw_influence(view), view.evidence
     kind, layer, head = view.best
     first = 9 if kind == "decoder" else 1 if kind == "encoder" else 0       # the query that predicts symbol 0
     view.run.model(*evidence.reading.inputs)
@@ -39,7 +39,7 @@ def test_the_influence_picture_shows_attention_and_influence_in_the_same_sequenc
 
 
 def test_the_ablation_picture_shows_what_is_left_by_length(view):
-    figure, evidence = ablation_picture(view), view.evidence
+    figure, evidence = draw_ablation(view), view.evidence
     axes = figure.axes[0]
     lengths = (evidence.source > 3).sum(dim=1)
     names, columns = names_of(axes.get_yticklabels()), names_of(axes.get_xticklabels())
@@ -47,7 +47,7 @@ def test_the_ablation_picture_shows_what_is_left_by_length(view):
     either, other = heads_of(view.run.model)[:2]
     evidence.pair = other, either, 0.5
     pair = f"{view.name(either)} and {view.name(other)}"
-    assert f"Redundant pair: {pair}; without both, accuracy is 50%." in ablation_picture(view).get_supxlabel()
+    assert f"Redundant pair: {pair}; without both, accuracy is 50%." in draw_ablation(view).get_supxlabel()
     parts = {view.name(part): part for part in [*evidence.margins, ALL_ATTENTION] if part != NOTHING}
     drawn = axes.collections[0].get_array()
     texts = numpy.array([int(text.get_text()) for text in axes.texts]).reshape(drawn.shape)
@@ -69,7 +69,7 @@ def test_the_sentence_of_ablation_names_the_costliest_head_and_the_one_that_read
         evidence.margins = {part: right for part in evidence.margins} | {
             parts[name]: torch.cat([-right[:cost], right[cost:]]) for name, cost in costs.items()
         }
-        return ablation_sentence(view)
+        return ablation_title(view)
 
     model = MODELS[view.run.architecture]
     assert sentence() == f"this {model} needs no attention for the task reverse: 100% correct without any"
@@ -81,11 +81,11 @@ def test_the_sentence_of_ablation_names_the_costliest_head_and_the_one_that_read
     assert text.endswith("costs nothing")
     assert sentence(all=count, best=count // 2).startswith(f"{view.name(view.best)} matters most: without it")
     evidence.margins = {part: -right for part in evidence.margins}
-    assert ablation_sentence(view) == "the model is never correct, so no ablation can make it worse"
+    assert ablation_title(view) == "the model is never correct, so no ablation can make it worse"
 
 
 def test_lengths_and_layers_are_drawn_as_measured(view):
-    picture = lengths_picture([view])
+    picture = draw_lengths([view])
     axes, = picture.axes
     exact_match, = axes.get_lines()
     assert list(exact_match.get_xdata()) == list(range(1, 17))
@@ -98,7 +98,7 @@ def test_lengths_and_layers_are_drawn_as_measured(view):
     assert asked in picture.get_supxlabel().splitlines()
     shaded = axes.patches[0].get_extents().transformed(axes.transData.inverted())
     assert (shaded.x0, shaded.x1) == (pytest.approx(0.5), pytest.approx(8.5))           # trained on 1 … 8
-    picture = layers_picture(view)
+    picture = draw_layers(view)
     tokens, sequences = picture.axes[0].get_lines()
     assert list(tokens.get_ydata())[-2:] == [10, 100] and list(sequences.get_ydata())[-2:] == [0, 87.5]
     labels = [" ".join(name.split()) for name in names_of(picture.axes[0].get_xticklabels())]
@@ -107,7 +107,7 @@ def test_lengths_and_layers_are_drawn_as_measured(view):
 
 def test_the_picture_of_lengths_says_which_model_stops_and_which_goes_on(view):
     def sentence():
-        return lengths_sentence([view])
+        return lengths_title([view])
 
     name, beyond = MODELS[view.run.architecture], view.evidence.lengths[8]
     assert sentence() == f"the {name} generalises beyond the training lengths: 72% correct at length 9"
@@ -131,4 +131,4 @@ def test_the_picture_of_lengths_says_which_model_stops_and_which_goes_on(view):
     ],
 )
 def test_the_answer_appears_at_the_largest_step_or_gradually(values, sentence):
-    assert layers_sentence({str(place): value for place, value in enumerate(values)}) == sentence
+    assert layers_title({str(place): value for place, value in enumerate(values)}) == sentence
