@@ -28,9 +28,9 @@ from tqdm import tqdm
 import data
 from lab import animation, maps, mistakes, outputs, side_by_side, what_matters
 from lab import view as wording
-from lab.evidence import head_table
+from lab.evidence import make_head_table
 from lab.gallery import save_gallery
-from lab.heads import heads_of
+from lab.heads import list_heads
 from lab.live_page import save_page
 from lab.view import View, make_view
 from lab.weights import draw_next_to_trained
@@ -43,23 +43,23 @@ from train import load_run
 
 
 def head_title(view: View) -> str:
-    name, share = view.name(view.best), view.share(view.best)
-    if not view.outlined:
+    name, mass = view.describe_part(view.top_head), view.mass(view.top_head)
+    if not view.has_outline:
         return f"{name} is the most focused head; {wording.explain_no_outline(view)}"
-    needed, chance = "the symbols the answer needs", f"(uniform: {percent(view.reading.chance)})"
-    if share <= view.reading.enough:
-        return f"no head attends mainly to {needed}: {name} comes closest, at {percent(share)} {chance}"
-    return f"{name} spends {percent(share)} of its attention on {needed} {chance}"
+    needed, chance = "the symbols the answer needs", f"(uniform: {percent(view.attention.chance)})"
+    if mass <= view.attention.threshold:
+        return f"no head attends mainly to {needed}: {name} comes closest, at {percent(mass)} {chance}"
+    return f"{name} spends {percent(mass)} of its attention on {needed} {chance}"
 
 
 def draw_head(view: View) -> Figure:
     """Draw the head that attends most to the answers, with one row in numbers to check on paper."""
-    shown, query = maps.make_map(view, view.best), maps.pick_query(view)
+    shown, query = maps.make_map(view, view.top_head), maps.pick_query(view)
     rows, total = maps.list_softmax_steps(view, query)
     keys = list(range(len(rows["weight"])))                 # that the query can attend to
-    aligned = len(shown.keys) <= maps.MOST_KEYS             # each number in its key's column
+    aligned = len(shown.keys) <= maps.MAX_KEYS              # each number in its key's column
     if not aligned:
-        keys = shown.weights[query, keys].topk(min(maps.MOST_KEYS, len(keys))).indices.sort().values.tolist()
+        keys = shown.weights[query, keys].topk(min(maps.MAX_KEYS, len(keys))).indices.sort().values.tolist()
     columns = shown.keys if aligned else [shown.keys[key] for key in keys]
     caption, heights = wording.explain_marks(view, [view.kind]), (min(0.3 * len(shown.queries), 5.0), 1.1)
     caption += " The framed row in numbers: "
@@ -70,7 +70,7 @@ def draw_head(view: View) -> Figure:
     axes.set_ylabel("query (attends)" if len(shown.queries) > 5 else "query")
     axes.add_patch(Rectangle((0, query), len(shown.keys), 1, **maps.FRAME))
     maps.colour_bar(mesh, [axes])
-    row = maps.Map(shown.weights[query, keys][None], shown.cells[query, keys][None], [], [])
+    row = maps.Map(shown.weights[query, keys][None], shown.outlined[query, keys][None], [], [])
     rows = {name: [texts[key] for key in keys] for name, texts in rows.items()}
     maps.draw_table(table, rows, row, len(columns))
     maps.label_ticks(table, list(rows), [] if aligned else columns)
@@ -81,30 +81,32 @@ def draw_head(view: View) -> Figure:
 
 def draw_layer(view: View) -> Figure:
     """Draw all heads of the layer that contains the head attending most to the answers."""
-    kind, layer, _ = view.best
-    name, drawn = view.name((kind, layer)), []
-    for head in heads_of(view.run.model, (kind, layer)):
-        share = f": {percent(view.share(head))}" if view.outlined else ""
-        drawn.append(maps.make_map(view, head, f"head {head[2] + 1}{share}"))
+    kind, layer, _ = view.top_head
+    name, drawn = view.describe_part((kind, layer)), []
+    for head in list_heads(view.run.model, (kind, layer)):
+        mass = f": {percent(view.mass(head))}" if view.has_outline else ""
+        drawn.append(maps.make_map(view, head, f"head {head[2] + 1}{mass}"))
     title, caption = f"{name}: {wording.explain_no_outline(view)}", wording.explain_marks(view, [kind])
-    if view.outlined:
-        readers = int((view.reading.shares[layer] > view.reading.enough).sum())
+    if view.has_outline:
+        readers = int((view.attention.mass[layer] > view.attention.threshold).sum())
         title = f"heads in {name} attending mainly to the needed symbols: {readers} of {len(drawn)}"
-        caption += f" Percentages: attention on these symbols (uniform: {percent(view.reading.chance)})."
-    accuracy, sample = view.evidence.left((kind, layer)), wording.describe_sample(view.evidence.source)
-    subtitle = f"{wording.describe_run(view)} Accuracy without this layer: {percent(accuracy)}, on {sample}."
+        caption += f" Percentages: attention on these symbols (uniform: {percent(view.attention.chance)})."
+    accuracy = percent(view.evidence.accuracy_without((kind, layer)))
+    sample = wording.describe_sample(view.evidence.source)
+    subtitle = f"{wording.describe_run(view)} Accuracy without this layer: {accuracy}, on {sample}."
     rows = [drawn[first : first + 4] for first in range(0, len(drawn), 4)]
     return maps.draw_grid(title, subtitle, caption, rows, shared=True)
 
 
 def model_title(view: View) -> str:
-    if view.evidence.left() == 0:
+    if view.evidence.accuracy == 0:
         return wording.NEVER_CORRECT
-    costly = view.costly
-    title = f"heads that matter on their own: {len(costly)} of {len(heads_of(view.run.model))}"
-    if not costly:
+    important = view.important_heads
+    title = f"heads that matter on their own: {len(important)} of {len(list_heads(view.run.model))}"
+    if not important:
         return title
-    return f"{title}; without {view.name(costly[0])}: accuracy {wording.format_change(view, costly[0])}"
+    change = wording.format_change(view, important[0])
+    return f"{title}; without {view.describe_part(important[0])}: accuracy {change}"
 
 
 def mark_cost(axes: Axes, box: Rectangle, points: int) -> None:
@@ -120,10 +122,11 @@ def mark_cost(axes: Axes, box: Rectangle, points: int) -> None:
 
 def draw_model(view: View) -> Figure:
     """Draw all layers of all kinds (rows) and heads (columns), each with the cost of removing it."""
-    layers = [(kind, layer) for kind, found in view.reading.maps.items() for layer in range(len(found))]
+    every = view.attention.maps                             # of each kind: (layers, H, T, S)
+    layers = [(kind, layer) for kind in every for layer in range(len(every[kind]))]
     heads = view.run.config.num_heads
-    lost = {head: wording.cost_in_points(view, head) for head in heads_of(view.run.model)}
-    rows, columns = (max(found.size(side) for found in view.reading.maps.values()) for side in (2, 3))
+    costs = {head: wording.cost_in_points(view, head) for head in list_heads(view.run.model)}
+    rows, columns = (max(weights.size(side) for weights in every.values()) for side in (2, 3))
     across = heads * (columns + 1)
     inch = across / 6.5                                     # in cells
     gap = max(1, 0.22 * inch)                               # room for a number above each map
@@ -135,35 +138,37 @@ def draw_model(view: View) -> Figure:
     axes = figure.subplots()                                # one for all maps, in cells
     maps.frame(axes, across, len(layers) * pitch + 0.5)
     axes.set(aspect="equal", frame_on=False)
-    for (row, place), head in itertools.product(enumerate(layers), range(heads)):
-        shown, points = maps.make_map(view, (*place, head)), lost[(*place, head)]
+    for (row, layer), head in itertools.product(enumerate(layers), range(heads)):
+        shown, points = maps.make_map(view, (*layer, head)), costs[(*layer, head)]
         left, top, width = head * (columns + 1), row * pitch + gap, len(shown.keys)
         maps.draw_map(axes, shown, left, top)
         mark_cost(axes, Rectangle((left, top), width, len(shown.queries)), points)
         if points and heads <= 20:                          # else there is no room for a number
-            change_there = f"{-points:+}".replace("-", "−")
-            axes.text(left + width / 2, top - 0.1 * gap, change_there, ha="center", weight="bold")
-    named = range(0, heads, math.ceil(heads / 25))
-    names = [f"head {head + 1}" if heads <= 10 else str(head + 1) for head in named]
-    axes.set_xticks([head * (columns + 1) + columns / 2 for head in named], names)
-    axes.set_yticks([row * pitch + gap + rows / 2 for row in range(len(layers))], map(view.name, layers))
+            change = f"{-points:+}".replace("-", "−")
+            axes.text(left + width / 2, top - 0.1 * gap, change, ha="center", weight="bold")
+    labelled = range(0, heads, math.ceil(heads / 25))
+    names = [f"head {head + 1}" if heads <= 10 else str(head + 1) for head in labelled]
+    axes.set_xticks([head * (columns + 1) + columns / 2 for head in labelled], names)
+    middles = [row * pitch + gap + rows / 2 for row in range(len(layers))]
+    axes.set_yticks(middles, map(view.describe_part, layers))
     axes.tick_params(length=0)
     return figure
 
 
 def draw_kinds(view: View) -> Figure | None:
     """Draw one head of each kind of attention, if there are several, with the accuracy without that kind."""
-    if len(view.reading.maps) == 1:
+    if len(view.attention.maps) == 1:
         return None
-    found, evidence, row = view.reading.maps, view.evidence, []
-    for kind in found:
-        head = view.best if kind == view.kind else wording.most_focused_head(kind, found[kind])
+    evidence, drawn, accuracies = view.evidence, [], []
+    for kind, weights in view.attention.maps.items():
+        head = view.top_head if kind == view.kind else wording.most_focused_head(kind, weights)
         title = f"{wording.KINDS[kind]}\nlayer {head[1] + 1}, head {head[2] + 1}"
-        row.append(maps.make_map(view, head, title))
-    left = ", ".join(f"{percent(evidence.left((kind,)))} without {view.name((kind,))}" for kind in found)
-    marks, sample = wording.explain_marks(view, found), wording.describe_sample(evidence.source)
-    caption = f"{marks} Accuracy: zero ablation on {sample}."
-    return maps.draw_grid(f"accuracy: {left}", wording.describe_run(view), caption, [row])
+        drawn.append(maps.make_map(view, head, title))
+        accuracy = percent(evidence.accuracy_without((kind,)))
+        accuracies.append(f"{accuracy} without {view.describe_part((kind,))}")
+    marks = wording.explain_marks(view, view.attention.maps)
+    caption = f"{marks} Accuracy: zero ablation on {wording.describe_sample(evidence.source)}."
+    return maps.draw_grid(f"accuracy: {', '.join(accuracies)}", wording.describe_run(view), caption, [drawn])
 
 
 # ---------------------------------------------------------------- all files of a run
@@ -192,7 +197,7 @@ PICTURES = SINGLE_SEQUENCE_PICTURES | {                     # … the others wha
 
 def load_trained_counterpart(view: View, models_dir: Path) -> View | None:
     """Return the trained counterpart of a hand-built model: same task, parent folder."""
-    run, question = view.run, data.format_tokens(view.reading.source[0, 1:-1], view.run.config.task)
+    run, question = view.run, data.format_tokens(view.attention.source[0, 1:-1], view.run.config.task)
     try:
         trained = load_run(models_dir.resolve().parent, run.config.task, run.architecture)
         return make_view(trained, question.split())
@@ -215,8 +220,8 @@ def list_run_outputs(view: View, folder: Path, options: argparse.Namespace) -> I
         film, page = folder / "film.gif", folder / "explorer.html"
         yield outputs.Output(film, shown, partial(animation.save_animation, view, film))
         yield outputs.Output(page, shown, partial(save_page, view.run, page))
-        yield outputs.Output(folder / "heads.csv", shown, partial(head_table, view.evidence))
-        yield outputs.Output(folder / "mistakes.csv", shown, partial(mistakes.table_of, view.run))
+        yield outputs.Output(folder / "heads.csv", shown, partial(make_head_table, view.evidence))
+        yield outputs.Output(folder / "mistakes.csv", shown, partial(mistakes.make_mistake_table, view.run))
 
 
 # ---------------------------------------------------------------- command line

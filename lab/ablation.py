@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from data import batches_by_length, loss_mask
-from lab.heads import SEQUENCES, Head, Part, attention_at, heads_of, inputs_and_outputs, unseen_sequences
+from lab.heads import SEQUENCES, Head, Part, attention_modules, capture_activations, list_heads, sample_unseen
 from support.config import EVALUATION_BATCH
 from support.runs import Run
 from transformer import PAD, eval_mode, unwrap_model
@@ -16,7 +16,7 @@ NOTHING = "nothing"                                         # instead of a part
 
 
 @contextmanager
-def ablated(
+def ablate(
     model: nn.Module, *parts: Part, replacement: dict[Head, Tensor] | None = None
 ) -> Iterator[nn.Module]:
     """Ablate parts of the model's attention: zero ablation, or mean ablation with mean_head_outputs.
@@ -24,7 +24,7 @@ def ablated(
     Each head in these parts passes zeros, or its replacement (Dh,), to the output projection. On exit, the
     model is restored. Raises ValueError if it has no such part.
     """
-    attentions, heads = attention_at(model), {head for part in parts for head in heads_of(model, part)}
+    attentions, heads = attention_modules(model), {head for part in parts for head in list_heads(model, part)}
     place_of = {attentions[head[:2]].output_projection: head[:2] for head in heads}
 
     def replace_outputs(output_projection: nn.Module, arguments: tuple[Tensor]) -> Tensor:
@@ -43,10 +43,10 @@ def ablated(
 
 def mean_head_outputs(run: Run) -> dict[Head, Tensor]:
     """Return each head's mean output (Dh,) over all tokens of the test sequences."""
-    _, inputs, _ = unseen_sequences(run)
-    attentions, means = attention_at(run.model), {}
+    _, inputs, _ = sample_unseen(run)
+    attentions, means = attention_modules(run.model), {}
     projections = [attention.output_projection for attention in attentions.values()]
-    mixed = inputs_and_outputs(run.model, projections, inputs)
+    mixed = capture_activations(run.model, projections, inputs)
     for (place, attention), (mixture, _) in zip(attentions.items(), mixed, strict=True):
         is_token = inputs[0 if place[0] == "encoder" else -1] != PAD                    # (N, T)
         by_head = mixture[is_token].float().mean(dim=0).unflatten(0, (attention.num_heads, -1))     # (H, Dh)
@@ -54,35 +54,35 @@ def mean_head_outputs(run: Run) -> dict[Head, Tensor]:
     return means
 
 
-def margins(logits: Tensor, targets: Tensor) -> Tensor:
+def logit_margins(logits: Tensor, targets: Tensor) -> Tensor:
     """Return the correct symbol's logit minus the highest other logit, (N, T); ∞ where nothing is scored.
 
     A prediction is correct exactly when its margin is positive. logits are (N, T, V), targets (N, T).
     """
-    right = targets[:, :, None]
-    ahead = logits.gather(2, right) - logits.scatter(2, right, -torch.inf).amax(dim=2, keepdim=True)
-    return ahead[:, :, 0].float().where(loss_mask(targets), torch.inf)
+    index = targets[:, :, None]
+    margins = logits.gather(2, index) - logits.scatter(2, index, -torch.inf).amax(dim=2, keepdim=True)
+    return margins[:, :, 0].float().where(loss_mask(targets), torch.inf)
 
 
-def margins_without(
-    run: Run, cuts: list[tuple[Part, ...]], replacement: dict[Head, Tensor] | None = None,
+def logit_margins_without(
+    run: Run, ablations: list[tuple[Part, ...]], replacement: dict[Head, Tensor] | None = None,
     count: int = SEQUENCES,
 ) -> Tensor:
-    """Return the margins on test sequences of all lengths under each ablation, (cuts, N, T).
+    """Return the logit margins on test sequences of all lengths under each ablation, (ablations, N, T).
 
     This also scores generating models: greedy decoding is correct exactly if every teacher-forced step is.
     """
-    _, inputs, targets = unseen_sequences(run, count=count)
-    result = torch.full((len(cuts), *targets.shape), torch.inf, dtype=torch.float32)
+    _, inputs, targets = sample_unseen(run, count=count)
+    result = torch.full((len(ablations), *targets.shape), torch.inf, dtype=torch.float32)
     with eval_mode(run.model) as model:
-        for rows, short in batches_by_length(inputs, EVALUATION_BATCH):
-            length = short[-1].size(1)
-            for number, parts in enumerate(cuts):
-                with ablated(model, *parts, replacement=replacement):
-                    result[number, rows, :length] = margins(model(*short), targets[rows, :length])
+        for rows, trimmed in batches_by_length(inputs, EVALUATION_BATCH):
+            length = trimmed[-1].size(1)
+            for index, parts in enumerate(ablations):
+                with ablate(model, *parts, replacement=replacement):
+                    result[index, rows, :length] = logit_margins(model(*trimmed), targets[rows, :length])
     return result
 
 
-def is_right(margins: Tensor) -> Tensor:
+def correct_by_margin(margins: Tensor) -> Tensor:
     """Return which sequences have a positive margin at every query; (…, N, T) → (…, N) boolean."""
     return (margins > 0).all(dim=-1)

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from data import format_tokens, make_inputs_and_targets
-from lab.evidence import shares_in_training
-from lab.heads import heads_of, read
+from lab.evidence import mass_during_training
+from lab.heads import list_heads, measure_attention
 from lab.maps import colour_bar, draw_named_map, make_map
 from lab.view import View
 from support.figure import fix_layout, label_lines, new_figure, one_line_title
@@ -20,25 +20,25 @@ from support.files import atomic_write
 from support.record import NUM_RECORDED
 
 
-def half_way(values: list[float]) -> int:
+def half_rise_index(values: list[float]) -> int:
     """Return the index at which rising values first reach half-way from the first to the last."""
     middle = (values[0] + values[-1]) / 2
     return next((place for place, value in enumerate(values) if value >= middle), 0)
 
 
 def animation_title(
-    steps: list[int], right: list[float], share: list[float] | None = None, enough: float = 0.5
+    steps: list[int], accuracy: list[float], mass: list[float] | None = None, threshold: float = 0.5
 ) -> str:
     """State when the correct symbols and the attention pattern emerge."""
-    symbols = steps[half_way(right)]
-    if right[-1] < 0.5:
+    symbols = steps[half_rise_index(accuracy)]
+    if accuracy[-1] < 0.5:
         return f"most symbols are still incorrect at step {steps[-1]}"
     text = f"the correct symbols emerge at step {symbols}"
-    if share is None:
+    if mass is None:
         return text
-    if share[-1] <= enough:
+    if mass[-1] <= threshold:
         return f"{text}; no head ever attends mainly to the symbols they need"
-    return f"{text}, the attention pattern at step {steps[half_way(share)]}"
+    return f"{text}, the attention pattern at step {steps[half_rise_index(mass)]}"
 
 
 def draw_animation(view: View) -> tuple[Figure, Callable[[int], None]]:
@@ -46,33 +46,33 @@ def draw_animation(view: View) -> tuple[Figure, Callable[[int], None]]:
     run, recorded = view.run, view.attention_history
     source, target = (torch.from_numpy(recorded[name])[None] for name in ("source", "target"))
     inputs, targets = make_inputs_and_targets(run.architecture, source, target)
-    view = replace(view, reading=read(run, source, inputs, targets))
+    view = replace(view, attention=measure_attention(run, source, inputs, targets))
     curves, steps = {"symbols correct": recorded["accuracy"].tolist()}, recorded["step"].tolist()
     question = format_tokens(source[0, 1:-1], run.config.task)
     subtitle = f"{view}, seed {run.config.seed}, on {question}. A step is that of a curve half-way up."
-    caption, best = f"Solid: accuracy on {NUM_RECORDED} questions of this length.", view.best
-    if view.outlined:
-        best = max(heads_of(run.model, (view.kind,)), key=view.share)
-        shares = shares_in_training(run, recorded)
-        curves["attention on the answer"] = shares[:, best[1], best[2]].tolist()
-        caption += f" Dashed: {view.place(best)}, on this question."
-    title = animation_title(steps, *curves.values(), enough=view.reading.enough)
-    figure, shown = new_figure(3.9, title, subtitle, caption), make_map(view, best)
-    axes, right = figure.subplots(1, 2, width_ratios=(1.6, 1))
-    mesh = draw_named_map(axes, shown)
-    axes.set_aspect("equal")
+    caption, head = f"Solid: accuracy on {NUM_RECORDED} questions of this length.", view.top_head
+    if view.has_outline:
+        head = max(list_heads(run.model, (view.kind,)), key=view.mass)
+        mass = mass_during_training(run, recorded)
+        curves["attention on the answer"] = mass[:, head[1], head[2]].tolist()
+        caption += f" Dashed: {view.part_name(head)}, on this question."
+    title = animation_title(steps, *curves.values(), threshold=view.attention.threshold)
+    figure, shown = new_figure(3.9, title, subtitle, caption), make_map(view, head)
+    map_axes, curve_axes = figure.subplots(1, 2, width_ratios=(1.6, 1))
+    mesh = draw_named_map(map_axes, shown)
+    map_axes.set_aspect("equal")
     for (name, values), style in zip(curves.items(), ("-", "--"), strict=False):
-        right.plot(steps, [100 * value for value in values], style, label=name)
-    right.set(xlabel="training step", ylabel="%", ylim=(-3, 103), xlim=(0, 1.02 * steps[-1]))
-    label_lines(right)
-    colour_bar(mesh, [axes])
+        curve_axes.plot(steps, [100 * value for value in values], style, label=name)
+    curve_axes.set(xlabel="training step", ylabel="%", ylim=(-3, 103), xlim=(0, 1.02 * steps[-1]))
+    label_lines(curve_axes)
+    colour_bar(mesh, [map_axes])
 
     def show(epoch: int) -> None:
-        kind, layer, head = best
-        weights = torch.from_numpy(recorded[kind][epoch, layer, head]).float()
+        kind, layer, index = head
+        weights = torch.from_numpy(recorded[kind][epoch, layer, index]).float()
         mesh.set_array(weights.masked_fill(shown.weights.isnan(), torch.nan).numpy())
-        axes.set_title(f"{view.place(best)}, step {steps[epoch]}", loc="left")
-        for line, values in zip(right.get_lines(), curves.values(), strict=True):
+        map_axes.set_title(f"{view.part_name(head)}, step {steps[epoch]}", loc="left")
+        for line, values in zip(curve_axes.get_lines(), curves.values(), strict=True):
             line.set_data(steps[: epoch + 1], [100 * value for value in values[: epoch + 1]])
 
     return figure, show

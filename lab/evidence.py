@@ -10,19 +10,19 @@ from torch import Tensor
 
 import data
 from lab import ablation, heads
-from lab.influence import answer_sensitivity, influence
+from lab.influence import answer_sensitivity, measure_influence
 from lab.probes import logit_lens
 from support.record import AttentionHistory
 from support.runs import Run
 from train import predict
 from transformer import unwrap_model
 
-MOST_HARMLESS, PAIRS = 48, 4                                # candidate heads, and pairs measured
-SMALLEST_COST = 0.01                                        # of a pair worth reporting
+MAX_CANDIDATES, MAX_PAIRS = 48, 4                           # candidate heads, and pairs measured
+MIN_COST = 0.01                                             # of a pair worth reporting
 
 
 @dataclass
-class AtLength:
+class LengthResult:
     """A model's answers to questions of one length."""
 
     source: Tensor                                          # (N, L + 2)
@@ -39,10 +39,10 @@ class AtLength:
         return data.exact_match(self.answers, self.target)
 
 
-def answer_lengths(run: Run, most: int) -> dict[int, int]:
+def find_answer_lengths(run: Run, max_length: int) -> dict[int, int]:
     """Return the answer length for each question length, up to this one, that task and model support."""
-    config, places, lengths = run.config, len(unwrap_model(run.model).positional_encoding.encoding), {}
-    for length in data.valid_lengths(config.task, most, config.vocab_size):
+    config, max_len, lengths = run.config, len(unwrap_model(run.model).positional_encoding.encoding), {}
+    for length in data.valid_lengths(config.task, max_length, config.vocab_size):
         question = data.example_questions(config.task, length, config.vocab_size)[:1]
         try:
             answer = data.check_answers(config.task, question, config.vocab_size)
@@ -50,21 +50,21 @@ def answer_lengths(run: Run, most: int) -> dict[int, int]:
             continue
         source, target = (data.add_special_tokens(x, x.size(1) + 2) for x in (question, answer))
         inputs, _ = data.make_inputs_and_targets(run.architecture, source, target)
-        if max(tokens.size(1) for tokens in inputs) <= places:
+        if max(tokens.size(1) for tokens in inputs) <= max_len:
             lengths[length] = answer.size(1)
     return lengths
 
 
-def shares_in_training(run: Run, attention_history: AttentionHistory) -> Tensor:
+def mass_during_training(run: Run, attention_history: AttentionHistory) -> Tensor:
     """Return each head's fraction of attention on the answers after each epoch, (epochs, layers, H).
 
     It covers the kind that can find answers, on the recorded question; NaN if they depend on nothing.
     """
     question = torch.from_numpy(attention_history["source"])[None, 1:-1]
-    depends = answer_sensitivity(run.config.task, question, run.config.vocab_size)
-    maps = torch.from_numpy(attention_history[heads.answering_kind(run.architecture)]).float()
-    cells = heads.answer_cells(run.architecture, depends, *maps.shape[-2:])[0]
-    return heads.share_on(cells, maps)
+    sensitivity = answer_sensitivity(run.config.task, question, run.config.vocab_size)
+    maps = torch.from_numpy(attention_history[heads.source_attention_kind(run.architecture)]).float()
+    answer_sources = heads.map_answer_sources(run.architecture, sensitivity, *maps.shape[-2:])[0]
+    return heads.attention_mass_on(answer_sources, maps)
 
 
 @dataclass
@@ -75,103 +75,111 @@ class Evidence:
     count: int = heads.SEQUENCES                            # of all lengths, for ablation and lens
 
     @cached_property
-    def reading(self) -> heads.Reading:
+    def attention(self) -> heads.AttentionStats:
         """The attention in the longest sequences."""
-        longest = heads.longest(self.run)
-        return heads.read(self.run, *heads.unseen_sequences(self.run, longest, heads.SEQUENCES_EACH))
+        length = heads.max_test_length(self.run)
+        sequences = heads.sample_unseen(self.run, length, heads.SEQUENCES_PER_LENGTH)
+        return heads.measure_attention(self.run, *sequences)
 
     @property
-    def brightest(self) -> heads.Head | None:
+    def top_head(self) -> heads.Head | None:
         """The head that attends most to the answers; None if it is unknown where these come from."""
-        shares = self.reading.shares
-        if shares.isnan().any():
+        mass = self.attention.mass
+        if mass.isnan().any():
             return None
-        return heads.answering_kind(self.run.architecture), *divmod(int(shares.argmax()), shares.size(1))
+        layer, head = divmod(int(mass.argmax()), mass.size(1))
+        return heads.source_attention_kind(self.run.architecture), layer, head
 
     @cached_property
     def influence(self) -> Tensor:
         """The influence of each symbol on the answers to the same sequences, (N, T, S)."""
-        return influence(self.run, self.reading.source, self.reading.inputs, self.reading.targets)
+        attention = self.attention
+        return measure_influence(self.run, attention.source, attention.inputs, attention.targets)
 
     @cached_property
-    def lengths(self) -> list[AtLength]:
+    def length_results(self) -> list[LengthResult]:
         """The answers for each available question length, up to twice the training length."""
-        lengths = []
-        for length in answer_lengths(self.run, 2 * self.run.config.seq_len):
-            source, _, _ = heads.unseen_sequences(self.run, length, heads.SEQUENCES_EACH)
+        results = []
+        for length in find_answer_lengths(self.run, 2 * self.run.config.seq_len):
+            source, _, _ = heads.sample_unseen(self.run, length, heads.SEQUENCES_PER_LENGTH)
             answer = data.TASKS[self.run.config.task].answer(source[:, 1:-1])
             target = data.add_special_tokens(answer, answer.size(1) + 2)
-            lengths.append(AtLength(source, target, predict(self.run.model, source, target)))
-        return lengths
+            results.append(LengthResult(source, target, predict(self.run.model, source, target)))
+        return results
 
     @cached_property
     def source(self) -> Tensor:
         """The test sequences of all lengths on which ablation and lens are measured, (N, S)."""
-        return heads.unseen_sequences(self.run, count=self.count)[0]
+        return heads.sample_unseen(self.run, count=self.count)[0]
 
     @cached_property
     def lens(self) -> dict[str, tuple[float, float]]:
         """Token accuracy and exact match of the logit lens after each sublayer."""
-        _, inputs, targets = heads.unseen_sequences(self.run, count=self.count)
+        _, inputs, targets = heads.sample_unseen(self.run, count=self.count)
         return {
             name: (data.token_accuracy(predictions, targets), data.exact_match(predictions, targets))
             for name, predictions in logit_lens(self.run, inputs).items()
         }
 
     @cached_property
-    def margins(self) -> dict[heads.Part | str, Tensor]:
-        """The margins (N, T) on sequences of all lengths after zero ablation of NOTHING and of each part."""
+    def logit_margins(self) -> dict[heads.Part | str, Tensor]:
+        """The logit margins (N, T) on sequences of all lengths, intact (NOTHING) and after ablation."""
         model = self.run.model
-        cuts = {part: tuple(heads.heads_of(model, part)) for part in heads.parts_of(model)}
-        different = list(dict.fromkeys([(), *cuts.values()]))           # some parts contain the same heads
-        margins = ablation.margins_without(self.run, different, count=self.count)
-        ahead = dict(zip(different, margins, strict=True))
-        return {ablation.NOTHING: ahead[()]} | {part: ahead[cut] for part, cut in cuts.items()}
+        heads_in = {part: tuple(heads.list_heads(model, part)) for part in heads.list_parts(model)}
+        distinct = list(dict.fromkeys([(), *heads_in.values()]))        # some parts contain the same heads
+        margins = ablation.logit_margins_without(self.run, distinct, count=self.count)
+        margins_of = dict(zip(distinct, margins, strict=True))
+        return {ablation.NOTHING: margins_of[()]} | {part: margins_of[heads_in[part]] for part in heads_in}
 
-    def left(self, part: heads.Part | str = ablation.NOTHING) -> float:
+    @property
+    def accuracy(self) -> float:
+        """The exact match of the intact model."""
+        return self.accuracy_without(ablation.NOTHING)
+
+    def accuracy_without(self, part: heads.Part | str) -> float:
         """Return the exact match without this part."""
-        return ablation.is_right(self.margins[part]).double().mean().item()
+        return ablation.correct_by_margin(self.logit_margins[part]).double().mean().item()
 
-    def cost(self, part: heads.Part) -> float:
+    def ablation_cost(self, part: heads.Part) -> float:
         """Return how much exact match drops without this part."""
-        return self.left() - self.left(part)
+        return self.accuracy - self.accuracy_without(part)
 
     @cached_property
-    def pair(self) -> tuple[heads.Head, heads.Head, float] | None:
+    def redundant_pair(self) -> tuple[heads.Head, heads.Head, float] | None:
         """Two heads that can each be removed at no cost, but not together, and the exact match without both.
 
         To first order, the effects of two cuts on a margin add up. So pairs are ranked by that sum, and the
-        top PAIRS are measured. None if no pair costs at least SMALLEST_COST.
+        top MAX_PAIRS are measured. None if no pair costs at least MIN_COST.
         """
-        harmless = [head for head in heads.heads_of(self.run.model) if self.cost(head) < SMALLEST_COST]
-        uncut = self.margins[ablation.NOTHING]
-        taken = {head: (self.margins[head] - uncut).nan_to_num() for head in harmless}
-        harmless = sorted(harmless, key=lambda head: taken[head].sum())[:MOST_HARMLESS]
+        harmless = [head for head in heads.list_heads(self.run.model) if self.ablation_cost(head) < MIN_COST]
+        intact = self.logit_margins[ablation.NOTHING]
+        effects = {head: (self.logit_margins[head] - intact).nan_to_num() for head in harmless}
+        candidates = sorted(harmless, key=lambda head: effects[head].sum())[:MAX_CANDIDATES]
 
-        def expected(pair: tuple[heads.Head, heads.Head]) -> float:
-            least = (self.margins[pair[0]] + taken[pair[1]]).amin(dim=1)
-            return least.sigmoid().mean().item()            # a smooth version of exact match
+        def estimate_accuracy(pair: tuple[heads.Head, heads.Head]) -> float:
+            smallest = (self.logit_margins[pair[0]] + effects[pair[1]]).amin(dim=1)
+            return smallest.sigmoid().mean().item()         # a smooth version of exact match
 
-        pairs = sorted(itertools.combinations(harmless, 2), key=expected)[:PAIRS]
-        margins = ablation.margins_without(self.run, pairs, count=self.count)
-        left = ablation.is_right(margins).double().mean(dim=1).tolist()
-        least, pair = min(zip(left, pairs, strict=True), default=(1.0, None))
-        return (*pair, least) if self.left() - least >= SMALLEST_COST else None
+        pairs = sorted(itertools.combinations(candidates, 2), key=estimate_accuracy)[:MAX_PAIRS]
+        margins = ablation.logit_margins_without(self.run, pairs, count=self.count)
+        accuracies = ablation.correct_by_margin(margins).double().mean(dim=1).tolist()
+        lowest, pair = min(zip(accuracies, pairs, strict=True), default=(1.0, None))
+        return (*pair, lowest) if self.accuracy - lowest >= MIN_COST else None
 
 
-def head_table(evidence: Evidence) -> list[dict]:
+def make_head_table(evidence: Evidence) -> list[dict]:
     """Return one row per head, most costly first; layers and heads are numbered from 1.
 
     Each gives the fraction of attention on the answer's source, the exact match without the head, and the
     cost of removing it. The fraction is None if that kind cannot find the source, or there is none.
     """
-    rows, answering = [], heads.answering_kind(evidence.run.architecture)
-    for head in heads.heads_of(evidence.run.model):
+    rows, source_kind = [], heads.source_attention_kind(evidence.run.architecture)
+    for head in heads.list_heads(evidence.run.model):
         kind, layer, index = head
-        share = evidence.reading.shares[layer, index].item() if kind == answering else math.nan
+        mass = evidence.attention.mass[layer, index].item() if kind == source_kind else math.nan
         rows.append({
             "kind": kind, "layer": layer + 1, "head": index + 1,
-            "answer": None if math.isnan(share) else share,
-            "exact_match_without": evidence.left(head), "cost": evidence.cost(head),
+            "attention_on_answer_sources": None if math.isnan(mass) else mass,
+            "exact_match_without": evidence.accuracy_without(head), "cost": evidence.ablation_cost(head),
         })
-    return sorted(rows, key=lambda row: (-row["cost"], -(row["answer"] or 0)))
+    return sorted(rows, key=lambda row: (-row["cost"], -(row["attention_on_answer_sources"] or 0)))

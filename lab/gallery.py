@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from urllib.parse import quote
 
-from lab.live_page import ASSETS, fill_in
+from lab.live_page import ASSETS, render_template
 from support.figure import percent
 from support.files import write_text
 from support.runs import add_to_listing, read_listing, read_metrics, task_from_folder
@@ -123,7 +123,7 @@ def save_gallery(output: Path) -> Path:
     links = "\n".join(f'<a href="#{anchor(title)}">{html.escape(title)}</a>' for title in found)
     contents = f'<nav aria-label="runs">\n{links}\n</nav>\n' + "".join(found.values())
     parts = {name: (ASSETS / name).read_text(encoding="utf-8") for name in ("gallery.html", "base.css")}
-    write_text(fill_in(parts["gallery.html"], parts | {"contents": contents}), path)
+    write_text(render_template(parts["gallery.html"], parts | {"contents": contents}), path)
     runs = sorted({run for shown in listing.values() for run in shown["runs"]})
     add_to_listing(output, {path: {"runs": runs}})
     return path

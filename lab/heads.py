@@ -17,13 +17,13 @@ from support.runs import Run
 from transformer import MultiHeadAttention, attention_mask, eval_mode, unwrap_model
 
 SEQUENCES = 320                                             # test sequences of all lengths, …
-SEQUENCES_EACH = 100                                        # … and of a single length
+SEQUENCES_PER_LENGTH = 100                                  # … and of a single length
 Head = tuple[str, int, int]                                 # kind, layer, head; here both count from 0
 Part = tuple[()] | tuple[str] | tuple[str, int] | Head      # all attention, a kind, a layer or a head
 ALL_ATTENTION: Part = ()
 
 
-def attention_at(model: nn.Module) -> dict[tuple[str, int], MultiHeadAttention]:
+def attention_modules(model: nn.Module) -> dict[tuple[str, int], MultiHeadAttention]:
     """Return the attention module of each kind and layer."""
     return {
         (kind, layer): attention for kind, attentions in unwrap_model(model).attention_layers().items()
@@ -31,21 +31,21 @@ def attention_at(model: nn.Module) -> dict[tuple[str, int], MultiHeadAttention]:
     }
 
 
-def heads_of(model: nn.Module, part: Part = ALL_ATTENTION) -> list[Head]:
+def list_heads(model: nn.Module, part: Part = ALL_ATTENTION) -> list[Head]:
     """List the heads in one part of the model's attention. Raises ValueError if there is no such part."""
-    attentions = attention_at(model)
+    attentions = attention_modules(model)
     heads = [(*place, head) for place in attentions for head in range(attentions[place].num_heads)]
     if part not in {head[: len(part)] for head in heads}:
         raise ValueError(f"this model has no part {part}; its first head is {heads[0]}, its last {heads[-1]}")
     return [head for head in heads if head[: len(part)] == part]
 
 
-def parts_of(model: nn.Module) -> list[Part]:
-    """List every part that can be ablated: each head, each layer, each kind, and all attention."""
-    return sorted({head[:size] for head in heads_of(model) for size in range(4)})
+def list_parts(model: nn.Module) -> list[Part]:
+    """List every part that can be ablate: each head, each layer, each kind, and all attention."""
+    return sorted({head[:size] for head in list_heads(model) for size in range(4)})
 
 
-def inputs_and_outputs(
+def capture_activations(
     model: nn.Module, modules: list[nn.Module], inputs: tuple[Tensor, ...]
 ) -> list[tuple[Tensor, Tensor]]:
     """Return each module's first input and its output during one forward pass, both (B, T, …)."""
@@ -61,25 +61,25 @@ def inputs_and_outputs(
     return [seen[module] for module in modules]
 
 
-def scores_of_query(model: nn.Module, inputs: tuple[Tensor, ...], head: Head, query: int) -> Tensor:
+def compute_query_scores(model: nn.Module, inputs: tuple[Tensor, ...], head: Head, query: int) -> Tensor:
     """Return the dot products q·k of one query with every key, for the first input row, (S,).
 
     Divided by √Dh and passed through softmax, they give the attention weights (Vaswani et al. 2017, eq. 1).
     """
-    kind, layer, index = heads_of(model, head)[0]           # ValueError if there is no such head
-    attention = attention_at(model)[kind, layer]
+    kind, layer, index = list_heads(model, head)[0]         # ValueError if there is no such head
+    attention = attention_modules(model)[kind, layer]
     projections = [attention.query_projection, attention.key_projection]
-    (_, queries), (_, keys) = inputs_and_outputs(model, projections, inputs)
+    (_, queries), (_, keys) = capture_activations(model, projections, inputs)
     queries, keys = (attention.split_heads(x)[0, index].float() for x in (queries, keys))
     return keys @ queries[query]
 
 
-def answering_kind(architecture: str) -> str:
+def source_attention_kind(architecture: str) -> str:
     """Return the kind of attention that can find the answers in the source."""
     return "cross" if architecture == "encoder-decoder" else architecture
 
 
-def first_symbol(architecture: str, kind: str, length: int) -> tuple[int, int]:
+def first_symbol_cell(architecture: str, kind: str, length: int) -> tuple[int, int]:
     """Return the query and key where the symbols start in a map; that query predicts symbol 0.
 
     In an encoder, each query predicts the symbol at its own position; in a generating model, the next one.
@@ -90,28 +90,28 @@ def first_symbol(architecture: str, kind: str, length: int) -> tuple[int, int]:
     return {"encoder": (1, 1), "decoder": (0, 0), "cross": (0, 1)}[kind]
 
 
-def answer_cells(architecture: str, depends: Tensor, queries: int, keys: int) -> Tensor:
-    """Return where the answers come from in a map (T, S) of the answering kind, (N, T, S) boolean.
+def map_answer_sources(architecture: str, sensitivity: Tensor, queries: int, keys: int) -> Tensor:
+    """Return where the answers come from in a map (T, S) of attention to the source, (N, T, S) boolean.
 
-    The query that predicts a symbol gets a cell at each key with at least half the sensitivity of the
-    strongest key. depends (N, A, L) comes from influence.answer_sensitivity. Cells outside the map are
+    For the query that predicts a symbol, these are the keys with at least half the sensitivity of the
+    strongest one. sensitivity (N, A, L) comes from influence.answer_sensitivity. Anything outside the map is
     dropped, because an answer can end too early.
     """
-    query, key = first_symbol(architecture, answering_kind(architecture), depends.size(2))
-    known = depends.nan_to_num()[:, : queries - query, : keys - key]
-    cells = torch.zeros(len(depends), queries, keys, dtype=torch.bool)
-    cells[:, query : query + known.size(1), key : key + known.size(2)] = (
+    query, key = first_symbol_cell(architecture, source_attention_kind(architecture), sensitivity.size(2))
+    known = sensitivity.nan_to_num()[:, : queries - query, : keys - key]
+    sources = torch.zeros(len(sensitivity), queries, keys, dtype=torch.bool)
+    sources[:, query : query + known.size(1), key : key + known.size(2)] = (
         (known > 0) & (known >= known.amax(dim=2, keepdim=True) / 2)
     )
-    return cells
+    return sources
 
 
-def longest(run: Run) -> int:
-    """Return the longest content length in the test split; for sums with seq_len 8, this is 7."""
+def max_test_length(run: Run) -> int:
+    """Return the maximum question length of the test split; for sums with seq_len 8, this is 7."""
     return run.config.lengths()[-1]
 
 
-def unseen_sequences(
+def sample_unseen(
     run: Run, length: int | None = None, count: int = SEQUENCES
 ) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
     """Return sources, model inputs and targets of unseen sequences of all training lengths, or just one."""
@@ -122,13 +122,13 @@ def unseen_sequences(
     return source, *make_inputs_and_targets(run.architecture, source, target)
 
 
-def clearest_example(run: Run, length: int | None = None) -> Tensor:
+def pick_clear_example(run: Run, length: int | None = None) -> Tensor:
     """Return the unseen content (L,) with the fewest repeated symbols, by default among the longest."""
-    source, _, _ = unseen_sequences(run, length or longest(run))
+    source, _, _ = sample_unseen(run, length or max_test_length(run))
     return max(source[:, 1:-1], key=lambda content: len(content.unique()))
 
 
-def share_on(cells: Tensor, maps: Tensor) -> Tensor:
+def attention_mass_on(cells: Tensor, maps: Tensor) -> Tensor:
     """Return the mean fraction of attention that queries with marked cells spend on them, per head (…, H).
 
     maps (…, H, T, S), cells boolean (T, S), or (N, 1, T, S) for N sequences. NaN if there are no cells.
@@ -138,20 +138,20 @@ def share_on(cells: Tensor, maps: Tensor) -> Tensor:
 
 
 @dataclass
-class Reading:
+class AttentionStats:
     """The attention in sequences of one length: a single sequence, or means over N."""
 
     source: Tensor                                          # (N, L + 2)
     inputs: tuple[Tensor, ...]
     targets: Tensor                                         # (N, T)
     maps: dict[str, Tensor]                                 # of each kind: (layers, H, T, S)
-    depends: Tensor                                         # of the correct answer; see answer_sensitivity
-    cells: Tensor                                           # (N, T, S), see answer_cells
-    shares: Tensor                                          # of the answering kind, on cells: (layers, H)
+    sensitivity: Tensor                                     # of the correct answer; see answer_sensitivity
+    answer_sources: Tensor                                  # (N, T, S), see map_answer_sources
+    mass: Tensor                                            # of attention on answer_sources: (layers, H)
     chance: float                                           # what uniform attention would score
 
     @property
-    def enough(self) -> float:
+    def threshold(self) -> float:
         """The fraction above which a head attends mainly to the needed symbols: half-way from chance to 1."""
         return (1 + self.chance) / 2
 
@@ -161,24 +161,27 @@ class Reading:
         return self.source.size(1) - 2
 
 
-def read(run: Run, source: Tensor, inputs: tuple[Tensor, ...], targets: Tensor) -> Reading:
+def measure_attention(
+    run: Run, source: Tensor, inputs: tuple[Tensor, ...], targets: Tensor
+) -> AttentionStats:
     """Measure where the heads attend; all sources must have the same length."""
-    answering = answering_kind(run.architecture)
-    depends = answer_sensitivity(run.config.task, source[:, 1:-1], run.config.vocab_size)
-    cells = answer_cells(run.architecture, depends, targets.size(1), inputs[0].size(1))[:, None]
+    source_kind = source_attention_kind(run.architecture)
+    sensitivity = answer_sensitivity(run.config.task, source[:, 1:-1], run.config.vocab_size)
+    answer_sources = map_answer_sources(run.architecture, sensitivity, targets.size(1), inputs[0].size(1))
     maps = dict.fromkeys(unwrap_model(run.model).attention_layers(), 0)
-    shares = torch.zeros(len(source), run.config.num_layers, run.config.num_heads, dtype=torch.float32)
+    mass = torch.zeros(len(source), run.config.num_layers, run.config.num_heads, dtype=torch.float32)
     with eval_mode(run.model) as model:
         for rows, tokens in batches_by_length(inputs, EVALUATION_BATCH):
             model(*tokens)
             for kind, attentions in model.attention_layers().items():
                 weights = torch.stack([attention.attention_weights.float() for attention in attentions])
                 maps[kind] += weights.sum(dim=1) / len(source)
-                if kind == answering:
-                    shares[rows] = share_on(cells[rows], weights).transpose(0, 1)
-    allowed = attention_mask(inputs[0][:1], causal=answering == "decoder").double()
-    chance = share_on(cells, allowed / allowed.sum(dim=-1, keepdim=True)).nanmean().item()
-    return Reading(
-        source=source, inputs=inputs, targets=targets, maps=maps, depends=depends, cells=cells[:, 0],
-        shares=shares.nanmean(dim=0), chance=chance,
+                if kind == source_kind:
+                    mass[rows] = attention_mass_on(answer_sources[rows, None], weights).transpose(0, 1)
+    allowed = attention_mask(inputs[0][:1], causal=source_kind == "decoder").double()
+    uniform = allowed / allowed.sum(dim=-1, keepdim=True)
+    return AttentionStats(
+        source=source, inputs=inputs, targets=targets, maps=maps, sensitivity=sensitivity,
+        answer_sources=answer_sources, mass=mass.nanmean(dim=0),
+        chance=attention_mass_on(answer_sources[:, None], uniform).nanmean().item(),
     )

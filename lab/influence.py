@@ -1,6 +1,6 @@
 """Interventions on the question: replace one symbol and see which symbols of the answer change.
 
-`answer_sensitivity` measures this for the correct answer, `influence` for the model's.
+`answer_sensitivity` measures this for the correct answer, `measure_influence` for the model's.
 
 Shapes: N questions, L symbols of content, A symbols of the answer, S source length, T target length.
 """
@@ -44,7 +44,7 @@ def perturb_question(
     return replaced.where(changed[:, None], content), changed
 
 
-def influence(run: Run, source: Tensor, inputs: tuple[Tensor, ...], targets: Tensor) -> Tensor:
+def measure_influence(run: Run, source: Tensor, inputs: tuple[Tensor, ...], targets: Tensor) -> Tensor:
     """Measure what each answer depends on: replace one symbol and see how much the output changes, (N, T, S).
 
     For query t and key s, this is the total variation distance ½·Σ|p − p′| between the output distributions

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from data import END, TASKS, alphabet, exact_match, token_name
 from lab import ablation, heads
-from lab.evidence import Evidence, answer_lengths
+from lab.evidence import Evidence, find_answer_lengths
 from support.config import TEST_SEQUENCES, format_test_size
 from support.figure import percent
 from support.files import write_text
@@ -29,12 +29,12 @@ from train import run_test
 from transformer import count_parameters, eval_mode, unwrap_model
 
 ASSETS = Path(__file__).with_name("page")
-LARGEST_PAGE = 3_000_000                                    # bytes
+MAX_PAGE_BYTES = 3_000_000                                  # bytes
 SEQUENCES = 200                                             # unseen sequences embedded in the page
 CHECKED = 3                                                 # sequences embedded with PyTorch's logits
 
 
-def rounded(run: Run) -> Run:
+def round_to_float16(run: Run) -> Run:
     """Return the run with weights rounded to float16."""
     model = copy.deepcopy(run.model)
     for weights in model.state_dict().values():
@@ -42,105 +42,105 @@ def rounded(run: Run) -> Run:
     return replace(run, model=model)
 
 
-def as_base64(tensors: Iterable[Tensor], dtype: torch.dtype) -> str:
+def encode_base64(tensors: Iterable[Tensor], dtype: torch.dtype) -> str:
     """Encode all numbers, concatenated."""
     numbers = torch.cat([x.detach().flatten() for x in tensors]).to(dtype)
     return base64.b64encode(numbers.numpy().tobytes()).decode()
 
 
-def with_answers(task: str, contents: Iterable[Tensor]) -> list[list[list[int]]]:
+def pair_with_answers(task: str, contents: Iterable[Tensor]) -> list[list[list[int]]]:
     """Return each content (L,) and its correct answer."""
     return [[content.tolist(), TASKS[task].answer(content[None])[0].tolist()] for content in contents]
 
 
-def examples(run: Run, lengths: dict[int, int]) -> list[list]:
+def pick_examples(run: Run, lengths: dict[int, int]) -> list[list]:
     """Return example questions with answers and notes: long, short, and beyond the training lengths."""
-    known = run.config.lengths()
+    trained = run.config.lengths()
     longer = [length for length in lengths if length > run.config.seq_len][:1]
-    notes = {known[-1]: "", known[len(known) // 3]: ""} | dict.fromkeys(longer, "beyond the training lengths")
-    found = with_answers(run.config.task, (heads.clearest_example(run, length) for length in notes))
-    return [[*each, note] for each, note in zip(found, notes.values(), strict=True)]
+    notes = {trained[-1]: "", trained[len(trained) // 3]: ""}
+    notes |= dict.fromkeys(longer, "beyond the training lengths")
+    pairs = pair_with_answers(run.config.task, (heads.pick_clear_example(run, length) for length in notes))
+    return [[*pair, note] for pair, note in zip(pairs, notes.values(), strict=True)]
 
 
-def checks(run: Run, means: dict[heads.Head, Tensor]) -> list[dict]:
-    """Return PyTorch's logits for a few sequences, with and without cuts."""
-    _, inputs, _ = heads.unseen_sequences(run, heads.longest(run), CHECKED)
-    every = heads.heads_of(run.model)
+def compute_checks(run: Run, means: dict[heads.Head, Tensor]) -> list[dict]:
+    """Return PyTorch's logits for a few sequences, with and without ablations."""
+    _, inputs, _ = heads.sample_unseen(run, heads.max_test_length(run), CHECKED)
+    every = heads.list_heads(run.model)
     first, last = every[0], every[-1]                       # the same in a model of one head
     result = []
     for without, replacement in (
         ([], None), ([first], None), ([last[:2]], means), ([first, last], means),
         ([heads.ALL_ATTENTION], None),
     ):
-        with eval_mode(run.model) as model, ablation.ablated(model, *without, replacement=replacement):
+        with eval_mode(run.model) as model, ablation.ablate(model, *without, replacement=replacement):
             logits = model(*inputs)
         for row in range(CHECKED):
             result.append({
                 "inputs": [tokens[row].tolist() for tokens in inputs], "without": without,
                 "mode": "mean" if replacement else "zero",
-                "logits": as_base64([logits[row]], torch.float32),
+                "logits": encode_base64([logits[row]], torch.float32),
             })
     return result
 
 
-def guide(run: Run, evidence: Evidence) -> dict:
+def measure_experiments(run: Run, evidence: Evidence) -> dict:
     """Return the measurements behind the page's experiments.
 
-    "brightest" is the head that attends most to the answers, "other" the most costly of the rest. "share" is
-    the fraction of the brightest head's attention on the answers' source, "moved" the same without "other".
-    "readers" counts the heads with more than Reading.enough there. "pair" is Evidence.pair, with a count.
+    "top_head" attends most to the answers, and "other" is the most important of the rest. "mass" is the
+    fraction of the top head's attention on the answers' sources, "mass_without" the same without "other".
+    "readers" counts the heads above AttentionStats.threshold. "redundant_pair" ends with a count.
     """
-    brightest, reading, result = evidence.brightest, evidence.reading, {"brightest": None}
-    others = [head for head in heads.heads_of(run.model) if head != brightest]
-    if brightest and others:
-        other = min(others, key=evidence.left)
-        with ablation.ablated(run.model, other):
-            without = heads.read(run, reading.source, reading.inputs, reading.targets)
-        _, layer, head = brightest
+    top_head, attention, result = evidence.top_head, evidence.attention, {"top_head": None}
+    others = [head for head in heads.list_heads(run.model) if head != top_head]
+    if top_head and others:
+        other = min(others, key=evidence.accuracy_without)
+        with ablation.ablate(run.model, other):
+            without = heads.measure_attention(run, attention.source, attention.inputs, attention.targets)
+        _, layer, head = top_head
+        readers = int((attention.mass > attention.threshold).sum())
         result = {
-            "brightest": brightest, "other": other, "readers": int((reading.shares > reading.enough).sum()),
-            "share": reading.shares[layer, head].item(), "moved": without.shares[layer, head].item(),
+            "top_head": top_head, "other": other, "readers": readers,
+            "mass": attention.mass[layer, head].item(), "mass_without": without.mass[layer, head].item(),
         }
-    pair = evidence.pair
-    return result | {"pair": pair and [pair[0], pair[1], round(pair[2] * len(evidence.source))]}
+    pair = evidence.redundant_pair
+    return result | {"redundant_pair": pair and [pair[0], pair[1], round(pair[2] * len(evidence.source))]}
 
 
-def page_data(run: Run) -> tuple[dict, str]:
+def collect_page_data(run: Run) -> tuple[dict, str]:
     """Return the page's data about the run, and all model parameters in base64."""
     config, task, model = run.config, run.config.task, run.model
     evidence, means = Evidence(run, SEQUENCES), ablation.mean_head_outputs(run)
     means = {head: mean.half().float() for head, mean in means.items()}
-    lengths = answer_lengths(run, len(model.positional_encoding.encoding))
+    lengths = find_answer_lengths(run, len(model.positional_encoding.encoding))
     tensors = model.state_dict() | {f"means.{'.'.join(map(str, head))}": x for head, x in means.items()}
-    most = max(length + answer + 3 for length, answer in lengths.items())
-    tensors["positional_encoding.encoding"] = tensors["positional_encoding.encoding"][:most]
+    longest_row = max(length + answer + 3 for length, answer in lengths.items())
+    tensors["positional_encoding.encoding"] = tensors["positional_encoding.encoding"][:longest_row]
+    correct = {part: ablation.correct_by_margin(x) for part, x in evidence.logit_margins.items()}
+    num_correct = {part: int(correct[part].sum()) for part in correct}
     data = {
         "task": task, "architecture": run.architecture, "config": asdict(config),
         "tensors": [[name, x.numel()] for name, x in tensors.items()],
         "token_names": [token_name(token, task) for token in range(config.vocab_size)],
         "symbols": alphabet(task, config.vocab_size), "format_hint": TASKS[task].format_hint,
-        "purposes": run.purposes,
-        "answer_lengths": lengths, "examples": examples(run, lengths),
-        "unseen": with_answers(task, (row[row > END] for row in evidence.source)),      # their content
-        "checks": checks(run, means), "guide": guide(run, evidence),
-        "right": int(ablation.is_right(evidence.margins[ablation.NOTHING]).sum()),
-        "table": [
-            [part, int(ablation.is_right(margins).sum())] for part, margins in evidence.margins.items()
-            if part != ablation.NOTHING
-        ],
+        "purposes": run.purposes, "answer_lengths": lengths, "examples": pick_examples(run, lengths),
+        "unseen": pair_with_answers(task, (row[row > END] for row in evidence.source)),     # their content
+        "checks": compute_checks(run, means), "guide": measure_experiments(run, evidence),
+        "num_correct": num_correct[ablation.NOTHING],
+        "ablations": [[part, num_correct[part]] for part in num_correct if part != ablation.NOTHING],
     }
-    return data, as_base64(tensors.values(), torch.float16)
+    return data, encode_base64(tensors.values(), torch.float16)
 
 
-def fill_in(template: str, parts: dict[str, str]) -> str:
+def render_template(template: str, parts: dict[str, str]) -> str:
     """Fill each {name} in the template, in a single pass: inserted text is not filled in again."""
     names = "|".join(map(re.escape, parts))
     return re.sub(rf"\{{({names})\}}", lambda found: parts[found[1]], template)
 
 
-def live_page(run: Run) -> str:
+def render_page(run: Run) -> str:
     """Return a run's page as HTML; its weights are already rounded."""
-    data, weights = page_data(run)
+    data, weights = collect_page_data(run)
     metrics = {} if run.code_change else read_metrics(run.folder)           # those of the run's own code
     count = metrics.get("test_sequences", TEST_SEQUENCES)
     answers = run_test(run.config, run.model, count)
@@ -153,7 +153,7 @@ def live_page(run: Run) -> str:
     )
     sources = [ASSETS / "explorer.html", *ASSETS.glob("*.css"), *ASSETS.glob("*.js")]
     parts = {path.name: path.read_text(encoding="utf-8") for path in sources}
-    return fill_in(parts["explorer.html"], parts | {
+    return render_template(parts["explorer.html"], parts | {
         "title": html.escape(f"Take this Transformer apart: {run.config.name}"),
         "about": about, "data": json.dumps(data).replace("<", "\\u003c"), "weights": weights,
     })
@@ -161,11 +161,11 @@ def live_page(run: Run) -> str:
 
 def save_page(run: Run, path: Path) -> str:
     """Write the page, with weights in float16; return its title, or print that it would be too large."""
-    run = rounded(replace(run, model=unwrap_model(run.model)))
+    run = round_to_float16(replace(run, model=unwrap_model(run.model)))
     size = count_parameters(run.model) * 2 * 4 / 3          # base64 writes three bytes as four characters
-    if size <= LARGEST_PAGE and len((page := live_page(run)).encode()) <= LARGEST_PAGE:
+    if size <= MAX_PAGE_BYTES and len((page := render_page(run)).encode()) <= MAX_PAGE_BYTES:
         write_text(page, path)
         return "an interactive page: question this model, cut its heads and see what breaks"
-    limit = f"it would exceed the limit of {LARGEST_PAGE / 1e6:.0f} MB"
+    limit = f"it would exceed the limit of {MAX_PAGE_BYTES / 1e6:.0f} MB"
     print(f"no live page for {run.config.name}: {limit}", file=sys.stderr)
     return ""

@@ -16,21 +16,21 @@ from matplotlib.patheffects import withStroke
 from torch import Tensor
 
 from data import format_tokens
-from lab.heads import Head, first_symbol, scores_of_query
+from lab.heads import Head, compute_query_scores, first_symbol_cell
 from lab.view import View
 from support.figure import new_figure, two_decimals
 
-MOST_KEYS = 16                                              # columns of numbers that fit side by side
+MAX_KEYS = 16                                               # columns of numbers that fit side by side
 SEAMLESS = {"edgecolors": "face", "linewidth": 0.3, "antialiased": True}    # in svg and pdf also
 FRAME = {"fill": False, "edgecolor": "tab:orange", "linewidth": 2}
 
 
 @dataclass
 class Map:
-    """Weights (T, S) with names of queries (rows) and keys; NaN is hatched, and cells (T, S) are outlined."""
+    """Weights (T, S), outlined cells (T, S), and names of queries (rows) and keys; NaN is hatched."""
 
     weights: Tensor
-    cells: Tensor
+    outlined: Tensor
     queries: list[str]
     keys: list[str]
     title: str = ""
@@ -39,19 +39,20 @@ class Map:
 def make_map(view: View, head: Head, title: str = "") -> Map:
     """Return one head's map of the view's sequence."""
     kind, layer, index = head
-    weights, inputs = view.reading.maps[kind][layer, index], view.reading.inputs
+    weights, inputs = view.attention.maps[kind][layer, index], view.attention.inputs
     if kind == "decoder":
         weights = weights.masked_fill(torch.ones_like(weights).triu(1).bool(), torch.nan)
-    outlined = kind == view.kind and view.outlined
-    cells = view.reading.cells[0] if outlined else torch.zeros_like(weights, dtype=torch.bool)
+    outlined = torch.zeros_like(weights, dtype=torch.bool)
+    if kind == view.kind and view.has_outline:
+        outlined = view.attention.answer_sources[0]
     task = view.run.config.task
     names = [[format_tokens(token, task) for token in tokens[0].split(1)] for tokens in inputs]
     queries = names[0] if kind == "encoder" else names[-1]
     keys = names[-1] if kind == "decoder" else names[0]
-    return Map(weights, cells, queries, keys, title)
+    return Map(weights, outlined, queries, keys, title)
 
 
-def cells_across(axes: Axes) -> float:
+def count_cells_across(axes: Axes) -> float:
     """Return how many cells the picture has side by side, over all its columns of axes."""
     return axes.get_gridspec().ncols * abs(numpy.ptp(axes.get_xlim()))
 
@@ -61,14 +62,14 @@ def label_unit_ticks(axis: Axis, names: list[str], across: float) -> None:
     step = 1 + int(across) // 45                            # as many as fit at 8 points
     axis.set_ticks([place + 0.5 for place in range(0, len(names), step)], names[::step])
     longest = max((len(left + right) for left, right in itertools.pairwise(names)), default=0)
-    upright = axis.axis_name == "x" and longest * across > 135 * step       # else neighbours would touch
-    axis.set_tick_params(length=0, pad=3, labelsize=8, rotation=90 if upright else 0)
+    rotated = axis.axis_name == "x" and longest * across > 135 * step       # else neighbours would touch
+    axis.set_tick_params(length=0, pad=3, labelsize=8, rotation=90 if rotated else 0)
 
 
 def label_ticks(axes: Axes, queries: list[str], keys: list[str]) -> None:
     """Label a map's rows and columns; without names, no ticks are drawn."""
     for axis, names in (axes.xaxis, keys), (axes.yaxis, queries):
-        label_unit_ticks(axis, names, cells_across(axes))
+        label_unit_ticks(axis, names, count_cells_across(axes))
 
 
 def frame(axes: Axes, columns: float, rows: float) -> None:
@@ -83,14 +84,14 @@ def draw_map(axes: Axes, shown: Map, left: float = 0, top: float = 0) -> QuadMes
     if shown.weights.isnan().any():                         # hatched wherever nothing is drawn
         style = {"hatch": "////", "edgecolor": matplotlib.rcParams["grid.color"], "linewidth": 0, "zorder": 0}
         axes.add_patch(Rectangle((left, top), columns, rows, facecolor="none", **style))
-    line = min(1.2, 37 / cells_across(axes))
-    places = [(left + key, top + query) for query, key in shown.cells.nonzero().tolist()]
+    line = min(1.2, 37 / count_cells_across(axes))
+    corners = [(left + key, top + query) for query, key in shown.outlined.nonzero().tolist()]
     mesh = axes.pcolormesh(
         left + numpy.arange(columns + 1), top + numpy.arange(rows + 1), shown.weights.numpy(),
         vmin=0, vmax=1, cmap="viridis", **SEAMLESS,
     )
     axes.add_collection(PatchCollection(
-        [Rectangle(place, 1, 1) for place in places], facecolor="none", edgecolor="white", linewidth=line,
+        [Rectangle(corner, 1, 1) for corner in corners], facecolor="none", edgecolor="white", linewidth=line,
         path_effects=[withStroke(linewidth=2.5 * line, foreground="black")],
     ))
     return mesh
@@ -136,11 +137,11 @@ def draw_grid(
 
 def pick_query(view: View) -> int:
     """Pick the query of the best head to show in numbers: neither uniform nor all on one key."""
-    kind, layer, index = view.best
-    weights, cells = view.reading.maps[kind][layer, index], view.reading.cells[0]
-    first, _ = first_symbol(view.run.architecture, kind, view.reading.length)
-    queries = cells.any(dim=1).nonzero().flatten().tolist() or range(len(weights))[first:] or [0]
-    reading = [query for query in queries if cells[query, weights[query].argmax()]]
+    kind, layer, index = view.top_head
+    weights, sources = view.attention.maps[kind][layer, index], view.attention.answer_sources[0]
+    first, _ = first_symbol_cell(view.run.architecture, kind, view.attention.length)
+    queries = sources.any(dim=1).nonzero().flatten().tolist() or range(len(weights))[first:] or [0]
+    reading = [query for query in queries if sources[query, weights[query].argmax()]]
     return min(reading or queries, key=lambda query: abs(weights[query].max().item() - 0.75))
 
 
@@ -150,11 +151,11 @@ def format_weight(value: float) -> str:
 
 def list_softmax_steps(view: View, query: int) -> tuple[dict[str, list[str]], float]:
     """Return the steps from scores to weights for one row of the best head, and the softmax denominator."""
-    kind, layer, index = view.best
-    weights = view.reading.maps[kind][layer, index, query]
+    kind, layer, index = view.top_head
+    weights = view.attention.maps[kind][layer, index, query]
     weights = weights[: query + 1] if kind == "decoder" else weights        # it can attend to no others
     size = view.run.config.d_model // view.run.config.num_heads
-    scores = scores_of_query(view.run.model, view.reading.inputs, view.best, query)[: len(weights)]
+    scores = compute_query_scores(view.run.model, view.attention.inputs, view.top_head, query)[: len(weights)]
     scaled = scores / math.sqrt(size)
     powers = (scaled - scaled.max()).exp()
     return {

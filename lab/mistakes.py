@@ -7,7 +7,7 @@ from support.runs import Run, read_metrics
 from train import run_test
 
 
-def mistakes_of(run: Run) -> TestResults | None:
+def find_mistakes(run: Run) -> TestResults | None:
     """Return a run's answers to the test; None if they are known to be correct, or its code has changed."""
     metrics = read_metrics(run.folder)
     if run.code_change or not metrics or metrics["test_exact_match"] == 1:
@@ -33,7 +33,7 @@ def mistakes_by_category(answers: TestResults) -> list[dict]:
     return rows
 
 
-def table_of(run: Run) -> list[dict]:
+def make_mistake_table(run: Run) -> list[dict]:
     """Return mistakes_by_category of a run's mistakes, if there are any."""
-    answers = mistakes_of(run)
+    answers = find_mistakes(run)
     return mistakes_by_category(answers) if answers else []

@@ -4,13 +4,13 @@ import torch
 from torch import Tensor, nn
 
 from data import batches_by_length
-from lab.heads import inputs_and_outputs
+from lab.heads import capture_activations
 from support.config import EVALUATION_BATCH
 from support.runs import Run
 from transformer import eval_mode
 
 
-def sublayers_of(model: nn.Module) -> dict[str, nn.Module]:
+def list_residual_readers(model: nn.Module) -> dict[str, nn.Module]:
     """Return the modules that read the residual stream before each sublayer, and after the last one.
 
     Each is named after the preceding sublayer of the stack that answers: "embedding", "layer 1 attention", …
@@ -33,11 +33,11 @@ def logit_lens(run: Run, inputs: tuple[Tensor, ...]) -> dict[str, Tensor]:
     "interpreting GPT: the logit lens"). The last entry is the model's actual prediction.
     """
     with eval_mode(run.model) as model:
-        readers = sublayers_of(model)
+        readers = list_residual_readers(model)
         *_, norm = readers.values()
         predictions = {name: torch.zeros_like(inputs[-1]) for name in readers}
         for rows, tokens in batches_by_length(inputs, EVALUATION_BATCH):
-            passed = inputs_and_outputs(model, [*readers.values()], tokens)
+            passed = capture_activations(model, [*readers.values()], tokens)
             for ids, (stream, _) in zip(predictions.values(), passed, strict=True):
                 ids[rows, : stream.size(1)] = model.output_projection(norm(stream)).argmax(dim=-1)
     return predictions

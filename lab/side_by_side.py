@@ -29,25 +29,25 @@ def gerund(task: str) -> str:
 
 def comparison_title(views: list[list[View]]) -> str:
     """State which of the learned tasks need no attention in the first architecture with such tasks."""
-    learned = [[view for view in row if view.evidence.left() >= 0.5] for row in views]
+    learned = [[view for view in row if view.evidence.accuracy >= 0.5] for row in views]
     for row in learned:
         needs = {gerund(view.run.config.task): not needs_no_attention(view) for view in row}
         needless, others = ([name for name in needs if needs[name] == needed] for needed in (False, True))
         if needless:
             need = "needs" if len(needless) == 1 else "need"
             do = "does" if len(others) == 1 else "do"
-            text = f"{' and '.join(needless)} in the {row[0].model} {need} no attention"
+            text = f"{' and '.join(needless)} in the {row[0].model_name} {need} no attention"
             return f"{text}; {' and '.join(others)} {do}" if others else text
     if not any(learned):
         return "none of these models has learned its task, so it is unknown what they need"
-    most = max(view.evidence.left((view.kind,)) for row in learned for view in row)
-    return f"none of these models works without attention: at most {at_most(most)} correct"
+    best = max(view.evidence.accuracy_without((view.kind,)) for row in learned for view in row)
+    return f"none of these models works without attention: at most {at_most(best)} correct"
 
 
 def locate_answer(view: View) -> tuple[list[str], int, int]:
     """Return the model's answer up to END, and the query and key of its symbol 0 in an answering map."""
-    query, key = heads.first_symbol(view.run.architecture, view.kind, view.reading.length)
-    predictions = view.reading.targets[0, query:].tolist()
+    query, key = heads.first_symbol_cell(view.run.architecture, view.kind, view.attention.length)
+    predictions = view.attention.targets[0, query:].tolist()
     predictions = predictions[: predictions.index(END) + 1] if END in predictions else predictions
     words = [format_tokens(token, view.run.config.task) for token in torch.tensor(predictions).split(1)]
     return words, query, key
@@ -55,11 +55,12 @@ def locate_answer(view: View) -> tuple[list[str], int, int]:
 
 def draw_lines(axes: Axes, shown: maps.Map, answer: list[str], query: int, key: int, columns: int) -> None:
     """Draw lines from each answer symbol (bottom) to the tokens it attends to (top); see locate_answer."""
-    weights, cells = (x[query : query + len(answer)] for x in (shown.weights.nan_to_num(), shown.cells))
+    rows = slice(query, query + len(answer))
+    weights, sources = shown.weights[rows].nan_to_num(), shown.outlined[rows]
     axes.set(xlim=(0, columns), ylim=(0, 1))
-    thickest = min(4.5, 100 / maps.cells_across(axes))      # in points, for a weight of 1
+    thickest = min(4.5, 100 / maps.count_cells_across(axes))        # in points, for a weight of 1
     faint = {"color": matplotlib.rcParams["grid.color"], "alpha": 0.4}
-    for chosen, style in (~cells, faint), (cells, {"color": matplotlib.rcParams["lines.color"]}):
+    for chosen, style in (~sources, faint), (sources, {"color": matplotlib.rcParams["lines.color"]}):
         lines = [[(symbol + key + 0.5, 0), (read + 0.5, 1)] for symbol, read in chosen.nonzero().tolist()]
         axes.add_collection(LineCollection(lines, linewidths=thickest * weights[chosen].numpy(), **style))
     axes.set_yticks([0, 1], ["answer", "question"], color="grey", size=8)
@@ -68,25 +69,26 @@ def draw_lines(axes: Axes, shown: maps.Map, answer: list[str], query: int, key: 
     above = axes.secondary_xaxis("top")
     above.spines[:].set_visible(False)
     for axis, names in (axes.xaxis, [""] * key + answer), (above.xaxis, shown.keys):
-        maps.label_unit_ticks(axis, names, 0.9 * maps.cells_across(axes))   # there is more room than in maps
+        across = 0.9 * maps.count_cells_across(axes)        # there is more room than in maps
+        maps.label_unit_ticks(axis, names, across)
 
 
 def draw_comparison(views: list[list[View]]) -> Figure:
     """Draw lines from answers to what they attend to: one row per architecture, one column per task."""
-    shown = [[maps.make_map(view, view.best) for view in row] for row in views]
+    shown = [[maps.make_map(view, view.top_head) for view in row] for row in views]
     answers = [locate_answer(view) for view in chain(*views)]
     below = [key + len(answer) for answer, _, key in answers]
     columns = max([*below, *(len(drawn.keys) for drawn in chain(*shown))])
     subtitle = f"Accuracy: exact match after zero ablation on {describe_sample(views[0][0].evidence.source)}."
     caption = "Line width: attention weight, in the head that attends most to the needed symbols."
-    if any(view.outlined for row in views for view in row):
+    if any(view.has_outline for row in views for view in row):
         caption += " Blue: the symbols the answer depends on."
     figure = new_figure(1.9 * len(views), comparison_title(views), subtitle, caption)
     panels = figure.subplots(len(views), len(views[0]), squeeze=False)
     for axes, view, drawn, answer in zip(panels.flat, chain(*views), chain(*shown), answers, strict=True):
         draw_lines(axes, drawn, *answer, columns)
-        left = percent(view.evidence.left((view.kind,)))
-        text = f"{view}\nwithout {view.name((view.kind,))}: {left} correct"
+        accuracy = percent(view.evidence.accuracy_without((view.kind,)))
+        text = f"{view}\nwithout {view.describe_part((view.kind,))}: {accuracy} correct"
         axes.set_title(text[:1].upper() + text[1:], loc="left")
         if not axes.get_subplotspec().is_first_col():
             axes.set_yticks([])

@@ -35,7 +35,7 @@ class View:
     """The data shown in the pictures of one run and one sequence."""
 
     run: Run
-    reading: heads.Reading                                  # of this one question
+    attention: heads.AttentionStats                         # of this one question
     answer: str                                             # the model's answer as text, with ✓ or ✗
     evidence: Evidence                                      # of many questions
     attention_history: AttentionHistory | None              # of how attention formed
@@ -44,47 +44,48 @@ class View:
         return self.run.config.name
 
     @property
-    def model(self) -> str:
+    def model_name(self) -> str:
         """The model's name in a sentence."""
         return data.MODELS[self.run.architecture]
 
     @property
     def kind(self) -> str:
-        """The kind of attention that can find the answers; cells and shares refer to this kind."""
-        return heads.answering_kind(self.run.architecture)
+        """The kind of attention that can find the answers; outlines and mass refer to it."""
+        return heads.source_attention_kind(self.run.architecture)
 
     @cached_property
-    def best(self) -> heads.Head:
+    def top_head(self) -> heads.Head:
         """The head that attends most to the answers or, if nothing is outlined, the most focused one."""
-        return self.evidence.brightest or most_focused_head(self.kind, self.reading.maps[self.kind])
+        return self.evidence.top_head or most_focused_head(self.kind, self.attention.maps[self.kind])
 
     @property
-    def costly(self) -> list[heads.Head]:
-        """The heads whose removal costs anything, most costly first."""
-        costly = [head for head in heads.heads_of(self.run.model) if self.evidence.cost(head) > 0]
-        return sorted(costly, key=self.evidence.left)
+    def important_heads(self) -> list[heads.Head]:
+        """The heads whose removal costs anything, most important first."""
+        every = heads.list_heads(self.run.model)
+        important = [head for head in every if self.evidence.ablation_cost(head) > 0]
+        return sorted(important, key=self.evidence.accuracy_without)
 
     @property
-    def outlined(self) -> bool:
+    def has_outline(self) -> bool:
         """True if there is anything to outline, in this sequence and in the test sequences."""
-        return bool(self.reading.cells.any()) and not self.evidence.reading.shares.isnan().any()
+        return bool(self.attention.answer_sources.any()) and not self.evidence.attention.mass.isnan().any()
 
-    def share(self, head: heads.Head) -> float:
+    def mass(self, head: heads.Head) -> float:
         """Return the fraction of the head's attention on this sequence's outlined cells."""
-        return self.reading.shares[head[1:]].item()
+        return self.attention.mass[head[1:]].item()
 
-    def name(self, part: heads.Part) -> str:
-        """Return a part's display name, with its purpose if known: layer 1, head 1 (finds END)."""
-        place = self.place(part)
-        purpose = self.run.purposes.get(place)
-        return f"{place} ({purpose})" if purpose else place
+    def describe_part(self, part: heads.Part) -> str:
+        """Return a part's name, with its purpose if known: layer 1, head 1 (finds END)."""
+        name = self.part_name(part)
+        purpose = self.run.purposes.get(name)
+        return f"{name} ({purpose})" if purpose else name
 
-    def place(self, part: heads.Part) -> str:
-        """Return a part's location, e.g. layer 1, head 6, with its kind if the model has several."""
-        place, several = part[1:], len(self.reading.maps) > 1
-        if not place:
+    def part_name(self, part: heads.Part) -> str:
+        """Return a part's name, e.g. layer 1, head 6, with its kind if the model has several."""
+        indices, several = part[1:], len(self.attention.maps) > 1
+        if not indices:
             return KINDS[part[0]] if part and several else "any attention"
-        words = [f"{word} {number + 1}" for word, number in zip(("layer", "head"), place, strict=False)]
+        words = [f"{word} {index + 1}" for word, index in zip(("layer", "head"), indices, strict=False)]
         if several:
             words[0] = f"{'cross-attention' if part[0] == 'cross' else part[0]} {words[0]}"
         return ", ".join(words)
@@ -96,7 +97,9 @@ def make_view(run: Run, words: list[str] | None = None) -> View:
     Raises ValueError if the question is invalid for the task or too long.
     """
     architecture, task = run.architecture, run.config.task
-    content = data.parse_content(words, task, run.config.vocab_size) if words else heads.clearest_example(run)
+    content = heads.pick_clear_example(run)
+    if words:
+        content = data.parse_content(words, task, run.config.vocab_size)
     answer = data.TASKS[task].answer(content[None])
     source, target = (data.add_special_tokens(x, x.size(1) + 2) for x in (content[None], answer))
     if architecture == "encoder":
@@ -111,43 +114,43 @@ def make_view(run: Run, words: list[str] | None = None) -> View:
     output = data.format_tokens(written[0, 1:], task).removesuffix(" END")
     texts = data.format_tokens(content, task), output
     text = " → ".join(textwrap.shorten(text, 40, placeholder=" …") for text in texts)
-    reading = heads.read(run, source, inputs, predictions)
+    attention = heads.measure_attention(run, source, inputs, predictions)
     attention_history = read_attention_history(run.folder, run.history)
-    return View(run, reading, f"{text} {mark}", Evidence(run), attention_history)
+    return View(run, attention, f"{text} {mark}", Evidence(run), attention_history)
 
 
 def describe_run(view: View) -> str:
     """Return the grey line of a picture of one sequence."""
     text = f"{view}: {view.answer}"
-    if view.reading.length > (most := heads.longest(view.run)):
-        text += f" ({view.reading.length} symbols; training had at most {most})"
+    if view.attention.length > (most := heads.max_test_length(view.run)):
+        text += f" ({view.attention.length} symbols; training had at most {most})"
     return f"{text}."
 
 
 def explain_marks(view: View, kinds: Iterable[str]) -> str:
     """Explain the marks in maps of these kinds of attention."""
     marks = {
-        "Outlined: the symbols the answer depends on.": view.outlined,
+        "Outlined: the symbols the answer depends on.": view.has_outline,
         "Hatched: masked (future tokens).": "decoder" in kinds,
-        "_: a gap to fill in.": any((tokens == MASK).any() for tokens in view.reading.inputs),
+        "_: a gap to fill in.": any((tokens == MASK).any() for tokens in view.attention.inputs),
     }
     return " ".join(mark for mark, is_shown in marks.items() if is_shown)
 
 
 def explain_no_outline(view: View) -> str:
-    if view.evidence.reading.depends.isnan().any() or view.reading.depends.isnan().any():
+    if view.evidence.attention.sensitivity.isnan().any() or view.attention.sensitivity.isnan().any():
         return "what the answer depends on cannot be measured"
     return "the answer depends on no symbol"
 
 
-def lengths_of(source: Tensor) -> Tensor:
+def count_symbols(source: Tensor) -> Tensor:
     """Return the number of symbols in each question, without START and END, (N,)."""
     return (source != PAD).sum(dim=1) - 2
 
 
 def describe_sample(source: Tensor) -> str:
     """Describe the sequences a number is based on, and how many of them are distinct."""
-    lengths = lengths_of(source)
+    lengths = count_symbols(source)
     shortest, most, different = int(lengths.min()), int(lengths.max()), len(source.unique(dim=0))
     count = f"{len(source)} unseen sequences"
     if different < len(source):
@@ -156,12 +159,12 @@ def describe_sample(source: Tensor) -> str:
 
 
 def format_change(view: View, part: heads.Part) -> str:
-    return f"{percent(view.evidence.left())} → {percent(view.evidence.left(part))}"
+    return f"{percent(view.evidence.accuracy)} → {percent(view.evidence.accuracy_without(part))}"
 
 
 def cost_in_points(view: View, part: heads.Part) -> int:
     """Return the points of exact match lost without a part, negative if it improves; at least 1 if any."""
-    cost = round(100 * view.evidence.cost(part), 6)
+    cost = round(100 * view.evidence.ablation_cost(part), 6)
     return math.ceil(cost) if cost > 0 else math.floor(cost)
 
 
@@ -175,4 +178,4 @@ def format_cost(view: View, part: heads.Part) -> str:
 
 
 def needs_no_attention(view: View) -> bool:
-    return view.evidence.left(heads.ALL_ATTENTION) > 0.99 * view.evidence.left()
+    return view.evidence.accuracy_without(heads.ALL_ATTENTION) > 0.99 * view.evidence.accuracy

@@ -13,109 +13,112 @@ from matplotlib.figure import Figure
 from data import END, format_tokens, loss_mask
 from lab import maps
 from lab import view as wording
-from lab.ablation import is_right
-from lab.evidence import AtLength
-from lab.heads import ALL_ATTENTION, SEQUENCES_EACH, Part, heads_of, longest, parts_of
+from lab.ablation import correct_by_margin
+from lab.evidence import LengthResult
+from lab.heads import ALL_ATTENTION, SEQUENCES_PER_LENGTH, Part, list_heads, list_parts, max_test_length
 from lab.view import View
 from support.figure import at_most, label_lines, new_figure, percent
 
-MOST_HEADS = 6                                              # shown by length in the ablation picture
+MAX_HEADS = 6                                               # shown by length in the ablation picture
 
 
 def influence_title(view: View) -> str:
-    reading, moved = view.evidence.reading, view.evidence.influence
-    share = (moved[reading.cells].nansum() / moved.nansum()).item()
-    if moved.isnan().all():
+    attention, influence = view.evidence.attention, view.evidence.influence
+    fraction = (influence[attention.answer_sources].nansum() / influence.nansum()).item()
+    if influence.isnan().all():
         return "no symbol could be replaced, so what the answers depend on is unknown"
-    if math.isnan(share):
+    if math.isnan(fraction):
         return "no symbol of the question affects the answers"
-    if not view.outlined:
+    if not view.has_outline:
         return wording.explain_no_outline(view)
-    seen, chance = reading.shares[view.best[1:]].item(), f"uniform: {percent(reading.chance)}"
-    there = f"and {view.name(view.best)} attends to them ({percent(seen)} of its attention, {chance})"
-    if seen <= reading.enough:
-        there = f"but no head attends to them much: {at_most(seen)} at most ({chance})"
-    return f"{percent(share)} of the influence comes from the needed symbols, {there}"
+    mass, chance = attention.mass[view.top_head[1:]].item(), f"uniform: {percent(attention.chance)}"
+    reader = view.describe_part(view.top_head)
+    there = f"and {reader} attends to them ({percent(mass)} of its attention, {chance})"
+    if mass <= attention.threshold:
+        there = f"but no head attends to them much: {at_most(mass)} at most ({chance})"
+    return f"{percent(fraction)} of the influence comes from the needed symbols, {there}"
 
 
 def draw_influence(view: View) -> Figure:
-    """Draw the best head's attention next to what the answers depend on, in the same sequences."""
-    reading, (kind, layer, head) = view.evidence.reading, view.best
-    asked = loss_mask(reading.targets[0])                   # only the queries that answer
-    always = reading.cells.all(dim=0)[asked]                # the same cells in all sequences
-    written = range(1, reading.inputs[0].size(1) - reading.length - 1)      # after the question
-    queries = [*map(str, range(1, int(asked.sum()))), "END"]
-    keys = ["START", *map(str, range(1, reading.length + 1)), "END", *map("a{}".format, written)]
+    """Draw the top head's attention next to what the answers depend on, in the same sequences."""
+    attention, (kind, layer, head) = view.evidence.attention, view.top_head
+    answering = loss_mask(attention.targets[0])             # the queries that predict the answer
+    always = attention.answer_sources.all(dim=0)[answering]             # in all sequences
+    generated = range(1, attention.inputs[0].size(1) - attention.length - 1)            # after the question
+    queries = [*map(str, range(1, int(answering.sum()))), "END"]
+    keys = ["START", *map(str, range(1, attention.length + 1)), "END", *map("a{}".format, generated)]
     caption = "Influence: how far the outputs move (total variation, 0 to 1) when a symbol is replaced."
     if always.any():
         caption += " Outlined: the needed symbols."
     caption += " Hatched: masked, or not replaced."
-    if written:
+    if generated:
         caption += " a1, a2, …: the positions of the answer."
-    looks, depends = (maps.Map(weights[asked], always, queries, keys, title) for weights, title in (
-        (reading.maps[kind][layer, head], f"attention of\n{view.place(view.best)}"),
-        (view.evidence.influence.nanmean(dim=0), "influence on\nthe answers"),
-    ))
-    subtitle = f"{view}: means over {wording.describe_sample(reading.source)}."
+    panels = {
+        f"attention of\n{view.part_name(view.top_head)}": attention.maps[kind][layer, head],
+        "influence on\nthe answers": view.evidence.influence.nanmean(dim=0),
+    }
+    row = [maps.Map(panels[title][answering], always, queries, keys, title) for title in panels]
+    subtitle = f"{view}: means over {wording.describe_sample(attention.source)}."
     return maps.draw_grid(
-        influence_title(view), subtitle, caption, [[looks, depends]],
+        influence_title(view), subtitle, caption, [row],
         shared=True, quantity="weight, influence", query="query: answer symbol it predicts",
         key="key: question symbol",
     )
 
 
-def rows_of_ablation(view: View) -> list[Part]:
+def list_ablation_rows(view: View) -> list[Part]:
     """List the most important heads and the one attending most to the answers, then layers and kinds.
 
     If several parts contain the same heads, such as a layer and its only head, only the first is kept.
     """
-    heads, different = [head for head in view.costly[:MOST_HEADS] if head != view.best], {}
-    layers = [part for part in parts_of(view.run.model) if len(part) == 2]
-    kinds = [(kind,) for kind in view.reading.maps if len(view.reading.maps) > 1]
-    for part in [*heads, view.best, *layers, *kinds, ALL_ATTENTION]:
-        different.setdefault(tuple(heads_of(view.run.model, part)), part)
-    return list(different.values())
+    heads, distinct = [head for head in view.important_heads[:MAX_HEADS] if head != view.top_head], {}
+    layers = [part for part in list_parts(view.run.model) if len(part) == 2]
+    kinds = [(kind,) for kind in view.attention.maps if len(view.attention.maps) > 1]
+    for part in [*heads, view.top_head, *layers, *kinds, ALL_ATTENTION]:
+        distinct.setdefault(tuple(list_heads(view.run.model, part)), part)
+    return list(distinct.values())
 
 
 def ablation_title(view: View) -> str:
     evidence = view.evidence
-    if evidence.left() == 0:
+    if evidence.accuracy == 0:
         return wording.NEVER_CORRECT
     if wording.needs_no_attention(view):
-        left = percent(evidence.left(ALL_ATTENTION))
-        needs_none = f"this {view.model} needs no attention for the task {view.run.config.task}"
-        return f"{needs_none}: {left} correct without any"
-    if not view.costly:
-        left = wording.format_change(view, ALL_ATTENTION)
-        return f"no single head is needed, but attention is: without any, accuracy {left}"
-    costly = view.costly[0]
-    most = f"{view.name(costly)} matters most: without it, accuracy {wording.format_change(view, costly)}"
-    if costly == view.best or not view.outlined:
+        accuracy = percent(evidence.accuracy_without(ALL_ATTENTION))
+        needs_none = f"this {view.model_name} needs no attention for the task {view.run.config.task}"
+        return f"{needs_none}: {accuracy} correct without any"
+    if not view.important_heads:
+        change = wording.format_change(view, ALL_ATTENTION)
+        return f"no single head is needed, but attention is: without any, accuracy {change}"
+    important = view.important_heads[0]
+    change = wording.format_change(view, important)
+    most = f"{view.describe_part(important)} matters most: without it, accuracy {change}"
+    if important == view.top_head or not view.has_outline:
         return most
-    reader, cost = view.name(view.best), wording.format_cost(view, view.best)
+    reader, cost = view.describe_part(view.top_head), wording.format_cost(view, view.top_head)
     return f"{most}; removing {reader}, which attends most to the answers, {cost}"
 
 
 def draw_ablation(view: View) -> Figure:
     """Draw accuracy without heads, layers and kinds: one column per question length, and one for all."""
-    evidence, rows = view.evidence, rows_of_ablation(view)
-    of_length = wording.lengths_of(evidence.source)
+    evidence, rows = view.evidence, list_ablation_rows(view)
+    of_length = wording.count_symbols(evidence.source)
     lengths = of_length.unique().tolist()
     columns = [*(of_length == length for length in lengths), of_length > 0]
-    right = torch.stack([is_right(evidence.margins[row]) for row in rows]).double()
-    right = torch.stack([right[:, column].mean(dim=1) for column in columns], dim=1)        # (rows, columns)
+    correct = torch.stack([correct_by_margin(evidence.logit_margins[row]) for row in rows]).double()
+    accuracy = torch.stack([correct[:, column].mean(dim=1) for column in columns], dim=1)   # (rows, columns)
     caption = "Each row: the percentage correct without that part, by the number of symbols in the question."
-    if evidence.pair:
-        *pair, both = evidence.pair
-        either = " and ".join(view.name(head) for head in sorted(pair))
+    if evidence.redundant_pair:
+        *pair, both = evidence.redundant_pair
+        either = " and ".join(view.describe_part(head) for head in sorted(pair))
         caption += f"\nRedundant pair: {either}; without both, accuracy is {percent(both)}."
     subtitle = f"{view}: zero ablation on {wording.describe_sample(evidence.source)}."
     figure = new_figure(0.24 * len(rows) + 0.5, ablation_title(view), subtitle, caption)
     axes, paper = figure.subplots(), matplotlib.rcParams["axes.facecolor"]
-    names = [f"without {view.name(row)}" for row in rows]
-    texts = [[percent(share).removesuffix("%") for share in row] for row in right.tolist()]
+    names = [f"without {view.describe_part(row)}" for row in rows]
+    texts = [[percent(value).removesuffix("%") for value in row] for row in accuracy.tolist()]
     seaborn.heatmap(
-        right.numpy(), vmin=0, vmax=1, cmap=LinearSegmentedColormap.from_list("", ["firebrick", paper]),
+        accuracy.numpy(), vmin=0, vmax=1, cmap=LinearSegmentedColormap.from_list("", ["firebrick", paper]),
         cbar=False, annot=numpy.array(texts) if len(columns) < 20 else None, fmt="", annot_kws={"size": 7},
         xticklabels=[*map(str, lengths), "all"], yticklabels=names, ax=axes,
     )
@@ -124,18 +127,20 @@ def draw_ablation(view: View) -> Figure:
     return figure
 
 
-def beyond_training(view: View) -> AtLength | None:
+def first_beyond_training(view: View) -> LengthResult | None:
     """Return the results at the first length beyond the training lengths."""
-    return next((each for each in view.evidence.lengths if each.length > view.run.config.seq_len), None)
+    results, trained = view.evidence.length_results, view.run.config.seq_len
+    return next((each for each in results if each.length > trained), None)
 
 
-def stops_after(view: View) -> int | None:
+def find_stop_length(view: View) -> int | None:
     """Return after how many correct symbols at least 90% of the answers end beyond the training lengths.
 
     None unless that is where the longest training answers end, and too early.
     """
-    trained = [each.target.size(1) - 2 for each in view.evidence.lengths if each.length <= longest(view.run)]
-    symbols, beyond = max(trained, default=0), beyond_training(view)
+    results, longest = view.evidence.length_results, max_test_length(view.run)
+    trained = [each.target.size(1) - 2 for each in results if each.length <= longest]
+    symbols, beyond = max(trained, default=0), first_beyond_training(view)
     if beyond is None or symbols >= beyond.target.size(1) - 2:
         return None
     expected = beyond.target[:, 1 : symbols + 2].clone()
@@ -146,47 +151,48 @@ def stops_after(view: View) -> int | None:
 
 def lengths_title(views: list[View]) -> str:
     """Describe what happens at the first length beyond those of training."""
-    task, beyond = views[0].run.config.task, {view.model: beyond_training(view) for view in views}
-    stopping = {view.model: symbols for view in views if (symbols := stops_after(view))}
+    task, beyond = views[0].run.config.task, {view.model_name: first_beyond_training(view) for view in views}
+    stopping = {view.model_name: symbols for view in views if (symbols := find_stop_length(view))}
     if stopping:
         symbols = next(iter(stopping.values()))
         return f"the {' and '.join(stopping)} learned to {task}, and to stop after {symbols} symbols"
-    right = {name: each.exact_match for name, each in beyond.items() if each}
-    if not right:
+    accuracy = {name: result.exact_match for name, result in beyond.items() if result}
+    if not accuracy:
         return f"{task}: no question beyond the training lengths fits the model"
-    best = max(right, key=right.get)
+    best = max(accuracy, key=accuracy.get)
     length = beyond[best].length
-    if right[best] >= 0.5:
-        there = f"{percent(right[best])} correct at length {length}"
+    if accuracy[best] >= 0.5:
+        there = f"{percent(accuracy[best])} correct at length {length}"
         return f"the {best} generalises beyond the training lengths: {there}"
-    there = f"at most {at_most(right[best])} correct at length {length}"
+    there = f"at most {at_most(accuracy[best])} correct at length {length}"
     return f"no model generalises beyond the training lengths: {there}"
 
 
 def draw_lengths(views: list[View]) -> Figure:
     """Draw the accuracy of all runs of a task on questions within and beyond the training lengths."""
-    every = {each.length: each for view in views for each in view.evidence.lengths}
+    results = {result.length: result for view in views for result in view.evidence.length_results}
     task = views[0].run.config.task
     caption = "Shaded: training lengths. Below each length: how many of its sequences are distinct."
     for view in views:
-        if beyond := beyond_training(view):
+        if beyond := first_beyond_training(view):
             question, answer = (format_tokens(row[0, 1:], task) for row in (beyond.source, beyond.answers))
-            caption += f"\n{view.model}, asked {question.removesuffix(' END')}: {answer}"
-    subtitle = f"{task}: {SEQUENCES_EACH} unseen sequences of each length."
+            caption += f"\n{view.model_name}, asked {question.removesuffix(' END')}: {answer}"
+    subtitle = f"{task}: {SEQUENCES_PER_LENGTH} unseen sequences of each length."
     figure = new_figure(2.7, lengths_title(views), subtitle, caption)
     axes = figure.subplots()
     configs = [view.run.config for view in views]
-    for shortest, most in {(each.seq_len if each.fixed_length else 1, each.seq_len) for each in configs}:
-        axes.axvspan(shortest - 0.5, most + 0.5, color="grey", alpha=0.2)
+    for shortest, longest in {(each.seq_len if each.fixed_length else 1, each.seq_len) for each in configs}:
+        axes.axvspan(shortest - 0.5, longest + 0.5, color="grey", alpha=0.2)
     for view, style in zip(views, itertools.cycle(("o-", "s--", "^:")), strict=False):
-        right = {each.length: 100 * each.exact_match for each in view.evidence.lengths}
-        axes.plot(right.keys(), right.values(), style, label=view.model)
-    axes.set(ylabel="% correct", ylim=(-3, 103), xlim=(min(every) - 0.5, max(every) + 0.5))
-    named = [min(every)]
-    for length in sorted(every):
-        if length - named[-1] > (max(every) - min(every)) / 24:
-            named.append(length)
-    axes.set_xticks(named, [f"{length}\n{len(every[length].source.unique(dim=0))}" for length in named])
+        accuracy = {each.length: 100 * each.exact_match for each in view.evidence.length_results}
+        axes.plot(accuracy.keys(), accuracy.values(), style, label=view.model_name)
+    axes.set(ylabel="% correct", ylim=(-3, 103), xlim=(min(results) - 0.5, max(results) + 0.5))
+    labelled = [min(results)]
+    for length in sorted(results):
+        if length - labelled[-1] > (max(results) - min(results)) / 24:
+            labelled.append(length)
+    distinct = [len(results[length].source.unique(dim=0)) for length in labelled]
+    axes.set_xticks(labelled, map("{}\n{}".format, labelled, distinct))
     label_lines(axes)
     return figure
 
@@ -214,10 +220,10 @@ def draw_layers(view: View) -> Figure:
     figure = new_figure(3.2, layers_title(tokens), subtitle, caption)
     axes = figure.subplots()
     axes.plot([100 * score for score in tokens.values()], "s--", label="token accuracy")
-    axes.plot([100 * whole for _, whole in lens.values()], "o-", label="exact match")
+    axes.plot([100 * score for _, score in lens.values()], "o-", label="exact match")
     axes.set(ylabel="%", ylim=(-3, 103))
-    step, upright = 1 + len(lens) // 40, len(lens) > 9
-    names = [name if upright else "\n".join(name.rsplit(" ", 1)).replace("-", "-\n") for name in lens]
-    axes.set_xticks(range(0, len(lens), step), names[::step], rotation=90 if upright else 0, size=7)
+    step, rotated = 1 + len(lens) // 40, len(lens) > 9
+    names = [name if rotated else "\n".join(name.rsplit(" ", 1)).replace("-", "-\n") for name in lens]
+    axes.set_xticks(range(0, len(lens), step), names[::step], rotation=90 if rotated else 0, size=7)
     label_lines(axes)
     return figure

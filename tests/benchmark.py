@@ -42,23 +42,23 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from mistakes import format_mistake_report, save_mistake_pictures  # noqa: E402
-from probes import loudness, probe_places, swap_end, untrained  # noqa: E402
+from probes import initial_model, patch_length_signal, probe_places, score_std  # noqa: E402
 from scale import flops_of, scale  # noqa: E402
 
 import handmade  # noqa: E402
 import train  # noqa: E402
 import transformer  # noqa: E402
 from data import ARCHITECTURES, TASKS, add_special_tokens, is_correct, parse_content  # noqa: E402
-from lab.animation import half_way  # noqa: E402
-from lab.evidence import Evidence, shares_in_training  # noqa: E402
-from lab.heads import SEQUENCES_EACH, longest, unseen_sequences  # noqa: E402
+from lab.animation import half_rise_index  # noqa: E402
+from lab.evidence import Evidence, mass_during_training  # noqa: E402
+from lab.heads import SEQUENCES_PER_LENGTH, max_test_length, sample_unseen  # noqa: E402
 from support.config import Config, default_config  # noqa: E402
 from support.console import Parser, exit_with_error, run_script, set_threads  # noqa: E402
 from support.figure import percent  # noqa: E402
 from support.puzzles import add  # noqa: E402
 from support.record import append_epoch, recorded_questions  # noqa: E402
 from support.report import TestResults  # noqa: E402
-from support.runs import DEFAULT_FOLDER, DEFAULT_TASKS, Run, task_from_folder  # noqa: E402
+from support.runs import DEFAULT_FOLDER, DEFAULT_TASKS, Run, read_run, task_from_folder  # noqa: E402
 from transformer import check_positive, scaled_dot_product_attention, sinusoidal_encoding  # noqa: E402
 
 CPU = torch.device("cpu")
@@ -297,9 +297,9 @@ def all_tasks(tasks: list[str], architectures: list[str], seeds: range) -> None:
 
 
 def swapped(run: Run, longer: bool) -> str:
-    """Return the means of probes.swap_end over all pairs of lengths, the other one longer or shorter."""
+    """Return the means of probes.patch_length_signal over all pairs with a longer or a shorter other."""
     pairs = itertools.permutations(run.config.lengths(), 2)
-    shares = [swap_end(run, own, other) for own, other in pairs if (other > own) == longer]
+    shares = [patch_length_signal(run, own, other) for own, other in pairs if (other > own) == longer]
     return ", ".join(f"{share:.1%}" for share in torch.tensor(shares).nanmean(dim=0).tolist())
 
 
@@ -313,7 +313,7 @@ def by_hand(seeds: range) -> None:
 
     def report(name: str, run: Run, *swaps: str, shuffled: bool = False) -> None:
         probed = probe_places(run, shuffled).values()
-        on_end = Evidence(run).reading.maps["encoder"][0, :, :, -1].mean(dim=1).max()
+        on_end = Evidence(run).attention.maps["encoder"][0, :, :, -1].mean(dim=1).max()
         cells = [f"{end:.1%}, {mirror:.1%}" for end, mirror in probed] + [*swaps, "", ""][:2]
         print(line(name, f"{on_end:.1%}", *cells), flush=True)
 
@@ -322,7 +322,7 @@ def by_hand(seeds: range) -> None:
     report("hand-built", run, swapped(run, longer=False), swapped(run, longer=True))
     for seed in seeds:
         config = Config(seed=seed)
-        run = Run(untrained(config).requires_grad_(False), config, [], Path())
+        run = Run(initial_model(config).requires_grad_(False), config, [], Path())
         report(f"untrained, seed {seed}", run)
         for parameter in run.model.blocks[0].attention.query_projection.parameters():
             parameter.zero_()                               # all scores are 0
@@ -336,13 +336,13 @@ def by_hand(seeds: range) -> None:
 def balance(folders: list[Path]) -> None:
     """Print how strongly positions and symbols drive the first attention, before and after training."""
     line = "{:<45}{:>18}{:>18}{:>14}".format
-    print(line("loudness, before and after training", "positions", "symbols", "exact match"))
+    print(line("spread of the scores, before and after training", "positions", "symbols", "exact match"))
     for folder in folders:
-        run = train.read_run(folder, task_from_folder(folder), folder.name)
-        source, _, _ = unseen_sequences(run, longest(run), SEQUENCES_EACH)
-        before, after = (loudness(model, source) for model in (untrained(run.config), run.model))
+        run = read_run(folder, task_from_folder(folder), folder.name)
+        source, _, _ = sample_unseen(run, max_test_length(run), SEQUENCES_PER_LENGTH)
+        before, after = (score_std(model, source) for model in (initial_model(run.config), run.model))
         cells = [f"{before[name]:.3g} → {after[name]:.3g}" for name in ("positions", "symbols")]
-        print(line(f"{folder}", *cells, percent(Evidence(run).left())))
+        print(line(f"{folder}", *cells, percent(Evidence(run).accuracy)))
 
 
 def pattern(tasks: list[str], architectures: list[str], seeds: range) -> None:
@@ -357,10 +357,10 @@ def pattern(tasks: list[str], architectures: list[str], seeds: range) -> None:
             for model, checkpoint in train.train(config, CPU):
                 attention_history = append_epoch(attention_history, model, probe, checkpoint["history"][-1])
             run = Run(model, config, checkpoint["history"], Path())
-            share = shares_in_training(run, attention_history)
+            share = mass_during_training(run, attention_history)
             best = share[-1].argmax()
-            symbols = attention_history["step"][half_way(attention_history["accuracy"])]
-            pattern = attention_history["step"][half_way(share.flatten(1)[:, best].tolist())]
+            symbols = attention_history["step"][half_rise_index(attention_history["accuracy"])]
+            pattern = attention_history["step"][half_rise_index(share.flatten(1)[:, best].tolist())]
             if share[-1].max() < 0.5:
                 cells.append(f"{symbols}, none")
             else:

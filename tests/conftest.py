@@ -84,12 +84,12 @@ def run(models_dir, request):
 @pytest.fixture
 def few_sequences(monkeypatch):
     """Measure everything on 30 sequences, for tests that measure often."""
-    unseen_sequences = lab.heads.unseen_sequences
+    sample_unseen = lab.heads.sample_unseen
 
     def first(run, length=None, count=None):
-        return unseen_sequences(run, length, 30)
+        return sample_unseen(run, length, 30)
 
-    set_everywhere(monkeypatch, lab.heads, "unseen_sequences", first)
+    set_everywhere(monkeypatch, lab.heads, "sample_unseen", first)
     monkeypatch.setattr(lab.live_page, "SEQUENCES", 30)
 
 
@@ -226,13 +226,13 @@ def view(measured):
     """A tiny run of each architecture on one question; each further part removed costs one more sequence."""
     view = copy.deepcopy(measured)
     evidence, count = view.evidence, len(view.evidence.source)
-    evidence.margins = {
+    evidence.logit_margins = {
         part: torch.cat([-torch.ones(cost, 3), torch.ones(count - cost, 3)])
-        for cost, part in enumerate(evidence.margins)
+        for cost, part in enumerate(evidence.logit_margins)
     }
     *early, last = evidence.lens
     evidence.lens = dict.fromkeys(early, (0.1, 0.0)) | {last: (1.0, 0.875)}
-    for each in evidence.lengths:                               # 8 more of 100 correct with each symbol
+    for each in evidence.length_results:                    # 8 more of 100 correct with each symbol
         each.answers = each.target.clone()
         each.answers[8 * each.length :] = 0
     return view
@@ -242,7 +242,7 @@ def view(measured):
 def measured(run):
     """A tiny run of each architecture on one question, with its measurements; do not modify it."""
     view = make_view(run, ["5", "9", "12"])
-    for measure in "reading", "influence", "lengths", "source", "lens", "margins":
+    for measure in "attention", "influence", "length_results", "source", "lens", "logit_margins":
         getattr(view.evidence, measure)                         # once, not in each copy of it
     return view
 

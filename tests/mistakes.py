@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from data import TASKS
-from lab.mistakes import mistakes_by_category, mistakes_of
+from lab.mistakes import find_mistakes, mistakes_by_category
 from support.config import Config
 from support.figure import new_figure, percent, picture_style, save_picture
 from support.report import TestResults
@@ -84,7 +84,7 @@ def save_mistake_pictures(folders: list[Path]) -> None:
     """Save mistakes.png in each of these runs' folders, unless the run made no mistakes in the test."""
     for folder in folders:
         run = read_run(folder, task_from_folder(folder), folder.name)
-        if answers := mistakes_of(run):
+        if answers := find_mistakes(run):
             print(format_mistake_report(answers))
             with picture_style():
                 figure = draw_mistakes(run.config, mistakes_by_category(answers))

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear
 
 from data import batches_by_length
-from lab.heads import SEQUENCES_EACH, inputs_and_outputs, longest, unseen_sequences
-from lab.probes import sublayers_of
+from lab.heads import SEQUENCES_PER_LENGTH, capture_activations, max_test_length, sample_unseen
+from lab.probes import list_residual_readers
 from support.config import EVALUATION_BATCH, Config, fixed_generator
 from support.runs import Run
 from transformer import PAD, MultiHeadAttention, TransformerBlock, attention_mask, eval_mode, unwrap_model
@@ -52,8 +52,8 @@ def score_parts(model: nn.Module, tokens: Tensor) -> dict[str, Tensor]:
     return {name: part / math.sqrt(constant.size(-1)) for name, part in parts.items()}
 
 
-def loudness(model: nn.Module, source: Tensor) -> dict[str, float]:
-    """Return the loudness of each score term: its standard deviation over the keys a query may attend to.
+def score_std(model: nn.Module, source: Tensor) -> dict[str, float]:
+    """Return the standard deviation of each score term over the keys a query may attend to.
 
     This is the root mean square over all queries, heads and questions. source (N, S) holds questions of one
     length. Raises ValueError if the terms do not add up, as in a modified model.
@@ -103,26 +103,26 @@ def linear_probe(states: Tensor, labels: Tensor, held_out: Tensor) -> float:
     return (predictions == labels[held_out]).double().mean().item()
 
 
-def states_to_probe(
+def probe_dataset(
     run: Run, sublayers: int, shuffled: bool = False
 ) -> tuple[dict[str, Tensor], Tensor, Tensor, Tensor]:
-    """Return the inputs of an encoder's first sublayers at each symbol (n, D), named as in sublayers_of.
+    """Return the inputs of an encoder's first sublayers at each symbol (n, D), named by sublayer.
 
     Also return, each (n,), END's position in the symbol's sequence, the symbol's own position, and whether it
     is held out. Sequences of one symbol are left out, because there are too few to hold some out. As a
     control, shuffled=True gives each sequence the END of another.
     """
-    source, inputs, _ = unseen_sequences(run, count=min(1_000, 10_000 // longest(run) + 1))
+    source, inputs, _ = sample_unseen(run, count=min(1_000, 10_000 // max_test_length(run) + 1))
     last, here = (source != PAD).sum(dim=1, keepdim=True) - 1, torch.arange(source.size(1))
     is_symbol = (here > 0) & (here < last) & (last > 2)
     held_out = source.unique(dim=0, return_inverse=True)[1] % 2 == 1        # every other distinct sequence
     if shuffled:
         last = last[torch.randperm(len(last), generator=fixed_generator("analysis"))]
-    readers = dict(itertools.islice(sublayers_of(run.model).items(), sublayers))
+    readers = dict(itertools.islice(list_residual_readers(run.model).items(), sublayers))
     shape = *source.shape, run.config.d_model
     states = {name: torch.zeros(shape, dtype=torch.float32) for name in readers}
     for rows, tokens in batches_by_length(inputs, EVALUATION_BATCH):
-        passed = inputs_and_outputs(run.model, [*readers.values()], tokens)
+        passed = capture_activations(run.model, [*readers.values()], tokens)
         for kept, (stream, _) in zip(states.values(), passed, strict=True):
             width = min(source.size(1), stream.size(1))     # without the MASKs after it, for longer answers
             kept[rows, :width] = stream[:, :width]
@@ -136,14 +136,14 @@ def probe_places(run: Run, shuffled: bool = False) -> dict[str, tuple[float, flo
     The encoder's states are taken before layer 1, after its attention and after its feed-forward network.
     As a control, shuffled=True gives each sequence the END of another.
     """
-    states, end, place, held_out = states_to_probe(run, 3, shuffled)
+    states, end, place, held_out = probe_dataset(run, 3, shuffled)
     return {
         name: (linear_probe(each, end, held_out), linear_probe(each, end - place, held_out))
         for name, each in states.items()
     }
 
 
-def swap_end(run: Run, length: int, other_length: int) -> tuple[float, float]:
+def patch_length_signal(run: Run, length: int, other_length: int) -> tuple[float, float]:
     """Patch a reversing encoder's first attention output with that of sequences of another length.
 
     Return two fractions of the predicted symbols: those from the mirror position for its own length, and
@@ -151,9 +151,9 @@ def swap_end(run: Run, length: int, other_length: int) -> tuple[float, float]:
     interchange intervention (Geiger et al. 2021, arXiv:2106.02997). Unlike a probe, it shows what the model
     uses.
     """
-    source, other = (unseen_sequences(run, each, SEQUENCES_EACH)[0] for each in (length, other_length))
+    source, other = (sample_unseen(run, each, SEQUENCES_PER_LENGTH)[0] for each in (length, other_length))
     attention, here = run.model.blocks[0].attention, torch.arange(1, min(length, other_length) + 1)
-    (_, written), = inputs_and_outputs(run.model, [attention], (other,))
+    (_, written), = capture_activations(run.model, [attention], (other,))
 
     def swap(attention: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         return output.index_copy(1, here, written[:, here])
@@ -165,7 +165,7 @@ def swap_end(run: Run, length: int, other_length: int) -> tuple[float, float]:
     return tuple((predictions[:, here] == places).double().mean().item() for places in (own, moved))
 
 
-def untrained(config: Config) -> nn.Module:
+def initial_model(config: Config) -> nn.Module:
     """Return the initial, untrained model of a run with these settings."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)

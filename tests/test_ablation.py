@@ -8,8 +8,8 @@ import torch
 from conftest import KINDS, attentions, set_everywhere
 
 import lab.heads
-from lab.ablation import ablated, margins, margins_without, mean_head_outputs
-from lab.heads import ALL_ATTENTION, heads_of, parts_of, unseen_sequences
+from lab.ablation import ablate, logit_margins, logit_margins_without, mean_head_outputs
+from lab.heads import ALL_ATTENTION, list_heads, list_parts, sample_unseen
 from train import load_run
 
 
@@ -28,28 +28,28 @@ def with_edited_weights(model, heads, outputs=None):
 
 @pytest.mark.parametrize("by_mean", [False, True])
 def test_ablating_a_part_equals_editing_the_weights_and_leaves_no_trace(run, by_mean, monkeypatch):
-    source, inputs, targets = unseen_sequences(run)
+    source, inputs, targets = sample_unseen(run)
     before = run.model(*inputs)
-    set_everywhere(monkeypatch, lab.heads, "unseen_sequences", lambda run, **_: (source, inputs, targets))
+    set_everywhere(monkeypatch, lab.heads, "sample_unseen", lambda run, **_: (source, inputs, targets))
     expected_margins = {}
     kinds, places = KINDS[run.architecture], [(0, 0), (0, 1), (1, 0), (1, 1)]
     heads_in = {(kind, *place): [(kind, *place)] for kind in kinds for place in places}
     heads_in |= {(kind, layer): [(kind, layer, 0), (kind, layer, 1)] for kind in kinds for layer in (0, 1)}
     heads_in |= {(kind,): [(kind, *place) for place in places] for kind in kinds}
     heads_in[ALL_ATTENTION] = [(kind, *place) for kind in kinds for place in places]
-    assert set(parts_of(run.model)) == set(heads_in)
+    assert set(list_parts(run.model)) == set(heads_in)
     outputs = mean_head_outputs(run) if by_mean else None
     for part, heads in heads_in.items():
         expected = with_edited_weights(run.model, heads, outputs)(*inputs)
-        with ablated(run.model, part, replacement=outputs):
+        with ablate(run.model, part, replacement=outputs):
             torch.testing.assert_close(run.model(*inputs), expected, atol=1e-5, rtol=0)
         assert torch.equal(run.model(*inputs), before) and not torch.allclose(before, expected, atol=1e-4)
-        expected_margins[part] = margins(expected, targets)
+        expected_margins[part] = logit_margins(expected, targets)
     first, second = (kinds[0], 0, 1), (kinds[-1], 1, 0)         # a pair of heads, in two layers
     cuts = [(), *((part,) for part in expected_margins), (first, second)]
     pair = with_edited_weights(run.model, [first, second], outputs)(*inputs)
-    every = [margins(before, targets), *expected_margins.values(), margins(pair, targets)]
-    for ahead, expected in zip(margins_without(run, cuts, outputs), every, strict=True):
+    every = [logit_margins(before, targets), *expected_margins.values(), logit_margins(pair, targets)]
+    for ahead, expected in zip(logit_margins_without(run, cuts, outputs), every, strict=True):
         torch.testing.assert_close(ahead, expected, atol=1e-4, rtol=0)
 
 
@@ -57,15 +57,15 @@ def test_ablating_a_part_equals_editing_the_weights_and_leaves_no_trace(run, by_
 def test_a_part_that_the_model_does_not_have_is_refused(part, models_dir):
     run = load_run(models_dir, "reverse", "encoder")
     for refuse in (
-        lambda: ablated(run.model, part).__enter__(), lambda: heads_of(run.model, part),
-        lambda: margins_without(run, [(part,)]),
+        lambda: ablate(run.model, part).__enter__(), lambda: list_heads(run.model, part),
+        lambda: logit_margins_without(run, [(part,)]),
     ):
         with pytest.raises(ValueError, match=r"its last \('encoder', 1, 1\)"):
             refuse()
 
 
 def test_mean_head_outputs_are_means_over_tokens_of_weights_times_values(run):
-    _, inputs, _ = unseen_sequences(run)
+    _, inputs, _ = sample_unseen(run)
     kind = KINDS[run.architecture][-1]
     attention, is_token, memory = attentions(run.model, kind)[1], inputs[-1] != 0, {}
     hook = attention.value_projection.register_forward_pre_hook(lambda _, inputs: memory.update(x=inputs[0]))
@@ -81,5 +81,5 @@ def test_mean_head_outputs_are_means_over_tokens_of_weights_times_values(run):
 
 def test_the_margin_is_the_lead_over_the_best_other_symbol():
     logits = torch.tensor([[[1.0, 5, 2, 3], [4, 1, 0, 2], [9, 9, 9, 9]]])
-    ahead = margins(logits, torch.tensor([[3, 2, 0]]))
+    ahead = logit_margins(logits, torch.tensor([[3, 2, 0]]))
     assert ahead.tolist() == [[-2, -4, math.inf]]               # PAD is not scored

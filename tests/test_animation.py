@@ -9,7 +9,7 @@ from PIL import Image, ImageSequence
 
 from data import make_inputs_and_targets
 from lab.animation import animation_title, draw_animation, save_animation
-from lab.heads import read
+from lab.heads import measure_attention
 from support.figure import picture_style
 
 
@@ -28,7 +28,8 @@ def test_the_film_shows_the_record_from_the_first_epoch_to_the_last(run, measure
     right, share = (list(line.get_ydata()) for line in curve_axes.get_lines())
     assert right == pytest.approx([100 * share for share in recorded["accuracy"]])
     source, target = (torch.from_numpy(recorded[name])[None] for name in ("source", "target"))
-    most = read(run, source, *make_inputs_and_targets(run.architecture, source, target)).shares.max().item()
+    inputs, targets = make_inputs_and_targets(run.architecture, source, target)
+    most = measure_attention(run, source, inputs, targets).mass.max().item()
     assert share[-1] == pytest.approx(100 * most, abs=0.1)
     assert {text.get_text() for text in curve_axes.texts} == {"symbols correct", "attention on the answer"}
     path = tmp_path / "film.gif"

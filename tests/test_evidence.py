@@ -15,8 +15,8 @@ from torch.optim.swa_utils import AveragedModel
 import lab.ablation
 from data import TASKS, Task
 from lab.ablation import NOTHING
-from lab.evidence import PAIRS, Evidence, answer_lengths, head_table
-from lab.heads import answering_kind, heads_of, parts_of, scores_of_query
+from lab.evidence import MAX_PAIRS, Evidence, find_answer_lengths, make_head_table
+from lab.heads import compute_query_scores, list_heads, list_parts, source_attention_kind
 from support.config import Config, default_config
 from support.runs import Run
 from train import load_run
@@ -45,20 +45,22 @@ def test_measures_of_a_wrapped_model_or_of_another_precision_are_the_same(run, c
     other = replace(run, model=change(copy.deepcopy(run.model)))
     modes = [part.training for part in other.model.modules()]
     evidence = Evidence(other)
-    rows = head_table(evidence)
+    rows = make_head_table(evidence)
     assert [part.training for part in other.model.modules()] == modes
     tolerance = 10**-digits
     torch.testing.assert_close(
         evidence.influence, expected.influence, atol=tolerance, rtol=0, equal_nan=True, check_dtype=False
     )
-    for kind, maps in expected.reading.maps.items():
-        torch.testing.assert_close(evidence.reading.maps[kind], maps, atol=tolerance, rtol=0)
-    assert evidence.margins.keys() == expected.margins.keys()
+    for kind, maps in expected.attention.maps.items():
+        torch.testing.assert_close(evidence.attention.maps[kind], maps, atol=tolerance, rtol=0)
+    assert evidence.logit_margins.keys() == expected.logit_margins.keys()
     if digits > 1:
-        assert all(evidence.left(part) == expected.left(part) for part in expected.margins)
+        for part in expected.logit_margins:
+            assert evidence.accuracy_without(part) == expected.accuracy_without(part)
         assert evidence.lens == expected.lens
-    assert len(rows) == len(head_table(expected)) and all(math.isfinite(row["cost"]) for row in rows)
-    scores = scores_of_query(other.model, evidence.reading.inputs, (KINDS[run.architecture][0], 1, 1), 3)
+    assert len(rows) == len(make_head_table(expected)) and all(math.isfinite(row["cost"]) for row in rows)
+    head = KINDS[run.architecture][0], 1, 1
+    scores = compute_query_scores(other.model, evidence.attention.inputs, head, 3)
     assert scores.isfinite().all()
 
 
@@ -66,8 +68,8 @@ def test_measuring_sees_what_the_model_does_and_leaves_it_as_it_was(run, few_seq
     """A user's own hook acts once, on a projection of each kind; a replaced forward stays replaced."""
     model = copy.deepcopy(run.model)
     expected = copy.deepcopy(run.model)
-    attention = attentions(model, answering_kind(run.architecture))[-1]
-    other = attentions(expected, answering_kind(run.architecture))[-1]
+    attention = attentions(model, source_attention_kind(run.architecture))[-1]
+    other = attentions(expected, source_attention_kind(run.architecture))[-1]
     for projection in "key_projection", "output_projection":
         getattr(attention, projection).register_forward_hook(lambda part, arguments, output: 2 * output)
         for weights in getattr(other, projection).parameters():
@@ -79,17 +81,17 @@ def test_measuring_sees_what_the_model_does_and_leaves_it_as_it_was(run, few_seq
     for weights in theirs.contract.parameters():
         weights.data.mul_(3)
     measured, right = (Evidence(replace(run, model=each)) for each in (model, expected))
-    assert [*measured.margins] == [*right.margins]
-    for part, ahead in measured.margins.items():
-        torch.testing.assert_close(ahead, right.margins[part], atol=1e-4, rtol=1e-4)
+    assert [*measured.logit_margins] == [*right.logit_margins]
+    for part, ahead in measured.logit_margins.items():
+        torch.testing.assert_close(ahead, right.logit_margins[part], atol=1e-4, rtol=1e-4)
     assert mine.forward is replaced and len(attention.key_projection._forward_hooks) == 1
 
 
 def test_two_heads_that_can_each_be_lost_but_not_both_are_found(run, monkeypatch):
     """Each of two heads takes 3 of a lead of 5; a third takes 1."""
-    evidence, (first, second, third, *others) = Evidence(run), heads_of(run.model)
+    evidence, (first, second, third, *others) = Evidence(run), list_heads(run.model)
     taken = {first: 3.0, second: 3.0, third: 1.0} | dict.fromkeys(others, 0.0)
-    evidence.margins = {NOTHING: torch.full((10, 4), 5.0)} | {
+    evidence.logit_margins = {NOTHING: torch.full((10, 4), 5.0)} | {
         head: torch.full((10, 4), 5.0 - much) for head, much in taken.items()
     }
     asked = []
@@ -98,12 +100,12 @@ def test_two_heads_that_can_each_be_lost_but_not_both_are_found(run, monkeypatch
         asked.extend(pairs)
         return torch.stack([torch.full((10, 4), 5 - sum(taken[head] for head in pair)) for pair in pairs])
 
-    monkeypatch.setattr(lab.ablation, "margins_without", without)
-    assert evidence.pair == (first, second, 0.0) and len(asked) == PAIRS
+    monkeypatch.setattr(lab.ablation, "logit_margins_without", without)
+    assert evidence.redundant_pair == (first, second, 0.0) and len(asked) == MAX_PAIRS
     harmless = Evidence(run)
-    harmless.margins = evidence.margins | {first: torch.full((10, 4), 5.0)}
+    harmless.logit_margins = evidence.logit_margins | {first: torch.full((10, 4), 5.0)}
     taken[first] = 0.0
-    assert harmless.pair is None
+    assert harmless.redundant_pair is None
 
 
 def copying_by_hand(config):
@@ -118,15 +120,15 @@ def copying_by_hand(config):
 
 def test_scores_by_length_are_those_of_a_model_known_in_closed_form():
     run = copying_by_hand(Config(task="copy", d_model=32, num_heads=2, num_layers=2))
-    lengths = Evidence(run).lengths
+    lengths = Evidence(run).length_results
     assert [each.length for each in lengths] == list(range(1, 17))
     for each in lengths:
         assert each.exact_match == 1 and each.answers.equal(each.target)
-    uniform, reading = 1 / 10, Evidence(run).reading
-    assert reading.chance == pytest.approx(uniform)
-    torch.testing.assert_close(reading.shares, torch.full((2, 2), uniform))
+    uniform, attention = 1 / 10, Evidence(run).attention
+    assert attention.chance == pytest.approx(uniform)
+    torch.testing.assert_close(attention.mass, torch.full((2, 2), uniform))
     run.config.task = "reverse"                                 # correct exactly on palindromes
-    one, two, three, *_ = Evidence(run).lengths
+    one, two, three, *_ = Evidence(run).length_results
     assert one.exact_match == 1 and 0 < two.exact_match < 0.5
     edge, middle, other_edge, end = (three.answers == three.target)[:, 1:].double().mean(dim=0)
     assert edge == other_edge < 0.5 and middle == end == 1
@@ -135,25 +137,25 @@ def test_scores_by_length_are_those_of_a_model_known_in_closed_form():
 def test_what_a_generating_model_writes_after_a_mistake_is_its_own(models_dir):
     """Not what it would have predicted after a correct prefix."""
     run = load_run(models_dir, "copy", "encoder-decoder")
-    each = Evidence(run).lengths[4]
+    each = Evidence(run).length_results[4]
     written = generate(run.model, each.source, each.target.size(1) - 1)
     assert each.answers[:, 1 : 1 + written.size(1)].equal(written)
 
 
 def test_lengths_that_the_task_does_not_have_or_positions_do_not_reach_are_left_out(models_dir):
     run = load_run(models_dir, "add", "encoder")
-    assert [each.length for each in Evidence(run).lengths] == [3, 5, 7, 9, 11, 13, 15]
+    assert [each.length for each in Evidence(run).length_results] == [3, 5, 7, 9, 11, 13, 15]
     run.model.positional_encoding.encoding = run.model.positional_encoding.encoding[:12]
-    assert [each.length for each in Evidence(run).lengths] == [3, 5, 7, 9]
+    assert [each.length for each in Evidence(run).length_results] == [3, 5, 7, 9]
 
 
 def test_the_table_of_heads_has_each_once_and_starts_with_the_most_costly(run):
     evidence = Evidence(run)
-    wrong = {part: cost for cost, part in enumerate(parts_of(run.model))} | {NOTHING: 0}
-    evidence.margins = {                                        # the tiny model itself may get none right
+    wrong = {part: cost for cost, part in enumerate(list_parts(run.model))} | {NOTHING: 0}
+    evidence.logit_margins = {                              # the tiny model itself may get none right
         part: torch.cat([-torch.ones(cost, 3), torch.ones(100 - cost, 3)]) for part, cost in wrong.items()
     }
-    rows, kinds = head_table(evidence), KINDS[run.architecture]
+    rows, kinds = make_head_table(evidence), KINDS[run.architecture]
     assert {(row["kind"], row["layer"], row["head"]) for row in rows} == {
         (kind, layer, head) for kind in kinds for layer in (1, 2) for head in (1, 2)
     }
@@ -162,14 +164,14 @@ def test_the_table_of_heads_has_each_once_and_starts_with_the_most_costly(run):
         place = row["layer"] - 1, row["head"] - 1
         assert row["exact_match_without"] == pytest.approx(1 - wrong[(row["kind"], *place)] / 100)
         assert row["cost"] == pytest.approx(1 - row["exact_match_without"])
-        run.model(*evidence.reading.inputs)
+        run.model(*evidence.attention.inputs)
         weights = attentions(run.model, row["kind"])[place[0]].attention_weights[:, place[1]]
         if row["kind"] != kinds[-1]:                            # it cannot find the answer
-            assert row["answer"] is None
+            assert row["attention_on_answer_sources"] is None
             continue
         query = {"encoder": 1, "cross": 0, "decoder": 9}[row["kind"]]
         mirrored = [weights[:, query + i, 8 - i].mean().item() for i in range(8)]
-        assert row["answer"] == pytest.approx(sum(mirrored) / 8, abs=1e-6)
+        assert row["attention_on_answer_sources"] == pytest.approx(sum(mirrored) / 8, abs=1e-6)
 
 
 def test_lengths_that_a_task_cannot_answer_are_left_out():
@@ -181,5 +183,5 @@ def test_lengths_that_a_task_cannot_answer_are_left_out():
     with patch.dict(TASKS, {"halves": halves}):
         config = default_config("halves", "encoder", **TINY)
         run = Run(config.model().eval(), config, [], Path("nowhere"))
-        assert answer_lengths(run, 62) == {8: 8}
-        assert [at.length for at in Evidence(run).lengths] == [8]
+        assert find_answer_lengths(run, 62) == {8: 8}
+        assert [at.length for at in Evidence(run).length_results] == [8]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from probes import probe_places, swap_end
+from probes import patch_length_signal, probe_places
 from test_visualize import call_main
 
 import handmade
@@ -22,7 +22,7 @@ from handmade import (
     reversing_encoder,
     reversing_encoder_decoder,
 )
-from lab.ablation import ablated
+from lab.ablation import ablate
 from support.console import run_script
 from support.runs import Run, run_folder
 from train import load_run, predict
@@ -68,7 +68,7 @@ def test_without_its_first_head_no_token_finds_the_end_and_all_later_steps_are_b
     model(inputs)
     assert torch.equal(ends.attention_weights[:, 0], torch.eye(5)[[4] * 5].expand(2, 5, 5))
     assert torch.equal(fetches.attention_weights[:, 0, 1:], torch.eye(5)[[3, 2, 1, 4]].expand(2, 4, 5))
-    with ablated(model, ("encoder", 0, 0)):
+    with ablate(model, ("encoder", 0, 0)):
         logits = model(inputs)
     assert torch.allclose(fetches.attention_weights, torch.tensor(1 / 5))
     assert torch.allclose(logits, logits[:, :1].expand_as(logits), atol=1e-4)       # same at each position
@@ -82,7 +82,7 @@ def test_without_the_head_that_fetches_every_symbol_is_equally_likely():
         config, model, _ = build()
         sequence = add_special_tokens(torch.tensor([[5, 7, 9]]), 5)
         inputs, _ = make_inputs_and_targets(config.architecture, sequence, sequence)
-        with ablated(model, part):
+        with ablate(model, part):
             logits = model(*inputs)
         assert torch.allclose(logits, logits[..., :1].expand_as(logits), atol=1e-4)
 
@@ -94,7 +94,7 @@ def test_cross_attention_reads_the_place_that_is_due():
         model(source, source[:, :4])
         cross, = model.attention_layers()["cross"]
         assert torch.equal(cross.attention_weights[0, 0], torch.eye(5)[order])
-        with ablated(model, ("decoder",)):
+        with ablate(model, ("decoder",)):
             model(source, source[:, :4])
         assert torch.equal(cross.attention_weights[0, 0], torch.eye(5)[order])
 
@@ -102,7 +102,7 @@ def test_cross_attention_reads_the_place_that_is_due():
 def test_copying_needs_no_attention_and_other_output_rows_add_one():
     _, model, purposes = copying_encoder()
     assert purposes == {"layer 1, head 1": "does nothing"}
-    with ablated(model, ()):
+    with ablate(model, ()):
         assert set(exact_match_by_length(model, lambda content: content).values()) == {1.0}
     rows = model.output_projection.weight[FIRST_SYMBOL:]
     model.output_projection.weight[FIRST_SYMBOL:] = rows.roll(1, dims=0)
@@ -135,9 +135,9 @@ def test_given_the_end_of_another_length_every_symbol_comes_from_the_mirror_plac
     config, model, _ = reversing_encoder()
     run = Run(model, config, [], Path())
     for length in range(1, 9):
-        assert swap_end(run, length, length) == (1, 1)
+        assert patch_length_signal(run, length, length) == (1, 1)
     for length, other in (8, 7), (7, 8), (5, 2), (6, 8):
-        own, moved = swap_end(run, length, other)
+        own, moved = patch_length_signal(run, length, other)
         assert moved == 1 and own < 0.2
 
 

@@ -1,4 +1,4 @@
-"""Maps and shares are those of plain loops and closed forms."""
+"""Maps and attention mass are those of plain loops and closed forms."""
 
 import pytest
 import torch
@@ -6,11 +6,11 @@ from conftest import KINDS, attentions
 
 from data import TASKS, add_special_tokens, format_tokens, make_inputs_and_targets, parse_content
 from lab.heads import (
-    answer_cells,
-    longest,
-    read,
-    share_on,
-    unseen_sequences,
+    attention_mass_on,
+    map_answer_sources,
+    max_test_length,
+    measure_attention,
+    sample_unseen,
 )
 from lab.influence import answer_sensitivity
 
@@ -34,7 +34,7 @@ def test_answer_cells_are_where_the_symbol_to_say_stands(architecture, task, que
     source, target = (add_special_tokens(x, x.size(1) + 2) for x in (content, target))
     inputs, targets = make_inputs_and_targets(architecture, source, target)
     queries, keys = targets.size(1), inputs[0].size(1)
-    cells = answer_cells(architecture, answer_sensitivity(task, content, 20), queries, keys)
+    cells = map_answer_sources(architecture, answer_sensitivity(task, content, 20), queries, keys)
     first = {"encoder": 1, "encoder-decoder": 0, "decoder": content.size(1) + 1}[architecture]
     expected = {(first + i, place) for i, row in enumerate(places) for place in row}
     assert {tuple(cell) for cell in cells[0].nonzero().tolist()} == expected
@@ -43,9 +43,9 @@ def test_answer_cells_are_where_the_symbol_to_say_stands(architecture, task, que
 
 
 def test_shares_are_those_of_a_loop(run):
-    source, inputs, targets = unseen_sequences(run, longest(run))
+    source, inputs, targets = sample_unseen(run, max_test_length(run))
     assert inputs[0].shape[0] == 320 and (inputs[0] != 0).all()
-    shares = read(run, source, inputs, targets).shares
+    mass = measure_attention(run, source, inputs, targets).mass
     run.model(*inputs)
     kind, first = {"encoder": ("encoder", 1), "decoder": ("decoder", 9), "encoder-decoder": ("cross", 0)}[
         run.architecture
@@ -54,13 +54,13 @@ def test_shares_are_those_of_a_loop(run):
         for head in range(2):
             weights = attention.attention_weights[:, head]
             cells = [weights[:, first + i, 8 - i].mean().item() for i in range(8)]
-            assert shares[layer, head].item() == pytest.approx(sum(cells) / 8, abs=1e-6)
+            assert mass[layer, head].item() == pytest.approx(sum(cells) / 8, abs=1e-6)
 
 
 def test_the_chance_level_is_the_share_of_uniform_attention(run):
     decoder = run.architecture == "decoder"
     expected = [1 / (10 + i) if decoder else 1 / 10 for i in range(8)]
-    assert read(run, *unseen_sequences(run, 8)).chance == pytest.approx(sum(expected) / 8)
+    assert measure_attention(run, *sample_unseen(run, 8)).chance == pytest.approx(sum(expected) / 8)
 
 
 def test_the_share_on_a_corner_counts_only_queries_that_have_cells():
@@ -68,4 +68,4 @@ def test_the_share_on_a_corner_counts_only_queries_that_have_cells():
     maps = torch.stack([torch.full((4, 4), 0.25), torch.eye(4), torch.eye(4).flip(1)])          # (3, 4, 4)
     corner = torch.zeros(4, 4, dtype=torch.bool)
     corner[0, 2:] = True
-    torch.testing.assert_close(share_on(corner, maps), torch.tensor([0.5, 0, 1]))
+    torch.testing.assert_close(attention_mass_on(corner, maps), torch.tensor([0.5, 0, 1]))

@@ -13,8 +13,8 @@ from torch.nn import functional
 
 import data
 from data import TASKS, Task, sample_batch
-from lab.heads import longest, unseen_sequences
-from lab.influence import answer_sensitivity, influence
+from lab.heads import max_test_length, sample_unseen
+from lab.influence import answer_sensitivity, measure_influence
 from support.config import Config
 from support.puzzles import PLUS
 from support.runs import Run
@@ -32,10 +32,10 @@ class Mirror(nn.Module):
 
 def test_the_influence_on_a_perfect_mirror_is_its_anti_diagonal(models_dir):
     run = load_run(models_dir, "reverse", "encoder")
-    source, inputs, targets = unseen_sequences(run, longest(run))
+    source, inputs, targets = sample_unseen(run, max_test_length(run))
     expected = torch.eye(10).flip(1)
     expected[[0, 9]] = 0                                        # START and END are not replaced, …
-    moved = influence(replace(run, model=Mirror()), source, inputs, targets)
+    moved = measure_influence(replace(run, model=Mirror()), source, inputs, targets)
     assert moved[:, 0].isnan().all() and moved[:, :, [0, 9]].isnan().all()      # … START is not scored
     torch.testing.assert_close(moved[:, 1:, 1:9], expected[1:, 1:9].expand(320, -1, -1))
 
@@ -45,8 +45,8 @@ def test_influence_is_that_of_a_loop_over_keys(architecture):
     """With two symbols, there is only one replacement for each."""
     config = Config(**TINY, architecture=architecture, vocab_size=6)
     run = Run(config.model().eval(), config, [], Path())
-    source, inputs, targets = unseen_sequences(run, 5, count=20)
-    moved, before = influence(run, source, inputs, targets), run.model(*inputs).softmax(dim=-1)
+    source, inputs, targets = sample_unseen(run, 5, count=20)
+    moved, before = measure_influence(run, source, inputs, targets), run.model(*inputs).softmax(dim=-1)
     for row, query, key in itertools.product(range(20), range(targets.size(1)), range(inputs[0].size(1))):
         other = inputs[0][row : row + 1].clone()
         symbol = int(other[0, key])
@@ -62,10 +62,10 @@ def test_influence_is_that_of_a_loop_over_keys(architecture):
 
 def test_digits_are_replaced_by_digits(models_dir):
     run = load_run(models_dir, "add", "encoder")
-    source, inputs, targets = unseen_sequences(run, longest(run), count=50)
+    source, inputs, targets = sample_unseen(run, max_test_length(run), count=50)
     seen = []
     run.model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    influence(run, source, inputs, targets)
+    measure_influence(run, source, inputs, targets)
     changed = torch.stack(seen[1:]) != inputs[0]                # (S, N, S)
     for key, tokens in enumerate(seen[1:]):
         was_digit = (inputs[0][:, key] >= 4) & (inputs[0][:, key] < 14)

@@ -22,11 +22,11 @@ import transformer
 from data import TASKS, Task, alphabet, example_questions
 from handmade import copying_encoder_decoder, reversing_encoder
 from lab import live_page
-from lab.ablation import ablated, mean_head_outputs
+from lab.ablation import ablate, mean_head_outputs
 from lab.evidence import Evidence
-from lab.heads import answer_cells, parts_of, scores_of_query
+from lab.heads import compute_query_scores, list_parts, map_answer_sources
 from lab.influence import answer_sensitivity
-from lab.live_page import SEQUENCES, fill_in, guide, rounded, save_page
+from lab.live_page import SEQUENCES, measure_experiments, render_template, round_to_float16, save_page
 from support.config import Config, fixed_generator
 from support.figure import percent
 from support.puzzles import MASK
@@ -51,7 +51,7 @@ def random_run(**settings) -> Run:
     """A run with random weights, already rounded, so that the page has exactly PyTorch's weights."""
     config = Config(**{"task": "reverse", **SMALL, **settings})
     torch.manual_seed(1)
-    return rounded(Run(config.model().eval(), config, [], Path("nowhere")))
+    return round_to_float16(Run(config.model().eval(), config, [], Path("nowhere")))
 
 
 def page_of(run: Run, path: Path) -> Path:
@@ -110,16 +110,16 @@ def test_each_cut_does_what_zero_and_mean_ablation_do(random_page, browser):
     run, path = random_page
     question = [5, 9, 12, 14, 7]
     opened(browser, path)
-    for part in parts_of(run.model):
+    for part in list_parts(run.model):
         (page,) = asked(browser, [question], [part])
-        with ablated(run.model, part):
+        with ablate(run.model, part):
             answer, logits = by_pytorch(run, question)
         assert page["answer"] == answer, part
         assert torch.allclose(torch.tensor(page["logits"]), logits, rtol=0, atol=1e-3), part
     means = mean_head_outputs(run)
     script = "return ask(model, arguments[0], 5, [arguments[1]], 'mean').answer"
-    for part in parts_of(run.model):
-        with ablated(run.model, part, replacement=means):
+    for part in list_parts(run.model):
+        with ablate(run.model, part, replacement=means):
             answer, _ = by_pytorch(run, question)
         assert browser.execute_script(script, question, part) == answer, part
 
@@ -128,7 +128,7 @@ def test_each_cut_does_what_zero_and_mean_ablation_do(random_page, browser):
 def handmade(browser, tmp_path_factory):
     """The hand-built reversing encoder, which is always correct, and its page."""
     config, model, purposes = reversing_encoder()
-    run = rounded(Run(model.eval(), config, [], Path("nowhere"), purposes=purposes))
+    run = round_to_float16(Run(model.eval(), config, [], Path("nowhere"), purposes=purposes))
     return run, page_of(run, tmp_path_factory.mktemp("handmade") / "explorer.html")
 
 
@@ -164,7 +164,7 @@ def test_the_page_answers_and_judges_questions_as_data_py_does(task, browser, ha
         script = "return arguments[1].map(content => answerSources(arguments[0], content, arguments[2]))"
         cells = torch.tensor(browser.execute_script(script, task, questions.tolist(), symbols))
         depends = answer_sensitivity(task, questions, 20)
-        expected = answer_cells("encoder", depends, depends.size(1) + 1, length + 1)[:, 1:, 1:]
+        expected = map_answer_sources("encoder", depends, depends.size(1) + 1, length + 1)[:, 1:, 1:]
         assert torch.equal(cells, expected)
 
 
@@ -212,7 +212,7 @@ def test_cuts_break_the_answer_and_the_score_is_that_of_ablation(handmade, brows
     finds_end, fetches = browser.find_elements("css selector", "td .cut")
     finds_end.click()
     assert "✗ correct:" in text_of(browser, "verdict")
-    left = percent(evidence.left(("encoder", 0)))           # its only head: the whole layer
+    left = percent(evidence.accuracy_without(("encoder", 0)))           # its only head: the whole layer
     right = wait_for(browser, "exact", "% of 200")
     assert right == f"Without layer 1: {left} of 200 unseen sequences are correct"
     fetches.click()
@@ -265,7 +265,7 @@ def test_the_numbers_inside_a_cell_are_those_of_the_model(handmade, browser):
     opened(browser, path)
     browser.execute_script("write('5 7 9 11'); change({chosen: ['encoder', 1, 0], cell: [1, 4]})")
     inputs = torch.tensor([[START, 5, 7, 9, 11, END]]),
-    products = scores_of_query(run.model, inputs, ("encoder", 1, 0), query=1)
+    products = compute_query_scores(run.model, inputs, ("encoder", 1, 0), query=1)
     scaled = products / run.config.d_model**0.5
     rows = browser.find_elements("css selector", "#numbers table:nth-of-type(2) tr")
     numbers = [[float(cell.text) for cell in row.find_elements("tag name", "td")] for row in rows[1:]]
@@ -294,10 +294,10 @@ def test_a_generating_model_is_stepped_token_by_token(browser, stepped):
 def test_what_the_guide_says_was_measured(handmade):
     """Without the head that finds END, the one that fetches attends uniformly: to 10 keys at length 8."""
     run, _ = handmade
-    found = guide(run, Evidence(run, 100))
+    found = measure_experiments(run, Evidence(run, 100))
     assert found == {
-        "brightest": ("encoder", 1, 0), "other": ("encoder", 0, 0), "readers": 1, "share": 1.0,
-        "moved": pytest.approx(0.1), "pair": None,
+        "top_head": ("encoder", 1, 0), "other": ("encoder", 0, 0), "readers": 1, "mass": 1.0,
+        "mass_without": pytest.approx(0.1), "redundant_pair": None,
     }
 
 
@@ -335,12 +335,12 @@ def test_the_guide_says_what_the_numbers_of_a_run_show(handmade, browser):
     """With made-up costs for two heads and a pair."""
     opened(browser, handmade[1])
     script = """
-        data.right = 200;
+        data.num_correct = 200;
         left.set("encoder.1.0", arguments[0]);
         left.set("encoder.0.0", arguments[1]);
         const pair = [["encoder", 0, 0], ["encoder", 1, 0], arguments[3] ?? 40];
-        Object.assign(data.guide, {readers: 3, moved: arguments[2], pair});
-        return [brightestHead(), twoHeads()].map(({found, missing}) => found ?? missing);
+        Object.assign(data.guide, {readers: 3, mass_without: arguments[2], redundant_pair: pair});
+        return [topHeadExperiment(), twoHeads()].map(({found, missing}) => found ?? missing);
     """
     seldom, pair = browser.execute_script(script, 200, 60, 0.5)
     assert seldom.startswith("The brightest head is not the one that matters most. 3 heads attend mainly")
@@ -365,7 +365,7 @@ def test_where_a_run_does_not_show_an_effect_the_page_says_what_to_try(browser, 
 
 def test_a_model_that_is_never_right_has_no_experiments(browser, random_page):
     run, path = random_page
-    assert Evidence(run, 200).left() == 0
+    assert Evidence(run, 200).accuracy == 0
     opened(browser, path)
     for number in 1, 2, 3:
         assert "This model is never correct" in experiment(browser, number).text
@@ -599,7 +599,7 @@ def test_a_page_agrees_with_pytorch_and_asks_nobody(random_page, browser, worker
     opened(browser, path)
     text, red = certificate(browser)
     browser.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", added)
-    parts = len(parts_of(run.model))
+    parts = len(list_parts(run.model))
     assert not red and f"{parts} of {parts} agree with PyTorch" in text
     assert float(re.search("at most ([0-9.e+-]+)", text)[1].rstrip(".")) < 1e-4
     assert browser.get_log("browser") == []
@@ -679,7 +679,7 @@ def test_the_exact_match_shown_is_that_of_the_rounded_weights(tmp_path):
 
 @pytest.mark.parametrize("limit", [5_000, 60_000])
 def test_a_model_that_is_too_large_has_no_page_and_the_program_says_why(limit, tmp_path, capsys):
-    with patch.object(live_page, "LARGEST_PAGE", limit):
+    with patch.object(live_page, "MAX_PAGE_BYTES", limit):
         page_of(random_run(architecture="encoder"), tmp_path / "explorer.html")
     assert not list(tmp_path.iterdir())
     assert capsys.readouterr().err.startswith("no live page for reverse, encoder: it would exceed the limit")
@@ -694,7 +694,7 @@ def test_a_wrapped_model_has_the_same_page(tmp_path):
 
 
 def test_what_is_filled_in_is_left_as_it_is():
-    assert fill_in("{a} and {b}, {c}", {"a": "{b}", "b": "x < y"}) == "{b} and x < y, {c}"
+    assert render_template("{a} and {b}, {c}", {"a": "{b}", "b": "x < y"}) == "{b} and x < y, {c}"
 
 
 # ---------------------------------------------------------------- the gallery

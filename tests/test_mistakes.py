@@ -10,7 +10,7 @@ import pytest
 from mistakes import draw_mistakes, format_mistake_report
 
 import lab.mistakes
-from lab.mistakes import mistakes_by_category, mistakes_of, table_of
+from lab.mistakes import find_mistakes, make_mistake_table, mistakes_by_category
 from lab.outputs import Output
 from support.report import TestResults
 from support.runs import run_folder
@@ -60,7 +60,7 @@ def test_the_picture_of_mistakes_says_which_kind_has_more_than_its_share(answers
 def test_the_mistakes_of_a_run_are_those_that_its_metrics_count(models_dir, tmp_path):
     run = load_run(models_dir, "reverse", "encoder")
     metrics = json.loads((run.folder / "metrics.json").read_text())
-    answers = mistakes_of(run)
+    answers = find_mistakes(run)
     assert len(answers.wrong) == metrics["test_sequences"] == 500
     assert int(answers.wrong.sum()) == pytest.approx(500 * (1 - metrics["test_exact_match"]))
     lengths = [row for row in mistakes_by_category(answers) if row["category"] == "length"]
@@ -72,13 +72,13 @@ def test_the_mistakes_of_a_run_are_those_that_its_metrics_count(models_dir, tmp_
     shutil.copytree(run.folder, folder)
     (folder / "metrics.json").write_text(json.dumps(metrics | {"test_exact_match": 1.0}))
     perfect = load_run(tmp_path, "reverse", "encoder")
-    assert mistakes_of(perfect) is None and table_of(perfect) == []
+    assert find_mistakes(perfect) is None and make_mistake_table(perfect) == []
 
 
 def test_the_table_of_mistakes_is_saved(answers, tmp_path, monkeypatch):
     path = tmp_path / "mistakes.csv"
-    monkeypatch.setattr(lab.mistakes, "mistakes_of", lambda run: answers)
-    assert Output(path, [], lambda: table_of(None)).save() == ""
+    monkeypatch.setattr(lab.mistakes, "find_mistakes", lambda run: answers)
+    assert Output(path, [], lambda: make_mistake_table(None)).save() == ""
     with open(path, newline="") as file:
         rows = list(csv.DictReader(file))
     assert [[row["category"], int(row["value"]), int(row["mistakes"])] for row in rows] == [

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import KINDS, TINY, attentions, zero
-from probes import linear_probe, loudness, score_parts, untrained
+from probes import initial_model, linear_probe, score_parts, score_std
 
 from data import ARCHITECTURES, loss_mask
-from lab.heads import read, scores_of_query, unseen_sequences
+from lab.heads import compute_query_scores, measure_attention, sample_unseen
 from lab.probes import logit_lens
 from support.config import Config
 from support.runs import Run
@@ -20,7 +20,7 @@ from support.runs import Run
 
 def test_the_logit_lens_sees_the_embedding_first_and_what_the_model_says_last(run):
     """Without the later sublayers' contributions, the model predicts what the lens sees earlier."""
-    _, inputs, targets = unseen_sequences(run)
+    _, inputs, targets = sample_unseen(run)
     scored = loss_mask(targets)
     model = copy.deepcopy(run.model)
     blocks = model.decoder_blocks if len(inputs) == 2 else model.blocks
@@ -40,7 +40,7 @@ def test_the_logit_lens_sees_the_embedding_first_and_what_the_model_says_last(ru
 def test_the_lens_sees_a_post_norm_stream_after_its_norm():
     config = Config(**TINY, norm_first=False)
     run = Run(config.model().eval(), config, [], Path())
-    _, inputs, targets = unseen_sequences(run)
+    _, inputs, targets = sample_unseen(run)
     block, stream = run.model.blocks[0], run.model.positional_encoding(run.model.embedding(inputs[0]))
     stream = block.attention_norm(stream + block.attention(stream, mask=(inputs[0] != 0)[:, None, None]))
     predictions = run.model.output_projection(stream).argmax(dim=-1)
@@ -49,10 +49,10 @@ def test_the_lens_sees_a_post_norm_stream_after_its_norm():
 
 
 def test_the_scores_of_a_query_give_its_weights_and_are_the_projections_products(run):
-    source, inputs, targets = unseen_sequences(run, 5, count=1)
+    source, inputs, targets = sample_unseen(run, 5, count=1)
     made = {}
-    for kind, maps in read(run, source, inputs, targets).maps.items():
-        scores, weights = scores_of_query(run.model, inputs, (kind, 1, 1), 3), maps[1, 1, 3]
+    for kind, maps in measure_attention(run, source, inputs, targets).maps.items():
+        scores, weights = compute_query_scores(run.model, inputs, (kind, 1, 1), 3), maps[1, 1, 3]
         allowed = weights > 0
         torch.testing.assert_close((scores / math.sqrt(8))[allowed].softmax(dim=0), weights[allowed])
         attention = attentions(run.model, kind)[1]
@@ -79,7 +79,7 @@ def test_the_parts_of_the_scores_add_up_to_the_scores_that_the_model_uses(archit
     kind, expected = KINDS[architecture][0], torch.empty(1, 2, 5, 5)
     for head, query in itertools.product(range(2), range(5)):
         inputs = (source[:1], source[:1]) if architecture == "encoder-decoder" else (source[:1],)
-        scores = scores_of_query(model, inputs, (kind, 0, head), query)
+        scores = compute_query_scores(model, inputs, (kind, 0, head), query)
         expected[0, head, query] = scores / math.sqrt(8)
 
     def centred(scores):
@@ -91,26 +91,26 @@ def test_the_parts_of_the_scores_add_up_to_the_scores_that_the_model_uses(archit
 def test_the_balance_of_a_changed_model_is_not_measured():
     """RMSNorm does not subtract the mean, which the parts of the scores assume."""
     model, source = Config(**TINY).model(), torch.tensor([[1, 5, 7, 9, 2]])
-    loudness(model, source)
+    score_std(model, source)
     norm = model.blocks[0].attention_norm
     norm.bias = None
     norm.forward = lambda x: x * (x.square().mean(-1, keepdim=True) + norm.epsilon).rsqrt() * norm.weight
     with torch.no_grad():
         model.embedding.weight += 1
     with pytest.raises(ValueError, match="the balance cannot be measured: the terms differ from the"):
-        loudness(model, source)
+        score_std(model, source)
 
 
 def test_loudness_is_the_spread_over_the_keys_of_what_comes_from_positions_or_symbols_alone():
     config = Config(**TINY)
     source = torch.tensor([[1, 5, 9, 12, 2], [1, 7, 7, 4, 2]])
-    model = untrained(config)
+    model = initial_model(config)
     torch.manual_seed(config.seed)
     assert torch.equal(config.model().embedding.weight, model.embedding.weight)
-    full = loudness(model, source)
+    full = score_std(model, source)
     model.embedding.weight.data.zero_()
     model.embedding.weight.data += 3.0                          # all symbols alike: the norm removes the mean
-    only_positions = loudness(model, source)
+    only_positions = score_std(model, source)
     assert only_positions["symbols"] == only_positions["both"] == pytest.approx(0, abs=1e-6)
     scores = score_parts(model, source)["positions"]
     expected = scores.var(dim=-1, unbiased=False).mean().sqrt().item()
@@ -119,7 +119,7 @@ def test_loudness_is_the_spread_over_the_keys_of_what_comes_from_positions_or_sy
     scores = score_parts(causal, source)["symbols"]
     rows = [scores[:, :, query, : query + 1].var(dim=-1, unbiased=False).mean() for query in range(5)]
     expected = (sum(rows) / 5).sqrt().item()
-    assert loudness(causal, source)["symbols"] == pytest.approx(expected, rel=1e-5)
+    assert score_std(causal, source)["symbols"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_linear_probe_reads_what_is_linear_and_no_more():

@@ -9,7 +9,6 @@ import torch
 from conftest import MODELS, TINY, assert_readable, call_main, sentence_of
 
 import train
-from lab.ablation import NOTHING
 from lab.side_by_side import (
     comparison_title,
     draw_comparison,
@@ -27,7 +26,7 @@ def test_each_kind_is_ablated_in_the_sentence_on_top(models_dir):
     view = make_view(load_run(models_dir, "reverse", "encoder-decoder"))
     count = len(view.evidence.source)
     for cost, kind in (count, "encoder"), (count // 2, "decoder"), (1, "cross"):
-        view.evidence.margins[kind,] = torch.cat([-torch.ones(cost, 3), torch.ones(count - cost, 3)])
+        view.evidence.logit_margins[kind,] = torch.cat([-torch.ones(cost, 3), torch.ones(count - cost, 3)])
     assert sentence_of(draw_kinds(view)) == (
         "Accuracy: 0% without the encoder's self-attention, 50% without the decoder's self-attention, "
         "99% without cross-attention"
@@ -36,8 +35,8 @@ def test_each_kind_is_ablated_in_the_sentence_on_top(models_dir):
 
 def test_lines_run_from_each_symbol_of_the_answer_to_the_tokens_and_are_as_wide_as_the_weights(view):
     figure = draw_comparison([[view]])
-    (kind, layer, head), (axes,) = view.best, figure.axes
-    view.run.model(*view.reading.inputs)
+    (kind, layer, head), (axes,) = view.top_head, figure.axes
+    view.run.model(*view.attention.inputs)
     weights = view.run.model.attention_layers()[kind][layer].attention_weights[0, head]
     first = {"encoder": 1, "decoder": 4, "cross": 0}[kind]      # the query that predicts symbol 0
     for lines, outlined in zip(axes.collections, (False, True), strict=True):
@@ -45,20 +44,21 @@ def test_lines_run_from_each_symbol_of_the_answer_to_the_tokens_and_are_as_wide_
             answer, key = int(below[0] - 1.5), int(above[0] - 0.5)
             assert (below[1], above[1]) == (0, 1) and outlined == (answer + key == 3 and answer < 3)
             assert width == pytest.approx(4.5 * weights[first + answer, key].item(), abs=1e-5)
-    left = int(100 * view.evidence.left((view.kind,)) + 1e-9)
+    left = int(100 * view.evidence.accuracy_without((view.kind,)) + 1e-9)
     without = "cross-attention" if kind == "cross" else "any attention"
     title = f"Reverse, {view.run.architecture}\nwithout {without}: {left}% correct"
     assert axes.get_title(loc="left") == title
 
 
 def test_the_sentence_of_the_lines_says_who_needs_attention():
-    def row(architecture, **right):
+    def row(architecture, **accuracies):
         kind = "cross" if architecture == "encoder-decoder" else architecture
         return [
             SimpleNamespace(
-                kind=kind, model=MODELS[architecture], run=SimpleNamespace(config=SimpleNamespace(task=task)),
-                evidence=SimpleNamespace(left=lambda part=NOTHING, left=left: 1 if part == NOTHING else left),
-            ) for task, left in right.items()
+                kind=kind, model_name=MODELS[architecture],
+                run=SimpleNamespace(config=SimpleNamespace(task=task)),
+                evidence=SimpleNamespace(accuracy=1, accuracy_without=lambda part, without=without: without),
+            ) for task, without in accuracies.items()
         ]
 
     sentence = comparison_title
@@ -70,7 +70,7 @@ def test_the_sentence_of_the_lines_says_who_needs_attention():
     text = "adding and add_one in the decoder-only model need no attention; sorting does"
     assert sentence(needless) == text
     assert sentence([encoder[:1]]) == "copying in the encoder needs no attention"
-    encoder[1].evidence.left = lambda part=NOTHING: 0       # it never learned to reverse
+    encoder[1].evidence.accuracy = 0                        # it never learned to reverse
     assert sentence([encoder]) == "copying in the encoder needs no attention"
     assert sentence([encoder[1:]]).startswith("none of these models has learned its task")
 

@@ -68,18 +68,19 @@ def test_a_step_never_waits_for_the_device():
 
 
 def test_learning_rate_climbs_then_falls_to_nearly_nothing():
-    shares = [lr_multiplier(step, 400) for step in range(400)]
-    assert shares[0] == pytest.approx(1 / train.WARM_UP_STEPS)
-    assert 0.98 < max(shares) <= 1 and shares[-1] < 1e-4
-    peak = shares.index(max(shares))
+    multipliers = [lr_multiplier(step, 400) for step in range(400)]
+    assert multipliers[0] == pytest.approx(1 / train.WARM_UP_STEPS)
+    assert 0.98 < max(multipliers) <= 1 and multipliers[-1] < 1e-4
+    peak = multipliers.index(max(multipliers))
     assert peak == train.WARM_UP_STEPS - 1
-    assert shares[: peak + 1] == sorted(shares[: peak + 1]) and shares[peak:] == sorted(shares[peak:])[::-1]
+    rising, falling = multipliers[: peak + 1], multipliers[peak:]
+    assert rising == sorted(rising) and falling == sorted(falling)[::-1]
 
 
 def test_a_learning_rate_that_is_held_falls_later_and_as_low():
-    shares = [lr_multiplier(step, 400, constant_fraction=0.75) for step in range(400)]
-    assert set(shares[train.WARM_UP_STEPS : 301]) == {1.0} and shares[350] == pytest.approx(0.5)
-    assert shares[300:] == sorted(shares[300:])[::-1] and shares[-1] < 1e-3
+    multipliers = [lr_multiplier(step, 400, constant_fraction=0.75) for step in range(400)]
+    assert set(multipliers[train.WARM_UP_STEPS : 301]) == {1.0} and multipliers[350] == pytest.approx(0.5)
+    assert multipliers[300:] == sorted(multipliers[300:])[::-1] and multipliers[-1] < 1e-3
 
 
 def test_average_follows_the_weights_by_its_formula():

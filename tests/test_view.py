@@ -7,10 +7,10 @@ from visualize import draw_head
 
 def test_the_best_head_has_the_largest_share_and_its_title_the_number_of_the_sequence_shown(measured):
     view = measured
-    (kind, layer, head), shares = view.best, view.evidence.reading.shares
-    assert kind == view.kind and shares[layer, head] == shares.max()
+    (kind, layer, head), mass = view.top_head, view.evidence.attention.mass
+    assert kind == view.kind and mass[layer, head] == mass.max()
     first = {"encoder": 1, "decoder": 4, "cross": 0}[kind]      # the query that predicts symbol 0
-    weights = view.reading.maps[kind][layer, head]
+    weights = view.attention.maps[kind][layer, head]
     there = [weights[first + i, 3 - i] for i in range(3) if first + i < len(weights)]
     sentence, share = sentence_of(draw_head(view)), int(100 * sum(there) / len(there))
     assert f"layer {layer + 1}, head {head + 1} comes closest, at {share}%" in sentence

@@ -37,7 +37,7 @@ import visualize
 from data import ARCHITECTURES, TASKS, Task
 from lab import maps
 from lab.ablation import NOTHING
-from lab.heads import heads_of, parts_of
+from lab.heads import list_heads, list_parts
 from lab.maps import format_weight
 from lab.side_by_side import draw_comparison
 from lab.view import format_cost, make_view
@@ -58,13 +58,13 @@ TABLES = ["heads.csv", "mistakes.csv", "film.gif", "explorer.html"]
 
 
 def test_the_model_picture_frames_what_costs_and_pales_the_rest(view):
-    evidence, heads = view.evidence, heads_of(view.run.model)
-    evidence.margins |= {head: evidence.margins[NOTHING] for head in heads[1:]}
+    evidence, heads = view.evidence, list_heads(view.run.model)
+    evidence.logit_margins |= {head: evidence.logit_margins[NOTHING] for head in heads[1:]}
     figure = draw_model(view)
     axes, = figure.axes
-    count = f"Heads that matter on their own: 1 of {len(heads)}"
-    assert sentence_of(figure).startswith(f"{count}; without {view.name(heads[0])}: accuracy 100% → ")
-    lost = 100 * (evidence.margins[heads[0]] < 0)[:, 0].double().mean().item()
+    count, name = f"Heads that matter on their own: 1 of {len(heads)}", view.describe_part(heads[0])
+    assert sentence_of(figure).startswith(f"{count}; without {name}: accuracy 100% → ")
+    lost = 100 * (evidence.logit_margins[heads[0]] < 0)[:, 0].double().mean().item()
     assert [text.get_text() for text in axes.texts if "−" in text.get_text()] == [f"−{math.ceil(lost)}"]
     veils = [patch for patch in axes.patches if patch.get_alpha() == 0.6]
     assert len(veils) == len(heads) - 1
@@ -73,8 +73,8 @@ def test_the_model_picture_frames_what_costs_and_pales_the_rest(view):
 def test_a_head_that_costs_is_never_pale_even_where_no_number_fits(few_sequences, few_lengths):
     view = untrained_view("reverse", "encoder", **SIZES["64 heads"])
     right = torch.ones(30, 3)
-    view.evidence.margins = {part: right for part in [NOTHING, *parts_of(view.run.model)]}
-    view.evidence.margins[heads_of(view.run.model)[5]] = -right
+    view.evidence.logit_margins = {part: right for part in [NOTHING, *list_parts(view.run.model)]}
+    view.evidence.logit_margins[list_heads(view.run.model)[5]] = -right
     with picture_style():
         axes, = draw_model(view).axes
     assert sum(patch.get_alpha() == 0.6 for patch in axes.patches) == 63
@@ -100,40 +100,40 @@ def test_a_query_can_be_redone_from_the_numbers_shown(view):
     numpy.testing.assert_allclose(scaled, scores / 8**0.5, atol=0.01)
     numpy.testing.assert_allclose(powers, numpy.exp(scaled - scaled.max()), atol=0.02)
     numpy.testing.assert_allclose(weights, powers / powers.sum(), atol=0.002)
-    kind, layer, head = view.best
+    kind, layer, head = view.top_head
     query = maps.pick_query(view)
-    assert view.reading.cells[0][query].any()
-    row = view.reading.maps[kind][layer, head, query]
+    assert view.attention.answer_sources[0][query].any()
+    row = view.attention.maps[kind][layer, head, query]
     numpy.testing.assert_allclose(weights, row[: len(weights)], atol=0.0006)
     assert row[len(weights) :].sum() == 0
     cells = [key for key, _ in outlined(table)]                 # the correct keys are marked
-    assert cells == view.reading.cells[0][query].nonzero().flatten().tolist()
+    assert cells == view.attention.answer_sources[0][query].nonzero().flatten().tolist()
 
 
 def test_no_sentence_takes_chance_for_a_finding(view):
     """85% against 80% for uniform attention; an irreplaceable symbol; a harmful head."""
-    evidence, (_, layer, head) = view.evidence, view.best
-    view.reading.shares[layer, head], view.reading.chance = 0.85, 0.8
+    evidence, (_, layer, head) = view.evidence, view.top_head
+    view.attention.mass[layer, head], view.attention.chance = 0.85, 0.8
     assert sentence_of(draw_head(view)).startswith("No head ")
     assert "(uniform: 80%)" in sentence_of(draw_head(view))
     assert sentence_of(draw_layer(view)).endswith("attending mainly to the needed symbols: 0 of 2")
     assert "(uniform: 80%)" in draw_layer(view).get_supxlabel()
-    view.reading.shares[layer, head] = 0.9375
+    view.attention.mass[layer, head] = 0.9375
     assert visualize.head_title(view).endswith(
         " spends 93% of its attention on the symbols the answer needs (uniform: 80%)"
     )
-    evidence.reading.shares, evidence.reading.chance = evidence.reading.shares * 0 + 0.1355, 0.1
+    evidence.attention.mass, evidence.attention.chance = evidence.attention.mass * 0 + 0.1355, 0.1
     assert "no head attends to them much: 14% at most (uniform: 10%)" in sentence_of(draw_influence(view))
     evidence.influence = evidence.influence * math.nan
     assert sentence_of(draw_influence(view)).startswith("No symbol could be replaced, so what the answers")
-    harmful, count = heads_of(view.run.model)[0], len(evidence.source)
-    evidence.margins |= {
+    harmful, count = list_heads(view.run.model)[0], len(evidence.source)
+    evidence.logit_margins |= {
         NOTHING: torch.cat([-torch.ones(count // 4, 3), torch.ones(count - count // 4, 3)]),
         harmful: torch.ones(count, 3),
     }
     assert format_cost(view, harmful) == "costs nothing (accuracy rises by 25 points)"
     assert "+25" in [text.get_text() for text in draw_model(view).axes[0].texts]
-    evidence.margins = {part: -torch.ones(count, 3) for part in evidence.margins}
+    evidence.logit_margins = {part: -torch.ones(count, 3) for part in evidence.logit_margins}
     assert sentence_of(draw_model(view)) == "The model is never correct, so no ablation can make it worse"
 
 
@@ -182,16 +182,17 @@ def pictures_of_view(view, several=1):
 @pytest.fixture
 def few_lengths(monkeypatch):
     """Only the extremes of the lengths within and beyond training are measured."""
-    answer_lengths = lab.evidence.answer_lengths
+    find_answer_lengths = lab.evidence.find_answer_lengths
 
     def ends(run, twice):
         lengths = data.valid_lengths(run.config.task, twice, run.config.vocab_size)
         trained = [length for length in lengths if 2 * length <= twice] or lengths[:1]
         beyond = [length for length in lengths if 2 * length > twice] or lengths[-1:]
         extremes = trained[0], trained[-1], beyond[0], beyond[-1]
-        return {length: size for length, size in answer_lengths(run, twice).items() if length in extremes}
+        lengths = find_answer_lengths(run, twice)
+        return {length: size for length, size in lengths.items() if length in extremes}
 
-    monkeypatch.setattr(lab.evidence, "answer_lengths", ends)
+    monkeypatch.setattr(lab.evidence, "find_answer_lengths", ends)
 
 
 @pytest.fixture
@@ -235,7 +236,7 @@ def test_every_picture_of_a_task_of_ones_own_is_drawn_and_claims_nothing_false(
             assert "needed sy" not in sentence_of(figure)
             if name in ("attention_head", "attention_layer"):
                 assert outlines in sentence_of(figure)
-    assert view.outlined == (outlines is True)
+    assert view.has_outline == (outlines is True)
 
 
 SIZES = {
@@ -408,7 +409,7 @@ def test_a_sequence_of_ones_own_replaces_no_picture_and_its_title_says_so(
         for name in ("attention_head", "attention_layer", "attention_model")
     }
     view = make_view(load_run(models, "copy"), [question])
-    share = view.reading.maps["encoder"][view.best[1:]].diagonal()[1:10].mean()
+    share = view.attention.maps["encoder"][view.top_head[1:]].diagonal()[1:10].mean()
     for picture in draw_head, draw_layer:
         assert "(9 symbols; training had at most 8)" in numbers_of(picture(view))
     assert f"at {int(100 * share)}%" in sentence_of(draw_head(view))
@@ -564,7 +565,10 @@ def test_runs_that_cannot_be_read_are_named_and_the_others_are_drawn(
 def test_a_folder_that_cannot_be_written_is_one_line_before_any_measuring(
     models_dir, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr(lab.ablation, "margins_without", lambda *_, **__: pytest.fail("measured for nothing"))
+    def refuse(*_, **__):
+        pytest.fail("measured for nothing")
+
+    monkeypatch.setattr(lab.ablation, "logit_margins_without", refuse)
     (tmp_path / "file").write_text("kept")
     with pytest.raises(SystemExit) as stopped:
         call_main(monkeypatch, "--models-dir", models_dir, "--output-dir", tmp_path / "file")

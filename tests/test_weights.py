@@ -22,9 +22,9 @@ def test_its_pictures_name_the_parts_and_stand_beside_those_of_a_trained_model(
         pictures["beside"] = draw_next_to_trained(view, trained)
     for figure in pictures.values():
         assert_readable(figure)
-    costly = {"copy": {"encoder": "none of 1", "encoder-decoder": "1 of 3"},
+    counts = {"copy": {"encoder": "none of 1", "encoder-decoder": "1 of 3"},
               "reverse": {"encoder": "2 of 2", "encoder-decoder": "2 of 3"}}[task][architecture]
-    assert f"Heads that matter on their own: {costly} hand-built, " in sentence_of(pictures["beside"])
+    assert f"Heads that matter on their own: {counts} hand-built, " in sentence_of(pictures["beside"])
     labels = names_of(pictures["ablation"].axes[0].get_yticklabels())
     for name, purpose in view.run.purposes.items():
         if "head" in name:

@@ -7,7 +7,7 @@ from conftest import MODELS, names_of, outlined, sentence_of
 
 from data import format_tokens
 from lab.ablation import NOTHING
-from lab.heads import ALL_ATTENTION, heads_of
+from lab.heads import ALL_ATTENTION, list_heads
 from lab.what_matters import (
     ablation_title,
     draw_ablation,
@@ -22,9 +22,9 @@ from transformer import END, PAD
 
 def test_the_influence_picture_shows_attention_and_influence_in_the_same_sequences(view):
     figure, evidence = draw_influence(view), view.evidence
-    kind, layer, head = view.best
+    kind, layer, head = view.top_head
     first = 9 if kind == "decoder" else 1 if kind == "encoder" else 0       # the query that predicts symbol 0
-    view.run.model(*evidence.reading.inputs)
+    view.run.model(*evidence.attention.inputs)
     weights = view.run.model.attention_layers()[kind][layer].attention_weights[:, head].mean(dim=0)
     for axes, expected in zip(figure.axes, (weights, evidence.influence.nanmean(dim=0)), strict=False):
         drawn = axes.collections[0].get_array()
@@ -44,15 +44,16 @@ def test_the_ablation_picture_shows_what_is_left_by_length(view):
     lengths = (evidence.source > 3).sum(dim=1)
     names, columns = names_of(axes.get_yticklabels()), names_of(axes.get_xticklabels())
     assert columns == [*"12345678", "all"] and names[-1] == "without any attention"
-    either, other = heads_of(view.run.model)[:2]
-    evidence.pair = other, either, 0.5
-    pair = f"{view.name(either)} and {view.name(other)}"
+    either, other = list_heads(view.run.model)[:2]
+    evidence.redundant_pair = other, either, 0.5
+    pair = f"{view.describe_part(either)} and {view.describe_part(other)}"
     assert f"Redundant pair: {pair}; without both, accuracy is 50%." in draw_ablation(view).get_supxlabel()
-    parts = {view.name(part): part for part in [*evidence.margins, ALL_ATTENTION] if part != NOTHING}
+    every = [part for part in [*evidence.logit_margins, ALL_ATTENTION] if part != NOTHING]
+    parts = {view.describe_part(part): part for part in every}
     drawn = axes.collections[0].get_array()
     texts = numpy.array([int(text.get_text()) for text in axes.texts]).reshape(drawn.shape)
     for name, row, shown in zip(names, drawn, texts, strict=True):
-        right = evidence.margins[parts[name.removeprefix("without ")]][:, 0] > 0
+        right = evidence.logit_margins[parts[name.removeprefix("without ")]][:, 0] > 0
         expected = [right[lengths == length].double().mean() for length in range(1, 9)]
         expected.append(right.double().mean())
         numpy.testing.assert_allclose(row, expected)
@@ -62,11 +63,11 @@ def test_the_ablation_picture_shows_what_is_left_by_length(view):
 def test_the_sentence_of_ablation_names_the_costliest_head_and_the_one_that_reads_the_answers_most(view):
     evidence, count = view.evidence, len(view.evidence.source)
     right = torch.ones(count, 3)
-    costly = next(head for head in heads_of(view.run.model) if head != view.best)
+    important = next(head for head in list_heads(view.run.model) if head != view.top_head)
 
     def sentence(**costs):
-        parts = {"costly": costly, "best": view.best, "all": ALL_ATTENTION}
-        evidence.margins = {part: right for part in evidence.margins} | {
+        parts = {"important": important, "best": view.top_head, "all": ALL_ATTENTION}
+        evidence.logit_margins = {part: right for part in evidence.logit_margins} | {
             parts[name]: torch.cat([-right[:cost], right[cost:]]) for name, cost in costs.items()
         }
         return ablation_title(view)
@@ -76,11 +77,12 @@ def test_the_sentence_of_ablation_names_the_costliest_head_and_the_one_that_read
     assert sentence(all=count) == (
         "no single head is needed, but attention is: without any, accuracy 100% → 0%"
     )
-    text = sentence(all=count, costly=1)
-    assert text.startswith(f"{view.name(costly)} matters most: without it, accuracy 100% → 99%; ")
+    text = sentence(all=count, important=1)
+    assert text.startswith(f"{view.describe_part(important)} matters most: without it, accuracy 100% → 99%; ")
     assert text.endswith("costs nothing")
-    assert sentence(all=count, best=count // 2).startswith(f"{view.name(view.best)} matters most: without it")
-    evidence.margins = {part: -right for part in evidence.margins}
+    text = sentence(all=count, best=count // 2)
+    assert text.startswith(f"{view.describe_part(view.top_head)} matters most: without it")
+    evidence.logit_margins = {part: -right for part in evidence.logit_margins}
     assert ablation_title(view) == "the model is never correct, so no ablation can make it worse"
 
 
@@ -90,9 +92,9 @@ def test_lengths_and_layers_are_drawn_as_measured(view):
     exact_match, = axes.get_lines()
     assert list(exact_match.get_xdata()) == list(range(1, 17))
     assert list(exact_match.get_ydata()) == pytest.approx([min(100, 8 * length) for length in range(1, 17)])
-    different = [len(each.source.unique(dim=0)) for each in view.evidence.lengths]
+    different = [len(each.source.unique(dim=0)) for each in view.evidence.length_results]
     assert names_of(axes.get_xticklabels()) == [f"{row + 1}\n{count}" for row, count in enumerate(different)]
-    beyond = view.evidence.lengths[8]
+    beyond = view.evidence.length_results[8]
     question, answer = (format_tokens(row[0, 1:]) for row in (beyond.source, beyond.answers))
     asked = f"{MODELS[view.run.architecture]}, asked {question.removesuffix(' END')}: {answer}"
     assert asked in picture.get_supxlabel().splitlines()
@@ -109,14 +111,14 @@ def test_the_picture_of_lengths_says_which_model_stops_and_which_goes_on(view):
     def sentence():
         return lengths_title([view])
 
-    name, beyond = MODELS[view.run.architecture], view.evidence.lengths[8]
+    name, beyond = MODELS[view.run.architecture], view.evidence.length_results[8]
     assert sentence() == f"the {name} generalises beyond the training lengths: 72% correct at length 9"
     beyond.answers = beyond.target.clone()
     beyond.answers[1:, 9], beyond.answers[1:, 10] = END, PAD
     assert sentence() == f"the {name} learned to reverse, and to stop after 8 symbols"
     beyond.answers[:80, 3] = 0                                  # it is not correct until there
     assert sentence() == "no model generalises beyond the training lengths: at most 0% correct at length 9"
-    view.evidence.lengths = view.evidence.lengths[:8]
+    view.evidence.length_results = view.evidence.length_results[:8]
     assert sentence() == "reverse: no question beyond the training lengths fits the model"
 
 

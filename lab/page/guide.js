@@ -20,41 +20,41 @@ const sentence = words => words[0].toUpperCase() + words.slice(1);
 /** A cut tried in an experiment, and the number of sequences that are then correct. */
 const cutOf = part => ({name: placeOf(part), parts: [part], count: rightWithout(part)});
 
-function brightestHead() {
-  const {brightest, other, readers, share, moved} = data.guide;
+function topHeadExperiment() {
+  const {top_head: topHead, other, readers, mass, mass_without: massWithout} = data.guide;
   const title = "Is the brightest head the one that matters?";
   const effect = "a head that matters most without being the brightest";
-  if (!brightest) {
+  if (!topHead) {
     return {title, missing: "This model has no two heads that can be compared by their attention to "
       + `the symbols the answers come from. ${elsewhere("reverse", "encoder", effect)}`};
   }
-  const [one, two] = [placeOf(brightest), placeOf(other)];
-  const [withoutOne, withoutTwo] = [brightest, other].map(rightWithout);
+  const [one, two] = [placeOf(topHead), placeOf(other)];
+  const [withoutOne, withoutTwo] = [topHead, other].map(rightWithout);
   const difference = withoutOne - withoutTwo;
   const answer = difference > ONE_POINT ? 1 : difference < -ONE_POINT ? 0 : 2;
   const found = [
     ["Here the brightest head does matter most.", "The brightest head is not the one that matters most.",
       `Here the two matter equally: they cost ${points(withoutOne)} and ${points(withoutTwo)}.`][answer],
-    readers > 1 && data.right - withoutOne <= ONE_POINT
+    readers > 1 && data.num_correct - withoutOne <= ONE_POINT
       ? `${readers} heads attend mainly to the symbols the answers come from, `
         + "so the model can spare one." : "",
-    share - moved >= .1
-      ? `Without ${two}, ${one} spends ${percent(moved)} of its attention there instead of `
-        + `${percent(share)}: ${two} helps it find the position.`
+    mass - massWithout >= .1
+      ? `Without ${two}, ${one} spends ${percent(massWithout)} of its attention there instead of `
+        + `${percent(mass)}: ${two} helps it find the position.`
       : answer === 1 ? `Without ${two}, ${one} attends as before, so ${two} must do something else.` : "",
     answer === 1 ? "" : elsewhere("reverse", "encoder", effect),
   ];
   return {
-    title, intro: `${sentence(one)} is the brightest head: it spends ${percent(share)} of its attention `
+    title, intro: `${sentence(one)} is the brightest head: it spends ${percent(mass)} of its attention `
       + `on the symbols the answers come from, more than any other. Compare it with ${two}.`,
     question: "Which cut causes more mistakes?", options: [one, two, "both about the same"], answer,
-    cuts: [cutOf(brightest), cutOf(other)], found: found.filter(words => words).join(" "),
-    look: [brightest, other],
+    cuts: [cutOf(topHead), cutOf(other)], found: found.filter(words => words).join(" "),
+    look: [topHead, other],
   };
 }
 
 function withoutAttention() {
-  const count = rightWithout([]), answer = count >= data.right ? 0 : count ? 1 : 2;
+  const count = rightWithout([]), answer = count >= data.num_correct ? 0 : count ? 1 : 2;
   const parts = kinds.length > 1 ? kinds.map(kind => [kind]) : [];
   const effect = "that copying can do without any attention";
   return {
@@ -74,9 +74,9 @@ function withoutAttention() {
 }
 
 function twoHeads() {
-  const title = "Can two heads replace each other?", {pair} = data.guide;
+  const title = "Can two heads replace each other?", {redundant_pair: pair} = data.guide;
   const [one, two, count] = pair ?? [];
-  if (!pair || data.right + count >= rightWithout(one) + rightWithout(two)) {    // both cost no more
+  if (!pair || data.num_correct + count >= rightWithout(one) + rightWithout(two)) {    // both cost no more
     return {title, missing: "In this model, no pair of heads was found in which either can be cut at no "
       + `cost, but not both. ${elsewhere("reverse", "encoder", "such a pair")}`};
   }
@@ -93,7 +93,8 @@ function twoHeads() {
   };
 }
 
-const experiments = [brightestHead(), withoutAttention(), twoHeads()].map(one => data.right ? one : {
+const applicable = [topHeadExperiment(), withoutAttention(), twoHeads()];
+const experiments = applicable.map(one => data.num_correct ? one : {
   title: one.title, missing: "This model is never correct, so no cut can make it worse. Train it for longer.",
 });
 

@@ -27,8 +27,8 @@ function oneTabStop(container, rows) {
   });
 }
 
-const left = new Map(data.table.map(([part, count]) => [keyOf(part), count])); // PyTorch's
-const pointsLost = count => Math.round(100 * (data.right - count) / data.unseen.length);
+const left = new Map(data.ablations.map(([part, count]) => [keyOf(part), count])); // PyTorch's
+const pointsLost = count => Math.round(100 * (data.num_correct - count) / data.unseen.length);
 const thumbnails = {}, cutButtons = {"": byId("cut-all")};
 
 /** The button that cuts a part, with the cost of that cut alone in percentage points. */

@@ -3,15 +3,15 @@
 "use strict";
 
 /** The head that attends most to the symbols the answer comes from, or else the most focused one. */
-function brightest() {
-  const {first, cells, trace, inputs} = asked, keys = keysOf(answeringKind, inputs).length;
-  const shares = headsOf(model, [answeringKind]).map(head => {
-    const rows = rowsOf(trace[answeringKind][head[1]].weights[head[2]], keys);
-    const shareOf = (row, query) => cells.length ? row.reduce(
+function findTopHead() {
+  const {first, cells, trace, inputs} = asked, keys = keysOf(sourceKind, inputs).length;
+  const masses = headsOf(model, [sourceKind]).map(head => {
+    const rows = rowsOf(trace[sourceKind][head[1]].weights[head[2]], keys);
+    const massIn = (row, query) => cells.length ? row.reduce(
       (sum, weight, key) => sum + (isOrigin(query, key) ? weight : 0), 0) : Math.max(...row);
-    return {head, share: rows.map(shareOf).reduce((one, other) => one + other)};
+    return {head, mass: rows.map(massIn).reduce((one, other) => one + other)};
   });
-  return shares.reduce((best, other) => other.share > best.share ? other : best).head;
+  return masses.reduce((best, other) => other.mass > best.mass ? other : best).head;
 }
 
 /** Whether the prediction at this query of the answering kind comes from this key; keys start with START. */
@@ -23,7 +23,7 @@ function view() {
   const [kind, layer, head] = state.pointed ?? state.chosen, {inputs, trace, first} = asked;
   const keys = keysOf(kind, inputs), queries = queriesOf(kind, inputs), traced = trace[kind][layer];
   const rows = rowsOf(traced.weights[head], keys.length).map(row => [...row]);
-  const says = kind === answeringKind || kind === "decoder";     // whether its queries predict the answer
+  const says = kind === sourceKind || kind === "decoder";     // whether its queries predict the answer
   const shown = says && state.step ? Math.min(first + state.step, queries.length) : queries.length;
   const usual = says && state.step ? shown - 1 : says ? first : 1;      // the newest query, or the first
   const query = Math.min(state.cell?.[0] ?? usual, queries.length - 1);
@@ -107,7 +107,7 @@ function renderLines({keys, queries, rows, says, shown, query, key}) {
 }
 
 function renderGrid({part, kind, keys, queries, rows, shown, query, key}) {
-  const outlined = kind === answeringKind && asked.cells.length, grid = byId("grid");
+  const outlined = kind === sourceKind && asked.cells.length, grid = byId("grid");
   const heading = (scope, token, isAt) => element("th", {scope, className: isAt ? "at" : ""}, nameOf(token));
   const cell = (weight, q, k) => {
     const isAt = q === query && k === key, reads = `${nameOf(queries[q])} attends to ${nameOf(keys[k])}`;

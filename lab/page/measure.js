@@ -80,7 +80,7 @@ const DIFFERS = "This page's results differ from PyTorch's. If you changed trans
   + "change in lab/page/transformer.js and run python visualize.py again.";
 const agreement = {logits: 0, cuts: new Map()};             // the largest difference; whether each row agrees
 const rowsOfJob = new Map();                                // parts with the same heads are measured once
-data.table.forEach(([part], row) => {
+data.ablations.forEach(([part], row) => {
   const job = jobOf("zero", headsOf(model, part).map(keyOf));
   rowsOfJob.set(job, [...rowsOfJob.get(job) ?? [], row]);
 });
@@ -100,7 +100,7 @@ async function compareLogits() {
 /** Check that as many sequences are correct after these cuts as PyTorch measured. */
 function compareCuts(job) {
   const count = right[job].filter(Boolean).length;
-  for (const row of rowsOfJob.get(job) ?? []) agreement.cuts.set(row, count === data.table[row][1]);
+  for (const row of rowsOfJob.get(job) ?? []) agreement.cuts.set(row, count === data.ablations[row][1]);
   certify();
 }
 
@@ -113,8 +113,8 @@ function warn(text) {
 }
 
 function certify() {
-  const {logits, cuts} = agreement, all = data.table.length;
-  const differing = data.table.filter((_, row) => cuts.get(row) === false).map(([part]) => placeOf(part));
+  const {logits, cuts} = agreement, all = data.ablations.length;
+  const differing = data.ablations.filter((_, row) => cuts.get(row) === false).map(([part]) => placeOf(part));
   const text = [
     `In ${data.checks.length} forward passes, with and without cuts, logits differ from PyTorch's by at most`,
     `${logits.toExponential(1)}.`,

@@ -6,7 +6,7 @@ const byId = id => document.getElementById(id);
 const data = JSON.parse(byId("data").textContent), {architecture} = data.config;
 const numbers = decodeNumbers(byId("weights").textContent, "float16");
 const model = buildModel(data, numbers), kinds = kindsOf(model);
-const answeringKind = kinds.at(-1);                         // its queries predict the answer, and can find it
+const sourceKind = kinds.at(-1);                         // its queries predict the answer, and can find it
 const KIND_NAMES = {
   encoder: "the encoder's self-attention", decoder: "the decoder's self-attention", cross: "cross-attention",
 };
@@ -109,7 +109,7 @@ function change(changes) {
     asked.first = {encoder: 1, decoder: content.length + 1, "encoder-decoder": 0}[architecture];    // answers
     asked.cells = rule ? answerSources(data.task, content, data.symbols) : [];
     state.step &&= Math.min(state.step, asked.answer.length);
-    state.chosen ??= brightest();
+    state.chosen ??= findTopHead();
     measure();
     renderAnswer();
     renderScore();
@@ -157,7 +157,7 @@ function cutHeads(cut, mode = state.mode) {
 
 /** Describe the cut kinds, layers and single heads. */
 function cutInWords() {
-  const parts = data.table.map(([part]) => part).filter(isCut), isIn = (part, other) =>
+  const parts = data.ablations.map(([part]) => part).filter(isCut), isIn = (part, other) =>
     other.length < part.length && other.every((word, i) => word === part[i]);
   return parts.filter(part => !parts.some(other => isIn(part, other))).map(placeOf).join("; ");
 }

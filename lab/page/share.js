@@ -79,7 +79,7 @@ async function copyLink() {
 
 /** Draw a head's grid as squares, with its names; x and y are the position of the first cell. */
 function gridInPicture({kind, keys, queries, rows, shown, query, key}, x, y) {
-  const size = 28, isOutlined = (q, k) => kind === answeringKind && isOrigin(q, k);
+  const size = 28, isOutlined = (q, k) => kind === sourceKind && isOrigin(q, k);
   const names = keys.map((token, k) => element("svg:text", {
     class: `key ${k === key ? "at" : ""}`,
     transform: `translate(${x + size * (k + .6)} ${y - 6}) rotate(-45)`,

@@ -40,7 +40,7 @@ function startMeasuring() {
   measure();
   compareLogits();
   for (const [job, [row]] of rowsOfJob) {
-    for (const worker of workers) worker.postMessage({job: [job, [data.table[row][0]], "zero", false]});
+    for (const worker of workers) worker.postMessage({job: [job, [data.ablations[row][0]], "zero", false]});
   }
 }
 
