@@ -102,7 +102,7 @@ TASKS = {
             "epochs": 400, "positional": "learned", "embedding_std": 0.5, "oversample": 1.0,
             "encoder": {"norm_first": False, "embedding_std": 0.25}, "decoder": {"oversample": 0.75},
         },
-        answer_sources=puzzles.visible_copies,              # replacing one copy usually breaks the pattern
+        answer_sources=puzzles.find_visible_copies,         # replacing one copy usually breaks the pattern
     ),
 }
 
@@ -407,7 +407,7 @@ def check_task(task: str, seq_len: int = 8, vocab_size: int = 20, fixed_length: 
 # ---------------------------------------------------------------- command line
 
 
-def task_names() -> list[str]:
+def list_tasks() -> list[str]:
     """Return the choices for --task. Ends the program if an entry of TASKS is not a Task."""
     for name, task in TASKS.items():
         if not isinstance(task, Task):
@@ -431,7 +431,7 @@ def print_examples(task: str) -> None:
 
 def main() -> None:
     parser = console.new_parser("Check each task and print example questions.", "python data.py --task add")
-    console.add_choice(parser, "--task", task_names())
+    console.add_choice(parser, "--task", list_tasks())
     options = parser.parse_args()
     try:
         for task in options.task or TASKS:

@@ -170,7 +170,7 @@ def exact_match_by_length(model: nn.Module, answer: Callable[[Tensor], Tensor]) 
 def save_hand_built(config: Config, model: nn.Module, purposes: dict[str, str], models_dir: Path) -> None:
     """Save a hand-built model as a run that the other scripts can read."""
     folder = runs.run_folder(models_dir, config.task, config.architecture)
-    source, target = train.validation_set(config)
+    source, target = train.sample_validation_set(config)
     inputs, targets = make_inputs_and_targets(config.architecture, source, target)
     with eval_mode(model):
         loss = train.masked_cross_entropy(model(*inputs), targets).item()
@@ -200,7 +200,7 @@ def main() -> None:
         print(f"  {build.__doc__}\n  {count} are non-zero, not counting the norms\n")
         save_hand_built(config, model, purposes, models_dir)
         failed |= min(scores.values()) < 1
-    command = runs.command_line("visualize.py", runs.DEFAULT_TASKS, runs.DEFAULT_ARCHITECTURES, models_dir)
+    command = runs.format_command("visualize.py", runs.DEFAULT_TASKS, runs.DEFAULT_ARCHITECTURES, models_dir)
     print(f"Saved in {models_dir}/. To see how they work: {command}")
     if failed:
         raise SystemExit("error: at least one of the models makes mistakes")

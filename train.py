@@ -157,8 +157,8 @@ def predict(model: nn.Module, source: Tensor, target: Tensor) -> Tensor:
     Duplicate questions are answered once.
     """
     device = next(model.parameters()).device
-    both, place = torch.cat([source, target], dim=1).unique(dim=0, return_inverse=True)
-    source, target = both[:, : source.size(1)], both[:, source.size(1) :]
+    pairs, inverse = torch.cat([source, target], dim=1).unique(dim=0, return_inverse=True)
+    source, target = pairs[:, : source.size(1)], pairs[:, source.size(1) :]
     with eval_mode(model) as model:
         inputs, targets = data.make_inputs_and_targets(model.architecture, source, target)
         predictions = torch.full_like(targets, PAD)
@@ -166,13 +166,13 @@ def predict(model: nn.Module, source: Tensor, target: Tensor) -> Tensor:
             logits = model(*(x.to(device) for x in tokens))
             predictions[rows, : logits.size(1)] = logits.argmax(dim=-1).cpu()
     if model.architecture == "encoder":
-        return predictions[place, : target.size(1)]
+        return predictions[inverse, : target.size(1)]
     answers, length = target.clone(), target.size(1) - 1    # without START
     wrong = (~data.is_correct(predictions, targets)).nonzero().flatten()
     for rows in wrong.split(settings.EVALUATION_BATCH) if len(wrong) else ():
         generated = generate(model, source[rows].to(device), length).cpu()
         answers[rows, 1:] = F.pad(generated, (0, length - generated.size(1)))
-    return answers[place]
+    return answers[inverse]
 
 
 def evaluate(model: nn.Module, source: Tensor, target: Tensor, check_all: bool) -> dict:
@@ -191,7 +191,7 @@ def evaluate(model: nn.Module, source: Tensor, target: Tensor, check_all: bool) 
     return scores | {"solved": solved}
 
 
-def validation_set(config: Config) -> tuple[Tensor, Tensor]:
+def sample_validation_set(config: Config) -> tuple[Tensor, Tensor]:
     """Return source and target of the validation set shared by all runs with these settings."""
     return config.sample_batch(settings.VALIDATION_SEQUENCES, fixed_generator("validation"), "validation")
 
@@ -225,7 +225,7 @@ def train(
         state.restore(checkpoint)
         if distributed.RANK == 0:
             yield state.ema_model.module, checkpoint
-    validation = validation_set(config)
+    validation = sample_validation_set(config)
     seconds = state.history[-1]["train_seconds"] if state.history else 0.0
     for epoch in range(len(state.history) + 1, config.epochs + 1):
         start = time.perf_counter()
@@ -263,10 +263,10 @@ def save_weights(checkpoint: dict, folder: Path, attention: record.AttentionHist
 
     The attention history is replaced first. If it is ahead of its checkpoint, it is cut when it is read.
     """
-    whole = io.BytesIO()
-    torch.save(checkpoint, whole)                           # writing to a full disk raises no OSError here
+    buffer = io.BytesIO()
+    torch.save(checkpoint, buffer)                          # writing to a full disk raises no OSError here
     with files.atomic_write(folder / "checkpoint.pt") as path:
-        path.write_bytes(whole.getbuffer())
+        path.write_bytes(buffer.getbuffer())
         if attention:
             with files.atomic_write(folder / "attention.npz") as other:
                 numpy.savez(other, **attention)
@@ -277,20 +277,20 @@ def save_weights(checkpoint: dict, folder: Path, attention: record.AttentionHist
 
 def save_test(config: Config, model: nn.Module, history: list[dict], folder: Path) -> report.TestResults:
     """Run and return the test; save history.csv, training.png if the model was trained, and metrics.json."""
-    answers = run_test(config, model)
-    metrics = runs.collect_metrics(config, model, history, answers.target, answers.prediction)
+    results = run_test(config, model)
+    metrics = runs.collect_metrics(config, model, history, results.target, results.prediction)
     runs.write_table(history, folder / "history.csv")
     if metrics["steps"]:
         with picture_style():
             save_picture(draw_training(config, history), folder / "training.png")
     runs.write_json(metrics, folder / "metrics.json")                   # last: then the run is finished
-    return answers
+    return results
 
 
 # ---------------------------------------------------------------- command line
 
 
-def parse() -> argparse.Namespace:
+def parse_options() -> argparse.Namespace:
     """Parse the command line. Config settings that are not given are absent and so keep their defaults."""
     parser = console.new_parser(
         "Train Transformers on sequence tasks; python visualize.py then shows what they learned.",
@@ -298,7 +298,7 @@ def parse() -> argparse.Namespace:
         "python train.py --task reverse --num-layers 1 --output-dir models/one_layer",
         argument_default=argparse.SUPPRESS,
     )
-    console.add_choice(parser, "--task", data.task_names(), runs.DEFAULT_TASKS)
+    console.add_choice(parser, "--task", data.list_tasks(), runs.DEFAULT_TASKS)
     console.add_choice(parser, "--architecture", data.ARCHITECTURES, runs.DEFAULT_ARCHITECTURES)
     settings.add_settings(parser)
     option = parser.add_argument
@@ -318,7 +318,7 @@ def parse() -> argparse.Namespace:
     return options
 
 
-def plan(task: str, architecture: str, options: argparse.Namespace) -> tuple[Config, dict | None, bool]:
+def plan_run(task: str, architecture: str, options: argparse.Namespace) -> tuple[Config, dict | None, bool]:
     """Return what to train, the checkpoint to resume from, if any, and whether the run is already finished.
 
     Raises ValueError if a setting is impossible, or differs from that of the run to resume.
@@ -372,16 +372,16 @@ def train_and_save(
     hidden = True if quiet or distributed.RANK > 0 else None            # None: no bar if the output is a file
     bar = tqdm(total=config.epochs, desc=config.name, unit="epoch", disable=hidden)
     try:
-        for model, state in train(config, device, checkpoint, **execution):
-            row = state["history"][-1]
-            lines = [report.format_progress(config, state["history"])]
-            if not quiet and report.is_early(state["history"]):
-                rows = zip(*examples, predict(model, *examples), strict=True)
-                lines += [report.format_prediction(config.task, *row) + "\n" for row in rows]
+        for model, current in train(config, device, checkpoint, **execution):
+            row = current["history"][-1]
+            lines = [report.format_progress(config, current["history"])]
+            if not quiet and report.is_early(current["history"]):
+                predicted = zip(*examples, predict(model, *examples), strict=True)
+                lines += [report.format_prediction(config.task, *each) + "\n" for each in predicted]
             if row["epoch"] > done:
                 attention = record.append_epoch(attention, model, questions, row)
                 replaces = (folder / "checkpoint.pt").exists()
-                removed = save_weights(state, folder, attention)
+                removed = save_weights(current, folder, attention)
                 if removed or replaces and row["epoch"] == 1:
                     lines.append(f"{folder}: earlier weights replaced, {removed} files based on them removed")
                 done = row["epoch"]
@@ -391,14 +391,14 @@ def train_and_save(
                 tqdm.write(line, file=sys.stdout)
         if distributed.RANK > 0:
             return None
-        answers = save_test(config, model, state["history"], folder)
+        results = save_test(config, model, current["history"], folder)
     except BaseException as error:
         report.report_failure(error, config, done)
         raise                                               # an interrupt, or a bug
     finally:
         bar.close()
-    if not quiet and answers.wrong.any():
-        report.print_mistakes(answers, row)
+    if not quiet and results.wrong.any():
+        report.print_mistakes(results, row)
     return runs.read_metrics(folder)
 
 
@@ -408,7 +408,7 @@ def train_all(options: argparse.Namespace) -> None:
     tasks, architectures = list(dict.fromkeys(options.task)), list(dict.fromkeys(options.architecture))
     chosen = [(task, architecture) for architecture in architectures for task in tasks]
     execution = {"accumulation_steps": options.accumulate, "amp": options.amp, "compiled": options.compile}
-    results = []
+    all_metrics = []
     with ExitStack() as context:
         try:
             console.set_threads(options.threads)
@@ -417,31 +417,31 @@ def train_all(options: argparse.Namespace) -> None:
             context.enter_context(distributed.process_group(device))
             if distributed.RANK == 0:
                 for run in chosen:                          # before any of them takes time
-                    plan(*run, options)
+                    plan_run(*run, options)
         except ValueError as error:
             console.exit_with_error(str(error))
         for run in chosen:
             folder = runs.run_folder(options.output_dir, *run)
             with files.folder_lock(folder) if distributed.RANK == 0 else nullcontext():
-                planned = distributed.broadcast_from_rank_zero(partial(plan, *run, options))
+                planned = distributed.broadcast_from_rank_zero(partial(plan_run, *run, options))
                 config, checkpoint, finished = planned
                 if not finished:
                     metrics = train_and_save(config, device, folder, options.quiet, checkpoint, **execution)
-                    results.append(metrics)
+                    all_metrics.append(metrics)
                 elif distributed.RANK == 0:
                     print(f"{config.name}: already finished ({config.epochs} epochs)")
     if distributed.RANK > 0:
         return
-    if results:
-        report.print_table(results)
-    command = runs.command_line("visualize.py", tasks, architectures, options.output_dir)
+    if all_metrics:
+        report.print_table(all_metrics)
+    command = runs.format_command("visualize.py", tasks, architectures, options.output_dir)
     print(f"\nDone in {time.perf_counter() - start:.0f} s. The runs are saved in {options.output_dir}/. "
           f"To see what they learned: {command}")
 
 
 def main() -> None:
     with redirect_stderr(io.StringIO()) if distributed.RANK > 0 else nullcontext():     # the first reports
-        train_all(parse())
+        train_all(parse_options())
 
 
 if __name__ == "__main__":

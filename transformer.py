@@ -253,7 +253,7 @@ class TransformerBlock(nn.Module):
         return norm(x + self.dropout(sublayer(x, **arguments)))             # the paper's (section 3.1)
 
 
-def token_embedding(vocab_size: int, d_model: int, std: float) -> nn.Embedding:
+def build_token_embedding(vocab_size: int, d_model: int, std: float) -> nn.Embedding:
     """Return an embedding vector for each token id, initialised from a normal distribution."""
     check_positive(vocab_size=vocab_size, d_model=d_model)
     embedding = nn.Embedding(vocab_size, d_model)
@@ -320,7 +320,7 @@ class MiniTransformer(nn.Module):
         super().__init__()
         check_choice([True, False], causal=causal)
         self.causal = causal
-        self.embedding = token_embedding(vocab_size, d_model, embedding_std)
+        self.embedding = build_token_embedding(vocab_size, d_model, embedding_std)
         self.positional_encoding = PositionalEncoding(d_model, max_len, positional, position_base)
         self.dropout = nn.Dropout(dropout)
         self.blocks = build_layer_stack(
@@ -368,7 +368,7 @@ class EncoderDecoder(nn.Module):
             "d_model": d_model, "num_heads": num_heads, "d_ff": d_ff, "dropout": dropout,
             "norm_first": norm_first, "activation": activation,
         }
-        self.embedding = token_embedding(vocab_size, d_model, embedding_std)
+        self.embedding = build_token_embedding(vocab_size, d_model, embedding_std)
         self.positional_encoding = PositionalEncoding(d_model, max_len, positional, position_base)
         self.dropout = nn.Dropout(dropout)
         self.encoder_blocks = build_layer_stack(num_layers, **settings)

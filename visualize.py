@@ -69,7 +69,7 @@ def draw_head(view: View) -> Figure:
     mesh = maps.draw_named_map(axes, shown)
     axes.set_ylabel("query (attends)" if len(shown.queries) > 5 else "query")
     axes.add_patch(Rectangle((0, query), len(shown.keys), 1, **maps.FRAME))
-    maps.colour_bar(mesh, [axes])
+    maps.add_colour_bar(mesh, [axes])
     row = maps.Map(shown.weights[query, keys][None], shown.outlined[query, keys][None], [], [])
     rows = {name: [texts[key] for key in keys] for name, texts in rows.items()}
     maps.draw_table(table, rows, row, len(columns))
@@ -136,7 +136,7 @@ def draw_model(view: View) -> Figure:
     height = len(layers) * pitch / inch + 0.4
     figure = new_figure(height, model_title(view), wording.describe_run(view), caption)
     axes = figure.subplots()                                # one for all maps, in cells
-    maps.frame(axes, across, len(layers) * pitch + 0.5)
+    maps.prepare_axes(axes, across, len(layers) * pitch + 0.5)
     axes.set(aspect="equal", frame_on=False)
     for (row, layer), head in itertools.product(enumerate(layers), range(heads)):
         shown, points = maps.make_map(view, (*layer, head)), costs[(*layer, head)]
@@ -227,7 +227,7 @@ def list_run_outputs(view: View, folder: Path, options: argparse.Namespace) -> I
 # ---------------------------------------------------------------- command line
 
 
-def parse() -> argparse.Namespace:
+def parse_options() -> argparse.Namespace:
     parser = console.new_parser(
         "Draw where the heads of trained models attend, and how accurate the models are without them.\n"
         "Without options, every run found is drawn.",
@@ -235,7 +235,7 @@ def parse() -> argparse.Namespace:
         "python visualize.py --task add --architecture encoder --sequence 4 2 + 1 9",
         "python visualize.py --format svg --dark --output-dir slides",
     )
-    console.add_choice(parser, "--task", data.task_names())
+    console.add_choice(parser, "--task", data.list_tasks())
     console.add_choice(parser, "--architecture", data.ARCHITECTURES)
     option = parser.add_argument
     option("--sequence", nargs="+", metavar="SYMBOL",
@@ -269,7 +269,7 @@ def select_runs(options: argparse.Namespace) -> tuple[list[View], list[str]]:
     chosen, problems, wanted = [], [], options.task or ([] if found else runs.DEFAULT_TASKS)
     if missing := [task for task in wanted if task not in dict(found)]:
         architectures = options.architecture or runs.DEFAULT_ARCHITECTURES
-        command = runs.command_line("train.py", missing, architectures, options.models_dir)
+        command = runs.format_command("train.py", missing, architectures, options.models_dir)
         text = f"no run of {' or '.join(missing)} found in {options.models_dir}"
         problems.append(f"{text}; train it: {command}")
     for run in found:
@@ -352,7 +352,7 @@ def save_curves(options: argparse.Namespace) -> list[Path]:
 
 
 def main() -> None:
-    options, problems = parse(), []
+    options, problems = parse_options(), []
     console.set_threads(None)                               # as for training
     with ExitStack() as locks, picture_style(options.dark):
         if options.compare:

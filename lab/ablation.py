@@ -25,18 +25,18 @@ def ablate(
     model is restored. Raises ValueError if it has no such part.
     """
     attentions, heads = attention_modules(model), {head for part in parts for head in list_heads(model, part)}
-    place_of = {attentions[head[:2]].output_projection: head[:2] for head in heads}
+    layer_of = {attentions[head[:2]].output_projection: head[:2] for head in heads}
 
     def replace_outputs(output_projection: nn.Module, arguments: tuple[Tensor]) -> Tensor:
-        place = place_of[output_projection]
-        by_head = arguments[0].unflatten(-1, (attentions[place].num_heads, -1)).clone()    # (B, T, H, Dh)
+        layer = layer_of[output_projection]                 # kind and layer
+        by_head = arguments[0].unflatten(-1, (attentions[layer].num_heads, -1)).clone()    # (B, T, H, Dh)
         for head in heads:
-            if head[:2] == place:
+            if head[:2] == layer:
                 by_head[:, :, head[2]] = replacement[head] if replacement else 0.0
         return by_head.flatten(2)
 
     with ExitStack() as hooks:
-        for output_projection in place_of:
+        for output_projection in layer_of:
             hooks.enter_context(output_projection.register_forward_pre_hook(replace_outputs))
         yield unwrap_model(model)
 
@@ -47,10 +47,10 @@ def mean_head_outputs(run: Run) -> dict[Head, Tensor]:
     attentions, means = attention_modules(run.model), {}
     projections = [attention.output_projection for attention in attentions.values()]
     mixed = capture_activations(run.model, projections, inputs)
-    for (place, attention), (mixture, _) in zip(attentions.items(), mixed, strict=True):
-        is_token = inputs[0 if place[0] == "encoder" else -1] != PAD                    # (N, T)
+    for (layer, attention), (mixture, _) in zip(attentions.items(), mixed, strict=True):
+        is_token = inputs[0 if layer[0] == "encoder" else -1] != PAD                    # (N, T)
         by_head = mixture[is_token].float().mean(dim=0).unflatten(0, (attention.num_heads, -1))     # (H, Dh)
-        means |= {(*place, head): mean for head, mean in enumerate(by_head)}
+        means |= {(*layer, head): mean for head, mean in enumerate(by_head)}
     return means
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from data import format_tokens, make_inputs_and_targets
 from lab.evidence import mass_during_training
 from lab.heads import list_heads, measure_attention
-from lab.maps import colour_bar, draw_named_map, make_map
+from lab.maps import add_colour_bar, draw_named_map, make_map
 from lab.view import View
 from support.figure import fix_layout, label_lines, new_figure, one_line_title
 from support.files import atomic_write
@@ -23,7 +23,7 @@ from support.record import NUM_RECORDED
 def half_rise_index(values: list[float]) -> int:
     """Return the index at which rising values first reach half-way from the first to the last."""
     middle = (values[0] + values[-1]) / 2
-    return next((place for place, value in enumerate(values) if value >= middle), 0)
+    return next((position for position, value in enumerate(values) if value >= middle), 0)
 
 
 def animation_title(
@@ -65,7 +65,7 @@ def draw_animation(view: View) -> tuple[Figure, Callable[[int], None]]:
         curve_axes.plot(steps, [100 * value for value in values], style, label=name)
     curve_axes.set(xlabel="training step", ylabel="%", ylim=(-3, 103), xlim=(0, 1.02 * steps[-1]))
     label_lines(curve_axes)
-    colour_bar(mesh, [map_axes])
+    add_colour_bar(mesh, [map_axes])
 
     def show(epoch: int) -> None:
         kind, layer, index = head

@@ -27,25 +27,25 @@ SIDE_BY_SIDE = "Compare the tasks: which tokens does each answer come from?"    
 PICTURES = (".png", ".svg", ".gif", ".pdf")
 
 
-def look_for(path: Path) -> tuple[int, str]:
+def find_hint(path: Path) -> tuple[int, str]:
     """Return a picture's sort order and what to look for in it."""
-    known = ((place, LOOK_FOR[name]) for place, name in enumerate(LOOK_FOR) if path.name.startswith(name))
-    return next(known, (-1, SIDE_BY_SIDE))
+    hints = ((rank, LOOK_FOR[name]) for rank, name in enumerate(LOOK_FOR) if path.name.startswith(name))
+    return next(hints, (-1, SIDE_BY_SIDE))
 
 
-def link_to(path: Path, output: Path) -> str:
+def relative_link(path: Path, output: Path) -> str:
     return quote(path.relative_to(output).as_posix())
 
 
-def card(path: Path, output: Path, shown: dict, common: str) -> str:
+def make_card(path: Path, output: Path, shown: dict, common: str) -> str:
     """Return a picture's card: its title, what to look for and, if not the common one, its command."""
-    (_, words), title, link = look_for(path), html.escape(shown["title"]), link_to(path, output)
+    (_, words), title, link = find_hint(path), html.escape(shown["title"]), relative_link(path, output)
     image = title
     if path.suffix != ".pdf":                               # a browser does not show these as pictures
         image = f'<img src="{link}" alt="{title}. {words}" loading="lazy">'
     still = path.with_name("attention_head.png")            # shown to readers who prefer reduced motion
     if path.suffix == ".gif" and still.is_file():
-        source = f'media="(prefers-reduced-motion: reduce)" srcset="{link_to(still, output)}"'
+        source = f'media="(prefers-reduced-motion: reduce)" srcset="{relative_link(still, output)}"'
         image = f"<picture><source {source}>{image}</picture>"
     made = f"<code>{html.escape(shown['command'])}</code>" if shown["command"] != common else ""
     return (
@@ -54,7 +54,7 @@ def card(path: Path, output: Path, shown: dict, common: str) -> str:
     )
 
 
-def figures(folder: Path) -> str:
+def summarise_run(folder: Path) -> str:
     """Summarise a run's metrics in a sentence; "" if training was interrupted."""
     metrics = read_metrics(folder)
     if not metrics:
@@ -68,19 +68,19 @@ def figures(folder: Path) -> str:
     return f"{metrics['parameters']:,} parameters; {trained}; {correct} correct."
 
 
-def anchor(title: str) -> str:
+def make_anchor(title: str) -> str:
     """Return the link anchor for a title."""
     return re.sub(r"\W+", "-", title)
 
 
-def section(title: str, intro: str, shown: dict[Path, dict], output: Path) -> str:
+def make_section(title: str, intro: str, shown: dict[Path, dict], output: Path) -> str:
     """Return a section with a title, an intro, these pictures and the command that made the first."""
     runs = [(output / run).resolve() for each in shown.values() for run in each["runs"]]
     tasks = " ".join(sorted({task_from_folder(run) for run in runs}))
     architectures = " ".join(sorted({run.name for run in runs}))
-    paths = sorted(shown, key=lambda path: (look_for(path), path.name))
-    name, common = anchor(title), shown[paths[0]]["command"]
-    cards = "\n".join(card(path, output, shown[path], common) for path in paths)
+    paths = sorted(shown, key=lambda path: (find_hint(path), path.name))
+    name, common = make_anchor(title), shown[paths[0]]["command"]
+    cards = "\n".join(make_card(path, output, shown[path], common) for path in paths)
     return (
         f'<section id="{name}" data-task="{tasks}" data-architecture="{architectures}" '
         f'aria-labelledby="{name}-title"><h2 id="{name}-title">{html.escape(title)}</h2>{intro}\n'
@@ -89,7 +89,7 @@ def section(title: str, intro: str, shown: dict[Path, dict], output: Path) -> st
     )
 
 
-def sections(output: Path) -> dict[str, str]:
+def make_sections(output: Path) -> dict[str, str]:
     """Return the gallery's sections by title: comparisons of runs, then each task and each run."""
     listed = {output / name: shown for name, shown in read_listing(output).items()}
     pictures, groups, found = [path for path in listed if path.suffix in PICTURES], {}, {}
@@ -104,10 +104,11 @@ def sections(output: Path) -> dict[str, str]:
         if architecture:
             title = ", ".join([task, *architecture])
             run = next(each["runs"][0] for each in shown.values() if len(each["runs"]) == 1)
-            intro = f'<p class="figures">{figures((output / run).resolve())}</p>'
+            intro = f'<p class="figures">{summarise_run((output / run).resolve())}</p>'
             if (page := folder / "explorer.html").is_file():
-                intro += f'<a class="open" href="{link_to(page, output)}">Take it apart: the live page</a>'
-        found[title] = section(title, intro, shown, output)
+                link = relative_link(page, output)
+                intro += f'<a class="open" href="{link}">Take it apart: the live page</a>'
+        found[title] = make_section(title, intro, shown, output)
     return found
 
 
@@ -119,8 +120,8 @@ def save_gallery(output: Path) -> Path:
     path, listing = output / "index.html", read_listing(output)
     if path.exists() and path.name not in listing:
         raise ValueError(f"{path} was not written by visualize.py; move it, or choose another --output-dir")
-    found = sections(output)
-    links = "\n".join(f'<a href="#{anchor(title)}">{html.escape(title)}</a>' for title in found)
+    found = make_sections(output)
+    links = "\n".join(f'<a href="#{make_anchor(title)}">{html.escape(title)}</a>' for title in found)
     contents = f'<nav aria-label="runs">\n{links}\n</nav>\n' + "".join(found.values())
     parts = {name: (ASSETS / name).read_text(encoding="utf-8") for name in ("gallery.html", "base.css")}
     write_text(render_template(parts["gallery.html"], parts | {"contents": contents}), path)

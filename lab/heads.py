@@ -34,7 +34,7 @@ def attention_modules(model: nn.Module) -> dict[tuple[str, int], MultiHeadAttent
 def list_heads(model: nn.Module, part: Part = ALL_ATTENTION) -> list[Head]:
     """List the heads in one part of the model's attention. Raises ValueError if there is no such part."""
     attentions = attention_modules(model)
-    heads = [(*place, head) for place in attentions for head in range(attentions[place].num_heads)]
+    heads = [(*layer, head) for layer in attentions for head in range(attentions[layer].num_heads)]
     if part not in {head[: len(part)] for head in heads}:
         raise ValueError(f"this model has no part {part}; its first head is {heads[0]}, its last {heads[-1]}")
     return [head for head in heads if head[: len(part)] == part]

@@ -14,20 +14,22 @@ from support.runs import Run
 from transformer import eval_mode
 
 
-def replace_symbol(symbols: range, tokens: Tensor, place: int, shift: Tensor | int) -> tuple[Tensor, Tensor]:
+def replace_symbol(
+    symbols: range, tokens: Tensor, position: int, shift: Tensor | int
+) -> tuple[Tensor, Tensor]:
     """Replace the symbol at one position of tokens (N, S) with the one shift (N,) steps later, cyclically.
 
     Also return which rows (N,) changed; tokens that are not among these symbols are kept.
     """
-    order = tokens[:, place] - symbols.start                # index of the symbol there, from 0
+    order = tokens[:, position] - symbols.start             # index of the symbol there, from 0
     is_symbol = (order >= 0) & (order < len(symbols))
     replaced = tokens.clone()
-    replaced[is_symbol, place] = (symbols.start + (order + shift) % len(symbols))[is_symbol]
-    return replaced, replaced[:, place] != tokens[:, place]
+    replaced[is_symbol, position] = (symbols.start + (order + shift) % len(symbols))[is_symbol]
+    return replaced, replaced[:, position] != tokens[:, position]
 
 
 def perturb_question(
-    task: str, content: Tensor, place: int, shift: Tensor | int, vocab_size: int, tries: int = 1
+    task: str, content: Tensor, position: int, shift: Tensor | int, vocab_size: int, tries: int = 1
 ) -> tuple[Tensor, Tensor]:
     """Apply replace_symbol to questions (N, L); return which rows (N,) are new valid questions.
 
@@ -35,7 +37,7 @@ def perturb_question(
     """
     symbols = question_symbols(task, vocab_size)
     for _ in range(tries):
-        replaced, changed = replace_symbol(symbols, content, place, shift)
+        replaced, changed = replace_symbol(symbols, content, position, shift)
         if TASKS[task].answer_sources is None:
             changed = changed & TASKS[task].is_valid(replaced)
         if changed.all():
@@ -55,22 +57,22 @@ def measure_influence(run: Run, source: Tensor, inputs: tuple[Tensor, ...], targ
     symbols, generator = question_symbols(config.task, config.vocab_size), fixed_generator("influence")
     result = torch.full((*targets.shape, inputs[0].size(1)), torch.nan, dtype=torch.float32)
     with eval_mode(run.model) as model:
-        for rows, asked in batches_by_length(inputs, EVALUATION_BATCH):
-            before = model(*asked).float().softmax(dim=-1)
+        for rows, batch in batches_by_length(inputs, EVALUATION_BATCH):
+            before = model(*batch).float().softmax(dim=-1)
             for key in range(inputs[0].size(1)):
                 shift = torch.randint(1, max(2, len(symbols)), (len(rows),), generator=generator)
                 if 1 <= key <= question.size(1):
                     replaced, changed = perturb_question(
                         config.task, question[rows], key - 1, shift, config.vocab_size, tries=len(symbols)
                     )
-                    other = asked[0].clone()
-                    other[:, 1 : question.size(1) + 1] = replaced
-                else:                                       # a symbol that a decoder has written
-                    other, changed = replace_symbol(symbols, asked[0], key, shift)
-                after = model(other, *asked[1:]).float().softmax(dim=-1)
-                moved = (after - before).abs().sum(dim=-1) / 2                          # (N, T)
-                counts = changed[:, None] & loss_mask(targets[rows])
-                result[rows, :, key] = moved.where(counts, torch.nan)
+                    perturbed = batch[0].clone()
+                    perturbed[:, 1 : question.size(1) + 1] = replaced
+                else:                                       # a symbol that a decoder has generated
+                    perturbed, changed = replace_symbol(symbols, batch[0], key, shift)
+                after = model(perturbed, *batch[1:]).float().softmax(dim=-1)
+                distance = (after - before).abs().sum(dim=-1) / 2                       # (N, T)
+                valid = changed[:, None] & loss_mask(targets[rows])
+                result[rows, :, key] = distance.where(valid, torch.nan)
     return result
 
 
@@ -86,13 +88,13 @@ def answer_sensitivity(task: str, content: Tensor, vocab_size: int) -> Tensor:
     answer, count = TASKS[task].answer(content), len(question_symbols(task, vocab_size))
     step = 2 * (count // 64) + 1                            # an odd step reaches odd and even symbols
     result = torch.zeros(*answer.shape, content.size(1), dtype=torch.float64)
-    for place in range(content.size(1)):
-        asked = torch.zeros(len(content), 1, dtype=torch.float64)
+    for position in range(content.size(1)):
+        tries = torch.zeros(len(content), 1, dtype=torch.float64)
         for shift in range(1, count, step):
-            replaced, changed = perturb_question(task, content, place, shift, vocab_size)
+            replaced, changed = perturb_question(task, content, position, shift, vocab_size)
             if changed.any():
                 other = TASKS[task].answer(replaced[changed])
-                result[changed, :, place] += (other != answer[changed]).double()
-                asked[changed] += 1
-        result[:, :, place] /= asked                        # 0/0 is nan
+                result[changed, :, position] += (other != answer[changed]).double()
+                tries[changed] += 1
+        result[:, :, position] /= tries                     # 0/0 is nan
     return result

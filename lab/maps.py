@@ -18,7 +18,7 @@ from torch import Tensor
 from data import format_tokens
 from lab.heads import Head, compute_query_scores, first_symbol_cell
 from lab.view import View
-from support.figure import new_figure, two_decimals
+from support.figure import format_two_decimals, new_figure
 
 MAX_KEYS = 16                                               # columns of numbers that fit side by side
 SEAMLESS = {"edgecolors": "face", "linewidth": 0.3, "antialiased": True}    # in svg and pdf also
@@ -60,7 +60,7 @@ def count_cells_across(axes: Axes) -> float:
 def label_unit_ticks(axis: Axis, names: list[str], across: float) -> None:
     """Label the unit steps of an axis, or every second, third, … if the picture has too many across."""
     step = 1 + int(across) // 45                            # as many as fit at 8 points
-    axis.set_ticks([place + 0.5 for place in range(0, len(names), step)], names[::step])
+    axis.set_ticks([tick + 0.5 for tick in range(0, len(names), step)], names[::step])
     longest = max((len(left + right) for left, right in itertools.pairwise(names)), default=0)
     rotated = axis.axis_name == "x" and longest * across > 135 * step       # else neighbours would touch
     axis.set_tick_params(length=0, pad=3, labelsize=8, rotation=90 if rotated else 0)
@@ -72,7 +72,7 @@ def label_ticks(axes: Axes, queries: list[str], keys: list[str]) -> None:
         label_unit_ticks(axis, names, count_cells_across(axes))
 
 
-def frame(axes: Axes, columns: float, rows: float) -> None:
+def prepare_axes(axes: Axes, columns: float, rows: float) -> None:
     """Prepare axes for this many columns and rows of unit size, row 0 on top."""
     axes.set(xlim=(0, columns), ylim=(rows, 0))
     axes.spines[:].set_visible(True)
@@ -99,12 +99,12 @@ def draw_map(axes: Axes, shown: Map, left: float = 0, top: float = 0) -> QuadMes
 
 def draw_named_map(axes: Axes, shown: Map) -> QuadMesh:
     """Draw a map that fills its axes, with the names of its rows and columns."""
-    frame(axes, len(shown.keys), len(shown.queries))
+    prepare_axes(axes, len(shown.keys), len(shown.queries))
     label_ticks(axes, shown.queries, shown.keys)
     return draw_map(axes, shown)
 
 
-def colour_bar(mesh: QuadMesh, axes: list[Axes], quantity: str = "attention weight") -> None:
+def add_colour_bar(mesh: QuadMesh, axes: list[Axes], quantity: str = "attention weight") -> None:
     """Add the maps' colour bar to the right of these axes."""
     shrink = min(1, 4 / mesh.figure.get_figheight())
     bar = mesh.figure.colorbar(mesh, ax=axes, label=quantity, ticks=[0, 1], shrink=shrink)
@@ -131,7 +131,7 @@ def draw_grid(
         axes.set(xlabel=key, ylabel=query if cell * len(shown.queries) > 0.1 * len(query) else "query")
         if shared and len(every) == grid.size:
             axes.label_outer(remove_inner_ticks=True)
-    colour_bar(mesh, figure.axes, quantity)
+    add_colour_bar(mesh, figure.axes, quantity)
     return figure
 
 
@@ -159,8 +159,8 @@ def list_softmax_steps(view: View, query: int) -> tuple[dict[str, list[str]], fl
     scaled = scores / math.sqrt(size)
     powers = (scaled - scaled.max()).exp()
     return {
-        "q·k": list(map(two_decimals, scores.tolist())),
-        f"x = q·k / √{size}": list(map(two_decimals, scaled.tolist())),
+        "q·k": list(map(format_two_decimals, scores.tolist())),
+        f"x = q·k / √{size}": list(map(format_two_decimals, scaled.tolist())),
         "e^(x − largest x)": [format_weight(power) for power in powers.tolist()],
         "weight": [format_weight(weight) for weight in weights.tolist()],
     }, powers.sum().item()
@@ -169,7 +169,7 @@ def list_softmax_steps(view: View, query: int) -> tuple[dict[str, list[str]], fl
 def draw_table(table: Axes, rows: dict[str, list[str]], shown: Map, columns: int) -> None:
     """Draw the steps from scores to weights as rows of numbers; the last row is coloured like the map."""
     _, keys = shown.weights.shape
-    frame(table, columns, len(rows))
+    prepare_axes(table, columns, len(rows))
     draw_map(table, shown, top=len(rows) - 1)
     for row, texts in enumerate(rows.values()):
         for key, weight in enumerate(shown.weights[0]):

@@ -12,15 +12,15 @@ def find_mistakes(run: Run) -> TestResults | None:
     metrics = read_metrics(run.folder)
     if run.code_change or not metrics or metrics["test_exact_match"] == 1:
         return None
-    answers = run_test(run.config, run.model, metrics["test_sequences"])
-    return answers if answers.wrong.any() else None
+    results = run_test(run.config, run.model, metrics["test_sequences"])
+    return results if results.wrong.any() else None
 
 
-def mistakes_by_category(answers: TestResults) -> list[dict]:
+def mistakes_by_category(results: TestResults) -> list[dict]:
     """Count each category among the questions and the mistakes, in numbers and fractions."""
-    rows, wrong, distinct = [], answers.wrong, answers.distinct_mistakes()
-    counted = TASKS[answers.config.task].categories
-    for category, values in question_categories(counted, answers.source).items():
+    rows, wrong, distinct = [], results.wrong, results.distinct_mistakes()
+    counted = TASKS[results.config.task].categories
+    for category, values in question_categories(counted, results.source).items():
         for value in values.unique().tolist():
             belongs = values == value
             mistakes = int(belongs[wrong].sum())
@@ -35,5 +35,5 @@ def mistakes_by_category(answers: TestResults) -> list[dict]:
 
 def make_mistake_table(run: Run) -> list[dict]:
     """Return mistakes_by_category of a run's mistakes, if there are any."""
-    answers = find_mistakes(run)
-    return mistakes_by_category(answers) if answers else []
+    results = find_mistakes(run)
+    return mistakes_by_category(results) if results else []

@@ -106,12 +106,12 @@ def make_view(run: Run, words: list[str] | None = None) -> View:
         inputs, _ = data.make_inputs_and_targets(architecture, source, target)
         with eval_mode(run.model) as model:
             predictions = model(*inputs).argmax(dim=-1)
-        written = predictions[:, : target.size(1)]
+        generated = predictions[:, : target.size(1)]
     else:
-        written = torch.cat([source[:, :1], generate(run.model, source, target.size(1) - 1)], dim=1)
-        inputs, predictions = data.make_inputs_and_targets(architecture, source, written)
-    mark = "✓" if written.shape == target.shape and data.exact_match(written, target) == 1 else "✗"
-    output = data.format_tokens(written[0, 1:], task).removesuffix(" END")
+        generated = torch.cat([source[:, :1], generate(run.model, source, target.size(1) - 1)], dim=1)
+        inputs, predictions = data.make_inputs_and_targets(architecture, source, generated)
+    mark = "✓" if generated.shape == target.shape and data.exact_match(generated, target) == 1 else "✗"
+    output = data.format_tokens(generated[0, 1:], task).removesuffix(" END")
     texts = data.format_tokens(content, task), output
     text = " → ".join(textwrap.shorten(text, 40, placeholder=" …") for text in texts)
     attention = heads.measure_attention(run, source, inputs, predictions)
@@ -122,8 +122,8 @@ def make_view(run: Run, words: list[str] | None = None) -> View:
 def describe_run(view: View) -> str:
     """Return the grey line of a picture of one sequence."""
     text = f"{view}: {view.answer}"
-    if view.attention.length > (most := heads.max_test_length(view.run)):
-        text += f" ({view.attention.length} symbols; training had at most {most})"
+    if view.attention.length > (longest := heads.max_test_length(view.run)):
+        text += f" ({view.attention.length} symbols; training had at most {longest})"
     return f"{text}."
 
 
@@ -151,11 +151,13 @@ def count_symbols(source: Tensor) -> Tensor:
 def describe_sample(source: Tensor) -> str:
     """Describe the sequences a number is based on, and how many of them are distinct."""
     lengths = count_symbols(source)
-    shortest, most, different = int(lengths.min()), int(lengths.max()), len(source.unique(dim=0))
+    shortest, longest, distinct = int(lengths.min()), int(lengths.max()), len(source.unique(dim=0))
     count = f"{len(source)} unseen sequences"
-    if different < len(source):
-        count += f" ({different} distinct)"
-    return f"{count} of length {most}" if shortest == most else f"{count} of lengths {shortest} to {most}"
+    if distinct < len(source):
+        count += f" ({distinct} distinct)"
+    if shortest == longest:
+        return f"{count} of length {longest}"
+    return f"{count} of lengths {shortest} to {longest}"
 
 
 def format_change(view: View, part: heads.Part) -> str:

@@ -92,11 +92,11 @@ def ablation_title(view: View) -> str:
         return f"no single head is needed, but attention is: without any, accuracy {change}"
     important = view.important_heads[0]
     change = wording.format_change(view, important)
-    most = f"{view.describe_part(important)} matters most: without it, accuracy {change}"
+    finding = f"{view.describe_part(important)} matters most: without it, accuracy {change}"
     if important == view.top_head or not view.has_outline:
-        return most
+        return finding
     reader, cost = view.describe_part(view.top_head), wording.format_cost(view, view.top_head)
-    return f"{most}; removing {reader}, which attends most to the answers, {cost}"
+    return f"{finding}; removing {reader}, which attends most to the answers, {cost}"
 
 
 def draw_ablation(view: View) -> Figure:
@@ -205,10 +205,10 @@ def layers_title(scores: dict[str, float]) -> str:
     if embedding >= 0.9 * final:
         return f"the answers are present before the first layer: {percent(embedding)} of the tokens correct"
     before, after = max(itertools.pairwise(scores), key=lambda step: scores[step[1]] - scores[step[0]])
-    change_there = f"token accuracy {percent(scores[before])} → {percent(scores[after])}"
+    change = f"token accuracy {percent(scores[before])} → {percent(scores[after])}"
     if scores[after] - scores[before] < final / 2:
-        return f"the answers build up gradually, most of all at {after}: {change_there}"
-    return f"{after} finds the answers: {change_there}"
+        return f"the answers build up gradually, most of all at {after}: {change}"
+    return f"{after} finds the answers: {change}"
 
 
 def draw_layers(view: View) -> Figure:

@@ -19,7 +19,7 @@ SEEDS = {"validation": 1, "test": 2, "examples": 3, "analysis": 4, "influence": 
 
 
 def setting(default: object, allowed: Collection, text: str = "") -> object:
-    """Return a field for one of these words, or for a number in (least, most); text is its help."""
+    """Return a field for one of these words, or for a number in (minimum, maximum); text is its help."""
     key = "choices" if isinstance(default, str) else "range"
     return field(default=default, metadata={key: allowed, "help": text})
 
@@ -63,9 +63,9 @@ class Config:
             if "choices" in each.metadata:
                 check_choice(each.metadata["choices"], **{each.name: value})
             if "range" in each.metadata:
-                least, most = each.metadata["range"]
-                if not least <= value <= most:              # also refuses NaN
-                    raise ValueError(f"{each.name}={value} is out of range; choose {least} … {most}")
+                minimum, maximum = each.metadata["range"]
+                if not minimum <= value <= maximum:         # also refuses NaN
+                    raise ValueError(f"{each.name}={value} is out of range; choose {minimum} … {maximum}")
 
     @property
     def name(self) -> str:

@@ -79,13 +79,13 @@ def new_figure(height: float, title: str, subtitle: str = "", caption: str = "")
 
 def label_lines(axes: Axes, gap: float = 0.08) -> None:
     """Label each line at its end, in its colour, at least this fraction of the height apart."""
-    place = -math.inf
+    height = -math.inf
     into_axes = axes.transData + axes.transAxes.inverted()
     ends = {line: into_axes.transform(line.get_xydata()[-1])[1] for line in axes.get_lines()}
     for line in sorted(ends, key=ends.get):
-        place = max(place + gap, ends[line])
+        height = max(height + gap, ends[line])
         style = {"color": line.get_color(), "va": "center", "transform": axes.transAxes}
-        axes.text(1.02, place, line.get_label(), **style)
+        axes.text(1.02, height, line.get_label(), **style)
 
 
 def fix_layout(figure: Figure) -> None:
@@ -110,5 +110,5 @@ def save_picture(figure: Figure, path: Path) -> None:
         figure.savefig(unfinished, dpi=150, metadata=title | no_date.get(path.suffix, {}))
 
 
-def two_decimals(value: float) -> str:
+def format_two_decimals(value: float) -> str:
     return f"{round(value, 2) + 0.0:.2f}".replace("-", "−")             # + 0.0: not −0.00

@@ -28,12 +28,12 @@ def add(content: Tensor) -> Tensor:
     return ZERO + torch.stack([carry, *digits], dim=1)
 
 
-def repeat(content: Tensor, period: int) -> tuple[Tensor, Tensor]:
+def repeat_pattern(content: Tensor, period: int) -> tuple[Tensor, Tensor]:
     """Return the pattern (N, L) that content implies for this period, and whether content fits it (N,)."""
     repeats = F.pad(content, (0, -content.size(1) % period), value=MASK).unflatten(1, (-1, period))
     pattern = repeats.amax(dim=1)                           # (N, period); MASK is less than each symbol
-    whole = pattern.repeat(1, repeats.size(1))[:, : content.size(1)]
-    return whole, ((content == whole) | (content == MASK)).all(dim=1)
+    filled = pattern.repeat(1, repeats.size(1))[:, : content.size(1)]
+    return filled, ((content == filled) | (content == MASK)).all(dim=1)
 
 
 def complete(content: Tensor) -> Tensor:
@@ -43,8 +43,8 @@ def complete(content: Tensor) -> Tensor:
     """
     answer = content
     for period in reversed(range(1, content.size(1) // 2 + 1)):
-        whole, agrees = repeat(content, period)
-        answer = torch.where((agrees & (whole != MASK).all(dim=1))[:, None], whole, answer)
+        filled, fits = repeat_pattern(content, period)
+        answer = torch.where((fits & (filled != MASK).all(dim=1))[:, None], filled, answer)
     return answer
 
 
@@ -60,11 +60,11 @@ def is_sum(content: Tensor) -> Tensor:
 def has_one_completion(content: Tensor) -> Tensor:
     """Return which rows (N, L) have gaps that can be filled in exactly one way, (N,)."""
     answer = complete(content)
-    good = (content >= MASK).all(dim=1) & (content == MASK).any(dim=1) & (answer != MASK).all(dim=1)
+    valid = (content >= MASK).all(dim=1) & (content == MASK).any(dim=1) & (answer != MASK).all(dim=1)
     for period in range(1, content.size(1) // 2 + 1):
-        whole, agrees = repeat(content, period)
-        good &= ~agrees | (whole == answer).all(dim=1)
-    return good
+        filled, fits = repeat_pattern(content, period)
+        valid &= ~fits | (filled == answer).all(dim=1)
+    return valid
 
 
 def sample_sums(symbols: range, count: int, length: int, generator: torch.Generator) -> Tensor:
@@ -110,12 +110,12 @@ def count_clues(content: Tensor) -> dict[str, Tensor]:
     Clues are the symbol pairs that rule out a wrong period; the count for a question (N, L) is the smallest
     over all wrong periods. It is at most 3, which also means "no wrong period". Repeats are within a period.
     """
-    length, most = content.size(1), 3
+    length, max_clues = content.size(1), 3
     clashes = [torch.zeros(len(content), dtype=torch.int64)]            # of symbols 0, 1, 2 … apart
     for shift in range(1, length):
         near, far = content[:, :-shift], content[:, shift:]
         clashes.append(((near != far) & (near != MASK) & (far != MASK)).sum(dim=1))
-    period, clues = torch.zeros_like(clashes[0]), torch.full_like(clashes[0], most)
+    period, clues = torch.zeros_like(clashes[0]), torch.full_like(clashes[0], max_clues)
     for candidate in reversed(range(1, length // 2 + 1)):
         against = torch.stack(clashes[candidate::candidate]).sum(dim=0)
         period[against == 0] = candidate
@@ -124,7 +124,7 @@ def count_clues(content: Tensor) -> dict[str, Tensor]:
     return {"period": period, "gaps": (content == MASK).sum(dim=1), "clues": clues, "repeats": repeats}
 
 
-def visible_copies(content: Tensor) -> Tensor:
+def find_visible_copies(content: Tensor) -> Tensor:
     """Return where each symbol of the completed pattern is visible in the question, (N, A, L) boolean."""
     return complete(content)[:, :, None] == content[:, None, :]
 

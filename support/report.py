@@ -118,16 +118,16 @@ def print_mistakes(results: TestResults, last: dict) -> None:
               f"{guessing:.2f}); try a --learning-rate below {config.learning_rate:g}\n")
 
 
-def print_table(results: list[dict]) -> None:
+def print_table(all_metrics: list[dict]) -> None:
     """Print one line per run."""
-    width = max(10, *(len(metrics["task"]) + 2 for metrics in results))
+    width = max(10, *(len(metrics["task"]) + 2 for metrics in all_metrics))
     line = "{:<{width}}{:<17}{:>10}{:>12}{:>9}{:>17}{:>14}"
-    configs = [Config(**metrics["config"]) for metrics in results]
-    sizes = map(format_test_size, configs, (metrics["test_sequences"] for metrics in results))
+    configs = [Config(**metrics["config"]) for metrics in all_metrics]
+    sizes = map(format_test_size, configs, (metrics["test_sequences"] for metrics in all_metrics))
     print(f"\nOn {' or '.join(dict.fromkeys(sizes))}, none of them seen during training:\n")
     headings = "task", "architecture", "parameters", "solved at", "time", "token accuracy", "exact match"
     print(line.format(*headings, width=width))
-    for metrics in results:
+    for metrics in all_metrics:
         solved = "never", ""
         if metrics["steps_to_solve"] is not None:
             solved = f"step {metrics['steps_to_solve']}", f"{metrics['seconds_to_solve']:.1f} s"

@@ -41,7 +41,7 @@ def find_runs(models_dir: Path) -> list[Path]:
     return [path.parent for path in sorted(models_dir.glob("*_task/*/checkpoint.pt"))]
 
 
-def command_line(script: str, tasks: list[str], architectures: list[str], models_dir: Path) -> str:
+def format_command(script: str, tasks: list[str], architectures: list[str], models_dir: Path) -> str:
     """Return a command for these runs that can be pasted as printed, with all options it needs, quoted."""
     path = Path(__file__).resolve().parents[1] / script
     words = ["python", script if path.parent == Path.cwd() else str(path)]
@@ -113,11 +113,11 @@ def remove_stale(output: Path, folder: Path) -> int:
     Only files listed by visualize.py, in output or a folder in it, are removed; the reader's own are kept.
     """
     removed, saved = 0, (folder / "checkpoint.pt").stat().st_mtime
-    for place in [output, *(path.parent for path in output.glob(f"*/{LISTING}"))]:
-        for name, shown in read_listing(place).items():
-            shows_run = any((place / run).resolve() == folder.resolve() for run in shown["runs"])
-            if shows_run and (place / name).stat().st_mtime < saved:
-                (place / name).unlink()
+    for pictures_dir in [output, *(path.parent for path in output.glob(f"*/{LISTING}"))]:
+        for name, shown in read_listing(pictures_dir).items():
+            shows_run = any((pictures_dir / run).resolve() == folder.resolve() for run in shown["runs"])
+            if shows_run and (pictures_dir / name).stat().st_mtime < saved:
+                (pictures_dir / name).unlink()
                 removed += 1
     return removed
 
@@ -195,7 +195,7 @@ def read_run(folder: Path, task: str, architecture: str, quiet: bool = False) ->
     Unless quiet, print one line to stderr if the code has changed so that the weights no longer belong to it.
     """
     path, models_dir = folder / "checkpoint.pt", folder.parents[1]
-    command = command_line("train.py", [task], [architecture], models_dir)
+    command = format_command("train.py", [task], [architecture], models_dir)
     checkpoint, config = read_checkpoint(folder, f"train it: {command}")
     if (config.task, config.architecture) != (task, architecture):
         found = f"{path} holds task {config.task}, architecture {config.architecture}"

@@ -108,7 +108,7 @@ def usual_history(config: Config) -> Iterator[dict]:
     model = UsualTutorial(config)
     optimizer = torch.optim.Adam(model.parameters(), 1e-3)
     source, target = config.sample_batch(FIXED_SEQUENCES, torch.Generator().manual_seed(config.seed))
-    validation = train.validation_set(config)
+    validation = train.sample_validation_set(config)
     step, seconds = 0, 0.0
     while True:
         start = time.perf_counter()

@@ -29,7 +29,7 @@ from data import make_inputs_and_targets
 from support import distributed
 from support.config import Config
 from support.figure import label_lines, new_figure, picture_style, save_picture
-from transformer import PAD, LayerNorm, PositionalEncoding, token_embedding
+from transformer import PAD, LayerNorm, PositionalEncoding, build_token_embedding
 
 CPU = torch.device("cpu")
 BASE = Config(seq_len=8, fixed_length=True)                 # what the sweeps start from
@@ -60,7 +60,7 @@ class EncoderOfPyTorch(nn.Module):
             activation=config.activation, batch_first=True, norm_first=config.norm_first,
         )
         max_len = config.longest_row()
-        self.embedding = token_embedding(config.vocab_size, config.d_model, config.embedding_std)
+        self.embedding = build_token_embedding(config.vocab_size, config.d_model, config.embedding_std)
         self.positional_encoding = PositionalEncoding(
             config.d_model, max_len, config.positional, config.position_base
         )

@@ -35,15 +35,15 @@ def test_a_task_may_have_settings_of_its_own_and_an_option_wins(monkeypatch, cap
     own = {"epochs": 7, "learning_rate": 0.01, "encoder": {"epochs": 9, "num_heads": 4}}
     monkeypatch.setitem(TASKS, "sort", Task(data.sort, settings=own))
     monkeypatch.setattr(sys, "argv", ["train.py", "--learning-rate", "0.02", "--batch-size", "5"])
-    options = train.parse()
+    options = train.parse_options()
     requested = {"learning_rate": 0.02, "batch_size": 5}
-    assert train.plan("sort", "decoder", options)[0] == Config("sort", "decoder", epochs=7, **requested)
-    encoder = train.plan("sort", "encoder", options)[0]
+    assert train.plan_run("sort", "decoder", options)[0] == Config("sort", "decoder", epochs=7, **requested)
+    encoder = train.plan_run("sort", "encoder", options)[0]
     assert encoder == Config("sort", "encoder", epochs=9, num_heads=4, **requested)
-    assert train.plan("copy", "decoder", options)[0] == Config("copy", "decoder", **requested)
+    assert train.plan_run("copy", "decoder", options)[0] == Config("copy", "decoder", **requested)
     monkeypatch.setattr(sys, "argv", ["train.py", "--help"])
     with pytest.raises(SystemExit):
-        train.parse()
+        train.parse_options()
     help_text = " ".join(capsys.readouterr().out.split())
     assert "(default: 50)" in help_text and "settings that data.py gives a task" in help_text
 

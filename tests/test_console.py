@@ -23,7 +23,7 @@ from support.console import choose_device, run_script
 def test_a_mistyped_option_or_choice_suggests_the_nearest(typed, meant, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["train.py", *typed])
     with pytest.raises(SystemExit) as stopped:
-        train.parse()
+        train.parse_options()
     printed = capsys.readouterr().err
     assert stopped.value.code == 2 and printed.startswith("error: ") and printed.count("\n") == 1
     assert printed.endswith(f"; did you mean {meant}?\n")
@@ -32,7 +32,7 @@ def test_a_mistyped_option_or_choice_suggests_the_nearest(typed, meant, monkeypa
 def test_an_option_like_no_other_suggests_nothing(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["train.py", "--lr", "1"])
     with pytest.raises(SystemExit):
-        train.parse()
+        train.parse_options()
     assert capsys.readouterr().err == "error: unrecognized arguments: --lr 1\n"
 
 

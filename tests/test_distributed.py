@@ -154,7 +154,7 @@ def test_fewer_rows_than_processes_are_refused_in_one_line(tmp_path, monkeypatch
     monkeypatch.setattr(distributed, "WORLD_SIZE", 3)
     monkeypatch.setattr(sys, "argv", ["train.py", "--batch-size", "5", "--accumulate", "2"])
     with pytest.raises(ValueError, match="batch_size=5 .* 3 processes with accumulate=2; choose 6 or more"):
-        train.plan("copy", "encoder", train.parse())
+        train.plan_run("copy", "encoder", train.parse_options())
 
 
 def test_a_taken_port_is_one_line(monkeypatch):

@@ -112,8 +112,8 @@ def test_dependence_is_that_of_a_loop_in_plain_python(task):
     content, answer = source[:, 1:-1], IN_PLAIN_PYTHON[task]
     measured, symbols = answer_sensitivity(task, content, 20), range(4, 15) if task == "add" else range(4, 20)
     for row, question in enumerate(content.tolist()):
-        for place, symbol in enumerate(question):
-            before, after = question[:place], question[place + 1 :]
+        for position, symbol in enumerate(question):
+            before, after = question[:position], question[position + 1 :]
             others = [[*before, other, *after] for other in symbols if other != symbol]
             if task == "add":                                   # digits replace digits, and PLUS stays
                 others = [other for other in others if other.count(PLUS) == 1 and other[2] == PLUS]
@@ -121,7 +121,7 @@ def test_dependence_is_that_of_a_loop_in_plain_python(task):
             for i in range(len(right)):
                 changes = [answer(other)[i] != right[i] for other in others]
                 expected = sum(changes) / len(changes) if changes else math.nan
-                assert measured[row, i, place].item() == pytest.approx(expected, nan_ok=True)
+                assert measured[row, i, position].item() == pytest.approx(expected, nan_ok=True)
 
 
 def test_digits_of_a_sum_depend_on_their_column_and_more_weakly_on_the_carry():

@@ -106,9 +106,9 @@ def test_each_command_is_understood(command, monkeypatch):
 def test_the_settings_that_are_called_defaults_are(monkeypatch):
     command = re.search(r"encoder's defaults.*?^(python train.py .*?)$", README, re.DOTALL | re.MULTILINE)[1]
     monkeypatch.setattr(sys, "argv", shlex.split(command)[1:])
-    options = train.parse()
+    options = train.parse_options()
     for task in options.task:
-        config, *_ = train.plan(task, "encoder", options)
+        config, *_ = train.plan_run(task, "encoder", options)
         assert config == default_config(task, "encoder")
 
 

@@ -16,7 +16,7 @@ from support.config import default_config
 from support.runs import (
     DEFAULT_ARCHITECTURES,
     DEFAULT_TASKS,
-    command_line,
+    format_command,
     run_folder,
 )
 from train import load_run
@@ -59,10 +59,10 @@ def test_a_checkpoint_of_another_architecture_is_reported_in_one_line(finished, 
 )
 def test_the_next_command_has_the_options_that_it_needs(tasks, architectures, folder, expected, monkeypatch):
     monkeypatch.chdir(ROOT)
-    printed = command_line("visualize.py", tasks, architectures, Path(folder))
+    printed = format_command("visualize.py", tasks, architectures, Path(folder))
     assert printed.startswith("python visualize.py") and printed.endswith(expected)
     monkeypatch.chdir("/")
-    elsewhere = command_line("visualize.py", tasks, architectures, Path(folder))
+    elsewhere = format_command("visualize.py", tasks, architectures, Path(folder))
     assert Path(shlex.split(elsewhere)[1]) == Path(train.__file__).with_name("visualize.py")
 
 
@@ -72,7 +72,7 @@ def test_the_remedy_for_a_missing_run_trains_just_that_run_where_it_was_missed(t
         load_run(tmp_path / "my models", "sort", "decoder")
     remedy = str(missing.value).split("; train it: ")[1]
     monkeypatch.setattr(sys, "argv", shlex.split(remedy)[1:])
-    options = train.parse()
+    options = train.parse_options()
     assert (options.task, options.architecture) == (["sort"], ["decoder"])
     assert options.output_dir == tmp_path / "my models"
 

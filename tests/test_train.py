@@ -163,7 +163,7 @@ def test_solved_means_that_all_validation_sequences_were_looked_at():
 def test_what_nobody_looked_at_is_neither_solved_nor_unsolved(tmp_path):
     """All of the first sequences are correct; the others are only evaluated with check_all."""
     config = Config(task="copy")
-    source, target = train.validation_set(config)
+    source, target = train.sample_validation_set(config)
     with patch.object(train, "predict", lambda model, source, target: target):
         scores = evaluate(config.model(), source, target, check_all=False)
     assert scores["exact_match"] == 1 and scores["solved"] is None

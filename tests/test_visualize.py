@@ -358,7 +358,7 @@ def test_a_picture_that_fails_is_one_line_and_the_others_are_drawn(
 )
 def test_options_select_from_the_runs_that_are_found(options, expected, missing, models_dir, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["visualize.py", "--models-dir", str(models_dir), *options])
-    views, problems = visualize.select_runs(visualize.parse())
+    views, problems = visualize.select_runs(visualize.parse_options())
     assert [(view.run.architecture, view.run.config.task) for view in views] == expected
     assert [problem.split(" found")[0] for problem in problems] == [f"no run of {task}" for task in missing]
 
