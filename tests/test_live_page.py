@@ -336,8 +336,8 @@ def test_the_guide_says_what_the_numbers_of_a_run_show(handmade, browser):
     opened(browser, handmade[1])
     script = """
         data.num_correct = 200;
-        left.set("encoder.1.0", arguments[0]);
-        left.set("encoder.0.0", arguments[1]);
+        correctWithout.set("encoder.1.0", arguments[0]);
+        correctWithout.set("encoder.0.0", arguments[1]);
         const pair = [["encoder", 0, 0], ["encoder", 1, 0], arguments[3] ?? 40];
         Object.assign(data.guide, {readers: 3, mass_without: arguments[2], redundant_pair: pair});
         return [topHeadExperiment(), twoHeads()].map(({found, missing}) => found ?? missing);

@@ -29,13 +29,13 @@ function buildModel({config, tensors}, numbers) {
 }
 
 /** The model's kinds of attention, in the order "encoder", "decoder", "cross". */
-function kindsOf(model) {
+function listKinds(model) {
   return ["encoder", "decoder", "cross"].filter(kind => kind in model.means);
 }
 
 /** All heads [kind, layer, head] of a part, which may be all attention [], a kind, a layer or a head. */
-function headsOf(model, part = []) {
-  const heads = kindsOf(model).flatMap(kind => model.means[kind].flatMap(
+function listHeads(model, part = []) {
+  const heads = listKinds(model).flatMap(kind => model.means[kind].flatMap(
     (means, layer) => means.map((_, head) => [kind, layer, head])));
   const chosen = heads.filter(head => part.every((word, i) => word === head[i]));
   if (!chosen.length || part.length > 3) throw new Error(`the model has no part [${part.join(", ")}]`);
@@ -43,8 +43,8 @@ function headsOf(model, part = []) {
 }
 
 /** The cuts of a pass: the replacements for the outputs of all heads in these parts. */
-function cutsOf(model, parts, mode = "zero") {
-  return new Map(parts.flatMap(part => headsOf(model, part)).map(([kind, layer, head]) => {
+function makeCuts(model, parts, mode = "zero") {
+  return new Map(parts.flatMap(part => listHeads(model, part)).map(([kind, layer, head]) => {
     const mean = model.means[kind][layer][head];
     return [keyOf([kind, layer, head]), mode === "mean" ? mean : new Float64Array(mean.length)];
   }));
@@ -58,7 +58,7 @@ function joinPasses(passes, width) {
   let from = 0;                                             // the first query of a pass
   for (const pass of passes) {
     query.set(pass.query, from * width);
-    pass.weights.forEach((rows, head) => rowsOf(rows, pass.key.length / width).forEach(
+    pass.weights.forEach((rows, head) => splitRows(rows, pass.key.length / width).forEach(
       (row, i) => weights[head].set(row, (from + i) * keys)));
     from += pass.query.length / width;
   }
@@ -70,10 +70,10 @@ function joinPasses(passes, width) {
    kind and layer, it returns the queries, keys, values and weights[head], (T, S). */
 function ask(model, content, answerLength, parts, mode) {
   const {architecture, vocab_size, d_model} = model.config;
-  const pass = {model, cuts: cutsOf(model, parts, mode), trace: {}};
+  const pass = {model, cuts: makeCuts(model, parts, mode), trace: {}};
   let answer, logits, {inputs} = makeInputsAndTargets(architecture, content, Array(answerLength).fill(MASK));
   if (architecture === "encoder") {
-    logits = rowsOf(forward(pass, inputs.map(tokens => [tokens])), vocab_size);
+    logits = splitRows(forward(pass, inputs.map(tokens => [tokens])), vocab_size);
     answer = logits.slice(1, answerLength + 2).map(argmax);
     answer = answer.slice(0, answer.indexOf(END) + 1 || undefined);
   } else {
@@ -105,7 +105,8 @@ class Scorer {
   }
 
   add(id, parts, mode, urgent) {
-    const job = {id, cuts: cutsOf(this.model, parts, mode), next: 0, correct: Array(this.count).fill(false)};
+    const cuts = makeCuts(this.model, parts, mode), correct = Array(this.count).fill(false);
+    const job = {id, cuts, correct, next: 0};
     if (urgent) this.urgent = job;
     else this.jobs.push(job);
     if (!this.working) this.work();
@@ -133,7 +134,7 @@ class Scorer {
   judge({rows, inputs, targets, kept}, {cuts, correct}) {
     const {model} = this;
     if (!kept.size) forward({model, cuts: new Map(), kept}, inputs);
-    const predictions = rowsOf(forward({model, cuts, kept}, inputs), model.config.vocab_size).map(argmax);
+    const predictions = splitRows(forward({model, cuts, kept}, inputs), model.config.vocab_size).map(argmax);
     let first = 0;                                          // row of a sequence
     targets.forEach((tokens, n) => {
       correct[rows[n]] = tokens.every((token, i) => [PAD, START, predictions[first + i]].includes(token));

@@ -7,18 +7,18 @@ const MASK = 3, ZERO = 4, PLUS = 14;
 /** The pattern with this period, gaps filled; null if the visible symbols contradict it. */
 function repeat(content, period) {
   const pattern = Array(period).fill(MASK);
-  for (const [place, symbol] of content.entries()) {
+  for (const [position, symbol] of content.entries()) {
     if (symbol === MASK) continue;
-    if (![MASK, symbol].includes(pattern[place % period])) return null;
-    pattern[place % period] = symbol;
+    if (![MASK, symbol].includes(pattern[position % period])) return null;
+    pattern[position % period] = symbol;
   }
-  return content.map((_, place) => pattern[place % period]);
+  return content.map((_, position) => pattern[position % period]);
 }
 
 /** Every way to fill the gaps, the one with the smallest period first. */
 function completions(content) {
   const periods = Array.from({length: Math.floor(content.length / 2)}, (_, i) => i + 1);
-  return periods.map(period => repeat(content, period)).filter(whole => whole);
+  return periods.map(period => repeat(content, period)).filter(filled => filled);
 }
 
 const ANSWERS = {
@@ -36,21 +36,21 @@ const ANSWERS = {
     }
     return [ZERO + carry, ...digits];
   },
-  complete: content => completions(content).find(whole => !whole.includes(MASK)) ?? content,
+  complete: content => completions(content).find(filled => !filled.includes(MASK)) ?? content,
 };
 
 /** Which questions are valid, for tasks that restrict them. */
 const IS_VALID = {
   add: content => content.length % 2 === 1 && content.length > 1
-    && content.every((symbol, place) => (symbol === PLUS) === (place === (content.length - 1) / 2)),
+    && content.every((symbol, position) => (symbol === PLUS) === (position === (content.length - 1) / 2)),
   complete: content => {
-    const wholes = completions(content), [first] = wholes;
-    return content.includes(MASK) && wholes.length > 0 && !first.includes(MASK)
-      && wholes.every(whole => whole.join() === first.join());
+    const filledPatterns = completions(content), [first] = filledPatterns;
+    return content.includes(MASK) && filledPatterns.length > 0 && !first.includes(MASK)
+      && filledPatterns.every(filled => filled.join() === first.join());
   },
 };
 
-const validityOf = task => IS_VALID[task] ?? (() => true);
+const validityRule = task => IS_VALID[task] ?? (() => true);
 
 /** What answers depend on, if a task defines it. Replacing a symbol usually breaks a pattern, so there it is
    the symbol's visible copies. */
@@ -63,16 +63,16 @@ const ANSWER_SOURCES = {
    least half as often as the cell that changes it most. */
 function answerSources(task, content, symbols) {
   if (ANSWER_SOURCES[task]) return ANSWER_SOURCES[task](content);
-  const answer = ANSWERS[task](content), isValid = validityOf(task);
-  const shares = content.map((symbol, place) => {
-    const questions = symbols.filter(other => other !== symbol).map(other => content.with(place, other));
+  const answer = ANSWERS[task](content), isValid = validityRule(task);
+  const rates = content.map((symbol, position) => {
+    const questions = symbols.filter(other => other !== symbol).map(other => content.with(position, other));
     const answers = questions.filter(isValid).map(ANSWERS[task]);
     const changes = (symbol, i) => answers.filter(other => other[i] !== symbol).length;
     return answer.map((symbol, i) => changes(symbol, i) / (answers.length || 1));
   });
   return answer.map((_, i) => {
-    const most = Math.max(...shares.map(share => share[i]));
-    return shares.map(share => share[i] > 0 && share[i] >= most / 2);
+    const largest = Math.max(...rates.map(rate => rate[i]));
+    return rates.map(rate => rate[i] > 0 && rate[i] >= largest / 2);
   });
 }
 

@@ -1,13 +1,13 @@
 /* Three experiments, each "predict, cut, look". Their texts come from the measurements of this run. */
 "use strict";
 
-const total = data.unseen.length, rightWithout = part => left.get(keyOf(part));
-const shareRight = count => `${percent(count / total)} correct`;
-const points = count => `${pointsLost(count)} ${pointsLost(count) === 1 ? "point" : "points"}`;
+const total = data.unseen.length, countWithout = part => correctWithout.get(keyOf(part));
+const formatCorrect = count => `${percent(count / total)} correct`;
+const points = count => `${costInPoints(count)} ${costInPoints(count) === 1 ? "point" : "points"}`;
 const ONE_POINT = total / 100;
 
 /** What to try if this run does not show an effect: a run that does, or the same run with another seed. */
-function elsewhere(task, kind, what) {
+function suggestOtherRun(task, kind, what) {
   const isTrained = !Object.keys(data.purposes).length, {seed} = data.config;
   const isHere = data.task === task && architecture === kind && isTrained;
   const where = isHere ? "Another seed may show" : `A model trained on ${task} (${kind}) shows`;
@@ -18,7 +18,7 @@ function elsewhere(task, kind, what) {
 const sentence = words => words[0].toUpperCase() + words.slice(1);
 
 /** A cut tried in an experiment, and the number of sequences that are then correct. */
-const cutOf = part => ({name: placeOf(part), parts: [part], count: rightWithout(part)});
+const makeTrial = part => ({name: partName(part), parts: [part], count: countWithout(part)});
 
 function topHeadExperiment() {
   const {top_head: topHead, other, readers, mass, mass_without: massWithout} = data.guide;
@@ -26,10 +26,10 @@ function topHeadExperiment() {
   const effect = "a head that matters most without being the brightest";
   if (!topHead) {
     return {title, missing: "This model has no two heads that can be compared by their attention to "
-      + `the symbols the answers come from. ${elsewhere("reverse", "encoder", effect)}`};
+      + `the symbols the answers come from. ${suggestOtherRun("reverse", "encoder", effect)}`};
   }
-  const [one, two] = [placeOf(topHead), placeOf(other)];
-  const [withoutOne, withoutTwo] = [topHead, other].map(rightWithout);
+  const [one, two] = [partName(topHead), partName(other)];
+  const [withoutOne, withoutTwo] = [topHead, other].map(countWithout);
   const difference = withoutOne - withoutTwo;
   const answer = difference > ONE_POINT ? 1 : difference < -ONE_POINT ? 0 : 2;
   const found = [
@@ -42,19 +42,19 @@ function topHeadExperiment() {
       ? `Without ${two}, ${one} spends ${percent(massWithout)} of its attention there instead of `
         + `${percent(mass)}: ${two} helps it find the position.`
       : answer === 1 ? `Without ${two}, ${one} attends as before, so ${two} must do something else.` : "",
-    answer === 1 ? "" : elsewhere("reverse", "encoder", effect),
+    answer === 1 ? "" : suggestOtherRun("reverse", "encoder", effect),
   ];
   return {
     title, intro: `${sentence(one)} is the brightest head: it spends ${percent(mass)} of its attention `
       + `on the symbols the answers come from, more than any other. Compare it with ${two}.`,
     question: "Which cut causes more mistakes?", options: [one, two, "both about the same"], answer,
-    cuts: [cutOf(topHead), cutOf(other)], found: found.filter(words => words).join(" "),
+    cuts: [makeTrial(topHead), makeTrial(other)], found: found.filter(words => words).join(" "),
     look: [topHead, other],
   };
 }
 
 function withoutAttention() {
-  const count = rightWithout([]), answer = count >= data.num_correct ? 0 : count ? 1 : 2;
+  const count = countWithout([]), answer = count >= data.num_correct ? 0 : count ? 1 : 2;
   const parts = kinds.length > 1 ? kinds.map(kind => [kind]) : [];
   const effect = "that copying can do without any attention";
   return {
@@ -62,13 +62,13 @@ function withoutAttention() {
     intro: "Attention is the only way information can move between positions.",
     question: "How many answers are still correct when all attention is cut?",
     options: ["as many as before", "some", "none"], answer,
-    cuts: [[], ...parts].map(cutOf),
+    cuts: [[], ...parts].map(makeTrial),
     found: answer === 0
       ? "Nothing is lost: each position can produce its part of the answer without reading any other."
       : `${percent(count / total)} of the answers are still correct: `
         + "a position cannot output what it has not read. "
         + (kinds.includes("cross") ? "Only cross-attention carries the question to the answer. " : "")
-        + elsewhere("copy", "encoder", effect),
+        + suggestOtherRun("copy", "encoder", effect),
     look: [],
   };
 }
@@ -76,17 +76,17 @@ function withoutAttention() {
 function twoHeads() {
   const title = "Can two heads replace each other?", {redundant_pair: pair} = data.guide;
   const [one, two, count] = pair ?? [];
-  if (!pair || data.num_correct + count >= rightWithout(one) + rightWithout(two)) {    // both cost no more
+  if (!pair || data.num_correct + count >= countWithout(one) + countWithout(two)) {    // both cost no more
     return {title, missing: "In this model, no pair of heads was found in which either can be cut at no "
-      + `cost, but not both. ${elsewhere("reverse", "encoder", "such a pair")}`};
+      + `cost, but not both. ${suggestOtherRun("reverse", "encoder", "such a pair")}`};
   }
-  const both = {name: `${placeOf(one)} and ${placeOf(two)}`, parts: [one, two], count};
+  const both = {name: `${partName(one)} and ${partName(two)}`, parts: [one, two], count};
   return {
-    title, intro: `Cut ${placeOf(one)} alone or ${placeOf(two)} alone, and next to nothing is lost.`,
+    title, intro: `Cut ${partName(one)} alone or ${partName(two)} alone, and next to nothing is lost.`,
     question: "What if both are cut?",
     options: ["next to nothing is lost", "more is lost than by the two separate cuts together"],
-    answer: 1, cuts: [cutOf(one), cutOf(two), both],
-    found: `Alone they cost ${points(rightWithout(one))} and ${points(rightWithout(two))}, together `
+    answer: 1, cuts: [makeTrial(one), makeTrial(two), both],
+    found: `Alone they cost ${points(countWithout(one))} and ${points(countWithout(two))}, together `
       + `${points(count)}. Each can do part of the other's work, so cutting one head alone understates what `
       + "it does. This is called self-repair.",
     look: [one, two],
@@ -101,15 +101,15 @@ const experiments = applicable.map(one => data.num_correct ? one : {
 // ---------------------------------------------------------------- progress, kept when the page is reloaded
 
 const checksum = numbers.reduce((sum, x) => sum + Math.abs(x), 0);      // other weights, other experiments
-const PLACE = `explorer ${data.task} ${architecture} ${checksum}`;
+const STORAGE_KEY = `explorer ${data.task} ${architecture} ${checksum}`;
 const progress = experiments.map(() => ({guess: null, done: []}));
 try {
-  Object.assign(progress, JSON.parse(localStorage.getItem(PLACE)));
+  Object.assign(progress, JSON.parse(localStorage.getItem(STORAGE_KEY)));
 } catch {}                                                  // the browser stores nothing for local files
 
 function keep() {
   try {
-    localStorage.setItem(PLACE, JSON.stringify(progress));
+    localStorage.setItem(STORAGE_KEY, JSON.stringify(progress));
   } catch {}                                                // then it is lost when the page closes
 }
 
@@ -127,7 +127,7 @@ const headings = experiments.map(({title}, number) => `${number + 1}. ${title}`)
 function makeGuide() {
   byId("experiments").append(...experiments.map((experiment, number) => element("li", {},
     element("h3", {}, headings[number]),
-    ...experiment.missing ? [element("p", {}, experiment.missing)] : stepsOf(experiment, number))));
+    ...experiment.missing ? [element("p", {}, experiment.missing)] : makeSteps(experiment, number))));
   byId("again").onclick = acting(() => {
     progress.forEach(one => Object.assign(one, {guess: null, done: []}));
     cutHeads([]);
@@ -137,7 +137,7 @@ function makeGuide() {
   renderGuide();
 }
 
-function stepsOf({intro, question, options, cuts, look}, number) {
+function makeSteps({intro, question, options, cuts, look}, number) {
   const kept = progress[number];
   return [
     element("p", {}, intro),
@@ -149,13 +149,13 @@ function stepsOf({intro, question, options, cuts, look}, number) {
     ...cuts.map(({parts}, i) => element("button", {
       type: "button", className: "try", onclick: acting(() => {
         kept.done[i] = true;
-        cutHeads(parts.flatMap(part => headsOf(model, part)).map(keyOf), "zero");
+        cutHeads(parts.flatMap(part => listHeads(model, part)).map(keyOf), "zero");
       }),
     })),
     element("p", {className: "found", role: "status"}),
     ...look.map(head => element("button", {
       type: "button", className: "look", onclick: () => change({chosen: head, pointed: null, cell: null}),
-    }, `look at ${placeOf(head)}`)),
+    }, `look at ${partName(head)}`)),
   ];
 }
 
@@ -167,7 +167,7 @@ function renderGuide() {
     item.querySelectorAll("input").forEach((input, i) => Object.assign(input, {checked: guess === i}));
     item.querySelectorAll(".try").forEach((button, i) => {
       button.disabled = !hasGuessed;
-      button.textContent = `cut ${cuts[i].name}${done[i] ? `: ${shareRight(cuts[i].count)}` : ""}`;
+      button.textContent = `cut ${cuts[i].name}${done[i] ? `: ${formatCorrect(cuts[i].count)}` : ""}`;
     });
     item.querySelectorAll(".look").forEach(button => { button.hidden = !isDone; });
     item.querySelector(".found").replaceChildren(...isDone ? [element("b", {}, "Look."),
@@ -189,7 +189,7 @@ function makeSheet() {
         step("Cut.", "", cuts.map(({name}) => `Without ${name}: _____ % correct.`)),
         step("Look.", "What I saw, and why I think it happened:"), element("div", {className: "room"}));
     }
-    const measured = cuts?.map(({name, count}) => `Without ${name}: ${shareRight(count)}.`);
+    const measured = cuts?.map(({name, count}) => `Without ${name}: ${formatCorrect(count)}.`);
     byId("sheet-answers").append(step(heading, missing ?? [...measured, found].join(" ")));
   }
 }

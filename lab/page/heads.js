@@ -2,21 +2,21 @@
 "use strict";
 
 /** How a key moves in a grid, [down, right]; Home and End move this far. Undefined for other keys. */
-function moveOf(key, home, end) {
+function moveForKey(key, home, end) {
   const arrows = {ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1]};
   return {...arrows, Home: [0, home], End: [0, end]}[key];
 }
 
 /** Turn many buttons into one tab stop: arrow keys, Home and End move between them. rows are [row][column]; a
    button may appear in several cells. */
-function oneTabStop(container, rows) {
+function makeOneTabStop(container, rows) {
   const all = [...new Set(rows.flat())];
   const stopAt = chosen => all.forEach(button => { button.tabIndex = button === chosen ? 0 : -1; });
   stopAt(all[0]);
   container.addEventListener("focusin", ({target}) => all.includes(target) && stopAt(target));
   container.addEventListener("keydown", event => {
     let row = rows.findIndex(row => row.includes(event.target));
-    const column = rows[row]?.indexOf(event.target), move = moveOf(event.key, -column, rows[row]?.length);
+    const column = rows[row]?.indexOf(event.target), move = moveForKey(event.key, -column, rows[row]?.length);
     if (row < 0 || !move) return;
     event.preventDefault();
     const [down, right] = move;
@@ -27,17 +27,17 @@ function oneTabStop(container, rows) {
   });
 }
 
-const left = new Map(data.ablations.map(([part, count]) => [keyOf(part), count])); // PyTorch's
-const pointsLost = count => Math.round(100 * (data.num_correct - count) / data.unseen.length);
+const correctWithout = new Map(data.ablations.map(([part, count]) => [keyOf(part), count])); // PyTorch's
+const costInPoints = count => Math.round(100 * (data.num_correct - count) / data.unseen.length);
 const thumbnails = {}, cutButtons = {"": byId("cut-all")};
 
 /** The button that cuts a part, with the cost of that cut alone in percentage points. */
 function cutButton(part, text) {
-  const lost = pointsLost(left.get(keyOf(part)));
+  const lost = costInPoints(correctWithout.get(keyOf(part)));
   const cost = lost > 0 ? `−${lost}` : lost < 0 ? `+${-lost}` : "0";
   const button = element("button", {
     type: "button", className: "cut", onclick: () => toggle(part), "--loss": Math.max(0, lost) / 100,
-    "aria-label": `${text} ${cost}: cut ${placeOf(part)}`,
+    "aria-label": `${text} ${cost}: cut ${partName(part)}`,
   }, `${text} ${cost}`);
   cutButtons[keyOf(part)] = button;
   return button;
@@ -46,7 +46,7 @@ function cutButton(part, text) {
 /** A thumbnail of a head's attention: pointing previews it below, a click keeps it there. */
 function thumbnail(part) {
   const canvas = element("canvas"), button = element("button", {
-    type: "button", className: "head", title: placeOf(part), "aria-label": `look at ${placeOf(part)}`,
+    type: "button", className: "head", title: partName(part), "aria-label": `look at ${partName(part)}`,
     onclick: () => change({chosen: part, pointed: null, cell: null}),
     onpointerenter: event => event.pointerType === "mouse" && change({pointed: part}),
     onpointerleave: () => change({pointed: null}),
@@ -68,7 +68,7 @@ function makeHeads() {
         ...heads.map((_, head) => element("td", {}, pictures[head], cuts[head]))));
     });
     byId("heads").append(element("p", {}, KIND_NAMES[kind], cutButton([kind], "✂ all")), table);
-    oneTabStop(table, rows);
+    makeOneTabStop(table, rows);
   }
 }
 

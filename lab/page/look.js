@@ -4,25 +4,25 @@
 
 /** The head that attends most to the symbols the answer comes from, or else the most focused one. */
 function findTopHead() {
-  const {first, cells, trace, inputs} = asked, keys = keysOf(sourceKind, inputs).length;
-  const masses = headsOf(model, [sourceKind]).map(head => {
-    const rows = rowsOf(trace[sourceKind][head[1]].weights[head[2]], keys);
-    const massIn = (row, query) => cells.length ? row.reduce(
-      (sum, weight, key) => sum + (isOrigin(query, key) ? weight : 0), 0) : Math.max(...row);
+  const {first, answerSources, trace, inputs} = asked, keys = keysOf(sourceKind, inputs).length;
+  const masses = listHeads(model, [sourceKind]).map(head => {
+    const rows = splitRows(trace[sourceKind][head[1]].weights[head[2]], keys);
+    const massIn = (row, query) => answerSources.length ? row.reduce(
+      (sum, weight, key) => sum + (isAnswerSource(query, key) ? weight : 0), 0) : Math.max(...row);
     return {head, mass: rows.map(massIn).reduce((one, other) => one + other)};
   });
   return masses.reduce((best, other) => other.mass > best.mass ? other : best).head;
 }
 
 /** Whether the prediction at this query of the answering kind comes from this key; keys start with START. */
-const isOrigin = (query, key) => asked.cells[query - asked.first]?.[key - 1] ?? false;
+const isAnswerSource = (query, key) => asked.answerSources[query - asked.first]?.[key - 1] ?? false;
 const isMasked = (kind, query, key) => kind === "decoder" && key > query;
 
 /** The head on view: its rows and their names, the number of queries shown, and the marked cell. */
 function view() {
   const [kind, layer, head] = state.pointed ?? state.chosen, {inputs, trace, first} = asked;
   const keys = keysOf(kind, inputs), queries = queriesOf(kind, inputs), traced = trace[kind][layer];
-  const rows = rowsOf(traced.weights[head], keys.length).map(row => [...row]);
+  const rows = splitRows(traced.weights[head], keys.length).map(row => [...row]);
   const says = kind === sourceKind || kind === "decoder";     // whether its queries predict the answer
   const shown = says && state.step ? Math.min(first + state.step, queries.length) : queries.length;
   const usual = says && state.step ? shown - 1 : says ? first : 1;      // the newest query, or the first
@@ -34,10 +34,12 @@ function view() {
 
 function renderHead() {
   const seen = view(), {part, keys, queries, rows, query, key} = seen, {answer} = asked;
-  const step = state.step ?? answer.length, place = keyOf(part);
-  for (const [key, {button}] of Object.entries(thumbnails)) button.classList.toggle("chosen", key === place);
-  byId("head-title").textContent = `Look at ${placeOf(part)}`
-    + (state.cut.includes(place) ? " (cut: its output is discarded)" : "");
+  const step = state.step ?? answer.length, shownKey = keyOf(part);
+  for (const [key, {button}] of Object.entries(thumbnails)) {
+    button.classList.toggle("chosen", key === shownKey);
+  }
+  byId("head-title").textContent = `Look at ${partName(part)}`
+    + (state.cut.includes(shownKey) ? " (cut: its output is discarded)" : "");
   Object.assign(byId("step"), {max: answer.length, value: step});
   const stepText = step ? `token ${step} of ${answer.length}: ${nameOf(answer[step - 1])}` : "no token";
   byId("step").setAttribute("aria-valuetext", stepText);
@@ -56,7 +58,7 @@ function stepTo(step) {
 }
 
 /** Handlers that select a cell. A mouse at rest selects nothing when the page scrolls under it. */
-function looksInto(query, key) {
+function cellHandlers(query, key) {
   const look = () => {
     const now = view();
     if (query !== now.query || key !== now.key) change({cell: [query, key]});
@@ -69,7 +71,7 @@ function looksInto(query, key) {
 function moveCell(event) {
   const {kind, keys, queries, shown, query, key} = view();
   const last = kind === "decoder" ? query : keys.length - 1;            // later keys are masked
-  const move = moveOf(event.key, -key, last - key);
+  const move = moveForKey(event.key, -key, last - key);
   if (!move) return;
   event.preventDefault();
   const cell = [query + move[0], key + move[1]], isInside = cell[0] in queries && cell[1] in keys;
@@ -87,7 +89,7 @@ function renderLines({keys, queries, rows, says, shown, query, key}) {
     lines.push(element("svg:line", {
       ...ends, "stroke-width": 1 + 4 * weight, "stroke-opacity": isAt ? 1 : .75 * weight,
     }));
-    targets.push(element("svg:line", {...ends, class: "target", ...looksInto(q, k)}));  // wide and invisible
+    targets.push(element("svg:line", {...ends, class: "target", ...cellHandlers(q, k)}));   // wide, invisible
   }));
   const words = (tokens, y, marked, from = 0, before = "") => tokens.map((token, i) => element("svg:text", {
     x: x(from + i), y, class: `${i === marked ? "at" : ""} ${before ? "says" : ""}`,
@@ -107,22 +109,22 @@ function renderLines({keys, queries, rows, says, shown, query, key}) {
 }
 
 function renderGrid({part, kind, keys, queries, rows, shown, query, key}) {
-  const outlined = kind === sourceKind && asked.cells.length, grid = byId("grid");
+  const outlined = kind === sourceKind && asked.answerSources.length, grid = byId("grid");
   const heading = (scope, token, isAt) => element("th", {scope, className: isAt ? "at" : ""}, nameOf(token));
   const cell = (weight, q, k) => {
     const isAt = q === query && k === key, reads = `${nameOf(queries[q])} attends to ${nameOf(keys[k])}`;
-    const masked = isMasked(kind, q, k), isOutlined = outlined && isOrigin(q, k), text = masked
+    const masked = isMasked(kind, q, k), isOutlined = outlined && isAnswerSource(q, k), text = masked
       ? `${nameOf(queries[q])} cannot attend to ${nameOf(keys[k])}, which comes later (masked)`
       : `${reads}: ${weight.toFixed(3)}${isOutlined ? ", where the correct answer comes from" : ""}`;
     const named = {role: "gridcell", title: text, "aria-label": text};
     if (masked) return element("td", {...named, className: "masked"});
     return element("td", {
       ...named, className: `${isAt ? "at" : ""} ${isOutlined ? "origin" : ""}`, tabIndex: isAt ? 0 : -1,
-      "--w": weight, ...looksInto(q, k),
+      "--w": weight, ...cellHandlers(q, k),
     });
   };
   const hasFocus = grid.contains(document.activeElement);
-  grid.setAttribute("aria-label", `attention weights of ${placeOf(part)}: a row for each query`);
+  grid.setAttribute("aria-label", `attention weights of ${partName(part)}: a row for each query`);
   grid.replaceChildren(
     element("tr", {}, element("td"),
       ...keys.map((token, k) => heading("col", token, k === key))),
@@ -137,7 +139,7 @@ function renderGrid({part, kind, keys, queries, rows, shown, query, key}) {
 
 /** Inside one cell: q·k, divided by √Dh, softmax over the row, times the value. */
 function renderNumbers({kind, head, keys, traced, rows, query, key}) {
-  const {d_model: width, num_heads: heads} = data.config, size = width / heads, most = 16;
+  const {d_model: width, num_heads: heads} = data.config, size = width / heads, maxShown = 16;
   const part = (all, row) => [...all.subarray(row * width + head * size, row * width + (head + 1) * size)];
   const dot = (one, other) => one.reduce((sum, value, i) => sum + value * other[i], 0);
   const q = part(traced.query, query), k = part(traced.key, key), v = part(traced.value, key);
@@ -149,7 +151,8 @@ function renderNumbers({kind, head, keys, traced, rows, query, key}) {
   const line = (name, texts, marked) => element("tr", {}, element("th", {scope: "row"}, name),
     ...texts.map((text, i) => element("td", {className: i === marked ? "at" : ""}, text)));
   const vector = (name, numbers) => line(name, [
-    ...numbers.slice(0, most).map(number => text(number)), ...(size > most ? [`… ${size - most} more`] : []),
+    ...numbers.slice(0, maxShown).map(number => text(number)),
+    ...(size > maxShown ? [`… ${size - maxShown} more`] : []),
   ]);
   const say = words => element("p", {}, words);
   byId("numbers").replaceChildren(

@@ -5,8 +5,8 @@
 const byId = id => document.getElementById(id);
 const data = JSON.parse(byId("data").textContent), {architecture} = data.config;
 const numbers = decodeNumbers(byId("weights").textContent, "float16");
-const model = buildModel(data, numbers), kinds = kindsOf(model);
-const sourceKind = kinds.at(-1);                         // its queries predict the answer, and can find it
+const model = buildModel(data, numbers), kinds = listKinds(model);
+const sourceKind = kinds.at(-1);                            // its queries predict the answer, and can find it
 const KIND_NAMES = {
   encoder: "the encoder's self-attention", decoder: "the decoder's self-attention", cross: "cross-attention",
 };
@@ -22,7 +22,7 @@ let asked = null;                                           // the model's outpu
 const nameOf = token => data.token_names[token] ?? String(token);
 const textOf = tokens => tokens.map(nameOf).join(" ");
 const partOf = key => key.split(".").map((word, i) => i ? Number(word) : word);
-const inShort = word => word.length > 20 ? `${word.slice(0, 20)}…` : word;
+const shorten = word => word.length > 20 ? `${word.slice(0, 20)}…` : word;
 const percent = share => `${Math.floor(100 * share + 1e-9)}%`;
 
 /** Make an element: properties with a dash are attributes, those with two dashes style variables. */
@@ -41,13 +41,13 @@ function element(tag, properties = {}, ...children) {
 // ---------------------------------------------------------------- questions
 
 /** The rule for correct answers: the task's own, if it answers the unseen questions like data.py. */
-const isValid = validityOf(data.task);
+const isValid = validityRule(data.task);
 const rule = data.unseen.every(
   ([content, answer]) => isValid(content) && ANSWERS[data.task]?.(content).join() === answer.join(),
 ) ? ANSWERS[data.task] : null;
 const known = new Map([...data.unseen, ...data.examples].map(
   ([content, answer]) => [content.join(), answer]));
-const rightAnswer = content => rule ? rule(content) : known.get(content.join());
+const correctAnswer = content => rule ? rule(content) : known.get(content.join());
 
 /** Name all symbols. */
 function range() {
@@ -76,7 +76,7 @@ function parse(text) {
   const names = data.symbols.map(nameOf), short = names.every(name => name.length === 1);
   const words = text.trim().split(short ? /\s*/ : /[\s,]+/).filter(word => word);
   const stranger = words.find(word => !names.includes(word));
-  if (stranger) throw new Error(`${inShort(stranger)} is not a symbol of ${data.task}; choose from ${range()}`);
+  if (stranger) throw new Error(`${shorten(stranger)} is not a symbol of ${data.task}; choose from ${range()}`);
   return words.map(word => data.symbols[names.indexOf(word)]);
 }
 
@@ -92,7 +92,7 @@ window.explorer = {
     const {answer, inputs, logits, trace} = ask(model, content, data.answer_lengths[content.length], without);
     const attention = {};
     for (const [kind, layers] of Object.entries(trace)) {
-      const keys = keysOf(kind, inputs).length, rows = flat => rowsOf(flat, keys).map(row => [...row]);
+      const keys = keysOf(kind, inputs).length, rows = flat => splitRows(flat, keys).map(row => [...row]);
       attention[kind] = layers.map(({weights}) => weights.map(rows));
     }
     return {answer, logits: logits.map(row => [...row]), attention};
@@ -107,7 +107,7 @@ function change(changes) {
     const {content, cut, mode} = state, length = data.answer_lengths[content.length];
     asked = ask(model, content, length, cut.map(partOf), mode);
     asked.first = {encoder: 1, decoder: content.length + 1, "encoder-decoder": 0}[architecture];    // answers
-    asked.cells = rule ? answerSources(data.task, content, data.symbols) : [];
+    asked.answerSources = rule ? answerSources(data.task, content, data.symbols) : [];
     state.step &&= Math.min(state.step, asked.answer.length);
     state.chosen ??= findTopHead();
     measure();
@@ -143,11 +143,11 @@ function write(text) {
   askText(text);
 }
 
-const isCut = part => headsOf(model, part).every(head => state.cut.includes(keyOf(head)));
+const isCut = part => listHeads(model, part).every(head => state.cut.includes(keyOf(head)));
 
 /** Cut all heads of a part, or restore them if all are cut. */
 function toggle(part) {
-  const heads = headsOf(model, part).map(keyOf), others = state.cut.filter(head => !heads.includes(head));
+  const heads = listHeads(model, part).map(keyOf), others = state.cut.filter(head => !heads.includes(head));
   cutHeads(isCut(part) ? others : [...others, ...heads]);
 }
 
@@ -156,19 +156,19 @@ function cutHeads(cut, mode = state.mode) {
 }
 
 /** Describe the cut kinds, layers and single heads. */
-function cutInWords() {
+function describeCuts() {
   const parts = data.ablations.map(([part]) => part).filter(isCut), isIn = (part, other) =>
     other.length < part.length && other.every((word, i) => word === part[i]);
-  return parts.filter(part => !parts.some(other => isIn(part, other))).map(placeOf).join("; ");
+  return parts.filter(part => !parts.some(other => isIn(part, other))).map(partName).join("; ");
 }
 
 /** Return a part's display name; layers and heads are numbered from 1. */
-function placeOf([kind, layer, head]) {
+function partName([kind, layer, head]) {
   if (layer === undefined) return kind && kinds.length > 1 ? KIND_NAMES[kind] : "all attention";
   const side = {encoder: "encoder ", decoder: "decoder ", cross: "cross-attention "}[kind];
   const words = `${kinds.length > 1 ? side : ""}layer ${layer + 1}`;
-  const place = head === undefined ? words : `${words}, head ${head + 1}`;
-  return data.purposes[place] ? `${place} (${data.purposes[place]})` : place;
+  const name = head === undefined ? words : `${words}, head ${head + 1}`;
+  return data.purposes[name] ? `${name} (${data.purposes[name]})` : name;
 }
 
 // ---------------------------------------------------------------- the answer
@@ -180,15 +180,16 @@ function softmax(logits) {
 }
 
 function renderAnswer() {
-  const {answer, logits, first} = asked, right = rightAnswer(state.content), whole = right && [...right, END];
+  const {answer, logits, first} = asked, correct = correctAnswer(state.content);
+  const expected = correct && [...correct, END];
   const output = textOf(answer.at(-1) === END ? answer.slice(0, -1) : answer);
-  const good = whole?.join() === answer.join();
-  const verdict = !right ? "(correct answer unknown)" : good ? "✓" : `✗ correct: ${textOf(right)}`;
+  const isCorrect = expected?.join() === answer.join();
+  const verdict = !correct ? "(correct answer unknown)" : isCorrect ? "✓" : `✗ correct: ${textOf(correct)}`;
   byId("verdict").textContent = `${textOf(state.content)} → ${output} ${verdict}`;
   byId("answer").replaceChildren(...answer.map((token, i) => {
-    const chances = softmax(logits[first + i]), wrong = whole && whole[i] !== token;
+    const chances = softmax(logits[first + i]), wrong = expected && expected[i] !== token;
     const likely = chances.map((_, other) => other).sort((one, other) => chances[other] - chances[one]);
-    const mark = !whole ? "" : wrong ? `✗ → ${nameOf(whole[i] ?? PAD)}` : "✓";
+    const mark = !expected ? "" : wrong ? `✗ → ${nameOf(expected[i] ?? PAD)}` : "✓";
     return element("li", {className: wrong ? "wrong" : ""},
       element("b", {}, nameOf(token)), element("span", {className: "due"}, mark),
       ...likely.slice(0, 3).map(other => element("span", {className: "chance", "--p": chances[other]},

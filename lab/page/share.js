@@ -4,26 +4,26 @@
 // ---------------------------------------------------------------- the link
 
 /** Layers, heads, rows and columns are numbered from 1 in links, as in all visible text. */
-const inLink = part => part.map(word => Number.isInteger(word) ? word + 1 : word).join(".");
+const formatInLink = part => part.map(word => Number.isInteger(word) ? word + 1 : word).join(".");
 
 /** Return the fragment (after #) of the link to this state. */
 function fragment() {
   const {content, cut, mode, chosen, step, cell} = state, link = new URLSearchParams({ask: textOf(content)});
-  if (cut.length) link.set("cut", cut.map(key => inLink(partOf(key))).join(" "));
+  if (cut.length) link.set("cut", cut.map(key => formatInLink(partOf(key))).join(" "));
   if (mode !== "zero") link.set("mode", mode);
-  link.set("head", inLink(chosen));
+  link.set("head", formatInLink(chosen));
   if (step) link.set("step", step);
-  if (cell) link.set("cell", inLink(cell));
+  if (cell) link.set("cell", formatInLink(cell));
   return `#${link}`;
 }
 
 /** Return the head [kind, layer, head] for a link's encoder.1.6. */
-function headInLink(text) {
-  const part = partOf(text).map((word, i) => i ? word - 1 : word), heads = headsOf(model);
+function parseHeadInLink(text) {
+  const part = partOf(text).map((word, i) => i ? word - 1 : word), heads = listHeads(model);
   const found = heads.find(head => keyOf(head) === keyOf(part));
   if (!found) {
-    const all = `${inLink(heads[0])}, … , ${inLink(heads.at(-1))}`;
-    throw new Error(`this model has no head ${inShort(text)}; its heads are ${all}`);
+    const all = `${formatInLink(heads[0])}, … , ${formatInLink(heads.at(-1))}`;
+    throw new Error(`this model has no head ${shorten(text)}; its heads are ${all}`);
   }
   return found;
 }
@@ -38,8 +38,8 @@ function followLink() {
     const [row, column] = (link.get("cell") ?? "").split(".").map(text => parseInt(text) - 1);
     change({
       content, mode: link.get("mode") === "mean" ? "mean" : "zero",
-      cut: [...cut].map(headInLink).map(keyOf), earlier: [], pointed: null,
-      chosen: link.has("head") ? headInLink(link.get("head")) : null,
+      cut: [...cut].map(parseHeadInLink).map(keyOf), earlier: [], pointed: null,
+      chosen: link.has("head") ? parseHeadInLink(link.get("head")) : null,
       step: Math.max(0, parseInt(link.get("step"))) || null,
       cell: row >= 0 && column >= 0 ? [row, column] : null,
     });
@@ -79,7 +79,7 @@ async function copyLink() {
 
 /** Draw a head's grid as squares, with its names; x and y are the position of the first cell. */
 function gridInPicture({kind, keys, queries, rows, shown, query, key}, x, y) {
-  const size = 28, isOutlined = (q, k) => kind === sourceKind && isOrigin(q, k);
+  const size = 28, isOutlined = (q, k) => kind === sourceKind && isAnswerSource(q, k);
   const names = keys.map((token, k) => element("svg:text", {
     class: `key ${k === key ? "at" : ""}`,
     transform: `translate(${x + size * (k + .6)} ${y - 6}) rotate(-45)`,
@@ -100,7 +100,7 @@ function picture() {
   const seen = view(), shown = byId("lines"), words = id => byId(id).textContent, rest = 120;
   const colour = name => getComputedStyle(document.body).getPropertyValue(`--${name}`).trim();
   const lines = [...shown.children].filter(one => !one.matches(".target"));
-  const sentences = [words("verdict"), words("exact"), `${placeOf(seen.part)}: ${words("cell")}`];
+  const sentences = [words("verdict"), words("exact"), `${partName(seen.part)}: ${words("cell")}`];
   const left = Number(shown.getAttribute("width")) + 90, {keys, queries} = seen;
   const widths = sentences.map(words => 40 + 10 * words.length);
   const width = Math.max(left + 28 * keys.length + 20, ...widths);
@@ -128,7 +128,7 @@ function picture() {
 function savePicture() {
   const text = new XMLSerializer().serializeToString(picture()), {architecture, task} = data;
   const file = URL.createObjectURL(new Blob([text], {type: "image/svg+xml"}));
-  const name = `${task}_${architecture}_${inLink(view().part)}.svg`;
+  const name = `${task}_${architecture}_${formatInLink(view().part)}.svg`;
   element("a", {href: file, download: name}).click();
   byId("shared").textContent = `Saved as ${name}.`;
 }

@@ -11,7 +11,7 @@ function start() {
   const symbols = data.symbols.map(nameOf).map(
     name => button(name, () => write(`${question.value.trim()} ${name}`.trim())));
   byId("symbols").append(...symbols);
-  oneTabStop(byId("symbols"), [symbols]);
+  makeOneTabStop(byId("symbols"), [symbols]);
   byId("examples").append("examples:", ...data.examples.map(([content, , note]) => {
     const text = textOf(content);
     return button(note ? `${text} (${note})` : text, () => write(text));
@@ -39,7 +39,7 @@ function startMeasuring() {
   startWorkers();
   measure();
   compareLogits();
-  for (const [job, [row]] of rowsOfJob) {
+  for (const [job, [row]] of rowsByJob) {
     for (const worker of workers) worker.postMessage({job: [job, [data.ablations[row][0]], "zero", false]});
   }
 }

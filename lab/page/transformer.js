@@ -109,14 +109,14 @@ function appendPast(past, name, x) {
 /** Replace the outputs of cut heads with zeros or the head's mean; return the same array if none is cut. */
 function replaceOutputs({model, cuts}, mixture, kind, layer) {
   const {num_heads, d_model} = model.config, size = d_model / num_heads;
-  let left = mixture;
+  let outputs = mixture;
   for (let head = 0; head < num_heads; head++) {
     const replacement = cuts.get(keyOf([kind, layer, head]));
     if (!replacement) continue;
-    if (left === mixture) left = mixture.slice();
-    for (let row = head * size; row < left.length; row += d_model) left.set(replacement, row);
+    if (outputs === mixture) outputs = mixture.slice();
+    for (let row = head * size; row < outputs.length; row += d_model) outputs.set(replacement, row);
   }
-  return left;
+  return outputs;
 }
 
 /** Let each row of x attend to memory; in self-attention, memory is x itself. */
@@ -136,8 +136,8 @@ function multiHeadAttention(pass, attention, kind, layer, x, starts, memory = x,
     if (trace) ((trace[kind] ??= [])[layer] ??= []).push({query, key, value, weights: read.weights[0]});
     return read.mixture;
   });
-  const left = replaceOutputs(pass, mixture, kind, layer);
-  return once(kept, `${name} output`, [left], () => linear(output_projection, left));
+  const outputs = replaceOutputs(pass, mixture, kind, layer);
+  return once(kept, `${name} output`, [outputs], () => linear(output_projection, outputs));
 }
 
 /** Token vectors plus positions. Generated tokens come one by one: `from` is the position of the first. */
@@ -146,9 +146,9 @@ function embed({model}, sequences, from = 0) {
   const x = new Float64Array(sequences.reduce((sum, tokens) => sum + tokens.length, 0) * d_model);
   let at = 0;
   for (const tokens of sequences) {
-    tokens.forEach((token, place) => {
+    tokens.forEach((token, position) => {
       for (let d = 0; d < d_model; d++) {
-        x[at++] = weight[token * d_model + d] + encoding[(from + place) * d_model + d];
+        x[at++] = weight[token * d_model + d] + encoding[(from + position) * d_model + d];
       }
     });
   }
@@ -259,7 +259,7 @@ function forward(pass, inputs) {
     : decode(pass, inputs[1], encode(pass, inputs[0]), inputs[0]);
 }
 
-function rowsOf(numbers, width) {
+function splitRows(numbers, width) {
   return Array.from({length: numbers.length / width}, (_, i) => numbers.subarray(i * width, (i + 1) * width));
 }
 
@@ -278,7 +278,7 @@ function generate({model, cuts, trace}, source, maxNewTokens) {
   while (answer.length < maxNewTokens && answer.at(-1) !== END) {
     const newLogits = isEncoderDecoder
       ? decode(pass, [fresh], memory, [source], from) : miniTransformer(pass, [fresh], from);
-    logits.push(...rowsOf(newLogits, model.config.vocab_size));
+    logits.push(...splitRows(newLogits, model.config.vocab_size));
     const token = argmax(logits.at(-1));
     if (token === PAD) break;
     answer.push(token);
