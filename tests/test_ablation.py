@@ -27,7 +27,7 @@ def with_edited_weights(model, heads, outputs=None):
 
 
 @pytest.mark.parametrize("by_mean", [False, True])
-def test_ablating_a_part_equals_editing_the_weights_and_leaves_no_trace(run, by_mean, monkeypatch):
+def test_ablate_equals_editing_the_weights_and_leaves_no_trace(run, by_mean, monkeypatch):
     source, inputs, targets = sample_unseen(run)
     before = run.model(*inputs)
     set_everywhere(monkeypatch, lab.heads, "sample_unseen", lambda run, **_: (source, inputs, targets))
@@ -54,7 +54,7 @@ def test_ablating_a_part_equals_editing_the_weights_and_leaves_no_trace(run, by_
 
 
 @pytest.mark.parametrize("part", [("encoder", 4), ("cross",), ("Encoder", 0), ("encoder", 0, 2), "all"])
-def test_a_part_that_the_model_does_not_have_is_refused(part, models_dir):
+def test_list_heads_rejects_a_missing_part(part, models_dir):
     run = load_run(models_dir, "reverse", "encoder")
     for refuse in (
         lambda: ablate(run.model, part).__enter__(), lambda: list_heads(run.model, part),
@@ -64,7 +64,7 @@ def test_a_part_that_the_model_does_not_have_is_refused(part, models_dir):
             refuse()
 
 
-def test_mean_head_outputs_are_means_over_tokens_of_weights_times_values(run):
+def test_mean_head_outputs_equal_a_loop_over_tokens(run):
     _, inputs, _ = sample_unseen(run)
     kind = KINDS[run.architecture][-1]
     attention, is_token, memory = attentions(run.model, kind)[1], inputs[-1] != 0, {}
@@ -79,7 +79,7 @@ def test_mean_head_outputs_are_means_over_tokens_of_weights_times_values(run):
         torch.testing.assert_close(outputs[kind, 1, head], mean)
 
 
-def test_the_margin_is_the_lead_over_the_best_other_symbol():
+def test_logit_margins_are_the_lead_over_the_best_other_symbol():
     logits = torch.tensor([[[1.0, 5, 2, 3], [4, 1, 0, 2], [9, 9, 9, 9]]])
     ahead = logit_margins(logits, torch.tensor([[3, 2, 0]]))
     assert ahead.tolist() == [[-2, -4, math.inf]]               # PAD is not scored

@@ -13,7 +13,7 @@ from lab.heads import measure_attention
 from support.figure import picture_style
 
 
-def test_the_film_shows_the_record_from_the_first_epoch_to_the_last(run, measured, tmp_path):
+def test_animation_shows_every_recorded_epoch(run, measured, tmp_path):
     recorded, history, kind = measured.attention_history, run.history, measured.kind
     figure, show = draw_animation(measured)
     map_axes, curve_axes, _ = figure.axes
@@ -54,5 +54,5 @@ def test_the_film_shows_the_record_from_the_first_epoch_to_the_last(run, measure
         ([1, 1, 1], None, "the correct symbols emerge at step 8"),
     ],
 )
-def test_the_sentence_of_the_film_says_what_comes_first(right, share, sentence):
+def test_animation_title_says_what_comes_first(right, share, sentence):
     assert animation_title([8, 16, 24], right, share) == sentence

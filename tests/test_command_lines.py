@@ -86,7 +86,7 @@ def in_a_folder(models_dir, tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_there_are_many_cases_and_each_script_and_option_is_among_them(capsys, monkeypatch):
+def test_command_cases_cover_each_script_and_option(capsys, monkeypatch):
     assert len(CASES) >= 100
     assert {script for script, _ in CASES} == {*SCRIPTS, "tests/benchmark.py"}
     for script in "train.py", "visualize.py":
@@ -97,9 +97,7 @@ def test_there_are_many_cases_and_each_script_and_option_is_among_them(capsys, m
 
 
 @pytest.mark.parametrize(("script", "options"), CASES, ids=lambda value: str(value)[:60])
-def test_a_bad_command_is_one_line_exit_2_and_nothing_written(
-    script, options, in_a_folder, monkeypatch, capsys
-):
+def test_scripts_reject_bad_commands_in_one_line(script, options, in_a_folder, monkeypatch, capsys):
     before = files_in(in_a_folder)
     assert call(script, options, monkeypatch) == 2
     printed = capsys.readouterr()
@@ -122,7 +120,7 @@ def elsewhere(tmp_path):
 
 
 @pytest.mark.parametrize("script", [*SCRIPTS, "tests/benchmark.py"])
-def test_each_script_starts_from_any_folder(script, elsewhere):
+def test_scripts_start_from_any_folder(script, elsewhere):
     result = elsewhere(script, "--help")
     assert (result.returncode, result.stderr) == (0, "") and "python" in result.stdout
 
@@ -132,13 +130,13 @@ def test_each_script_starts_from_any_folder(script, elsewhere):
     ("after", "status", "message"),
     [(" >/dev/full", 2, "error: cannot read or write the output: No space left on device\n")],
 )
-def test_an_output_that_is_closed_or_full_is_no_traceback(after, status, message, elsewhere):
+def test_scripts_report_closed_or_full_output_without_a_traceback(after, status, message, elsewhere):
     result = elsewhere("data.py", "--task", "copy", after=after)
     assert (result.returncode, result.stderr) == (status, message)
 
 
 @pytest.mark.parametrize("name", ["-models", "it's my Übung 模型 🙂"])
-def test_any_name_of_a_folder_works_for_training_and_drawing(name, models_dir, tmp_path, monkeypatch, capsys):
+def test_scripts_accept_any_folder_name(name, models_dir, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(support.config, "TEST_SEQUENCES", 200)
     tiny = [*TINY_OPTIONS, "--task", "copy", "--architecture", "encoder", "--seq-len", "2", "--quiet"]
@@ -151,7 +149,7 @@ def test_any_name_of_a_folder_works_for_training_and_drawing(name, models_dir, t
     assert [path.suffix for path in (tmp_path / name).glob("training_*")] == [".png"]
 
 
-def test_what_a_notebook_or_a_cluster_exports_stops_nothing(elsewhere):
+def test_scripts_ignore_exported_variables(elsewhere):
     notebook = {"MPLBACKEND": "module://matplotlib_inline.backend_inline", "RANK": ""}
     for script in "train.py", "visualize.py":
         result = elsewhere(script, "--help", **notebook)
@@ -162,7 +160,7 @@ def test_what_a_notebook_or_a_cluster_exports_stops_nothing(elsewhere):
     ({}, (0, 1)), ({"RANK": "2"}, (0, 1)), ({"RANK": "", "WORLD_SIZE": ""}, (0, 1)),
     ({"RANK": "1", "WORLD_SIZE": "2"}, (1, 2)),
 ])
-def test_only_a_whole_place_in_a_group_counts(exported, place, monkeypatch):
+def test_rank_needs_a_world_size(exported, place, monkeypatch):
     for name in "RANK", "WORLD_SIZE":
         monkeypatch.delenv(name, raising=False)
     for name, value in exported.items():
@@ -171,7 +169,7 @@ def test_only_a_whole_place_in_a_group_counts(exported, place, monkeypatch):
     assert (module["RANK"], module["WORLD_SIZE"]) == place
 
 
-def test_no_home_and_a_plain_ascii_locale_stop_nothing(elsewhere, tmp_path):
+def test_scripts_run_without_home_in_an_ascii_locale(elsewhere, tmp_path):
     tiny = [*TINY_OPTIONS, "--task", "copy", "--architecture", "encoder", "--seq-len", "2"]
     result = elsewhere("train.py", *tiny, "--output-dir", "my models", LANG="C", PYTHONUTF8="0")
     assert result.returncode == 0 and "Traceback" not in result.stderr

@@ -26,12 +26,12 @@ from train import load_run, save_weights
         ({"activation": "tanh"}, "activation='tanh' is not a valid choice; choose from 'relu', 'gelu'"),
     ],
 )
-def test_a_word_that_is_unknown_is_refused_where_it_enters(words, message):
+def test_config_rejects_unknown_words(words, message):
     with pytest.raises(ValueError, match=message):
         Config(**words)
 
 
-def test_a_task_may_have_settings_of_its_own_and_an_option_wins(monkeypatch, capsys):
+def test_plan_run_prefers_options_to_task_settings(monkeypatch, capsys):
     own = {"epochs": 7, "learning_rate": 0.01, "encoder": {"epochs": 9, "num_heads": 4}}
     monkeypatch.setitem(TASKS, "sort", Task(data.sort, settings=own))
     monkeypatch.setattr(sys, "argv", ["train.py", "--learning-rate", "0.02", "--batch-size", "5"])
@@ -54,7 +54,7 @@ RANGES = {
 
 
 @pytest.mark.parametrize("name", RANGES)
-def test_each_number_has_a_range_with_its_defaults_within_it_and_nothing_beyond(name):
+def test_config_rejects_numbers_out_of_range(name):
     least, most = RANGES[name]
     assert least <= getattr(Config(), name) <= most
     for value in least - 1, 2 * most + 1, 10**40:
@@ -63,7 +63,7 @@ def test_each_number_has_a_range_with_its_defaults_within_it_and_nothing_beyond(
             Config(**{name: value})
 
 
-def test_a_setting_that_an_older_run_lacks_takes_its_default(finished, tmp_path):
+def test_read_run_fills_in_settings_that_older_runs_lack(finished, tmp_path):
     folder = run_folder(tmp_path, "reverse", "encoder")
     folder.mkdir(parents=True)
     checkpoint = torch.load(finished / "checkpoint.pt", weights_only=True)

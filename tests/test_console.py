@@ -20,7 +20,7 @@ from support.console import choose_device, run_script
         (["--task", "revers"], "reverse"), (["--architecture", "encode"], "encoder"),
     ],
 )
-def test_a_mistyped_option_or_choice_suggests_the_nearest(typed, meant, monkeypatch, capsys):
+def test_parser_suggests_the_nearest_option_or_choice(typed, meant, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["train.py", *typed])
     with pytest.raises(SystemExit) as stopped:
         train.parse_options()
@@ -29,20 +29,20 @@ def test_a_mistyped_option_or_choice_suggests_the_nearest(typed, meant, monkeypa
     assert printed.endswith(f"; did you mean {meant}?\n")
 
 
-def test_an_option_like_no_other_suggests_nothing(monkeypatch, capsys):
+def test_parser_suggests_nothing_for_an_option_like_no_other(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["train.py", "--lr", "1"])
     with pytest.raises(SystemExit):
         train.parse_options()
     assert capsys.readouterr().err == "error: unrecognized arguments: --lr 1\n"
 
 
-def test_a_device_that_is_not_there_is_refused(monkeypatch):
+def test_choose_device_rejects_an_unavailable_device(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match="device 'cuda' is not available on this machine; use --device cpu"):
         choose_device("cuda")
 
 
-def test_a_reader_who_leaves_and_an_encoding_without_arrows_end_no_script_badly():
+def test_scripts_survive_a_closed_pipe_and_ascii_output():
     process = subprocess.Popen(
         [sys.executable, "-u", "data.py"], cwd=ROOT, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {"PYTHONIOENCODING": "cp1252"},
@@ -53,7 +53,7 @@ def test_a_reader_who_leaves_and_an_encoding_without_arrows_end_no_script_badly(
     process.stderr.close()
 
 
-def test_a_script_runs_in_a_notebook_whose_output_is_no_file(monkeypatch):
+def test_run_script_works_in_a_notebook(monkeypatch):
     notebook = io.StringIO()
     monkeypatch.setattr("sys.stdout", notebook)
     run_script(lambda: print("5 → 7"))

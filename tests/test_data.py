@@ -57,7 +57,7 @@ def content_of(row):
 
 
 @pytest.mark.parametrize("task", IN_PLAIN_PYTHON)
-def test_targets_are_what_plain_python_says(task):
+def test_answers_equal_plain_python(task):
     source, target = sample_batch(task, 500, generator())
     widths = {"add": (9, 6), "double": (10, 18)}.get(task, (10, 10))        # seq_len 8: three digits each
     assert (source.size(1), target.size(1)) == widths and source.dtype == target.dtype == torch.int64
@@ -66,7 +66,7 @@ def test_targets_are_what_plain_python_says(task):
 
 
 @pytest.mark.parametrize("task", HASHES)
-def test_the_draws_never_change(task):
+def test_sample_batch_never_changes(task):
     hashed = hashlib.sha256()
     for split in SPLITS:
         for tokens in sample_batch(task, 2000, generator(), split):
@@ -74,7 +74,7 @@ def test_the_draws_never_change(task):
     assert hashed.hexdigest()[:16] == HASHES[task]
 
 
-def test_lengths_and_symbols_are_uniform():
+def test_sample_batch_is_uniform_in_lengths_and_symbols():
     source, _ = sample_batch("copy", 16_000, generator())
     lengths = (source >= FIRST_SYMBOL).sum(dim=1).bincount(minlength=9)
     assert lengths[0] == 0 and (lengths[1:] - 2000).abs().max() < 200       # 2000 ± 4.8 standard deviations
@@ -83,12 +83,12 @@ def test_lengths_and_symbols_are_uniform():
     assert len(counts) == 16 and (counts / counts.mean() - 1).abs().max() < 0.2
 
 
-def test_fixed_length_draws_only_that_length():
+def test_sample_batch_keeps_a_fixed_length():
     source, _ = sample_batch("reverse", 200, generator(), seq_len=5, fixed_length=True)
     assert ((source >= FIRST_SYMBOL).sum(dim=1) == 5).all()
 
 
-def test_no_sequence_is_in_two_splits_and_each_is_in_one():
+def test_splits_are_disjoint_and_complete():
     for length in range(1, 5):
         lists = [select_split(split, example_questions("copy", length, 12)).tolist() for split in SPLITS]
         listed = [set(map(tuple, contents)) for contents in lists]
@@ -98,7 +98,7 @@ def test_no_sequence_is_in_two_splits_and_each_is_in_one():
 
 @pytest.mark.parametrize("split", SPLITS)
 @pytest.mark.parametrize("seed", [0, 1])
-def test_draws_stay_in_their_split_for_each_length_and_task(split, seed):
+def test_sample_batch_stays_in_its_split(split, seed):
     for task in IN_PLAIN_PYTHON:
         for row in sample_batch(task, 800, generator(seed), split)[0].tolist():
             content = torch.tensor([content_of(row)])
@@ -106,7 +106,7 @@ def test_draws_stay_in_their_split_for_each_length_and_task(split, seed):
 
 
 @pytest.mark.parametrize("length", [3, 4, 8])
-def test_splits_are_80_10_10_whatever_the_symbols(length):
+def test_split_index_gives_80_10_10_for_any_symbols(length):
     contents = torch.randint(4, 20, (50_000, length), generator=generator())
     for symbol in (4, 11, 19):                              # also among sequences that begin or end alike
         for column in (0, -1):
@@ -115,7 +115,7 @@ def test_splits_are_80_10_10_whatever_the_symbols(length):
             assert (shares - torch.tensor([0.8, 0.1, 0.1])).abs().max() < 0.04
 
 
-def test_the_hash_is_the_same_on_every_machine():
+def test_split_index_is_the_same_on_every_machine():
     """In Python's unbounded integers, so an overflow in the tensor version would show."""
     for content in ([5, 7, 9], [4], [19] * 60, list(range(4, 20))):
         state = 1
@@ -126,14 +126,14 @@ def test_the_hash_is_the_same_on_every_machine():
     assert split_index(torch.tensor([[5, 7, 9]])).item() == SPLITS.index("test")    # never change it
 
 
-def test_the_same_seed_draws_the_same_and_the_generator_moves_on():
+def test_sample_batch_depends_only_on_the_generator():
     first, again = generator(3), generator(3)
     assert torch.equal(sample_batch("reverse", 50, first)[0], sample_batch("reverse", 50, again)[0])
     other = sample_batch("reverse", 50, generator(3))[0]
     assert not torch.equal(sample_batch("reverse", 50, first)[0], other)
 
 
-def test_a_length_without_sequences_is_left_out():
+def test_sample_batch_leaves_out_lengths_without_sequences():
     assert [len(select_split(split, example_questions("copy", 1, 6))) for split in SPLITS] == [1, 1, 0]
     assert valid_lengths("copy", seq_len=8, vocab_size=6)[0] > 1
     source, _ = sample_batch("copy", 300, generator(), "test", vocab_size=6)
@@ -141,7 +141,7 @@ def test_a_length_without_sequences_is_left_out():
 
 
 @pytest.mark.parametrize("task", IN_PLAIN_PYTHON)
-def test_each_architecture_is_asked_for_the_answer_alone_and_is_never_given_what_it_is_to_say(task):
+def test_inputs_never_reveal_their_targets(task):
     source, target = sample_batch(task, 200, generator(), seq_len=6)
     width = max(source.size(1), target.size(1))
     (seen,), predictions = make_inputs_and_targets("encoder", source, target)
@@ -165,14 +165,14 @@ def test_each_architecture_is_asked_for_the_answer_alone_and_is_never_given_what
         assert alone[row].tolist() == filled([PAD] * (len(prompt) - 1) + answer, alone.size(1))
 
 
-def test_a_task_without_categories_tells_its_questions_apart_by_their_length():
+def test_question_categories_default_to_length():
     source, _ = sample_batch("copy", 50, torch.Generator().manual_seed(0))
     (name, lengths), = puzzles.question_categories(None, source).items()
     assert name == "length" and lengths.tolist() == [row.index(END) - 1 for row in source.tolist()]
 
 
 @pytest.mark.parametrize("oversample", [0, 0.5, 1])
-def test_a_share_of_the_oversampled_questions_has_all_categories_equally_often(oversample):
+def test_sample_rebalanced_equalises_categories(oversample):
     lengths, repeats = torch.tensor([1] * 800 + [2] * 200), torch.tensor([0] * 950 + [1] * 50)
     categories = {"length": lengths, "repeats": repeats}
     generator, picked = torch.Generator().manual_seed(0), []
@@ -183,7 +183,7 @@ def test_a_share_of_the_oversampled_questions_has_all_categories_equally_often(o
         assert count == pytest.approx(2000 * ((1 - oversample) * share + oversample / 3), abs=100)
 
 
-def test_oversampled_questions_are_those_of_their_split_with_their_answers():
+def test_oversampled_batches_keep_their_split_and_answers():
     plain, oversampled = (
         sample_batch("add", 1000, torch.Generator().manual_seed(0), oversample=share) for share in (0.0, 1.0)
     )
@@ -197,7 +197,7 @@ def test_oversampled_questions_are_those_of_their_split_with_their_answers():
         assert TASKS["add"].answer(content)[0].tolist() == answer[1 : answer.index(END)]
 
 
-def test_scores_count_what_a_person_would_count():
+def test_scores_equal_a_count_by_hand():
     target = torch.tensor([[START, 5, 7, END, PAD], [START, 9, END, PAD, PAD], [START, 8, 6, 4, END]])
     prediction = torch.tensor([[9, 5, 7, END, 9], [START, 9, 9, PAD, PAD], [START, 8, 6, 4, END]])
     assert token_accuracy(prediction, target) == pytest.approx(8 / 9)        # 3 + 2 + 4 tokens, one wrong
@@ -205,7 +205,7 @@ def test_scores_count_what_a_person_would_count():
     assert token_accuracy(target, target) == exact_match(target, target) == 1.0
 
 
-def test_a_task_function_is_only_asked_valid_questions_and_at_least_one(monkeypatch):
+def test_task_functions_get_only_valid_questions(monkeypatch):
     def strict(content):
         assert len(content) and content.dtype == torch.int64 and ((content >= 4) & (content < 20)).all()
         return 4 + torch.nn.functional.one_hot(content - 4).argmax(dim=-1)      # fails without a row
@@ -243,7 +243,7 @@ def test_a_task_function_is_only_asked_valid_questions_and_at_least_one(monkeypa
         (lambda content: content[:, [2]], r"IndexError: .*\(test_data.py, line \d+\)"),
     ],
 )
-def test_a_wrong_task_is_refused_in_one_line(answer, message, monkeypatch):
+def test_check_task_rejects_a_wrong_answer_function(answer, message, monkeypatch):
     monkeypatch.setitem(TASKS, "wrong", Task(answer))
     with pytest.raises(ValueError, match=message) as refused:
         check_task("wrong")
@@ -259,7 +259,7 @@ def test_a_wrong_task_is_refused_in_one_line(answer, message, monkeypatch):
         (lambda content: {"third": content[:, 2]}, r"IndexError: .*\(test_data.py, line \d+\)"),
     ],
 )
-def test_wrong_categories_are_refused_in_one_line(categories, message, monkeypatch):
+def test_check_task_rejects_wrong_categories(categories, message, monkeypatch):
     monkeypatch.setitem(TASKS, "wrong", Task(data.copy, categories=categories))
     with pytest.raises(ValueError, match=message) as refused:
         check_task("wrong")
@@ -284,13 +284,13 @@ def test_wrong_categories_are_refused_in_one_line(categories, message, monkeypat
         (Task(data.copy, symbols=range(4, 40)), "vocab_size=20 is too small for wrong; choose 40 or more"),
     ],
 )
-def test_a_task_whose_questions_are_wrong_is_refused(task, message, monkeypatch):
+def test_check_task_rejects_wrong_fields(task, message, monkeypatch):
     monkeypatch.setitem(TASKS, "wrong", task)
     with pytest.raises(ValueError, match=message):
         Config("wrong").check()
 
 
-def test_lengths_with_too_few_questions_are_left_out_and_named(monkeypatch, capsys):
+def test_describe_missing_lengths_names_what_is_left_out(monkeypatch, capsys):
     """Once in 65,536 times, a palindrome of length 8 is sampled; a single sequence is in a single split."""
     palindromes = Task(data.copy, is_valid=lambda content: (content == content.flip(1)).all(dim=1))
     def sample_fives(symbols, count, length, generator):
@@ -313,7 +313,7 @@ def test_lengths_with_too_few_questions_are_left_out_and_named(monkeypatch, caps
 
 
 @pytest.mark.parametrize("count", [5, 12])
-def test_large_draws_are_oversampled_in_parts(count, monkeypatch):
+def test_large_batches_are_oversampled_in_parts(count, monkeypatch):
     monkeypatch.setattr(data, "MAX_RESAMPLED", 5)           # torch.multinomial takes at most 2²⁴ candidates
     source, target = sample_batch("sort", count, generator(), oversample=1.0)
     assert len(source) == len(target) == count
@@ -329,7 +329,7 @@ def test_large_draws_are_oversampled_in_parts(count, monkeypatch):
     ],
 )
 @pytest.mark.parametrize("script", [data, train, visualize])
-def test_an_entry_that_is_no_task_is_refused_in_one_line(script, name, entry, message, monkeypatch, capsys):
+def test_list_tasks_rejects_an_entry_that_is_no_task(script, name, entry, message, monkeypatch, capsys):
     monkeypatch.setitem(TASKS, name, entry)
     monkeypatch.setattr(sys, "argv", ["script"])
     with pytest.raises(SystemExit) as stopped:
@@ -338,7 +338,7 @@ def test_an_entry_that_is_no_task_is_refused_in_one_line(script, name, entry, me
     assert stopped.value.code == 2 and printed.startswith(f"error: {message}") and printed.count("\n") == 1
 
 
-def test_a_task_with_names_and_symbols_of_its_own_is_typed_by_them(monkeypatch):
+def test_parse_content_uses_a_tasks_own_names(monkeypatch):
     letters = {4 + place: letter for place, letter in enumerate("abc")}
     monkeypatch.setitem(TASKS, "letters", Task(data.reverse, symbols=range(4, 7), token_names=letters))
     check_task("letters")
@@ -350,19 +350,19 @@ def test_a_task_with_names_and_symbols_of_its_own_is_typed_by_them(monkeypatch):
         parse_content(["x"], "letters")
 
 
-def test_text_is_what_a_person_would_write():
+def test_format_tokens_writes_what_a_person_would():
     assert format_tokens(torch.tensor([START, 5, MASK, END, PAD, PAD])) == "START 5 _ END"
     assert format_tokens(torch.tensor([5, PAD, 7])) == "5 PAD 7"
 
 
-def test_words_become_the_content_that_prints_as_these_words():
+def test_parse_content_inverts_format_tokens():
     for task, text in ("add", "4 2 + 1 9"), ("complete", "5 _ 5 7"), ("sort", "19 4"):
         assert format_tokens(parse_content(text.split(), task), task) == text
     assert parse_content(["4", "2", "+", "1", "9"], "add").tolist() == [8, 6, PLUS, 5, 13]
 
 
 @pytest.mark.parametrize("digits", [1, 2])
-def test_the_benchmarks_hardest_sums_are_those_whose_carry_runs_through_every_digit(digits):
+def test_hardest_sums_carry_through_every_digit(digits):
     largest = 10**digits - 1
     expected = {f"{0:0{digits}}+{0:0{digits}}", f"{largest}+{largest}"}
     for first, second in itertools.product(range(10**digits), repeat=2):
@@ -374,7 +374,7 @@ def test_the_benchmarks_hardest_sums_are_those_whose_carry_runs_through_every_di
     assert set(found) == expected and len(found) == len(expected)
 
 
-def test_the_printed_splits_hold_every_sequence_once(monkeypatch, capsys):
+def test_printed_splits_hold_every_sequence_once(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["data.py"])
     data.main()
     table = capsys.readouterr().out.rsplit("test\n", 1)[1].replace(",", "").splitlines()
@@ -384,7 +384,7 @@ def test_the_printed_splits_hold_every_sequence_once(monkeypatch, capsys):
     assert length == 5
 
 
-def test_printed_sums_are_sums(monkeypatch, capsys):
+def test_printed_sums_are_correct(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["data.py", "--task", "add"])
     data.main()
     heading, missing, *lines = capsys.readouterr().out.splitlines()
@@ -399,7 +399,7 @@ def test_printed_sums_are_sums(monkeypatch, capsys):
         assert first + second == total
 
 
-def test_both_files_mean_the_same_by_the_special_tokens():
+def test_special_tokens_agree_between_modules():
     assert (transformer.PAD, transformer.START, transformer.END) == (PAD, START, END)
 
 
@@ -420,12 +420,12 @@ def test_both_files_mean_the_same_by_the_special_tokens():
         ),
     ],
 )
-def test_bad_settings_are_named_with_their_fix(settings, message):
+def test_sample_batch_names_bad_settings_and_their_fix(settings, message):
     with pytest.raises(ValueError, match=message):
         sample_batch(**{"task": "copy", "count": 4, "generator": generator(), **settings})
 
 
-def test_data_py_prints_the_true_size_of_each_split(capsys, monkeypatch):
+def test_data_prints_the_size_of_each_split(capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["data.py"])
     data.main()
     table = capsys.readouterr().out.split("in each split, for the 16 symbols")[-1]

@@ -61,7 +61,7 @@ def one_of_several(rank, processes, port, results, path):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize("processes", [2, 3])
-def test_several_processes_train_like_one_and_always_alike(processes, tmp_path):
+def test_several_processes_train_like_one(processes, tmp_path):
     assert in_processes(processes, one_of_several, tmp_path / "runs.pt") == "saved"
     *runs, again, in_parts = torch.load(tmp_path / "runs.pt")
     for architecture, several in zip(ARCHITECTURES, runs, strict=True):
@@ -72,7 +72,7 @@ def test_several_processes_train_like_one_and_always_alike(processes, tmp_path):
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
 
 
-def test_a_batch_in_parts_trains_like_the_whole_and_a_mean_of_means_does_not(monkeypatch):
+def test_micro_batches_train_like_the_whole_batch(monkeypatch):
     whole = losses_and_weights("encoder")
     for found, expected in zip(losses_and_weights("encoder", accumulation_steps=3), whole, strict=True):
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
@@ -87,7 +87,7 @@ def test_a_batch_in_parts_trains_like_the_whole_and_a_mean_of_means_does_not(mon
     assert (losses - whole[0]).abs().max() > 1e-2 and (weights - whole[1]).abs().max() > 1e-4
 
 
-def test_torchrun_goes_on_from_what_one_process_saved_and_only_the_first_prints(tmp_path):
+def test_torchrun_resumes_and_only_rank_zero_prints(tmp_path):
     config = Config(**TINY, task="copy")
     (_, first), (_, last) = train.train(config, CPU)
     folder = run_folder(tmp_path, "copy", "encoder")
@@ -103,7 +103,7 @@ def test_torchrun_goes_on_from_what_one_process_saved_and_only_the_first_prints(
 
 
 @pytest.mark.parametrize("dies", [0, 1])
-def test_a_process_that_dies_ends_the_other_with_one_line_and_the_checkpoint_whole(dies, tmp_path):
+def test_peer_failure_is_one_line_and_keeps_the_checkpoint(dies, tmp_path):
     """Started as torchrun would, but without torchrun, which would also end the other process."""
     several = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
     options = [option for option in TINY_OPTIONS if "epochs" not in option]
@@ -129,7 +129,7 @@ def test_a_process_that_dies_ends_the_other_with_one_line_and_the_checkpoint_who
     assert len(load_run(tmp_path, "copy").history) >= 1
 
 
-def test_bad_input_is_one_line_of_the_first_process_and_none_of_the_other(tmp_path):
+def test_bad_input_is_reported_only_by_rank_zero(tmp_path):
     several = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
     command = [sys.executable, SCRIPT, "--num-heads=7", f"--output-dir={tmp_path}"]
     processes = [
@@ -141,7 +141,7 @@ def test_bad_input_is_one_line_of_the_first_process_and_none_of_the_other(tmp_pa
     assert message == ["error: d_model=128 is not divisible by num_heads=7; choose a divisor\n", ""]
 
 
-def test_no_two_seeds_processes_or_epochs_drop_the_same(monkeypatch):
+def test_dropout_seed_is_unique(monkeypatch):
     places = itertools.product([0, 1, 2, 1_000_003, 2**63 - 1], range(1, 5), range(1, 50))
     seeds = []
     for seed, rank, epoch in places:
@@ -150,14 +150,14 @@ def test_no_two_seeds_processes_or_epochs_drop_the_same(monkeypatch):
     assert len({*seeds}) == len(seeds) and min(seeds) >= 0 and max(seeds) < 2**63
 
 
-def test_fewer_rows_than_processes_are_refused_in_one_line(tmp_path, monkeypatch, capsys):
+def test_plan_run_rejects_fewer_rows_than_processes(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(distributed, "WORLD_SIZE", 3)
     monkeypatch.setattr(sys, "argv", ["train.py", "--batch-size", "5", "--accumulate", "2"])
     with pytest.raises(ValueError, match="batch_size=5 .* 3 processes with accumulate=2; choose 6 or more"):
         train.plan_run("copy", "encoder", train.parse_options())
 
 
-def test_a_taken_port_is_one_line(monkeypatch):
+def test_process_group_reports_a_taken_port_in_one_line(monkeypatch):
     monkeypatch.setattr(distributed, "WORLD_SIZE", 2)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -173,7 +173,7 @@ def test_a_taken_port_is_one_line(monkeypatch):
     assert not dist.is_initialized()
 
 
-def test_a_compiled_model_trains_alike(monkeypatch):
+def test_compiled_model_trains_like_an_eager_one(monkeypatch):
     """The graph is captured and run eagerly, because the C++ compiler would be slow."""
     compile_eagerly = partialmethod(nn.Module.compile, backend="eager", fullgraph=True)
     monkeypatch.setattr(nn.Module, "compile", compile_eagerly)
@@ -185,7 +185,7 @@ def test_a_compiled_model_trains_alike(monkeypatch):
     assert compiled["trained_weights"].keys() == plain["trained_weights"].keys()
 
 
-def test_a_machine_that_cannot_compile_is_one_line(tmp_path, monkeypatch, capsys):
+def test_compile_failure_is_reported_in_one_line(tmp_path, monkeypatch, capsys):
     def no_compiler(model):
         raise InvalidCxxCompiler
 
@@ -199,7 +199,7 @@ def test_a_machine_that_cannot_compile_is_one_line(tmp_path, monkeypatch, capsys
     assert capsys.readouterr().err == f"error: {reason}; drop --compile or --amp; {saved}\n"
 
 
-def test_bfloat16_changes_the_loss_a_little_and_the_weights_stay_float32():
+def test_amp_keeps_the_weights_in_float32():
     config = Config(**TINY)
     (_, plain), (_, amp) = (deque(train.train(config, CPU, amp=amp), 1).pop() for amp in (False, True))
     loss, other = (checkpoint["history"][-1]["loss"] for checkpoint in (plain, amp))

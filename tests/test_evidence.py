@@ -40,7 +40,7 @@ def in_training_mode(model):
     ],
     ids=["AveragedModel", "compiled", "training mode", "float64", "float16", "bfloat16"],
 )
-def test_measures_of_a_wrapped_model_or_of_another_precision_are_the_same(run, change, digits, few_sequences):
+def test_evidence_ignores_wrappers_and_precision(run, change, digits, few_sequences):
     expected = Evidence(run)
     other = replace(run, model=change(copy.deepcopy(run.model)))
     modes = [part.training for part in other.model.modules()]
@@ -64,7 +64,7 @@ def test_measures_of_a_wrapped_model_or_of_another_precision_are_the_same(run, c
     assert scores.isfinite().all()
 
 
-def test_measuring_sees_what_the_model_does_and_leaves_it_as_it_was(run, few_sequences):
+def test_evidence_leaves_the_model_as_it_was(run, few_sequences):
     """A user's own hook acts once, on a projection of each kind; a replaced forward stays replaced."""
     model = copy.deepcopy(run.model)
     expected = copy.deepcopy(run.model)
@@ -87,7 +87,7 @@ def test_measuring_sees_what_the_model_does_and_leaves_it_as_it_was(run, few_seq
     assert mine.forward is replaced and len(attention.key_projection._forward_hooks) == 1
 
 
-def test_two_heads_that_can_each_be_lost_but_not_both_are_found(run, monkeypatch):
+def test_redundant_pair_is_found(run, monkeypatch):
     """Each of two heads takes 3 of a lead of 5; a third takes 1."""
     evidence, (first, second, third, *others) = Evidence(run), list_heads(run.model)
     taken = {first: 3.0, second: 3.0, third: 1.0} | dict.fromkeys(others, 0.0)
@@ -118,7 +118,7 @@ def copying_by_hand(config):
     return Run(model, config, [], Path())
 
 
-def test_scores_by_length_are_those_of_a_model_known_in_closed_form():
+def test_length_results_equal_a_closed_form():
     run = copying_by_hand(Config(task="copy", d_model=32, num_heads=2, num_layers=2))
     lengths = Evidence(run).length_results
     assert [each.length for each in lengths] == list(range(1, 17))
@@ -134,7 +134,7 @@ def test_scores_by_length_are_those_of_a_model_known_in_closed_form():
     assert edge == other_edge < 0.5 and middle == end == 1
 
 
-def test_what_a_generating_model_writes_after_a_mistake_is_its_own(models_dir):
+def test_length_results_show_what_the_model_generates(models_dir):
     """Not what it would have predicted after a correct prefix."""
     run = load_run(models_dir, "copy", "encoder-decoder")
     each = Evidence(run).length_results[4]
@@ -142,14 +142,14 @@ def test_what_a_generating_model_writes_after_a_mistake_is_its_own(models_dir):
     assert each.answers[:, 1 : 1 + written.size(1)].equal(written)
 
 
-def test_lengths_that_the_task_does_not_have_or_positions_do_not_reach_are_left_out(models_dir):
+def test_length_results_leave_out_impossible_lengths(models_dir):
     run = load_run(models_dir, "add", "encoder")
     assert [each.length for each in Evidence(run).length_results] == [3, 5, 7, 9, 11, 13, 15]
     run.model.positional_encoding.encoding = run.model.positional_encoding.encoding[:12]
     assert [each.length for each in Evidence(run).length_results] == [3, 5, 7, 9]
 
 
-def test_the_table_of_heads_has_each_once_and_starts_with_the_most_costly(run):
+def test_head_table_lists_each_head_once_most_costly_first(run):
     evidence = Evidence(run)
     wrong = {part: cost for cost, part in enumerate(list_parts(run.model))} | {NOTHING: 0}
     evidence.logit_margins = {                              # the tiny model itself may get none right
@@ -174,7 +174,7 @@ def test_the_table_of_heads_has_each_once_and_starts_with_the_most_costly(run):
         assert row["attention_on_answer_sources"] == pytest.approx(sum(mirrored) / 8, abs=1e-6)
 
 
-def test_lengths_that_a_task_cannot_answer_are_left_out():
+def test_length_results_leave_out_lengths_without_an_answer():
     """It swaps the halves of eight symbols; sixteen would give two answers, and other lengths none."""
     def swap_halves(content):
         return content.reshape(-1, 2, 4).flip(1).flatten(1)

@@ -21,11 +21,11 @@ from support.runs import run_folder
     [(1.0, "100%", "100%"), (0.99999, "99.99%", "99%"), (0.204, "20.40%", "20%"), (0.29, "29%", "29%"),
      (0.0, "0%", "0%")],
 )
-def test_percent_never_rounds_up_to_all(share, text, whole):
+def test_percent_never_rounds_up_to_100(share, text, whole):
     assert percent(share, 2) == text and percent(share) == whole
 
 
-def test_a_font_that_is_installed_supplies_the_letters_that_matplotlibs_own_lacks(monkeypatch):
+def test_pictures_use_installed_fonts_for_missing_letters(monkeypatch):
     monkeypatch.setitem(support.figure.STYLE, "font.family", ["sans-serif", "no such font", "STIXGeneral"])
     own, other = (get_font(findfont(name)).get_charmap().keys() for name in ("DejaVu Sans", "STIXGeneral"))
     letter = chr(min(other - own))
@@ -36,7 +36,7 @@ def test_a_font_that_is_installed_supplies_the_letters_that_matplotlibs_own_lack
         figure.draw_without_rendering()
 
 
-def test_a_readers_own_matplotlibrc_changes_no_byte(models_dir, tmp_path):
+def test_pictures_ignore_the_users_matplotlibrc(models_dir, tmp_path):
     models = tmp_path / "models"
     shutil.copytree(run_folder(models_dir, "copy", "encoder"), run_folder(models, "copy", "encoder"))
     (tmp_path / "matplotlibrc").write_text(

@@ -33,7 +33,7 @@ ENCODER = ["--task", "reverse", "--architecture", "encoder"]
 posix = pytest.mark.skipif(os.name != "posix", reason="limits of a process are POSIX")
 
 
-def test_a_file_that_is_not_written_whole_leaves_the_old_one_and_names_it(tmp_path):
+def test_atomic_write_keeps_the_old_file_on_failure(tmp_path):
     path = tmp_path / "metrics.json"
     path.write_text("old")
     no_space = pytest.raises(OSError, match="No space left on device: '.*metrics.json'")
@@ -47,7 +47,7 @@ def test_a_file_that_is_not_written_whole_leaves_the_old_one_and_names_it(tmp_pa
     assert files_in(tmp_path) == {"metrics.json": b"new"}
 
 
-def test_only_one_process_writes_into_a_folder_and_a_kill_frees_it(tmp_path):
+def test_folder_lock_admits_one_process_and_survives_a_kill(tmp_path):
     folder = tmp_path / "copy_task" / "encoder"
     holds = "import sys, time; from support.files import folder_lock; from pathlib import Path\n"
     holds += "with folder_lock(Path(sys.argv[1])):\n    print('locked', flush=True); time.sleep(100)"
@@ -64,7 +64,7 @@ def test_only_one_process_writes_into_a_folder_and_a_kill_frees_it(tmp_path):
         pass
 
 
-def test_the_second_of_two_trainings_into_one_folder_is_refused(tmp_path):
+def test_folder_lock_refuses_a_second_training(tmp_path):
     tiny = [option for option in TINY_OPTIONS if "epochs" not in option]
     options = [sys.executable, "train.py", "--quiet", *ENCODER, *tiny, "--output-dir", str(tmp_path)]
     first = subprocess.Popen([*options, "--epochs", "100000"], cwd=ROOT)
@@ -85,7 +85,7 @@ def test_the_second_of_two_trainings_into_one_folder_is_refused(tmp_path):
 
 
 @posix
-def test_a_full_disk_is_one_line_and_the_earlier_run_is_as_it_was(models_dir, tmp_path):
+def test_full_disk_is_one_line_and_keeps_the_earlier_run(models_dir, tmp_path):
     """A file-size limit simulates a full disk: it fails at the same calls."""
     import resource
 
@@ -103,7 +103,7 @@ def test_a_full_disk_is_one_line_and_the_earlier_run_is_as_it_was(models_dir, tm
     assert files_in(tmp_path) == before
 
 
-def test_what_is_saved_stays_loadable_when_the_next_save_fails(tmp_path, monkeypatch):
+def test_checkpoint_stays_loadable_when_the_next_save_fails(tmp_path, monkeypatch):
     save_weights({"epoch": 1}, tmp_path, {"loss": torch.zeros(1).numpy()})
     before = files_in(tmp_path)
 
@@ -152,9 +152,7 @@ def same(first, second):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a process that is a copy of this one")
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_a_run_that_is_killed_three_times_ends_bit_for_bit_like_one_that_is_not(
-    architecture, dropout, tmp_path, monkeypatch
-):
+def test_killed_run_resumes_bit_for_bit(architecture, dropout, tmp_path, monkeypatch):
     """Kill it before anything is saved, during a save and in a later step, with and without dropout."""
     config = Config(**TINY | {"epochs": 5, "dropout": dropout}, architecture=architecture)
     options = [f"--{name.replace('_', '-')}={getattr(config, name)}" for name in [*TINY, "dropout"]]
@@ -217,7 +215,7 @@ def damages(whole, count):
         yield bytes(broken)
 
 
-def test_a_broken_checkpoint_is_refused_in_one_line_or_harmless_and_never_another_model(models_dir, tmp_path):
+def test_read_run_rejects_a_broken_checkpoint(models_dir, tmp_path):
     whole = (run_folder(models_dir, "reverse", "decoder") / "checkpoint.pt").read_bytes()
     good, outcomes = load_run(models_dir, "reverse", "decoder"), []
     path = run_folder(tmp_path, "reverse", "decoder") / "checkpoint.pt"
@@ -252,7 +250,7 @@ class TouchesAFile:
         return os.system, ("touch owned",)
 
 
-def test_code_in_a_checkpoint_never_runs(checkpoint_at, monkeypatch):
+def test_checkpoint_code_never_runs(checkpoint_at, monkeypatch):
     monkeypatch.chdir(checkpoint_at.parent)
     torch.save({"config": TouchesAFile()}, checkpoint_at)
     with pytest.raises(ValueError, match="is damaged.*; train it: ") as refused:

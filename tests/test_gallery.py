@@ -41,9 +41,7 @@ def some_runs(models_dir, tmp_path):
     return make
 
 
-def test_the_gallery_shows_all_that_is_listed_with_metrics_command_and_what_to_look_for(
-    some_runs, models_dir, tmp_path, browser
-):
+def test_gallery_shows_everything_listed(some_runs, models_dir, tmp_path, browser):
     page = some_runs([("copy", "encoder"), ("reverse", "decoder")])
     folder, other = run_folder(tmp_path, "copy", "encoder"), run_folder(tmp_path, "reverse", "decoder")
     shutil.copytree(run_folder(models_dir, "copy", "encoder"), folder, dirs_exist_ok=True)
@@ -79,7 +77,7 @@ def test_the_gallery_shows_all_that_is_listed_with_metrics_command_and_what_to_l
     assert browser.find_element("id", "runs-side-by-side").get_attribute("data-task") == "copy reverse"
 
 
-def test_the_gallery_shows_each_picture_once(some_runs, tmp_path):
+def test_gallery_shows_each_picture_once(some_runs, tmp_path):
     """In two formats, and of a task that data.py no longer defines."""
     page, folder = some_runs([("copy", "encoder")]), run_folder(tmp_path, "copy", "encoder")
     for name in "influence", "ablation":
@@ -93,7 +91,7 @@ def test_the_gallery_shows_each_picture_once(some_runs, tmp_path):
     assert text.index('data-task="copy"') < text.index('data-task="gone"') and page.exists()
 
 
-def test_the_gallery_is_filtered_by_task_and_architecture(some_runs, browser):
+def test_gallery_is_filtered_by_task_and_architecture(some_runs, browser):
     opened(browser, some_runs([*itertools.product(TASKS, ARCHITECTURES)]))
 
     def choose(name: str, value: str) -> list[str]:
@@ -114,7 +112,7 @@ def test_the_gallery_is_filtered_by_task_and_architecture(some_runs, browser):
 
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize("runs", [1, 18])
-def test_axe_finds_nothing_wrong_in_the_gallery(some_runs, browser, window, dark, runs):
+def test_gallery_passes_axe(some_runs, browser, window, dark, runs):
     page = some_runs([*itertools.product(TASKS, ARCHITECTURES)][:runs])
     seen_by(browser, window, dark)
     opened(browser, page)
@@ -122,7 +120,7 @@ def test_axe_finds_nothing_wrong_in_the_gallery(some_runs, browser, window, dark
     assert browser.execute_script("return document.documentElement.scrollWidth") <= window
 
 
-def test_who_wants_nothing_to_move_sees_the_head_after_training(some_runs, tmp_path, browser):
+def test_gallery_respects_reduced_motion(some_runs, tmp_path, browser):
     page = some_runs([("copy", "encoder")])
     folder = run_folder(tmp_path, "copy", "encoder")
     with Image.open(folder / "attention_head.png") as still:
@@ -144,7 +142,7 @@ def test_who_wants_nothing_to_move_sees_the_head_after_training(some_runs, tmp_p
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
 
 
-def test_a_page_of_the_readers_own_is_not_replaced(some_runs, tmp_path):
+def test_save_gallery_keeps_a_users_own_page(some_runs, tmp_path):
     page = some_runs([("copy", "encoder")])
     save_gallery(tmp_path)                                  # ours is
     mine = tmp_path / "slides" / "index.html"

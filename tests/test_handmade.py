@@ -39,7 +39,7 @@ def large_batches(monkeypatch):
 
 
 @pytest.mark.parametrize("build", BUILDERS)
-def test_every_sequence_is_right_alone_and_beside_longer_ones(build):
+def test_hand_built_models_are_always_correct(build):
     config, model, _ = build()
     answer = {"copy": lambda content: content, "reverse": lambda content: content.flip(1)}[config.task]
     assert type(model) in (MiniTransformer, EncoderDecoder)         # nothing is overridden
@@ -51,7 +51,7 @@ def test_every_sequence_is_right_alone_and_beside_longer_ones(build):
 
 
 @pytest.mark.parametrize("build", BUILDERS)
-def test_a_longer_sequence_is_refused(build):
+def test_hand_built_model_rejects_a_longer_sequence(build):
     config, model, _ = build()
     content = torch.arange(4, 13)[None]
     sequence = add_special_tokens(content, 11)
@@ -60,7 +60,7 @@ def test_a_longer_sequence_is_refused(build):
         model(*inputs)
 
 
-def test_without_its_first_head_no_token_finds_the_end_and_all_later_steps_are_blind():
+def test_first_head_finds_the_end():
     _, model, purposes = reversing_encoder()
     assert purposes["layer 1, head 1"] == "finds END"
     inputs = add_special_tokens(torch.tensor([[5, 7, 9], [8, 4, 6]]), 5)
@@ -74,7 +74,7 @@ def test_without_its_first_head_no_token_finds_the_end_and_all_later_steps_are_b
     assert torch.allclose(logits, logits[:, :1].expand_as(logits), atol=1e-4)       # same at each position
 
 
-def test_without_the_head_that_fetches_every_symbol_is_equally_likely():
+def test_second_head_fetches_the_symbol():
     for build, part in (
         (reversing_encoder, ("encoder", 1, 0)), (copying_encoder_decoder, ("cross", 0, 0)),
         (reversing_encoder_decoder, ("cross", 0, 0)),
@@ -87,7 +87,7 @@ def test_without_the_head_that_fetches_every_symbol_is_equally_likely():
         assert torch.allclose(logits, logits[..., :1].expand_as(logits), atol=1e-4)
 
 
-def test_cross_attention_reads_the_place_that_is_due():
+def test_cross_attention_reads_the_answers_position():
     source = add_special_tokens(torch.tensor([[5, 7, 9]]), 5)
     for build, order in (copying_encoder_decoder, [1, 2, 3, 4]), (reversing_encoder_decoder, [3, 2, 1, 4]):
         _, model, _ = build()
@@ -99,7 +99,7 @@ def test_cross_attention_reads_the_place_that_is_due():
         assert torch.equal(cross.attention_weights[0, 0], torch.eye(5)[order])
 
 
-def test_copying_needs_no_attention_and_other_output_rows_add_one():
+def test_copying_encoder_needs_no_attention():
     _, model, purposes = copying_encoder()
     assert purposes == {"layer 1, head 1": "does nothing"}
     with ablate(model, ()):
@@ -111,7 +111,7 @@ def test_copying_needs_no_attention_and_other_output_rows_add_one():
 
 
 @pytest.mark.parametrize("unit", range(len(PAIRS)))
-def test_each_hidden_unit_serves_one_place_of_one_length(unit):
+def test_hidden_unit_serves_one_position_of_one_length(unit):
     _, model, _ = reversing_encoder()
     last, here = PAIRS[unit]
     model.blocks[0].feed_forward.expand.bias[unit] = -4             # 2 + 2 − 4: never on
@@ -122,7 +122,7 @@ def test_each_hidden_unit_serves_one_place_of_one_length(unit):
         assert blind == ([here] if last == length + 1 else [])
 
 
-def test_a_probe_reads_the_end_after_layer_1_attention_and_the_mirror_place_after_its_feed_forward():
+def test_probes_find_the_end_then_the_mirror_position():
     config, model, _ = reversing_encoder()
     run = Run(model, config, [], Path())
     read, control = probe_places(run), probe_places(run, shuffled=True)
@@ -131,7 +131,7 @@ def test_a_probe_reads_the_end_after_layer_1_attention_and_the_mirror_place_afte
     assert max(max(pair) for pair in control.values()) < 0.25       # one of seven lengths, by chance 0.14
 
 
-def test_given_the_end_of_another_length_every_symbol_comes_from_the_mirror_place_there():
+def test_patched_length_moves_the_mirror_position():
     config, model, _ = reversing_encoder()
     run = Run(model, config, [], Path())
     for length in range(1, 9):
@@ -141,7 +141,7 @@ def test_given_the_end_of_another_length_every_symbol_comes_from_the_mirror_plac
         assert moved == 1 and own < 0.2
 
 
-def test_saved_and_loaded_they_are_the_same(saved):
+def test_hand_built_models_survive_saving(saved):
     printed, folder = saved
     assert "visualize.py --models-dir models/handmade\n" in printed
     for build in BUILDERS:
@@ -153,9 +153,7 @@ def test_saved_and_loaded_they_are_the_same(saved):
         assert run.history[-1]["solved"] and not (run.folder / "training.png").exists()
 
 
-def test_visualize_draws_both_when_a_trained_model_is_in_the_folder_above(
-    built, models_dir, tmp_path, monkeypatch, few_sequences
-):
+def test_visualize_draws_hand_built_next_to_trained(built, models_dir, tmp_path, monkeypatch, few_sequences):
     models, handmade_dir = tmp_path / "models", tmp_path / "models" / "handmade"
     shutil.copytree(run_folder(models_dir, "reverse", "encoder"), run_folder(models, "reverse", "encoder"))
     for task in "copy", "reverse":
@@ -172,7 +170,7 @@ def test_visualize_draws_both_when_a_trained_model_is_in_the_folder_above(
     assert (handmade_dir / "copy_task" / "encoder" / "layers.png").exists()
 
 
-def test_longer_sequences_and_fewer_symbols_need_other_numbers_on_top_and_nothing_else(tmp_path, monkeypatch):
+def test_handmade_sizes_are_set_in_one_line(tmp_path, monkeypatch):
     source = Path(handmade.__file__).read_text()
     assert "VOCAB_SIZE, MAX_LENGTH = 20, 8\n" in source
     changed = {"__name__": "changed"}
@@ -183,7 +181,7 @@ def test_longer_sequences_and_fewer_symbols_need_other_numbers_on_top_and_nothin
             assert changed["exact_match_by_length"](model, answer) == dict.fromkeys(range(1, 12), 1.0)
 
 
-def test_a_model_that_makes_mistakes_is_reported(tmp_path, monkeypatch, capsys):
+def test_handmade_reports_a_model_that_makes_mistakes(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["handmade.py"])
     monkeypatch.setattr(support.config, "TEST_SEQUENCES", 500)

@@ -27,7 +27,7 @@ from lab.influence import answer_sensitivity
     ],
 )
 @pytest.mark.parametrize("architecture", KINDS)
-def test_answer_cells_are_where_the_symbol_to_say_stands(architecture, task, question, answer, places):
+def test_answer_sources_are_where_the_target_symbol_is(architecture, task, question, answer, places):
     content = parse_content(question.split(), task)[None]
     target = TASKS[task].answer(content)
     assert format_tokens(target[0], task) == answer
@@ -42,7 +42,7 @@ def test_answer_cells_are_where_the_symbol_to_say_stands(architecture, task, que
         assert all(targets[0, query] == inputs[0][0, key] for query, key in expected)
 
 
-def test_shares_are_those_of_a_loop(run):
+def test_attention_mass_equals_a_loop(run):
     source, inputs, targets = sample_unseen(run, max_test_length(run))
     assert inputs[0].shape[0] == 320 and (inputs[0] != 0).all()
     mass = measure_attention(run, source, inputs, targets).mass
@@ -57,13 +57,13 @@ def test_shares_are_those_of_a_loop(run):
             assert mass[layer, head].item() == pytest.approx(sum(cells) / 8, abs=1e-6)
 
 
-def test_the_chance_level_is_the_share_of_uniform_attention(run):
+def test_chance_is_the_mass_of_uniform_attention(run):
     decoder = run.architecture == "decoder"
     expected = [1 / (10 + i) if decoder else 1 / 10 for i in range(8)]
     assert measure_attention(run, *sample_unseen(run, 8)).chance == pytest.approx(sum(expected) / 8)
 
 
-def test_the_share_on_a_corner_counts_only_queries_that_have_cells():
+def test_attention_mass_counts_only_queries_with_cells():
     """Three heads of 4 queries: one attends uniformly, one to its position, one to the mirror position."""
     maps = torch.stack([torch.full((4, 4), 0.25), torch.eye(4), torch.eye(4).flip(1)])          # (3, 4, 4)
     corner = torch.zeros(4, 4, dtype=torch.bool)

@@ -55,12 +55,12 @@ def row_of(module):
 
 
 @pytest.mark.parametrize("module", FILES)
-def test_each_file_imports_only_from_the_rooms_before_it(module):
+def test_files_import_only_from_rooms_before_them(module):
     if module not in ("support", "lab"):
         assert [name for name in ours(module) if row_of(name) > row_of(module)] == []
 
 
-def test_the_tutorial_files_that_come_first_do_not_use_the_rooms_above_them():
+def test_tutorial_files_do_not_use_the_rooms_above_them():
     assert all(not name.startswith("lab") for name in ours("train"))
     assert ours("data") <= {"transformer", "support.puzzles", *FOUNDATIONS}
     assert ours("support.puzzles") == set()
@@ -68,12 +68,12 @@ def test_the_tutorial_files_that_come_first_do_not_use_the_rooms_above_them():
         assert ours(module) <= {*FOUNDATIONS}
 
 
-def test_no_imports_form_a_circle():
+def test_imports_form_no_circle():
     graph = {module: ours(module) for module in FILES}
     assert {*graphlib.TopologicalSorter(graph).static_order()} == {*FILES}      # a circle raises CycleError
 
 
-def test_transformer_alone_in_a_folder_imports_and_runs(tmp_path):
+def test_transformer_runs_alone_in_a_folder(tmp_path):
     shutil.copy(FILES["transformer"], tmp_path)
     for node in TREES["transformer"].body:
         if isinstance(node, (ast.Import, ast.ImportFrom)):
@@ -92,7 +92,7 @@ def test_transformer_alone_in_a_folder_imports_and_runs(tmp_path):
 
 
 @pytest.mark.parametrize("module", FILES)
-def test_a_reader_can_finish_each_file(module):
+def test_files_are_short_enough_to_finish(module):
     lines = len(FILES[module].read_text(encoding="utf-8").splitlines())
     names = len({(name, taken) for name, taken in imported(TREES[module]) if name in FILES})
     longest = 500 if module == "transformer" else LONGEST
@@ -103,7 +103,7 @@ def test_a_reader_can_finish_each_file(module):
 
 
 @pytest.mark.parametrize("room", ["support", "lab"])
-def test_the_map_of_a_room_names_each_file_in_it(room):
+def test_room_maps_name_each_file(room):
     (text,) = TREES[room].body                              # a docstring and nothing else
     mapped = [line.split()[0] for line in ast.get_docstring(TREES[room]).splitlines() if ".py  " in line]
     assert sorted(mapped) == sorted(path.name for path in (ROOT / room).glob("[!_]*.py"))
@@ -111,7 +111,7 @@ def test_the_map_of_a_room_names_each_file_in_it(room):
 
 
 @pytest.mark.parametrize("module", FILES)
-def test_each_definition_uses_only_what_stands_above_it(module):
+def test_definitions_use_only_what_is_above_them(module):
     definitions = [node for node in TREES[module].body if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
     line_of = {node.name: node.lineno for node in definitions}
     for node in TREES[module].body:
@@ -126,7 +126,7 @@ def test_each_definition_uses_only_what_stands_above_it(module):
         assert below == set(), f"{definition.name} uses {below}"
 
 
-def test_train_epoch_reads_in_fifteen_lines_without_a_word_of_processes():
+def test_train_epoch_reads_in_fifteen_lines():
     (function,) = (node for node in TREES["train"].body if getattr(node, "name", "") == "train_epoch")
     code = ast.get_source_segment(FILES["train"].read_text(encoding="utf-8"), function)
     assert len(code.splitlines()) <= 15

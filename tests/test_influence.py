@@ -30,7 +30,7 @@ class Mirror(nn.Module):
         return 100 * functional.one_hot(tokens.flip(1), 20).float()
 
 
-def test_the_influence_on_a_perfect_mirror_is_its_anti_diagonal(models_dir):
+def test_influence_on_a_perfect_mirror_is_its_anti_diagonal(models_dir):
     run = load_run(models_dir, "reverse", "encoder")
     source, inputs, targets = sample_unseen(run, max_test_length(run))
     expected = torch.eye(10).flip(1)
@@ -41,7 +41,7 @@ def test_the_influence_on_a_perfect_mirror_is_its_anti_diagonal(models_dir):
 
 
 @pytest.mark.parametrize("architecture", KINDS)
-def test_influence_is_that_of_a_loop_over_keys(architecture):
+def test_influence_equals_a_loop_over_keys(architecture):
     """With two symbols, there is only one replacement for each."""
     config = Config(**TINY, architecture=architecture, vocab_size=6)
     run = Run(config.model().eval(), config, [], Path())
@@ -60,7 +60,7 @@ def test_influence_is_that_of_a_loop_over_keys(architecture):
         assert not (architecture == "decoder" and key > query) or moved[row, query, key] == 0
 
 
-def test_digits_are_replaced_by_digits(models_dir):
+def test_perturb_question_replaces_digits_with_digits(models_dir):
     run = load_run(models_dir, "add", "encoder")
     source, inputs, targets = sample_unseen(run, max_test_length(run), count=50)
     seen = []
@@ -100,14 +100,14 @@ def diagonal(length):
         (constant, torch.zeros(20, 1, 6)),
     ],
 )
-def test_an_answer_depends_on_the_symbols_that_it_comes_from(answer, cells, monkeypatch):
+def test_answer_sensitivity_finds_the_sources(answer, cells, monkeypatch):
     monkeypatch.setitem(TASKS, "own", Task(answer))
     content = torch.randint(4, 20, (20, 6), generator=generator())
     torch.testing.assert_close(answer_sensitivity("own", content, 20), cells.double())
 
 
 @pytest.mark.parametrize("task", ["copy", "reverse", "sort", "double", "add"])
-def test_dependence_is_that_of_a_loop_in_plain_python(task):
+def test_answer_sensitivity_equals_a_loop_in_plain_python(task):
     source, _ = sample_batch(task, 12, generator(), seq_len=5, fixed_length=True)
     content, answer = source[:, 1:-1], IN_PLAIN_PYTHON[task]
     measured, symbols = answer_sensitivity(task, content, 20), range(4, 15) if task == "add" else range(4, 20)
@@ -124,7 +124,7 @@ def test_dependence_is_that_of_a_loop_in_plain_python(task):
                 assert measured[row, i, position].item() == pytest.approx(expected, nan_ok=True)
 
 
-def test_digits_of_a_sum_depend_on_their_column_and_more_weakly_on_the_carry():
+def test_sums_depend_on_their_column_and_weakly_on_the_carry():
     of_sum = answer_sensitivity("add", to_digits("42+19"), 20)[0]
     assert of_sum[2, [0, 1, 3, 4]].tolist() == [0, 1, 0, 1] and of_sum[1, [0, 3]].tolist() == [1, 1]
     assert 0.5 < of_sum[1, 4] < 1 and of_sum[:, 2].isnan().all()    # the 9 makes the carry
@@ -132,6 +132,6 @@ def test_digits_of_a_sum_depend_on_their_column_and_more_weakly_on_the_carry():
     assert leading[:2].tolist() == [1, 1]
 
 
-def test_a_completion_comes_from_the_visible_copies_of_its_symbol():
+def test_completions_depend_on_visible_copies():
     cells = answer_sensitivity("complete", to_ids("5 _ 9 5 7 _"), 20)[0]
     assert [row.nonzero().flatten().tolist() for row in cells] == [[0, 3], [4], [2], [0, 3], [4], [2]]

@@ -77,20 +77,20 @@ def unidiomatic(text):
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
-def test_no_text_has_an_unidiomatic_turn(path):
+def test_texts_have_no_unidiomatic_turns(path):
     found = [(line, *turn, text) for line, text in texts_in(path) for turn in unidiomatic(text)]
     assert found == []
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
-def test_each_functions_docstring_begins_with_a_verb(path):
+def test_function_docstrings_begin_with_a_verb(path):
     functions = functions_in(ast.parse(path.read_text(encoding="utf-8")))
     summaries = [(ast.get_docstring(function) or "").split("\n")[0] for function in functions]
     assert [text for text in summaries if NOUNS.match(text)] == []
 
 
 @pytest.mark.parametrize("path", [path for path in FILES if path.suffix == ".py"], ids=lambda path: path.name)
-def test_each_files_docstring_names_the_thing(path):
+def test_file_docstrings_name_the_thing(path):
     text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
     assert not re.match(r"(Which|Where|What|Whether|How)\b", text)
 
@@ -100,5 +100,5 @@ def test_each_files_docstring_names_the_thing(path):
     "at the mirror place", "4,000 tokens a second", "Right: of 320 sequences", "trained anew",
     "a model that was built by hand", "the symbol is replaced by another", "from the ones on", "END, too",
 ])
-def test_what_an_editor_struck_out_is_found(old):
+def test_unidiomatic_turns_are_found(old):
     assert list(unidiomatic(old))

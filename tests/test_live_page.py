@@ -90,7 +90,7 @@ def random_page(request, browser, tmp_path_factory):
     return run, page_of(run, tmp_path_factory.mktemp("page") / "explorer.html")
 
 
-def test_answers_logits_and_attention_are_those_of_pytorch(random_page, browser):
+def test_page_equals_pytorch(random_page, browser):
     """200 random questions, within and beyond the training lengths."""
     run, path = random_page
     generator = torch.Generator().manual_seed(0)
@@ -106,7 +106,7 @@ def test_answers_logits_and_attention_are_those_of_pytorch(random_page, browser)
             assert torch.allclose(shown, weights, rtol=0, atol=1e-4)
 
 
-def test_each_cut_does_what_zero_and_mean_ablation_do(random_page, browser):
+def test_cuts_equal_zero_and_mean_ablation(random_page, browser):
     run, path = random_page
     question = [5, 9, 12, 14, 7]
     opened(browser, path)
@@ -144,7 +144,7 @@ def stepped(browser, tmp_path_factory):
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_the_page_answers_and_judges_questions_as_data_py_does(task, browser, handmade):
+def test_page_judges_questions_like_data(task, browser, handmade):
     """Valid questions of each length, and random ones, of which most are not valid for some tasks."""
     opened(browser, handmade[1])
     for length in range(1, 11):
@@ -177,7 +177,7 @@ def wait_for(browser, name: str, words: str) -> str:
     return text_of(browser, name)
 
 
-def test_a_reader_types_and_is_answered_at_once(handmade, browser):
+def test_typing_updates_the_answer_at_once(handmade, browser):
     opened(browser, handmade[1])
     question, empty = browser.find_element("id", "question"), [Keys.CONTROL, "a", Keys.NULL, Keys.BACKSPACE]
     question.send_keys(*empty)
@@ -202,7 +202,7 @@ def test_a_reader_types_and_is_answered_at_once(handmade, browser):
     assert len(long.text.split()) == 8
 
 
-def test_cuts_break_the_answer_and_the_score_is_that_of_ablation(handmade, browser):
+def test_cuts_change_the_answer_and_the_score(handmade, browser):
     run, path = handmade
     opened(browser, path)
     evidence = Evidence(run, SEQUENCES)
@@ -225,7 +225,7 @@ def test_cuts_break_the_answer_and_the_score_is_that_of_ablation(handmade, brows
     assert text_of(browser, "verdict").endswith("✓")
 
 
-def test_pointer_and_arrow_keys_look_into_the_same_cell_everywhere(handmade, browser):
+def test_pointer_and_arrow_keys_select_one_cell_everywhere(handmade, browser):
     run, path = handmade
     opened(browser, path)
     question = [5, 7, 9, 11]
@@ -260,7 +260,7 @@ def test_pointer_and_arrow_keys_look_into_the_same_cell_everywhere(handmade, bro
     wait_for(browser, "head-title", first)
 
 
-def test_the_numbers_inside_a_cell_are_those_of_the_model(handmade, browser):
+def test_numbers_inside_a_cell_are_the_models(handmade, browser):
     run, path = handmade
     opened(browser, path)
     browser.execute_script("write('5 7 9 11'); change({chosen: ['encoder', 1, 0], cell: [1, 4]})")
@@ -274,7 +274,7 @@ def test_the_numbers_inside_a_cell_are_those_of_the_model(handmade, browser):
     assert torch.allclose(torch.tensor(numbers[2]), scaled.softmax(dim=0), atol=0.0006)
 
 
-def test_a_generating_model_is_stepped_token_by_token(browser, stepped):
+def test_generation_is_stepped_token_by_token(browser, stepped):
     opened(browser, stepped[1])
     browser.execute_script("write('5 7 9')")
     assert text_of(browser, "step-text") == "token 4 of 4: END"
@@ -291,7 +291,7 @@ def test_a_generating_model_is_stepped_token_by_token(browser, stepped):
 # ---------------------------------------------------------------- the guide
 
 
-def test_what_the_guide_says_was_measured(handmade):
+def test_measure_experiments_equals_evidence(handmade):
     """Without the head that finds END, the one that fetches attends uniformly: to 10 keys at length 8."""
     run, _ = handmade
     found = measure_experiments(run, Evidence(run, 100))
@@ -305,7 +305,7 @@ def experiment(browser, number: int):
     return browser.find_element("css selector", f"#experiments li:nth-child({number})")
 
 
-def test_an_experiment_is_predicted_then_cut_then_explained_and_kept(handmade, browser):
+def test_experiments_go_from_prediction_to_explanation(handmade, browser):
     opened(browser, handmade[1])
     browser.execute_script("localStorage.clear(); location.reload()")
     first = experiment(browser, 1)
@@ -331,7 +331,7 @@ def test_an_experiment_is_predicted_then_cut_then_explained_and_kept(handmade, b
     assert text_of(browser, "verdict").endswith("✓")
 
 
-def test_the_guide_says_what_the_numbers_of_a_run_show(handmade, browser):
+def test_experiments_explain_what_the_numbers_show(handmade, browser):
     """With made-up costs for two heads and a pair."""
     opened(browser, handmade[1])
     script = """
@@ -355,7 +355,7 @@ def test_the_guide_says_what_the_numbers_of_a_run_show(handmade, browser):
     assert "attends as before, so layer 1, head 1 (finds END) must do something else." in other
 
 
-def test_where_a_run_does_not_show_an_effect_the_page_says_what_to_try(browser, stepped):
+def test_experiments_suggest_another_run_without_an_effect(browser, stepped):
     opened(browser, stepped[1])
     assert "To try it: python train.py --task reverse --architecture encoder" in experiment(browser, 3).text
     texts = browser.execute_script("return experiments.map(({found, missing}) => found ?? missing)")
@@ -363,7 +363,7 @@ def test_where_a_run_does_not_show_an_effect_the_page_says_what_to_try(browser, 
     assert "Only cross-attention carries the question to the answer." in texts[1]
 
 
-def test_a_model_that_is_never_right_has_no_experiments(browser, random_page):
+def test_experiments_need_a_model_that_is_sometimes_correct(browser, random_page):
     run, path = random_page
     assert Evidence(run, 200).accuracy == 0
     opened(browser, path)
@@ -371,7 +371,7 @@ def test_a_model_that_is_never_right_has_no_experiments(browser, random_page):
         assert "This model is never correct" in experiment(browser, number).text
 
 
-def test_a_wrong_answer_is_asked_on_demand(browser, handmade):
+def test_wrong_answer_is_shown_on_demand(browser, handmade):
     opened(browser, handmade[1])
     wait_for(browser, "exact", "% of")
     button = browser.find_element("id", "ask-wrong")
@@ -386,7 +386,7 @@ def test_a_wrong_answer_is_asked_on_demand(browser, handmade):
     assert len(questions) == 3
 
 
-def test_the_worksheet_is_one_page(browser, handmade, stepped):
+def test_worksheet_fits_on_one_page(browser, handmade, stepped):
     for _, path in handmade, stepped:
         opened(browser, path)
         paper = {"paperWidth": 8.27, "paperHeight": 11.69}  # A4, in inches
@@ -397,7 +397,7 @@ def test_the_worksheet_is_one_page(browser, handmade, stepped):
 # ---------------------------------------------------------------- to be shown to others
 
 
-def test_a_link_brings_back_the_question_the_head_the_cuts_and_the_step(browser, stepped):
+def test_link_restores_the_view(browser, stepped):
     opened(browser, stepped[1])
     assert browser.execute_script("return location.hash") == ""
     browser.execute_script("""
@@ -435,7 +435,7 @@ def test_a_link_brings_back_the_question_the_head_the_cuts_and_the_step(browser,
         ("cut=layer1", "this model has no head layer1; its heads are encoder.1.1, … , cross.1.1"),
     ]
 )
-def test_a_link_that_does_not_fit_the_model_is_reported_in_one_line(browser, stepped, link, message):
+def test_link_to_another_model_is_reported_in_one_line(browser, stepped, link, message):
     browser.get("about:blank")
     browser.get(f"{stepped[1].as_uri()}#{link}")
     assert wait_for(browser, "problem", "link") == f"This link does not fit this model: {message}"
@@ -454,7 +454,7 @@ TAMPERED = [
 ]
 
 
-def test_whatever_is_typed_is_answered_or_refused_in_one_short_line(handmade, browser):
+def test_any_typed_text_is_answered_or_rejected_in_one_line(handmade, browser):
     opened(browser, handmade[1])
     write = "byId('question').value = arguments[0]; byId('question').dispatchEvent(new Event('input'))"
     for typed in HOSTILE:
@@ -466,7 +466,7 @@ def test_whatever_is_typed_is_answered_or_refused_in_one_short_line(handmade, br
     assert browser.execute_script("return window.owned") is None and browser.get_log("browser") == []
 
 
-def test_whatever_stands_in_a_link_is_followed_or_refused_in_one_short_line(stepped, browser):
+def test_any_link_is_followed_or_rejected_in_one_line(stepped, browser):
     opened(browser, stepped[1])
     for link in TAMPERED:
         browser.execute_script("location.hash = arguments[0]; dispatchEvent(new Event('hashchange'))", link)
@@ -477,7 +477,7 @@ def test_whatever_stands_in_a_link_is_followed_or_refused_in_one_short_line(step
     assert browser.execute_script("return window.owned") is None and browser.get_log("browser") == []
 
 
-def test_many_changes_write_the_address_seldom(browser, handmade):
+def test_address_is_rarely_written(browser, handmade):
     """Browsers ignore more than about 200 changes of the address in a short time."""
     opened(browser, handmade[1])
     browser.execute_script("""
@@ -490,7 +490,7 @@ def test_many_changes_write_the_address_seldom(browser, handmade):
     assert browser.execute_script("return count") == 1
 
 
-def test_a_picture_is_saved_with_its_sentence_and_the_weights(browser, handmade, tmp_path):
+def test_saved_picture_has_its_title_and_weights(browser, handmade, tmp_path):
     run, path = handmade
     opened(browser, path)
     folder = {"behavior": "allow", "downloadPath": str(tmp_path)}
@@ -516,7 +516,7 @@ def test_a_picture_is_saved_with_its_sentence_and_the_weights(browser, handmade,
 
 
 @pytest.mark.parametrize("dark", [False, True])
-def test_axe_finds_nothing_wrong(browser, handmade, stepped, window, dark):
+def test_page_passes_axe(browser, handmade, stepped, window, dark):
     """Intact, cut, stepped back, and with an invalid question."""
     seen_by(browser, window, dark)
     for _, path in handmade, stepped:
@@ -527,14 +527,14 @@ def test_axe_finds_nothing_wrong(browser, handmade, stepped, window, dark):
         assert violations(browser) == []
 
 
-def test_nothing_on_the_page_is_wider_than_the_window(browser, handmade, stepped, window):
+def test_page_is_never_wider_than_the_window(browser, handmade, stepped, window):
     seen_by(browser, window)
     for _, path in handmade, stepped:
         opened(browser, path)
         assert browser.execute_script("return document.documentElement.scrollWidth") <= window
 
 
-def test_what_comes_by_itself_moves_nothing(browser, handmade, window, tmp_path):
+def test_late_results_move_nothing(browser, handmade, window, tmp_path):
     """Also on a page as large as a trained model's, the start of which the browser shows early."""
     page, path = handmade[1].read_text(), tmp_path / "explorer.html"
     filler = f'<script type="text/plain">{"A" * 2_500_000}</script>'
@@ -551,7 +551,7 @@ def test_what_comes_by_itself_moves_nothing(browser, handmade, window, tmp_path)
     assert browser.execute_script("return moved") == []
 
 
-def test_each_table_is_one_tab_stop_in_which_arrow_keys_move(browser, handmade):
+def test_tables_are_one_tab_stop_each(browser, handmade):
     opened(browser, handmade[1])
     browser.execute_script("write('5 7 9')")
     browser.find_element("id", "question").click()
@@ -591,7 +591,7 @@ def certificate(browser, words: str = "agree with PyTorch") -> tuple[str, bool]:
 
 
 @pytest.mark.parametrize("workers", [True, False])
-def test_a_page_agrees_with_pytorch_and_asks_nobody(random_page, browser, workers):
+def test_page_certifies_itself_without_network(random_page, browser, workers):
     """Also in a browser without workers, in which the page does all the work itself."""
     run, path = random_page
     script = "" if workers else "delete window.Worker"
@@ -611,7 +611,7 @@ def test_a_page_agrees_with_pytorch_and_asks_nobody(random_page, browser, worker
     assert requests <= {"file", "blob", "data"}
 
 
-def test_a_page_with_other_weights_says_so_in_red(browser, handmade, tmp_path):
+def test_page_with_other_weights_warns(browser, handmade, tmp_path):
     """The last values, the means, go unused in most passes, so the first ones are exchanged."""
     page = handmade[1].read_text()
     weights = re.search('id="weights">([^<]+)<', page)[1]
@@ -622,7 +622,7 @@ def test_a_page_with_other_weights_says_so_in_red(browser, handmade, tmp_path):
     assert browser.execute_script("return byId('certificate').closest('header') !== null")
 
 
-def test_a_task_of_ones_own_is_judged_only_where_its_answer_is_known(browser, tmp_path):
+def test_custom_task_is_judged_only_if_its_answer_is_known(browser, tmp_path):
     rotate = Task(lambda content: content.roll(1, dims=1), format_hint="<b>anything</b>")
     with patch.dict(TASKS, {"rotate": rotate}):
         path = page_of(random_run(task="rotate", architecture="encoder"), tmp_path / "explorer.html")
@@ -636,7 +636,7 @@ def test_a_task_of_ones_own_is_judged_only_where_its_answer_is_known(browser, tm
     assert text_of(browser, "problem") == "type a question: <b>anything</b>"
 
 
-def test_a_task_with_few_questions_is_measured_all_the_same(browser, tmp_path):
+def test_task_with_few_questions_is_measured(browser, tmp_path):
     """Five symbols and length 1: fewer distinct sequences than workers."""
     run = random_run(task="copy", architecture="decoder", vocab_size=9, seq_len=1)
     text, red = certificate(opened(browser, page_of(run, tmp_path / "explorer.html")))
@@ -644,7 +644,7 @@ def test_a_task_with_few_questions_is_measured_all_the_same(browser, tmp_path):
     assert browser.execute_script("return contents.length") == 1
 
 
-def test_a_task_that_was_changed_is_not_judged_by_the_rule_it_had(browser, tmp_path):
+def test_modified_task_is_not_judged_by_its_old_rule(browser, tmp_path):
     with patch.dict(TASKS, {"copy": TASKS["reverse"]}):
         path = page_of(random_run(task="copy", architecture="encoder"), tmp_path / "explorer.html")
     opened(browser, path)
@@ -652,7 +652,7 @@ def test_a_task_that_was_changed_is_not_judged_by_the_rule_it_had(browser, tmp_p
     assert text_of(browser, "verdict").endswith("(correct answer unknown)")
 
 
-def test_a_page_of_a_model_with_other_parts_says_what_to_do(browser, tmp_path):
+def test_page_of_a_modified_model_says_what_to_do(browser, tmp_path):
     """An exercise: another activation in transformer.py, unknown to transformer.js."""
     with patch.dict(transformer.ACTIVATIONS, {"relu": torch.nn.functional.silu}):
         run = random_run(architecture="encoder", activation="relu")
@@ -665,7 +665,7 @@ def test_a_page_of_a_model_with_other_parts_says_what_to_do(browser, tmp_path):
 # ---------------------------------------------------------------- the file
 
 
-def test_the_exact_match_shown_is_that_of_the_rounded_weights(tmp_path):
+def test_exact_match_shown_is_of_the_rounded_weights(tmp_path):
     """The correct logit leads by at least 2, but float16 rounds numbers above 32,768 to multiples of 32."""
     config, model, _ = reversing_encoder()
     run = Run(model.eval(), config, [], Path("nowhere"))
@@ -678,14 +678,14 @@ def test_the_exact_match_shown_is_that_of_the_rounded_weights(tmp_path):
 
 
 @pytest.mark.parametrize("limit", [5_000, 60_000])
-def test_a_model_that_is_too_large_has_no_page_and_the_program_says_why(limit, tmp_path, capsys):
+def test_save_page_refuses_a_model_that_is_too_large(limit, tmp_path, capsys):
     with patch.object(live_page, "MAX_PAGE_BYTES", limit):
         page_of(random_run(architecture="encoder"), tmp_path / "explorer.html")
     assert not list(tmp_path.iterdir())
     assert capsys.readouterr().err.startswith("no live page for reverse, encoder: it would exceed the limit")
 
 
-def test_a_wrapped_model_has_the_same_page(tmp_path):
+def test_wrapped_model_has_the_same_page(tmp_path):
     run = random_run(architecture="encoder")
     page = page_of(run, tmp_path / "explorer.html").read_text()
     for wrap in AveragedModel, lambda model: torch.compile(model, backend="eager"):
@@ -693,7 +693,7 @@ def test_a_wrapped_model_has_the_same_page(tmp_path):
         assert page_of(wrapped, tmp_path / "wrapped.html").read_text() == page
 
 
-def test_what_is_filled_in_is_left_as_it_is():
+def test_render_template_does_not_fill_in_inserted_text():
     assert render_template("{a} and {b}, {c}", {"a": "{b}", "b": "x < y"}) == "{b} and x < y, {c}"
 
 

@@ -14,7 +14,7 @@ from transformer import generate
 from visualize import draw_head
 
 
-def test_a_map_has_query_down_key_across_and_row_0_on_top(run, measured):
+def test_maps_have_queries_down_and_keys_across(run, measured):
     """Each kind of attention, on the untrained model's own output."""
     view = measured
     source = torch.tensor([[1, 5, 9, 12, 2]])
@@ -63,7 +63,7 @@ def test_a_map_has_query_down_key_across_and_row_0_on_top(run, measured):
         ("complete", "5 _ 5 7", ["START", "5", "_", "5", "7", "END"]),
     ],
 )
-def test_digits_and_gaps_are_shown_as_a_person_writes_them(task, question, ticks, models_dir):
+def test_maps_name_digits_and_gaps_as_a_person_would(task, question, ticks, models_dir):
     picture = draw_head(make_view(load_run(models_dir, task, "encoder"), question.split()))
     assert names_of(picture.axes[0].get_xticklabels()) == ticks
     assert numbers_of(picture).startswith(f"{task}, encoder: {question} → ")

@@ -17,7 +17,7 @@ from support.runs import run_folder
 from train import load_run
 
 
-def test_mistakes_are_counted_by_kind_beside_the_questions(answers):
+def test_mistakes_by_category_counts_mistakes_and_questions(answers):
     assert answers.wrong.tolist() == [True, False, True, False, True, False]
     assert answers.distinct_mistakes() == [0, 4]
     counted = [tuple(row.values()) for row in mistakes_by_category(answers)]
@@ -28,7 +28,7 @@ def test_mistakes_are_counted_by_kind_beside_the_questions(answers):
     assert counted == [(*row, pytest.approx(row[2] / 6), pytest.approx(row[3] / 3)) for row in expected]
 
 
-def test_mistakes_are_reported_in_twelve_lines_with_the_hardest_kind_and_examples(answers):
+def test_mistake_report_has_at_most_twelve_lines(answers):
     first, *lines = format_mistake_report(answers).splitlines()
     assert re.split("  +", first) == ["sort, encoder: 3 of 6 wrong", "length 3", "repeats 1", "copies 2"]
     assert [line.split()[-2:] for line in lines[:2]] == [["50%", "50%"], ["100%", "100%"]]
@@ -40,7 +40,7 @@ def test_mistakes_are_reported_in_twelve_lines_with_the_hardest_kind_and_example
     assert len(format_mistake_report(many).splitlines()) == 12
 
 
-def test_the_picture_of_mistakes_says_which_kind_has_more_than_its_share(answers):
+def test_mistakes_title_names_the_worst_category(answers):
     table = mistakes_by_category(answers)
     figure = draw_mistakes(answers.config, table)
     assert figure.get_suptitle() == "Repeats 1: 50% of the questions, but 100% of the 3 mistakes"
@@ -57,7 +57,7 @@ def test_the_picture_of_mistakes_says_which_kind_has_more_than_its_share(answers
     assert sentence == "6 mistakes, spread over all categories of questions"
 
 
-def test_the_mistakes_of_a_run_are_those_that_its_metrics_count(models_dir, tmp_path):
+def test_find_mistakes_agrees_with_the_metrics(models_dir, tmp_path):
     run = load_run(models_dir, "reverse", "encoder")
     metrics = json.loads((run.folder / "metrics.json").read_text())
     answers = find_mistakes(run)
@@ -75,7 +75,7 @@ def test_the_mistakes_of_a_run_are_those_that_its_metrics_count(models_dir, tmp_
     assert find_mistakes(perfect) is None and make_mistake_table(perfect) == []
 
 
-def test_the_table_of_mistakes_is_saved(answers, tmp_path, monkeypatch):
+def test_mistake_table_is_saved(answers, tmp_path, monkeypatch):
     path = tmp_path / "mistakes.csv"
     monkeypatch.setattr(lab.mistakes, "find_mistakes", lambda run: answers)
     assert Output(path, [], lambda: make_mistake_table(None)).save() == ""

@@ -18,7 +18,7 @@ from support.config import Config
 from support.runs import Run
 
 
-def test_the_logit_lens_sees_the_embedding_first_and_what_the_model_says_last(run):
+def test_logit_lens_starts_at_the_embedding_and_ends_at_the_output(run):
     """Without the later sublayers' contributions, the model predicts what the lens sees earlier."""
     _, inputs, targets = sample_unseen(run)
     scored = loss_mask(targets)
@@ -37,7 +37,7 @@ def test_the_logit_lens_sees_the_embedding_first_and_what_the_model_says_last(ru
         assert model(*inputs).argmax(dim=-1)[scored].equal(predictions[scored])
 
 
-def test_the_lens_sees_a_post_norm_stream_after_its_norm():
+def test_logit_lens_reads_a_post_norm_stream_after_its_norm():
     config = Config(**TINY, norm_first=False)
     run = Run(config.model().eval(), config, [], Path())
     _, inputs, targets = sample_unseen(run)
@@ -48,7 +48,7 @@ def test_the_lens_sees_a_post_norm_stream_after_its_norm():
     assert logit_lens(run, inputs)["layer 1 attention"][scored].equal(predictions[scored])
 
 
-def test_the_scores_of_a_query_give_its_weights_and_are_the_projections_products(run):
+def test_query_scores_give_the_attention_weights(run):
     source, inputs, targets = sample_unseen(run, 5, count=1)
     made = {}
     for kind, maps in measure_attention(run, source, inputs, targets).maps.items():
@@ -67,7 +67,7 @@ def test_the_scores_of_a_query_give_its_weights_and_are_the_projections_products
 
 @pytest.mark.parametrize("norm_first", [True, False])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_the_parts_of_the_scores_add_up_to_the_scores_that_the_model_uses(architecture, norm_first):
+def test_score_parts_add_up_to_the_models_scores(architecture, norm_first):
     """Apart from what is the same for all keys; with biases and scales like a trained model's."""
     torch.manual_seed(0)
     config = Config(**TINY, architecture=architecture, norm_first=norm_first, positional="learned")
@@ -88,7 +88,7 @@ def test_the_parts_of_the_scores_add_up_to_the_scores_that_the_model_uses(archit
     torch.testing.assert_close(centred(sum(parts.values()))[:1], centred(expected), atol=1e-5, rtol=1e-5)
 
 
-def test_the_balance_of_a_changed_model_is_not_measured():
+def test_score_std_rejects_a_modified_model():
     """RMSNorm does not subtract the mean, which the parts of the scores assume."""
     model, source = Config(**TINY).model(), torch.tensor([[1, 5, 7, 9, 2]])
     score_std(model, source)
@@ -101,7 +101,7 @@ def test_the_balance_of_a_changed_model_is_not_measured():
         score_std(model, source)
 
 
-def test_loudness_is_the_spread_over_the_keys_of_what_comes_from_positions_or_symbols_alone():
+def test_score_std_equals_scores_of_positions_or_symbols_alone():
     config = Config(**TINY)
     source = torch.tensor([[1, 5, 9, 12, 2], [1, 7, 7, 4, 2]])
     model = initial_model(config)
@@ -122,7 +122,7 @@ def test_loudness_is_the_spread_over_the_keys_of_what_comes_from_positions_or_sy
     assert score_std(causal, source)["symbols"] == pytest.approx(expected, rel=1e-5)
 
 
-def test_a_linear_probe_reads_what_is_linear_and_no_more():
+def test_linear_probe_reads_only_what_is_linear():
     generator = torch.Generator().manual_seed(0)
     states = torch.randn(600, 8, generator=generator)
     held_out = torch.arange(600) >= 400

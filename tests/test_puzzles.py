@@ -36,7 +36,7 @@ def categories_in_plain_python(task, content):
 
 
 @pytest.mark.parametrize("task", ["sort", "add", "complete"])
-def test_kinds_of_questions_are_those_of_a_loop_in_plain_python(task):
+def test_question_categories_equal_plain_python(task):
     source, _ = sample_batch(task, 500, torch.Generator().manual_seed(0))
     categories = puzzles.question_categories(TASKS[task].categories, source)
     for row, sequence in enumerate(source.tolist()):
@@ -60,11 +60,11 @@ def test_kinds_of_questions_are_those_of_a_loop_in_plain_python(task):
         ("complete", to_ids("5 _ 7 8"), to_ids("5 _ 7 8")),                 # no pattern
     ],
 )
-def test_boundary_cases(task, content, target):
+def test_answers_are_correct_in_boundary_cases(task, content, target):
     assert torch.equal(TASKS[task].answer(content), target)
 
 
-def test_completions_with_two_answers_are_no_examples():
+def test_has_one_completion_rejects_two_answers():
     """Against all ways to fill all gaps of all sequences of up to seven symbols, of which there are two."""
     for length in range(1, 8):
         contents = torch.cartesian_prod(*[torch.tensor([MASK, 4, 5])] * length).reshape(-1, length)
@@ -75,7 +75,7 @@ def test_completions_with_two_answers_are_no_examples():
     assert not TASKS["complete"].is_valid(to_ids("5 _ _ _ 5 7"))
 
 
-def test_only_two_numbers_of_as_many_digits_are_a_sum():
+def test_is_sum_needs_two_numbers_of_equal_length():
     names = {START: "S", MASK: "_", ZERO: "0", ZERO + 9: "9", PLUS: "+", PLUS + 1: "x"}
     for length in range(1, 6):
         contents = list(itertools.product(names, repeat=length))

@@ -62,7 +62,7 @@ def commands():
     return sorted({line for line in lines if re.match(r"python \S+\.py(?! --help)", line)})
 
 
-def test_the_readme_is_short():
+def test_readme_is_short():
     assert len(README.splitlines()) <= 210 and len(README.split()) <= 2_400
 
 
@@ -73,7 +73,7 @@ def docstrings(path):
             yield re.sub(r"^ {4}.*", "", ast.get_docstring(node) or "", flags=re.MULTILINE)
 
 
-def test_no_sentence_is_long():
+def test_sentences_are_short():
     texts = PAGES | {path.name: "\n\n".join(docstrings(path)) for path in SOURCES}
     for name, text in texts.items():
         assert [sentence for sentence in sentences(text) if len(sentence.split()) > 30] == [], name
@@ -84,7 +84,7 @@ class Parsed(Exception):
 
 
 @pytest.mark.parametrize("command", commands())
-def test_each_command_is_understood(command, monkeypatch):
+def test_commands_parse(command, monkeypatch):
     _, script, *options = shlex.split(command)
     parse = argparse.ArgumentParser.parse_known_args
 
@@ -103,7 +103,7 @@ def test_each_command_is_understood(command, monkeypatch):
     assert unknown == []
 
 
-def test_the_settings_that_are_called_defaults_are(monkeypatch):
+def test_documented_defaults_are_the_defaults(monkeypatch):
     command = re.search(r"encoder's defaults.*?^(python train.py .*?)$", README, re.DOTALL | re.MULTILINE)[1]
     monkeypatch.setattr(sys, "argv", shlex.split(command)[1:])
     options = train.parse_options()
@@ -113,7 +113,7 @@ def test_the_settings_that_are_called_defaults_are(monkeypatch):
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_each_file_option_and_test_that_is_named_exists(name, capsys, monkeypatch):
+def test_files_options_and_tests_named_exist(name, capsys, monkeypatch):
     page, folder = PAGES[name], (ROOT / name).parent
     links = re.findall(r"\]\(([^)#]+)\)|(?:src|srcset)=\"([^\"]+)\"", page)
     for link in filter(None, itertools.chain(*links)):
@@ -138,7 +138,7 @@ def test_each_file_option_and_test_that_is_named_exists(name, capsys, monkeypatc
     assert set(re.findall(r"\]\(#([^)]+)\)", page)) <= anchors
 
 
-def test_the_page_of_models_names_all_that_is_written_there(models_dir):
+def test_models_readme_names_every_file(models_dir):
     """By training and by drawing, next to a checkpoint."""
     written = {path.name for path in run_folder(models_dir, "reverse", "encoder").iterdir()}
     assert "metrics.json" in written
@@ -146,7 +146,7 @@ def test_the_page_of_models_names_all_that_is_written_there(models_dir):
     assert written <= set(re.findall(r"`([^`]+)`", PAGES["models/README.md"]))
 
 
-def test_the_figures_agree_with_the_run_that_python_train_py_left():
+def test_documented_metrics_agree_with_the_trained_runs():
     """Steps can differ by an epoch or two, because sums round differently on another machine."""
     folder = run_folder(ROOT / "models", "reverse", "encoder")
     try:
@@ -178,7 +178,7 @@ def in_a_folder_with_models(models_dir, tmp_path, monkeypatch):
         train_and_save(config, torch.device("cpu"), sort, quiet=True)
 
 
-def test_five_lines_of_python_ask_a_model_and_get_a_heads_weights(in_a_folder_with_models):
+def test_readme_snippet_runs_a_model(in_a_folder_with_models):
     code, = [text for text in blocks(README, "python") if "load_run" in text]
     assert len(code.splitlines()) == 5
     exec(code, names := {})
@@ -191,7 +191,7 @@ def test_five_lines_of_python_ask_a_model_and_get_a_heads_weights(in_a_folder_wi
     assert (weights == layer.attention_weights[:, 1].numpy()).all()
 
 
-def test_the_task_of_ones_own_is_a_task(monkeypatch):
+def test_readme_task_is_valid(monkeypatch):
     function, = [text for text in blocks(README, "python") if text.startswith("def shift")]
     entry = re.search(r'`("shift": .*?),`', README)[1]
     exec(function, vars(data), namespace := {})
@@ -221,7 +221,7 @@ def parts_of_the_readme():
     return lines.splitlines(), norm
 
 
-def test_silu_is_one_line_and_swiglu_two():
+def test_silu_and_swiglu_snippets_work():
     entry = re.search(r'add `("silu": .*?)` to `ACTIVATIONS`', README)[1]
     table = 'ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu'
     silu = changed((table, f"{table}, {entry}")).FeedForward(4, 6, activation="silu")
@@ -237,7 +237,7 @@ def test_silu_is_one_line_and_swiglu_two():
     assert torch.allclose(swiglu(x), swiglu.contract(gated * gated.sigmoid() * swiglu.expand(x)))
 
 
-def test_rms_norm_takes_the_place_of_every_layer_norm():
+def test_rms_norm_snippet_replaces_layer_norm():
     _, norm = parts_of_the_readme()
     below = "class FeedForward("
     model = changed((below, f"{norm}\n\n{below}")).MiniTransformer(d_model=16, num_heads=2, d_ff=32)
@@ -270,13 +270,13 @@ def without_chance(text):
     return ["less" if word.endswith("%") and word != "100%" else word for word in text.split()]
 
 
-def test_there_is_an_answer_to_each_exercise():
+def test_exercises_have_answers():
     headings = re.findall(r"^## \d+\. .*|^### .*", EXERCISES, re.MULTILINE)
     assert len(EXERCISE.findall(EXERCISES)) == len(headings) == EXERCISES.count("<details>") == 15
 
 
 @pytest.mark.parametrize("text", exercises(by_hand=True))
-def test_an_exercise_with_the_model_built_by_hand_prints_its_answer(text, capsys, monkeypatch):
+def test_hand_built_exercises_print_their_answers(text, capsys, monkeypatch):
     """If sequences are incorrect, chance can decide how many."""
     monkeypatch.setattr(handmade, "ATTENTION_SHARPNESS", handmade.ATTENTION_SHARPNESS)  # to be restored
     monkeypatch.setattr(support.config, "EVALUATION_BATCH", 1_000)      # the answers come sooner
@@ -287,7 +287,7 @@ def test_an_exercise_with_the_model_built_by_hand_prints_its_answer(text, capsys
 
 
 @pytest.mark.parametrize("text", exercises(by_hand=False))
-def test_the_code_of_an_exercise_runs(text, in_a_folder_with_models, capsys):
+def test_exercise_code_runs(text, in_a_folder_with_models, capsys):
     """On tiny models and short sequences, so that numbers differ from the answer's, but words do not."""
     answer = text[text.index("<details>") :]
     for code in blocks(text, "python"):
@@ -298,7 +298,7 @@ def test_the_code_of_an_exercise_runs(text, in_a_folder_with_models, capsys):
         assert re.sub(r"[\d.,%]+", "0", printed) == re.sub(r"[\d.,%]+", "0", blocks(answer, "")[0])
 
 
-def test_the_task_of_an_exercise_is_a_task(monkeypatch):
+def test_exercise_task_is_valid(monkeypatch):
     code, = [text for text in blocks(EXERCISES, "python") if "TASKS" in text]
     monkeypatch.setitem(TASKS, "add_from_ones", None)       # to be removed again
     exec(code, dict(vars(data)))
@@ -309,7 +309,7 @@ def test_the_task_of_an_exercise_is_a_task(monkeypatch):
 
 
 @pytest.mark.parametrize("lines", DIFFS, ids=[lines[-1] for lines in DIFFS])
-def test_the_change_of_an_exercise_fits_transformer_py(lines):
+def test_exercise_changes_fit_transformer(lines):
     """The lines to change occur once, and with the new ones the same seed gives another model."""
     old, new = ("".join(f"{line[1:]}\n" for line in lines if line[0] in signs) for signs in (" -", " +"))
     tokens, logits = torch.tensor([[1, 5, 7, 2]]), []
@@ -322,7 +322,7 @@ def test_the_change_of_an_exercise_fits_transformer_py(lines):
     assert all(weights.grad is not None for weights in model.parameters())
 
 
-def test_a_cache_of_keys_and_values_changes_no_answer():
+def test_key_value_cache_changes_no_answer():
     code, = [text for text in blocks(EXERCISES, "python") if "def generate_with_cache" in text]
     exec(code.split("\n\n\ntorch.set_num_threads")[0], names := {})
     source = torch.tensor([[1, 5, 7, 9, 2], [1, 8, 2, 0, 0], [1, 9, 9, 2, 0]])

@@ -15,7 +15,7 @@ from transformer import PAD, START
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_the_record_holds_the_attention_to_an_unseen_question_after_each_epoch(architecture, models_dir):
+def test_attention_history_holds_each_epoch(architecture, models_dir):
     run = load_run(models_dir, "reverse", architecture)
     record = read_attention_history(run.folder, run.history)
     assert record["step"].tolist() == [3, 6]
@@ -34,7 +34,7 @@ def test_the_record_holds_the_attention_to_an_unseen_question_after_each_epoch(a
         assert not numpy.array_equal(record[kind][0], record[kind][1])
 
 
-def test_a_record_of_other_weights_or_epochs_is_none(finished, tmp_path):
+def test_attention_history_of_other_weights_is_rejected(finished, tmp_path):
     history = load_run(finished.parents[1], "reverse").history
     shutil.copy(finished / "attention.npz", tmp_path)
     assert len(read_attention_history(tmp_path, history[:1])["encoder"]) == 1
@@ -49,7 +49,7 @@ def test_a_record_of_other_weights_or_epochs_is_none(finished, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "length"), [({"seq_len": 30}, 16), ({"seq_len": 20, "fixed_length": True}, 20), ({}, 8)]
 )
-def test_the_recorded_question_is_as_long_as_a_picture_can_show(settings, length):
+def test_recorded_questions_fit_in_a_picture(settings, length):
     source, target = recorded_questions(Config(**settings))
     assert source.shape == target.shape == (4, length + 2)
     assert len(source[0].unique()) >= len(source[3].unique())

@@ -33,12 +33,12 @@ OF_THE_READER = [                                           # next to a run of c
 ]
 
 
-def test_a_missing_checkpoint_is_reported_with_the_command_that_trains_it(tmp_path):
+def test_load_run_names_the_command_for_a_missing_run(tmp_path):
     with pytest.raises(ValueError, match="checkpoint.pt does not exist; train it: .* --architecture encoder"):
         load_run(tmp_path, "reverse")
 
 
-def test_a_checkpoint_of_another_architecture_is_reported_in_one_line(finished, tmp_path):
+def test_load_run_rejects_another_architecture(finished, tmp_path):
     folder = run_folder(tmp_path, "reverse", "decoder")
     shutil.copytree(finished, folder)
     with pytest.raises(ValueError, match="holds task reverse, architecture encoder; move it to .*/encoder$"):
@@ -57,7 +57,7 @@ def test_a_checkpoint_of_another_architecture_is_reported_in_one_line(finished, 
         (DEFAULT_TASKS, DEFAULT_ARCHITECTURES, "my models/a", "--models-dir 'my models/a'"),
     ],
 )
-def test_the_next_command_has_the_options_that_it_needs(tasks, architectures, folder, expected, monkeypatch):
+def test_format_command_has_every_option_needed(tasks, architectures, folder, expected, monkeypatch):
     monkeypatch.chdir(ROOT)
     printed = format_command("visualize.py", tasks, architectures, Path(folder))
     assert printed.startswith("python visualize.py") and printed.endswith(expected)
@@ -66,7 +66,7 @@ def test_the_next_command_has_the_options_that_it_needs(tasks, architectures, fo
     assert Path(shlex.split(elsewhere)[1]) == Path(train.__file__).with_name("visualize.py")
 
 
-def test_the_remedy_for_a_missing_run_trains_just_that_run_where_it_was_missed(tmp_path, monkeypatch):
+def test_suggested_command_trains_the_missing_run(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     with pytest.raises(ValueError) as missing:
         load_run(tmp_path / "my models", "sort", "decoder")
@@ -77,15 +77,13 @@ def test_the_remedy_for_a_missing_run_trains_just_that_run_where_it_was_missed(t
     assert options.output_dir == tmp_path / "my models"
 
 
-def test_an_unknown_setting_of_a_task_is_refused(monkeypatch):
+def test_default_config_rejects_an_unknown_setting(monkeypatch):
     monkeypatch.setitem(TASKS, "reverse", Task(data.reverse, settings={"epoch": 3}))
     with pytest.raises(ValueError, match="setting='epoch' is not a valid choice; choose from 'task', "):
         default_config("reverse", "encoder")
 
 
-def test_training_again_removes_the_pictures_of_the_older_weights_and_nothing_else(
-    models_dir, tmp_path, monkeypatch
-):
+def test_remove_stale_removes_only_pictures_of_older_weights(models_dir, tmp_path, monkeypatch):
     """Of two runs, one is trained again; pictures of the other stay, those of both do not."""
     folder, other = (run_folder(tmp_path, "copy", name) for name in ("encoder", "decoder"))
     for run in folder, other:

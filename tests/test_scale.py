@@ -13,7 +13,7 @@ from torch import nn
 
 
 @pytest.mark.parametrize("name", scale.SWEEPS)
-def test_flops_are_those_that_a_sum_by_hand_gives(name):
+def test_flops_equal_a_sum_by_hand(name):
     """For an encoder: 2 per weight and token, plus QKᵀ and weights · V in attention."""
     _, config, *_ = scale.SWEEPS[name].values()
     length, width = config.seq_len + 2, config.d_model
@@ -24,7 +24,7 @@ def test_flops_are_those_that_a_sum_by_hand_gives(name):
     assert scale.flops_of(config) == flops_of_weights + 3 * 2 * config.batch_size * length * attention
 
 
-def test_the_encoder_of_pytorch_is_the_same_model():
+def test_pytorch_encoder_is_the_same_model():
     config = replace(scale.BASE, **TINY)
     ours, theirs = config.model(), scale.EncoderOfPyTorch(config)
     pairs = [*twins(ours.final_norm, theirs.encoder.norm)]
@@ -40,7 +40,7 @@ def test_the_encoder_of_pytorch_is_the_same_model():
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_all_is_measured_drawn_and_told_when_several_processes_pay(tmp_path, monkeypatch, capsys):
+def test_scale_benchmark_reports_when_processes_pay_off(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(scale, "SWEEPS", {"batch": {2: replace(scale.BASE, **TINY, batch_size=2)}})
     monkeypatch.setattr(scale, "EXCHANGED", 1_000)
     monkeypatch.setattr(scale, "COMPILED", [("batch", 2)])

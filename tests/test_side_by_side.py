@@ -22,7 +22,7 @@ from train import load_run, save_weights
 from visualize import draw_kinds
 
 
-def test_each_kind_is_ablated_in_the_sentence_on_top(models_dir):
+def test_comparison_ablates_each_kind(models_dir):
     view = make_view(load_run(models_dir, "reverse", "encoder-decoder"))
     count = len(view.evidence.source)
     for cost, kind in (count, "encoder"), (count // 2, "decoder"), (1, "cross"):
@@ -33,7 +33,7 @@ def test_each_kind_is_ablated_in_the_sentence_on_top(models_dir):
     )
 
 
-def test_lines_run_from_each_symbol_of_the_answer_to_the_tokens_and_are_as_wide_as_the_weights(view):
+def test_comparison_lines_are_as_wide_as_the_weights(view):
     figure = draw_comparison([[view]])
     (kind, layer, head), (axes,) = view.top_head, figure.axes
     view.run.model(*view.attention.inputs)
@@ -50,7 +50,7 @@ def test_lines_run_from_each_symbol_of_the_answer_to_the_tokens_and_are_as_wide_
     assert axes.get_title(loc="left") == title
 
 
-def test_the_sentence_of_the_lines_says_who_needs_attention():
+def test_comparison_title_says_who_needs_attention():
     def row(architecture, **accuracies):
         kind = "cross" if architecture == "encoder-decoder" else architecture
         return [
@@ -75,9 +75,7 @@ def test_the_sentence_of_the_lines_says_who_needs_attention():
     assert sentence([encoder[1:]]).startswith("none of these models has learned its task")
 
 
-def test_training_curves_of_several_runs_are_labelled_by_folder_and_settings(
-    models_dir, tmp_path, monkeypatch, capsys
-):
+def test_training_curves_are_labelled_by_folder_and_settings(models_dir, tmp_path, monkeypatch, capsys):
     """A folder of runs next to a single run, whose model need not be a current one."""
     narrow, changed = tmp_path / "narrow", tmp_path / "changed"
     config = default_config("reverse", "encoder", **TINY | {"d_model": 8, "seed": 3})

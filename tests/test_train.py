@@ -44,7 +44,7 @@ def trained(**settings):
     return last
 
 
-def test_loss_is_the_mean_surprise_at_the_positions_that_count():
+def test_loss_is_the_mean_over_scored_positions():
     logits = torch.randn(2, 4, 6, generator=torch.Generator().manual_seed(0))
     target = torch.tensor([[START, 5, 4, 2], [START, 5, 2, PAD]])
     surprises = []
@@ -54,7 +54,7 @@ def test_loss_is_the_mean_surprise_at_the_positions_that_count():
     assert masked_cross_entropy(logits, target).item() == pytest.approx(sum(surprises) / 5, rel=1e-5)
 
 
-def test_a_step_never_waits_for_the_device():
+def test_train_epoch_never_waits_for_the_device():
     """On the meta device, which has shapes but no values, any code that needs a value raises."""
     run = train.TrainingState(Config(**TINY), torch.device("meta"))
     with torch.device("meta"):
@@ -67,7 +67,7 @@ def test_a_step_never_waits_for_the_device():
         masked_cross_entropy(run.model(tokens), tokens).item()
 
 
-def test_learning_rate_climbs_then_falls_to_nearly_nothing():
+def test_lr_multiplier_rises_then_falls_to_nearly_zero():
     multipliers = [lr_multiplier(step, 400) for step in range(400)]
     assert multipliers[0] == pytest.approx(1 / train.WARM_UP_STEPS)
     assert 0.98 < max(multipliers) <= 1 and multipliers[-1] < 1e-4
@@ -77,13 +77,13 @@ def test_learning_rate_climbs_then_falls_to_nearly_nothing():
     assert rising == sorted(rising) and falling == sorted(falling)[::-1]
 
 
-def test_a_learning_rate_that_is_held_falls_later_and_as_low():
+def test_lr_multiplier_stays_constant_then_falls():
     multipliers = [lr_multiplier(step, 400, constant_fraction=0.75) for step in range(400)]
     assert set(multipliers[train.WARM_UP_STEPS : 301]) == {1.0} and multipliers[350] == pytest.approx(0.5)
     assert multipliers[300:] == sorted(multipliers[300:])[::-1] and multipliers[-1] < 1e-3
 
 
-def test_average_follows_the_weights_by_its_formula():
+def test_update_ema_follows_its_formula():
     average, expected = torch.tensor([1.0]), 1.0
     for updates in range(1, 200):
         update_ema([average], [torch.tensor([float(updates)])], torch.tensor(updates))
@@ -93,7 +93,7 @@ def test_average_follows_the_weights_by_its_formula():
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_training_solves_a_small_copy_task(architecture):
+def test_train_solves_a_small_copy_task(architecture):
     model, checkpoint = trained(
         task="copy", architecture=architecture, epochs=16, steps_per_epoch=8, seq_len=4, vocab_size=10,
         d_model=64, learning_rate=3e-3,
@@ -109,9 +109,7 @@ def test_training_solves_a_small_copy_task(architecture):
 
 @pytest.mark.parametrize("architecture", ["decoder", "encoder-decoder"])
 @pytest.mark.parametrize(("task", "seq_len", "vocab_size"), [("copy", 4, 8), ("double", 2, 18)])
-def test_what_one_pass_scores_is_what_generation_writes_for_a_model_that_is_sometimes_right(
-    architecture, task, seq_len, vocab_size
-):
+def test_one_pass_scores_match_generation(architecture, task, seq_len, vocab_size):
     settings = {"architecture": architecture, "task": task, "vocab_size": vocab_size, "seq_len": seq_len}
     model, _ = trained(**settings, d_model=32, epochs=13, learning_rate=5e-3)
     source, target = Config(**TINY | settings).sample_batch(400, torch.Generator().manual_seed(0))
@@ -125,13 +123,13 @@ def test_what_one_pass_scores_is_what_generation_writes_for_a_model_that_is_some
     assert token_accuracy(one_pass, targets) > token_accuracy(expected, target)    # why it is not reported
 
 
-def test_the_same_seed_gives_the_same_run_bit_for_bit_and_another_seed_does_not():
+def test_train_is_reproducible_bit_for_bit():
     first, again, other = (trained(seed=seed)[1]["model"] for seed in (0, 0, 1))
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not torch.equal(first["output_projection.weight"], other["output_projection.weight"])
 
 
-def test_prediction_has_dropout_off_and_leaves_the_mode_and_an_empty_set_alone():
+def test_predict_turns_dropout_off_and_restores_the_mode():
     for training in True, False:
         model = Config(**TINY, dropout=0.5).model().train(training)
         source = torch.randint(4, 20, (50, 8))
@@ -140,7 +138,7 @@ def test_prediction_has_dropout_off_and_leaves_the_mode_and_an_empty_set_alone()
     assert predict(model, source[:0], source[:0]).shape == (0, 8)
 
 
-def test_solved_means_that_all_validation_sequences_were_looked_at():
+def test_solved_needs_all_validation_sequences():
     def echo(source):
         return torch.nn.functional.one_hot(source, 20).float()
 
@@ -160,7 +158,7 @@ def test_solved_means_that_all_validation_sequences_were_looked_at():
     assert row["exact_match"] == pytest.approx(0.99) and not row["solved"]
 
 
-def test_what_nobody_looked_at_is_neither_solved_nor_unsolved(tmp_path):
+def test_solved_is_unknown_without_a_full_check(tmp_path):
     """All of the first sequences are correct; the others are only evaluated with check_all."""
     config = Config(task="copy")
     source, target = train.sample_validation_set(config)
@@ -175,7 +173,7 @@ def test_what_nobody_looked_at_is_neither_solved_nor_unsolved(tmp_path):
     assert at_most(0.1355) == "14%" and at_most(0.13) == "13%" and at_most(0) == "0%"
 
 
-def test_a_sample_stands_aligned_and_marks_what_is_wrong():
+def test_format_prediction_aligns_and_marks_mistakes():
     source, target = torch.tensor([1, 5, 14, 2, 0, 0]), torch.tensor([1, 14, 5, 2, 0, 0])
     prediction = torch.tensor([9, 12, 5, 2, 7, 7])
     top, middle, bottom = report.format_prediction("copy", source, target, prediction).splitlines()
@@ -188,7 +186,7 @@ def test_a_sample_stands_aligned_and_marks_what_is_wrong():
     assert words[:2] == [["9", "+", "1", "END"], ["1", "0", "END"]] and words[2][:2] == ["[8]", "[1]"]
 
 
-def test_a_run_can_be_loaded_and_answers_as_it_did(finished):
+def test_load_run_restores_the_model(finished):
     run = load_run(finished.parents[1], "reverse")
     expected, checkpoint = trained()
     tokens = torch.tensor([[1, 5, 7, 2]])
@@ -197,7 +195,7 @@ def test_a_run_can_be_loaded_and_answers_as_it_did(finished):
     assert [row["loss"] for row in run.history] == [row["loss"] for row in checkpoint["history"]]
 
 
-def test_a_notebook_that_calls_main_keeps_its_random_numbers(tmp_path, monkeypatch):
+def test_main_keeps_the_callers_random_state(tmp_path, monkeypatch):
     before = torch.get_rng_state()
     options = [*TINY_OPTIONS, "--task", "reverse", "--architecture", "encoder"]
     monkeypatch.setattr(sys, "argv", ["train.py", *options, "--output-dir", str(tmp_path)])
@@ -207,7 +205,7 @@ def test_a_notebook_that_calls_main_keeps_its_random_numbers(tmp_path, monkeypat
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_a_checkpoint_holds_plain_values_and_all_that_training_needs(finished):
+def test_checkpoint_holds_plain_values(finished):
     checkpoint = torch.load(finished / "checkpoint.pt", weights_only=True)
     assert len(checkpoint["history"]) == 2
     assert {"model", "trained_weights", "optimizer", "schedule", "random_states"} <= set(checkpoint)
@@ -215,7 +213,7 @@ def test_a_checkpoint_holds_plain_values_and_all_that_training_needs(finished):
     assert not torch.equal(checkpoint["model"][name], checkpoint["trained_weights"][name])
 
 
-def test_figures_agree_with_each_other(finished):
+def test_metrics_agree_with_the_history(finished):
     metrics = json.loads((finished / "metrics.json").read_text())
     assert set(metrics) == {
         "task", "architecture", "seed", "config", "parameters", "epochs", "steps", "train_seconds",
@@ -233,7 +231,7 @@ def test_figures_agree_with_each_other(finished):
     ]
 
 
-def test_the_command_trains_each_task_and_prints_a_table(tmp_path):
+def test_main_trains_each_task_and_prints_a_table(tmp_path):
     folder = tmp_path / "my models"
     result = command(*TINY_OPTIONS, "--seq-len=4", "--quiet", folder=folder)
     assert result.returncode == 0 and result.stderr == ""
@@ -250,7 +248,7 @@ def test_the_command_trains_each_task_and_prints_a_table(tmp_path):
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])
-def test_oversampling_changes_what_is_trained_on_and_never_what_is_asked(split):
+def test_oversampling_changes_only_training_data(split):
     plain, oversampled = Config("sort"), Config("sort", oversample=1.0)
     for which, expected in (split, True), ("train", False):
         one, other = (
@@ -260,7 +258,7 @@ def test_oversampling_changes_what_is_trained_on_and_never_what_is_asked(split):
         assert all(map(torch.equal, one, other)) == expected
 
 
-def test_a_task_of_ones_own_is_a_function_and_a_line(tmp_path, monkeypatch, capsys, few_sequences):
+def test_custom_task_needs_one_function_and_one_line(tmp_path, monkeypatch, capsys, few_sequences):
     """All else follows: data, options, training, scores, and the pictures."""
     def every_other(content):
         return content[:, ::2]
@@ -302,7 +300,7 @@ def test_a_task_of_ones_own_is_a_function_and_a_line(tmp_path, monkeypatch, caps
         (["--epoch", "3"], "unrecognized arguments: --epoch 3; did you mean --epochs?"),
     ],
 )
-def test_bad_input_is_one_line_exit_2_and_nothing_written(options, message, tmp_path, monkeypatch, capsys):
+def test_bad_input_is_rejected_in_one_line(options, message, tmp_path, monkeypatch, capsys):
     output = tmp_path / "models"
     monkeypatch.setattr(sys, "argv", ["train.py", "--output-dir", str(output), *options])
     with pytest.raises(SystemExit) as stopped:
@@ -313,7 +311,7 @@ def test_bad_input_is_one_line_exit_2_and_nothing_written(options, message, tmp_
 
 
 @pytest.mark.parametrize("earlier", [False, True])
-def test_a_loss_that_is_no_number_stops_the_run_and_keeps_what_was_good(
+def test_nan_loss_stops_the_run_and_keeps_the_last_checkpoint(
     earlier, models_dir, tmp_path, monkeypatch, capsys
 ):
     if earlier:
@@ -336,7 +334,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_what_was_good(
     torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 8 GiB"), MemoryError(),
     RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
 ])
-def test_memory_that_does_not_suffice_after_all_is_one_line(error, tmp_path, monkeypatch, capsys):
+def test_out_of_memory_is_reported_in_one_line(error, tmp_path, monkeypatch, capsys):
     def fails(*arguments):
         raise error
 
@@ -349,7 +347,7 @@ def test_memory_that_does_not_suffice_after_all_is_one_line(error, tmp_path, mon
     assert stopped.value.code == 2 and printed.count("\n") == 1 and "try --accumulate 4" in printed
 
 
-def test_the_step_at_which_numbers_go_out_of_range_is_named():
+def test_check_finite_names_the_step():
     config = Config(**TINY)
     model, losses = config.model(), torch.tensor([1.0, 2.0, 3.0])
     train.check_finite(config, model, losses, epoch=2)
@@ -364,7 +362,7 @@ def test_the_step_at_which_numbers_go_out_of_range_is_named():
         train.check_finite(config, model, torch.ones(3), epoch=2)
 
 
-def test_a_run_that_ends_worse_than_guessing_is_told_to_lower_its_learning_rate(answers, capsys):
+def test_print_mistakes_suggests_a_lower_learning_rate(answers, capsys):
     report.print_mistakes(answers, {"loss": 3.1, "step": 400})
     printed = capsys.readouterr().out
     first = printed.splitlines()[0]
@@ -376,7 +374,7 @@ def test_a_run_that_ends_worse_than_guessing_is_told_to_lower_its_learning_rate(
         assert "guessing" not in capsys.readouterr().out
 
 
-def test_an_interrupted_run_keeps_its_checkpoint_and_exits_130(tmp_path, monkeypatch, capsys):
+def test_interrupt_keeps_the_checkpoint_and_exits_130(tmp_path, monkeypatch, capsys):
     def interrupted(*arguments):
         raise KeyboardInterrupt
 
@@ -396,9 +394,7 @@ def test_an_interrupted_run_keeps_its_checkpoint_and_exits_130(tmp_path, monkeyp
         (True, True, "interrupted: copy, encoder is saved up to epoch 2 of 2; run the same command"),
     ],
 )
-def test_an_interrupt_before_the_first_checkpoint_says_what_is_true(
-    earlier, resume, message, models_dir, tmp_path, monkeypatch, capsys
-):
+def test_interrupt_says_what_was_saved(earlier, resume, message, models_dir, tmp_path, monkeypatch, capsys):
     def interrupted(*arguments):
         raise KeyboardInterrupt
 
@@ -417,7 +413,7 @@ def test_an_interrupt_before_the_first_checkpoint_says_what_is_true(
     assert files_in(tmp_path) == before
 
 
-def test_a_command_locks_only_the_folder_of_the_run_that_trains(models_dir, tmp_path, monkeypatch):
+def test_main_locks_only_the_folder_in_training(models_dir, tmp_path, monkeypatch):
     finished, other = (run_folder(tmp_path, "copy", name) for name in ("encoder", "decoder"))
     shutil.copytree(run_folder(models_dir, "copy", "encoder"), finished)
     trained = []
@@ -435,9 +431,7 @@ def test_a_command_locks_only_the_folder_of_the_run_that_trains(models_dir, tmp_
     assert trained == [other]
 
 
-def test_resume_starts_where_there_is_no_checkpoint_and_goes_on_where_there_is_one(
-    models_dir, tmp_path, monkeypatch
-):
+def test_resume_starts_or_continues_each_run(models_dir, tmp_path, monkeypatch):
     finished = run_folder(tmp_path, "copy", "encoder")
     shutil.copytree(run_folder(models_dir, "copy", "encoder"), finished)
     before = (finished / "checkpoint.pt").read_bytes()
@@ -449,7 +443,7 @@ def test_resume_starts_where_there_is_no_checkpoint_and_goes_on_where_there_is_o
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_each_architecture_goes_on_from_a_checkpoint_as_if_it_had_never_stopped(architecture):
+def test_resume_is_bit_for_bit_in_each_architecture(architecture):
     config = Config(**TINY | {"epochs": 3, "dropout": 0.1}, architecture=architecture)
     first, second, expected = (checkpoint for _, checkpoint in train.train(config, CPU))
     assert [len(each["history"]) for each in (first, second, expected)] == [1, 2, 3]
@@ -461,9 +455,7 @@ def test_each_architecture_goes_on_from_a_checkpoint_as_if_it_had_never_stopped(
         assert [row["loss"] for row in resumed["history"]] == [row["loss"] for row in expected["history"]]
 
 
-def test_resuming_a_finished_run_changes_nothing_and_contradictions_are_refused(
-    finished, tmp_path, monkeypatch, capsys
-):
+def test_resume_of_a_finished_run_changes_nothing(finished, tmp_path, monkeypatch, capsys):
     folder = run_folder(tmp_path, "reverse", "encoder")
     shutil.copytree(finished, folder)
     before = files_in(folder)
@@ -489,7 +481,7 @@ def test_resuming_a_finished_run_changes_nothing_and_contradictions_are_refused(
     assert (folder / "checkpoint.pt").read_bytes() == before["checkpoint.pt"]
 
 
-def test_an_output_folder_that_cannot_be_made_is_one_line(tmp_path):
+def test_output_folder_that_cannot_be_made_is_one_line(tmp_path):
     (tmp_path / "file").write_text("in the way")
     result = command(folder=tmp_path / "file")
     assert result.returncode == 2 and result.stderr.count("\n") == 1 and "file" in result.stderr

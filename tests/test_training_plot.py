@@ -4,7 +4,7 @@ from support.config import default_config
 from support.training_plot import draw_training
 
 
-def test_the_training_picture_names_what_differs_and_how_many_sequences_its_accuracies_stand_on():
+def test_training_picture_names_settings_and_sample_size():
     config = default_config("add", "encoder", num_layers=1, fixed_length=True)
     history = [
         {"epoch": 1, "step": 8, "loss": 2.0, "token_accuracy": 0.5, "exact_match": 0.25, "solved": False},

@@ -44,7 +44,7 @@ def assert_same_gradients(ours, theirs):
         torch.testing.assert_close(our.grad, their.grad, atol=1e-5, rtol=0)
 
 
-def test_attention_is_the_formula_written_as_loops():
+def test_attention_equals_its_formula_in_loops():
     query, key, value = (tensor.detach() for tensor in random_qkv())
     mask = random_mask()
     mixture, weights = scaled_dot_product_attention(query, key, value, mask)
@@ -71,7 +71,7 @@ def test_attention_equals_pytorch_forward_and_backward(masked):
     assert_same_gradients(ours, theirs)
 
 
-def test_a_row_with_nothing_to_attend_to_is_zero_forward_and_backward():
+def test_attention_of_an_empty_row_is_zero():
     query, key, value = random_qkv()
     mask = random_mask()
     mask[1, 0, 2] = False
@@ -83,7 +83,7 @@ def test_a_row_with_nothing_to_attend_to_is_zero_forward_and_backward():
     assert (query.grad[1, :, 2] == 0).all() and (query.grad[1, :, 1] != 0).any()
 
 
-def test_masked_keys_get_exactly_no_weight_in_half_precision():
+def test_masked_keys_get_zero_weight_in_half_precision():
     query, key, value = (tensor.detach().half() * 100 for tensor in random_qkv())
     mask = random_mask()
     _, weights = scaled_dot_product_attention(query, key, value, mask)
@@ -91,7 +91,7 @@ def test_masked_keys_get_exactly_no_weight_in_half_precision():
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_large_products_stay_in_the_range_of_half_precision(dtype):
+def test_large_products_stay_finite_in_half_precision(dtype):
     """64 products of 64 · 64 are 262,144; float16 ends at 65,504, and their score, 32,768, is below it."""
     query, key = torch.full((1, 1, 2, 64), 64.0), torch.full((1, 1, 3, 64), 64.0)
     key[0, 0, 1] = 32
@@ -100,7 +100,7 @@ def test_large_products_stay_in_the_range_of_half_precision(dtype):
     assert weights[0, 0, 0].tolist() == [0.5, 0, 0.5] and mixture.flatten().tolist() == [3, 3]
 
 
-def test_returned_weights_sum_to_one_even_with_dropout():
+def test_attention_weights_sum_to_one_with_dropout():
     torch.manual_seed(0)
     mixture, weights = scaled_dot_product_attention(*random_qkv(), dropout=0.5)
     torch.testing.assert_close(weights.sum(dim=-1), torch.ones(3, 2, 5))
@@ -146,7 +146,7 @@ def assert_same_gradients_of(pairs):
 
 
 @pytest.mark.parametrize("cross", [False, True])
-def test_multi_head_attention_equals_pytorch_and_keeps_its_weights(cross):
+def test_multi_head_attention_equals_pytorch(cross):
     torch.manual_seed(0)
     ours, theirs = MultiHeadAttention(12, 3), nn.MultiheadAttention(12, 3, batch_first=True)
     give_weights(twins(ours, theirs))
@@ -171,7 +171,7 @@ PADDING = torch.tensor([[False] * 7, [False] * 4 + [True] * 3])   # True = PAD: 
 @pytest.mark.parametrize("activation", ["relu", "gelu"])
 @pytest.mark.parametrize("norm_first", [True, False])
 @pytest.mark.parametrize("cross", [False, True])
-def test_block_equals_pytorch_layer_outputs_and_gradients(cross, norm_first, activation, causal):
+def test_block_equals_pytorch_in_outputs_and_gradients(cross, norm_first, activation, causal):
     torch.manual_seed(0)
     ours = TransformerBlock(12, 3, 20, norm_first=norm_first, activation=activation, cross=cross)
     layer = nn.TransformerDecoderLayer if cross else nn.TransformerEncoderLayer
@@ -197,7 +197,7 @@ def test_block_equals_pytorch_layer_outputs_and_gradients(cross, norm_first, act
     assert_same_gradients_of(pairs)
 
 
-def test_attention_alone_cannot_tell_order_and_positions_can():
+def test_attention_needs_positions_to_tell_order():
     torch.manual_seed(0)
     attention, x = MultiHeadAttention(8, 2), torch.randn(1, 4, 8)
     swap = [1, 0, 2, 3]
@@ -208,7 +208,7 @@ def test_attention_alone_cannot_tell_order_and_positions_can():
 
 @pytest.mark.parametrize("base", [10_000, 100])
 @pytest.mark.parametrize("d_model", [1, 2, 7, 16])
-def test_sinusoids_follow_the_closed_form_even_for_odd_d_model(d_model, base):
+def test_sinusoidal_encoding_equals_its_closed_form(d_model, base):
     table = sinusoidal_encoding(50, d_model, base)
     assert table.shape == (50, d_model)
     for position in (0, 1, 7, 49):
@@ -218,14 +218,14 @@ def test_sinusoids_follow_the_closed_form_even_for_odd_d_model(d_model, base):
             assert table[position, column].item() == pytest.approx(expected, abs=1e-6)
 
 
-def test_sinusoids_are_not_parameters_and_learned_positions_are():
+def test_only_learned_positions_are_parameters():
     assert not list(PositionalEncoding(8).parameters())
     learned, x = PositionalEncoding(8, max_len=5, positional="learned"), torch.zeros(2, 3, 8)
     assert [parameter.shape for parameter in learned.parameters()] == [(5, 8)]
     torch.testing.assert_close(learned(x)[1], learned.encoding[:3])
 
 
-def test_layer_norm_is_its_formula():
+def test_layer_norm_equals_its_formula():
     torch.manual_seed(0)
     norm, x = LayerNorm(6), torch.randn(2, 3, 6) * 4 + 1
     nn.init.normal_(norm.weight)
@@ -250,7 +250,7 @@ TOKENS = torch.tensor([[1, 7, 5, 9, 2], [1, 4, 2, 0, 0]])                   # th
 
 
 @pytest.mark.parametrize("architecture", KINDS)
-def test_a_model_built_by_hand_is_by_default_what_train_trains(architecture):
+def test_model_defaults_are_those_of_config(architecture):
     trained = Config(architecture=architecture).model().eval()
     model = EncoderDecoder() if architecture == "encoder-decoder" else MiniTransformer(
         causal=architecture == "decoder"
@@ -268,7 +268,7 @@ def test_a_model_built_by_hand_is_by_default_what_train_trains(architecture):
     assert defaults == {name: trained[name] for name in defaults}
 
 
-def test_default_model_has_the_parameters_that_a_sum_by_hand_gives():
+def test_default_model_has_the_expected_parameters():
     d_model, d_ff, vocabulary = 128, 512, 20
     attention = 4 * (d_model * d_model + d_model)
     feed_forward = (d_model * d_ff + d_ff) + (d_ff * d_model + d_model)
@@ -279,7 +279,7 @@ def test_default_model_has_the_parameters_that_a_sum_by_hand_gives():
 
 
 @pytest.mark.parametrize("causal", [False, True])
-def test_each_layer_keeps_the_attention_of_the_last_pass(causal):
+def test_layers_keep_the_attention_of_the_last_pass(causal):
     model = small_model(causal=causal)
     assert model.architecture == ("decoder" if causal else "encoder")
     logits = model(TOKENS)
@@ -299,7 +299,7 @@ def test_each_layer_keeps_the_attention_of_the_last_pass(causal):
 
 @pytest.mark.filterwarnings("ignore:enable_nested_tensor")      # of nn.Transformer about itself
 @pytest.mark.parametrize("norm_first", [True, False])
-def test_encoder_decoder_equals_pytorch_transformer_outputs_and_gradients(norm_first):
+def test_encoder_decoder_equals_pytorch_in_outputs_and_gradients(norm_first):
     torch.manual_seed(0)
     sizes = {"d_model": 12, "num_layers": 2, "num_heads": 3, "d_ff": 20}
     ours = EncoderDecoder(**sizes, norm_first=norm_first)
@@ -347,7 +347,7 @@ def test_encoder_decoder_equals_pytorch_transformer_outputs_and_gradients(norm_f
     assert all((weights.triu(1) == 0).all() for weights in attention["decoder"])
 
 
-def test_a_causal_model_never_looks_ahead_and_an_encoder_does():
+def test_causal_models_never_look_ahead():
     changed = TOKENS.clone()
     changed[:, 3] = 11
     for causal in (True, False):
@@ -357,14 +357,14 @@ def test_a_causal_model_never_looks_ahead_and_an_encoder_does():
 
 
 @pytest.mark.parametrize("causal", [False, True])
-def test_padding_never_changes_the_answer(causal):
+def test_padding_never_changes_the_output(causal):
     model = small_model(causal=causal)
     padded = F.pad(TOKENS[1:, :3], (0, 6))
     torch.testing.assert_close(model(padded)[:, :3], model(TOKENS[1:, :3]), atol=1e-5, rtol=0)
     torch.testing.assert_close(model(TOKENS)[1:, :3], model(TOKENS[1:, :3]), atol=1e-5, rtol=0)
 
 
-def test_a_row_of_only_padding_gives_no_nan():
+def test_row_of_only_padding_gives_no_nan():
     model = small_model()
     logits = model(torch.zeros(2, 4, dtype=torch.long))
     logits.sum().backward()
@@ -378,7 +378,7 @@ def test_a_row_of_only_padding_gives_no_nan():
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
 
 
-def test_attention_is_kept_before_dropout_also_in_training():
+def test_attention_is_kept_before_dropout():
     model = small_model(dropout=0.5).train()
     model(TOKENS)
     for attention in model.attention_layers()["encoder"]:
@@ -422,7 +422,7 @@ def greedy(model, prompt, max_new_tokens):
 
 
 @pytest.mark.parametrize("kind", ["decoder", "encoder-decoder"])
-def test_generation_is_greedy_stops_at_end_and_rows_do_not_depend_on_their_neighbours(kind):
+def test_generate_is_greedy_and_stops_at_end(kind):
     stopped = 0
     for seed in range(20):
         model, source = small_generator(kind, seed), ragged_source(seed)
@@ -434,7 +434,7 @@ def test_generation_is_greedy_stops_at_end_and_rows_do_not_depend_on_their_neigh
     assert 10 < stopped < 70                            # of 80 rows: both ways to end are there
 
 
-def test_generation_fills_max_len_to_the_last_token_and_refuses_one_more():
+def test_generate_fills_max_len_and_no_more():
     source = torch.tensor([[1, 5, 6, 2], [1, 2, 0, 0]])
     model = small_generator("decoder", max_len=9)
     model.output_projection.bias.data[5] = 1e4          # never END
@@ -452,7 +452,7 @@ def model_and_input(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_whole_numbers_of_every_size_and_an_empty_batch_are_taken(kind):
+def test_models_accept_every_integer_type_and_an_empty_batch(kind):
     model, inputs = model_and_input(kind)
     for dtype in torch.uint8, torch.int16, torch.int32:
         narrow = [tokens.to(dtype) for tokens in inputs]
@@ -483,7 +483,7 @@ def test_models_compute_in_other_precisions(kind, dtype):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_model_can_be_exported_for_other_shapes(kind):
+def test_models_can_be_exported_for_other_shapes(kind):
     model, inputs = model_and_input(kind)
     batch, lengths = torch.export.Dim("batch"), ["source", "target"]
     shapes = [{0: batch, 1: torch.export.Dim(lengths[place], max=64)} for place in range(len(inputs))]
@@ -493,7 +493,7 @@ def test_a_model_can_be_exported_for_other_shapes(kind):
 
 
 @pytest.mark.parametrize("assign", [False, True])
-def test_a_model_made_on_the_meta_device_is_the_same_once_it_is_loaded(assign):
+def test_models_can_be_created_on_the_meta_device(assign):
     model = small_model()
     with torch.device("meta"):
         empty = small_model()
@@ -504,7 +504,7 @@ def test_a_model_made_on_the_meta_device_is_the_same_once_it_is_loaded(assign):
 
 
 @pytest.mark.parametrize("kind", ["decoder", "encoder-decoder"])
-def test_generation_goes_through_wrappers_and_leaves_each_part_in_its_mode(kind):
+def test_generate_unwraps_and_restores_the_mode(kind):
     model, source = small_generator(kind, dropout=0.5), ragged_source(0)
     expected = generate(model, source, 6)
     model.train()
@@ -518,7 +518,7 @@ def eagerly_compiled(model):
     return torch.compile(model, backend="eager")
 
 
-def test_a_compiled_model_keeps_its_attention_too():
+def test_compiled_model_keeps_its_attention():
     model, inputs = model_and_input("encoder")
     expected = model(*inputs)
     weights = model.blocks[1].attention.attention_weights
@@ -527,7 +527,7 @@ def test_a_compiled_model_keeps_its_attention_too():
     torch.testing.assert_close(compiled.attention_layers()["encoder"][1].attention_weights, weights)
 
 
-def test_a_mask_may_have_any_shape_that_broadcasts():
+def test_mask_may_have_any_shape_that_broadcasts():
     query, key, value = (tensor.detach() for tensor in random_qkv())
     mask = torch.tensor([True, False, True, True, False, True, True])
     _, weights = scaled_dot_product_attention(query, key, value, mask)
@@ -538,7 +538,7 @@ def test_a_mask_may_have_any_shape_that_broadcasts():
 X = torch.zeros(1, 5, 8)
 
 
-def test_an_odd_d_model_works():
+def test_odd_d_model_works():
     assert small_model(d_model=15, num_heads=3)(TOKENS).shape == (2, 5, 20)
 
 
@@ -583,7 +583,7 @@ def test_an_odd_d_model_works():
         (lambda: TransformerBlock(8, 2, 16)(X, memory=X), "cross=False: pass memory"),
     ],
 )
-def test_parts_refuse_what_does_not_fit_and_name_the_fix(build, message):
+def test_modules_reject_bad_sizes_with_a_suggested_fix(build, message):
     with pytest.raises(ValueError, match=message):
         build()
 
@@ -591,7 +591,7 @@ def test_parts_refuse_what_does_not_fit_and_name_the_fix(build, message):
 @pytest.mark.parametrize(
     "settings", [{"num_layers": 1}, {"num_layers": 2}, {"norm_first": False, "dropout": 0.5, "causal": True}]
 )
-def test_the_guided_walk_follows_any_model(settings, capsys):
+def test_print_forward_pass_follows_any_model(settings, capsys):
     print_forward_pass(small_model(**settings), TOKENS)
     printed = capsys.readouterr().out
     assert "(2, 5, 20)" in printed and printed.count("the residual stream") == settings.get("num_layers", 2)
@@ -599,7 +599,7 @@ def test_the_guided_walk_follows_any_model(settings, capsys):
     assert f"{sum(parameter.numel() for parameter in model.parameters()):,}\n" in printed
 
 
-def test_an_argument_that_is_not_there_is_refused_in_one_line(monkeypatch, capsys):
+def test_transformer_rejects_arguments_in_one_line(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["transformer.py", "--layers"])
     with pytest.raises(SystemExit) as ended:
         transformer.main()

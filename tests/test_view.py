@@ -5,7 +5,7 @@ from conftest import sentence_of
 from visualize import draw_head
 
 
-def test_the_best_head_has_the_largest_share_and_its_title_the_number_of_the_sequence_shown(measured):
+def test_top_head_has_the_largest_mass(measured):
     view = measured
     (kind, layer, head), mass = view.top_head, view.evidence.attention.mass
     assert kind == view.kind and mass[layer, head] == mass.max()

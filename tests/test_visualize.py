@@ -57,7 +57,7 @@ NAMES = [
 TABLES = ["heads.csv", "mistakes.csv", "film.gif", "explorer.html"]
 
 
-def test_the_model_picture_frames_what_costs_and_pales_the_rest(view):
+def test_model_picture_frames_heads_that_matter(view):
     evidence, heads = view.evidence, list_heads(view.run.model)
     evidence.logit_margins |= {head: evidence.logit_margins[NOTHING] for head in heads[1:]}
     figure = draw_model(view)
@@ -70,7 +70,7 @@ def test_the_model_picture_frames_what_costs_and_pales_the_rest(view):
     assert len(veils) == len(heads) - 1
 
 
-def test_a_head_that_costs_is_never_pale_even_where_no_number_fits(few_sequences, few_lengths):
+def test_heads_that_matter_are_never_pale(few_sequences, few_lengths):
     view = untrained_view("reverse", "encoder", **SIZES["64 heads"])
     right = torch.ones(30, 3)
     view.evidence.logit_margins = {part: right for part in [NOTHING, *list_parts(view.run.model)]}
@@ -81,7 +81,7 @@ def test_a_head_that_costs_is_never_pale_even_where_no_number_fits(few_sequences
     assert not any("−" in text.get_text() for text in axes.texts)
 
 
-def test_a_run_without_its_record_is_drawn_without_a_film(
+def test_run_without_attention_history_has_no_animation(
     models_dir, tmp_path, monkeypatch, capsys, few_sequences, few_lengths, unpainted
 ):
     folder = run_folder(tmp_path, "copy", "encoder")
@@ -92,7 +92,7 @@ def test_a_run_without_its_record_is_drawn_without_a_film(
     assert (folder / "layers.png").exists()
 
 
-def test_a_query_can_be_redone_from_the_numbers_shown(view):
+def test_head_picture_shows_the_softmax_of_a_row(view):
     table = draw_head(view).axes[1]
     assert names_of(table.get_yticklabels())[1] == "x = q·k / √8"
     numbers = numpy.array([float(text.get_text().replace("−", "-")) for text in table.texts])
@@ -110,7 +110,7 @@ def test_a_query_can_be_redone_from_the_numbers_shown(view):
     assert cells == view.attention.answer_sources[0][query].nonzero().flatten().tolist()
 
 
-def test_no_sentence_takes_chance_for_a_finding(view):
+def test_titles_compare_with_chance(view):
     """85% against 80% for uniform attention; an irreplaceable symbol; a harmful head."""
     evidence, (_, layer, head) = view.evidence, view.top_head
     view.attention.mass[layer, head], view.attention.chance = 0.85, 0.8
@@ -137,7 +137,7 @@ def test_no_sentence_takes_chance_for_a_finding(view):
     assert sentence_of(draw_model(view)) == "The model is never correct, so no ablation can make it worse"
 
 
-def test_small_numbers_are_written_in_powers_of_ten():
+def test_format_weight_uses_powers_of_ten():
     written = [format_weight(value) for value in (1.0, 0.0123, 0.001, 0.00031, 2e-12, 0.0)]
     assert written == ["1.000", "0.012", "0.001", "3e-4", "2e-12", "0.000"]
 
@@ -217,7 +217,7 @@ def untrained_view(task, architecture, words=None, **sizes):
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("task", OWN)
-def test_every_picture_of_a_task_of_ones_own_is_drawn_and_claims_nothing_false(
+def test_pictures_of_custom_tasks_claim_nothing_false(
     task, architecture, monkeypatch, few_sequences, few_lengths
 ):
     monkeypatch.setitem(TASKS, task, OWN[task][0])
@@ -256,9 +256,7 @@ SIZES = {
     *zip(SIZES, itertools.cycle(ARCHITECTURES), strict=False), ("length 1", "encoder"),
     ("two symbols", "encoder-decoder"),
 ])
-def test_texts_of_odd_models_never_collide_or_leave_the_picture(
-    size, architecture, few_sequences, few_lengths
-):
+def test_texts_never_collide_or_leave_the_picture(size, architecture, few_sequences, few_lengths):
     view = untrained_view("reverse", architecture, **SIZES[size])
     for figure in pictures_of_view(view, several=2).values():
         assert_readable(figure)
@@ -277,7 +275,7 @@ def pictures_of(tasks, architectures, suffix, lengths="lengths"):
     return expected
 
 
-def test_without_options_the_runs_that_are_found_are_drawn_and_named(
+def test_main_draws_every_run_found(
     models_dir, tmp_path, monkeypatch, capsys, few_sequences, few_lengths, unpainted
 ):
     models, output = tmp_path / "models", tmp_path / "out"
@@ -306,7 +304,7 @@ ANSWERS = {                                                 # own tasks, by how 
     ("task", "architecture"),
     [*itertools.product(TASKS, ARCHITECTURES), *((task, "encoder") for task in ANSWERS)],
 )
-def test_each_task_is_trained_and_drawn_with_each_architecture(
+def test_tasks_are_drawn_with_each_architecture(
     task, architecture, tmp_path, monkeypatch, capsys, few_sequences, few_lengths, unpainted
 ):
     if task in ANSWERS:
@@ -324,7 +322,7 @@ def test_each_task_is_trained_and_drawn_with_each_architecture(
     assert pictures_of([task], [architecture], "png") - gallery <= written
 
 
-def test_a_picture_that_fails_is_one_line_and_the_others_are_drawn(
+def test_failed_picture_is_one_line_and_the_rest_is_drawn(
     models_dir, tmp_path, monkeypatch, capsys, few_sequences, few_lengths, unpainted
 ):
     def fails(view):
@@ -356,7 +354,7 @@ def test_a_picture_that_fails_is_one_line_and_the_others_are_drawn(
         ], []),
     ],
 )
-def test_options_select_from_the_runs_that_are_found(options, expected, missing, models_dir, monkeypatch):
+def test_options_select_runs(options, expected, missing, models_dir, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["visualize.py", "--models-dir", str(models_dir), *options])
     views, problems = visualize.select_runs(visualize.parse_options())
     assert [(view.run.architecture, view.run.config.task) for view in views] == expected
@@ -370,7 +368,7 @@ def test_options_select_from_the_runs_that_are_found(options, expected, missing,
         ("svg", "reverse", "encoder-decoder", "lengths_encoder-decoder"),
     ],
 )
-def test_the_same_input_gives_the_same_bytes_and_vectors_are_vectors(
+def test_pictures_are_reproducible_and_vectors_are_vectors(
     suffix, task, architecture, lengths, models_dir, tmp_path, monkeypatch, few_sequences, few_lengths
 ):
     written = []
@@ -390,9 +388,7 @@ def test_the_same_input_gives_the_same_bytes_and_vectors_are_vectors(
             assert bitmap not in picture and text in picture, path
 
 
-def test_a_sequence_of_ones_own_replaces_no_picture_and_its_title_says_so(
-    models_dir, tmp_path, monkeypatch, capsys
-):
+def test_custom_sequence_replaces_no_picture(models_dir, tmp_path, monkeypatch, capsys):
     """Beyond the training lengths, in one pair of quotes; among the runs found, the sum is skipped."""
     models, question = tmp_path / "models", "5 9 12 14 7 8 4 10 11"
     for task in "copy", "add":
@@ -420,7 +416,7 @@ def test_a_sequence_of_ones_own_replaces_no_picture_and_its_title_says_so(
     assert (kept.parent / "attention_head_5-9.png").exists()
 
 
-def test_pictures_elsewhere_never_stand_beside_those_of_other_weights(
+def test_output_dir_never_mixes_pictures_of_other_weights(
     models_dir, tmp_path, monkeypatch, capsys, few_sequences, few_lengths, unpainted
 ):
     models, output = tmp_path / "models", tmp_path / "slides"
@@ -449,7 +445,7 @@ def test_pictures_elsewhere_never_stand_beside_those_of_other_weights(
     ("model", "transformer.py has changed since: the same weights give other logits"),
     ("task", r"the task has changed since: ([\d ]+) gave (?!\1)[\d ]+, and now gives \1"),
 ])
-def test_code_that_changed_since_is_noticed_where_a_run_is_read(
+def test_code_change_is_reported(
     part, message, models_dir, tmp_path, monkeypatch, capsys, few_sequences, few_lengths, unpainted
 ):
     folder, attention = run_folder(tmp_path, "reverse", "encoder"), transformer.scaled_dot_product_attention
@@ -480,7 +476,7 @@ def test_code_that_changed_since_is_noticed_where_a_run_is_read(
     assert re.fullmatch(f"error: cannot resume the run in {folder}: {message}; undo .*\n", errors)
 
 
-def test_a_finished_run_is_drawn_while_another_trains(
+def test_finished_run_is_drawn_while_another_trains(
     models_dir, tmp_path, monkeypatch, capsys, few_sequences, few_lengths, unpainted
 ):
     finished, busy = (run_folder(tmp_path, "copy", architecture) for architecture in ("encoder", "decoder"))
@@ -492,7 +488,7 @@ def test_a_finished_run_is_drawn_while_another_trains(
     assert (finished / "layers.png").exists() and not (busy / "layers.png").exists()
 
 
-def test_pictures_land_beside_the_run_without_a_display(models_dir, tmp_path):
+def test_pictures_need_no_display(models_dir, tmp_path):
     shutil.copytree(models_dir, tmp_path / "models")
     result = subprocess.run(
         [sys.executable, "visualize.py", "--task=copy", "--architecture=decoder", "--dark",
@@ -525,9 +521,7 @@ def test_pictures_land_beside_the_run_without_a_display(models_dir, tmp_path):
         (["--compare", "a", "--task", "copy"], "--compare draws all runs in its folders; drop --task"),
     ],
 )
-def test_bad_input_is_one_line_exit_2_and_nothing_written(
-    options, message, models_dir, tmp_path, monkeypatch, capsys
-):
+def test_bad_input_is_rejected_in_one_line(options, message, models_dir, tmp_path, monkeypatch, capsys):
     if "--models-dir" not in options:
         options = ["--models-dir", models_dir, *options]
     with pytest.raises(SystemExit) as stopped:
@@ -537,7 +531,7 @@ def test_bad_input_is_one_line_exit_2_and_nothing_written(
     assert printed.err.startswith("error: ") and message in printed.err and printed.err.count("\n") == 1
 
 
-def test_runs_that_cannot_be_read_are_named_and_the_others_are_drawn(
+def test_unreadable_runs_are_named_and_the_rest_is_drawn(
     models_dir, tmp_path, monkeypatch, capsys, few_sequences, few_lengths, unpainted
 ):
     """Of four runs, one belongs to another architecture and one is damaged."""
@@ -562,9 +556,7 @@ def test_runs_that_cannot_be_read_are_named_and_the_others_are_drawn(
     assert (output / "copy_vs_reverse_encoder.png").exists()    # the architecture with both
 
 
-def test_a_folder_that_cannot_be_written_is_one_line_before_any_measuring(
-    models_dir, tmp_path, monkeypatch, capsys
-):
+def test_unwritable_folder_is_reported_before_measuring(models_dir, tmp_path, monkeypatch, capsys):
     def refuse(*_, **__):
         pytest.fail("measured for nothing")
 
@@ -577,7 +569,7 @@ def test_a_folder_that_cannot_be_written_is_one_line_before_any_measuring(
     assert printed.err.startswith("error: cannot read or write ") and printed.err.count("\n") == 1
 
 
-def test_an_interrupted_run_ends_quietly_with_130(models_dir, tmp_path, monkeypatch):
+def test_interrupt_ends_quietly_with_130(models_dir, tmp_path, monkeypatch):
     def interrupt(run):
         raise KeyboardInterrupt
 

@@ -11,9 +11,7 @@ from train import load_run
 
 @pytest.mark.parametrize("architecture", ["encoder", "encoder-decoder"])
 @pytest.mark.parametrize("task", ["copy", "reverse"])
-def test_its_pictures_name_the_parts_and_stand_beside_those_of_a_trained_model(
-    task, architecture, built, models_dir, few_sequences
-):
+def test_hand_built_pictures_name_the_parts(task, architecture, built, models_dir, few_sequences):
     view = make_view(load_run(built, task, architecture), ["5", "7", "9"])
     pictures = pictures_of_view(view)
     assert "training" not in pictures

@@ -20,7 +20,7 @@ from lab.what_matters import (
 from transformer import END, PAD
 
 
-def test_the_influence_picture_shows_attention_and_influence_in_the_same_sequences(view):
+def test_influence_picture_uses_the_same_sequences(view):
     figure, evidence = draw_influence(view), view.evidence
     kind, layer, head = view.top_head
     first = 9 if kind == "decoder" else 1 if kind == "encoder" else 0       # the query that predicts symbol 0
@@ -38,7 +38,7 @@ def test_the_influence_picture_shows_attention_and_influence_in_the_same_sequenc
     assert sentence_of(figure).startswith(f"{share}% of the influence comes from the needed symbols")
 
 
-def test_the_ablation_picture_shows_what_is_left_by_length(view):
+def test_ablation_picture_shows_accuracy_by_length(view):
     figure, evidence = draw_ablation(view), view.evidence
     axes = figure.axes[0]
     lengths = (evidence.source > 3).sum(dim=1)
@@ -60,7 +60,7 @@ def test_the_ablation_picture_shows_what_is_left_by_length(view):
         numpy.testing.assert_array_equal(shown, [int(100 * share + 1e-9) for share in expected])
 
 
-def test_the_sentence_of_ablation_names_the_costliest_head_and_the_one_that_reads_the_answers_most(view):
+def test_ablation_title_names_the_most_important_head(view):
     evidence, count = view.evidence, len(view.evidence.source)
     right = torch.ones(count, 3)
     important = next(head for head in list_heads(view.run.model) if head != view.top_head)
@@ -107,7 +107,7 @@ def test_lengths_and_layers_are_drawn_as_measured(view):
     assert labels[0] == "embedding" and labels[-1].replace("- ", "-") == "layer 2 feed-forward"
 
 
-def test_the_picture_of_lengths_says_which_model_stops_and_which_goes_on(view):
+def test_lengths_title_says_which_model_stops(view):
     def sentence():
         return lengths_title([view])
 
@@ -132,5 +132,5 @@ def test_the_picture_of_lengths_says_which_model_stops_and_which_goes_on(view):
         ([0.1, 0.2, 0.3], "the answers never appear: only 30% of the tokens are correct at the end"),
     ],
 )
-def test_the_answer_appears_at_the_largest_step_or_gradually(values, sentence):
+def test_layers_title_names_the_largest_step(values, sentence):
     assert layers_title({str(place): value for place, value in enumerate(values)}) == sentence
