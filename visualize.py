@@ -217,8 +217,8 @@ def list_run_outputs(view: View, folder: Path, options: argparse.Namespace) -> I
         draw = partial(draw_next_to_trained, view, trained)
         yield outputs.Output(folder / f"beside_trained{ending}", [*shown, trained.run.folder], draw)
     if not options.sequence:
-        film, page = folder / "film.gif", folder / "explorer.html"
-        yield outputs.Output(film, shown, partial(animation.save_animation, view, film))
+        animation_path, page = folder / "film.gif", folder / "explorer.html"
+        yield outputs.Output(animation_path, shown, partial(animation.save_animation, view, animation_path))
         yield outputs.Output(page, shown, partial(save_page, view.run, page))
         yield outputs.Output(folder / "heads.csv", shown, partial(make_head_table, view.evidence))
         yield outputs.Output(folder / "mistakes.csv", shown, partial(mistakes.make_mistake_table, view.run))

@@ -28,16 +28,16 @@ DARK = {"text.color": "#f0f6fc", "grid.color": "#9198a1", "lines.color": "#58a6f
 DARK |= dict.fromkeys(["figure.facecolor", "axes.facecolor", "savefig.facecolor"], "#0d1117")     # GitHub's
 
 
-def percent(share: float, decimals: int = 0) -> str:
+def percent(fraction: float, decimals: int = 0) -> str:
     """Format as a percentage, rounded down so that 100% means all."""
     factor = 10**decimals
-    text = f"{math.floor(round(100 * factor * share, 6)) / factor:.{decimals}f}"
+    text = f"{math.floor(round(100 * factor * fraction, 6)) / factor:.{decimals}f}"
     return text.removesuffix("." + "0" * decimals) + "%"
 
 
-def at_most(share: float) -> str:
+def at_most(fraction: float) -> str:
     """Format an upper bound as a percentage, rounded up."""
-    return f"{math.ceil(round(100 * share, 6))}%"
+    return f"{math.ceil(round(100 * fraction, 6))}%"
 
 
 @contextmanager

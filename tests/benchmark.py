@@ -42,7 +42,7 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from mistakes import format_mistake_report, save_mistake_pictures  # noqa: E402
-from probes import initial_model, patch_length_signal, probe_places, score_std  # noqa: E402
+from probes import initial_model, patch_length_signal, probe_positions, score_std  # noqa: E402
 from scale import flops_of, scale  # noqa: E402
 
 import handmade  # noqa: E402
@@ -216,7 +216,7 @@ def compare(architectures: list[str], seeds: range, max_steps: int) -> None:
     headings = "task", "model", "solved", "steps (max)", "seconds (max)", "ms/step", "% of peak"
     print(line.format(*headings))
     for task, model in itertools.product(("copy", "reverse"), (*architectures, "usual tutorial")):
-        rows, milliseconds, shares = [], [], []
+        rows, milliseconds, fractions = [], [], []
         for seed in seeds:
             usual = model == "usual tutorial"
             config = Config(task=task, seed=seed, architecture="encoder" if usual else model)
@@ -224,11 +224,11 @@ def compare(architectures: list[str], seeds: range, max_steps: int) -> None:
             rows.append(until_solved((usual_history if usual else our_history)(config), max_steps))
             seconds_per_step = rows[-1]["train_seconds"] / rows[-1]["step"]
             milliseconds.append(1000 * seconds_per_step)
-            shares.append(flops_of(config, attention=False) / seconds_per_step / peak)
+            fractions.append(flops_of(config, attention=False) / seconds_per_step / peak)
         print(line.format(
             task, model, solved_of(rows), median_and_most(rows, "step", 0),
             median_and_most(rows, "train_seconds", 1),
-            f"{statistics.median(milliseconds):.1f}", f"{statistics.median(shares):.0%}",
+            f"{statistics.median(milliseconds):.1f}", f"{statistics.median(fractions):.0%}",
         ), flush=True)
         unsolved = [row for row in rows if not row["solved"]]
         given_up = ", ".join(percent(row["exact_match"], 2) for row in unsolved)
@@ -299,8 +299,8 @@ def all_tasks(tasks: list[str], architectures: list[str], seeds: range) -> None:
 def swapped(run: Run, longer: bool) -> str:
     """Return the means of probes.patch_length_signal over all pairs with a longer or a shorter other."""
     pairs = itertools.permutations(run.config.lengths(), 2)
-    shares = [patch_length_signal(run, own, other) for own, other in pairs if (other > own) == longer]
-    return ", ".join(f"{share:.1%}" for share in torch.tensor(shares).nanmean(dim=0).tolist())
+    fractions = [patch_length_signal(run, own, other) for own, other in pairs if (other > own) == longer]
+    return ", ".join(f"{share:.1%}" for share in torch.tensor(fractions).nanmean(dim=0).tolist())
 
 
 def by_hand(seeds: range) -> None:
@@ -312,7 +312,7 @@ def by_hand(seeds: range) -> None:
     print(line("", "END", "embedding", "attention 1", "feed-forward 1", "shorter", "longer"))
 
     def report(name: str, run: Run, *swaps: str, shuffled: bool = False) -> None:
-        probed = probe_places(run, shuffled).values()
+        probed = probe_positions(run, shuffled).values()
         on_end = Evidence(run).attention.maps["encoder"][0, :, :, -1].mean(dim=1).max()
         cells = [f"{end:.1%}, {mirror:.1%}" for end, mirror in probed] + [*swaps, "", ""][:2]
         print(line(name, f"{on_end:.1%}", *cells), flush=True)

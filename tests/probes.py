@@ -70,10 +70,10 @@ def score_std(model: nn.Module, source: Tensor) -> dict[str, float]:
                 f"the balance cannot be measured: the terms differ from the attention scores by {error:.2g}, "
                 "so norm, positions or projections are not those of transformer.py"
             )
-        share = mask / mask.sum(dim=-1, keepdim=True)                                   # of each key
+        fraction = mask / mask.sum(dim=-1, keepdim=True)                                # of each key
         for name, part in parts.items():
-            centred = part - (part * share).sum(dim=-1, keepdim=True)
-            result[name] = (centred.square() * share).sum(dim=-1).mean().sqrt().item()
+            centred = part - (part * fraction).sum(dim=-1, keepdim=True)
+            result[name] = (centred.square() * fraction).sum(dim=-1).mean().sqrt().item()
     return result
 
 
@@ -130,7 +130,7 @@ def probe_dataset(
     return {name: kept[is_symbol] for name, kept in states.items()}, end, place, is_held_out
 
 
-def probe_places(run: Run, shuffled: bool = False) -> dict[str, tuple[float, float]]:
+def probe_positions(run: Run, shuffled: bool = False) -> dict[str, tuple[float, float]]:
     """Return a linear probe's accuracy for END's position and a symbol's own mirror position.
 
     The encoder's states are taken before layer 1, after its attention and after its feed-forward network.
@@ -162,7 +162,7 @@ def patch_length_signal(run: Run, length: int, other_length: int) -> tuple[float
         predictions = model(source).argmax(dim=-1)
     here = here[other_length + 1 - here <= length]          # where both mirror positions are symbols
     own, moved = source[:, length + 1 - here], source[:, other_length + 1 - here]
-    return tuple((predictions[:, here] == places).double().mean().item() for places in (own, moved))
+    return tuple((predictions[:, here] == positions).double().mean().item() for positions in (own, moved))
 
 
 def initial_model(config: Config) -> nn.Module:

@@ -32,11 +32,11 @@ def test_ablate_equals_editing_the_weights_and_leaves_no_trace(run, by_mean, mon
     before = run.model(*inputs)
     set_everywhere(monkeypatch, lab.heads, "sample_unseen", lambda run, **_: (source, inputs, targets))
     expected_margins = {}
-    kinds, places = KINDS[run.architecture], [(0, 0), (0, 1), (1, 0), (1, 1)]
-    heads_in = {(kind, *place): [(kind, *place)] for kind in kinds for place in places}
+    kinds, indices = KINDS[run.architecture], [(0, 0), (0, 1), (1, 0), (1, 1)]
+    heads_in = {(kind, *index): [(kind, *index)] for kind in kinds for index in indices}
     heads_in |= {(kind, layer): [(kind, layer, 0), (kind, layer, 1)] for kind in kinds for layer in (0, 1)}
-    heads_in |= {(kind,): [(kind, *place) for place in places] for kind in kinds}
-    heads_in[ALL_ATTENTION] = [(kind, *place) for kind in kinds for place in places]
+    heads_in |= {(kind,): [(kind, *index) for index in indices] for kind in kinds}
+    heads_in[ALL_ATTENTION] = [(kind, *index) for kind in kinds for index in indices]
     assert set(list_parts(run.model)) == set(heads_in)
     outputs = mean_head_outputs(run) if by_mean else None
     for part, heads in heads_in.items():

@@ -25,12 +25,12 @@ def test_animation_shows_every_recorded_epoch(run, measured, tmp_path):
         drawn = map_axes.collections[0].get_array()
         expected = numpy.ma.masked_array(recorded[kind][epoch, layer, head], numpy.ma.getmaskarray(drawn))
         numpy.testing.assert_allclose(drawn.filled(0), expected.filled(0))
-    right, share = (list(line.get_ydata()) for line in curve_axes.get_lines())
-    assert right == pytest.approx([100 * share for share in recorded["accuracy"]])
+    right, fraction = (list(line.get_ydata()) for line in curve_axes.get_lines())
+    assert right == pytest.approx([100 * fraction for fraction in recorded["accuracy"]])
     source, target = (torch.from_numpy(recorded[name])[None] for name in ("source", "target"))
     inputs, targets = make_inputs_and_targets(run.architecture, source, target)
     most = measure_attention(run, source, inputs, targets).mass.max().item()
-    assert share[-1] == pytest.approx(100 * most, abs=0.1)
+    assert fraction[-1] == pytest.approx(100 * most, abs=0.1)
     assert {text.get_text() for text in curve_axes.texts} == {"symbols correct", "attention on the answer"}
     path = tmp_path / "film.gif"
     with picture_style(dark=True):
@@ -43,7 +43,7 @@ def test_animation_shows_every_recorded_epoch(run, measured, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("right", "share", "sentence"),
+    ("right", "fraction", "sentence"),
     [
         ([0, 0.6, 1], [0, 0.2, 1], "the correct symbols emerge at step 16, the attention pattern at step 24"),
         ([0, 0.2, 1], [0, 0.6, 1],
@@ -54,5 +54,5 @@ def test_animation_shows_every_recorded_epoch(run, measured, tmp_path):
         ([1, 1, 1], None, "the correct symbols emerge at step 8"),
     ],
 )
-def test_animation_title_says_what_comes_first(right, share, sentence):
-    assert animation_title([8, 16, 24], right, share) == sentence
+def test_animation_title_says_what_comes_first(right, fraction, sentence):
+    assert animation_title([8, 16, 24], right, fraction) == sentence

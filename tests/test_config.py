@@ -55,10 +55,10 @@ RANGES = {
 
 @pytest.mark.parametrize("name", RANGES)
 def test_config_rejects_numbers_out_of_range(name):
-    least, most = RANGES[name]
-    assert least <= getattr(Config(), name) <= most
-    for value in least - 1, 2 * most + 1, 10**40:
-        message = f"{name}={value} is out of range; choose {least} … {most}"
+    minimum, maximum = RANGES[name]
+    assert minimum <= getattr(Config(), name) <= maximum
+    for value in minimum - 1, 2 * maximum + 1, 10**40:
+        message = f"{name}={value} is out of range; choose {minimum} … {maximum}"
         with pytest.raises(ValueError, match=re.escape(message)):
             Config(**{name: value})
 

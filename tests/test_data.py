@@ -111,8 +111,8 @@ def test_split_index_gives_80_10_10_for_any_symbols(length):
     for symbol in (4, 11, 19):                              # also among sequences that begin or end alike
         for column in (0, -1):
             some = contents[contents[:, column] == symbol]
-            shares = split_index(some).bincount(minlength=3) / len(some)
-            assert (shares - torch.tensor([0.8, 0.1, 0.1])).abs().max() < 0.04
+            fractions = split_index(some).bincount(minlength=3) / len(some)
+            assert (fractions - torch.tensor([0.8, 0.1, 0.1])).abs().max() < 0.04
 
 
 def test_split_index_is_the_same_on_every_machine():
@@ -179,13 +179,14 @@ def test_sample_rebalanced_equalises_categories(oversample):
     for _ in range(100):
         picked += puzzles.sample_rebalanced(categories, 20, oversample, generator).tolist()
     counts = [sum(low <= row < high for row in picked) for low, high in ((0, 800), (800, 950), (950, 1000))]
-    for count, share in zip(counts, (0.8, 0.15, 0.05), strict=True):
-        assert count == pytest.approx(2000 * ((1 - oversample) * share + oversample / 3), abs=100)
+    for count, fraction in zip(counts, (0.8, 0.15, 0.05), strict=True):
+        assert count == pytest.approx(2000 * ((1 - oversample) * fraction + oversample / 3), abs=100)
 
 
 def test_oversampled_batches_keep_their_split_and_answers():
     plain, oversampled = (
-        sample_batch("add", 1000, torch.Generator().manual_seed(0), oversample=share) for share in (0.0, 1.0)
+        sample_batch("add", 1000, torch.Generator().manual_seed(0), oversample=fraction)
+        for fraction in (0.0, 1.0)
     )
     sources = [source for source, _ in (plain, oversampled)]
     categories = [puzzles.question_categories(puzzles.count_carries, source) for source in sources]
@@ -339,7 +340,7 @@ def test_list_tasks_rejects_an_entry_that_is_no_task(script, name, entry, messag
 
 
 def test_parse_content_uses_a_tasks_own_names(monkeypatch):
-    letters = {4 + place: letter for place, letter in enumerate("abc")}
+    letters = {4 + position: letter for position, letter in enumerate("abc")}
     monkeypatch.setitem(TASKS, "letters", Task(data.reverse, symbols=range(4, 7), token_names=letters))
     check_task("letters")
     source, _ = sample_batch("letters", 50, generator())

@@ -142,9 +142,9 @@ def test_bad_input_is_reported_only_by_rank_zero(tmp_path):
 
 
 def test_dropout_seed_is_unique(monkeypatch):
-    places = itertools.product([0, 1, 2, 1_000_003, 2**63 - 1], range(1, 5), range(1, 50))
+    cases = itertools.product([0, 1, 2, 1_000_003, 2**63 - 1], range(1, 5), range(1, 50))
     seeds = []
-    for seed, rank, epoch in places:
+    for seed, rank, epoch in cases:
         monkeypatch.setattr(distributed, "RANK", rank)
         seeds.append(distributed.dropout_seed(seed, epoch))
     assert len({*seeds}) == len(seeds) and min(seeds) >= 0 and max(seeds) < 2**63

@@ -161,11 +161,11 @@ def test_head_table_lists_each_head_once_most_costly_first(run):
     }
     assert len(rows) == 4 * len(kinds) and rows == sorted(rows, key=lambda row: -row["cost"])
     for row in rows:
-        place = row["layer"] - 1, row["head"] - 1
-        assert row["exact_match_without"] == pytest.approx(1 - wrong[(row["kind"], *place)] / 100)
+        position = row["layer"] - 1, row["head"] - 1
+        assert row["exact_match_without"] == pytest.approx(1 - wrong[(row["kind"], *position)] / 100)
         assert row["cost"] == pytest.approx(1 - row["exact_match_without"])
         run.model(*evidence.attention.inputs)
-        weights = attentions(run.model, row["kind"])[place[0]].attention_weights[:, place[1]]
+        weights = attentions(run.model, row["kind"])[position[0]].attention_weights[:, position[1]]
         if row["kind"] != kinds[-1]:                            # it cannot find the answer
             assert row["attention_on_answer_sources"] is None
             continue

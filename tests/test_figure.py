@@ -17,12 +17,12 @@ from support.runs import run_folder
 
 
 @pytest.mark.parametrize(
-    ("share", "text", "whole"),
+    ("fraction", "text", "whole"),
     [(1.0, "100%", "100%"), (0.99999, "99.99%", "99%"), (0.204, "20.40%", "20%"), (0.29, "29%", "29%"),
      (0.0, "0%", "0%")],
 )
-def test_percent_never_rounds_up_to_100(share, text, whole):
-    assert percent(share, 2) == text and percent(share) == whole
+def test_percent_never_rounds_up_to_100(fraction, text, whole):
+    assert percent(fraction, 2) == text and percent(fraction) == whole
 
 
 def test_pictures_use_installed_fonts_for_missing_letters(monkeypatch):

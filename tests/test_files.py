@@ -191,27 +191,27 @@ def damages(whole, count):
         entries, directory = archive.infolist(), archive.start_dir
     size = len(whole)
     for number in range(count):
-        broken, place, length = bytearray(whole), chance.randrange(size), chance.choice([1, 8, 512])
+        broken, position, length = bytearray(whole), chance.randrange(size), chance.choice([1, 8, 512])
         kind = number % 10
         if kind <= 2:
-            broken[place] ^= 1 << chance.randrange(8)
+            broken[position] ^= 1 << chance.randrange(8)
         elif kind == 3:
-            del broken[place:]
+            del broken[position:]
         elif kind == 4:
-            broken[place : place + length] = bytes(length)
+            broken[position : position + length] = bytes(length)
         elif kind == 5:
             other = chance.randrange(size - length)
-            place = min(place, size - length)
-            first, second = whole[place : place + length], whole[other : other + length]
-            broken[place : place + length], broken[other : other + length] = second, first
+            position = min(position, size - length)
+            first, second = whole[position : position + length], whole[other : other + length]
+            broken[position : position + length], broken[other : other + length] = second, first
         elif kind == 6:
             broken[chance.choice(entries).header_offset + chance.randrange(30)] = chance.randrange(256)
         elif kind == 7:
             broken[chance.randrange(directory, size)] ^= 1 << chance.randrange(8)
         elif kind == 8:
-            broken[place:place] = chance.randbytes(length)
+            broken[position:position] = chance.randbytes(length)
         else:
-            broken += broken[place:]
+            broken += broken[position:]
         yield bytes(broken)
 
 

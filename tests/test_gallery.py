@@ -30,12 +30,12 @@ def some_runs(models_dir, tmp_path):
     """Return a function that makes a gallery of pictures of runs [(task, architecture), …]."""
     def make(runs: list[tuple[str, str]]) -> Path:
         for task, architecture in runs:
-            place = run_folder(tmp_path, task, architecture)
-            place.mkdir(parents=True)
+            run_dir = run_folder(tmp_path, task, architecture)
+            run_dir.mkdir(parents=True)
             for name in "ablation", "layers", "attention_head":
-                path = place.relative_to(tmp_path) / f"{name}.png"
-                draw(tmp_path, path.as_posix(), [place], f"{name} of {task} & {architecture}")
-            (place / "explorer.html").write_text("the page")
+                path = run_dir.relative_to(tmp_path) / f"{name}.png"
+                draw(tmp_path, path.as_posix(), [run_dir], f"{name} of {task} & {architecture}")
+            (run_dir / "explorer.html").write_text("the page")
         return save_gallery(tmp_path)
 
     return make

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from probes import patch_length_signal, probe_places
+from probes import patch_length_signal, probe_positions
 from test_visualize import call_main
 
 import handmade
@@ -106,8 +106,8 @@ def test_copying_encoder_needs_no_attention():
         assert set(exact_match_by_length(model, lambda content: content).values()) == {1.0}
     rows = model.output_projection.weight[FIRST_SYMBOL:]
     model.output_projection.weight[FIRST_SYMBOL:] = rows.roll(1, dims=0)
-    right = exact_match_by_length(model, lambda content: torch.where(content == 19, 4, content + 1))
-    assert set(right.values()) == {1.0}
+    correct = exact_match_by_length(model, lambda content: torch.where(content == 19, 4, content + 1))
+    assert set(correct.values()) == {1.0}
 
 
 @pytest.mark.parametrize("unit", range(len(PAIRS)))
@@ -125,7 +125,7 @@ def test_hidden_unit_serves_one_position_of_one_length(unit):
 def test_probes_find_the_end_then_the_mirror_position():
     config, model, _ = reversing_encoder()
     run = Run(model, config, [], Path())
-    read, control = probe_places(run), probe_places(run, shuffled=True)
+    read, control = probe_positions(run), probe_positions(run, shuffled=True)
     assert max(read["embedding"]) < 0.4
     assert read["layer 1 attention"][0] == 1 and read["layer 1 feed-forward"] == (1, 1)
     assert max(max(pair) for pair in control.values()) < 0.25       # one of seven lengths, by chance 0.14

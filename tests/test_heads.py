@@ -16,7 +16,7 @@ from lab.influence import answer_sensitivity
 
 
 @pytest.mark.parametrize(
-    ("task", "question", "answer", "places"),
+    ("task", "question", "answer", "positions"),
     [
         ("copy", "9 5 7 5", "9 5 7 5", [[1], [2], [3], [4]]),
         ("reverse", "9 5 7 5", "5 7 5 9", [[4], [3], [2], [1]]),
@@ -27,7 +27,7 @@ from lab.influence import answer_sensitivity
     ],
 )
 @pytest.mark.parametrize("architecture", KINDS)
-def test_answer_sources_are_where_the_target_symbol_is(architecture, task, question, answer, places):
+def test_answer_sources_are_where_the_target_symbol_is(architecture, task, question, answer, positions):
     content = parse_content(question.split(), task)[None]
     target = TASKS[task].answer(content)
     assert format_tokens(target[0], task) == answer
@@ -36,7 +36,7 @@ def test_answer_sources_are_where_the_target_symbol_is(architecture, task, quest
     queries, keys = targets.size(1), inputs[0].size(1)
     cells = map_answer_sources(architecture, answer_sensitivity(task, content, 20), queries, keys)
     first = {"encoder": 1, "encoder-decoder": 0, "decoder": content.size(1) + 1}[architecture]
-    expected = {(first + i, place) for i, row in enumerate(places) for place in row}
+    expected = {(first + i, place) for i, row in enumerate(positions) for place in row}
     assert {tuple(cell) for cell in cells[0].nonzero().tolist()} == expected
     if task not in ("add", "sort"):
         assert all(targets[0, query] == inputs[0][0, key] for query, key in expected)

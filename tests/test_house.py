@@ -80,9 +80,9 @@ def test_transformer_runs_alone_in_a_folder(tmp_path):
             for module, _ in imported(node):
                 assert module.split(".")[0] in {"torch", *sys.stdlib_module_names}
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    how = {"env": environment, "capture_output": True, "timeout": 100}
+    options = {"env": environment, "capture_output": True, "timeout": 100}
     alone, here, imported_alone = (
-        subprocess.run([sys.executable, *command], cwd=folder, **how)
+        subprocess.run([sys.executable, *command], cwd=folder, **options)
         for folder, *command in (
             (tmp_path, "transformer.py"), (ROOT, "transformer.py"), (tmp_path, "-c", "import transformer")
         )

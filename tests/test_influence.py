@@ -117,9 +117,9 @@ def test_answer_sensitivity_equals_a_loop_in_plain_python(task):
             others = [[*before, other, *after] for other in symbols if other != symbol]
             if task == "add":                                   # digits replace digits, and PLUS stays
                 others = [other for other in others if other.count(PLUS) == 1 and other[2] == PLUS]
-            right = answer(question)
-            for i in range(len(right)):
-                changes = [answer(other)[i] != right[i] for other in others]
+            correct = answer(question)
+            for i in range(len(correct)):
+                changes = [answer(other)[i] != correct[i] for other in others]
                 expected = sum(changes) / len(changes) if changes else math.nan
                 assert measured[row, i, position].item() == pytest.approx(expected, nan_ok=True)
 

@@ -37,6 +37,13 @@ REFUSED = {                                                 # a pattern, and wha
     r"\b[Rr]eplac(e|es|ed|ing)( \w+){0,8} by\b": "replace with",
     r", too\b": "also, before the verb",
 }
+DIALECT = {                                                 # names that a reader would have to learn first
+    "given": "inputs", "to_say": "targets", "said": "predictions", "how": "caption, or options",
+    "sentence": "title", "place": "position", "places": "positions", "share": "fraction, or attention mass",
+    "shares": "fractions", "brightest": "top_head", "costly": "important", "different": "distinct",
+    "least": "minimum", "most": "maximum", "probe": "recorded_questions", "walk": "print_forward_pass",
+    "hold": "constant_fraction", "recipe": "default_config", "table_of": "make_…", "written": "generated",
+}
 NOUNS = re.compile(                                         # how a function's docstring does not begin
     r"(The|A|An|Each|Every|All|Those|That|These|This|One|Two|Which|Where|What|Whether|How|If|Of|ValueError)\b"
 )
@@ -87,6 +94,20 @@ def test_function_docstrings_begin_with_a_verb(path):
     functions = functions_in(ast.parse(path.read_text(encoding="utf-8")))
     summaries = [(ast.get_docstring(function) or "").split("\n")[0] for function in functions]
     assert [text for text in summaries if NOUNS.match(text)] == []
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
+def test_names_are_the_fields_terms(path):
+    nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    names = {getattr(node, field, None) for node in nodes for field in ("id", "attr", "arg", "name")}
+    assert {name: better for name, better in DIALECT.items() if name in names} == {}
+
+
+def test_tests_are_named_after_a_unit_and_its_behaviour():
+    text = "\n".join(path.read_text(encoding="utf-8") for path in FILES if path.name.startswith("test_"))
+    names = re.findall(r"^def (test_\w+)", text, re.MULTILINE)
+    assert len(names) > 300 and max(map(len, names)) <= 70
+    assert [name for name in names if re.match("test_(an?|the|each|no|what|who|where|it)_", name)] == []
 
 
 @pytest.mark.parametrize("path", [path for path in FILES if path.suffix == ".py"], ids=lambda path: path.name)

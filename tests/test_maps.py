@@ -45,8 +45,8 @@ def test_maps_have_queries_down_and_keys_across(run, measured):
         numpy.testing.assert_allclose(drawn.filled(0), weights.numpy(), atol=1e-6)
         assert bool(axes.patches) == (kind == "decoder")        # the hatching where nothing is drawn
         bottom, top = axes.get_ylim()
-        left, right = axes.get_xlim()
-        assert bottom > top and left < right                    # row 0 on top, key 0 on the left
+        left, correct = axes.get_xlim()
+        assert bottom > top and left < correct                  # row 0 on top, key 0 on the left
         assert names_of(axes.get_yticklabels()) == queries and names_of(axes.get_xticklabels()) == keys
         assert axes.collections[0].get_clim() == (0, 1)
         first = {"encoder": 1, "decoder": 4, "cross": 0}[kind]

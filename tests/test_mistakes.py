@@ -53,8 +53,8 @@ def test_mistakes_title_names_the_worst_category(answers):
         expected = [row[f"fraction_of_{name}"] for name in ("questions", "mistakes") for row in rows]
         assert numpy.allclose(bars, 100 * numpy.array(expected))
     all_wrong = TestResults(answers.config, answers.source, answers.target, answers.target + 1)
-    sentence = draw_mistakes(answers.config, mistakes_by_category(all_wrong)).get_suptitle()
-    assert sentence == "6 mistakes, spread over all categories of questions"
+    title = draw_mistakes(answers.config, mistakes_by_category(all_wrong)).get_suptitle()
+    assert title == "6 mistakes, spread over all categories of questions"
 
 
 def test_find_mistakes_agrees_with_the_metrics(models_dir, tmp_path):

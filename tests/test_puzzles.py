@@ -28,7 +28,7 @@ def categories_in_plain_python(task, content):
         for i in range(len(content)) for j in range(i + period, len(content), period)
     ) for period in range(1, len(content) // 2 + 1)}
     period = min(period for period in against if not against[period])
-    pattern = [max(content[place::period]) for place in range(period)]
+    pattern = [max(content[position::period]) for position in range(period)]
     return {
         "period": period, "gaps": content.count(MASK), "clues": min([3, *filter(None, against.values())]),
         "repeats": period - len(set(pattern)),

@@ -25,8 +25,8 @@ def test_attention_history_holds_each_epoch(architecture, models_dir):
     sources, targets = recorded_questions(run.config)
     assert torch.equal(sources[0], source) and len(sources) == 4
     inputs, targets = make_inputs_and_targets(architecture, sources, targets)
-    right = (run.model(*inputs).argmax(dim=-1) == targets)[(targets != PAD) & (targets != START)]
-    assert record["accuracy"][1] == pytest.approx(right.double().mean().item())
+    correct = (run.model(*inputs).argmax(dim=-1) == targets)[(targets != PAD) & (targets != START)]
+    assert record["accuracy"][1] == pytest.approx(correct.double().mean().item())
     run.model(*make_inputs_and_targets(architecture, source[None], target[None])[0])
     for kind, attentions in run.model.attention_layers().items():
         weights = torch.stack([attention.attention_weights[0] for attention in attentions])

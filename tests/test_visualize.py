@@ -405,10 +405,10 @@ def test_custom_sequence_replaces_no_picture(models_dir, tmp_path, monkeypatch, 
         for name in ("attention_head", "attention_layer", "attention_model")
     }
     view = make_view(load_run(models, "copy"), [question])
-    share = view.attention.maps["encoder"][view.top_head[1:]].diagonal()[1:10].mean()
+    fraction = view.attention.maps["encoder"][view.top_head[1:]].diagonal()[1:10].mean()
     for picture in draw_head, draw_layer:
         assert "(9 symbols; training had at most 8)" in numbers_of(picture(view))
-    assert f"at {int(100 * share)}%" in sentence_of(draw_head(view))
+    assert f"at {int(100 * fraction)}%" in sentence_of(draw_head(view))
     assert "training had" not in numbers_of(draw_head(make_view(view.run, ["5 9"])))
     with pytest.raises(SystemExit):                             # a task that is named must take the question
         call_main(monkeypatch, "--models-dir", models, "--task", "copy", "add", "--sequence", "5 9")
@@ -420,7 +420,7 @@ def test_output_dir_never_mixes_pictures_of_other_weights(
     models_dir, tmp_path, monkeypatch, capsys, few_sequences, few_lengths, unpainted
 ):
     models, output = tmp_path / "models", tmp_path / "slides"
-    folder, drawn = (run_folder(place, "copy", "encoder") for place in (models, output))
+    folder, drawn = (run_folder(parent, "copy", "encoder") for parent in (models, output))
     shutil.copytree(run_folder(models_dir, "copy", "encoder"), folder)
     options = "--models-dir", models, "--output-dir", output
     call_main(monkeypatch, *options, "--format", "svg")

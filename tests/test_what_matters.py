@@ -34,8 +34,8 @@ def test_influence_picture_uses_the_same_sequences(view):
         assert outlined(axes) == sorted((8 - i, i) for i in range(8))       # key, query
     assert figure.axes[-1].get_ylabel() == "weight, influence"              # what the colours mean
     on_answers = sum(evidence.influence[:, first + i, 8 - i].sum() for i in range(8))
-    share = int(100 * on_answers / evidence.influence.nansum())
-    assert sentence_of(figure).startswith(f"{share}% of the influence comes from the needed symbols")
+    fraction = int(100 * on_answers / evidence.influence.nansum())
+    assert sentence_of(figure).startswith(f"{fraction}% of the influence comes from the needed symbols")
 
 
 def test_ablation_picture_shows_accuracy_by_length(view):
@@ -57,7 +57,7 @@ def test_ablation_picture_shows_accuracy_by_length(view):
         expected = [right[lengths == length].double().mean() for length in range(1, 9)]
         expected.append(right.double().mean())
         numpy.testing.assert_allclose(row, expected)
-        numpy.testing.assert_array_equal(shown, [int(100 * share + 1e-9) for share in expected])
+        numpy.testing.assert_array_equal(shown, [int(100 * fraction + 1e-9) for fraction in expected])
 
 
 def test_ablation_title_names_the_most_important_head(view):
@@ -65,7 +65,7 @@ def test_ablation_title_names_the_most_important_head(view):
     right = torch.ones(count, 3)
     important = next(head for head in list_heads(view.run.model) if head != view.top_head)
 
-    def sentence(**costs):
+    def title(**costs):
         parts = {"important": important, "best": view.top_head, "all": ALL_ATTENTION}
         evidence.logit_margins = {part: right for part in evidence.logit_margins} | {
             parts[name]: torch.cat([-right[:cost], right[cost:]]) for name, cost in costs.items()
@@ -73,14 +73,14 @@ def test_ablation_title_names_the_most_important_head(view):
         return ablation_title(view)
 
     model = MODELS[view.run.architecture]
-    assert sentence() == f"this {model} needs no attention for the task reverse: 100% correct without any"
-    assert sentence(all=count) == (
+    assert title() == f"this {model} needs no attention for the task reverse: 100% correct without any"
+    assert title(all=count) == (
         "no single head is needed, but attention is: without any, accuracy 100% → 0%"
     )
-    text = sentence(all=count, important=1)
+    text = title(all=count, important=1)
     assert text.startswith(f"{view.describe_part(important)} matters most: without it, accuracy 100% → 99%; ")
     assert text.endswith("costs nothing")
-    text = sentence(all=count, best=count // 2)
+    text = title(all=count, best=count // 2)
     assert text.startswith(f"{view.describe_part(view.top_head)} matters most: without it")
     evidence.logit_margins = {part: -right for part in evidence.logit_margins}
     assert ablation_title(view) == "the model is never correct, so no ablation can make it worse"
@@ -92,8 +92,8 @@ def test_lengths_and_layers_are_drawn_as_measured(view):
     exact_match, = axes.get_lines()
     assert list(exact_match.get_xdata()) == list(range(1, 17))
     assert list(exact_match.get_ydata()) == pytest.approx([min(100, 8 * length) for length in range(1, 17)])
-    different = [len(each.source.unique(dim=0)) for each in view.evidence.length_results]
-    assert names_of(axes.get_xticklabels()) == [f"{row + 1}\n{count}" for row, count in enumerate(different)]
+    distinct = [len(each.source.unique(dim=0)) for each in view.evidence.length_results]
+    assert names_of(axes.get_xticklabels()) == [f"{row + 1}\n{count}" for row, count in enumerate(distinct)]
     beyond = view.evidence.length_results[8]
     question, answer = (format_tokens(row[0, 1:]) for row in (beyond.source, beyond.answers))
     asked = f"{MODELS[view.run.architecture]}, asked {question.removesuffix(' END')}: {answer}"
@@ -108,22 +108,22 @@ def test_lengths_and_layers_are_drawn_as_measured(view):
 
 
 def test_lengths_title_says_which_model_stops(view):
-    def sentence():
+    def title():
         return lengths_title([view])
 
     name, beyond = MODELS[view.run.architecture], view.evidence.length_results[8]
-    assert sentence() == f"the {name} generalises beyond the training lengths: 72% correct at length 9"
+    assert title() == f"the {name} generalises beyond the training lengths: 72% correct at length 9"
     beyond.answers = beyond.target.clone()
     beyond.answers[1:, 9], beyond.answers[1:, 10] = END, PAD
-    assert sentence() == f"the {name} learned to reverse, and to stop after 8 symbols"
+    assert title() == f"the {name} learned to reverse, and to stop after 8 symbols"
     beyond.answers[:80, 3] = 0                                  # it is not correct until there
-    assert sentence() == "no model generalises beyond the training lengths: at most 0% correct at length 9"
+    assert title() == "no model generalises beyond the training lengths: at most 0% correct at length 9"
     view.evidence.length_results = view.evidence.length_results[:8]
-    assert sentence() == "reverse: no question beyond the training lengths fits the model"
+    assert title() == "reverse: no question beyond the training lengths fits the model"
 
 
 @pytest.mark.parametrize(
-    ("values", "sentence"),
+    ("values", "title"),
     [
         ([0.2, 0.23, 0.89, 0.91, 1], "2 finds the answers: token accuracy 23% → 89%"),
         ([0.1, 0.3, 0.509, 0.7, 0.9],
@@ -132,5 +132,5 @@ def test_lengths_title_says_which_model_stops(view):
         ([0.1, 0.2, 0.3], "the answers never appear: only 30% of the tokens are correct at the end"),
     ],
 )
-def test_layers_title_names_the_largest_step(values, sentence):
-    assert layers_title({str(place): value for place, value in enumerate(values)}) == sentence
+def test_layers_title_names_the_largest_step(values, title):
+    assert layers_title({str(position): value for position, value in enumerate(values)}) == title
