@@ -1,9 +1,9 @@
 """Sequence tasks with exactly known answers, so that every mistake a model makes can be seen.
 
 A sequence is [START, content …, END], padded with PAD. A task is a `Task` object: a function from questions
-to answers, plus anything else specific to it. Every batch is freshly sampled. A sequence's content
-alone determines its split, so training never sees a test sequence. `python data.py` prints examples and the
-sizes of the splits; `python data.py --task NAME` checks a task.
+to answers, plus anything else specific to it. Every batch is freshly sampled. A sequence's content alone
+determines its split, so training never sees a test sequence. `python data.py` prints examples and the sizes
+of the splits; `python data.py --task NAME` checks a task.
 
 Shapes: N sequences, L symbols of content in each, A symbols in each answer, S = longest content + 2.
 """
@@ -282,9 +282,9 @@ def sample_batch(
 def make_inputs_and_targets(
     architecture: str, source: Tensor, target: Tensor
 ) -> tuple[tuple[Tensor, ...], Tensor]:
-    """Return the model's inputs and its target at each position, with PAD where nothing is scored.
+    """Return the model's inputs and its targets, one per position, with PAD where nothing is scored.
 
-    5 7 → 7 5, with S = START, E = END and . = PAD:     inputs                      target
+    5 7 → 7 5, with S = START, E = END and . = PAD:     inputs                      targets
         encoder           all answers at once           S 5 7 E                     S 7 5 E
         decoder           the prompt, then the answer   S 5 7 E 7 5                 . . . 7 5 E
         encoder-decoder   source, and answer prefix     S 5 7 E   and   S 7 5       7 5 E

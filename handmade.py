@@ -101,7 +101,7 @@ def zero_model(
         d_ff=len(PAIRS), positional="learned", activation="relu", vocab_size=VOCAB_SIZE, seq_len=MAX_LENGTH,
         max_len=NUM_POSITIONS, epochs=1,
     )
-    model = config.model().requires_grad_(False)
+    model = config.build_model().requires_grad_(False)
     for parameter in model.parameters():
         parameter.zero_()
     model.embedding.weight[:, WHAT] = torch.eye(VOCAB_SIZE)

@@ -83,7 +83,7 @@ class TrainingState:
         steps = config.epochs * config.steps_per_epoch
         self.config, self.device = config, device
         self.backward_options = {"accumulation_steps": accumulation_steps, "amp": amp}
-        self.model = config.model().to(device)
+        self.model = config.build_model().to(device)
         self.ema_model = AveragedModel(self.model, multi_avg_fn=update_ema)
         self.ema_model.n_averaged = self.ema_model.n_averaged.cpu()         # read every step: keep it off GPU
         self.optimizer = torch.optim.AdamW(

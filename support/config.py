@@ -72,7 +72,7 @@ class Config:
         """Return the run's display name, e.g. "reverse, encoder"."""
         return f"{self.task}, {self.architecture}"
 
-    def model(self) -> MiniTransformer | EncoderDecoder:
+    def build_model(self) -> MiniTransformer | EncoderDecoder:
         """Return a new model; its weights come from torch's global generator."""
         settings = {name: value for name, value in asdict(self).items() if name in MODEL_SETTINGS}
         settings["max_len"] = self.max_len or max(64, self.longest_row())
@@ -93,7 +93,7 @@ class Config:
         """Raise ValueError if the task's function fails at these sizes, or the model cannot be built."""
         check_task(self.task, self.seq_len, self.vocab_size, self.fixed_length)
         with torch.random.fork_rng(devices=[]):
-            self.model()
+            self.build_model()
 
     def sample_batch(
         self, count: int, generator: torch.Generator, split: str = "train"
@@ -114,7 +114,7 @@ def default_config(task: str, architecture: str, **settings) -> Config:
     overrides = {name: value for name, value in settings_of_task.items() if name not in ARCHITECTURES}
     overrides |= settings_of_task.get(architecture, {})
     for name in overrides:
-        check_choice([setting.name for setting in fields(Config)], setting=name)
+        check_choice([each.name for each in fields(Config)], setting=name)
     return Config(task=task, architecture=architecture, **overrides | settings)
 
 

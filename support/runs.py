@@ -202,7 +202,7 @@ def read_run(folder: Path, task: str, architecture: str, quiet: bool = False) ->
         raise ValueError(f"{found}; move it to {run_folder(models_dir, config.task, config.architecture)}")
     try:
         with torch.random.fork_rng(devices=[]):
-            model = config.model().eval()
+            model = config.build_model().eval()
         model.load_state_dict(checkpoint["model"])
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())

@@ -169,4 +169,4 @@ def initial_model(config: Config) -> nn.Module:
     """Return the initial, untrained model of a run with these settings."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        return config.model().eval()
+        return config.build_model().eval()

@@ -92,7 +92,7 @@ def flops_of(config: Config, attention: bool = True) -> int:
     inputs, _ = make_inputs_and_targets(config.architecture, source, target)
     sized = replace(config, max_len=config.longest_row())
     with FlopCounterMode(display=False) as counter, torch.device("meta"):   # shapes alone, no memory
-        sized.model()(*(tokens.to("meta") for tokens in inputs))
+        sized.build_model()(*(tokens.to("meta") for tokens in inputs))
     with_weights = counter.get_flop_counts()["Global"][torch.ops.aten.addmm]
     return 3 * (counter.get_total_flops() if attention else with_weights)
 
@@ -149,8 +149,8 @@ def measure_step(
     """Measure a step in each process (see train.TrainingState); the first puts a Cost into results."""
     torch.set_num_threads(threads)
     before = memory("VmRSS")
-    model = partialmethod(EncoderOfPyTorch) if of_pytorch else Config.model
-    with joined(rank, processes, port), patch.object(Config, "model", model):
+    model = partialmethod(EncoderOfPyTorch) if of_pytorch else Config.build_model
+    with joined(rank, processes, port), patch.object(Config, "build_model", model):
         first, _, *others = time_steps(config, **execution)
     if rank == 0:
         results.put(Cost(statistics.median(others), first, memory("VmHWM") - before))

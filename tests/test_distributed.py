@@ -34,10 +34,10 @@ SCRIPT = str(Path(train.__file__))
 
 def losses_and_weights(architecture, **execution):
     """Return those of a full run in double precision, where rounding cannot hide a difference."""
-    model = Config.model
+    model = Config.build_model
     torch.set_default_dtype(torch.float64)                  # also of the weight of each part
     try:
-        with patch.object(Config, "model", lambda config: model(config).double()):
+        with patch.object(Config, "build_model", lambda config: model(config).double()):
             config = Config(**SETTINGS, architecture=architecture)
             run = deque(train.train(config, CPU, **execution), maxlen=1)
     finally:

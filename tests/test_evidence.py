@@ -110,7 +110,7 @@ def test_redundant_pair_is_found(run, monkeypatch):
 
 def copying_by_hand(config):
     """A copying encoder in which each embedding is its own output and all heads attend uniformly."""
-    model = config.model().eval()
+    model = config.build_model().eval()
     zero(model, "query_projection", "contract", "output_projection")
     model.positional_encoding.encoding.zero_()
     model.embedding.weight.data = torch.eye(20, 32)
@@ -182,6 +182,6 @@ def test_length_results_leave_out_lengths_without_an_answer():
     halves = Task(swap_halves, settings={"fixed_length": True})
     with patch.dict(TASKS, {"halves": halves}):
         config = default_config("halves", "encoder", **TINY)
-        run = Run(config.model().eval(), config, [], Path("nowhere"))
+        run = Run(config.build_model().eval(), config, [], Path("nowhere"))
         assert find_answer_lengths(run, 62) == {8: 8}
         assert [at.length for at in Evidence(run).length_results] == [8]

@@ -44,7 +44,7 @@ def test_influence_on_a_perfect_mirror_is_its_anti_diagonal(models_dir):
 def test_influence_equals_a_loop_over_keys(architecture):
     """With two symbols, there is only one replacement for each."""
     config = Config(**TINY, architecture=architecture, vocab_size=6)
-    run = Run(config.model().eval(), config, [], Path())
+    run = Run(config.build_model().eval(), config, [], Path())
     source, inputs, targets = sample_unseen(run, 5, count=20)
     moved, before = measure_influence(run, source, inputs, targets), run.model(*inputs).softmax(dim=-1)
     for row, query, key in itertools.product(range(20), range(targets.size(1)), range(inputs[0].size(1))):

@@ -51,7 +51,7 @@ def random_run(**settings) -> Run:
     """A run with random weights, already rounded, so that the page has exactly PyTorch's weights."""
     config = Config(**{"task": "reverse", **SMALL, **settings})
     torch.manual_seed(1)
-    return round_to_float16(Run(config.model().eval(), config, [], Path("nowhere")))
+    return round_to_float16(Run(config.build_model().eval(), config, [], Path("nowhere")))
 
 
 def page_of(run: Run, path: Path) -> Path:

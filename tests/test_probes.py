@@ -39,7 +39,7 @@ def test_logit_lens_starts_at_the_embedding_and_ends_at_the_output(run):
 
 def test_logit_lens_reads_a_post_norm_stream_after_its_norm():
     config = Config(**TINY, norm_first=False)
-    run = Run(config.model().eval(), config, [], Path())
+    run = Run(config.build_model().eval(), config, [], Path())
     _, inputs, targets = sample_unseen(run)
     block, stream = run.model.blocks[0], run.model.positional_encoding(run.model.embedding(inputs[0]))
     stream = block.attention_norm(stream + block.attention(stream, mask=(inputs[0] != 0)[:, None, None]))
@@ -71,7 +71,7 @@ def test_score_parts_add_up_to_the_models_scores(architecture, norm_first):
     """Apart from what is the same for all keys; with biases and scales like a trained model's."""
     torch.manual_seed(0)
     config = Config(**TINY, architecture=architecture, norm_first=norm_first, positional="learned")
-    model = config.model()
+    model = config.build_model()
     for parameter in model.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
     source = torch.tensor([[1, 5, 9, 12, 2], [1, 7, 7, 4, 2]])
@@ -90,7 +90,7 @@ def test_score_parts_add_up_to_the_models_scores(architecture, norm_first):
 
 def test_score_std_rejects_a_modified_model():
     """RMSNorm does not subtract the mean, which the parts of the scores assume."""
-    model, source = Config(**TINY).model(), torch.tensor([[1, 5, 7, 9, 2]])
+    model, source = Config(**TINY).build_model(), torch.tensor([[1, 5, 7, 9, 2]])
     score_std(model, source)
     norm = model.blocks[0].attention_norm
     norm.bias = None
@@ -106,7 +106,7 @@ def test_score_std_equals_scores_of_positions_or_symbols_alone():
     source = torch.tensor([[1, 5, 9, 12, 2], [1, 7, 7, 4, 2]])
     model = initial_model(config)
     torch.manual_seed(config.seed)
-    assert torch.equal(config.model().embedding.weight, model.embedding.weight)
+    assert torch.equal(config.build_model().embedding.weight, model.embedding.weight)
     full = score_std(model, source)
     model.embedding.weight.data.zero_()
     model.embedding.weight.data += 3.0                          # all symbols alike: the norm removes the mean
@@ -115,7 +115,7 @@ def test_score_std_equals_scores_of_positions_or_symbols_alone():
     scores = score_parts(model, source)["positions"]
     expected = scores.var(dim=-1, unbiased=False).mean().sqrt().item()
     assert only_positions["positions"] == pytest.approx(expected, rel=1e-5) and full["symbols"] > 0.01
-    causal = Config(**TINY, architecture="decoder").model()
+    causal = Config(**TINY, architecture="decoder").build_model()
     scores = score_parts(causal, source)["symbols"]
     rows = [scores[:, :, query, : query + 1].var(dim=-1, unbiased=False).mean() for query in range(5)]
     expected = (sum(rows) / 5).sqrt().item()

@@ -26,7 +26,7 @@ def test_flops_equal_a_sum_by_hand(name):
 
 def test_pytorch_encoder_is_the_same_model():
     config = replace(scale.BASE, **TINY)
-    ours, theirs = config.model(), scale.EncoderOfPyTorch(config)
+    ours, theirs = config.build_model(), scale.EncoderOfPyTorch(config)
     pairs = [*twins(ours.final_norm, theirs.encoder.norm)]
     pairs += twins(ours.output_projection, theirs.output_projection)
     for block, layer in zip(ours.blocks, theirs.encoder.layers, strict=True):

@@ -131,7 +131,7 @@ def test_train_is_reproducible_bit_for_bit():
 
 def test_predict_turns_dropout_off_and_restores_the_mode():
     for training in True, False:
-        model = Config(**TINY, dropout=0.5).model().train(training)
+        model = Config(**TINY, dropout=0.5).build_model().train(training)
         source = torch.randint(4, 20, (50, 8))
         assert torch.equal(predict(model, source, source), predict(model, source, source))
         assert model.training == model.dropout.training == training
@@ -163,12 +163,12 @@ def test_solved_is_unknown_without_a_full_check(tmp_path):
     config = Config(task="copy")
     source, target = train.sample_validation_set(config)
     with patch.object(train, "predict", lambda model, source, target: target):
-        scores = evaluate(config.model(), source, target, check_all=False)
+        scores = evaluate(config.build_model(), source, target, check_all=False)
     assert scores["exact_match"] == 1 and scores["solved"] is None
     row = {"epoch": 1, "step": 8, "loss": 1.0, "train_seconds": 1.0} | scores
     write_table([row], tmp_path / "history.csv")
     assert (tmp_path / "history.csv").read_text().endswith(",1.0,\n")
-    assert not evaluate(config.model(), source, target, check_all=False)["solved"]
+    assert not evaluate(config.build_model(), source, target, check_all=False)["solved"]
     assert support.config.format_test_size(config, 10_000) == "10,000 test sequences (6,584 distinct)"
     assert at_most(0.1355) == "14%" and at_most(0.13) == "13%" and at_most(0) == "0%"
 
@@ -349,7 +349,7 @@ def test_out_of_memory_is_reported_in_one_line(error, tmp_path, monkeypatch, cap
 
 def test_check_finite_names_the_step():
     config = Config(**TINY)
-    model, losses = config.model(), torch.tensor([1.0, 2.0, 3.0])
+    model, losses = config.build_model(), torch.tensor([1.0, 2.0, 3.0])
     train.check_finite(config, model, losses, epoch=2)
     losses[1] = math.inf
     with pytest.raises(FloatingPointError, match="weight is infinite or NaN at step 5; try .*, or drop non-"):

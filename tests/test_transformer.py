@@ -251,7 +251,7 @@ TOKENS = torch.tensor([[1, 7, 5, 9, 2], [1, 4, 2, 0, 0]])                   # th
 
 @pytest.mark.parametrize("architecture", KINDS)
 def test_model_defaults_are_those_of_config(architecture):
-    trained = Config(architecture=architecture).model().eval()
+    trained = Config(architecture=architecture).build_model().eval()
     model = EncoderDecoder() if architecture == "encoder-decoder" else MiniTransformer(
         causal=architecture == "decoder"
     )

@@ -210,7 +210,7 @@ def untrained_view(task, architecture, words=None, **sizes):
     config.check()
     torch.manual_seed(0)
     row = {"step": 8, "loss": 1.0, "token_accuracy": 0.2, "exact_match": 0.1, "seconds": 1.0, "solved": False}
-    view = make_view(Run(config.model().eval(), config, [row], Path()), words)
+    view = make_view(Run(config.build_model().eval(), config, [row], Path()), words)
     view.attention_history = append_epoch(None, view.run.model, recorded_questions(config), row)
     return view
 
