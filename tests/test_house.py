@@ -2,6 +2,7 @@
 
 import ast
 import graphlib
+import importlib
 import os
 import shutil
 import subprocess
@@ -66,6 +67,18 @@ def test_tutorial_files_do_not_use_the_rooms_above_them():
     assert ours("support.puzzles") == set()
     for module in FOUNDATIONS:
         assert ours(module) <= {*FOUNDATIONS}
+
+
+@pytest.mark.parametrize("path", [*SOURCES, *(ROOT / "tests").glob("*.py")], ids=lambda path: path.name)
+def test_attributes_of_our_modules_exist(path):
+    tree, modules = ast.parse(path.read_text(encoding="utf-8")), {}
+    for node in ast.walk(tree):
+        for alias in getattr(node, "names", []) if isinstance(node, (ast.Import, ast.ImportFrom)) else []:
+            name = f"{node.module}.{alias.name}" if isinstance(node, ast.ImportFrom) else alias.name
+            modules |= {alias.asname or alias.name: name} if name in FILES else {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and (module := modules.get(ast.unparse(node.value))):
+            assert hasattr(importlib.import_module(module), node.attr), (node.lineno, ast.unparse(node))
 
 
 def test_imports_form_no_circle():

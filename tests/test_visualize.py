@@ -378,7 +378,7 @@ def test_pictures_are_reproducible_and_vectors_are_vectors(
         written.append({path.relative_to(output): path.read_bytes() for path in output.rglob("*.*")})
     assert set(written[0]) == pictures_of([task], [architecture], suffix, lengths)
     for name in "index.html", "pictures.json":
-        first, second = (files.pop(Path(name)).decode() for files in written)
+        first, second = (saved.pop(Path(name)).decode() for saved in written)
         assert first.replace("/first", "/second") == second     # the folder in the command
     assert written[0] == written[1]
     marks = {"svg": (b"<image", b"</text>"), "pdf": (b"/Subtype /Image", b"/ToUnicode")}
