@@ -43,7 +43,7 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from mistakes import format_mistake_report, save_mistake_pictures  # noqa: E402
 from probes import initial_model, patch_length_signal, probe_positions, score_std  # noqa: E402
-from scale import flops_of, scale  # noqa: E402
+from scale import count_flops, scale  # noqa: E402
 
 import handmade  # noqa: E402
 import train  # noqa: E402
@@ -224,7 +224,7 @@ def compare(architectures: list[str], seeds: range, max_steps: int) -> None:
             rows.append(until_solved((usual_history if usual else our_history)(config), max_steps))
             seconds_per_step = rows[-1]["train_seconds"] / rows[-1]["step"]
             milliseconds.append(1000 * seconds_per_step)
-            fractions.append(flops_of(config, attention=False) / seconds_per_step / peak)
+            fractions.append(count_flops(config, attention=False) / seconds_per_step / peak)
         print(line.format(
             task, model, solved_of(rows), median_and_most(rows, "step", 0),
             median_and_most(rows, "train_seconds", 1),

@@ -39,7 +39,7 @@ SWEEPS = {                                                  # one size at a time
     "length": {size: replace(BASE, seq_len=size, batch_size=8) for size in (8, 32, 128, 512, 1024)},
     "batch": {size: replace(BASE, batch_size=size) for size in (8, 32, 128, 512)},
 }
-WAYS = {                                                    # threads, processes, with PyTorch's layers
+SETUPS = {                                                  # threads, processes, with PyTorch's layers
     "1 thread": (1, 1, False), "2 threads": (2, 1, False), "2 processes": (1, 2, False),
     "nn.TransformerEncoder": (1, 1, True),
 }
@@ -48,7 +48,7 @@ EXCHANGED = 25_000_000                                      # numbers averaged t
 GPUS = {"Eight H100 with NVLink, about": (400e12, 450e9)}   # flops per second in bfloat16, bytes per second
 
 
-class EncoderOfPyTorch(nn.Module):
+class PyTorchEncoder(nn.Module):
     """The same encoder, with the layers of nn.TransformerEncoder."""
 
     architecture = "encoder"
@@ -76,14 +76,14 @@ class EncoderOfPyTorch(nn.Module):
 
 @dataclass
 class Cost:
-    """The cost of one training step, computed in one way."""
+    """The cost of one training step, in one setup."""
 
     seconds: float
     first_seconds: float                                    # of the first step, with which PyTorch begins
     peak_bytes: int                                         # peak memory above the baseline
 
 
-def flops_of(config: Config, attention: bool = True) -> int:
+def count_flops(config: Config, attention: bool = True) -> int:
     """Count the flops of a step's matrix products with PyTorch: once forward and twice as many backward.
 
     Without attention, these are only the products with weights.
@@ -103,7 +103,7 @@ def memory(name: str) -> int:
 
 
 @contextmanager
-def joined(rank: int, processes: int, port: int) -> Iterator[None]:
+def join_processes(rank: int, processes: int, port: int) -> Iterator[None]:
     """Make a forked process one of several within the block, as if torchrun had started it."""
     environment = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "RANK": rank, "WORLD_SIZE": processes}
     distributed.RANK, distributed.WORLD_SIZE = rank, processes
@@ -118,7 +118,7 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
-def in_processes(processes: int, function: Callable, *arguments: object) -> object:
+def run_in_processes(processes: int, function: Callable, *arguments: object) -> object:
     """Call a function in this many new processes, and return what the first puts into the queue."""
     results = torch.multiprocessing.get_context("fork").SimpleQueue()
     arguments = processes, free_port(), results, *arguments
@@ -149,8 +149,8 @@ def measure_step(
     """Measure a step in each process (see train.TrainingState); the first puts a Cost into results."""
     torch.set_num_threads(threads)
     before = memory("VmRSS")
-    model = partialmethod(EncoderOfPyTorch) if of_pytorch else Config.build_model
-    with joined(rank, processes, port), patch.object(Config, "build_model", model):
+    model = partialmethod(PyTorchEncoder) if of_pytorch else Config.build_model
+    with join_processes(rank, processes, port), patch.object(Config, "build_model", model):
         first, _, *others = time_steps(config, **execution)
     if rank == 0:
         results.put(Cost(statistics.median(others), first, memory("VmHWM") - before))
@@ -164,7 +164,7 @@ class Point:
     size: int
     config: Config
     limit: float                                            # seconds for the matrix products alone
-    costs: dict[str, Cost]                                  # of each way
+    costs: dict[str, Cost]                                  # of each setup
 
     @property
     def name(self) -> str:
@@ -175,33 +175,33 @@ class Point:
         """The number of tokens per step."""
         return self.config.batch_size * (self.config.seq_len + 2)
 
-    def share_of_limit(self, way: str = "1 thread") -> float:
+    def fraction_of_limit(self, setup: str = "1 thread") -> float:
         """The fraction of a step's time that its matrix products alone would take."""
-        return self.limit / self.costs[way].seconds
+        return self.limit / self.costs[setup].seconds
 
 
 def measure_all(points: list[Point]) -> None:
-    """Measure the cost of each point in each way, printing a line of the table for each."""
+    """Measure the cost of each point in each setup, printing a line of the table for each."""
     line = "{:<18}{:<24}{:>10}{:>12}{:>10}{:>12}"
-    print(line.format("size", "way", "ms/step", "tokens/s", "% of peak", "memory"))
+    print(line.format("size", "setup", "ms/step", "tokens/s", "% of peak", "memory"))
     for point in points:
-        for way, (threads, processes, of_pytorch) in WAYS.items():
-            cost = in_processes(processes, measure_step, point.config, threads, of_pytorch, {})
+        for setup, (threads, processes, of_pytorch) in SETUPS.items():
+            cost = run_in_processes(processes, measure_step, point.config, threads, of_pytorch, {})
             name = "" if point.costs else point.name
-            point.costs[way] = cost
+            point.costs[setup] = cost
             print(line.format(
-                name, way, f"{1000 * cost.seconds:.1f}", f"{point.tokens / cost.seconds:,.0f}",
-                f"{point.share_of_limit(way):.0%}", f"{cost.peak_bytes / 1e6:,.0f} MB",
+                name, setup, f"{1000 * cost.seconds:.1f}", f"{point.tokens / cost.seconds:,.0f}",
+                f"{point.fraction_of_limit(setup):.0%}", f"{cost.peak_bytes / 1e6:,.0f} MB",
             ), flush=True)
 
 
 def scale_picture(points: list[Point], flops_per_second: float) -> Figure:
-    """Plot milliseconds per step against each size, in each way, above the limit of matrix products alone."""
-    most, least = max(points, key=Point.share_of_limit), min(points, key=Point.share_of_limit)
-    largest = f"{most.share_of_limit():.0%} of a step at {most.name}"
+    """Plot milliseconds per step against each size, in each setup, above the limit of matrix products alone."""
+    highest, lowest = max(points, key=Point.fraction_of_limit), min(points, key=Point.fraction_of_limit)
+    largest = f"{highest.fraction_of_limit():.0%} of a step at {highest.name}"
     rate = f"{flops_per_second / 1e9:.0f} GFLOP/s"
     figure = new_figure(
-        5.3, f"matrix products take {largest}, {least.share_of_limit():.0%} at {least.name}",
+        5.3, f"matrix products take {largest}, {lowest.fraction_of_limit():.0%} at {lowest.name}",
         "encoder of d_model 128, 4 layers, length 8, batch 32 (lower left: 8), and one size changed",
         f"Dashed: the limit set by matrix products alone, at the {rate} that one thread reaches here.",
     )
@@ -209,8 +209,8 @@ def scale_picture(points: list[Point], flops_per_second: float) -> Figure:
         column = axes.get_subplotspec().colspan.start
         swept = [point for point in points if point.sweep == sweep]
         sizes = [point.size for point in swept]
-        for way in WAYS:
-            axes.plot(sizes, [1000 * point.costs[way].seconds for point in swept], marker=".", label=way)
+        for setup in SETUPS:
+            axes.plot(sizes, [1000 * point.costs[setup].seconds for point in swept], marker=".", label=setup)
         limits = [1000 * point.limit for point in swept]
         axes.plot(sizes, limits, "--", color=matplotlib.rcParams["grid.color"], label="limit")
         axes.set(xscale="log", yscale="log", xlabel=sweep, ylabel="" if column else "ms per step")
@@ -224,7 +224,7 @@ def scale_picture(points: list[Point], flops_per_second: float) -> Figure:
 
 def time_exchange(rank: int, processes: int, port: int, results: SimpleQueue) -> None:
     """Measure the bytes per second each process sends to average gradients; the first stores it."""
-    with joined(rank, processes, port):
+    with join_processes(rank, processes, port):
         numbers, times = torch.zeros(EXCHANGED), []
         for _ in range(5):
             start = time.perf_counter()
@@ -247,7 +247,7 @@ def print_when_processes_pay(points: list[Point], flops_per_second: float) -> No
             for point in points if point.sweep == sweep
         )
         print(f"{sweep}: speed-up of two processes over one: {', '.join(gains)}")
-    rate = in_processes(2, time_exchange)
+    rate = run_in_processes(2, time_exchange)
     machines = {"Two processes here": (flops_per_second, rate), **GPUS}
     for machine, (flops, exchanged) in machines.items():
         print(f"{machine}: {flops / 1e12:,.3g} TFLOP/s, {exchanged / 1e9:,.3g} GB/s, "
@@ -259,9 +259,9 @@ def print_when_options_pay() -> None:
     line = "{:<18}{:>10}{:>12}{:>14}{:>24}{:>12}"
     print("\n" + line.format("size", "ms/step", "compiled", "first step", "pays after", "bfloat16"))
     for sweep, size in COMPILED:
-        ways = {}, {"compiled": True}, {"amp": True}
         plain, compiled, half = (
-            in_processes(1, measure_step, SWEEPS[sweep][size], 1, False, execution) for execution in ways
+            run_in_processes(1, measure_step, SWEEPS[sweep][size], 1, False, execution)
+            for execution in ({}, {"compiled": True}, {"amp": True})
         )
         gain = plain.seconds - compiled.seconds
         print(line.format(
@@ -277,7 +277,7 @@ def scale(folder: Path, flops_per_second: float) -> None:
     folder.mkdir(exist_ok=True)
     train.TrainingState(BASE, CPU)                          # loads all of PyTorch that a process then has
     points = [
-        Point(sweep, size, config, flops_of(config) / flops_per_second, {})
+        Point(sweep, size, config, count_flops(config) / flops_per_second, {})
         for sweep, configs in SWEEPS.items() for size, config in configs.items()
     ]
     measure_all(points)

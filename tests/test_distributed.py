@@ -16,7 +16,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from conftest import CPU, TINY, TINY_OPTIONS
-from scale import free_port, in_processes, joined
+from scale import free_port, join_processes, run_in_processes
 from torch import nn
 from torch._inductor.exc import InvalidCxxCompiler
 
@@ -51,7 +51,7 @@ def losses_and_weights(architecture, **execution):
 
 def one_of_several(rank, processes, port, results, path):
     """Train each architecture in every process, the first one twice."""
-    with joined(rank, processes, port):
+    with join_processes(rank, processes, port):
         runs = [losses_and_weights(architecture) for architecture in (*ARCHITECTURES, ARCHITECTURES[0])]
         runs.append(losses_and_weights("encoder", accumulation_steps=2))
     if rank == 0:
@@ -62,7 +62,7 @@ def one_of_several(rank, processes, port, results, path):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize("processes", [2, 3])
 def test_several_processes_train_like_one(processes, tmp_path):
-    assert in_processes(processes, one_of_several, tmp_path / "runs.pt") == "saved"
+    assert run_in_processes(processes, one_of_several, tmp_path / "runs.pt") == "saved"
     *runs, again, in_parts = torch.load(tmp_path / "runs.pt")
     for architecture, several in zip(ARCHITECTURES, runs, strict=True):
         for found, expected in zip(several, losses_and_weights(architecture), strict=True):

@@ -20,13 +20,13 @@ def test_flops_equal_a_sum_by_hand(name):
     weights = config.num_layers * (4 * width**2 + 2 * width * config.d_ff) + width * config.vocab_size
     attention = 2 * config.num_layers * length * width
     flops_of_weights = 3 * 2 * config.batch_size * length * weights
-    assert scale.flops_of(config, attention=False) == flops_of_weights
-    assert scale.flops_of(config) == flops_of_weights + 3 * 2 * config.batch_size * length * attention
+    assert scale.count_flops(config, attention=False) == flops_of_weights
+    assert scale.count_flops(config) == flops_of_weights + 3 * 2 * config.batch_size * length * attention
 
 
 def test_pytorch_encoder_is_the_same_model():
     config = replace(scale.BASE, **TINY)
-    ours, theirs = config.build_model(), scale.EncoderOfPyTorch(config)
+    ours, theirs = config.build_model(), scale.PyTorchEncoder(config)
     pairs = [*twins(ours.final_norm, theirs.encoder.norm)]
     pairs += twins(ours.output_projection, theirs.output_projection)
     for block, layer in zip(ours.blocks, theirs.encoder.layers, strict=True):
@@ -47,7 +47,7 @@ def test_scale_benchmark_reports_when_processes_pay_off(tmp_path, monkeypatch, c
     monkeypatch.setattr(nn.Module, "compile", partialmethod(nn.Module.compile, backend="eager"))
     scale.scale(tmp_path, flops_per_second=1e9)
     printed = capsys.readouterr().out
-    assert printed.count("MB") == len(scale.WAYS) and "pays after" in printed
+    assert printed.count("MB") == len(scale.SETUPS) and "pays after" in printed
     assert "batch: speed-up of two processes over one: 2: " in printed
     assert "Eight H100 with NVLink, about: 400 TFLOP/s, 450 GB/s, so adding processes pays off" in printed
     assert "from 1,185 tokens per step" in printed
