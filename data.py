@@ -83,21 +83,19 @@ TASKS = {
     "sort": Task(sort, categories=puzzles.count_repeats, settings={"epochs": 300, "oversample": 1.0}),
     "double": Task(double, settings={"epochs": 100}),
     "add": Task(
-        puzzles.add, symbols=range(ZERO, PLUS + 1),
-        sample_candidates=puzzles.sample_sums, is_valid=puzzles.is_sum,
+        puzzles.add, symbols=range(ZERO, PLUS + 1), sample_candidates=puzzles.sample_sums,
+        is_valid=puzzles.is_sum, categories=puzzles.count_carries,
         token_names={ZERO + digit: str(digit) for digit in range(10)} | {PLUS: "+"},
         format_hint="two numbers with the same number of digits, as in 4 2 + 1 9",
-        categories=puzzles.count_carries,
         settings={
             "epochs": 400, "embedding_std": 1.0, "position_base": 10_000.0, "oversample": 1.0,
             "decoder": {"oversample": 0.75},
         },
     ),
     "complete": Task(
-        puzzles.complete, gaps=True,
-        sample_candidates=puzzles.sample_patterns, is_valid=puzzles.has_one_completion,
+        puzzles.complete, gaps=True, sample_candidates=puzzles.sample_patterns,
+        is_valid=puzzles.has_one_completion, categories=puzzles.count_clues,
         format_hint="a repeating pattern with gaps that can be filled in only one way, as in 5 _ 5 7",
-        categories=puzzles.count_clues,
         settings={
             "epochs": 400, "positional": "learned", "embedding_std": 0.5, "oversample": 1.0,
             "encoder": {"norm_first": False, "embedding_std": 0.25}, "decoder": {"oversample": 0.75},

@@ -31,15 +31,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+import data
 import train
-from data import (
-    FIRST_SYMBOL,
-    TASKS,
-    add_special_tokens,
-    enumerate_contents,
-    exact_match,
-    make_inputs_and_targets,
-)
 from support import runs
 from support.config import Config
 from support.console import new_parser, run_script
@@ -156,14 +149,14 @@ def reversing_encoder_decoder() -> HandBuilt:
 
 def exact_match_by_length(model: nn.Module, answer: Callable[[Tensor], Tensor]) -> dict[int, float]:
     """Return exact match by length: on all sequences of 1 to 4 symbols, and on 10,000 longer ones."""
-    symbols, generator, scores = range(FIRST_SYMBOL, VOCAB_SIZE), torch.Generator().manual_seed(0), {}
+    symbols, generator, scores = range(data.FIRST_SYMBOL, VOCAB_SIZE), torch.Generator().manual_seed(0), {}
     for length in range(1, MAX_LENGTH + 1):
         if length <= 4:
-            content = enumerate_contents(symbols, length)
+            content = data.enumerate_contents(symbols, length)
         else:
             content = sample_symbols(symbols, 10_000 // (MAX_LENGTH - 4), length, generator)
-        source, target = (add_special_tokens(rows, length + 2) for rows in (content, answer(content)))
-        scores[length] = exact_match(train.predict(model, source, target), target)
+        source, target = (data.add_special_tokens(rows, length + 2) for rows in (content, answer(content)))
+        scores[length] = data.exact_match(train.predict(model, source, target), target)
     return scores
 
 
@@ -171,7 +164,7 @@ def save_hand_built(config: Config, model: nn.Module, purposes: dict[str, str], 
     """Save a hand-built model as a run that the other scripts can read."""
     folder = runs.run_folder(models_dir, config.task, config.architecture)
     source, target = train.sample_validation_set(config)
-    inputs, targets = make_inputs_and_targets(config.architecture, source, target)
+    inputs, targets = data.make_inputs_and_targets(config.architecture, source, target)
     with eval_mode(model):
         loss = train.masked_cross_entropy(model(*inputs), targets).item()
     row = {"epoch": 0, "step": 0, "loss": loss, "train_seconds": 0.0}
@@ -194,7 +187,7 @@ def main() -> None:
     for build in copying_encoder, reversing_encoder, copying_encoder_decoder, reversing_encoder_decoder:
         config, model, purposes = build()
         weights = torch.cat([x.flatten() for name, x in model.named_parameters() if "norm" not in name])
-        scores = exact_match_by_length(model, TASKS[config.task].answer)
+        scores = exact_match_by_length(model, data.TASKS[config.task].answer)
         print(f"{config.name}: {' '.join(map(percent, scores.values()))}")
         count = f"{weights.count_nonzero()} of {len(weights):,} weights"
         print(f"  {build.__doc__}\n  {count} are non-zero, not counting the norms\n")

@@ -196,7 +196,7 @@ def measure_all(points: list[Point]) -> None:
 
 
 def scale_picture(points: list[Point], flops_per_second: float) -> Figure:
-    """Plot milliseconds per step against each size, in each setup, above the limit of matrix products alone."""
+    """Plot milliseconds per step against size for each setup, above the limit of matrix products."""
     highest, lowest = max(points, key=Point.fraction_of_limit), min(points, key=Point.fraction_of_limit)
     largest = f"{highest.fraction_of_limit():.0%} of a step at {highest.name}"
     rate = f"{flops_per_second / 1e9:.0f} GFLOP/s"
