@@ -41,7 +41,7 @@ def list_heads(model: nn.Module, part: Part = ALL_ATTENTION) -> list[Head]:
 
 
 def list_parts(model: nn.Module) -> list[Part]:
-    """List every part that can be ablate: each head, each layer, each kind, and all attention."""
+    """List every part that can be ablated: each head, each layer, each kind, and all attention."""
     return sorted({head[:size] for head in list_heads(model) for size in range(4)})
 
 

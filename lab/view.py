@@ -92,7 +92,7 @@ class View:
 
 
 def make_view(run: Run, words: list[str] | None = None) -> View:
-    """Ask the model one question in data.format_tokens's format, by default a clear example, and measure it.
+    """Ask the model one question in data.py's notation, by default a clear example, and measure it.
 
     Raises ValueError if the question is invalid for the task or too long.
     """

@@ -247,7 +247,7 @@ def measured(run):
     return view
 
 
-def sentence_of(figure):
+def title_of(figure):
     """Return a picture's title, in one line."""
     return figure.get_suptitle().replace("\n", " ")
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import MODELS, TINY, assert_readable, call_main, sentence_of
+from conftest import MODELS, TINY, assert_readable, call_main, title_of
 
 import train
 from lab.side_by_side import (
@@ -27,7 +27,7 @@ def test_comparison_ablates_each_kind(models_dir):
     count = len(view.evidence.source)
     for cost, kind in (count, "encoder"), (count // 2, "decoder"), (1, "cross"):
         view.evidence.logit_margins[kind,] = torch.cat([-torch.ones(cost, 3), torch.ones(count - cost, 3)])
-    assert sentence_of(draw_kinds(view)) == (
+    assert title_of(draw_kinds(view)) == (
         "Accuracy: 0% without the encoder's self-attention, 50% without the decoder's self-attention, "
         "99% without cross-attention"
     )

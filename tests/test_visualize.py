@@ -21,8 +21,8 @@ from conftest import (
     names_of,
     numbers_of,
     outlined,
-    sentence_of,
     set_everywhere,
+    title_of,
 )
 from torch.nn import functional
 
@@ -63,7 +63,7 @@ def test_model_picture_frames_heads_that_matter(view):
     figure = draw_model(view)
     axes, = figure.axes
     count, name = f"Heads that matter on their own: 1 of {len(heads)}", view.describe_part(heads[0])
-    assert sentence_of(figure).startswith(f"{count}; without {name}: accuracy 100% → ")
+    assert title_of(figure).startswith(f"{count}; without {name}: accuracy 100% → ")
     lost = 100 * (evidence.logit_margins[heads[0]] < 0)[:, 0].double().mean().item()
     assert [text.get_text() for text in axes.texts if "−" in text.get_text()] == [f"−{math.ceil(lost)}"]
     veils = [patch for patch in axes.patches if patch.get_alpha() == 0.6]
@@ -114,18 +114,18 @@ def test_titles_compare_with_chance(view):
     """85% against 80% for uniform attention; an irreplaceable symbol; a harmful head."""
     evidence, (_, layer, head) = view.evidence, view.top_head
     view.attention.mass[layer, head], view.attention.chance = 0.85, 0.8
-    assert sentence_of(draw_head(view)).startswith("No head ")
-    assert "(uniform: 80%)" in sentence_of(draw_head(view))
-    assert sentence_of(draw_layer(view)).endswith("attending mainly to the needed symbols: 0 of 2")
+    assert title_of(draw_head(view)).startswith("No head ")
+    assert "(uniform: 80%)" in title_of(draw_head(view))
+    assert title_of(draw_layer(view)).endswith("attending mainly to the needed symbols: 0 of 2")
     assert "(uniform: 80%)" in draw_layer(view).get_supxlabel()
     view.attention.mass[layer, head] = 0.9375
     assert visualize.head_title(view).endswith(
         " spends 93% of its attention on the symbols the answer needs (uniform: 80%)"
     )
     evidence.attention.mass, evidence.attention.chance = evidence.attention.mass * 0 + 0.1355, 0.1
-    assert "no head attends to them much: 14% at most (uniform: 10%)" in sentence_of(draw_influence(view))
+    assert "no head attends to them much: 14% at most (uniform: 10%)" in title_of(draw_influence(view))
     evidence.influence = evidence.influence * math.nan
-    assert sentence_of(draw_influence(view)).startswith("No symbol could be replaced, so what the answers")
+    assert title_of(draw_influence(view)).startswith("No symbol could be replaced, so what the answers")
     harmful, count = list_heads(view.run.model)[0], len(evidence.source)
     evidence.logit_margins |= {
         NOTHING: torch.cat([-torch.ones(count // 4, 3), torch.ones(count - count // 4, 3)]),
@@ -134,7 +134,7 @@ def test_titles_compare_with_chance(view):
     assert format_cost(view, harmful) == "costs nothing (accuracy rises by 25 points)"
     assert "+25" in [text.get_text() for text in draw_model(view).axes[0].texts]
     evidence.logit_margins = {part: -torch.ones(count, 3) for part in evidence.logit_margins}
-    assert sentence_of(draw_model(view)) == "The model is never correct, so no ablation can make it worse"
+    assert title_of(draw_model(view)) == "The model is never correct, so no ablation can make it worse"
 
 
 def test_format_weight_uses_powers_of_ten():
@@ -233,9 +233,9 @@ def test_pictures_of_custom_tasks_claim_nothing_false(
         assert not figure.get_supxlabel().startswith(" ")
         if outlines is not True:
             assert not any(word in figure.get_supxlabel() for word in ("utlined:", "Blue"))
-            assert "needed sy" not in sentence_of(figure)
+            assert "needed sy" not in title_of(figure)
             if name in ("attention_head", "attention_layer"):
-                assert outlines in sentence_of(figure)
+                assert outlines in title_of(figure)
     assert view.has_outline == (outlines is True)
 
 
@@ -408,7 +408,7 @@ def test_custom_sequence_replaces_no_picture(models_dir, tmp_path, monkeypatch, 
     fraction = view.attention.maps["encoder"][view.top_head[1:]].diagonal()[1:10].mean()
     for picture in draw_head, draw_layer:
         assert "(9 symbols; training had at most 8)" in numbers_of(picture(view))
-    assert f"at {int(100 * fraction)}%" in sentence_of(draw_head(view))
+    assert f"at {int(100 * fraction)}%" in title_of(draw_head(view))
     assert "training had" not in numbers_of(draw_head(make_view(view.run, ["5 9"])))
     with pytest.raises(SystemExit):                             # a task that is named must take the question
         call_main(monkeypatch, "--models-dir", models, "--task", "copy", "add", "--sequence", "5 9")

@@ -1,7 +1,7 @@
 """Hand-built models are drawn part by part, next to a trained one."""
 
 import pytest
-from test_visualize import assert_readable, names_of, pictures_of_view, sentence_of
+from test_visualize import assert_readable, names_of, pictures_of_view, title_of
 
 from lab.view import make_view
 from lab.weights import draw_next_to_trained
@@ -22,7 +22,7 @@ def test_hand_built_pictures_name_the_parts(task, architecture, built, models_di
         assert_readable(figure)
     counts = {"copy": {"encoder": "none of 1", "encoder-decoder": "1 of 3"},
               "reverse": {"encoder": "2 of 2", "encoder-decoder": "2 of 3"}}[task][architecture]
-    assert f"Heads that matter on their own: {counts} hand-built, " in sentence_of(pictures["beside"])
+    assert f"Heads that matter on their own: {counts} hand-built, " in title_of(pictures["beside"])
     labels = names_of(pictures["ablation"].axes[0].get_yticklabels())
     for name, purpose in view.run.purposes.items():
         if "head" in name:

@@ -3,7 +3,7 @@
 import numpy
 import pytest
 import torch
-from conftest import MODELS, names_of, outlined, sentence_of
+from conftest import MODELS, names_of, outlined, title_of
 
 from data import format_tokens
 from lab.ablation import NOTHING
@@ -35,7 +35,7 @@ def test_influence_picture_uses_the_same_sequences(view):
     assert figure.axes[-1].get_ylabel() == "weight, influence"              # what the colours mean
     on_answers = sum(evidence.influence[:, first + i, 8 - i].sum() for i in range(8))
     fraction = int(100 * on_answers / evidence.influence.nansum())
-    assert sentence_of(figure).startswith(f"{fraction}% of the influence comes from the needed symbols")
+    assert title_of(figure).startswith(f"{fraction}% of the influence comes from the needed symbols")
 
 
 def test_ablation_picture_shows_accuracy_by_length(view):
