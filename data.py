@@ -417,8 +417,8 @@ def list_tasks() -> list[str]:
 
 def print_examples(task: str) -> None:
     """Check the task and print examples sampled in one batch, as for training."""
-    own = TASKS[task].settings
-    sizes = {name: own[name] for name in ("seq_len", "vocab_size", "fixed_length") if name in own}
+    overrides = TASKS[task].settings
+    sizes = {name: overrides[name] for name in ("seq_len", "vocab_size", "fixed_length") if name in overrides}
     check_task(task, **sizes)
     print(f"{task}:")
     if missing := describe_missing_lengths(task, **sizes):

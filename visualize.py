@@ -314,9 +314,9 @@ def list_comparison_outputs(views: list[View], options: argparse.Namespace) -> I
         shown = [view.run.folder for view in drawn]
         yield outputs.Output(path, shown, partial(what_matters.draw_lengths, drawn))
     tasks = list(dict.fromkeys(options.task or runs.DEFAULT_TASKS))
-    usual = data.ARCHITECTURES if options.task else runs.DEFAULT_ARCHITECTURES
+    architectures = data.ARCHITECTURES if options.task else runs.DEFAULT_ARCHITECTURES
     of_run = {(view.run.architecture, view.run.config.task): view for view in views}
-    rows = [[of_run.get((name, task)) for task in tasks] for name in options.architecture or usual]
+    rows = [[of_run.get((name, task)) for task in tasks] for name in options.architecture or architectures]
     rows = [row for row in rows if all(row)]
     if len(rows) * len(tasks) > 1:
         name, names = "_vs_".join(tasks), [row[0].run.architecture for row in rows]

@@ -49,16 +49,16 @@ def capture_activations(
     model: nn.Module, modules: list[nn.Module], inputs: tuple[Tensor, ...]
 ) -> list[tuple[Tensor, Tensor]]:
     """Return each module's first input and its output during one forward pass, both (B, T, …)."""
-    seen = {}
+    captured = {}
 
-    def note(module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
-        seen[module] = arguments[0], output
+    def capture(module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
+        captured[module] = arguments[0], output
 
     with eval_mode(model) as model, ExitStack() as hooks:
         for module in modules:
-            hooks.enter_context(module.register_forward_hook(note))
+            hooks.enter_context(module.register_forward_hook(capture))
         model(*inputs)
-    return [seen[module] for module in modules]
+    return [captured[module] for module in modules]
 
 
 def compute_query_scores(model: nn.Module, inputs: tuple[Tensor, ...], head: Head, query: int) -> Tensor:
@@ -98,10 +98,10 @@ def map_answer_sources(architecture: str, sensitivity: Tensor, queries: int, key
     dropped, because an answer can end too early.
     """
     query, key = first_symbol_cell(architecture, source_attention_kind(architecture), sensitivity.size(2))
-    known = sensitivity.nan_to_num()[:, : queries - query, : keys - key]
+    measured = sensitivity.nan_to_num()[:, : queries - query, : keys - key]
     sources = torch.zeros(len(sensitivity), queries, keys, dtype=torch.bool)
-    sources[:, query : query + known.size(1), key : key + known.size(2)] = (
-        (known > 0) & (known >= known.amax(dim=2, keepdim=True) / 2)
+    sources[:, query : query + measured.size(1), key : key + measured.size(2)] = (
+        (measured > 0) & (measured >= measured.amax(dim=2, keepdim=True) / 2)
     )
     return sources
 

@@ -94,8 +94,8 @@ def micro_batches(
     an unweighted mean of means would not, because micro-batches differ in their number of scored tokens.
     """
     split = (tokens.tensor_split(WORLD_SIZE * accumulation_steps) for tokens in (*inputs, targets, loss_mask))
-    own = list(zip(*split, strict=True))[RANK * accumulation_steps :][:accumulation_steps]
-    for number, (*part_inputs, part_targets, part_mask) in enumerate(own, start=1):
+    local_batches = list(zip(*split, strict=True))[RANK * accumulation_steps :][:accumulation_steps]
+    for number, (*part_inputs, part_targets, part_mask) in enumerate(local_batches, start=1):
         wait = WORLD_SIZE > 1 and number < accumulation_steps           # synchronise only after the last one
         with model.no_sync() if wait else nullcontext():
             yield tuple(part_inputs), part_targets, WORLD_SIZE * part_mask.sum() / loss_mask.sum()
