@@ -7,12 +7,13 @@ import shutil
 
 import numpy
 import pytest
+import torch
 from mistakes import draw_mistakes, format_mistake_report
 
 import lab.mistakes
 from lab.mistakes import find_mistakes, make_mistake_table, mistakes_by_category
 from lab.outputs import Output
-from support.report import TestResults
+from support import report
 from support.runs import run_folder
 from train import load_run
 
@@ -35,8 +36,8 @@ def test_mistake_report_has_at_most_twelve_lines(answers):
     assert "2 distinct" in lines[1] and len(lines) == 8
     assert lines[2].split() == ["input", "9", "5", "9", "END"]
     assert lines[4].split() == ["prediction", "5", "[5]", "9", "END", "1", "wrong"]
-    many = TestResults(answers.config, *(x.repeat(9, 1) for x in (answers.source, answers.target)),
-                         answers.prediction.repeat(9, 1).fill_(7))
+    source, target = (tokens.repeat(9, 1) for tokens in (answers.source, answers.target))
+    many = report.TestResults(answers.config, source, target, torch.full_like(target, 7))
     assert len(format_mistake_report(many).splitlines()) == 12
 
 
@@ -52,7 +53,7 @@ def test_mistakes_title_names_the_worst_category(answers):
         rows = [row for row in table if row["category"] == category]
         expected = [row[f"fraction_of_{name}"] for name in ("questions", "mistakes") for row in rows]
         assert numpy.allclose(bars, 100 * numpy.array(expected))
-    all_wrong = TestResults(answers.config, answers.source, answers.target, answers.target + 1)
+    all_wrong = report.TestResults(answers.config, answers.source, answers.target, answers.target + 1)
     title = draw_mistakes(answers.config, mistakes_by_category(all_wrong)).get_suptitle()
     assert title == "6 mistakes, spread over all categories of questions"
 
