@@ -364,8 +364,7 @@ def train_and_save(
     """
     examples, questions = report.sample_examples(config), record.recorded_questions(config)
     history = checkpoint["history"] if checkpoint else []
-    sizes = config.seq_len, config.vocab_size, config.fixed_length
-    if not quiet and (missing := data.describe_missing_lengths(config.task, *sizes)):
+    if not quiet and (missing := data.describe_missing_lengths(config.task, *config.sizes)):
         print(f"{config.name}: {missing}")
     attention = record.read_attention_history(folder, history) if history else None
     done = len(history)

@@ -62,8 +62,8 @@ def draw_head(view: View) -> Figure:
         keys = shown.weights[query, keys].topk(min(maps.MAX_KEYS, len(keys))).indices.sort().values.tolist()
     columns = shown.keys if aligned else [shown.keys[key] for key in keys]
     caption, heights = wording.explain_marks(view, [view.kind]), (min(0.3 * len(shown.queries), 5.0), 1.1)
-    caption += " The framed row in numbers: "
-    caption += f"each weight is its exponential divided by their sum, {total:.3f}."
+    division = f"each weight is its exponential divided by their sum, {total:.3f}."
+    caption += f" The framed row in numbers: {division}"
     figure = new_figure(sum(heights) + 1.1, head_title(view), wording.describe_run(view), caption)
     axes, table = figure.subplots(2, 1, height_ratios=heights)
     mesh = maps.draw_named_map(axes, shown)

@@ -1,6 +1,6 @@
 """Tools that take a trained model apart.
 
-    heads.py            where heads attend: maps, shares, entropy
+    heads.py            where heads attend: maps, and attention mass on what an answer needs
     influence.py        what an answer depends on
     ablation.py         what is lost without a head, a layer or all attention
     probes.py           the logit lens: what a model would predict after each sublayer

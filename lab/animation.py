@@ -95,5 +95,5 @@ def save_animation(view: View, path: Path) -> str:
     first, *others = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     with atomic_write(path) as unfinished:
         duration = 5000 // len(frames) // 10 * 10           # of a frame, in milliseconds
-        first.save(unfinished, save_outputs=True, append_images=others, duration=duration)
+        first.save(unfinished, save_all=True, append_images=others, duration=duration)
     return one_line_title(figure)

@@ -145,7 +145,9 @@ def render_page(run: Run) -> str:
     count = metrics.get("test_sequences", TEST_SEQUENCES)
     answers = run_test(run.config, run.model, count)
     correct = exact_match(answers.prediction, answers.target)
-    warning = run.code_change and f"Code and weights no longer belong together: {run.code_change}. "
+    warning = ""
+    if run.code_change:
+        warning = f"Code and weights no longer belong together: {run.code_change}. "
     about = html.escape(warning) + (
         f"A trained model with {count_parameters(run.model):,} parameters: {percent(correct, 2)} of "
         f"{format_test_size(run.config, count)} correct. Ask it questions, cut its heads and see what "

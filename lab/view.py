@@ -13,10 +13,10 @@ import data
 from lab import heads
 from lab.evidence import Evidence
 from support.figure import percent
-from support.puzzles import MASK
+from support.puzzles import MASK, count_symbols
 from support.record import AttentionHistory, read_attention_history
 from support.runs import Run
-from transformer import PAD, eval_mode, generate
+from transformer import eval_mode, generate
 
 NEVER_CORRECT = "the model is never correct, so no ablation can make it worse"
 KINDS = {
@@ -97,9 +97,10 @@ def make_view(run: Run, words: list[str] | None = None) -> View:
     Raises ValueError if the question is invalid for the task or too long.
     """
     architecture, task = run.architecture, run.config.task
-    content = heads.pick_clear_example(run)
     if words:
         content = data.parse_content(words, task, run.config.vocab_size)
+    else:
+        content = heads.pick_clear_example(run)
     answer = data.TASKS[task].answer(content[None])
     source, target = (data.add_special_tokens(x, x.size(1) + 2) for x in (content[None], answer))
     if architecture == "encoder":
@@ -141,11 +142,6 @@ def explain_no_outline(view: View) -> str:
     if view.evidence.attention.sensitivity.isnan().any() or view.attention.sensitivity.isnan().any():
         return "what the answer depends on cannot be measured"
     return "the answer depends on no symbol"
-
-
-def count_symbols(source: Tensor) -> Tensor:
-    """Return the number of symbols in each question, without START and END, (N,)."""
-    return (source != PAD).sum(dim=1) - 2
 
 
 def describe_sample(source: Tensor) -> str:

@@ -18,6 +18,7 @@ from lab.evidence import LengthResult
 from lab.heads import ALL_ATTENTION, SEQUENCES_PER_LENGTH, Part, list_heads, list_parts, max_test_length
 from lab.view import View
 from support.figure import at_most, label_lines, new_figure, percent
+from support.puzzles import count_symbols
 
 MAX_HEADS = 6                                               # shown by length in the ablation picture
 
@@ -102,7 +103,7 @@ def ablation_title(view: View) -> str:
 def draw_ablation(view: View) -> Figure:
     """Draw accuracy without heads, layers and kinds: one column per question length, and one for all."""
     evidence, rows = view.evidence, list_ablation_rows(view)
-    of_length = wording.count_symbols(evidence.source)
+    of_length = count_symbols(evidence.source)
     lengths = of_length.unique().tolist()
     columns = [*(of_length == length for length in lengths), of_length > 0]
     correct = torch.stack([correct_by_margin(evidence.logit_margins[row]) for row in rows]).double()

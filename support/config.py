@@ -72,6 +72,11 @@ class Config:
         """Return the run's display name, e.g. "reverse, encoder"."""
         return f"{self.task}, {self.architecture}"
 
+    @property
+    def sizes(self) -> tuple[int, int, bool]:
+        """The settings on which the task's questions depend, in the order of data.py's arguments."""
+        return self.seq_len, self.vocab_size, self.fixed_length
+
     def build_model(self) -> MiniTransformer | EncoderDecoder:
         """Return a new model; its weights come from torch's global generator."""
         settings = {name: value for name, value in asdict(self).items() if name in MODEL_SETTINGS}
@@ -82,7 +87,7 @@ class Config:
 
     def lengths(self) -> list[int]:
         """Return the question lengths; for sums with seq_len 8, these are 3, 5 and 7."""
-        return valid_lengths(self.task, self.seq_len, self.vocab_size, self.fixed_length)
+        return valid_lengths(self.task, *self.sizes)
 
     def longest_row(self) -> int:
         """Return the longest possible input: a decoder's prompt and answer, with START and END."""
@@ -91,7 +96,7 @@ class Config:
 
     def check(self) -> None:
         """Raise ValueError if the task's function fails at these sizes, or the model cannot be built."""
-        check_task(self.task, self.seq_len, self.vocab_size, self.fixed_length)
+        check_task(self.task, *self.sizes)
         with torch.random.fork_rng(devices=[]):
             self.build_model()
 
@@ -100,8 +105,7 @@ class Config:
     ) -> tuple[Tensor, Tensor]:
         """Sample questions (count, S) and answers (count, T) of this run's task."""
         oversample = self.oversample if split == "train" else 0.0
-        sizes = self.seq_len, self.vocab_size, self.fixed_length
-        return sample_batch(self.task, count, generator, split, *sizes, oversample)
+        return sample_batch(self.task, count, generator, split, *self.sizes, oversample)
 
 
 def default_config(task: str, architecture: str, **settings) -> Config:

@@ -93,12 +93,13 @@ def micro_batches(
     loss_mask, shaped like targets, marks the tokens that count. The weights make each of them count equally;
     an unweighted mean of means would not, because micro-batches differ in their number of scored tokens.
     """
+    total = loss_mask.sum()
     split = (tokens.tensor_split(WORLD_SIZE * accumulation_steps) for tokens in (*inputs, targets, loss_mask))
     local_batches = list(zip(*split, strict=True))[RANK * accumulation_steps :][:accumulation_steps]
     for number, (*part_inputs, part_targets, part_mask) in enumerate(local_batches, start=1):
         wait = WORLD_SIZE > 1 and number < accumulation_steps           # synchronise only after the last one
         with model.no_sync() if wait else nullcontext():
-            yield tuple(part_inputs), part_targets, WORLD_SIZE * part_mask.sum() / loss_mask.sum()
+            yield tuple(part_inputs), part_targets, WORLD_SIZE * part_mask.sum() / total
 
 
 def backward(

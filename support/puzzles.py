@@ -129,9 +129,14 @@ def find_visible_copies(content: Tensor) -> Tensor:
     return complete(content)[:, :, None] == content[:, None, :]
 
 
+def count_symbols(source: Tensor) -> Tensor:
+    """Return the number of symbols in each question of source (N, S), without START, END and PAD, (N,)."""
+    return (source != 0).sum(dim=1) - 2
+
+
 def question_categories(others: Callable | None, source: Tensor) -> dict[str, Tensor]:
     """Return each question's length in source (N, S), and any others that a task counts, each (N,)."""
-    lengths = (source != 0).sum(dim=1) - 2                # without START, END, PAD
+    lengths = count_symbols(source)
     categories = {"length": lengths}
     if others:
         for length in lengths.unique().tolist():

@@ -31,8 +31,7 @@ def append_epoch(
 ) -> AttentionHistory:
     """Return the attention history with one more epoch, whose history row is given; None starts a new one."""
     device = next(model.parameters()).device
-    source, target = (tokens.to(device) for tokens in questions)
-    inputs, targets = make_inputs_and_targets(model.architecture, source, target)
+    inputs, targets = make_inputs_and_targets(model.architecture, *(rows.to(device) for rows in questions))
     with eval_mode(model) as model:
         predictions = model(*inputs).argmax(dim=-1)
     epoch = {
@@ -43,7 +42,8 @@ def append_epoch(
         name: numpy.concatenate([attention[name], [value]]) if attention else numpy.array([value])
         for name, value in epoch.items()
     }
-    return appended | {"source": source[0].cpu().numpy(), "target": target[0].cpu().numpy()}
+    source, target = questions
+    return appended | {"source": source[0].numpy(), "target": target[0].numpy()}
 
 
 def read_attention_history(folder: Path, history: list[dict]) -> AttentionHistory | None:

@@ -35,19 +35,20 @@ TREES = {module: ast.parse(path.read_text(encoding="utf-8")) for module, path in
 
 
 def imported(tree):
-    """Yield each module that a file imports, also within functions, and the name taken from it, if any."""
+    """Yield each module imported, also within functions; the name taken from it, if any; the name it gets."""
     for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from ((alias.name, None) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            for alias in node.names:
-                module = f"{node.module}.{alias.name}"
-                yield (module, None) if module in FILES else (node.module, alias.name)
+        for alias in node.names if isinstance(node, (ast.Import, ast.ImportFrom)) else ():
+            known_as = alias.asname or alias.name
+            module = alias.name if isinstance(node, ast.Import) else f"{node.module}.{alias.name}"
+            if isinstance(node, ast.Import) or module in FILES:
+                yield module, None, known_as
+            else:
+                yield node.module, alias.name, known_as
 
 
 def ours(module):
     """The modules of ours that a module imports."""
-    return {name for name, _ in imported(TREES[module]) if name in FILES}
+    return {name for name, *_ in imported(TREES[module]) if name in FILES}
 
 
 def row_of(module):
@@ -71,11 +72,8 @@ def test_tutorial_files_do_not_use_the_rooms_above_them():
 
 @pytest.mark.parametrize("path", [*SOURCES, *(ROOT / "tests").glob("*.py")], ids=lambda path: path.name)
 def test_attributes_of_our_modules_exist(path):
-    tree, modules = ast.parse(path.read_text(encoding="utf-8")), {}
-    for node in ast.walk(tree):
-        for alias in getattr(node, "names", []) if isinstance(node, (ast.Import, ast.ImportFrom)) else []:
-            name = f"{node.module}.{alias.name}" if isinstance(node, ast.ImportFrom) else alias.name
-            modules |= {alias.asname or alias.name: name} if name in FILES else {}
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    modules = {name: module for module, taken, name in imported(tree) if not taken and module in FILES}
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and (module := modules.get(ast.unparse(node.value))):
             assert hasattr(importlib.import_module(module), node.attr), (node.lineno, ast.unparse(node))
@@ -90,7 +88,7 @@ def test_transformer_runs_alone_in_a_folder(tmp_path):
     shutil.copy(FILES["transformer"], tmp_path)
     for node in TREES["transformer"].body:
         if isinstance(node, (ast.Import, ast.ImportFrom)):
-            for module, _ in imported(node):
+            for module, *_ in imported(node):
                 assert module.split(".")[0] in {"torch", *sys.stdlib_module_names}
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     options = {"env": environment, "capture_output": True, "timeout": 100}
@@ -107,7 +105,7 @@ def test_transformer_runs_alone_in_a_folder(tmp_path):
 @pytest.mark.parametrize("module", FILES)
 def test_files_are_short_enough_to_finish(module):
     lines = len(FILES[module].read_text(encoding="utf-8").splitlines())
-    names = len({(name, taken) for name, taken in imported(TREES[module]) if name in FILES})
+    names = len({(name, taken) for name, taken, _ in imported(TREES[module]) if name in FILES})
     longest = 500 if module == "transformer" else LONGEST
     assert lines <= STILL_LONGER.get(module, longest)
     assert names <= STILL_MORE_NAMES.get(module, MOST_NAMES)
