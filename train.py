@@ -9,9 +9,8 @@ such as settings, files and several processes, is in support/.
 import argparse
 import io
 import math
-import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, nullcontext, redirect_stderr
 from copy import deepcopy
 from dataclasses import asdict, fields
@@ -23,11 +22,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
-from tqdm import tqdm
 
 import data
 from support import config as settings
-from support import console, distributed, files, record, report, runs
+from support import console, distributed, files, parallel, record, report, runs
 from support.config import Config, fixed_generator
 from support.distributed import backward
 from support.figure import percent, picture_style, save_picture
@@ -38,6 +36,7 @@ from transformer import PAD, check_positive, eval_mode, generate, unwrap_model
 WARM_UP_STEPS = 15
 BETAS = (0.85, 0.99)                                        # decay rates of Adam's two moment estimates
 CLIP_NORM = 0.5                                             # maximum gradient norm
+SAVE_EVERY = 5                                              # seconds; and at the end, or when interrupted
 
 
 def masked_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
@@ -305,6 +304,8 @@ def parse_options() -> argparse.Namespace:
     option("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto",
            help="device to train on (default: auto, which picks a GPU if available)")
     option("--threads", type=int, default=None, help="CPU threads (default: OMP_NUM_THREADS, or else 1)")
+    option("--jobs", type=int, default=None, metavar="N",
+           help="runs to train at once, each in its own process (default: one per CPU core; on a GPU, 1)")
     option("--accumulate", type=int, default=1, metavar="N", help="micro-batches per batch, to save memory")
     option("--amp", action="store_true", default=False, help="train in bfloat16 mixed precision")
     option("--compile", action="store_true", default=False, help="use torch.compile; needs a C++ compiler")
@@ -356,79 +357,81 @@ def plan_run(task: str, architecture: str, options: argparse.Namespace) -> tuple
 
 def train_and_save(
     config: Config, device: torch.device, folder: Path, quiet: bool, checkpoint: dict | None = None,
-    **execution: bool | int,
+    show: Callable[..., None] = lambda *lines, **progress: None, **execution: bool | int,
 ) -> dict | None:
-    """Train with a progress bar and occasional sample answers; save everything; return the metrics.
+    """Train with occasional sample answers, save everything and return the metrics; see Progress for show.
 
     With several processes, only the first saves and returns anything.
     """
     examples, questions = report.sample_examples(config), record.recorded_questions(config)
     history = checkpoint["history"] if checkpoint else []
-    if not quiet and (missing := data.describe_missing_lengths(config.task, *config.sizes)):
-        print(f"{config.name}: {missing}")
     attention = record.read_attention_history(folder, history) if history else None
-    done = len(history)
-    hidden = True if quiet or distributed.RANK > 0 else None            # None: no bar if the output is a file
-    bar = tqdm(total=config.epochs, desc=config.name, unit="epoch", disable=hidden)
+    saved, unsaved, save_at = len(history), None, 0.0       # in epochs; what to save; when
+    missing = "" if quiet else data.describe_missing_lengths(config.task, *config.sizes)
+    show(missing and f"{config.name}: {missing}", done=saved, total=config.epochs)
     try:
         for model, current in train(config, device, checkpoint, **execution):
-            row = current["history"][-1]
-            lines = [report.format_progress(config, current["history"])]
+            row, lines = current["history"][-1], [report.format_progress(config, current["history"])]
             if not quiet and report.is_early(current["history"]):
                 predicted = zip(*examples, predict(model, *examples), strict=True)
                 lines += [report.format_prediction(config.task, *each) + "\n" for each in predicted]
-            if row["epoch"] > done:
+            if row["epoch"] > saved:
                 attention = record.append_epoch(attention, model, questions, row)
-                replaces = (folder / "checkpoint.pt").exists()
-                removed = save_weights(current, folder, attention)
-                if removed or replaces and row["epoch"] == 1:
+                unsaved = current, folder, attention
+            if unsaved and (time.monotonic() >= save_at or row["epoch"] == config.epochs):
+                replaces = row["epoch"] == 1 and (folder / "checkpoint.pt").exists()
+                if (removed := save_weights(*unsaved)) or replaces:
                     lines.append(f"{folder}: earlier weights replaced, {removed} files based on them removed")
-                done = row["epoch"]
-            bar.set_postfix({"loss": f"{row['loss']:.4f}", "exact match": percent(row["exact_match"])})
-            bar.update(row["epoch"] - bar.n)
-            for line in filter(None, [] if quiet else lines):
-                tqdm.write(line, file=sys.stdout)
+                saved, unsaved, save_at = row["epoch"], None, time.monotonic() + SAVE_EVERY
+            scores = {"loss": f"{row['loss']:.4f}", "exact match": percent(row["exact_match"])}
+            show(*([] if quiet else lines), done=row["epoch"], **scores)
         if distributed.RANK > 0:
             return None
         results = save_test(config, model, current["history"], folder)
     except BaseException as error:
-        report.report_failure(error, config, done)
+        if unsaved and not isinstance(error, OSError):      # e.g. a full disk
+            save_weights(*unsaved)
+            saved = len(unsaved[0]["history"])
+        report.report_failure(error, config, saved)
         raise                                               # an interrupt, or a bug
-    finally:
-        bar.close()
     if not quiet and results.wrong.any():
-        report.print_mistakes(results, row)
+        show(*report.format_mistakes(results, row))
     return runs.read_metrics(folder)
 
 
+def train_run(
+    task: str, architecture: str, options: argparse.Namespace, show: Callable[..., None]
+) -> dict | None:
+    """Train and save one run, or what is left of it to train; return its metrics, if there was anything."""
+    console.set_threads(options.threads)
+    device = console.choose_device(options.device)
+    folder = runs.run_folder(options.output_dir, task, architecture)
+    execution = {"accumulation_steps": options.accumulate, "amp": options.amp, "compiled": options.compile}
+    with files.folder_lock(folder) if distributed.RANK == 0 else nullcontext():
+        planned = distributed.broadcast_from_rank_zero(partial(plan_run, task, architecture, options))
+        config, checkpoint, finished = planned
+        if not finished:
+            return train_and_save(config, device, folder, options.quiet, checkpoint, show, **execution)
+        show(f"{config.name}: already finished ({config.epochs} epochs)")
+        return None
+
+
 def train_all(options: argparse.Namespace) -> None:
-    """Check everything first, then train the runs one after another and print a table."""
+    """Check everything first, then train the runs, several at once, and print a table."""
     start = time.perf_counter()
     tasks, architectures = list(dict.fromkeys(options.task)), list(dict.fromkeys(options.architecture))
-    chosen = [(task, architecture) for architecture in architectures for task in tasks]
-    execution = {"accumulation_steps": options.accumulate, "amp": options.amp, "compiled": options.compile}
-    all_metrics = []
+    chosen = [(task, architecture, options) for architecture in architectures for task in tasks]
     with ExitStack() as context:
         try:
             console.set_threads(options.threads)
             device = console.choose_device(options.device)
             context.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
             context.enter_context(distributed.process_group(device))
-            if distributed.RANK == 0:
-                for run in chosen:                          # before any of them takes time
-                    plan_run(*run, options)
+            jobs = parallel.choose_jobs(options.jobs, device)
+            named = {plan_run(*run)[0].name: run for run in chosen}     # checks all before training any
         except ValueError as error:
             console.exit_with_error(str(error))
-        for run in chosen:
-            folder = runs.run_folder(options.output_dir, *run)
-            with files.folder_lock(folder) if distributed.RANK == 0 else nullcontext():
-                planned = distributed.broadcast_from_rank_zero(partial(plan_run, *run, options))
-                config, checkpoint, finished = planned
-                if not finished:
-                    metrics = train_and_save(config, device, folder, options.quiet, checkpoint, **execution)
-                    all_metrics.append(metrics)
-                elif distributed.RANK == 0:
-                    print(f"{config.name}: already finished ({config.epochs} epochs)")
+        all_metrics = list(filter(None, parallel.run_all(train_run, named, jobs, "epoch", options.quiet)))
     if distributed.RANK > 0:
         return
     if all_metrics:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from tqdm import tqdm
 
 os.environ["MPLBACKEND"] = "agg"                            # no window; a notebook may export another
 
@@ -20,7 +21,7 @@ def exit_with_error(*messages: str) -> None:
         message = " ".join("".join(x if x.isprintable() else " " for x in message).split())
         if len(message) > 600:
             message = f"{message[:300]} … {message[-300:]}"
-        print(f"error: {message}", file=sys.stderr)
+        tqdm.write(f"error: {message}", file=sys.stderr)    # above the progress bars
     raise SystemExit(2)
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 import data
 from support.config import EVALUATION_BATCH, VALIDATION_SEQUENCES, Config, fixed_generator, format_test_size
@@ -93,7 +94,7 @@ def report_failure(error: BaseException, config: Config, epochs: int) -> None:
         saved = f"{config.name} is saved up to epoch {epochs} of {config.epochs}"
     resume = "run the same command with --resume to continue"
     if isinstance(error, (KeyboardInterrupt, SystemExit)):  # Ctrl-C, SIGTERM
-        print(f"interrupted: {saved}; {resume}", file=sys.stderr)
+        tqdm.write(f"interrupted: {saved}; {resume}", file=sys.stderr)
     elif isinstance(error, FloatingPointError):             # the same command would fail again here
         exit_with_error(f"{error}; {saved}")
     elif isinstance(error, OSError):                        # e.g. a full disk
@@ -107,15 +108,17 @@ def report_failure(error: BaseException, config: Config, epochs: int) -> None:
         exit_with_error(f"{first_line(error)}; drop --compile or --amp; {saved}")
 
 
-def print_mistakes(results: TestResults, last: dict) -> None:
-    """Print three mistakes; if the final loss suggests it, blame the learning rate."""
+def format_mistakes(results: TestResults, last: dict) -> list[str]:
+    """Format three mistakes, to be printed; if the final loss suggests it, blame the learning rate."""
     config, count = results.config, f"{int(results.wrong.sum()):,} of {len(results.wrong):,}"
-    print(f"{config.name}: {count} test sequences answered incorrectly, for example:")
-    print("\n".join(results.format_examples()) + "\n")
+    lines = [f"{config.name}: {count} test sequences answered incorrectly, for example:"]
+    lines.append("\n".join(results.format_examples()) + "\n")
     guessing = math.log(config.vocab_size)                  # the loss of uniform guessing
     if last["loss"] > guessing and last["step"] > 100:
-        print(f"The loss is {last['loss']:.2f}, worse than uniform guessing (ln {config.vocab_size} = "
-              f"{guessing:.2f}); try a --learning-rate below {config.learning_rate:g}\n")
+        chance = f"uniform guessing (ln {config.vocab_size} = {guessing:.2f})"
+        advice = f"try a --learning-rate below {config.learning_rate:g}"
+        lines.append(f"The loss is {last['loss']:.2f}, worse than {chance}; {advice}\n")
+    return lines
 
 
 def print_table(all_metrics: list[dict]) -> None:

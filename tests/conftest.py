@@ -37,7 +37,7 @@ AXE = ROOT / "node_modules" / "axe-core" / "axe.min.js"
 WINDOWS = {"phone": 360, "laptop": 1280}
 MODELS = {"encoder": "encoder", "decoder": "decoder-only model", "encoder-decoder": "encoder–decoder"}
 TINY = {"d_model": 16, "num_heads": 2, "num_layers": 2, "d_ff": 32, "epochs": 2, "steps_per_epoch": 3}
-TINY_OPTIONS = [f"--{name.replace('_', '-')}={value}" for name, value in TINY.items()]
+TINY_OPTIONS = ["--jobs=1", *(f"--{name.replace('_', '-')}={value}" for name, value in TINY.items())]
 KINDS = {"encoder": ["encoder"], "decoder": ["decoder"], "encoder-decoder": ["encoder", "decoder", "cross"]}
 SOURCES = sorted(path for folder in ("", "support", "lab") for path in (ROOT / folder).glob("*.py"))
 

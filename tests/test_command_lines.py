@@ -23,7 +23,7 @@ SCRIPTS = sorted(path.name for path in ROOT.glob("*.py") if "__main__" in path.r
 NUMBERS = {                                                 # options of train.py, out of range
     "--epochs": "0", "--steps-per-epoch": "-1", "--batch-size": "100000000", "--seq-len": "99999999",
     "--vocab-size": "2000000000", "--d-model": "1000000", "--num-heads": "7", "--num-layers": "1000000000",
-    "--d-ff": "0", "--seed": "-1", "--threads": "9999999", "--accumulate": "33",
+    "--d-ff": "0", "--seed": "-1", "--threads": "9999999", "--jobs": "0", "--accumulate": "33",
     "--learning-rate": "2", "--constant-fraction": "1", "--oversample": "-0.1", "--dropout": "1",
     "--position-base": "0.5", "--embedding-std": "-1",
 }

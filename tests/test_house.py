@@ -11,7 +11,7 @@ import sys
 import pytest
 from conftest import ROOT, SOURCES
 
-FOUNDATIONS = "support.console", "support.files", "support.figure", "support.distributed"
+FOUNDATIONS = "support.console", "support.files", "support.figure", "support.distributed", "support.parallel"
 ORDER = [                                                   # each uses only its own row and those above
     {"transformer", "support.puzzles", *FOUNDATIONS},
     {"data"},

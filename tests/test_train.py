@@ -233,7 +233,7 @@ def test_metrics_agree_with_the_history(finished):
 
 def test_main_trains_each_task_and_prints_a_table(tmp_path):
     folder = tmp_path / "my models"
-    result = command(*TINY_OPTIONS, "--seq-len=4", "--quiet", folder=folder)
+    result = command(*TINY_OPTIONS, "--seq-len=4", "--quiet", "--jobs=2", folder=folder)
     assert result.returncode == 0 and result.stderr == ""
     *_, headings, first, second, third, fourth, _, next_step = result.stdout.splitlines()
     assert [line.split()[:2] for line in (headings, first, second, third, fourth)] == [
@@ -245,6 +245,9 @@ def test_main_trains_each_task_and_prints_a_table(tmp_path):
         metrics = json.loads((run_folder(folder, task, architecture) / "metrics.json").read_text())
         assert (metrics["task"], metrics["architecture"]) == (task, architecture)
         assert metrics["test_sequences"] == 10_000
+    *_, (model, _) = train.train(Config(**TINY, task=task, architecture=architecture, seq_len=4), CPU)
+    weights = load_run(folder, task, architecture).model.state_dict()
+    assert all(torch.equal(weights[name], alone) for name, alone in model.state_dict().items())
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])
@@ -362,16 +365,14 @@ def test_check_finite_names_the_step():
         train.check_finite(config, model, torch.ones(3), epoch=2)
 
 
-def test_print_mistakes_suggests_a_lower_learning_rate(answers, capsys):
-    report.print_mistakes(answers, {"loss": 3.1, "step": 400})
-    printed = capsys.readouterr().out
-    first = printed.splitlines()[0]
+def test_format_mistakes_suggests_a_lower_learning_rate(answers):
+    first, *more = report.format_mistakes(answers, {"loss": 3.1, "step": 400})
+    printed = "\n".join(more)
     assert first == "sort, encoder: 3 of 6 test sequences answered incorrectly, for example:"
     assert printed.count("    input") == 2                  # each question once
     assert "The loss is 3.10, worse than uniform guessing (ln 20 = 3.00); try a" in printed
     for row in {"loss": 2.9, "step": 400}, {"loss": 3.1, "step": 6}:
-        report.print_mistakes(answers, row)
-        assert "guessing" not in capsys.readouterr().out
+        assert "guessing" not in "".join(report.format_mistakes(answers, row))
 
 
 def test_interrupt_keeps_the_checkpoint_and_exits_130(tmp_path, monkeypatch, capsys):
@@ -384,6 +385,33 @@ def test_interrupt_keeps_the_checkpoint_and_exits_130(tmp_path, monkeypatch, cap
         run_script(train.main)
     assert stopped.value.code == 130 and "interrupted" in capsys.readouterr().err
     assert load_run(tmp_path, "copy").history[-1]["epoch"] == 2
+
+
+def test_interrupt_saves_the_last_whole_epoch(tmp_path, monkeypatch, capsys):
+    saved, epochs, save, train_epoch = [], itertools.count(1), train.save_weights, train.train_epoch
+
+    def note(checkpoint, *more):
+        saved.append(len(checkpoint["history"]))
+        return save(checkpoint, *more)
+
+    def interrupted(state, batches):
+        losses = train_epoch(state, batches)
+        if next(epochs) == 4:                               # with a step of the fourth epoch already taken
+            raise KeyboardInterrupt
+        return losses
+
+    config, folder = Config(**TINY | {"epochs": 9}), run_folder(tmp_path, "reverse", "encoder")
+    folder.mkdir(parents=True)
+    expected = next(itertools.islice(train.train(config, CPU), 2, None))[1]
+    monkeypatch.setattr(train, "save_weights", note)
+    monkeypatch.setattr(train, "train_epoch", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train.train_and_save(config, CPU, folder, quiet=True)
+    assert saved == [1, 3] and "is saved up to epoch 3 of 9" in capsys.readouterr().err
+    checkpoint = torch.load(folder / "checkpoint.pt", weights_only=True)
+    assert torch.equal(checkpoint["random_states"]["data"], expected["random_states"]["data"])
+    for name in "model", "trained_weights":
+        assert all(torch.equal(checkpoint[name][key], x) for key, x in expected[name].items())
 
 
 @pytest.mark.parametrize(

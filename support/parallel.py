@@ -1,0 +1,165 @@
+"""Do several runs at once, each in a process of its own; show a progress bar for each, and what they print.
+
+Every process starts afresh, so a run computes exactly what it would compute alone.
+"""
+
+import io
+import multiprocessing
+import os
+import pickle
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import redirect_stderr
+from functools import partial
+from multiprocessing.connection import Connection, wait
+
+import torch
+from tqdm import tqdm
+
+from support.console import run_script
+from support.distributed import RANK, WORLD_SIZE
+
+
+def choose_jobs(jobs: int | None, device: torch.device) -> int:
+    """Return the number of processes to use; None means one per CPU core and thread, but only one on a GPU.
+
+    Started by torchrun, there are several processes already.
+    """
+    if jobs is not None and not 1 <= jobs <= 1_024:
+        raise ValueError(f"jobs={jobs} is out of range; choose 1 … 1024")
+    if WORLD_SIZE > 1:
+        return 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return jobs or (max(1, cores // torch.get_num_threads()) if device.type == "cpu" else 1)
+
+
+class Progress:
+    """A progress bar for each run, and the lines that the runs print, in the order of the runs."""
+
+    def __init__(self, names: list[str], unit: str, quiet: bool = False):
+        self.names, self.unit = names, unit
+        self.disable = True if quiet or RANK > 0 else None  # None: no bars if the output is a file
+        self.bars: dict[int, tqdm] = {}
+        self.lines: list[list[str]] = [[] for _ in names]   # not printed yet
+        self.ended: set[int] = set()
+
+    def show(self, run: int, *lines: str, done: int | None = None, total: int = 0, **scores: str) -> None:
+        """Print a run's lines, unless an earlier run has not ended yet; update its progress bar."""
+        self.lines[run] += filter(None, lines)
+        for number, waiting in enumerate(self.lines):
+            while waiting:
+                tqdm.write(waiting.pop(0), file=sys.stdout)
+            if number not in self.ended:
+                break
+        if done is not None and run not in self.bars:
+            self.bars[run] = tqdm(
+                desc=self.names[run], total=total, initial=done, unit=self.unit, position=run,
+                disable=self.disable,
+            )
+        elif done is not None:
+            self.bars[run].set_postfix(scores, refresh=False)
+            self.bars[run].update(done - self.bars[run].n)
+
+    def end(self, run: int) -> None:
+        """Note that a run has ended, so that the next one's lines can be printed."""
+        self.ended.add(run)
+        self.show(run)
+
+    def close(self) -> None:
+        """Leave the bars as they are, and print what is left."""
+        self.ended.update(range(len(self.names)))
+        self.show(0)
+        for _, bar in sorted(self.bars.items()):
+            bar.close()
+
+
+def call(connection: Connection, function: Callable, arguments: tuple) -> None:
+    """In a process of its own, call the function; send what it shows, what it returns and its errors."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)            # on Ctrl-C, the first process sends SIGTERM
+
+    def send(*message: object) -> None:                     # connection.send would share tensors
+        connection.send_bytes(pickle.dumps(message))
+
+    def show(*lines: str, **values: object) -> None:
+        send("show", lines, values)
+
+    errors = io.StringIO()
+    try:
+        with redirect_stderr(errors):
+            run_script(lambda: send("result", function(*arguments, show=show)))
+    finally:
+        send("errors", errors.getvalue())
+
+
+def run_in_processes(function: Callable, runs: list[tuple], jobs: int, progress: Progress) -> list[object]:
+    """Call the function for each run, up to this many at once; stop all of them if one fails."""
+    context = multiprocessing.get_context("spawn")
+    results, errors, waiting, running = [None] * len(runs), {}, list(enumerate(runs)), {}
+
+    def receive(connection: Connection) -> bool:
+        """Handle a process's next message; return False if it has ended."""
+        number = running[connection][0]
+        try:
+            kind, *values = pickle.loads(connection.recv_bytes())
+        except EOFError:
+            return False
+        if kind == "show":
+            progress.show(number, *values[0], **values[1])
+        elif kind == "result":
+            results[number] = values[0]
+        else:
+            errors[number] = values[0]
+        return True
+
+    try:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                number, arguments = waiting.pop(0)
+                here, there = context.Pipe(duplex=False)
+                running[here] = number, context.Process(target=call, args=(there, function, arguments))
+                running[here][1].start()
+                there.close()                               # else its end would go unnoticed here
+            for connection in wait(list(running)):
+                if receive(connection):
+                    continue
+                number, process = running.pop(connection)
+                process.join()
+                if process.exitcode < 0:
+                    name, status = progress.names[number], f"killed by signal {-process.exitcode}"
+                    errors[number] = f"error: {name}: {status}; if memory is short, try --jobs 1\n"
+                if process.exitcode:
+                    raise SystemExit(max(process.exitcode, 2))
+                progress.end(number)
+    finally:                                                # after an error or Ctrl-C
+        for _, process in running.values():
+            process.terminate()
+        for connection, (number, process) in running.items():
+            while receive(connection):
+                pass
+            process.join()
+            if process.exitcode != 128 + signal.SIGTERM:    # it failed as well, probably for the same reason
+                errors.pop(number, None)
+        progress.close()
+        print("".join(errors.values()), file=sys.stderr, end="")
+    return results
+
+
+def run_all(
+    function: Callable, runs: dict[str, tuple], jobs: int, unit: str, quiet: bool = False
+) -> list[object]:
+    """Return function(*arguments, show=…) for each run, given by name; up to this many jobs run at once.
+
+    Each calls show(*lines, done=…, total=…, **scores); see Progress.
+    """
+    progress = Progress(list(runs), unit, quiet)
+    try:
+        if jobs > 1 and len(runs) > 1:
+            return run_in_processes(function, list(runs.values()), jobs, progress)
+        results = []
+        for number, arguments in enumerate(runs.values()):
+            results.append(function(*arguments, show=partial(progress.show, number)))
+            progress.end(number)
+        return results
+    finally:
+        progress.close()
