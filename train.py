@@ -304,8 +304,7 @@ def parse_options() -> argparse.Namespace:
     option("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto",
            help="device to train on (default: auto, which picks a GPU if available)")
     option("--threads", type=int, default=None, help="CPU threads (default: OMP_NUM_THREADS, or else 1)")
-    option("--jobs", type=int, default=None, metavar="N",
-           help="runs to train at once, each in its own process (default: one per CPU core; on a GPU, 1)")
+    parallel.add_jobs(parser, "train")
     option("--accumulate", type=int, default=1, metavar="N", help="micro-batches per batch, to save memory")
     option("--amp", action="store_true", default=False, help="train in bfloat16 mixed precision")
     option("--compile", action="store_true", default=False, help="use torch.compile; needs a C++ compiler")

@@ -11,7 +11,7 @@ import argparse
 import itertools
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,6 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from tqdm import tqdm
 
 import data
 from lab import animation, maps, mistakes, outputs, side_by_side, what_matters
@@ -34,7 +33,7 @@ from lab.heads import list_heads
 from lab.live_page import save_page
 from lab.view import View, make_view
 from lab.weights import draw_next_to_trained
-from support import files, runs
+from support import files, parallel, runs
 from support.figure import new_figure, percent, picture_style
 from support.training_plot import draw_training
 from train import load_run
@@ -248,6 +247,7 @@ def parse_options() -> argparse.Namespace:
            help="folder in which to save the pictures (default: next to each run)")
     option("--format", choices=["png", "svg", "pdf"], default="png", help="format of the pictures")
     option("--dark", action="store_true", help="draw on a dark background")
+    parallel.add_jobs(parser, "draw")
     options = parser.parse_args()
     if options.compare and (options.task or options.architecture or options.sequence):
         problem = "--compare draws all runs in its folders"
@@ -329,13 +329,22 @@ def list_comparison_outputs(views: list[View], options: argparse.Namespace) -> I
         yield outputs.Output(path, shown, partial(side_by_side.draw_comparison, rows))
 
 
-def save_runs(options: argparse.Namespace, chosen: dict[Path, View]) -> list[Path]:
-    """Measure and draw each run into its folder, then the runs side by side; return what failed."""
-    views, failed = list(chosen.values()), []
-    print("drawing " + "; ".join(view.run.config.name for view in views))
-    for folder, view in tqdm(chosen.items(), unit="run", disable=None):
-        failed += outputs.save_outputs(list_run_outputs(view, folder, options), options)
-    return failed + outputs.save_outputs(list_comparison_outputs(views, options), options)
+def save_run(
+    folder: Path, view: View, options: argparse.Namespace, show: Callable[..., None]
+) -> tuple[list[Path], View]:
+    """Measure and draw a run into a folder; return what failed, and the view with all measurements."""
+    console.set_threads(None)                               # as for training
+    with picture_style(options.dark):
+        return outputs.save_outputs(list_run_outputs(view, folder, options), options, show), view
+
+
+def save_runs(options: argparse.Namespace, chosen: dict[Path, View], jobs: int) -> list[Path]:
+    """Draw each run, several at once, then the runs side by side; return what failed."""
+    named = {view.run.config.name: (folder, view, options) for folder, view in chosen.items()}
+    drawn = parallel.run_all(save_run, named, jobs, "file")
+    failed, views = [path for paths, _ in drawn for path in paths], [view for _, view in drawn]
+    comparisons = list_comparison_outputs(views, options)
+    return failed + outputs.save_outputs(comparisons, options, parallel.print_lines)
 
 
 def save_curves(options: argparse.Namespace) -> list[Path]:
@@ -348,12 +357,16 @@ def save_curves(options: argparse.Namespace) -> list[Path]:
     path = options.output_dir / f"training_{name}.{options.format}"
     path.parent.mkdir(parents=True, exist_ok=True)
     draw = partial(side_by_side.draw_training_curves, curves)
-    return outputs.save_outputs([outputs.Output(path, list(curves), draw)], options)
+    return outputs.save_outputs([outputs.Output(path, list(curves), draw)], options, parallel.print_lines)
 
 
 def main() -> None:
     options, problems = parse_options(), []
     console.set_threads(None)                               # as for training
+    try:
+        jobs = parallel.choose_jobs(options.jobs)
+    except ValueError as error:
+        console.exit_with_error(str(error))
     with ExitStack() as locks, picture_style(options.dark):
         if options.compare:
             failed = save_curves(options)
@@ -363,7 +376,7 @@ def main() -> None:
             removed = sum(runs.remove_stale(options.output_dir, view.run.folder) for view in free.values())
             if removed:
                 print(f"{options.output_dir}: {removed} files based on earlier weights removed")
-            failed = save_runs(options, free)
+            failed = save_runs(options, free, jobs)
         try:
             path = save_gallery(options.output_dir)
             print(f"To browse all pictures, animations and live pages, open:\n{path}")

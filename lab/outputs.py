@@ -38,24 +38,28 @@ class Output:
 
     def save(self) -> str:
         """Save the file, if there is anything to see; return its title."""
-        made, title = self.make(), ""
+        made = self.make()
         if isinstance(made, str):
-            title = made
-        elif isinstance(made, Figure):
+            return made
+        if isinstance(made, Figure):
             save_picture(made, self.path)
-            title = one_line_title(made)
-        elif made:
+            return one_line_title(made)
+        if made:
             write_table(made, self.path)
-        if title:
-            tqdm.write(f"{self.path}: {title}", file=sys.stdout)
-        return title
+        return ""
 
 
-def save_outputs(outputs: Iterable[Output], options: argparse.Namespace) -> list[Path]:
-    """Save the outputs, and list them for the gallery and remove_stale; return those that failed."""
-    saved, failed, command = {}, [], shlex.join(["python", *sys.argv])
+def save_outputs(
+    outputs: Iterable[Output], options: argparse.Namespace, show: Callable[..., None]
+) -> list[Path]:
+    """Save the outputs, and list them for the gallery and remove_stale; return those that failed.
+
+    Each is reported to show; see Progress.
+    """
+    outputs, saved, failed, command = list(outputs), {}, [], shlex.join(["python", *sys.argv])
+    show(done=0, total=len(outputs))
     try:
-        for output in outputs:
+        for done, output in enumerate(outputs, start=1):
             try:
                 title = output.save()
             except OSError:                                 # a full disk would spoil all the others as well
@@ -64,6 +68,7 @@ def save_outputs(outputs: Iterable[Output], options: argparse.Namespace) -> list
                 failed.append(output.path)
                 tqdm.write(f"error: {output.path} is missing: {format_error(error)}", file=sys.stderr)
                 continue
+            show(title and f"{output.path}: {title}", done=done)
             if output.path.is_file():
                 shown = [Path(os.path.relpath(run, options.output_dir)).as_posix() for run in output.runs]
                 saved[output.path] = {"runs": shown, "title": title, "command": command}

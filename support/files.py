@@ -67,15 +67,15 @@ def read_archive(path: Path) -> object:
 
 
 @contextmanager
-def folder_lock(folder: Path) -> Iterator[None]:
+def folder_lock(folder: Path, wait: bool = False) -> Iterator[None]:
     """Make this the only process writing to a folder, which is created. A lock never outlives its process.
 
-    If another process is writing there, raise BlockingIOError.
+    If another process is writing there, wait for it to finish, or else raise BlockingIOError.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock = folder / ".lock"
     try:
-        with FileLock(lock, timeout=0):
+        with FileLock(lock, timeout=-1 if wait else 0):
             try:
                 yield
             finally:

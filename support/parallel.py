@@ -3,6 +3,7 @@
 Every process starts afresh, so a run computes exactly what it would compute alone.
 """
 
+import argparse
 import io
 import multiprocessing
 import os
@@ -20,11 +21,19 @@ from tqdm import tqdm
 from support.console import run_script
 from support.distributed import RANK, WORLD_SIZE
 
+CPU = torch.device("cpu")
 
-def choose_jobs(jobs: int | None, device: torch.device) -> int:
+
+def add_jobs(parser: argparse.ArgumentParser, verb: str) -> None:
+    """Add the option that says how many runs to train or draw at once."""
+    words = f"runs to {verb} at once, each in its own process (default: one per CPU core; on a GPU, 1)"
+    parser.add_argument("--jobs", type=int, default=None, metavar="N", help=words)
+
+
+def choose_jobs(jobs: int | None, device: torch.device = CPU) -> int:
     """Return the number of processes to use; None means one per CPU core and thread, but only one on a GPU.
 
-    Started by torchrun, there are several processes already.
+    Started by torchrun, there are several processes already. Raises ValueError if it is out of range.
     """
     if jobs is not None and not 1 <= jobs <= 1_024:
         raise ValueError(f"jobs={jobs} is out of range; choose 1 … 1024")
@@ -32,6 +41,12 @@ def choose_jobs(jobs: int | None, device: torch.device) -> int:
         return 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return jobs or (max(1, cores // torch.get_num_threads()) if device.type == "cpu" else 1)
+
+
+def print_lines(*lines: str, **progress: object) -> None:
+    """Print the lines of what runs in this process; there is no progress bar."""
+    for line in filter(None, lines):
+        print(line)
 
 
 class Progress:
@@ -74,7 +89,7 @@ class Progress:
             bar.close()
 
 
-def call(connection: Connection, function: Callable, arguments: tuple) -> None:
+def call(connection: Connection, function: Callable, arguments: bytes) -> None:
     """In a process of its own, call the function; send what it shows, what it returns and its errors."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)            # on Ctrl-C, the first process sends SIGTERM
 
@@ -87,7 +102,7 @@ def call(connection: Connection, function: Callable, arguments: tuple) -> None:
     errors = io.StringIO()
     try:
         with redirect_stderr(errors):
-            run_script(lambda: send("result", function(*arguments, show=show)))
+            run_script(lambda: send("result", function(*pickle.loads(arguments), show=show)))
     finally:
         send("errors", errors.getvalue())
 
@@ -117,8 +132,9 @@ def run_in_processes(function: Callable, runs: list[tuple], jobs: int, progress:
             while waiting and len(running) < jobs:
                 number, arguments = waiting.pop(0)
                 here, there = context.Pipe(duplex=False)
-                running[here] = number, context.Process(target=call, args=(there, function, arguments))
-                running[here][1].start()
+                process = context.Process(target=call, args=(there, function, pickle.dumps(arguments)))
+                process.start()
+                running[here] = number, process
                 there.close()                               # else its end would go unnoticed here
             for connection in wait(list(running)):
                 if receive(connection):
@@ -129,7 +145,7 @@ def run_in_processes(function: Callable, runs: list[tuple], jobs: int, progress:
                     name, status = progress.names[number], f"killed by signal {-process.exitcode}"
                     errors[number] = f"error: {name}: {status}; if memory is short, try --jobs 1\n"
                 if process.exitcode:
-                    raise SystemExit(max(process.exitcode, 2))
+                    raise SystemExit(process.exitcode if process.exitcode > 0 else 2)
                 progress.end(number)
     finally:                                                # after an error or Ctrl-C
         for _, process in running.values():

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from data import END, TASKS, exact_match, format_tokens, make_inputs_and_targets, token_accuracy
 from support.config import Config, fixed_generator
-from support.files import atomic_write, read_archive, write_text
+from support.files import atomic_write, folder_lock, read_archive, write_text
 from transformer import EncoderDecoder, MiniTransformer, count_parameters, eval_mode, unwrap_model
 
 REMEDY = "undo the change, or train the changed code with a different --output-dir"
@@ -104,7 +104,8 @@ def read_listing(output: Path) -> dict[str, dict]:
 def add_to_listing(output: Path, files: dict[Path, dict]) -> None:
     """Add files to the listing of what visualize.py has saved in a folder."""
     added = {path.relative_to(output).as_posix(): shown for path, shown in files.items()}
-    write_json(read_listing(output) | added, output / LISTING)
+    with folder_lock(output, wait=True):                    # several processes add to it
+        write_json(read_listing(output) | added, output / LISTING)
 
 
 def remove_stale(output: Path, folder: Path) -> int:
