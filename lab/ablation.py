@@ -7,7 +7,16 @@ import torch
 from torch import Tensor, nn
 
 from data import batches_by_length, loss_mask
-from lab.heads import SEQUENCES, Head, Part, attention_modules, capture_activations, list_heads, sample_unseen
+from lab.heads import (
+    SEQUENCES,
+    Head,
+    Part,
+    attention_modules,
+    capture_activations,
+    list_blocks,
+    list_heads,
+    sample_unseen,
+)
 from support.config import EVALUATION_BATCH
 from support.runs import Run
 from transformer import PAD, eval_mode, unwrap_model
@@ -41,6 +50,18 @@ def ablate(
         yield unwrap_model(model)
 
 
+@contextmanager
+def replay(outputs: dict[nn.Module, Tensor]) -> Iterator[None]:
+    """Let each module return an output computed earlier, whatever its input, instead of computing it."""
+    for module, output in outputs.items():
+        module.forward = lambda *inputs, output=output, **masks: output
+    try:
+        yield
+    finally:
+        for module in outputs:
+            del module.forward                              # its class's own method is there again
+
+
 def mean_head_outputs(run: Run) -> dict[Head, Tensor]:
     """Return each head's mean output (Dh,) over all tokens of the test sequences."""
     _, inputs, _ = sample_unseen(run)
@@ -71,14 +92,23 @@ def logit_margins_without(
     """Return the logit margins on test sequences of all lengths under each ablation, (ablations, N, T).
 
     This also scores generating models: greedy decoding is correct exactly if every teacher-forced step is.
+    The blocks before the first ablated one need no second pass, since an ablation cannot change them.
     """
     _, inputs, targets = sample_unseen(run, count=count)
     result = torch.full((len(ablations), *targets.shape), torch.inf, dtype=torch.float32)
     with eval_mode(run.model) as model:
+        blocks, attentions = list_blocks(model), attention_modules(model)
+        block_of = {module: number for number, block in enumerate(blocks) for module in block.modules()}
+        ablated = [{head[:2] for part in parts for head in list_heads(model, part)} for parts in ablations]
+        first_ablated = [
+            min((block_of[attentions[layer]] for layer in layers), default=len(blocks)) for layers in ablated
+        ]
         for rows, trimmed in batches_by_length(inputs, EVALUATION_BATCH):
             length = trimmed[-1].size(1)
+            intact = [output for _, output in capture_activations(model, blocks, trimmed)]
             for index, parts in enumerate(ablations):
-                with ablate(model, *parts, replacement=replacement):
+                unchanged = dict(zip(blocks[: first_ablated[index]], intact, strict=False))
+                with replay(unchanged), ablate(model, *parts, replacement=replacement):
                     result[index, rows, :length] = logit_margins(model(*trimmed), targets[rows, :length])
     return result
 

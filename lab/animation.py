@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy
 import torch
+from matplotlib.artist import Artist
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
@@ -41,8 +42,11 @@ def animation_title(
     return f"{text}, the attention pattern at step {steps[half_rise_index(mass)]}"
 
 
-def draw_animation(view: View) -> tuple[Figure, Callable[[int], None]]:
-    """Return a figure of a recorded run, and a function that shows one of its epochs (from 0) in it."""
+def draw_animation(view: View) -> tuple[Figure, Callable[[int], list[Artist]]]:
+    """Return a figure of a recorded run, and a function that shows one of its epochs (from 0) in it.
+
+    The function returns what changes from one epoch to the next, and what is drawn on top of that.
+    """
     run, recorded = view.run, view.attention_history
     source, target = (torch.from_numpy(recorded[name])[None] for name in ("source", "target"))
     inputs, targets = make_inputs_and_targets(run.architecture, source, target)
@@ -67,13 +71,14 @@ def draw_animation(view: View) -> tuple[Figure, Callable[[int], None]]:
     label_lines(curve_axes)
     add_colour_bar(mesh, [map_axes])
 
-    def show(epoch: int) -> None:
+    def show(epoch: int) -> list[Artist]:
         kind, layer, index = head
         weights = torch.from_numpy(recorded[kind][epoch, layer, index]).float()
         mesh.set_array(weights.masked_fill(shown.weights.isnan(), torch.nan).numpy())
-        map_axes.set_title(f"{view.part_name(head)}, step {steps[epoch]}", loc="left")
+        title = map_axes.set_title(f"{view.part_name(head)}, step {steps[epoch]}", loc="left")
         for line, values in zip(curve_axes.get_lines(), curves.values(), strict=True):
             line.set_data(steps[: epoch + 1], [100 * value for value in values[: epoch + 1]])
+        return [*map_axes.collections, *map_axes.spines.values(), title, *curve_axes.get_lines()]
 
     return figure, show
 
@@ -85,11 +90,16 @@ def save_animation(view: View, path: Path) -> str:
     figure, show = draw_animation(view)
     figure.set_dpi(100)
     canvas, frames, last = FigureCanvasAgg(figure), [], len(view.run.history) - 1
-    show(0)
+    changing = show(0)
     fix_layout(figure)                                      # once, for all frames
+    for artist in changing:
+        artist.set_animated(True)                           # not drawn by canvas.draw()
+    canvas.draw()
+    background = canvas.copy_from_bbox(figure.bbox)
     for epoch in sorted({round(epoch) for epoch in numpy.linspace(0, last, 50)}):
-        show(epoch)
-        canvas.draw()
+        canvas.restore_region(background)
+        for artist in show(epoch):
+            figure.draw_artist(artist)
         frames.append(Image.fromarray(numpy.array(canvas.buffer_rgba())).convert("RGB"))
     palette = frames[-1].quantize()                         # the colour bar contains every colour
     first, *others = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]

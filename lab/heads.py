@@ -31,6 +31,14 @@ def attention_modules(model: nn.Module) -> dict[tuple[str, int], MultiHeadAttent
     }
 
 
+def list_blocks(model: nn.Module) -> list[nn.Module]:
+    """Return the blocks in the order in which they run."""
+    model = unwrap_model(model)
+    if model.architecture == "encoder-decoder":
+        return [*model.encoder_blocks, *model.decoder_blocks]
+    return [*model.blocks]
+
+
 def list_heads(model: nn.Module, part: Part = ALL_ATTENTION) -> list[Head]:
     """List the heads in one part of the model's attention. Raises ValueError if there is no such part."""
     attentions = attention_modules(model)

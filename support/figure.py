@@ -1,6 +1,5 @@
 """The frame of every picture: its style, fonts and size, its title and captions, and how it is saved."""
 
-import logging
 import math
 import textwrap
 import warnings
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import matplotlib.style
 import numpy
+from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -21,8 +21,8 @@ STYLE = {                                                   # the same input giv
     "svg.hashsalt": "attention", "svg.fonttype": "none", "pdf.fonttype": 42,    # … text stays text, …
     "text.parse_math": False,                               # … and a $ in a token's name is no formula
     "font.size": 9, "axes.titlesize": 9, "axes.spines.top": False, "axes.spines.right": False,
-    "font.family": ["sans-serif", "Noto Sans CJK SC", "Microsoft YaHei", "Arial Unicode MS"],   # 中文, …
 }
+FALLBACK_FONTS = ["Noto Sans CJK SC", "Microsoft YaHei", "Arial Unicode MS"]    # for 中文, …
 LIGHT = {"text.color": "#1f2328", "grid.color": "#59636e", "lines.color": "#0969da"}
 DARK = {"text.color": "#f0f6fc", "grid.color": "#9198a1", "lines.color": "#58a6ff"}
 DARK |= dict.fromkeys(["figure.facecolor", "axes.facecolor", "savefig.facecolor"], "#0d1117")     # GitHub's
@@ -43,13 +43,14 @@ def at_most(fraction: float) -> str:
 @contextmanager
 def picture_style(dark: bool = False) -> Iterator[None]:
     """Apply our style to all pictures, overriding the user's matplotlibrc."""
-    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)        # fallbacks may be missing
     with matplotlib.rc_context(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
         matplotlib.rcdefaults()
         if dark:
             matplotlib.style.use("dark_background")
         matplotlib.rcParams.update(STYLE | (DARK if dark else LIGHT))
+        fallbacks = set(FALLBACK_FONTS).intersection(font_manager.get_font_names())
+        matplotlib.rcParams["font.family"] = ["sans-serif", *sorted(fallbacks)]
         yield
 
 
