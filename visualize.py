@@ -12,7 +12,7 @@ import itertools
 import math
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 
@@ -332,10 +332,13 @@ def list_comparison_outputs(views: list[View], options: argparse.Namespace) -> I
 def save_run(
     folder: Path, view: View, options: argparse.Namespace, show: Callable[..., None]
 ) -> tuple[list[Path], View]:
-    """Measure and draw a run into a folder; return what failed, and the view with all measurements."""
+    """Measure and draw a run into a folder; return what failed, and the view with its measurements."""
     console.set_threads(None)                               # as for training
     with picture_style(options.dark):
-        return outputs.save_outputs(list_run_outputs(view, folder, options), options, show), view
+        failed = outputs.save_outputs(list_run_outputs(view, folder, options), options, show)
+    with suppress(Exception):                               # reported by the comparison, which needs them
+        _ = is_trained(view) and not options.sequence and view.evidence.length_results
+    return failed, view
 
 
 def save_runs(options: argparse.Namespace, chosen: dict[Path, View], jobs: int) -> list[Path]:

@@ -297,7 +297,7 @@ def assert_readable(figure):
 
 
 def call_main(monkeypatch, *options):
-    monkeypatch.setattr(sys, "argv", ["visualize.py", *map(str, options)])
+    monkeypatch.setattr(sys, "argv", ["visualize.py", "--jobs=1", *map(str, options)])
     run_script(visualize.main)
 
 
