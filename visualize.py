@@ -344,6 +344,7 @@ def save_run(
 def save_runs(options: argparse.Namespace, chosen: dict[Path, View], jobs: int) -> list[Path]:
     """Draw each run, several at once, then the runs side by side; return what failed."""
     named = {view.run.config.name: (folder, view, options) for folder, view in chosen.items()}
+    print("drawing " + "; ".join(named), flush=True)
     drawn = parallel.run_all(save_run, named, jobs, "file")
     failed, views = [path for paths, _ in drawn for path in paths], [view for _, view in drawn]
     comparisons = list_comparison_outputs(views, options)

@@ -49,7 +49,8 @@ TRAIN += [
 VISUALIZE = [[option] for option in ("--task", "--architecture", "--sequence", "--compare",
                                      "--models-dir", "--output-dir", "--format")]
 VISUALIZE += [
-    ["--jobs", "0"], ["--task", "paint"], ["--architecture", "gpt"], ["--task", "sort"], ["--format", "gif"], ["--format", ""],
+    ["--jobs", "0"],
+    ["--task", "paint"], ["--architecture", "gpt"], ["--task", "sort"], ["--format", "gif"], ["--format", ""],
     ["--models-dir", ""], ["--models-dir", "nowhere"], ["--output-dir", ""], ["--dark=1"], ["--darker"],
     ["--sequence", ""], ["--sequence", "ten"], ["--sequence", "5", "99"], ["--sequence", "-5"],
     ["--sequence", "🙂"], ["--sequence", "<b>5</b>"], ["--sequence", *["5"] * 10_000], ["--sequence", "3.0"],

@@ -26,7 +26,7 @@ def test_percent_never_rounds_up_to_100(fraction, text, whole):
 
 
 def test_pictures_use_installed_fonts_for_missing_letters(monkeypatch):
-    monkeypatch.setitem(support.figure.STYLE, "font.family", ["sans-serif", "no such font", "STIXGeneral"])
+    monkeypatch.setattr(support.figure, "FALLBACK_FONTS", ["no such font", "STIXGeneral"])
     own, other = (get_font(findfont(name)).get_charmap().keys() for name in ("DejaVu Sans", "STIXGeneral"))
     letter = chr(min(other - own))
     with warnings.catch_warnings(), picture_style():
