@@ -11,7 +11,7 @@ import pickle
 import signal
 import sys
 from collections.abc import Callable
-from contextlib import redirect_stderr
+from contextlib import redirect_stderr, suppress
 from functools import partial
 from multiprocessing.connection import Connection, wait
 
@@ -77,7 +77,9 @@ class Progress:
             self.bars[run].update(done - self.bars[run].n)
 
     def end(self, run: int) -> None:
-        """Note that a run has ended, so that the next one's lines can be printed."""
+        """Stop the clock of a run that has ended, and print the lines that had to wait for it."""
+        if run in self.bars:
+            self.bars[run].bar_format = str(self.bars[run]).replace("{", "{{").replace("}", "}}")
         self.ended.add(run)
         self.show(run)
 
@@ -89,8 +91,11 @@ class Progress:
             bar.close()
 
 
-def call(connection: Connection, function: Callable, arguments: bytes) -> None:
-    """In a process of its own, call the function; send what it shows, what it returns and its errors."""
+def work(connection: Connection, function: Callable) -> None:
+    """In a process of its own, call the function with each run's arguments as they arrive.
+
+    Send what it shows and what it returns, and finally all that was written to stderr.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)            # on Ctrl-C, the first process sends SIGTERM
 
     def send(*message: object) -> None:                     # connection.send would share tensors
@@ -99,10 +104,14 @@ def call(connection: Connection, function: Callable, arguments: bytes) -> None:
     def show(*lines: str, **values: object) -> None:
         send("show", lines, values)
 
+    def call_for_each() -> None:
+        while arguments := pickle.loads(connection.recv_bytes()):
+            send("result", function(*arguments, show=show))
+
     errors = io.StringIO()
     try:
         with redirect_stderr(errors):
-            run_script(lambda: send("result", function(*pickle.loads(arguments), show=show)))
+            run_script(call_for_each)
     finally:
         send("errors", errors.getvalue())
 
@@ -110,52 +119,63 @@ def call(connection: Connection, function: Callable, arguments: bytes) -> None:
 def run_in_processes(function: Callable, runs: list[tuple], jobs: int, progress: Progress) -> list[object]:
     """Call the function for each run, up to this many at once; stop all of them if one fails."""
     context = multiprocessing.get_context("spawn")
-    results, errors, waiting, running = [None] * len(runs), {}, list(enumerate(runs)), {}
+    waiting, results = list(enumerate(runs)), [None] * len(runs)
+    processes, current, errors = {}, {}, {}                 # by connection; current is its run's number
+
+    def assign(connection: Connection) -> None:
+        """Send a process the next run, or nothing, which ends it."""
+        current[connection], arguments = waiting.pop(0) if waiting else (None, None)
+        with suppress(OSError):                             # it has died, as receive will notice
+            connection.send_bytes(pickle.dumps(arguments))
 
     def receive(connection: Connection) -> bool:
         """Handle a process's next message; return False if it has ended."""
-        number = running[connection][0]
         try:
             kind, *values = pickle.loads(connection.recv_bytes())
-        except EOFError:
+        except (EOFError, OSError):
             return False
+        number = current[connection]
         if kind == "show":
             progress.show(number, *values[0], **values[1])
         elif kind == "result":
             results[number] = values[0]
+            progress.end(number)
+            assign(connection)
         else:
-            errors[number] = values[0]
+            errors[connection] = values[0]
         return True
 
     try:
-        while waiting or running:
-            while waiting and len(running) < jobs:
-                number, arguments = waiting.pop(0)
-                here, there = context.Pipe(duplex=False)
-                process = context.Process(target=call, args=(there, function, pickle.dumps(arguments)))
-                process.start()
-                running[here] = number, process
-                there.close()                               # else its end would go unnoticed here
-            for connection in wait(list(running)):
+        for _ in range(min(jobs, len(runs))):
+            here, there = context.Pipe()
+            process = context.Process(target=work, args=(there, function))
+            process.start()
+            processes[here], errors[here] = process, ""
+            there.close()                                   # else its end would go unnoticed here
+            assign(here)
+        while processes:
+            for connection in wait(list(processes)):
                 if receive(connection):
                     continue
-                number, process = running.pop(connection)
+                process = processes.pop(connection)
                 process.join()
                 if process.exitcode < 0:
-                    name, status = progress.names[number], f"killed by signal {-process.exitcode}"
-                    errors[number] = f"error: {name}: {status}; if memory is short, try --jobs 1\n"
+                    name, number = progress.names[current[connection]], -process.exitcode
+                    errors[connection] = (
+                        f"error: {name}: killed by signal {number}; if memory is short, try --jobs 1\n"
+                    )
                 if process.exitcode:
                     raise SystemExit(process.exitcode if process.exitcode > 0 else 2)
-                progress.end(number)
-    finally:                                                # after an error or Ctrl-C
-        for _, process in running.values():
+    finally:                                                # also after an error or Ctrl-C
+        waiting.clear()
+        for process in processes.values():
             process.terminate()
-        for connection, (number, process) in running.items():
+        for connection, process in processes.items():
             while receive(connection):
                 pass
             process.join()
             if process.exitcode != 128 + signal.SIGTERM:    # it failed as well, probably for the same reason
-                errors.pop(number, None)
+                errors[connection] = ""
         progress.close()
         print("".join(errors.values()), file=sys.stderr, end="")
     return results

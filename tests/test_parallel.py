@@ -14,11 +14,11 @@ from support.console import exit_with_error, run_script
 
 def square(number, folder, ending="", show=None):
     """Return the square of a number; or else fail, be killed, or wait until this process is stopped."""
-    (folder / str(number)).touch()
-    while not (folder / "0").exists() or not (folder / "1").exists():
-        time.sleep(0.01)                                    # until both have started
-    show(f"first line of {number}", done=0, total=2)
     try:
+        (folder / str(number)).touch()
+        while not (folder / "0").exists() or not (folder / "1").exists():
+            time.sleep(0.01)                                # until both have started
+        show(f"first line of {number}", done=0, total=2)
         show(f"second line of {number}", done=1)
         if ending == "fail":
             exit_with_error("this run failed")
@@ -63,6 +63,7 @@ def test_run_all_stops_all_runs_on_a_signal(number, status, tmp_path, capsys, mo
     def interrupt(progress, run, *lines, **values):
         show(progress, run, *lines, **values)
         if values.get("done") == 1 and len(progress.bars) == 2:
+            monkeypatch.undo()                              # once
             signal.raise_signal(number)
 
     monkeypatch.setattr(parallel.Progress, "show", interrupt)
