@@ -1,4 +1,7 @@
-"""Shared by the test files: one thread, tiny runs that are trained only once, a browser, and plain Python."""
+"""Shared by the test files: one thread, tiny runs that are trained only once, a browser, and plain Python.
+
+What takes long to import is imported where it is used, so that a file of tests waits only for what it tests.
+"""
 
 import copy
 import io
@@ -7,41 +10,35 @@ import os
 import shutil
 import subprocess
 import sys
-from contextlib import redirect_stdout
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from unittest.mock import patch
 
 import pytest
 import torch
-from selenium import webdriver
+from filelock import FileLock
 
-import handmade
-import lab.heads
-import lab.live_page
-import support.config
-import train
-import visualize
 from data import ARCHITECTURES
-from lab.view import make_view
-from support.config import Config
-from support.console import run_script
-from support.figure import fix_layout
 from support.puzzles import MASK, PLUS, ZERO
-from support.report import TestResults
-from support.runs import run_folder
-from train import load_run, train_and_save
 
 CPU = torch.device("cpu")
-ROOT = Path(train.__file__).parent
+ROOT = Path(__file__).parents[1]
 AXE = ROOT / "node_modules" / "axe-core" / "axe.min.js"
 WINDOWS = {"phone": 360, "laptop": 1280}
 MODELS = {"encoder": "encoder", "decoder": "decoder-only model", "encoder-decoder": "encoder–decoder"}
 TINY = {"d_model": 16, "num_heads": 2, "num_layers": 2, "d_ff": 32, "epochs": 2, "steps_per_epoch": 3}
 TINY_OPTIONS = ["--jobs=1", *(f"--{name.replace('_', '-')}={value}" for name, value in TINY.items())]
+FINISHED = Path("reverse_task", "encoder")
 KINDS = {"encoder": ["encoder"], "decoder": ["decoder"], "encoder-decoder": ["encoder", "decoder", "cross"]}
 SOURCES = sorted(path for folder in ("", "support", "lab") for path in (ROOT / folder).glob("*.py"))
 
 torch.set_num_threads(1)
+
+
+def pytest_xdist_auto_num_workers(config):
+    """Start no workers for single tests, and for files that are done sooner than workers are ready."""
+    quick = {"test_transformer.py", "test_data.py", "test_puzzles.py", "test_house.py", "test_console.py"}
+    return 0 if all("::" in each or Path(each).name in quick for each in config.args) else None
 
 
 def files_in(folder):
@@ -58,32 +55,57 @@ def set_everywhere(monkeypatch, owner, name, value):
             monkeypatch.setattr(module, name, value)
 
 
+def made_once(tmp_path_factory, name, make):
+    """Return a folder that make fills, once for all workers of pytest-xdist; do not modify it."""
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent                                  # of all workers
+    with FileLock(base / f"{name}.lock"):
+        if not (base / name).exists():
+            unfinished = tmp_path_factory.mktemp(name)
+            make(unfinished)
+            unfinished.rename(base / name)
+    return base / name
+
+
 @pytest.fixture(scope="session")
 def models_dir(tmp_path_factory):
     """A models folder with finished runs of some tasks for each architecture; do not modify it.
 
-    Each is tested on 500 sequences, because an untrained model takes long to generate 10,000 answers.
+    Each is tested on 500 sequences, because an untrained model takes long to generate 10,000 answers. The
+    training curves are drawn only for the finished run below.
     """
-    folder = tmp_path_factory.mktemp("session") / "models"
-    runs = [*itertools.product(("copy", "reverse"), ARCHITECTURES)]
-    for task, architecture in *runs, ("add", "encoder"), ("complete", "encoder"), ("add", "encoder-decoder"):
-        path = run_folder(folder, task, architecture)
-        path.mkdir(parents=True)
-        config = Config(**TINY, task=task, architecture=architecture)
-        with patch.object(support.config, "TEST_SEQUENCES", 500):
-            train_and_save(config, torch.device("cpu"), path, quiet=True)
-    return folder
+    import support.config
+    import train
+
+    def train_each(folder):
+        runs = [*itertools.product(("copy", "reverse"), ARCHITECTURES)]
+        runs += [("add", "encoder"), ("complete", "encoder"), ("add", "encoder-decoder")]
+        for task, architecture in runs:
+            path = folder / f"{task}_task" / architecture
+            path.mkdir(parents=True)
+            config = train.Config(**TINY, task=task, architecture=architecture)
+            unpainted = nullcontext() if path == folder / FINISHED else patch.object(train, "save_picture")
+            with patch.object(support.config, "TEST_SEQUENCES", 500), unpainted:
+                train.train_and_save(config, CPU, path, quiet=True)
+
+    return made_once(tmp_path_factory, "models", train_each)
 
 
 @pytest.fixture(scope="session", params=ARCHITECTURES)
 def run(models_dir, request):
     """A tiny run of each architecture in turn; its two layers have two heads each. Do not modify it."""
+    from train import load_run
+
     return load_run(models_dir, "reverse", request.param)
 
 
 @pytest.fixture
 def few_sequences(monkeypatch):
     """Measure everything on 30 sequences, for tests that measure often."""
+    import lab.heads
+    import lab.live_page
+
     sample_unseen = lab.heads.sample_unseen
 
     def first(run, length=None, count=None):
@@ -94,8 +116,40 @@ def few_sequences(monkeypatch):
 
 
 @pytest.fixture
+def few_lengths(monkeypatch):
+    """Only the extremes of the lengths within and beyond training are measured."""
+    import data
+    import lab.evidence
+
+    find_answer_lengths = lab.evidence.find_answer_lengths
+
+    def ends(run, twice):
+        lengths = data.valid_lengths(run.config.task, twice, run.config.vocab_size)
+        trained = [length for length in lengths if 2 * length <= twice] or lengths[:1]
+        beyond = [length for length in lengths if 2 * length > twice] or lengths[-1:]
+        extremes = trained[0], trained[-1], beyond[0], beyond[-1]
+        lengths = find_answer_lengths(run, twice)
+        return {length: size for length, size in lengths.items() if length in extremes}
+
+    monkeypatch.setattr(lab.evidence, "find_answer_lengths", ends)
+
+
+@pytest.fixture
+def unpainted(monkeypatch):
+    """Pictures are composed and their files created, but nothing is painted."""
+    import support.figure
+
+    def write_nothing(drawn, path):
+        path.write_bytes(b"")
+
+    set_everywhere(monkeypatch, support.figure, "save_picture", write_nothing)
+
+
+@pytest.fixture
 def answers():
     """Six questions of sort, one repeated; both with repeated symbols are answered incorrectly, one twice."""
+    from support.report import Config, TestResults
+
     source = torch.tensor([
         [1, 9, 5, 9, 2], [1, 7, 8, 2, 0], [1, 9, 5, 9, 2], [1, 6, 5, 4, 2], [1, 7, 7, 2, 0], [1, 6, 2, 0, 0]
     ])
@@ -138,6 +192,8 @@ def to_digits(text):
 
 @pytest.fixture(scope="session")
 def browser():
+    from selenium import webdriver
+
     programs = [shutil.which(name) for name in ("chromium", "chromedriver")]
     if None in programs:
         pytest.skip("needs a browser: apt-get install chromium chromium-driver")
@@ -192,14 +248,21 @@ def violations(browser) -> list[str]:
 @pytest.fixture(scope="session")
 def saved(tmp_path_factory):
     """The output of `python handmade.py` and the folder of its four runs; do not modify it."""
-    folder, printed = tmp_path_factory.mktemp("built"), io.StringIO()
-    with pytest.MonkeyPatch.context() as monkeypatch, redirect_stdout(printed):
-        monkeypatch.chdir(folder)
-        monkeypatch.setattr(sys, "argv", ["handmade.py"])
-        monkeypatch.setattr(support.config, "TEST_SEQUENCES", 500)
-        monkeypatch.setattr(handmade, "exact_match_by_length", lambda model, answer: {1: 1.0})
-        run_script(handmade.main)
-    return printed.getvalue(), folder / "models" / "handmade"
+    import handmade
+    import support.config
+    from support.console import run_script
+
+    def build(folder):
+        with pytest.MonkeyPatch.context() as monkeypatch, redirect_stdout(io.StringIO()) as printed:
+            monkeypatch.chdir(folder)
+            monkeypatch.setattr(sys, "argv", ["handmade.py"])
+            monkeypatch.setattr(support.config, "TEST_SEQUENCES", 500)
+            monkeypatch.setattr(handmade, "exact_match_by_length", lambda model, answer: {1: 1.0})
+            run_script(handmade.main)
+        (folder / "printed.txt").write_text(printed.getvalue(), encoding="utf-8")
+
+    folder = made_once(tmp_path_factory, "built", build)
+    return (folder / "printed.txt").read_text(encoding="utf-8"), folder / "models" / "handmade"
 
 
 @pytest.fixture(scope="session")
@@ -210,7 +273,7 @@ def built(saved):
 @pytest.fixture
 def finished(models_dir):
     """The folder of a tiny finished run."""
-    return run_folder(models_dir, "reverse", "encoder")
+    return models_dir / FINISHED
 
 
 def command(*options, folder):
@@ -241,6 +304,8 @@ def view(measured):
 @pytest.fixture(scope="session")
 def measured(run):
     """A tiny run of each architecture on one question, with its measurements; do not modify it."""
+    from lab.view import make_view
+
     view = make_view(run, ["5", "9", "12"])
     for measure in "attention", "influence", "length_results", "source", "lens", "logit_margins":
         getattr(view.evidence, measure)                         # once, not in each copy of it
@@ -269,6 +334,8 @@ def outlined(axes):
 
 def texts_of(figure):
     """Yield every visible text and its bounding box, in pixels."""
+    from support.figure import fix_layout
+
     fix_layout(figure)
     figure.draw_without_rendering()
     texts = [*figure.texts, *figure.legends]
@@ -297,6 +364,9 @@ def assert_readable(figure):
 
 
 def call_main(monkeypatch, *options):
+    import visualize
+    from support.console import run_script
+
     monkeypatch.setattr(sys, "argv", ["visualize.py", "--jobs=1", *map(str, options)])
     run_script(visualize.main)
 

@@ -83,7 +83,9 @@ def test_default_config_rejects_an_unknown_setting(monkeypatch):
         default_config("reverse", "encoder")
 
 
-def test_remove_stale_removes_only_pictures_of_older_weights(models_dir, tmp_path, monkeypatch):
+def test_remove_stale_removes_only_pictures_of_older_weights(
+    models_dir, tmp_path, monkeypatch, few_sequences, few_lengths, unpainted
+):
     """Of two runs, one is trained again; pictures of the other stay, those of both do not."""
     folder, other = (run_folder(tmp_path, "copy", name) for name in ("encoder", "decoder"))
     for run in folder, other:

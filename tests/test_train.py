@@ -261,7 +261,9 @@ def test_oversampling_changes_only_training_data(split):
         assert all(map(torch.equal, one, other)) == expected
 
 
-def test_custom_task_needs_one_function_and_one_line(tmp_path, monkeypatch, capsys, few_sequences):
+def test_custom_task_needs_one_function_and_one_line(
+    tmp_path, monkeypatch, capsys, few_sequences, few_lengths, unpainted
+):
     """All else follows: data, options, training, scores, and the pictures."""
     def every_other(content):
         return content[:, ::2]
@@ -511,6 +513,6 @@ def test_resume_of_a_finished_run_changes_nothing(finished, tmp_path, monkeypatc
 
 def test_output_folder_that_cannot_be_made_is_one_line(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    result = command(folder=tmp_path / "file")
+    result = command("--jobs=1", folder=tmp_path / "file")
     assert result.returncode == 2 and result.stderr.count("\n") == 1 and "file" in result.stderr
     assert (tmp_path / "file").read_text() == "in the way"

@@ -48,15 +48,17 @@ def test_attention_equals_its_formula_in_loops():
     query, key, value = (tensor.detach() for tensor in random_qkv())
     mask = random_mask()
     mixture, weights = scaled_dot_product_attention(query, key, value, mask)
+    expected_weights, expected_mixture = torch.zeros_like(weights), torch.zeros_like(mixture)
     for b in range(3):
         for h in range(2):
             for t in range(5):
                 scores = [query[b, h, t] @ key[b, h, s] / math.sqrt(4) for s in range(7)]
                 odds = [math.exp(score) if mask[b, 0, t, s] else 0.0 for s, score in enumerate(scores)]
-                expected = torch.tensor([odd / sum(odds) for odd in odds])
-                mixed = sum(weight * value[b, h, s] for s, weight in enumerate(expected))
-                torch.testing.assert_close(weights[b, h, t], expected)
-                torch.testing.assert_close(mixture[b, h, t], mixed)
+                row = [odd / sum(odds) for odd in odds]
+                expected_weights[b, h, t] = torch.tensor(row)
+                expected_mixture[b, h, t] = sum(weight * value[b, h, s] for s, weight in enumerate(row))
+    torch.testing.assert_close(weights, expected_weights)
+    torch.testing.assert_close(mixture, expected_mixture)
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -424,14 +426,14 @@ def greedy(model, prompt, max_new_tokens):
 @pytest.mark.parametrize("kind", ["decoder", "encoder-decoder"])
 def test_generate_is_greedy_and_stops_at_end(kind):
     stopped = 0
-    for seed in range(20):
+    for seed in range(6):
         model, source = small_generator(kind, seed), ragged_source(seed)
         expected = [greedy(model, [token for token in row if token], 10) for row in source.tolist()]
         longest = max(map(len, expected))
         filled_up = [answer + [0] * (longest - len(answer)) for answer in expected]
         assert generate(model, source, 10).tolist() == filled_up
         stopped += sum(2 in answer for answer in expected)
-    assert 10 < stopped < 70                            # of 80 rows: both ways to end are there
+    assert 3 < stopped < 21                             # of 24 rows: both ways to end are there
 
 
 def test_generate_fills_max_len_and_no_more():
@@ -482,16 +484,6 @@ def test_models_compute_in_other_precisions(kind, dtype):
         assert torch.equal(generate(model, inputs[0], 4)[:, 0], written[:, 0])
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_models_can_be_exported_for_other_shapes(kind):
-    model, inputs = model_and_input(kind)
-    batch, lengths = torch.export.Dim("batch"), ["source", "target"]
-    shapes = [{0: batch, 1: torch.export.Dim(lengths[place], max=64)} for place in range(len(inputs))]
-    exported = torch.export.export(model, inputs, dynamic_shapes=tuple(shapes)).module()
-    longer = [torch.cat([tokens, tokens.flip(0)])[:3].masked_fill(tokens[:1] == 0, 4) for tokens in inputs]
-    torch.testing.assert_close(exported(*longer), model(*longer))
-
-
 @pytest.mark.parametrize("assign", [False, True])
 def test_models_can_be_created_on_the_meta_device(assign):
     model = small_model()
@@ -509,22 +501,8 @@ def test_generate_unwraps_and_restores_the_mode(kind):
     expected = generate(model, source, 6)
     model.train()
     modes = [part.training for part in model.modules()]
-    for wrap in AveragedModel, eagerly_compiled, lambda model: AveragedModel(eagerly_compiled(model)):
-        assert torch.equal(generate(wrap(model), source, 6), expected)
+    assert torch.equal(generate(AveragedModel(model), source, 6), expected)
     assert [part.training for part in model.modules()] == modes
-
-
-def eagerly_compiled(model):
-    return torch.compile(model, backend="eager")
-
-
-def test_compiled_model_keeps_its_attention():
-    model, inputs = model_and_input("encoder")
-    expected = model(*inputs)
-    weights = model.blocks[1].attention.attention_weights
-    compiled = eagerly_compiled(small_model().eval())
-    torch.testing.assert_close(compiled(*inputs), expected)
-    torch.testing.assert_close(compiled.attention_layers()["encoder"][1].attention_weights, weights)
 
 
 def test_mask_may_have_any_shape_that_broadcasts():

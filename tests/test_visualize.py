@@ -21,7 +21,6 @@ from conftest import (
     names_of,
     numbers_of,
     outlined,
-    set_everywhere,
     title_of,
 )
 from torch.nn import functional
@@ -71,13 +70,13 @@ def test_model_picture_frames_heads_that_matter(view):
 
 
 def test_heads_that_matter_are_never_pale(few_sequences, few_lengths):
-    view = untrained_view("reverse", "encoder", **SIZES["64 heads"])
+    view = untrained_view("reverse", "encoder", **SIZES["32 heads"])
     right = torch.ones(30, 3)
     view.evidence.logit_margins = {part: right for part in [NOTHING, *list_parts(view.run.model)]}
     view.evidence.logit_margins[list_heads(view.run.model)[5]] = -right
     with picture_style():
         axes, = draw_model(view).axes
-    assert sum(patch.get_alpha() == 0.6 for patch in axes.patches) == 63
+    assert sum(patch.get_alpha() == 0.6 for patch in axes.patches) == 31
     assert not any("−" in text.get_text() for text in axes.texts)
 
 
@@ -179,31 +178,6 @@ def pictures_of_view(view, several=1):
         }
 
 
-@pytest.fixture
-def few_lengths(monkeypatch):
-    """Only the extremes of the lengths within and beyond training are measured."""
-    find_answer_lengths = lab.evidence.find_answer_lengths
-
-    def ends(run, twice):
-        lengths = data.valid_lengths(run.config.task, twice, run.config.vocab_size)
-        trained = [length for length in lengths if 2 * length <= twice] or lengths[:1]
-        beyond = [length for length in lengths if 2 * length > twice] or lengths[-1:]
-        extremes = trained[0], trained[-1], beyond[0], beyond[-1]
-        lengths = find_answer_lengths(run, twice)
-        return {length: size for length, size in lengths.items() if length in extremes}
-
-    monkeypatch.setattr(lab.evidence, "find_answer_lengths", ends)
-
-
-@pytest.fixture
-def unpainted(monkeypatch):
-    """Pictures are composed and their files created, but nothing is painted."""
-    def write_nothing(drawn, path):
-        path.write_bytes(b"")
-
-    set_everywhere(monkeypatch, support.figure, "save_picture", write_nothing)
-
-
 def untrained_view(task, architecture, words=None, **sizes):
     """For a model that answers nonsense, as if trained for one epoch."""
     config = default_config(task, architecture, **TINY | sizes)
@@ -228,8 +202,10 @@ def test_pictures_of_custom_tasks_claim_nothing_false(
         names = [tick.get_text() for tick in draw_head(view).axes[0].get_xticklabels()]
         assert {*names[1:9]} <= {*MARKS} and names[9] == "END"
     outlines = OWN[task][1]
+    laid_out = architecture == ARCHITECTURES[[*OWN].index(task) % 3]        # it takes most of the time
     for name, figure in pictures_of_view(view).items():
-        assert_readable(figure)
+        if laid_out:
+            assert_readable(figure)
         assert not figure.get_supxlabel().startswith(" ")
         if outlines is not True:
             assert not any(word in figure.get_supxlabel() for word in ("utlined:", "Blue"))
@@ -248,7 +224,7 @@ SIZES = {
     "length 1": {"seq_len": 1},
     "five digits": {"vocab_size": 20_000, "d_model": 2, "num_layers": 1, "seq_len": 14},
     "many heads": {"num_heads": 16, "num_layers": 6, "seq_len": 3},
-    "64 heads": {"num_heads": 64, "d_model": 64, "num_layers": 1, "seq_len": 3},
+    "32 heads": {"num_heads": 32, "d_model": 32, "num_layers": 1, "seq_len": 3},
 }
 
 
@@ -376,11 +352,16 @@ def test_pictures_are_reproducible_and_vectors_are_vectors(
         options = ["--task", task, "--architecture", architecture, "--format", suffix]
         call_main(monkeypatch, "--models-dir", models_dir, "--output-dir", output, *options)
         written.append({path.relative_to(output): path.read_bytes() for path in output.rglob("*.*")})
+        if suffix != "png":                                 # once more, but not all of them
+            monkeypatch.setattr(visualize, "PICTURES", {"influence": draw_influence})
     assert set(written[0]) == pictures_of([task], [architecture], suffix, lengths)
-    for name in "index.html", "pictures.json":
-        first, second = (saved.pop(Path(name)).decode() for saved in written)
-        assert first.replace("/first", "/second") == second     # the folder in the command
-    assert written[0] == written[1]
+    if suffix == "png":
+        assert set(written[1]) == set(written[0])
+        for name in "index.html", "pictures.json":
+            first, second = (saved.pop(Path(name)).decode() for saved in written)
+            assert first.replace("/first", "/second") == second             # the folder in the command
+    for path in written[1].keys() - {Path("index.html"), Path("pictures.json")}:
+        assert written[0][path] == written[1][path]
     marks = {"svg": (b"<image", b"</text>"), "pdf": (b"/Subtype /Image", b"/ToUnicode")}
     for path, picture in written[0].items():
         if path.suffix[1:] in marks:                            # vectors, no pixels, and text stays text
