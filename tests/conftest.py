@@ -136,12 +136,22 @@ def few_lengths(monkeypatch):
 
 @pytest.fixture
 def unpainted(monkeypatch):
-    """Pictures are composed and their files created, but nothing is painted."""
+    """Pictures and animations are composed and their files created, but nothing is painted."""
     import support.figure
+    from lab import animation
 
     def write_nothing(drawn, path):
         path.write_bytes(b"")
 
+    def compose(view, path):
+        if view.attention_history is None or view.run.code_change:
+            return ""
+        figure, show = animation.draw_animation(view)
+        show(0)
+        write_nothing(figure, path)
+        return "composed"
+
+    monkeypatch.setattr(animation, "save_animation", compose)
     set_everywhere(monkeypatch, support.figure, "save_picture", write_nothing)
 
 

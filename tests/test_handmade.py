@@ -153,7 +153,9 @@ def test_hand_built_models_survive_saving(saved):
         assert run.history[-1]["solved"] and not (run.folder / "training.png").exists()
 
 
-def test_visualize_draws_hand_built_next_to_trained(built, models_dir, tmp_path, monkeypatch, few_sequences):
+def test_visualize_draws_hand_built_next_to_trained(
+    built, models_dir, tmp_path, monkeypatch, few_sequences, few_lengths, unpainted
+):
     models, handmade_dir = tmp_path / "models", tmp_path / "models" / "handmade"
     shutil.copytree(run_folder(models_dir, "reverse", "encoder"), run_folder(models, "reverse", "encoder"))
     for task in "copy", "reverse":

@@ -91,10 +91,10 @@ def random_page(request, browser, tmp_path_factory):
 
 
 def test_page_equals_pytorch(random_page, browser):
-    """200 random questions, within and beyond the training lengths."""
+    """60 random questions, within and beyond the training lengths."""
     run, path = random_page
     generator = torch.Generator().manual_seed(0)
-    lengths = torch.randint(1, 15, (200,), generator=generator).tolist()
+    lengths = torch.randint(1, 15, (60,), generator=generator).tolist()
     questions = [torch.randint(4, 20, (length,), generator=generator).tolist() for length in lengths]
     for question, page in zip(questions, asked(opened(browser, path), questions, []), strict=True):
         answer, logits = by_pytorch(run, question)

@@ -103,7 +103,7 @@ def test_remove_stale_removes_only_pictures_of_older_weights(
     kept = {path.name for path in other.iterdir()}
     train.train_and_save(load_run(tmp_path, "copy").config, torch.device("cpu"), folder, quiet=True)
     own = {Path(name).name for name in OF_THE_READER if name.startswith("copy_task/encoder/")}
-    assert {path.name for path in folder.iterdir()} == trained | own
+    assert {path.name for path in folder.iterdir()} == trained | own | {"training.png"}
     assert {path.name for path in other.iterdir()} == kept and not both.exists()
     assert {(tmp_path / name).read_text() for name in OF_THE_READER} == {"of the reader"}
     assert not (tmp_path / "index.html").exists()               # it showed removed weights

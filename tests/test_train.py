@@ -233,7 +233,7 @@ def test_metrics_agree_with_the_history(finished):
 
 def test_main_trains_each_task_and_prints_a_table(tmp_path):
     folder = tmp_path / "my models"
-    result = command(*TINY_OPTIONS, "--seq-len=4", "--quiet", "--jobs=2", folder=folder)
+    result = command(*TINY_OPTIONS, "--seq-len=2", "--quiet", "--jobs=2", folder=folder)
     assert result.returncode == 0 and result.stderr == ""
     *_, headings, first, second, third, fourth, _, next_step = result.stdout.splitlines()
     assert [line.split()[:2] for line in (headings, first, second, third, fourth)] == [
@@ -245,7 +245,7 @@ def test_main_trains_each_task_and_prints_a_table(tmp_path):
         metrics = json.loads((run_folder(folder, task, architecture) / "metrics.json").read_text())
         assert (metrics["task"], metrics["architecture"]) == (task, architecture)
         assert metrics["test_sequences"] == 10_000
-    *_, (model, _) = train.train(Config(**TINY, task=task, architecture=architecture, seq_len=4), CPU)
+    *_, (model, _) = train.train(Config(**TINY, task=task, architecture=architecture, seq_len=2), CPU)
     weights = load_run(folder, task, architecture).model.state_dict()
     assert all(torch.equal(weights[name], alone) for name, alone in model.state_dict().items())
 
