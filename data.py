@@ -175,7 +175,7 @@ def find_questions(entry: Task, task: str, length: int, vocab_size: int) -> tupl
         found = contents[entry.is_valid(contents)]
         return found, True, len(split_index(found).unique()) == len(SPLITS)
     found, generator = torch.empty(0, length, dtype=torch.int64), torch.Generator().manual_seed(0)
-    for count in 200, MAX_CANDIDATES:                       # the first 200 usually suffice
+    for count in 200, 1_000, MAX_CANDIDATES:                # the first 200 usually suffice
         found = torch.cat([found, sample_valid(task, count, length, vocab_size, generator)])
         if enough := bool((split_index(found).bincount(minlength=len(SPLITS)) >= MIN_PER_SPLIT).all()):
             break

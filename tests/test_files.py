@@ -162,6 +162,7 @@ def test_killed_run_resumes_bit_for_bit(architecture, dropout, tmp_path, monkeyp
     monkeypatch.setattr(support.config, "TEST_SEQUENCES", 200)
     monkeypatch.setattr(train, "SAVE_EVERY", 0)
     monkeypatch.setattr(train, "save_picture", lambda figure, path: None)
+    train.TrainingState(config, torch.device("cpu"))        # imports here what each process would import
     folder, moment = run_folder(tmp_path, "reverse", architecture), random.Random(f"{architecture} {dropout}")
     assert killed(train, "lr_multiplier", 3, options)
     assert not (folder / "checkpoint.pt").exists()

@@ -271,6 +271,7 @@ def test_custom_task_needs_one_function_and_one_line(
     monkeypatch.setitem(TASKS, "every_other", Task(every_other))
     run = ["--task", "every_other", "--architecture", "encoder-decoder"]
     small = ["--num-layers", "1", "--d-model", "32", "--seq-len", "4", "--learning-rate", "0.01"]
+    small += ["--epochs", "20"]
     monkeypatch.setattr(sys, "argv", ["train.py", "--output-dir", str(tmp_path), *run, *small])
     train.main()
     assert "\nevery_other  encoder-decoder " in capsys.readouterr().out
