@@ -99,15 +99,13 @@ def logit_margins_without(
     with eval_mode(run.model) as model:
         blocks, attentions = list_blocks(model), attention_modules(model)
         block_of = {module: number for number, block in enumerate(blocks) for module in block.modules()}
-        ablated = [{head[:2] for part in parts for head in list_heads(model, part)} for parts in ablations]
-        first_ablated = [
-            min((block_of[attentions[layer]] for layer in layers), default=len(blocks)) for layers in ablated
-        ]
         for rows, trimmed in batches_by_length(inputs, EVALUATION_BATCH):
             length = trimmed[-1].size(1)
             intact = [output for _, output in capture_activations(model, blocks, trimmed)]
             for index, parts in enumerate(ablations):
-                unchanged = dict(zip(blocks[: first_ablated[index]], intact, strict=False))
+                layers = {head[:2] for part in parts for head in list_heads(model, part)}
+                first = min((block_of[attentions[layer]] for layer in layers), default=len(blocks))
+                unchanged = dict(zip(blocks[:first], intact, strict=False))
                 with replay(unchanged), ablate(model, *parts, replacement=replacement):
                     result[index, rows, :length] = logit_margins(model(*trimmed), targets[rows, :length])
     return result

@@ -1,6 +1,7 @@
-"""Do several runs at once, each in a process of its own; show a progress bar for each, and what they print.
+"""Train or draw several runs at once, each in a process of its own.
 
-Every process starts afresh, so a run computes exactly what it would compute alone.
+This process shows a progress bar for each, and prints what they print. A run computes exactly what it would
+compute alone.
 """
 
 import argparse
@@ -61,7 +62,7 @@ class Progress:
 
     def show(self, run: int, *lines: str, done: int | None = None, total: int = 0, **scores: str) -> None:
         """Print a run's lines, unless an earlier run has not ended yet; update its progress bar."""
-        self.lines[run] += filter(None, lines)
+        self.lines[run] += filter(None, lines if RANK == 0 else [])
         for number, waiting in enumerate(self.lines):
             while waiting:
                 tqdm.write(waiting.pop(0), file=sys.stdout)

@@ -51,6 +51,7 @@ def test_ablate_equals_editing_the_weights_and_leaves_no_trace(run, by_mean, mon
     every = [logit_margins(before, targets), *expected_margins.values(), logit_margins(pair, targets)]
     for ahead, expected in zip(logit_margins_without(run, cuts, outputs), every, strict=True):
         torch.testing.assert_close(ahead, expected, atol=1e-4, rtol=0)
+    assert torch.equal(run.model(*inputs), before)
 
 
 @pytest.mark.parametrize("part", [("encoder", 4), ("cross",), ("Encoder", 0), ("encoder", 0, 2), "all"])
