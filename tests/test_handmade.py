@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import call_main
 from probes import patch_length_signal, probe_positions
-from test_visualize import call_main
 
 import handmade
 import support.config

@@ -1,7 +1,8 @@
 """Hand-built models are drawn part by part, next to a trained one."""
 
 import pytest
-from test_visualize import assert_readable, names_of, pictures_of_view, title_of
+from conftest import assert_readable, names_of, title_of
+from test_pictures import pictures_of_view
 
 from lab.view import make_view
 from lab.weights import draw_next_to_trained
