@@ -75,10 +75,10 @@ def draw_animation(view: View) -> tuple[Figure, Callable[[int], list[Artist]]]:
         kind, layer, index = head
         weights = torch.from_numpy(recorded[kind][epoch, layer, index]).float()
         mesh.set_array(weights.masked_fill(shown.weights.isnan(), torch.nan).numpy())
-        title = map_axes.set_title(f"{view.part_name(head)}, step {steps[epoch]}", loc="left")
+        heading = map_axes.set_title(f"{view.part_name(head)}, step {steps[epoch]}", loc="left")
         for line, values in zip(curve_axes.get_lines(), curves.values(), strict=True):
             line.set_data(steps[: epoch + 1], [100 * value for value in values[: epoch + 1]])
-        return [*map_axes.collections, *map_axes.spines.values(), title, *curve_axes.get_lines()]
+        return [*map_axes.collections, *map_axes.spines.values(), heading, *curve_axes.get_lines()]
 
     return figure, show
 

@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+from conftest import call_main
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 
@@ -36,20 +37,21 @@ def test_pictures_use_installed_fonts_for_missing_letters(monkeypatch):
         figure.draw_without_rendering()
 
 
-def test_pictures_ignore_the_users_matplotlibrc(models_dir, tmp_path):
+def test_pictures_ignore_the_users_matplotlibrc(models_dir, tmp_path, monkeypatch):
     models = tmp_path / "models"
     shutil.copytree(run_folder(models_dir, "copy", "encoder"), run_folder(models, "copy", "encoder"))
     (tmp_path / "matplotlibrc").write_text(
         "text.usetex: True\nfont.family: serif\nfont.size: 20\naxes.grid: True\nsavefig.dpi: 40\n"
     )
-    written = []
-    script, asked = Path(visualize.__file__), ["--sequence", "5 9"]
-    for folder, more in ("plain", {}), ("own", {"MATPLOTLIBRC": str(tmp_path / "matplotlibrc")}):
-        result = subprocess.run(
-            [sys.executable, script, "--models-dir", models, "--output-dir", tmp_path / folder, *asked],
-            capture_output=True, text=True, timeout=100,
-            env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)} | more,
-        )
-        assert result.returncode == 0, result.stderr
-        written.append({path.name: path.read_bytes() for path in (tmp_path / folder).rglob("*.png")})
-    assert written[0] == written[1] and len(written[0]) == 3
+    script, options = Path(visualize.__file__), ["--models-dir", models, "--sequence", "5 9", "--output-dir"]
+    call_main(monkeypatch, *options, tmp_path / "plain")
+    result = subprocess.run(
+        [sys.executable, script, *options, tmp_path / "own"], capture_output=True, text=True, timeout=100,
+        env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "MATPLOTLIBRC": str(tmp_path / "matplotlibrc")},
+    )
+    assert result.returncode == 0, result.stderr
+    plain, own = (
+        {path.name: path.read_bytes() for path in (tmp_path / folder).rglob("*.png")}
+        for folder in ("plain", "own")
+    )
+    assert plain == own and len(own) == 3
