@@ -15,6 +15,7 @@ from collections.abc import Callable
 from contextlib import redirect_stderr, suppress
 from functools import partial
 from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 
 import torch
 from tqdm import tqdm
@@ -117,69 +118,88 @@ def work(connection: Connection, function: Callable) -> None:
         send("errors", errors.getvalue())
 
 
-def run_in_processes(function: Callable, runs: list[tuple], jobs: int, progress: Progress) -> list[object]:
-    """Call the function for each run, up to this many at once; stop all of them if one fails."""
-    context = multiprocessing.get_context("spawn")
-    waiting, results = list(enumerate(runs)), [None] * len(runs)
-    processes, current, errors = {}, {}, {}                 # by connection; current is its run's number
+class Workers:
+    """Processes that share the runs: each gets the next one when it has finished the last."""
 
-    def assign(connection: Connection) -> None:
+    def __init__(self, function: Callable, runs: list[tuple], progress: Progress):
+        self.function, self.progress = function, progress
+        self.waiting, self.results = list(enumerate(runs)), [None] * len(runs)
+        self.processes: dict[Connection, BaseProcess] = {}
+        self.current: dict[Connection, int | None] = {}     # the number of the run that a process does
+        self.errors: dict[Connection, str] = {}             # what it wrote to stderr
+
+    def start(self) -> None:
+        """Start a process and send it its first run."""
+        context = multiprocessing.get_context("spawn")
+        here, there = context.Pipe()
+        process = context.Process(target=work, args=(there, self.function))
+        process.start()
+        self.processes[here], self.errors[here] = process, ""
+        there.close()                                       # else its end would go unnoticed here
+        self.assign(here)
+
+    def assign(self, connection: Connection) -> None:
         """Send a process the next run, or nothing, which ends it."""
-        current[connection], arguments = waiting.pop(0) if waiting else (None, None)
+        self.current[connection], arguments = self.waiting.pop(0) if self.waiting else (None, None)
         with suppress(OSError):                             # it has died, as receive will notice
             connection.send_bytes(pickle.dumps(arguments))
 
-    def receive(connection: Connection) -> bool:
+    def receive(self, connection: Connection) -> bool:
         """Handle a process's next message; return False if it has ended."""
         try:
             kind, *values = pickle.loads(connection.recv_bytes())
         except (EOFError, OSError):
             return False
-        number = current[connection]
+        number = self.current[connection]
         if kind == "show":
-            progress.show(number, *values[0], **values[1])
+            self.progress.show(number, *values[0], **values[1])
         elif kind == "result":
-            results[number] = values[0]
-            progress.end(number)
-            assign(connection)
+            self.results[number] = values[0]
+            self.progress.end(number)
+            self.assign(connection)
         else:
-            errors[connection] = values[0]
+            self.errors[connection] = values[0]
         return True
 
-    try:
-        for _ in range(min(jobs, len(runs))):
-            here, there = context.Pipe()
-            process = context.Process(target=work, args=(there, function))
-            process.start()
-            processes[here], errors[here] = process, ""
-            there.close()                                   # else its end would go unnoticed here
-            assign(here)
-        while processes:
-            for connection in wait(list(processes)):
-                if receive(connection):
-                    continue
-                process = processes.pop(connection)
-                process.join()
-                if process.exitcode < 0:
-                    name, number = progress.names[current[connection]], -process.exitcode
-                    errors[connection] = (
-                        f"error: {name}: killed by signal {number}; if memory is short, try --jobs 1\n"
-                    )
-                if process.exitcode:
-                    raise SystemExit(process.exitcode if process.exitcode > 0 else 2)
-    finally:                                                # also after an error or Ctrl-C
-        waiting.clear()
-        for process in processes.values():
+    def join(self, connection: Connection) -> None:
+        """Remove a process that has ended; raise SystemExit if it failed."""
+        process = self.processes.pop(connection)
+        process.join()
+        if process.exitcode < 0:
+            name, number = self.progress.names[self.current[connection]], -process.exitcode
+            reason = f"killed by signal {number}; if memory is short, try --jobs 1"
+            self.errors[connection] = f"error: {name}: {reason}\n"
+        if process.exitcode:
+            raise SystemExit(process.exitcode if process.exitcode > 0 else 2)
+
+    def stop(self) -> None:
+        """Stop all processes that are left, and print the errors below the bars."""
+        self.waiting.clear()
+        for process in self.processes.values():
             process.terminate()
-        for connection, process in processes.items():
-            while receive(connection):
+        for connection, process in self.processes.items():
+            while self.receive(connection):
                 pass
             process.join()
             if process.exitcode != 128 + signal.SIGTERM:    # it failed as well, probably for the same reason
-                errors[connection] = ""
-        progress.close()
-        print("".join(errors.values()), file=sys.stderr, end="")
-    return results
+                self.errors[connection] = ""
+        self.progress.close()
+        print("".join(self.errors.values()), file=sys.stderr, end="")
+
+
+def run_in_processes(function: Callable, runs: list[tuple], jobs: int, progress: Progress) -> list[object]:
+    """Call the function for each run, up to this many at once; stop all of them if one fails."""
+    workers = Workers(function, runs, progress)
+    try:
+        for _ in range(min(jobs, len(runs))):
+            workers.start()
+        while workers.processes:
+            for connection in wait(list(workers.processes)):
+                if not workers.receive(connection):
+                    workers.join(connection)
+    finally:                                                # also after an error or Ctrl-C
+        workers.stop()
+    return workers.results
 
 
 def run_all(
