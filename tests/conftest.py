@@ -8,7 +8,6 @@ import io
 import itertools
 import os
 import shutil
-import subprocess
 import sys
 from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
@@ -286,12 +285,21 @@ def finished(models_dir):
     return models_dir / FINISHED
 
 
-def command(*options, folder):
-    return subprocess.run(
-        [sys.executable, "train.py", "--output-dir", str(folder), *options],
-        capture_output=True, text=True, cwd=ROOT, timeout=100, encoding="cp1252",
-        env=os.environ | {"PYTHONIOENCODING": "cp1252"},    # as Windows has it
-    )
+@pytest.fixture
+def start(tmp_path_factory):
+    """Start a script in a process of its own: start("train.py", "--quiet").finish() waits for its end."""
+    from processes import Script
+
+    started = []
+
+    def start_one(*command, **settings):
+        started.append(Script(tmp_path_factory.mktemp("printed"), *command, **settings))
+        return started[-1]
+
+    yield start_one
+    for process in started:
+        process.kill()
+        process.join()
 
 
 @pytest.fixture

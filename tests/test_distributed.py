@@ -102,43 +102,32 @@ def test_torchrun_resumes_and_only_rank_zero_prints(tmp_path):
     assert history[1]["loss"] == pytest.approx(last["history"][1]["loss"], abs=1e-5)
 
 
+def start_two(start, *options):
+    """Start two processes as torchrun would, but without torchrun, which ends both when one fails."""
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
+    return [start("train.py", *options, RANK=rank, **address) for rank in "01"]
+
+
 @pytest.mark.parametrize("dies", [0, 1])
-def test_peer_failure_is_one_line_and_keeps_the_checkpoint(dies, tmp_path):
-    """Started as torchrun would, but without torchrun, which would also end the other process."""
-    several = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
+def test_peer_failure_is_one_line_and_keeps_the_checkpoint(dies, tmp_path, start):
     options = [option for option in TINY_OPTIONS if "epochs" not in option]
-    command = [sys.executable, SCRIPT, *options, "--epochs=100000", "--task=copy", "--architecture=encoder",
-               f"--output-dir={tmp_path}", "--quiet"]
-    processes = [
-        subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=several | {"RANK": rank})
-        for rank in "01"
-    ]
+    options += ["--epochs=100000", "--task=copy", "--architecture=encoder", "--quiet"]
+    processes = start_two(start, *options, f"--output-dir={tmp_path}")
     checkpoint = run_folder(tmp_path, "copy", "encoder") / "checkpoint.pt"
-    try:
-        while not checkpoint.exists() and processes[0].poll() is None:
-            time.sleep(0.1)
-        processes[dies].kill()
-        _, message = processes[1 - dies].communicate(timeout=60)
-    finally:
-        for process in processes:
-            process.kill()
-            process.communicate()
-    assert processes[1 - dies].returncode == 2
+    while not checkpoint.exists() and processes[0].is_alive():
+        time.sleep(0.01)
+    processes[dies].kill()
+    status, _, message = processes[1 - dies].finish()
+    assert status == 2
     one_line = r"error: another process has died; copy, encoder is saved up to epoch \d+ of 100000; .*\n"
     assert re.fullmatch(one_line if dies == 1 else "", message)
     assert len(load_run(tmp_path, "copy").history) >= 1
 
 
-def test_bad_input_is_reported_only_by_rank_zero(tmp_path):
-    several = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
-    command = [sys.executable, SCRIPT, "--num-heads=7", f"--output-dir={tmp_path}"]
-    processes = [
-        subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=several | {"RANK": rank})
-        for rank in "01"
-    ]
-    message = [process.communicate(timeout=60)[1] for process in processes]
-    assert [process.returncode for process in processes] == [2, 2] and not list(tmp_path.iterdir())
-    assert message == ["error: d_model=128 is not divisible by num_heads=7; choose a divisor\n", ""]
+def test_bad_input_is_reported_only_by_rank_zero(tmp_path, start):
+    ended = [process.finish() for process in start_two(start, "--num-heads=7", f"--output-dir={tmp_path}")]
+    error = "error: d_model=128 is not divisible by num_heads=7; choose a divisor\n"
+    assert ended == [(2, "", error), (2, "", "")] and not list(tmp_path.iterdir())
 
 
 def test_dropout_seed_is_unique(monkeypatch):

@@ -8,7 +8,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import time
 import zipfile
@@ -18,7 +17,8 @@ from unittest.mock import patch
 import numpy
 import pytest
 import torch
-from conftest import ROOT, TINY, TINY_OPTIONS, files_in
+from conftest import TINY, TINY_OPTIONS, files_in
+from processes import CONTEXT
 
 import support.config
 import train
@@ -47,59 +47,53 @@ def test_atomic_write_keeps_the_old_file_on_failure(tmp_path):
     assert files_in(tmp_path) == {"metrics.json": b"new"}
 
 
+def hold_lock(folder, locked):
+    with folder_lock(folder):
+        locked.set()
+        time.sleep(100)
+
+
 def test_folder_lock_admits_one_process_and_survives_a_kill(tmp_path):
-    folder = tmp_path / "copy_task" / "encoder"
-    holds = "import sys, time; from support.files import folder_lock; from pathlib import Path\n"
-    holds += "with folder_lock(Path(sys.argv[1])):\n    print('locked', flush=True); time.sleep(100)"
-    first = subprocess.Popen(
-        [sys.executable, "-c", holds, str(folder)], cwd=ROOT, stdout=subprocess.PIPE, text=True
-    )
-    assert first.stdout.readline() == "locked\n"
+    folder, locked = tmp_path / "copy_task" / "encoder", CONTEXT.Event()
+    first = CONTEXT.Process(target=hold_lock, args=(folder, locked), daemon=True)
+    first.start()
+    assert locked.wait(timeout=60)
     with pytest.raises(OSError, match="another process is already writing") as refused, folder_lock(folder):
         pass
     assert refused.value.filename == str(folder)
     first.kill()
-    first.wait()
+    first.join()
     with folder_lock(folder):
         pass
 
 
-def test_folder_lock_refuses_a_second_training(tmp_path):
+def test_folder_lock_refuses_a_second_training(tmp_path, start):
     tiny = [option for option in TINY_OPTIONS if "epochs" not in option]
-    options = [sys.executable, "train.py", "--quiet", *ENCODER, *tiny, "--output-dir", str(tmp_path)]
-    first = subprocess.Popen([*options, "--epochs", "100000"], cwd=ROOT)
+    command = ["train.py", "--quiet", *ENCODER, *tiny, "--output-dir", tmp_path]
+    first = start(*command, "--epochs=100000")
     folder = run_folder(tmp_path, "reverse", "encoder")
-    try:
-        while not (folder / "checkpoint.pt").exists():
-            assert first.poll() is None
-            time.sleep(0.01)
-        second = subprocess.run(options, cwd=ROOT, capture_output=True, text=True)
-        assert second.returncode == 2 and second.stderr.count("\n") == 1 and second.stdout == ""
-        assert f"{folder}: another process is already writing there" in second.stderr
-        first.terminate()
-        assert first.wait(timeout=20) == 143
-    finally:
-        first.kill()
+    while not (folder / "checkpoint.pt").exists():
+        assert first.is_alive()
+        time.sleep(0.01)
+    status, printed, errors = start(*command).finish()
+    assert (status, printed, errors.count("\n")) == (2, "", 1)
+    assert f"{folder}: another process is already writing there" in errors
+    first.terminate()
+    assert first.finish()[0] == 143
     assert len(load_run(tmp_path, "reverse").history) >= 1
     assert not list(folder.glob("*.writing*"))
 
 
 @posix
-def test_full_disk_is_one_line_and_keeps_the_earlier_run(models_dir, tmp_path):
-    """A file-size limit simulates a full disk: it fails at the same calls."""
-    import resource
-
+def test_full_disk_is_one_line_and_keeps_the_earlier_run(models_dir, tmp_path, start):
+    """A file-size limit, less than a checkpoint, simulates a full disk: it fails at the same calls."""
     folder = run_folder(tmp_path, "reverse", "encoder")
     shutil.copytree(run_folder(models_dir, "reverse", "encoder"), folder)
     before = files_in(tmp_path)
-    limit = 40_000, 40_000                                  # less than a checkpoint
-    result = subprocess.run(
-        [sys.executable, "train.py", "--quiet", *ENCODER, *TINY_OPTIONS, "--output-dir", str(tmp_path)],
-        cwd=ROOT, capture_output=True, text=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit),
-    )
-    assert result.returncode == 2 and result.stderr.count("\n") == 1 and "Traceback" not in result.stderr
-    assert "File too large; nothing new was saved for reverse, encoder;" in result.stderr
+    command = ["train.py", "--quiet", *ENCODER, *TINY_OPTIONS, "--output-dir", tmp_path]
+    status, _, errors = start(*command, max_file_size=40_000).finish()
+    assert status == 2 and errors.count("\n") == 1 and "Traceback" not in errors
+    assert "File too large; nothing new was saved for reverse, encoder;" in errors
     assert files_in(tmp_path) == before
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, call_main, command
+from conftest import ROOT, call_main
 
 import data
 import train
@@ -38,15 +38,16 @@ def test_load_run_names_the_command_for_a_missing_run(tmp_path):
         load_run(tmp_path, "reverse")
 
 
-def test_load_run_rejects_another_architecture(finished, tmp_path):
+def test_load_run_rejects_another_architecture(finished, tmp_path, start):
     folder = run_folder(tmp_path, "reverse", "decoder")
     shutil.copytree(finished, folder)
     with pytest.raises(ValueError, match="holds task reverse, architecture encoder; move it to .*/encoder$"):
         load_run(tmp_path, "reverse", "decoder")
     before = (folder / "checkpoint.pt").read_bytes()
-    result = command("--task=reverse", "--architecture=decoder", "--resume", folder=tmp_path)
-    assert result.returncode == 2 and result.stderr.count("\n") == 1
-    assert "architecture encoder" in result.stderr and (folder / "checkpoint.pt").read_bytes() == before
+    options = "--task=reverse", "--architecture=decoder", "--resume", "--output-dir", tmp_path
+    status, _, errors = start("train.py", *options).finish()
+    assert status == 2 and errors.count("\n") == 1
+    assert "architecture encoder" in errors and (folder / "checkpoint.pt").read_bytes() == before
 
 
 @pytest.mark.parametrize(

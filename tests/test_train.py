@@ -12,7 +12,7 @@ from unittest.mock import patch
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import CPU, TINY, TINY_OPTIONS, command, files_in
+from conftest import CPU, TINY, TINY_OPTIONS, files_in
 
 import support.config
 import train
@@ -231,11 +231,12 @@ def test_metrics_agree_with_the_history(finished):
     ]
 
 
-def test_main_trains_each_task_and_prints_a_table(tmp_path):
+def test_main_trains_each_task_and_prints_a_table(tmp_path, start):
     folder = tmp_path / "my models"
-    result = command(*TINY_OPTIONS, "--seq-len=2", "--quiet", "--jobs=2", folder=folder)
-    assert result.returncode == 0 and result.stderr == ""
-    *_, headings, first, second, third, fourth, _, next_step = result.stdout.splitlines()
+    options = [*TINY_OPTIONS, "--seq-len=2", "--quiet", "--jobs=2", "--output-dir", folder]
+    status, printed, errors = start("train.py", *options, encoding="cp1252").finish()
+    assert (status, errors) == (0, "")
+    *_, headings, first, second, third, fourth, _, next_step = printed.splitlines()
     assert [line.split()[:2] for line in (headings, first, second, third, fourth)] == [
         ["task", "architecture"], ["copy", "encoder"], ["reverse", "encoder"],
         ["copy", "encoder-decoder"], ["reverse", "encoder-decoder"],
@@ -512,8 +513,8 @@ def test_resume_of_a_finished_run_changes_nothing(finished, tmp_path, monkeypatc
     assert (folder / "checkpoint.pt").read_bytes() == before["checkpoint.pt"]
 
 
-def test_output_folder_that_cannot_be_made_is_one_line(tmp_path):
+def test_output_folder_that_cannot_be_made_is_one_line(tmp_path, start):
     (tmp_path / "file").write_text("in the way")
-    result = command("--jobs=1", folder=tmp_path / "file")
-    assert result.returncode == 2 and result.stderr.count("\n") == 1 and "file" in result.stderr
+    status, _, errors = start("train.py", "--jobs=1", "--output-dir", tmp_path / "file").finish()
+    assert status == 2 and errors.count("\n") == 1 and "file" in errors
     assert (tmp_path / "file").read_text() == "in the way"
