@@ -27,6 +27,7 @@ WINDOWS = {"phone": 360, "laptop": 1280}
 MODELS = {"encoder": "encoder", "decoder": "decoder-only model", "encoder-decoder": "encoder–decoder"}
 TINY = {"d_model": 16, "num_heads": 2, "num_layers": 2, "d_ff": 32, "epochs": 2, "steps_per_epoch": 3}
 TINY_OPTIONS = ["--jobs=1", *(f"--{name.replace('_', '-')}={value}" for name, value in TINY.items())]
+NOTEBOOK = {"MPLBACKEND": "module://matplotlib_inline.backend_inline", "RANK": ""}       # exported by it
 FINISHED = Path("reverse_task", "encoder")
 KINDS = {"encoder": ["encoder"], "decoder": ["decoder"], "encoder-decoder": ["encoder", "decoder", "cross"]}
 SOURCES = sorted(path for folder in ("", "support", "lab") for path in (ROOT / folder).glob("*.py"))

@@ -7,7 +7,7 @@ import warnings
 from pathlib import Path
 
 import pytest
-from conftest import call_main
+from conftest import NOTEBOOK, call_main
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 
@@ -37,7 +37,7 @@ def test_pictures_use_installed_fonts_for_missing_letters(monkeypatch):
         figure.draw_without_rendering()
 
 
-def test_pictures_ignore_the_users_matplotlibrc(models_dir, tmp_path, monkeypatch):
+def test_pictures_need_no_display_and_ignore_the_users_matplotlibrc(models_dir, tmp_path, monkeypatch):
     models = tmp_path / "models"
     shutil.copytree(run_folder(models_dir, "copy", "encoder"), run_folder(models, "copy", "encoder"))
     (tmp_path / "matplotlibrc").write_text(
@@ -45,9 +45,10 @@ def test_pictures_ignore_the_users_matplotlibrc(models_dir, tmp_path, monkeypatc
     )
     script, options = Path(visualize.__file__), ["--models-dir", models, "--sequence", "5 9", "--output-dir"]
     call_main(monkeypatch, *options, tmp_path / "plain")
+    variables = {"MATPLOTLIBRC": str(tmp_path / "matplotlibrc"), "PYTHONIOENCODING": "cp1252"}
     result = subprocess.run(
         [sys.executable, script, *options, tmp_path / "own"], capture_output=True, text=True, timeout=100,
-        env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "MATPLOTLIBRC": str(tmp_path / "matplotlibrc")},
+        cwd=tmp_path, env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), **variables, **NOTEBOOK},
     )
     assert result.returncode == 0, result.stderr
     plain, own = (

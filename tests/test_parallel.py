@@ -7,9 +7,16 @@ import time
 
 import pytest
 import torch
+from processes import CONTEXT
 
 from support import parallel
 from support.console import exit_with_error, run_script
+
+
+@pytest.fixture(autouse=True)
+def start_at_once(monkeypatch):
+    """Start copies of a process that has imported torch; test_train.py starts new ones, as train.py does."""
+    monkeypatch.setattr(parallel.multiprocessing, "get_context", lambda method: CONTEXT)
 
 
 def square(number, folder, ending="", show=None):

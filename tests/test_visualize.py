@@ -4,7 +4,6 @@ import itertools
 import os
 import re
 import shutil
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -12,7 +11,6 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import (
-    ROOT,
     TINY,
     call_main,
     numbers_of,
@@ -166,6 +164,7 @@ def test_pictures_are_reproducible_and_vectors_are_vectors(
     written = []
     for output in (tmp_path / "first", tmp_path / "second"):
         options = ["--task", task, "--architecture", architecture, "--format", suffix]
+        options += ["--dark"] * (suffix == "png")
         call_main(monkeypatch, "--models-dir", models_dir, "--output-dir", output, *options)
         written.append({path.relative_to(output): path.read_bytes() for path in output.rglob("*.*")})
         if suffix != "png":                                 # once more, but not all of them
@@ -283,19 +282,6 @@ def test_finished_run_is_drawn_while_another_trains(
         call_main(monkeypatch, "--models-dir", tmp_path)
     assert capsys.readouterr().err.startswith(f"skipped: {busy}: another process is already writing there;")
     assert (finished / "layers.png").exists() and not (busy / "layers.png").exists()
-
-
-def test_pictures_need_no_display(models_dir, tmp_path):
-    shutil.copytree(models_dir, tmp_path / "models")
-    result = subprocess.run(
-        [sys.executable, "visualize.py", "--task=copy", "--architecture=decoder", "--dark",
-         f"--models-dir={tmp_path / 'models'}"],
-        capture_output=True, text=True, cwd=ROOT, timeout=100,
-        env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "PYTHONIOENCODING": "cp1252"},  # as on Windows
-    )
-    assert result.returncode == 0, result.stderr
-    for name in NAMES:
-        assert (tmp_path / "models" / "copy_task" / "decoder" / f"{name}.png").read_bytes()[1:4] == b"PNG"
 
 
 @pytest.mark.parametrize(
