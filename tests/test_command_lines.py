@@ -123,7 +123,7 @@ def elsewhere(tmp_path):
 STARTED_ELSEWHERE = {"data.py", "train.py", "visualize.py", "transformer.py"}       # by other tests
 
 
-@pytest.mark.parametrize("script", [*{*SCRIPTS} - STARTED_ELSEWHERE, "tests/benchmark.py"])
+@pytest.mark.parametrize("script", sorted({*SCRIPTS} - STARTED_ELSEWHERE) + ["tests/benchmark.py"])
 def test_scripts_start_from_any_folder(script, elsewhere):
     result = elsewhere(script, "--help")
     assert (result.returncode, result.stderr) == (0, "") and "python" in result.stdout
