@@ -226,6 +226,13 @@ def opened(browser, path: Path):
     return browser
 
 
+def wait_until(browser, condition):
+    """Wait until condition(browser) is true, and return it."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    return WebDriverWait(browser, timeout=20, poll_frequency=0.02).until(condition)
+
+
 def text_of(browser, name: str) -> str:
     return browser.find_element("id", name).text
 

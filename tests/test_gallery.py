@@ -1,15 +1,17 @@
 """The gallery shows all of our pictures and pages, once each, in a real browser."""
 
+import functools
 import itertools
 import json
 import shutil
+import tempfile
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
 import pytest
-from conftest import opened, seen_by, text_of, violations
+from conftest import opened, seen_by, text_of, violations, wait_until
 from PIL import Image
-from selenium.webdriver.support.ui import Select, WebDriverWait
+from selenium.webdriver.support.ui import Select
 
 from data import ARCHITECTURES, TASKS
 from lab.gallery import save_gallery
@@ -17,10 +19,19 @@ from support.figure import new_figure, save_picture
 from support.runs import add_to_listing, run_folder, write_json
 
 
+@functools.cache
+def some_picture(suffix: str) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "picture").with_suffix(suffix)
+        figure = new_figure(1.0, "A picture")
+        figure.subplots()
+        save_picture(figure, path)
+        return path.read_bytes()
+
+
 def draw(folder: Path, name: str, runs: list[Path], title: str, command: str = "python visualize.py") -> None:
     """Save a picture and list it, as visualize.py does."""
-    figure = new_figure(1.0, title)
-    save_picture(figure, folder / name)
+    (folder / name).write_bytes(some_picture(Path(name).suffix))
     shown = {"runs": [run.relative_to(folder).as_posix() for run in runs], "title": title, "command": command}
     add_to_listing(folder, {folder / name: shown})
 
@@ -137,7 +148,7 @@ def test_gallery_respects_reduced_motion(some_runs, tmp_path, browser):
         motion = {"name": "prefers-reduced-motion", "value": reduce}
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [motion]})
         opened(browser, page)
-        seen = WebDriverWait(browser, 5).until(lambda browser: browser.execute_script(source))
+        seen = wait_until(browser, lambda browser: browser.execute_script(source))
         assert seen.endswith(shown)
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
 

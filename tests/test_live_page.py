@@ -13,9 +13,8 @@ from xml.etree import ElementTree
 
 import pytest
 import torch
-from conftest import opened, seen_by, text_of, violations
+from conftest import opened, seen_by, text_of, violations, wait_until
 from selenium.webdriver import ActionChains, Keys
-from selenium.webdriver.support.ui import WebDriverWait
 from torch.optim.swa_utils import AveragedModel
 
 import transformer
@@ -173,7 +172,7 @@ def test_page_judges_questions_like_data(task, browser, handmade):
 
 def wait_for(browser, name: str, words: str) -> str:
     """The text of an element once these words are in it."""
-    WebDriverWait(browser, 20).until(lambda browser: words in text_of(browser, name))
+    wait_until(browser, lambda browser: words in text_of(browser, name))
     return text_of(browser, name)
 
 
@@ -377,7 +376,7 @@ def test_wrong_answer_is_shown_on_demand(browser, handmade):
     button = browser.find_element("id", "ask-wrong")
     assert not button.is_enabled()
     browser.execute_script("cutHeads(['encoder.0.0'])")
-    WebDriverWait(browser, 10).until(lambda browser: button.is_enabled())
+    wait_until(browser, lambda browser: button.is_enabled())
     questions = set()
     for _ in range(3):
         button.click()
@@ -406,7 +405,7 @@ def test_link_restores_the_view(browser, stepped):
         change({mode: "mean", chosen: ["decoder", 0, 0], step: 2, cell: [1, 0]});
     """)
     link = "#ask=5+7+9&cut=encoder.1.1&mode=mean&head=decoder.1.1&step=2&cell=2.1"
-    WebDriverWait(browser, 5).until(lambda browser: browser.current_url.endswith(link))
+    wait_until(browser, lambda browser: browser.current_url.endswith(link))
     seen = "verdict", "exact", "head-title", "cell", "step-text"
 
     def texts() -> list[str]:
@@ -486,7 +485,7 @@ def test_address_is_rarely_written(browser, handmade):
         history.replaceState = (...words) => { count++; replaceState.apply(history, words); };
         for (let i = 0; i < 300; i++) change({cell: [i % 3, i % 2]});
     """)
-    WebDriverWait(browser, 5).until(lambda browser: browser.current_url.endswith("&cell=3.2"))
+    wait_until(browser, lambda browser: browser.current_url.endswith("&cell=3.2"))
     assert browser.execute_script("return count") == 1
 
 
@@ -499,7 +498,7 @@ def test_saved_picture_has_its_title_and_weights(browser, handmade, tmp_path):
     wait_for(browser, "exact", "% of")
     browser.find_element("id", "save-picture").click()
     file = tmp_path / "reverse_encoder_encoder.2.1.svg"
-    WebDriverWait(browser, 5).until(lambda browser: file.exists() and file.stat().st_size)
+    wait_until(browser, lambda browser: file.exists() and file.stat().st_size)
     svg = ElementTree.parse(file).getroot()
     name = "{http://www.w3.org/2000/svg}"
     assert svg.find(f"{name}title").text == (
