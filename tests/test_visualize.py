@@ -13,6 +13,7 @@ import torch
 from conftest import (
     TINY,
     call_main,
+    files_in,
     numbers_of,
     title_of,
 )
@@ -27,10 +28,10 @@ import transformer
 import visualize
 from data import ARCHITECTURES, TASKS, Task
 from lab.view import make_view
-from lab.what_matters import draw_influence
 from support import files
 from support.config import default_config
 from support.console import run_script
+from support.figure import picture_style, save_picture
 from support.runs import run_folder
 from train import load_run
 from visualize import draw_head, draw_layer
@@ -151,37 +152,43 @@ def test_options_select_runs(options, expected, missing, models_dir, monkeypatch
     assert [problem.split(" found")[0] for problem in problems] == [f"no run of {task}" for task in missing]
 
 
-@pytest.mark.parametrize(
-    ("suffix", "task", "architecture", "lengths"),
-    [
-        ("png", "complete", "encoder", "lengths_encoder"), ("pdf", "copy", "encoder", "lengths_encoder"),
-        ("svg", "reverse", "encoder-decoder", "lengths_encoder-decoder"),
-    ],
-)
-def test_pictures_are_reproducible_and_vectors_are_vectors(
-    suffix, task, architecture, lengths, models_dir, tmp_path, monkeypatch, few_sequences, few_lengths
-):
-    written = []
-    for output in (tmp_path / "first", tmp_path / "second"):
-        options = ["--task", task, "--architecture", architecture, "--format", suffix]
-        options += ["--dark"] * (suffix == "png")
-        call_main(monkeypatch, "--models-dir", models_dir, "--output-dir", output, *options)
-        written.append({path.relative_to(output): path.read_bytes() for path in output.rglob("*.*")})
-        if suffix != "png":                                 # once more, but not all of them
-            monkeypatch.setattr(visualize, "PICTURES", {"influence": draw_influence})
-    assert set(written[0]) == pictures_of([task], [architecture], suffix, lengths)
-    if suffix == "png":
-        assert set(written[1]) == set(written[0])
-        for name in "index.html", "pictures.json":
-            first, second = (saved.pop(Path(name)).decode() for saved in written)
-            assert first.replace("/first", "/second") == second             # the folder in the command
-    for path in written[1].keys() - {Path("index.html"), Path("pictures.json")}:
-        assert written[0][path] == written[1][path]
-    marks = {"svg": (b"<image", b"</text>"), "pdf": (b"/Subtype /Image", b"/ToUnicode")}
-    for path, picture in written[0].items():
-        if path.suffix[1:] in marks:                            # vectors, no pixels, and text stays text
-            bitmap, text = marks[path.suffix[1:]]
-            assert bitmap not in picture and text in picture, path
+def test_main_writes_the_same_files_twice(models_dir, tmp_path, monkeypatch, few_sequences, few_lengths):
+    first, second = (
+        drawn(tmp_path / name, models_dir, monkeypatch, "complete", "encoder", "--dark")
+        for name in ("first", "second")
+    )
+    assert set(first) == set(second) == pictures_of(["complete"], ["encoder"], "png", "lengths_encoder")
+    for path, before in first.items():
+        assert before.replace(b"/first", b"/second") == second[path]        # the folder, in commands
+
+
+def drawn(folder, models_dir, monkeypatch, task, architecture, *options):
+    """Draw this run into the folder and return all files written there."""
+    options = "--task", task, "--architecture", architecture, *options
+    call_main(monkeypatch, "--models-dir", models_dir, "--output-dir", folder, *options)
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.*")}
+
+
+def test_svg_has_vectors_and_text(models_dir, tmp_path, monkeypatch, few_sequences, few_lengths):
+    written = drawn(tmp_path, models_dir, monkeypatch, "reverse", "encoder-decoder", "--format", "svg")
+    lengths = "lengths_encoder-decoder"
+    assert set(written) == pictures_of(["reverse"], ["encoder-decoder"], "svg", lengths)
+    for path, picture in written.items():
+        if path.suffix == ".svg":
+            assert b"<image" not in picture and b"</text>" in picture, path
+
+
+@pytest.mark.parametrize(("suffix", "date", "text", "pixels"), [
+    ("svg", b"<dc:date>", b"</text>", b"<image"),
+    ("pdf", b"/CreationDate", b"/ToUnicode", b"/Subtype /Image"),
+])
+def test_vectors_are_reproducible(suffix, date, text, pixels, models_dir, tmp_path):
+    view = make_view(load_run(models_dir, "copy"), ["5", "9"])
+    for name in "first", "second":
+        with picture_style():
+            save_picture(draw_layer(view), tmp_path / f"{name}.{suffix}")
+    first, second = files_in(tmp_path).values()
+    assert first == second and text in first and pixels not in first and date not in first
 
 
 def test_custom_sequence_replaces_no_picture(models_dir, tmp_path, monkeypatch, capsys):
