@@ -134,11 +134,10 @@ OWN = {                                                     # a task, and what i
 
 
 def pictures_of_view(view, several=1):
-    """All pictures of one run, and comparisons as if there were several such runs."""
+    """All pictures of a model, and comparisons as if there were several such runs."""
+    pictures = {name: draw for name, draw in visualize.PICTURES.items() if name != "training"}
     with picture_style():
-        return {
-            name: figure for name, picture in visualize.PICTURES.items() if (figure := picture(view))
-        } | {
+        return {name: figure for name, draw in pictures.items() if (figure := draw(view))} | {
             "lengths": draw_lengths([view] * several),
             "lines": draw_comparison([[view] * several] * several),
         }

@@ -1,6 +1,9 @@
 """The plot of a training run names what differs from the defaults."""
 
+from conftest import assert_readable
+
 from support.config import default_config
+from support.figure import picture_style
 from support.training_plot import draw_training
 
 
@@ -10,7 +13,9 @@ def test_training_picture_names_settings_and_sample_size():
         {"epoch": 1, "step": 8, "loss": 2.0, "token_accuracy": 0.5, "exact_match": 0.25, "solved": False},
         {"epoch": 2, "step": 16, "loss": 1.0, "token_accuracy": 1.0, "exact_match": 1.0, "solved": True},
     ]
-    figure = draw_training(config, history)
+    with picture_style():
+        figure = draw_training(config, history)
+    assert_readable(figure)
     assert figure.get_suptitle() == "Solved at step 16"
     numbers = figure.texts[1].get_text()                        # not what add trains best with
     assert numbers == "add, encoder; non-default settings: fixed_length, num_layers 1"
@@ -19,6 +24,8 @@ def test_training_picture_names_settings_and_sample_size():
     _, accuracy_axes = figure.axes
     assert [list(line.get_ydata()) for line in accuracy_axes.get_lines()[:2]] == [[25, 100], [50, 100]]
     assert [text.get_text() for text in accuracy_axes.texts] == ["exact match", "token accuracy"]
-    plain = draw_training(default_config("add", "encoder"), history[:1])
+    with picture_style():
+        plain = draw_training(default_config("add", "encoder"), history[:1])
+    assert_readable(plain)
     assert plain.get_suptitle() == "Not solved in 8 steps: 25% of the sequences correct at the end"
     assert plain.texts[1].get_text() == "add, encoder"
