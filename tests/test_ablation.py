@@ -28,7 +28,7 @@ def with_edited_weights(model, heads, outputs=None):
 
 @pytest.mark.parametrize("by_mean", [False, True])
 def test_ablate_equals_editing_the_weights_and_leaves_no_trace(run, by_mean, monkeypatch):
-    source, inputs, targets = sample_unseen(run)
+    source, inputs, targets = sample_unseen(run, count=50)
     before = run.model(*inputs)
     set_everywhere(monkeypatch, lab.heads, "sample_unseen", lambda run, **_: (source, inputs, targets))
     expected_margins = {}

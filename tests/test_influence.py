@@ -45,9 +45,9 @@ def test_influence_equals_a_loop_over_keys(architecture):
     """With two symbols, there is only one replacement for each."""
     config = Config(**TINY, architecture=architecture, vocab_size=6)
     run = Run(config.build_model().eval(), config, [], Path())
-    source, inputs, targets = sample_unseen(run, 5, count=20)
+    source, inputs, targets = sample_unseen(run, 5, count=8)
     moved, before = measure_influence(run, source, inputs, targets), run.model(*inputs).softmax(dim=-1)
-    for row, query, key in itertools.product(range(20), range(targets.size(1)), range(inputs[0].size(1))):
+    for row, query, key in itertools.product(range(8), range(targets.size(1)), range(inputs[0].size(1))):
         other = inputs[0][row : row + 1].clone()
         symbol = int(other[0, key])
         if symbol < 4 or targets[row, query] in (0, 1):
