@@ -6,15 +6,12 @@ import re
 import sys
 from dataclasses import replace
 
-import benchmark
 import pytest
 import torch
 from conftest import IN_PLAIN_PYTHON, generator
 
 import data
-import train
 import transformer
-import visualize
 from data import (
     FIRST_SYMBOL,
     SPLITS,
@@ -325,22 +322,6 @@ def test_large_batches_are_oversampled_in_parts(count, monkeypatch):
     ]
 
 
-@pytest.mark.parametrize(
-    ("name", "entry", "message"),
-    [
-        ("shift", data.reverse, 'TASKS["shift"] is reverse, not a Task; write "shift": Task(reverse)'),
-    ],
-)
-@pytest.mark.parametrize("script", [data, train, visualize])
-def test_list_tasks_rejects_an_entry_that_is_no_task(script, name, entry, message, monkeypatch, capsys):
-    monkeypatch.setitem(TASKS, name, entry)
-    monkeypatch.setattr(sys, "argv", ["script"])
-    with pytest.raises(SystemExit) as stopped:
-        script.main()
-    printed = capsys.readouterr().err
-    assert stopped.value.code == 2 and printed.startswith(f"error: {message}") and printed.count("\n") == 1
-
-
 def test_parse_content_uses_a_tasks_own_names(monkeypatch):
     letters = {4 + position: letter for position, letter in enumerate("abc")}
     monkeypatch.setitem(TASKS, "letters", Task(data.reverse, symbols=range(4, 7), token_names=letters))
@@ -362,19 +343,6 @@ def test_parse_content_inverts_format_tokens():
     for task, text in ("add", "4 2 + 1 9"), ("complete", "5 _ 5 7"), ("sort", "19 4"):
         assert format_tokens(parse_content(text.split(), task), task) == text
     assert parse_content(["4", "2", "+", "1", "9"], "add").tolist() == [8, 6, PLUS, 5, 13]
-
-
-@pytest.mark.parametrize("digits", [1, 2])
-def test_hardest_sums_carry_through_every_digit(digits):
-    largest = 10**digits - 1
-    expected = {f"{0:0{digits}}+{0:0{digits}}", f"{largest}+{largest}"}
-    for first, second in itertools.product(range(10**digits), repeat=2):
-        columns = zip(f"{first:0{digits}}", f"{second:0{digits}}", strict=True)
-        *rest, ones = (int(a) + int(b) for a, b in columns)
-        if ones > 9 and set(rest) <= {9}:
-            expected.add(f"{first:0{digits}}+{second:0{digits}}")
-    found = [format_tokens(row, "add").replace(" ", "") for row in benchmark.hardest_sums(digits)]
-    assert set(found) == expected and len(found) == len(expected)
 
 
 def test_printed_splits_hold_every_sequence_once(monkeypatch, capsys):

@@ -1,16 +1,19 @@
 """Mistakes are counted by category, next to the questions, and are those of the test that training took."""
 
 import csv
+import itertools
 import json
 import re
 import shutil
 
+import benchmark
 import numpy
 import pytest
 import torch
 from mistakes import draw_mistakes, format_mistake_report
 
 import lab.mistakes
+from data import format_tokens
 from lab.mistakes import find_mistakes, make_mistake_table, mistakes_by_category
 from lab.outputs import Output
 from support import report
@@ -85,3 +88,16 @@ def test_mistake_table_is_saved(answers, tmp_path, monkeypatch):
     assert [[row["category"], int(row["value"]), int(row["mistakes"])] for row in rows] == [
         [row["category"], row["value"], row["mistakes"]] for row in mistakes_by_category(answers)
     ]
+
+
+@pytest.mark.parametrize("digits", [1, 2])
+def test_hardest_sums_carry_through_every_digit(digits):
+    largest = 10**digits - 1
+    expected = {f"{0:0{digits}}+{0:0{digits}}", f"{largest}+{largest}"}
+    for first, second in itertools.product(range(10**digits), repeat=2):
+        columns = zip(f"{first:0{digits}}", f"{second:0{digits}}", strict=True)
+        *rest, ones = (int(a) + int(b) for a, b in columns)
+        if ones > 9 and set(rest) <= {9}:
+            expected.add(f"{first:0{digits}}+{second:0{digits}}")
+    found = [format_tokens(row, "add").replace(" ", "") for row in benchmark.hardest_sums(digits)]
+    assert set(found) == expected and len(found) == len(expected)
