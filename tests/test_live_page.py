@@ -3,6 +3,7 @@
 If these are not installed, the tests that need them are skipped with a message.
 """
 
+import itertools
 import json
 import re
 from base64 import b64decode
@@ -44,6 +45,8 @@ MODELS = {
         "num_heads": 1,
     },
 }
+
+ONE_OF_EACH = [name for name in MODELS if name.endswith(", pre")]        # of each architecture
 
 
 def random_run(**settings) -> Run:
@@ -90,10 +93,10 @@ def random_page(request, browser, tmp_path_factory):
 
 
 def test_page_equals_pytorch(random_page, browser):
-    """60 random questions, within and beyond the training lengths."""
+    """Two random questions of each length, within and beyond the training lengths."""
     run, path = random_page
     generator = torch.Generator().manual_seed(0)
-    lengths = torch.randint(1, 15, (60,), generator=generator).tolist()
+    lengths = [*range(1, 15)] * 2
     questions = [torch.randint(4, 20, (length,), generator=generator).tolist() for length in lengths]
     for question, page in zip(questions, asked(opened(browser, path), questions, []), strict=True):
         answer, logits = by_pytorch(run, question)
@@ -362,6 +365,7 @@ def test_experiments_suggest_another_run_without_an_effect(browser, stepped):
     assert "Only cross-attention carries the question to the answer." in texts[1]
 
 
+@pytest.mark.parametrize("random_page", ONE_OF_EACH, indirect=True)
 def test_experiments_need_a_model_that_is_sometimes_correct(browser, random_page):
     run, path = random_page
     assert Evidence(run, 200).accuracy == 0
@@ -589,7 +593,10 @@ def certificate(browser, words: str = "agree with PyTorch") -> tuple[str, bool]:
     return text, "wrong" in browser.find_element("id", "certificate").get_attribute("class")
 
 
-@pytest.mark.parametrize("workers", [True, False])
+@pytest.mark.parametrize(
+    ("random_page", "workers"),
+    [*itertools.product(MODELS, [True]), *itertools.product(ONE_OF_EACH, [False])], indirect=["random_page"],
+)
 def test_page_certifies_itself_without_network(random_page, browser, workers):
     """Also in a browser without workers, in which the page does all the work itself."""
     run, path = random_page
