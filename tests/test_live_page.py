@@ -26,13 +26,14 @@ from lab.ablation import ablate, mean_head_outputs
 from lab.evidence import Evidence
 from lab.heads import compute_query_scores, list_parts, map_answer_sources
 from lab.influence import answer_sensitivity
-from lab.live_page import SEQUENCES, measure_experiments, render_template, round_to_float16, save_page
+from lab.live_page import measure_experiments, render_template, round_to_float16, save_page
 from support.config import Config, fixed_generator
 from support.figure import percent
 from support.puzzles import MASK
 from support.runs import Run
 from transformer import END, PAD, START, eval_mode, generate
 
+FEW = 40                                                    # sequences in a page, which it tests at once
 SMALL = {"d_model": 20, "num_heads": 2, "num_layers": 2, "d_ff": 24}
 MODELS = {
     "encoder, pre": {"architecture": "encoder", "activation": "relu", "positional": "learned"},
@@ -57,7 +58,7 @@ def random_run(**settings) -> Run:
 
 
 def page_of(run: Run, path: Path) -> Path:
-    with patch.object(live_page, "TEST_SEQUENCES", 50):
+    with patch.object(live_page, "TEST_SEQUENCES", 50), patch.object(live_page, "SEQUENCES", FEW):
         save_page(run, path)
     return path
 
@@ -207,18 +208,18 @@ def test_typing_updates_the_answer_at_once(handmade, browser):
 def test_cuts_change_the_answer_and_the_score(handmade, browser):
     run, path = handmade
     opened(browser, path)
-    evidence = Evidence(run, SEQUENCES)
-    assert wait_for(browser, "exact", "% of 200") == (
-        "Nothing is cut: 100% of 200 unseen sequences are correct"
+    evidence = Evidence(run, FEW)
+    assert wait_for(browser, "exact", f"% of {FEW}") == (
+        f"Nothing is cut: 100% of {FEW} unseen sequences are correct"
     )
     finds_end, fetches = browser.find_elements("css selector", "td .cut")
     finds_end.click()
     assert "✗ correct:" in text_of(browser, "verdict")
     left = percent(evidence.accuracy_without(("encoder", 0)))           # its only head: the whole layer
-    right = wait_for(browser, "exact", "% of 200")
-    assert right == f"Without layer 1: {left} of 200 unseen sequences are correct"
+    right = wait_for(browser, "exact", f"% of {FEW}")
+    assert right == f"Without layer 1: {left} of {FEW} unseen sequences are correct"
     fetches.click()
-    assert wait_for(browser, "exact", "% of 200").startswith("Without all attention: ")
+    assert wait_for(browser, "exact", f"% of {FEW}").startswith("Without all attention: ")
     browser.find_element("id", "undo").click()
     browser.find_element("css selector", "[value=mean]").click()
     assert finds_end.get_attribute("aria-pressed") == "true"
@@ -316,7 +317,7 @@ def test_experiments_go_from_prediction_to_explanation(handmade, browser):
     first.find_elements("tag name", "input")[1].click()
     one.click()
     assert "✗ correct:" in text_of(browser, "verdict") and "Look." not in first.text
-    assert wait_for(browser, "exact", "% of").startswith("Without layer 2: 0% of 200")
+    assert wait_for(browser, "exact", "% of").startswith(f"Without layer 2: 0% of {FEW}")
     browser.refresh()
     first = experiment(browser, 1)
     assert first.find_elements("tag name", "input")[1].is_selected()
@@ -337,7 +338,7 @@ def test_experiments_explain_what_the_numbers_show(handmade, browser):
     """With made-up costs for two heads and a pair."""
     opened(browser, handmade[1])
     script = """
-        data.num_correct = 200;
+        data.num_correct = data.unseen.length = 200;
         correctWithout.set("encoder.1.0", arguments[0]);
         correctWithout.set("encoder.0.0", arguments[1]);
         const pair = [["encoder", 0, 0], ["encoder", 1, 0], arguments[3] ?? 40];
@@ -368,7 +369,7 @@ def test_experiments_suggest_another_run_without_an_effect(browser, stepped):
 @pytest.mark.parametrize("random_page", ONE_OF_EACH, indirect=True)
 def test_experiments_need_a_model_that_is_sometimes_correct(browser, random_page):
     run, path = random_page
-    assert Evidence(run, 200).accuracy == 0
+    assert Evidence(run, FEW).accuracy == 0
     opened(browser, path)
     for number in 1, 2, 3:
         assert "This model is never correct" in experiment(browser, number).text
@@ -506,7 +507,7 @@ def test_saved_picture_has_its_title_and_weights(browser, handmade, tmp_path):
     svg = ElementTree.parse(file).getroot()
     name = "{http://www.w3.org/2000/svg}"
     assert svg.find(f"{name}title").text == (
-        "5 7 9 11 → 11 9 7 5 ✓; Nothing is cut: 100% of 200 unseen sequences are correct; "
+        f"5 7 9 11 → 11 9 7 5 ✓; Nothing is cut: 100% of {FEW} unseen sequences are correct; "
         "layer 2, head 1 (fetches the symbol): Query 5 attends to key 11 with weight 1.000"
     )
     by_pytorch(run, [5, 7, 9, 11])
@@ -524,7 +525,7 @@ def test_page_passes_axe(browser, handmade, stepped, window, dark):
     seen_by(browser, window, dark)
     for _, path in handmade, stepped:
         opened(browser, path)
-        wait_for(browser, "exact", "% of 200")
+        wait_for(browser, "exact", f"% of {FEW}")
         assert violations(browser) == []
         browser.execute_script("toggle([]); stepTo(2); askText('5 7 3')")
         assert violations(browser) == []
