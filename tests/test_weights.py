@@ -20,7 +20,7 @@ def test_hand_built_pictures_name_the_parts(task, architecture, built, models_di
         trained = make_view(load_run(models_dir, task, architecture), ["5", "7", "9"])
         pictures["beside"] = draw_next_to_trained(view, trained)
     for figure in pictures.values():
-        if task == "reverse":                               # whose models have more heads
+        if task == "reverse":                               # these have more heads
             assert_readable(figure)
     counts = {"copy": {"encoder": "none of 1", "encoder-decoder": "1 of 3"},
               "reverse": {"encoder": "2 of 2", "encoder-decoder": "2 of 3"}}[task][architecture]
