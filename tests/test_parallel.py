@@ -22,11 +22,11 @@ def start_at_once(monkeypatch):
 def square(number, folder, ending="", show=None):
     """Return the square of a number; or else fail, be killed, or wait until this process is stopped."""
     try:
-        (folder / str(number)).touch()
-        while not (folder / "0").exists() or not (folder / "1").exists():
-            time.sleep(0.01)                                # until both have started
         show(f"first line of {number}", done=0, total=2)
         show(f"second line of {number}", done=1)
+        (folder / str(number)).touch()
+        while not (folder / "0").exists() or not (folder / "1").exists():
+            time.sleep(0.01)                                # until both have shown their lines
         if ending == "fail":
             exit_with_error("this run failed")
         if ending == "die":
