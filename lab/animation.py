@@ -83,24 +83,32 @@ def draw_animation(view: View) -> tuple[Figure, Callable[[int], list[Artist]]]:
     return figure, show
 
 
-def save_animation(view: View, path: Path) -> str:
-    """Write the animation, at most 5 seconds long, if training was recorded, and by the current code."""
-    if view.attention_history is None or view.run.code_change:
-        return ""
-    figure, show = draw_animation(view)
+def paint_frames(figure: Figure, show: Callable[[int], list[Artist]], epochs: list[int]) -> list[Image.Image]:
+    """Return the figure as it shows each epoch; what does not change is painted only once."""
     figure.set_dpi(100)
-    canvas, frames, last = FigureCanvasAgg(figure), [], len(view.run.history) - 1
+    canvas, frames = FigureCanvasAgg(figure), []
     changing = show(0)
     fix_layout(figure)                                      # once, for all frames
     for artist in changing:
         artist.set_animated(True)                           # not drawn by canvas.draw()
     canvas.draw()
     background = canvas.copy_from_bbox(figure.bbox)
-    for epoch in sorted({round(epoch) for epoch in numpy.linspace(0, last, 50)}):
+    for epoch in epochs:
         canvas.restore_region(background)
         for artist in show(epoch):
             figure.draw_artist(artist)
         frames.append(Image.fromarray(numpy.array(canvas.buffer_rgba())).convert("RGB"))
+    return frames
+
+
+def save_animation(view: View, path: Path) -> str:
+    """Write the animation, at most 5 seconds long, if training was recorded, and by the current code."""
+    if view.attention_history is None or view.run.code_change:
+        return ""
+    figure, show = draw_animation(view)
+    last = len(view.run.history) - 1
+    epochs = sorted({round(epoch) for epoch in numpy.linspace(0, last, 50)})
+    frames = paint_frames(figure, show, epochs)
     palette = frames[-1].quantize()                         # the colour bar contains every colour
     first, *others = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     with atomic_write(path) as unfinished:

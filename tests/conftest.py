@@ -28,7 +28,7 @@ MODELS = {"encoder": "encoder", "decoder": "decoder-only model", "encoder-decode
 TINY = {"d_model": 16, "num_heads": 2, "num_layers": 2, "d_ff": 32, "epochs": 2, "steps_per_epoch": 3}
 TINY_OPTIONS = ["--jobs=1", *(f"--{name.replace('_', '-')}={value}" for name, value in TINY.items())]
 NOTEBOOK = {"MPLBACKEND": "module://matplotlib_inline.backend_inline", "RANK": ""}       # exported by it
-FINISHED = Path("reverse_task", "encoder")
+FINISHED = "reverse", "encoder"
 KINDS = {"encoder": ["encoder"], "decoder": ["decoder"], "encoder-decoder": ["encoder", "decoder", "cross"]}
 SOURCES = sorted(path for folder in ("", "support", "lab") for path in (ROOT / folder).glob("*.py"))
 
@@ -77,15 +77,16 @@ def models_dir(tmp_path_factory):
     """
     import support.config
     import train
+    from support.runs import run_folder
 
     def train_each(folder):
         runs = [*itertools.product(("copy", "reverse"), ARCHITECTURES)]
         runs += [("add", "encoder"), ("complete", "encoder"), ("add", "encoder-decoder")]
-        for task, architecture in runs:
-            path = folder / f"{task}_task" / architecture
+        for each in runs:
+            path = run_folder(folder, *each)
             path.mkdir(parents=True)
-            config = train.Config(**TINY, task=task, architecture=architecture)
-            unpainted = nullcontext() if path == folder / FINISHED else patch.object(train, "save_picture")
+            config = train.Config(*each, **TINY)
+            unpainted = nullcontext() if each == FINISHED else patch.object(train, "save_picture")
             with patch.object(support.config, "TEST_SEQUENCES", 500), unpainted:
                 train.train_and_save(config, CPU, path, quiet=True)
 
@@ -137,21 +138,19 @@ def few_lengths(monkeypatch):
 @pytest.fixture
 def unpainted(monkeypatch):
     """Pictures and animations are composed and their files created, but nothing is painted."""
+    from PIL import Image
+
     import support.figure
     from lab import animation
 
     def write_nothing(drawn, path):
         path.write_bytes(b"")
 
-    def compose(view, path):
-        if view.attention_history is None or view.run.code_change:
-            return ""
-        figure, show = animation.draw_animation(view)
+    def compose_first(figure, show, epochs):
         show(0)
-        write_nothing(figure, path)
-        return "composed"
+        return [Image.new("RGB", (1, 1))]
 
-    monkeypatch.setattr(animation, "save_animation", compose)
+    monkeypatch.setattr(animation, "paint_frames", compose_first)
     set_everywhere(monkeypatch, support.figure, "save_picture", write_nothing)
 
 
@@ -290,7 +289,9 @@ def built(saved):
 @pytest.fixture
 def finished(models_dir):
     """The folder of a tiny finished run."""
-    return models_dir / FINISHED
+    from support.runs import run_folder
+
+    return run_folder(models_dir, *FINISHED)
 
 
 @pytest.fixture
@@ -301,8 +302,10 @@ def start(tmp_path_factory):
     started = []
 
     def start_one(*command, **settings):
-        started.append(Script(tmp_path_factory.mktemp("printed"), *command, **settings))
-        return started[-1]
+        process = Script(tmp_path_factory.mktemp("printed"), *command, **settings)
+        process.start()
+        started.append(process)
+        return process
 
     yield start_one
     for process in started:

@@ -13,13 +13,12 @@ if os.name == "posix":
 
 
 class Script(CONTEXT.Process):
-    """`python script options`, with these environment variables, or any function; it prints into a folder."""
+    """`python script options` with these environment variables; what it prints goes to files in a folder."""
 
     def __init__(self, folder, script, *options, max_file_size=None, encoding="utf-8", **variables):
         super().__init__()
         self.folder, self.command = folder, [script, *map(str, options)]
         self.variables, self.encoding, self.max_file_size = variables, encoding, max_file_size
-        self.start()
 
     def run(self):
         for descriptor, stream in enumerate((sys.stdout, sys.stderr), 1):

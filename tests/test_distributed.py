@@ -110,8 +110,7 @@ def start_two(start, *options):
 
 @pytest.mark.parametrize("dies", [0, 1])
 def test_peer_failure_is_one_line_and_keeps_the_checkpoint(dies, tmp_path, start):
-    options = [option for option in TINY_OPTIONS if "epochs" not in option]
-    options += ["--epochs=100000", "--task=copy", "--architecture=encoder", "--quiet"]
+    options = [*TINY_OPTIONS, "--epochs=100000", "--task=copy", "--architecture=encoder", "--quiet"]
     processes = start_two(start, *options, f"--output-dir={tmp_path}")
     checkpoint = run_folder(tmp_path, "copy", "encoder") / "checkpoint.pt"
     while not checkpoint.exists() and processes[0].is_alive():

@@ -68,8 +68,7 @@ def test_folder_lock_admits_one_process_and_survives_a_kill(tmp_path):
 
 
 def test_folder_lock_refuses_a_second_training(tmp_path, start):
-    tiny = [option for option in TINY_OPTIONS if "epochs" not in option]
-    command = ["train.py", "--quiet", *ENCODER, *tiny, "--output-dir", tmp_path]
+    command = ["train.py", "--quiet", *ENCODER, *TINY_OPTIONS, "--output-dir", tmp_path]
     first = start(*command, "--epochs=100000")
     folder = run_folder(tmp_path, "reverse", "encoder")
     while not (folder / "checkpoint.pt").exists():

@@ -152,6 +152,13 @@ def test_options_select_runs(options, expected, missing, models_dir, monkeypatch
     assert [problem.split(" found")[0] for problem in problems] == [f"no run of {task}" for task in missing]
 
 
+def drawn(folder, models_dir, monkeypatch, task, architecture, *options):
+    """Draw this run into the folder and return all files written there."""
+    options = "--task", task, "--architecture", architecture, *options
+    call_main(monkeypatch, "--models-dir", models_dir, "--output-dir", folder, *options)
+    return {Path(name): content for name, content in files_in(folder).items()}
+
+
 def test_main_writes_the_same_files_twice(models_dir, tmp_path, monkeypatch, few_sequences, few_lengths):
     first, second = (
         drawn(tmp_path / name, models_dir, monkeypatch, "complete", "encoder", "--dark")
@@ -160,13 +167,6 @@ def test_main_writes_the_same_files_twice(models_dir, tmp_path, monkeypatch, few
     assert set(first) == set(second) == pictures_of(["complete"], ["encoder"], "png", "lengths_encoder")
     for path, before in first.items():
         assert before.replace(b"/first", b"/second") == second[path]        # the folder, in commands
-
-
-def drawn(folder, models_dir, monkeypatch, task, architecture, *options):
-    """Draw this run into the folder and return all files written there."""
-    options = "--task", task, "--architecture", architecture, *options
-    call_main(monkeypatch, "--models-dir", models_dir, "--output-dir", folder, *options)
-    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.*")}
 
 
 def test_svg_has_vectors_and_text(models_dir, tmp_path, monkeypatch, few_sequences, few_lengths):

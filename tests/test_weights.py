@@ -4,6 +4,7 @@ import pytest
 from conftest import assert_readable, names_of, title_of
 from test_pictures import pictures_of_view
 
+import visualize
 from lab.view import make_view
 from lab.weights import draw_next_to_trained
 from support.figure import picture_style
@@ -15,7 +16,7 @@ from train import load_run
 def test_hand_built_pictures_name_the_parts(task, architecture, built, models_dir, few_sequences):
     view = make_view(load_run(built, task, architecture), ["5", "7", "9"])
     pictures = pictures_of_view(view)
-    assert "training" not in pictures
+    assert not visualize.PICTURES["training"](view)
     with picture_style():
         trained = make_view(load_run(models_dir, task, architecture), ["5", "7", "9"])
         pictures["beside"] = draw_next_to_trained(view, trained)
