@@ -154,7 +154,7 @@ def untrained_view(task, architecture, words=None, **sizes):
     return view
 
 
-LAID_OUT = [*zip(OWN, itertools.cycle(ARCHITECTURES), strict=False)]        # which takes most of the time
+LAID_OUT = [*zip(OWN, itertools.cycle(ARCHITECTURES), strict=False)]        # laying out is slow
 WITHOUT_OUTLINE = [*itertools.product(("constant", "palindrome"), ARCHITECTURES)]
 
 
