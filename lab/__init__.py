@@ -12,6 +12,7 @@
     side_by_side.py     several runs in one picture
     animation.py        how attention forms during training
     weights.py          hand-built models, drawn
+    text.py             a language model: the decoder-only model, trained on text
     live_page.py        explorer.html, assembled from page/ (HTML, CSS, JavaScript)
     outputs.py          how files are named, saved and listed for the gallery
     gallery.py          index.html, which leads to all pictures and pages
