@@ -107,9 +107,10 @@ def main() -> None:
     if options.steps < 1:
         console.exit_with_error(f"--steps {options.steps} is too small; choose 1 or more")
     console.set_threads(None)
-    print(f"{options.file.name}: {len(training):,} characters to train on, {len(held_out):,} held out\n"
-          f"Loss on those, in nats per character: {math.log(len(alphabet)):.2f} when guessing among "
-          f"{len(alphabet)}, {pair_loss(training, held_out, vocab_size):.2f} when counting pairs\n\nstep   loss   a sample")
+    print(f"{options.file.name}: {len(training):,} characters to train on, {len(held_out):,} held out")
+    pairs, number = pair_loss(training, held_out, vocab_size), len(alphabet)
+    print(f"Loss on those, in nats per character: {math.log(number):.2f} when guessing among {number}, "
+          f"{pairs:.2f} when counting pairs\n\nstep   loss   a sample")
     for step, model in train_on_text(training, vocab_size, options.steps):
         sample = continue_text(model, encode("\n", alphabet), SAMPLE_LENGTH) - FIRST_CHARACTER
         characters = "".join(alphabet[token] for token in sample[1:]).replace("\n", "↵")
