@@ -50,8 +50,7 @@ def pair_loss(training: Tensor, held_out: Tensor, vocab_size: int) -> float:
 
 def sample_windows(tokens: Tensor) -> Tensor:
     """Return random pieces of a text (characters,), each of CONTEXT + 1 tokens, (BATCH_SIZE, CONTEXT + 1)."""
-    starts = torch.randint(len(tokens) - CONTEXT, (BATCH_SIZE, 1))
-    return tokens[starts + torch.arange(CONTEXT + 1)]
+    return tokens[torch.randint(len(tokens) - CONTEXT, (BATCH_SIZE, 1)) + torch.arange(CONTEXT + 1)]
 
 
 def text_loss(model: nn.Module, tokens: Tensor) -> float:

@@ -1,5 +1,7 @@
 """The plot of a run's loss and accuracy."""
 
+import math
+
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
@@ -29,6 +31,10 @@ def draw_training(config: Config, history: list[dict]) -> Figure:
     figure = new_figure(3.0, title, subtitle, caption)
     loss_axes, accuracy_axes = figure.subplots(1, 2)
     loss_axes.plot(steps, [row["loss"] for row in history])
+    guessing = math.log(config.vocab_size)
+    loss_axes.axhline(guessing, color="grey", linestyle="--", linewidth=1)
+    text = f"guessing: ln {config.vocab_size} = {guessing:.1f}"
+    loss_axes.text(steps[-1], 1.05 * guessing, text, ha="right", va="bottom", color="grey")
     label_loss_axes(loss_axes)
     for name, key, style in ("exact match", "exact_match", "-"), ("token accuracy", "token_accuracy", "--"):
         accuracy_axes.plot(steps, [100 * row[key] for row in history], style, label=name)

@@ -1,5 +1,6 @@
 """The plot of a training run names what differs from the defaults."""
 
+import pytest
 from conftest import assert_readable
 
 from support.config import default_config
@@ -21,7 +22,10 @@ def test_training_picture_names_settings_and_sample_size():
     assert numbers == "add, encoder; non-default settings: fixed_length, num_layers 1"
     assert "on the same 100 validation sequences" in figure.get_supxlabel()
     assert "(all 2,000" in figure.get_supxlabel()
-    _, accuracy_axes = figure.axes
+    loss_axes, accuracy_axes = figure.axes
+    guessing, = [line for line in loss_axes.get_lines() if line.get_linestyle() == "--"]
+    assert guessing.get_ydata()[0] == pytest.approx(2.9957, abs=1e-4)       # ln 20
+    assert [text.get_text() for text in loss_axes.texts] == ["guessing: ln 20 = 3.0"]
     assert [list(line.get_ydata()) for line in accuracy_axes.get_lines()[:2]] == [[25, 100], [50, 100]]
     assert [text.get_text() for text in accuracy_axes.texts] == ["exact match", "token accuracy"]
     with picture_style():
