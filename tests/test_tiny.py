@@ -67,7 +67,7 @@ def test_tiny_samples_questions_with_reversed_answers(tiny):
 
 def test_tiny_exact_match_equals_ours(tiny, monkeypatch):
     question, answer = tiny.sample_batch(400)
-    prediction = answer.where(torch.rand(answer.shape) < 0.9, 7)        # also START and PAD, which do not count
+    prediction = answer.where(torch.rand(answer.shape) < 0.9, 7)    # also START, PAD
     monkeypatch.setattr(tiny, "sample_batch", lambda count: (question, answer))
     found = tiny.exact_match(lambda tokens: torch.nn.functional.one_hot(prediction, 20), 400)
     assert 0.1 < found < 0.9 and found == pytest.approx(exact_match(prediction, answer))
