@@ -10,7 +10,8 @@ import pytest
 from conftest import ROOT, SOURCES
 
 FILES = sorted({
-    *SOURCES, *ROOT.glob("tests/*.py"), *ROOT.glob("teaching/*.py"), *ROOT.glob("*.md"), ROOT / "tests" / "BENCHMARKS.md",
+    *SOURCES, *ROOT.glob("teaching/*.py"), *ROOT.glob("tests/*.py"),
+    *ROOT.glob("*.md"), ROOT / "tests" / "BENCHMARKS.md",
     ROOT / "models" / "README.md", *ROOT.glob("lab/page/*.js"), *ROOT.glob("lab/page/*.html"),
 } - {Path(__file__)})
 REFUSED = {                                                 # a pattern, and what to write instead
