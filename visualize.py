@@ -240,7 +240,7 @@ def parse_options() -> argparse.Namespace:
     option("--sequence", nargs="+", metavar="SYMBOL",
            help="a question in the notation of data.py, e.g. 5 7 9, 4 2 + 1 9 or 5 _ 5 7")
     option("--compare", nargs="+", type=console.folder_name, metavar="FOLDER",
-           help="draw only the training curves of all runs in these folders, in one picture")
+           help="draw only the runs in these folders, side by side: training curves, heads and costs")
     option("--models-dir", type=console.folder_name, default=runs.DEFAULT_FOLDER, metavar="FOLDER",
            help="folder in which train.py saved the runs (default: models)")
     option("--output-dir", type=console.folder_name, metavar="FOLDER",
@@ -351,17 +351,26 @@ def save_runs(options: argparse.Namespace, chosen: dict[Path, View], jobs: int) 
     return failed + outputs.save_outputs(comparisons, options, parallel.print_lines)
 
 
-def save_curves(options: argparse.Namespace) -> list[Path]:
-    """Draw the training curves of all runs in the folders of --compare; return what failed."""
+def save_compared_runs(options: argparse.Namespace) -> list[Path]:
+    """Draw training curves and heads of all runs in the folders of --compare; return what failed."""
     try:
         curves = side_by_side.read_curves(options.compare)
     except ValueError as error:
         console.exit_with_error(str(error))
     name = outputs.slugify(["_vs_".join(folder.resolve().name for folder in options.compare)])
-    path = options.output_dir / f"training_{name}.{options.format}"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draw = partial(side_by_side.draw_training_curves, curves)
-    return outputs.save_outputs([outputs.Output(path, list(curves), draw)], options, parallel.print_lines)
+    views, errors = side_by_side.read_views(curves)
+    for error in errors:
+        print(f"skipped: {error}", file=sys.stderr)
+    drawn = {
+        "training": (list(curves), partial(side_by_side.draw_training_curves, curves)),
+        "heads": (list(views), partial(side_by_side.draw_heads, views)),
+    }
+    options.output_dir.mkdir(parents=True, exist_ok=True)
+    files_to_save = [
+        outputs.Output(options.output_dir / f"{kind}_{name}.{options.format}", *each)
+        for kind, each in drawn.items() if each[0]
+    ]
+    return outputs.save_outputs(files_to_save, options, parallel.print_lines)
 
 
 def main() -> None:
@@ -373,7 +382,7 @@ def main() -> None:
         console.exit_with_error(str(error))
     with ExitStack() as locks, picture_style(options.dark):
         if options.compare:
-            failed = save_curves(options)
+            failed = save_compared_runs(options)
         else:
             chosen, problems = select_runs(options)
             free = lock_runs(chosen, options, locks)

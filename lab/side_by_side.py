@@ -1,21 +1,25 @@
 """Several runs in one picture: what they attend to, and their training curves."""
 
 import textwrap
+from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
 
 import matplotlib
+import seaborn
 import torch
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from data import format_tokens
 from lab import heads, maps
-from lab.view import View, describe_sample, needs_no_attention
+from lab.heads import list_heads
+from lab.view import View, cost_in_points, describe_sample, format_change, make_view, needs_no_attention
 from support.config import EVALUATION_BATCH, Config, non_default_settings
 from support.figure import TEXT_WIDTH, at_most, new_figure, percent
-from support.runs import find_runs, first_solved, read_checkpoint
+from support.runs import find_runs, first_solved, read_checkpoint, read_run
 from support.training_plot import label_loss_axes
 from transformer import END
 
@@ -129,4 +133,51 @@ def draw_training_curves(runs: Curves) -> Figure:
     label_loss_axes(loss_axes)
     accuracy_axes.set(xlabel="training step", ylabel="exact match, %", ylim=(-3, 103))
     figure.legend(loc="outside lower left")
+    return figure
+
+
+def read_views(folders: Iterable[Path]) -> tuple[dict[Path, View], list[str]]:
+    """Return a view of each run, and the errors of those that the current code cannot run."""
+    views, errors = {}, []
+    for folder in folders:
+        try:
+            _, config = read_checkpoint(folder)
+            views[folder] = make_view(read_run(folder, config.task, config.architecture, quiet=True))
+        except ValueError as error:
+            errors.append(str(error))
+    return views, errors
+
+
+def draw_head_costs(axes: Axes, view: View) -> None:
+    """Draw the cost of removing each head, in points of exact match: one row per layer."""
+    layers = [(kind, layer) for kind, each in view.attention.maps.items() for layer in range(len(each))]
+    costs = [[cost_in_points(view, head) for head in list_heads(view.run.model, layer)] for layer in layers]
+    colours = LinearSegmentedColormap.from_list("", [matplotlib.rcParams["axes.facecolor"], "firebrick"])
+    seaborn.heatmap(
+        costs, vmin=0, vmax=100, cmap=colours, cbar=False, annot=len(costs[0]) <= 16, fmt="d", ax=axes,
+        annot_kws={"size": 8}, xticklabels=[*range(1, len(costs[0]) + 1)],
+        yticklabels=[*map(view.describe_part, layers)],
+    )
+    axes.tick_params(length=0, labelsize=8, rotation=0)
+    axes.set_xlabel("head")
+
+
+def draw_heads(views: dict[Path, View]) -> Figure:
+    """Draw for each run the head that attends most to the answers, and the cost of removing each head."""
+    changes = [
+        format_change(view, min(list_heads(view.run.model), key=view.evidence.accuracy_without))
+        for view in views.values()
+    ]
+    title = f"accuracy without the most important head: {', '.join(changes)}"
+    sample = describe_sample(next(iter(views.values())).evidence.source)
+    caption = "Maps: the head that attends most to the needed symbols. Numbers: points of exact match lost "
+    caption += f"without each head, on {sample}."
+    figure = new_figure(2.6 * len(views), title, "", caption)
+    rows = figure.subplots(len(views), 2, squeeze=False, width_ratios=(2, 3))
+    for (map_axes, cost_axes), (folder, view) in zip(rows, views.items(), strict=True):
+        maps.draw_named_map(map_axes, maps.make_map(view, view.top_head))
+        names = str(folder), view.describe_part(view.top_head)
+        map_axes.set_title("\n".join(textwrap.fill(name, TEXT_WIDTH // 2) for name in names), loc="left")
+        map_axes.set_aspect("equal")
+        draw_head_costs(cost_axes, view)
     return figure

@@ -9,14 +9,18 @@ import torch
 from conftest import MODELS, TINY, assert_readable, call_main, title_of
 
 import train
+from lab.heads import list_heads
 from lab.side_by_side import (
     comparison_title,
     draw_comparison,
+    draw_heads,
     draw_training_curves,
     read_curves,
+    read_views,
 )
 from lab.view import make_view
 from support.config import default_config
+from support.figure import percent
 from support.runs import run_folder
 from train import load_run, save_weights
 from visualize import draw_kinds
@@ -89,7 +93,9 @@ def test_training_curves_are_labelled_by_folder_and_settings(models_dir, tmp_pat
     other["model"]["gate"] = torch.ones(1)
     save_weights(other, changed)
     call_main(monkeypatch, "--compare", narrow, changed, "--models-dir", tmp_path)
-    drawn, _, gallery = capsys.readouterr().out.splitlines()
+    shown = capsys.readouterr()
+    drawn, _, _, gallery = shown.out.splitlines()
+    assert shown.err.startswith("skipped: ") and str(changed) in shown.err      # it has curves, but no heads
     path, title = drawn.split(": ", 1)
     assert Path(path) == tmp_path / "training_narrow_vs_changed.png"
     assert Path(gallery) == tmp_path / "index.html"
@@ -107,7 +113,25 @@ def test_training_curves_are_labelled_by_folder_and_settings(models_dir, tmp_pat
     assert labels[1].startswith(f"{changed} (") and "d_model 16" in labels[1] and "seed" not in labels[1]
     assert [label.split(": ")[-1] for label in labels] == ["solved at step 6", "not solved"]
     assert draw_training_curves(read_curves([changed])).get_suptitle() == "0 of 1 runs solved the task"
+    assert (tmp_path / "heads_narrow_vs_changed.png").is_file()
     with pytest.raises(SystemExit) as stopped:
         call_main(monkeypatch, "--compare", narrow, tmp_path / "nothing", "--output-dir", tmp_path)
     assert stopped.value.code == 2
     assert f"no run found in {tmp_path / 'nothing'}" in capsys.readouterr().err
+
+
+def test_heads_of_two_runs_are_drawn_with_their_costs(models_dir):
+    folders = [run_folder(models_dir, "reverse", name) for name in ("encoder", "encoder-decoder")]
+    views, errors = read_views(folders)
+    assert [*views] == folders and errors == []
+    figure = draw_heads(views)
+    assert_readable(figure)
+    title = figure.get_suptitle()
+    for row, (folder, view) in enumerate(views.items()):
+        map_axes, cost_axes = figure.axes[2 * row : 2 * row + 2]
+        shown_folder, head = map_axes.get_title(loc="left").rsplit("\n", 1)
+        assert shown_folder.replace("\n", "") == str(folder) and head == view.describe_part(view.top_head)
+        accuracies = {head: view.evidence.accuracy_without(head) for head in list_heads(view.run.model)}
+        points = [100 * (view.evidence.accuracy - accuracy) for accuracy in accuracies.values()]
+        assert [int(text.get_text()) for text in cost_axes.texts] == pytest.approx(points, abs=1)
+        assert f"→ {percent(min(accuracies.values()))}" in title
