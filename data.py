@@ -287,8 +287,8 @@ def make_inputs_and_targets(
         decoder           the prompt, then the answer   S 5 7 E 7 5                 . . . 7 5 E
         encoder-decoder   source, and answer prefix     S 5 7 E   and   S 7 5       7 5 E
 
-    Generating models are thus teacher-forced: they predict the next token after every prefix of the correct
-    answer. An encoder whose source is shorter than its answer gets MASK ("write here") after it.
+    Generating models are thus teacher-forced: whatever they predict, they read the correct token next. One
+    pass trains every prefix. An encoder whose source is shorter than its answer gets MASK after it.
     """
     if architecture == "encoder":
         missing = target.size(1) - source.size(1)

@@ -1,9 +1,9 @@
 """Train a Transformer on a task until it makes no mistakes, and save everything worth looking at.
 
 `python train.py` trains copy and reverse, each with an encoder and with an encoder–decoder, and writes
-models/<task>_task/<architecture>/. The training loop is in `train_epoch` and `train`; the loss, schedule and
-evaluation come before them. The test, saving and the command line follow. What any training script needs,
-such as settings, files and several processes, is in support/.
+models/<task>_task/<architecture>/. An epoch is 8 steps on fresh data. The training loop is in `train_epoch`
+and `train`; the loss, schedule and evaluation come before them. The test, saving and the command line follow.
+What any training script needs, such as settings, files and several processes, is in support/.
 """
 
 import argparse
@@ -151,9 +151,9 @@ def train_epoch(state: TrainingState, batches: Iterable[tuple[tuple[Tensor, ...]
 def predict(model: nn.Module, source: Tensor, target: Tensor) -> Tensor:
     """Return the model's predictions for sources (N, S), shaped like target (N, T); all on the CPU.
 
-    An encoder predicts in one pass; the others generate. But if a teacher-forced pass predicts every next
-    token correctly, greedy decoding produces exactly that answer. So only the other rows need generating.
-    Duplicate questions are answered once.
+    An encoder predicts in one pass; the others generate. Greedy decoding and a teacher-forced pass read the
+    same first tokens. Each time both predict the correct token, both read it next and predict the same again.
+    So only rows with a mistake need generating. Duplicate questions are answered once.
     """
     device = next(model.parameters()).device
     pairs, inverse = torch.cat([source, target], dim=1).unique(dim=0, return_inverse=True)

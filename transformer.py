@@ -6,7 +6,7 @@ the code you read is the code that runs, in training, generation and plotting. O
 fused function. tests/test_transformer.py compares each part with PyTorch's own layers.
 `python transformer.py` passes one small batch through a model.
 
-Every sequence is [START, content …, END], then PAD: put START and END into every question.
+Every sequence is [START, content …, END], then PAD. END shows where it stops, also in questions.
 
 Shapes, batch first everywhere:
     B batch   S source length   T target length   D d_model   H heads   Dh = D/H   V vocabulary
@@ -64,16 +64,16 @@ def scaled_dot_product_attention(
 
     query (B, H, T, Dh), key and value (B, H, S, Dh), mask broadcastable to (B, H, T, S), True = may attend.
     Returns the weighted average (B, H, T, Dh) and the weights (B, H, T, S), whose rows sum to one. A row with
-    nothing to attend to is all zeros. Dropout applies to the average, not to the weights returned.
+    nothing to attend to is all zeros. Against memorising, dropout zeroes some weights, not those returned.
 
-    The standard deviation of a sum of Dh products grows as √Dh. Without the division, the softmax of a wide
-    head saturates and its gradient vanishes (`python tests/benchmark.py --what-decides`).
+    A sum of Dh random products, as at the start of training, has a standard deviation proportional to √Dh.
+    Undivided, wide heads begin saturated, with no gradient (`python tests/benchmark.py --what-decides`).
     """
     scores = query / math.sqrt(query.size(-1)) @ key.transpose(-2, -1)      # (B, H, T, S)
     if mask is not None:
         check_mask(mask, scores.shape)
-        empty = ~mask.any(dim=-1, keepdim=True)                             # rows with nothing to attend to
-        scores = scores.masked_fill(~(mask | empty), -math.inf)             # e^−inf = 0: exactly no weight
+        empty = ~mask.any(dim=-1, keepdim=True)             # rows with nothing: a softmax of only −∞ is NaN
+        scores = scores.masked_fill(~(mask | empty), -math.inf)             # e^−∞ = 0: exactly no weight
     weights = scores.softmax(dim=-1)                                        # each row sums to one …
     if mask is not None:
         weights = weights.masked_fill(empty, 0.0)                           # … or is zero
@@ -123,15 +123,16 @@ class MultiHeadAttention(nn.Module):
         return self.output_projection(mixture.transpose(1, 2).flatten(2))   # (B, T, H·Dh) → (B, T, D)
 
     def split_heads(self, x: Tensor) -> Tensor:
-        """(B, length, D) → (B, H, length, Dh)."""
+        """(B, length, D) → (B, H, length, Dh): split vectors, then make H a second batch dimension."""
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
 
 def sinusoidal_encoding(max_len: int, d_model: int, base: float = POSITION_BASE) -> Tensor:
     """Return the paper's encoding, (max_len, D): column 2i is sin(pos/base^(2i/D)), column 2i+1 its cosine.
 
-    Each pair of columns is a clock hand. The fastest turns by one radian per token, the slowest by about
-    1/base. With the paper's base of 10,000, most barely move within ten positions (section 3.5).
+    Each pair of columns is a clock hand: with sine and cosine, a shift by k tokens is the same rotation at
+    every position. The fastest hand turns by one radian per token, the slowest by about 1/base. Over ten
+    tokens, every hand moves visibly with base 50; more than half do not with the paper's 10,000 (section 3.5).
     """
     position = torch.arange(max_len, dtype=torch.float64).unsqueeze(1)                      # (max_len, 1)
     frequency = base ** (-torch.arange(0, d_model, 2, dtype=torch.float64) / d_model)    # (⌈D/2⌉,)
@@ -210,8 +211,8 @@ class TransformerBlock(nn.Module):
     """Attention, then feed-forward, each adding its output to the residual stream (figure 1).
 
     cross=True gives the paper's decoder block: between the two, each token also attends to another sequence.
-    norm_first=True normalises each sublayer's input: x + sublayer(norm(x)). Deep models then need no warm-up
-    (Xiong et al. 2020, arXiv:2002.04745). The paper uses norm(x + sublayer(x)), which also learns to reverse.
+    norm_first=True gives x + sublayer(norm(x)). Nothing rescales the stream, so deep models need no long
+    warm-up (Xiong et al. 2020, arXiv:2002.04745). The paper's norm(x + sublayer(x)) also learns to reverse.
     """
 
     def __init__(
