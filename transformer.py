@@ -123,7 +123,7 @@ class MultiHeadAttention(nn.Module):
         return self.output_projection(mixture.transpose(1, 2).flatten(2))   # (B, T, H·Dh) → (B, T, D)
 
     def split_heads(self, x: Tensor) -> Tensor:
-        """(B, length, D) → (B, H, length, Dh): split vectors, then make H a second batch dimension."""
+        """(B, length, D) → (B, H, length, Dh): split vectors, then make H a batch dimension."""
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
 

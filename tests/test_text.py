@@ -1,6 +1,7 @@
 """The language model learns from text, and the losses it is compared with are what they claim to be."""
 
 import math
+import re
 import sys
 from collections import Counter
 
@@ -86,3 +87,18 @@ def test_main_rejects_bad_input_in_one_line(written, tmp_path, monkeypatch, caps
         (tmp_path / "short.txt").write_text(content)
         status, error = call_main(monkeypatch, capsys, tmp_path / "short.txt")
         assert status == 2 and "short.txt is too short; choose a text of 1,000 characters" in error
+
+
+def test_readme_names_these_losses():
+    """Roughly, because each change of the README changes them."""
+    readme = text.README.read_text()
+    claim = r"among (\d+) characters has a loss of ln \1 = (\S+);.*?, (\S+)\."
+    number, guessing, pairs = re.search(claim, readme).groups()
+    alphabet = "".join(sorted(set(readme)))
+    tokens = [text.encode(lines, alphabet) for lines in text.split_lines(readme)]
+    assert float(guessing) == pytest.approx(math.log(int(number)), abs=0.005)
+    assert int(number) == pytest.approx(len(alphabet), abs=5)
+    expected = text.pair_loss(*tokens, vocab_size=text.FIRST_CHARACTER + len(alphabet))
+    assert float(pairs) == pytest.approx(expected, abs=0.1)
+    first, later, last = re.findall(r"^ *(?:0|70|700)   (\d\.\d\d)   ", readme, re.MULTILINE)
+    assert float(first) > float(guessing) > float(later) and float(last) < float(pairs) - 0.5
