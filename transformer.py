@@ -132,7 +132,7 @@ def sinusoidal_encoding(max_len: int, d_model: int, base: float = POSITION_BASE)
 
     Each pair of columns is a clock hand: with sine and cosine, a shift by k tokens is the same rotation at
     every position. The fastest hand turns by one radian per token, the slowest by about 1/base. Over ten
-    tokens, every hand moves visibly with base 50; more than half do not with the paper's 10,000 (section 3.5).
+    tokens, each turns by 0.2 radians or more; with the paper's base of 10,000, most do not (section 3.5).
     """
     position = torch.arange(max_len, dtype=torch.float64).unsqueeze(1)                      # (max_len, 1)
     frequency = base ** (-torch.arange(0, d_model, 2, dtype=torch.float64) / d_model)    # (⌈D/2⌉,)
