@@ -87,7 +87,7 @@ TASKS = {
         is_valid=puzzles.is_sum, categories=puzzles.count_carries,
         token_names={ZERO + digit: str(digit) for digit in range(10)} | {PLUS: "+"},
         format_hint="two numbers with the same number of digits, as in 4 2 + 1 9",
-        settings={                                          # base 50 would do as well
+        settings={                                          # base 50 does as well (encoder)
             "epochs": 400, "embedding_std": 1.0, "position_base": 10_000.0, "oversample": 1.0,
             "decoder": {"oversample": 0.75},
         },

@@ -67,7 +67,7 @@ def scaled_dot_product_attention(
     nothing to attend to is all zeros. Against memorising, dropout zeroes some weights, not those returned.
 
     A sum of Dh random products, as at the start of training, has a standard deviation proportional to √Dh.
-    Undivided, wide heads begin saturated, with no gradient (`python tests/benchmark.py --what-decides`).
+    Undivided, wide heads begin saturated; the gradient vanishes (`python tests/benchmark.py --what-decides`).
     """
     scores = query / math.sqrt(query.size(-1)) @ key.transpose(-2, -1)      # (B, H, T, S)
     if mask is not None:

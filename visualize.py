@@ -29,7 +29,7 @@ from lab import animation, maps, mistakes, outputs, side_by_side, what_matters
 from lab import view as wording
 from lab.evidence import make_head_table
 from lab.gallery import save_gallery
-from lab.heads import list_heads
+from lab.heads import attention_modules, list_heads
 from lab.live_page import save_page
 from lab.view import View, make_view
 from lab.weights import draw_next_to_trained
@@ -122,7 +122,7 @@ def mark_cost(axes: Axes, box: Rectangle, points: int) -> None:
 def draw_model(view: View) -> Figure:
     """Draw all layers of all kinds (rows) and heads (columns), each with the cost of removing it."""
     every = view.attention.maps                             # of each kind: (layers, H, T, S)
-    layers = [(kind, layer) for kind in every for layer in range(len(every[kind]))]
+    layers = list(attention_modules(view.run.model))
     heads = view.run.config.num_heads
     costs = {head: wording.cost_in_points(view, head) for head in list_heads(view.run.model)}
     rows, columns = (max(weights.size(side) for weights in every.values()) for side in (2, 3))
@@ -361,16 +361,14 @@ def save_compared_runs(options: argparse.Namespace) -> list[Path]:
     views, errors = side_by_side.read_views(curves)
     for error in errors:
         print(f"skipped: {error}", file=sys.stderr)
-    drawn = {
-        "training": (list(curves), partial(side_by_side.draw_training_curves, curves)),
-        "heads": (list(views), partial(side_by_side.draw_heads, views)),
-    }
-    options.output_dir.mkdir(parents=True, exist_ok=True)
-    files_to_save = [
-        outputs.Output(options.output_dir / f"{kind}_{name}.{options.format}", *each)
-        for kind, each in drawn.items() if each[0]
+    training, heads = side_by_side.draw_training_curves, side_by_side.draw_heads
+    folder, ending = options.output_dir, f"{name}.{options.format}"
+    folder.mkdir(parents=True, exist_ok=True)
+    pictures = [
+        outputs.Output(folder / f"{kind}_{ending}", list(shown), partial(draw, shown))
+        for kind, draw, shown in [("training", training, curves), ("heads", heads, views)] if shown
     ]
-    return outputs.save_outputs(files_to_save, options, parallel.print_lines)
+    return outputs.save_outputs(pictures, options, parallel.print_lines)
 
 
 def main() -> None:

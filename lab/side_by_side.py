@@ -1,7 +1,6 @@
 """Several runs in one picture: what they attend to, and their training curves."""
 
 import textwrap
-from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from matplotlib.figure import Figure
 
 from data import format_tokens
 from lab import heads, maps
-from lab.heads import list_heads
 from lab.view import View, cost_in_points, describe_sample, format_change, make_view, needs_no_attention
 from support.config import EVALUATION_BATCH, Config, non_default_settings
 from support.figure import TEXT_WIDTH, at_most, new_figure, percent
@@ -136,13 +134,12 @@ def draw_training_curves(runs: Curves) -> Figure:
     return figure
 
 
-def read_views(folders: Iterable[Path]) -> tuple[dict[Path, View], list[str]]:
+def read_views(runs: Curves) -> tuple[dict[Path, View], list[str]]:
     """Return a view of each run, and the errors of those that the current code cannot run."""
     views, errors = {}, []
-    for folder in folders:
+    for folder, (config, _) in runs.items():
         try:
-            _, config = read_checkpoint(folder)
-            views[folder] = make_view(read_run(folder, config.task, config.architecture, quiet=True))
+            views[folder] = make_view(read_run(folder, config.task, config.architecture))
         except ValueError as error:
             errors.append(str(error))
     return views, errors
@@ -150,8 +147,9 @@ def read_views(folders: Iterable[Path]) -> tuple[dict[Path, View], list[str]]:
 
 def draw_head_costs(axes: Axes, view: View) -> None:
     """Draw the cost of removing each head, in points of exact match: one row per layer."""
-    layers = [(kind, layer) for kind, each in view.attention.maps.items() for layer in range(len(each))]
-    costs = [[cost_in_points(view, head) for head in list_heads(view.run.model, layer)] for layer in layers]
+    model = view.run.model
+    layers = list(heads.attention_modules(model))
+    costs = [[cost_in_points(view, head) for head in heads.list_heads(model, layer)] for layer in layers]
     colours = LinearSegmentedColormap.from_list("", [matplotlib.rcParams["axes.facecolor"], "firebrick"])
     seaborn.heatmap(
         costs, vmin=0, vmax=100, cmap=colours, cbar=False, annot=len(costs[0]) <= 16, fmt="d", ax=axes,
@@ -165,7 +163,7 @@ def draw_head_costs(axes: Axes, view: View) -> None:
 def draw_heads(views: dict[Path, View]) -> Figure:
     """Draw for each run the head that attends most to the answers, and the cost of removing each head."""
     changes = [
-        format_change(view, min(list_heads(view.run.model), key=view.evidence.accuracy_without))
+        format_change(view, min(heads.list_heads(view.run.model), key=view.evidence.accuracy_without))
         for view in views.values()
     ]
     title = f"accuracy without the most important head: {', '.join(changes)}"

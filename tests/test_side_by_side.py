@@ -122,7 +122,7 @@ def test_training_curves_are_labelled_by_folder_and_settings(models_dir, tmp_pat
 
 def test_heads_of_two_runs_are_drawn_with_their_costs(models_dir):
     folders = [run_folder(models_dir, "reverse", name) for name in ("encoder", "encoder-decoder")]
-    views, errors = read_views(folders)
+    views, errors = read_views(read_curves(folders))
     assert [*views] == folders and errors == []
     figure = draw_heads(views)
     assert_readable(figure)
@@ -135,3 +135,14 @@ def test_heads_of_two_runs_are_drawn_with_their_costs(models_dir):
         points = [100 * (view.evidence.accuracy - accuracy) for accuracy in accuracies.values()]
         assert [int(text.get_text()) for text in cost_axes.texts] == pytest.approx(points, abs=1)
         assert f"→ {percent(min(accuracies.values()))}" in title
+
+
+def test_read_views_warns_of_changed_code(finished, tmp_path, capsys):
+    folder = tmp_path / "changed"
+    shutil.copytree(finished, folder)
+    checkpoint = torch.load(folder / "checkpoint.pt", weights_only=True)
+    checkpoint["model"]["output_projection.bias"][5] += 1
+    torch.save(checkpoint, folder / "checkpoint.pt")
+    views, errors = read_views(read_curves([folder]))
+    assert [*views] == [folder] and errors == []
+    assert capsys.readouterr().err.startswith(f"{folder}: code and weights no longer belong together: ")

@@ -1,29 +1,24 @@
 """teaching/tiny.py is what transformer.py and train.py are, in 100 lines."""
 
-import importlib.util
+from pathlib import Path
 
 import pytest
 import torch
-from conftest import CPU, ROOT
+from conftest import CPU
 
 import train
 from data import TASKS, exact_match
 from support.config import Config
+from teaching import tiny
 from transformer import END, MiniTransformer
 
-PATH = ROOT / "teaching" / "tiny.py"
 
-
-@pytest.fixture
-def tiny():
-    """The script as a module of its own."""
-    module = importlib.util.module_from_spec(spec := importlib.util.spec_from_file_location("tiny", PATH))
-    spec.loader.exec_module(module)
+@pytest.fixture(autouse=True)
+def seeded():
     torch.manual_seed(0)
-    return module
 
 
-def same_model(tiny):
+def same_model():
     """A tiny model, and MiniTransformer with its weights."""
     small, full = tiny.MiniTransformer(), MiniTransformer()
     missing, unexpected = full.load_state_dict(small.state_dict(), strict=False)
@@ -32,11 +27,11 @@ def same_model(tiny):
 
 
 def test_tiny_has_at_most_100_lines():
-    assert len(PATH.read_text().splitlines()) <= 100
+    assert len(Path(tiny.__file__).read_text().splitlines()) <= 100
 
 
-def test_tiny_equals_transformer_in_logits(tiny):
-    small, full = same_model(tiny)
+def test_tiny_equals_transformer_in_logits():
+    small, full = same_model()
     question, _ = tiny.sample_batch(50)
     for parameter in small.parameters():                    # also biases and norms, which begin as 0 and 1
         torch.nn.init.normal_(parameter, std=0.1)
@@ -44,8 +39,8 @@ def test_tiny_equals_transformer_in_logits(tiny):
     assert (small(question) - full(question)).abs().max() <= 1e-5
 
 
-def test_tiny_equals_train_in_its_first_20_losses(tiny):
-    small, full = same_model(tiny)
+def test_tiny_equals_train_in_its_first_20_losses():
+    small, full = same_model()
     state = train.TrainingState(Config("reverse", "encoder"), CPU)
     state.model.load_state_dict(full.state_dict())
     torch.manual_seed(1)
@@ -56,7 +51,7 @@ def test_tiny_equals_train_in_its_first_20_losses(tiny):
     assert losses == pytest.approx(expected.tolist(), abs=1e-5) and losses[-1] < losses[0] - 1
 
 
-def test_tiny_samples_questions_with_reversed_answers(tiny):
+def test_tiny_samples_questions_with_reversed_answers():
     question, answer = tiny.sample_batch(500)
     lengths = question.eq(END).int().argmax(dim=1) - 1
     assert lengths.unique().tolist() == [*range(1, 9)]
@@ -65,7 +60,7 @@ def test_tiny_samples_questions_with_reversed_answers(tiny):
         assert torch.equal(TASKS["reverse"].answer(content[None])[0], reversed_content)
 
 
-def test_tiny_exact_match_equals_ours(tiny, monkeypatch):
+def test_tiny_exact_match_equals_ours(monkeypatch):
     question, answer = tiny.sample_batch(400)
     prediction = answer.where(torch.rand(answer.shape) < 0.9, 7)    # also START, PAD
     monkeypatch.setattr(tiny, "sample_batch", lambda count: (question, answer))
