@@ -161,9 +161,10 @@ def format_change(view: View, part: heads.Part) -> str:
 
 
 def cost_in_points(view: View, part: heads.Part) -> int:
-    """Return the points of exact match lost without a part, negative if it improves; at least 1 if any."""
+    """Return the points of exact match lost without a part, negative if it improves; 0 means none."""
     cost = round(100 * view.evidence.ablation_cost(part), 6)
-    return math.ceil(cost) if cost > 0 else math.floor(cost)
+    points = max(1, math.floor(abs(cost) + 0.5)) if cost else 0
+    return points if cost > 0 else -points
 
 
 def format_cost(view: View, part: heads.Part) -> str:

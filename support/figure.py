@@ -29,10 +29,14 @@ DARK |= dict.fromkeys(["figure.facecolor", "axes.facecolor", "savefig.facecolor"
 
 
 def percent(fraction: float, decimals: int = 0) -> str:
-    """Format as a percentage, rounded down so that 100% means all."""
+    """Format as a percentage, rounded to the nearest; 100% means all and 0% means none."""
     factor = 10**decimals
-    text = f"{math.floor(round(100 * factor * fraction, 6)) / factor:.{decimals}f}"
-    return text.removesuffix("." + "0" * decimals) + "%"
+    rounded = math.floor(round(100 * factor * fraction, 6) + 0.5) / factor
+    if rounded == 0 < fraction:
+        return f"<{1 / factor:g}%"
+    if rounded == 100 and fraction < 1:
+        rounded -= 1 / factor
+    return f"{rounded:.{decimals}f}".removesuffix("." + "0" * decimals) + "%"
 
 
 def at_most(fraction: float) -> str:

@@ -19,10 +19,10 @@ from support.runs import run_folder
 
 @pytest.mark.parametrize(
     ("fraction", "text", "whole"),
-    [(1.0, "100%", "100%"), (0.99999, "99.99%", "99%"), (0.204, "20.40%", "20%"), (0.29, "29%", "29%"),
-     (0.0, "0%", "0%")],
+    [(1.0, "100%", "100%"), (0.99999, "99.99%", "99%"), (0.2065, "20.65%", "21%"), (0.29, "29%", "29%"),
+     (0.125, "12.50%", "13%"), (0.00001, "<0.01%", "<1%"), (0.0, "0%", "0%")],
 )
-def test_percent_never_rounds_up_to_100(fraction, text, whole):
+def test_percent_rounds_to_the_nearest_but_never_to_all_or_none(fraction, text, whole):
     assert percent(fraction, 2) == text and percent(fraction) == whole
 
 
