@@ -126,7 +126,7 @@ def draw_training_curves(runs: Curves) -> Figure:
         row, steps = first_solved(history), [row["step"] for row in history]
         outcome = f"solved at step {row['step']}" if row else "not solved"
         label = f"{path} ({non_default_settings(config) or 'default settings'}): {outcome}"
-        label = textwrap.fill(label, TEXT_WIDTH - 12, break_on_hyphens=False)
+        label = textwrap.fill(label, TEXT_WIDTH - 6, break_on_hyphens=False)
         loss_axes.plot(steps, [row["loss"] for row in history], label=label)
         accuracy_axes.plot(steps, [100 * row["exact_match"] for row in history])
     label_loss_axes(loss_axes)
