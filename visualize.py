@@ -30,7 +30,7 @@ from lab import view as wording
 from lab.evidence import make_head_table
 from lab.gallery import save_gallery
 from lab.heads import attention_modules, list_heads
-from lab.live_page import save_page
+from lab.live_page import link_pages, save_page
 from lab.view import View, make_view
 from lab.weights import draw_next_to_trained
 from support import files, parallel, runs
@@ -218,7 +218,7 @@ def list_run_outputs(view: View, folder: Path, options: argparse.Namespace) -> I
     if not options.sequence:
         animation_path, page = folder / "film.gif", folder / "explorer.html"
         yield outputs.Output(animation_path, shown, partial(animation.save_animation, view, animation_path))
-        yield outputs.Output(page, shown, partial(save_page, view.run, page))
+        yield outputs.Output(page, shown, partial(save_page, view.evidence, page))
         yield outputs.Output(folder / "heads.csv", shown, partial(make_head_table, view.evidence))
         yield outputs.Output(folder / "mistakes.csv", shown, partial(mistakes.make_mistake_table, view.run))
 
@@ -389,6 +389,7 @@ def main() -> None:
                 print(f"{options.output_dir}: {removed} files based on earlier weights removed")
             failed = save_runs(options, free, jobs)
         try:
+            link_pages(options.output_dir)
             path = save_gallery(options.output_dir)
             print(f"To browse all pictures, animations and live pages, open:\n{path}")
         except ValueError as error:

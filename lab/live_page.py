@@ -9,11 +9,13 @@ import base64
 import copy
 import html
 import json
+import os
 import re
 import sys
 from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
+from urllib.parse import quote
 
 import torch
 from torch import Tensor
@@ -24,13 +26,13 @@ from lab.evidence import Evidence, find_answer_lengths
 from support.config import TEST_SEQUENCES, format_test_size
 from support.figure import percent
 from support.files import write_text
-from support.runs import Run, read_metrics
+from support.runs import Run, read_listing, read_metrics, task_from_folder
 from train import run_test
 from transformer import count_parameters, eval_mode, unwrap_model
 
 ASSETS = Path(__file__).with_name("page")
 MAX_PAGE_BYTES = 3_000_000                                  # bytes
-SEQUENCES = 200                                             # unseen sequences embedded in the page
+PAGES_NAV = re.compile(r'(<nav id="pages"[^>]*>).*?(</nav>)', re.DOTALL)
 CHECKED = 3                                                 # sequences embedded with PyTorch's logits
 
 
@@ -107,10 +109,10 @@ def measure_experiments(run: Run, evidence: Evidence) -> dict:
     return result | {"redundant_pair": pair and [pair[0], pair[1], round(pair[2] * len(evidence.source))]}
 
 
-def collect_page_data(run: Run) -> tuple[dict, str]:
+def collect_page_data(run: Run, evidence: Evidence) -> tuple[dict, str]:
     """Return the page's data about the run, and all model parameters in base64."""
     config, task, model = run.config, run.config.task, run.model
-    evidence, means = Evidence(run, SEQUENCES), ablation.mean_head_outputs(run)
+    means = ablation.mean_head_outputs(run)
     means = {head: mean.half().float() for head, mean in means.items()}
     lengths = find_answer_lengths(run, len(model.positional_encoding.encoding))
     tensors = model.state_dict() | {f"means.{'.'.join(map(str, head))}": x for head, x in means.items()}
@@ -138,9 +140,9 @@ def render_template(template: str, parts: dict[str, str]) -> str:
     return re.sub(rf"\{{({names})\}}", lambda found: parts[found[1]], template)
 
 
-def render_page(run: Run) -> str:
-    """Return a run's page as HTML; its weights are already rounded."""
-    data, weights = collect_page_data(run)
+def render_page(run: Run, evidence: Evidence) -> str:
+    """Return a run's page as HTML; its weights are already rounded, those behind the evidence are not."""
+    data, weights = collect_page_data(run, evidence)
     metrics = {} if run.code_change else read_metrics(run.folder)           # those of the run's own code
     count = metrics.get("test_sequences", TEST_SEQUENCES)
     answers = run_test(run.config, run.model, count)
@@ -157,15 +159,33 @@ def render_page(run: Run) -> str:
     parts = {path.name: path.read_text(encoding="utf-8") for path in sources}
     return render_template(parts["explorer.html"], parts | {
         "title": html.escape(f"Take this Transformer apart: {run.config.name}"),
+        "name": html.escape(run.config.name),
         "about": about, "data": json.dumps(data).replace("<", "\\u003c"), "weights": weights,
     })
 
 
-def save_page(run: Run, path: Path) -> str:
-    """Write the page, with weights in float16; return its title, or print that it would be too large."""
-    run = round_to_float16(replace(run, model=unwrap_model(run.model)))
+def link_pages(output: Path) -> None:
+    """Let the live pages listed in a folder link to one another; their times of modification are kept."""
+    pages = [output / name for name in read_listing(output) if Path(name).name == "explorer.html"]
+    for page in pages:
+        links = [
+            f'<a href="{quote(os.path.relpath(other, page.parent))}" data-run="{name}"'
+            f'{" aria-current=page" * (other == page)}>{name}</a>'
+            for other in sorted(pages, key=lambda path: (path.parent.name, path.parent.parent.name))
+            for name in [html.escape(f"{task_from_folder(other.parent)}, {other.parent.name}")]
+        ]
+        text = page.read_text(encoding="utf-8")
+        if (linked := PAGES_NAV.sub(lambda found: found[1] + "".join(links) + found[2], text)) != text:
+            saved = page.stat()
+            write_text(linked, page)
+            os.utime(page, ns=(saved.st_atime_ns, saved.st_mtime_ns))
+
+
+def save_page(evidence: Evidence, path: Path) -> str:
+    """Write a run's page, with weights in float16; return its title, or print that it would be too large."""
+    run = round_to_float16(replace(evidence.run, model=unwrap_model(evidence.run.model)))
     size = count_parameters(run.model) * 2 * 4 / 3          # base64 writes three bytes as four characters
-    if size <= MAX_PAGE_BYTES and len((page := render_page(run)).encode()) <= MAX_PAGE_BYTES:
+    if size <= MAX_PAGE_BYTES and len((page := render_page(run, evidence)).encode()) <= MAX_PAGE_BYTES:
         write_text(page, path)
         return "an interactive page: question this model, cut its heads and see what breaks"
     limit = f"it would exceed the limit of {MAX_PAGE_BYTES / 1e6:.0f} MB"

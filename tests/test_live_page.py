@@ -58,8 +58,8 @@ def random_run(**settings) -> Run:
 
 
 def page_of(run: Run, path: Path) -> Path:
-    with patch.object(live_page, "TEST_SEQUENCES", 50), patch.object(live_page, "SEQUENCES", FEW):
-        save_page(run, path)
+    with patch.object(live_page, "TEST_SEQUENCES", 50):
+        save_page(Evidence(run, FEW), path)
     return path
 
 

@@ -28,26 +28,45 @@ function makeOneTabStop(container, rows) {
 }
 
 const correctWithout = new Map(data.ablations.map(([part, count]) => [keyOf(part), count])); // PyTorch's
-const costInPoints = count => Math.round(100 * (data.num_correct - count) / data.unseen.length);
 const thumbnails = {}, cutButtons = {"": byId("cut-all")};
 
-/** The button that cuts a part, with the cost of that cut alone in percentage points. */
-function cutButton(part, text) {
-  const lost = costInPoints(correctWithout.get(keyOf(part)));
-  const cost = lost > 0 ? `−${lost}` : lost < 0 ? `+${-lost}` : "0";
-  const button = element("button", {
-    type: "button", className: "cut", onclick: () => toggle(part), "--loss": Math.max(0, lost) / 100,
-    "aria-label": `${text} ${cost}: cut ${partName(part)}`,
-  }, `${text} ${cost}`);
-  cutButtons[keyOf(part)] = button;
-  return button;
+/** Like support/view.py: percentage points lost, rounded to the nearest; 0 means none. */
+function costInPoints(count) {
+  const lost = 100 * (data.num_correct - count) / data.unseen.length;
+  return Math.sign(lost) * (lost && Math.max(1, Math.floor(Math.abs(lost) + .5 + 1e-9)));
 }
 
-/** A thumbnail of a head's attention: pointing previews it below, a click keeps it there. */
+/** The number of sequences that are correct without a part, in the current mode; undefined if not measured. */
+function countWithout(part, mode = state.mode) {
+  if (mode === "zero") return correctWithout.get(keyOf(part));
+  return correctByJob[jobOf(mode, listHeads(model, part).map(keyOf))]?.filter(Boolean).length;
+}
+
+function cutButton(part) {
+  return cutButtons[keyOf(part)] = element("button", {
+    type: "button", className: "cut", onclick: () => toggle(part),
+  });
+}
+
+/** Write the cost of each cut onto its button once all predictions have been made. */
+function renderCosts() {
+  const waiting = progress.filter(({guess}) => guess === null).length;
+  for (const [key, button] of Object.entries(cutButtons)) {
+    const part = key ? partOf(key) : [], count = countWithout(part), lost = costInPoints(count);
+    const cost = count === undefined ? "…" : lost ? `${lost > 0 ? "−" : "+"}${Math.abs(lost)}` : "0";
+    button.textContent = `✂${key ? "" : " all attention"}${waiting ? "" : ` ${cost}`}`;
+    button.setAttribute("aria-label", `${button.textContent}: cut ${partName(part)}`);
+    button.style.setProperty("--loss", waiting ? 0 : Math.max(0, lost || 0) / 100);
+  }
+  byId("costs").textContent = waiting ? "Costs are shown after your predictions."
+    : "Numbers: points of accuracy lost.";
+}
+
+/** A thumbnail of a head's attention: pointing previews it, a click keeps it. */
 function thumbnail(part) {
   const canvas = element("canvas"), button = element("button", {
     type: "button", className: "head", title: partName(part), "aria-label": `look at ${partName(part)}`,
-    onclick: () => change({chosen: part, pointed: null, cell: null}),
+    onclick: () => lookAt(part),
     onpointerenter: event => event.pointerType === "mouse" && change({pointed: part}),
     onpointerleave: () => change({pointed: null}),
   }, canvas);
@@ -55,21 +74,31 @@ function thumbnail(part) {
   return button;
 }
 
-/** Build the head tables once; renderHeads draws into them. */
+function lookAt(part) {
+  change({chosen: part, pointed: null, cell: null});
+  reveal("looking");
+}
+
+/** Build the head table once; renderHeads draws into it. */
 function makeHeads() {
+  const rows = [], table = element("table", {role: "grid", "aria-label": "all heads"});
   for (const kind of kinds) {
-    const rows = [], label = `the heads of ${KIND_NAMES[kind]}`;
-    const table = element("table", {role: "grid", "aria-label": label});
-    model.means[kind].forEach((means, layer) => {
-      const cutLayer = cutButton([kind, layer], "✂"), heads = means.map((_, head) => [kind, layer, head]);
-      const pictures = heads.map(thumbnail), cuts = heads.map(part => cutButton(part, "✂"));
-      rows.push([cutLayer, ...pictures], [cutLayer, ...cuts]);
-      table.append(element("tr", {}, element("th", {scope: "row"}, `layer ${layer + 1}`, cutLayer),
+    const cutKind = cutButton([kind]), layers = model.means[kind];
+    const kindCell = element("th", {scope: "rowgroup", rowSpan: layers.length},
+      {encoder: "encoder", decoder: "decoder", cross: "cross-attention"}[kind], cutKind);
+    layers.forEach((means, layer) => {
+      const cutLayer = cutButton([kind, layer]), heads = means.map((_, head) => [kind, layer, head]);
+      const pictures = heads.map(thumbnail), cuts = heads.map(part => cutButton(part));
+      const hasKind = kinds.length > 1;
+      rows.push(...[pictures, cuts].map(buttons => [...(hasKind ? [cutKind] : []), cutLayer, ...buttons]));
+      table.append(element("tr", {}, ...(hasKind && !layer ? [kindCell] : []),
+        element("th", {scope: "row"}, `layer ${layer + 1}`, cutLayer),
         ...heads.map((_, head) => element("td", {}, pictures[head], cuts[head]))));
     });
-    byId("heads").append(element("p", {}, KIND_NAMES[kind], cutButton([kind], "✂ all")), table);
-    makeOneTabStop(table, rows);
   }
+  table.style.setProperty("--rows", rows.length / 2);
+  byId("heads").append(table);
+  makeOneTabStop(table, rows);
 }
 
 function renderHeads() {

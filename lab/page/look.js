@@ -2,23 +2,11 @@
    show the same view, so that a mark in one appears in the others. */
 "use strict";
 
-/** The head that attends most to the symbols the answer comes from, or else the most focused one. */
-function findTopHead() {
-  const {first, answerSources, trace, inputs} = asked, keys = keysOf(sourceKind, inputs).length;
-  const masses = listHeads(model, [sourceKind]).map(head => {
-    const rows = splitRows(trace[sourceKind][head[1]].weights[head[2]], keys);
-    const massIn = (row, query) => answerSources.length ? row.reduce(
-      (sum, weight, key) => sum + (isAnswerSource(query, key) ? weight : 0), 0) : Math.max(...row);
-    return {head, mass: rows.map(massIn).reduce((one, other) => one + other)};
-  });
-  return masses.reduce((best, other) => other.mass > best.mass ? other : best).head;
-}
-
 /** Whether the prediction at this query of the answering kind comes from this key; keys start with START. */
 const isAnswerSource = (query, key) => asked.answerSources[query - asked.first]?.[key - 1] ?? false;
 const isMasked = (kind, query, key) => kind === "decoder" && key > query;
 
-/** The head on view: its rows and their names, the number of queries shown, and the marked cell. */
+/** The head on view: its rows and their tokens, the number of queries shown, and the marked cell. */
 function view() {
   const [kind, layer, head] = state.pointed ?? state.chosen, {inputs, trace, first} = asked;
   const keys = keysOf(kind, inputs), queries = queriesOf(kind, inputs), traced = trace[kind][layer];
@@ -33,21 +21,23 @@ function view() {
 }
 
 function renderHead() {
-  const seen = view(), {part, keys, queries, rows, query, key} = seen, {answer} = asked;
+  const seen = view(), {part, kind, keys, queries, rows, says, query, key} = seen, {answer} = asked;
   const step = state.step ?? answer.length, shownKey = keyOf(part);
   for (const [key, {button}] of Object.entries(thumbnails)) {
     button.classList.toggle("chosen", key === shownKey);
   }
-  byId("head-title").textContent = `Look at ${partName(part)}`
+  byId("head-title").textContent = sentence(partName(part))
     + (state.cut.includes(shownKey) ? " (cut: its output is discarded)" : "");
-  Object.assign(byId("step"), {max: answer.length, value: step});
-  const stepText = step ? `token ${step} of ${answer.length}: ${nameOf(answer[step - 1])}` : "no token";
-  byId("step").setAttribute("aria-valuetext", stepText);
-  byId("step-text").textContent = stepText;
-  [...byId("answer").children].forEach((item, i) => item.classList.toggle("later", i >= step));
-  byId("cell").textContent =
-    `Query ${nameOf(queries[query])} attends to key ${nameOf(keys[key])} `
-    + `with weight ${rows[query][key].toFixed(3)}`;
+  byId("stepping").hidden = architecture === "encoder" || !says;
+  byId("step-text").textContent = `token ${step} of ${answer.length}`;
+  for (const id of ["answered", "likely"]) {
+    [...byId(id).children].forEach((item, i) => item.classList.toggle("later", i > step));
+  }
+  byId("cell").replaceChildren(
+    chip(queries[query]), " attends to ", chip(keys[key]), ` with weight ${rows[query][key].toFixed(3)}`);
+  const hasSources = kind === sourceKind && asked.answerSources.length;
+  byId("caption").textContent = hasSources ? "Outlined: where the answer comes from."
+    : kind === "decoder" ? "Hatched: later tokens, which are masked." : "";
   renderLines(seen);
   renderGrid(seen);
   renderNumbers(seen);
@@ -57,11 +47,32 @@ function stepTo(step) {
   change({step: Math.max(1, Math.min(step, asked.answer.length)), cell: null});
 }
 
+let playing = null;                                         // the timer that steps on
+
+/** Step through the answer, from its start if it is complete; a second press stops. */
+function play() {
+  const stop = () => {
+    playing = clearInterval(playing);
+    byId("play").textContent = "▶";
+    byId("play").setAttribute("aria-label", "play");
+  };
+  if (playing) return stop();
+  const goOn = () => {
+    if (state.step >= asked.answer.length || byId("stepping").hidden) return stop();
+    stepTo((state.step ?? 0) + 1);
+  };
+  if (state.step >= asked.answer.length) change({step: null});
+  playing = setInterval(goOn, 900);
+  byId("play").textContent = "❚❚";
+  byId("play").setAttribute("aria-label", "pause");
+  goOn();
+}
+
 /** Handlers that select a cell. A mouse at rest selects nothing when the page scrolls under it. */
 function cellHandlers(query, key) {
   const look = () => {
-    const now = view();
-    if (query !== now.query || key !== now.key) change({cell: [query, key]});
+    const now = view(), isHidden = query >= now.shown || isMasked(now.kind, query, key);
+    if (!isHidden && (query !== now.query || key !== now.key)) change({cell: [query, key]});
   };
   const isMoved = event => event.pointerType === "mouse" && (event.movementX || event.movementY);
   return {onclick: look, onpointermove: event => isMoved(event) && look()};
@@ -76,70 +87,114 @@ function moveCell(event) {
   event.preventDefault();
   const cell = [query + move[0], key + move[1]], isInside = cell[0] in queries && cell[1] in keys;
   if (isInside && cell[0] < shown && !isMasked(kind, ...cell)) change({cell});
-  document.activeElement.scrollIntoView({block: "nearest", inline: "nearest"});
+  byId("grid").querySelector("td.at").focus();
 }
 
+// ---------------------------------------------------------------- lines and grid
+
+/* Both are rebuilt only if their size changes; otherwise their parts are updated, so that a change of weights
+   moves lines and colours gradually. */
+let lines = {}, grid = {};
+
+const isSameSize = (drawn, keys, queries) => drawn.keys === keys.length && drawn.queries === queries.length;
+const GAP = 40, LEFT = 58, HEIGHT = 284;                                  // between tokens, and for the names of the rows
+
 /** Keys at the top, queries at the bottom, and the model's output below them. */
-function renderLines({keys, queries, rows, says, shown, query, key}) {
-  const gap = 38, width = Math.max(keys.length, queries.length) * gap + 40, height = says ? 300 : 280;
-  const x = i => 20 + gap * (i + .5), lines = [], targets = [], {answer, first} = asked;
-  rows.slice(0, shown).forEach((row, q) => row.forEach((weight, k) => {
-    if (weight < .02) return;
-    const ends = {x1: x(k), y1: 24, x2: x(q), y2: 256}, isAt = q === query && k === key;
-    lines.push(element("svg:line", {
-      ...ends, "stroke-width": 1 + 4 * weight, "stroke-opacity": isAt ? 1 : .75 * weight,
-    }));
-    targets.push(element("svg:line", {...ends, class: "target", ...cellHandlers(q, k)}));   // wide, invisible
+function makeLines(keys, queries) {
+  const x = i => LEFT + GAP * (i + .5), svg = byId("lines");
+  const chips = (tokens, y) => tokens.map((_, i) => element("svg:g", {},
+    element("svg:rect", {x: x(i) - 17, y, width: 34, height: 22, rx: 5}),
+    element("svg:text", {x: x(i), y: y + 15})));
+  const cells = queries.map((_, q) => keys.map((_, k) => {
+    const ends = {x1: x(k), y1: 26, x2: x(q), y2: 228};
+    return [element("svg:line", {class: "line", ...ends}),
+      element("svg:line", {class: "target", ...ends, ...cellHandlers(q, k)})];          // wide, invisible
   }));
-  const words = (tokens, y, marked, from = 0, before = "") => tokens.map((token, i) => element("svg:text", {
-    x: x(from + i), y, class: `${i === marked ? "at" : ""} ${before ? "says" : ""}`,
-    visibility: y < 100 || from + i < shown ? "visible" : "hidden",
-  }, before + nameOf(token)));
-  const svg = byId("lines");
-  for (const [name, value] of Object.entries({width, height, viewBox: `0 0 ${width} ${height}`})) {
-    svg.setAttribute(name, value);
-  }
-  svg.style.minWidth = `${.7 * width}px`;                   // smaller text would be illegible
-  svg.replaceChildren(
-    ...lines, ...words(keys, 17, key), ...words(queries, 274, query),
-    ...(says ? words(answer, 293, null, first, "→") : []), ...targets,
-  );
-  byId("lines-caption").textContent =
-    `Top: keys. Bottom: queries${says ? ", with the model's output at each (→)" : ""}.`;
+  const rows = [chips(keys, 2), chips(queries, 230), chips(queries, 260)];
+  const width = LEFT + GAP * Math.max(keys.length, queries.length);
+  svg.setAttribute("viewBox", `0 0 ${width} ${HEIGHT}`);
+  byId("lines-box").style.setProperty("--ratio", width / HEIGHT);
+  svg.replaceChildren(...cells.flat().map(([line]) => line), ...rows.flat(),
+    ...cells.flat().map(([, target]) => target));
+  lines = {keys: keys.length, queries: queries.length, cells, rows};
+}
+
+function renderLines({keys, queries, rows, says, shown, query, key}) {
+  if (!isSameSize(lines, keys, queries)) makeLines(keys, queries);
+  const {answer, first} = asked, outputs = queries.map((_, q) => says ? answer[q - first] : undefined);
+  const show = (group, token, isAt, isShown) => {
+    group.setAttribute("class", `chip ${isAt ? "at" : ""} ${nameOf(token ?? 0).length > 2 ? "long" : ""}`);
+    group.setAttribute("visibility", token === undefined || !isShown ? "hidden" : "visible");
+    group.style = "";
+    Object.entries(tokenStyle(token)).forEach(([name, value]) => group.style.setProperty(name, value));
+    group.lastChild.textContent = token === undefined ? "" : nameOf(token);
+  };
+  byId("output-name").classList.toggle("later", !says);
+  [keys, queries, outputs].forEach((tokens, row) => tokens.forEach(
+    (token, i) => show(lines.rows[row][i], token, [key, query][row] === i, !row || i < shown)));
+  lines.cells.forEach((cells, q) => cells.forEach(([line, target], k) => {
+    const weight = q < shown ? rows[q][k] : 0, isDrawn = weight >= .02, isAt = q === query && k === key;
+    line.style.strokeWidth = 1 + 5 * weight;
+    line.style.strokeOpacity = isDrawn ? isAt ? 1 : .15 + .7 * weight : 0;
+    line.style.setProperty("--hue", tokenStyle(keys[k])["--hue"] ?? 0);
+    line.style.setProperty("--chroma", tokenStyle(keys[k])["--chroma"] ?? 0);
+    target.setAttribute("pointer-events", isDrawn ? "stroke" : "none");
+  }));
+}
+
+function makeGrid(keys, queries) {
+  const heading = scope => element("th", {scope}, element("b", {className: "chip"}));
+  const columns = keys.map(() => heading("col")), rows = queries.map(() => heading("row"));
+  const cells = queries.map((_, q) => keys.map(
+    (_, k) => element("td", {role: "gridcell", ...cellHandlers(q, k)})));
+  byId("grid").replaceChildren(element("tr", {}, element("td"), ...columns),
+    ...cells.map((row, q) => element("tr", {}, rows[q], ...row)));
+  byId("grid").style.setProperty("--keys", keys.length);
+  byId("grid").style.setProperty("--queries", queries.length);
+  grid = {keys: keys.length, queries: queries.length, columns, rows, cells};
 }
 
 function renderGrid({part, kind, keys, queries, rows, shown, query, key}) {
-  const outlined = kind === sourceKind && asked.answerSources.length, grid = byId("grid");
-  const heading = (scope, token, isAt) => element("th", {scope, className: isAt ? "at" : ""}, nameOf(token));
-  const cell = (weight, q, k) => {
-    const isAt = q === query && k === key, reads = `${nameOf(queries[q])} attends to ${nameOf(keys[k])}`;
-    const masked = isMasked(kind, q, k), isOutlined = outlined && isAnswerSource(q, k), text = masked
-      ? `${nameOf(queries[q])} cannot attend to ${nameOf(keys[k])}, which comes later (masked)`
-      : `${reads}: ${weight.toFixed(3)}${isOutlined ? ", where the correct answer comes from" : ""}`;
-    const named = {role: "gridcell", title: text, "aria-label": text};
-    if (masked) return element("td", {...named, className: "masked"});
-    return element("td", {
-      ...named, className: `${isAt ? "at" : ""} ${isOutlined ? "origin" : ""}`, tabIndex: isAt ? 0 : -1,
-      "--w": weight, ...cellHandlers(q, k),
-    });
+  if (!isSameSize(grid, keys, queries)) makeGrid(keys, queries);
+  const name = (heading, token, isAt, text) => {
+    const made = chip(token);
+    made.textContent = text;
+    heading.replaceChildren(made);
+    heading.classList.toggle("at", isAt);
   };
-  const hasFocus = grid.contains(document.activeElement);
-  grid.setAttribute("aria-label", `attention weights of ${partName(part)}: a row for each query`);
-  grid.replaceChildren(
-    element("tr", {}, element("td"),
-      ...keys.map((token, k) => heading("col", token, k === key))),
-    ...rows.map((row, q) => element("tr", {className: q < shown ? "" : "later"},
-      heading("row", queries[q], q === query), ...row.map((weight, k) => cell(weight, q, k)))),
-  );
-  if (hasFocus) grid.querySelector("td.at").focus({preventScroll: true});
-  byId("grid-caption").textContent = "The same weights, with one row per query and one column per key."
-    + (outlined ? " Outlined: the symbols the correct answer comes from." : "")
-    + (kind === "decoder" ? " Hatched: masked (future tokens)." : "");
+  const short = {[START]: "S", [END]: "E"};                 // columns are narrow
+  keys.forEach((token, k) => name(grid.columns[k], token, k === key, short[token] ?? nameOf(token)));
+  queries.forEach((token, q) => name(grid.rows[q], token, q === query, nameOf(token)));
+  grid.cells.forEach((cells, q) => cells.forEach((cell, k) => {
+    const isAt = q === query && k === key, masked = isMasked(kind, q, k);
+    const isOutlined = kind === sourceKind && isAnswerSource(q, k);
+    cell.title = masked
+      ? `${nameOf(queries[q])} cannot attend to ${nameOf(keys[k])}, which comes later (masked)`
+      : `${nameOf(queries[q])} attends to ${nameOf(keys[k])}: ${rows[q][k].toFixed(3)}`
+        + (isOutlined ? ", where the correct answer comes from" : "");
+    cell.setAttribute("aria-label", cell.title);
+    cell.className = `${masked ? "masked" : ""} ${isAt ? "at" : ""} ${isOutlined ? "origin" : ""}`;
+    cell.style.setProperty("--w", rows[q][k]);
+    cell.tabIndex = isAt ? 0 : -1;
+    cell.parentElement.classList.toggle("later", q >= shown);
+  }));
+  byId("grid").setAttribute("aria-label", `attention weights of ${partName(part)}: a row for each query`);
+}
+
+/** Show the arithmetic of the marked cell in place of the heads, or these again. */
+function toggleNumbers() {
+  byId("numbers").hidden = !byId("numbers").hidden;
+  document.body.classList.toggle("calculating", !byId("numbers").hidden);
+  byId("show-numbers").setAttribute("aria-expanded", !byId("numbers").hidden);
+  byId("show-numbers").textContent = `${byId("numbers").hidden ? "show" : "hide"} the numbers`;
+  change({});
+  reveal(byId("numbers").hidden ? "looking" : "numbers");
 }
 
 /** Inside one cell: q·k, divided by √Dh, softmax over the row, times the value. */
 function renderNumbers({kind, head, keys, traced, rows, query, key}) {
-  const {d_model: width, num_heads: heads} = data.config, size = width / heads, maxShown = 16;
+  if (byId("numbers").hidden) return;
+  const {d_model: width, num_heads: heads} = data.config, size = width / heads, maxShown = 7;
   const part = (all, row) => [...all.subarray(row * width + head * size, row * width + (head + 1) * size)];
   const dot = (one, other) => one.reduce((sum, value, i) => sum + value * other[i], 0);
   const q = part(traced.query, query), k = part(traced.key, key), v = part(traced.value, key);

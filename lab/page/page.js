@@ -1,5 +1,5 @@
 /* The page. `state` holds the current state; change() updates it, reruns the model if necessary, and renders
-   the result. look.js shows a single head. */
+   the result: answer.js the answer, heads.js all heads, look.js a single one. */
 "use strict";
 
 const byId = id => document.getElementById(id);
@@ -14,6 +14,7 @@ const KIND_NAMES = {
 const state = {
   content: data.examples[0][0], mode: "zero",
   cut: [], earlier: [],                                     // heads as "kind.layer.head"; earlier cuts
+  before: null,                                             // {mode, cut} before the last cut
   chosen: null, pointed: null,                              // the head on view, and the one pointed at
   cell: null, step: null,                                   // [query, key], and the number of answer tokens
 };
@@ -22,8 +23,21 @@ let asked = null;                                           // the model's outpu
 const nameOf = token => data.token_names[token] ?? String(token);
 const textOf = tokens => tokens.map(nameOf).join(" ");
 const partOf = key => key.split(".").map((word, i) => i ? Number(word) : word);
+const sentence = words => words[0].toUpperCase() + words.slice(1);
 const shorten = word => word.length > 20 ? `${word.slice(0, 20)}…` : word;
-const percent = share => `${Math.floor(100 * share + 1e-9)}%`;
+
+/** Like support/figure.py: rounded to the nearest, but 100% means all and 0% means none. */
+function percent(fraction) {
+  const rounded = Math.floor(100 * fraction + .5 + 1e-9);
+  if (!rounded && fraction) return "<1%";
+  return `${rounded === 100 && fraction < 1 ? 99 : rounded}%`;
+}
+
+/** The style that gives a token its colour: one hue for each symbol, none for START and END. */
+function tokenStyle(token) {
+  const at = data.symbols.indexOf(token);
+  return at < 0 ? {} : {"--hue": 20 + 310 * at / data.symbols.length, "--chroma": 1};
+}
 
 /** Make an element: properties with a dash are attributes, those with two dashes style variables. */
 function element(tag, properties = {}, ...children) {
@@ -36,6 +50,22 @@ function element(tag, properties = {}, ...children) {
   }
   made.append(...children);
   return made;
+}
+
+/** Let a term explain itself when it is pointed at or has the focus. */
+function explain(term) {
+  const tip = byId("tip");
+  const show = () => {
+    const {left, bottom} = term.getBoundingClientRect();
+    tip.textContent = term.dataset.means;
+    tip.hidden = false;
+    tip.style.left = `${Math.max(8, Math.min(left, innerWidth - tip.offsetWidth - 8))}px`;
+    tip.style.top = `${bottom + 6}px`;
+  };
+  const hide = () => { tip.hidden = true; };
+  Object.assign(term, {tabIndex: 0, onpointerenter: show, onfocus: show, onpointerleave: hide, onblur: hide});
+  term.setAttribute("aria-describedby", "tip");
+  return term;
 }
 
 // ---------------------------------------------------------------- questions
@@ -102,14 +132,18 @@ window.explorer = {
 // ---------------------------------------------------------------- changes
 
 function change(changes) {
-  Object.assign(state, "content" in changes ? {step: null, cell: null} : {}, changes);
-  if (!asked || "content" in changes || "cut" in changes || "mode" in changes) {
+  const {mode, cut} = state, isAsked = "content" in changes, isCut = "cut" in changes || "mode" in changes;
+  const before = isCut ? {before: {mode, cut}} : {};
+  Object.assign(state, isAsked ? {step: null, cell: null} : {}, before, changes);
+  if (!asked || isAsked || isCut) {
     const {content, cut, mode} = state, length = data.answer_lengths[content.length];
+    const earlier = asked && !isAsked ? asked.answer : null;
     asked = ask(model, content, length, cut.map(partOf), mode);
+    asked.earlier = earlier;
     asked.first = {encoder: 1, decoder: content.length + 1, "encoder-decoder": 0}[architecture];    // answers
     asked.answerSources = rule ? answerSources(data.task, content, data.symbols) : [];
     state.step &&= Math.min(state.step, asked.answer.length);
-    state.chosen ??= findTopHead();
+    state.chosen ??= data.guide.top_head ?? listHeads(model, [sourceKind])[0];
     measure();
     renderAnswer();
     renderScore();
@@ -122,7 +156,7 @@ function change(changes) {
 /** Show in one line why a question is invalid, or "" if it is fine. */
 function problem(text) {
   byId("problem").textContent = text;
-  for (const id of ["verdict", "answer"]) byId(id).classList.toggle("stale", text);
+  byId("asking").classList.toggle("stale", text);
 }
 
 /** Run the model on what the reader typed or, if it is invalid, say why in one line. */
@@ -155,6 +189,11 @@ function cutHeads(cut, mode = state.mode) {
   change({cut, mode, earlier: [...state.earlier, state.cut]});
 }
 
+/** Scroll just as far as needed to see a part of the page. */
+function reveal(id) {
+  byId(id).scrollIntoView({block: "nearest"});
+}
+
 /** Describe the cut kinds, layers and single heads. */
 function describeCuts() {
   const parts = data.ablations.map(([part]) => part).filter(isCut), isIn = (part, other) =>
@@ -169,30 +208,4 @@ function partName([kind, layer, head]) {
   const words = `${kinds.length > 1 ? side : ""}layer ${layer + 1}`;
   const name = head === undefined ? words : `${words}, head ${head + 1}`;
   return data.purposes[name] ? `${name} (${data.purposes[name]})` : name;
-}
-
-// ---------------------------------------------------------------- the answer
-
-function softmax(logits) {
-  const largest = Math.max(...logits), powers = [...logits].map(logit => Math.exp(logit - largest));
-  const sum = powers.reduce((one, other) => one + other);
-  return powers.map(power => power / sum);
-}
-
-function renderAnswer() {
-  const {answer, logits, first} = asked, correct = correctAnswer(state.content);
-  const expected = correct && [...correct, END];
-  const output = textOf(answer.at(-1) === END ? answer.slice(0, -1) : answer);
-  const isCorrect = expected?.join() === answer.join();
-  const verdict = !correct ? "(correct answer unknown)" : isCorrect ? "✓" : `✗ correct: ${textOf(correct)}`;
-  byId("verdict").textContent = `${textOf(state.content)} → ${output} ${verdict}`;
-  byId("answer").replaceChildren(...answer.map((token, i) => {
-    const chances = softmax(logits[first + i]), wrong = expected && expected[i] !== token;
-    const likely = chances.map((_, other) => other).sort((one, other) => chances[other] - chances[one]);
-    const mark = !expected ? "" : wrong ? `✗ → ${nameOf(expected[i] ?? PAD)}` : "✓";
-    return element("li", {className: wrong ? "wrong" : ""},
-      element("b", {}, nameOf(token)), element("span", {className: "due"}, mark),
-      ...likely.slice(0, 3).map(other => element("span", {className: "chance", "--p": chances[other]},
-        element("span", {}, nameOf(other)), element("span", {}, percent(chances[other])))));
-  }));
 }

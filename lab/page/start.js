@@ -2,36 +2,39 @@
 "use strict";
 
 function start() {
-  const button = (text, onclick) => element("button", {type: "button", onclick}, text);
+  const button = (text, onclick, properties) =>
+    element("button", {type: "button", onclick, ...properties}, text);
   const question = byId("question");
   makeHeads();
-  byId("ask-wrong").onclick = askWrong;
-  question.oninput = () => askText(question.value);
-  byId("delete").onclick = () => write(question.value.trim().split(/\s+/).slice(0, -1).join(" "));
-  const symbols = data.symbols.map(nameOf).map(
-    name => button(name, () => write(`${question.value.trim()} ${name}`.trim())));
+  const symbols = data.symbols.map(token => button(nameOf(token),
+    () => write(`${question.value.trim()} ${nameOf(token)}`.trim()), {className: "chip", ...tokenStyle(token)}));
   byId("symbols").append(...symbols);
   makeOneTabStop(byId("symbols"), [symbols]);
-  byId("examples").append("examples:", ...data.examples.map(([content, , note]) => {
-    const text = textOf(content);
-    return button(note ? `${text} (${note})` : text, () => write(text));
-  }));
-  byId("modes").onchange = event => change({mode: event.target.value});
-  byId("cut-all").onclick = () => toggle([]);
-  byId("cut-all").hidden = kinds.length === 1;              // then the kind covers everything
-  byId("undo").onclick = () => change({cut: state.earlier.at(-1), earlier: state.earlier.slice(0, -1)});
-  byId("restore").onclick = () => cutHeads([]);
-  byId("stepping").hidden = architecture === "encoder";
-  byId("step").oninput = event => stepTo(Number(event.target.value));
-  byId("back").onclick = () => stepTo((state.step ?? asked.answer.length) - 1);
-  byId("forward").onclick = () => stepTo((state.step ?? 0) + 1);
+  byId("examples").append(...data.examples.map(([content, , note], i) =>
+    button(note ? "too long" : i ? "short" : "long", () => write(textOf(content)), {title: note || textOf(content)})));
+  const actions = {
+    "ask-wrong": askWrong, "cut-all": () => toggle([]), restore: () => cutHeads([]), play,
+    delete: () => write(question.value.trim().split(/\s+/).slice(0, -1).join(" ")),
+    undo: () => change({cut: state.earlier.at(-1), earlier: state.earlier.slice(0, -1)}),
+    back: () => stepTo((state.step ?? asked.answer.length) - 1),
+    forward: () => stepTo((state.step ?? 0) + 1),
+    "show-numbers": toggleNumbers, "copy-link": copyLink, "save-picture": savePicture,
+    present: () => byId("present").setAttribute("aria-pressed", document.body.classList.toggle("present")),
+  };
+  for (const [id, action] of Object.entries(actions)) byId(id).onclick = action;
+  question.oninput = () => askText(question.value);
+  byId("modes").onchange = event => {
+    change({mode: event.target.value});
+    if (state.mode === "mean") measureEach("mean");
+    renderCosts();
+  };
   byId("grid").onkeydown = moveCell;
+  document.querySelectorAll("dfn").forEach(explain);
   matchMedia("(prefers-color-scheme: dark)").onchange = renderHeads;
-  byId("copy-link").onclick = copyLink;
-  byId("save-picture").onclick = savePicture;
   window.onhashchange = followLink;
   followLink();
   makeGuide();
+  renderCosts();
   requestAnimationFrame(() => setTimeout(startMeasuring));  // once the answer is visible
 }
 
@@ -39,9 +42,7 @@ function startMeasuring() {
   startWorkers();
   measure();
   compareLogits();
-  for (const [job, [row]] of rowsByJob) {
-    for (const worker of workers) worker.postMessage({job: [job, [data.ablations[row][0]], "zero", false]});
-  }
+  measureEach("zero");
 }
 
 try {
