@@ -4,10 +4,7 @@
 
 const total = data.unseen.length, countZeroed = part => countWithout(part, "zero");
 const formatCorrect = count => `${percent(count / total)} correct`;
-const formatCost = count => {
-  const lost = costInPoints(count);
-  return lost > 0 ? `costs ${lost} ${lost === 1 ? "point" : "points"}` : "costs nothing";
-};
+const points = count => `${costInPoints(count)} ${costInPoints(count) === 1 ? "point" : "points"}`;
 const NEEDED = "the symbols that the answer needs";
 const joinSentences = sentences => sentences.filter(words => words).join(" ");
 
@@ -69,9 +66,9 @@ function twoHeads() {
     question: "What if both are cut?",
     options: ["next to nothing is lost", "more is lost than by the two cuts taken separately"],
     answer: 1, trials: [makeTrial(one), makeTrial(two), makeTrial(one, two)], look: [one, two],
-    found: `Cutting ${partName(one)} ${formatCost(countZeroed(one))}, ${partName(two)} `
-      + `${formatCost(countZeroed(two))}; cutting both ${formatCost(count)}. Each can do part of the other's `
-      + "work: they are redundant. So cutting one head alone understates what it does.",
+    found: `Cut alone, they cost ${points(countZeroed(one))} and ${points(countZeroed(two))}; cut together, `
+      + `${points(count)}. Each can do part of the other's work: they are redundant. So cutting one head alone `
+      + "understates what it does.",
   };
 }
 

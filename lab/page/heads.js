@@ -54,7 +54,7 @@ function renderCosts() {
   for (const [key, button] of Object.entries(cutButtons)) {
     const part = key ? partOf(key) : [], count = countWithout(part), lost = costInPoints(count);
     const cost = count === undefined ? "…" : lost ? `${lost > 0 ? "−" : "+"}${Math.abs(lost)}` : "0";
-    button.textContent = `✂${key ? "" : " all attention"}${waiting ? "" : ` ${cost}`}`;
+    button.textContent = `✂${key ? "" : " all"}${waiting ? "" : ` ${cost}`}`;
     button.setAttribute("aria-label", `${button.textContent}: cut ${partName(part)}`);
     button.style.setProperty("--loss", waiting ? 0 : Math.max(0, lost || 0) / 100);
   }

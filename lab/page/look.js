@@ -63,7 +63,7 @@ function play() {
   };
   if (state.step >= asked.answer.length) change({step: null});
   playing = setInterval(goOn, 900);
-  byId("play").textContent = "❚❚";
+  byId("play").textContent = "❙❙";
   byId("play").setAttribute("aria-label", "pause");
   goOn();
 }
