@@ -29,7 +29,7 @@ from lab import animation, maps, mistakes, outputs, side_by_side, what_matters
 from lab import view as wording
 from lab.evidence import make_head_table
 from lab.gallery import save_gallery
-from lab.heads import attention_modules, list_heads
+from lab.heads import KINDS, attention_modules, list_heads
 from lab.live_page import link_pages, save_page
 from lab.view import View, make_view
 from lab.weights import draw_next_to_trained
@@ -161,7 +161,7 @@ def draw_kinds(view: View) -> Figure | None:
     evidence, drawn, accuracies = view.evidence, [], []
     for kind, weights in view.attention.maps.items():
         head = view.top_head if kind == view.kind else wording.most_focused_head(kind, weights)
-        title = f"{wording.KINDS[kind]}\nlayer {head[1] + 1}, head {head[2] + 1}"
+        title = f"{KINDS[kind]}\nlayer {head[1] + 1}, head {head[2] + 1}"
         drawn.append(maps.make_map(view, head, title))
         accuracy = percent(evidence.accuracy_without((kind,)))
         accuracies.append(f"{accuracy} without {view.describe_part((kind,))}")

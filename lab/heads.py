@@ -21,6 +21,10 @@ SEQUENCES_PER_LENGTH = 100                                  # … and of a singl
 Head = tuple[str, int, int]                                 # kind, layer, head; here both count from 0
 Part = tuple[()] | tuple[str] | tuple[str, int] | Head      # all attention, a kind, a layer or a head
 ALL_ATTENTION: Part = ()
+KINDS = {
+    "encoder": "the encoder's self-attention", "decoder": "the decoder's self-attention",
+    "cross": "cross-attention",
+}
 
 
 def attention_modules(model: nn.Module) -> dict[tuple[str, int], MultiHeadAttention]:
@@ -51,6 +55,24 @@ def list_heads(model: nn.Module, part: Part = ALL_ATTENTION) -> list[Head]:
 def list_parts(model: nn.Module) -> list[Part]:
     """List every part that can be ablated: each head, each layer, each kind, and all attention."""
     return sorted({head[:size] for head in list_heads(model) for size in range(4)})
+
+
+def part_name(run: Run, part: Part) -> str:
+    """Return a part's name, e.g. layer 1, head 6, with its kind if the model has several."""
+    indices, has_several = part[1:], run.architecture == "encoder-decoder"
+    if not indices:
+        return KINDS[part[0]] if part and has_several else "any attention"
+    words = [f"{word} {index + 1}" for word, index in zip(("layer", "head"), indices, strict=False)]
+    if has_several:
+        words[0] = f"{'cross-attention' if part[0] == 'cross' else part[0]} {words[0]}"
+    return ", ".join(words)
+
+
+def describe_part(run: Run, part: Part) -> str:
+    """Return a part's name, with its purpose if known: layer 1, head 1 (finds END)."""
+    name = part_name(run, part)
+    purpose = run.purposes.get(name)
+    return f"{name} ({purpose})" if purpose else name
 
 
 def capture_activations(

@@ -23,6 +23,7 @@ from torch import Tensor
 from data import END, TASKS, alphabet, exact_match, token_name
 from lab import ablation, heads
 from lab.evidence import Evidence, find_answer_lengths
+from lab.experiments import make_guide, name_part
 from support.config import TEST_SEQUENCES, format_test_size
 from support.figure import percent
 from support.files import write_text
@@ -32,7 +33,7 @@ from transformer import count_parameters, eval_mode, unwrap_model
 
 ASSETS = Path(__file__).with_name("page")
 MAX_PAGE_BYTES = 3_000_000                                  # bytes
-PAGES_NAV = re.compile(r'(<nav id="pages"[^>]*>).*?(</nav>)', re.DOTALL)
+NAV_START, NAV_END = '<nav id="pages" aria-label="models">', "</nav>"       # around the links to other pages
 CHECKED = 3                                                 # sequences embedded with PyTorch's logits
 
 
@@ -86,29 +87,6 @@ def compute_checks(run: Run, means: dict[heads.Head, Tensor]) -> list[dict]:
     return result
 
 
-def measure_experiments(run: Run, evidence: Evidence) -> dict:
-    """Return the measurements behind the page's experiments.
-
-    "top_head" attends most to the answers, and "other" is the most important of the rest. "mass" is the
-    fraction of the top head's attention on the answers' sources, "mass_without" the same without "other".
-    "readers" counts the heads above AttentionStats.threshold. "redundant_pair" ends with a count.
-    """
-    top_head, attention, result = evidence.top_head, evidence.attention, {"top_head": None}
-    others = [head for head in heads.list_heads(run.model) if head != top_head]
-    if top_head and others:
-        other = min(others, key=evidence.accuracy_without)
-        with ablation.ablate(run.model, other):
-            without = heads.measure_attention(run, attention.source, attention.inputs, attention.targets)
-        _, layer, head = top_head
-        readers = int((attention.mass > attention.threshold).sum())
-        result = {
-            "top_head": top_head, "other": other, "readers": readers,
-            "mass": attention.mass[layer, head].item(), "mass_without": without.mass[layer, head].item(),
-        }
-    pair = evidence.redundant_pair
-    return result | {"redundant_pair": pair and [pair[0], pair[1], round(pair[2] * len(evidence.source))]}
-
-
 def collect_page_data(run: Run, evidence: Evidence) -> tuple[dict, str]:
     """Return the page's data about the run, and all model parameters in base64."""
     config, task, model = run.config, run.config.task, run.model
@@ -125,11 +103,11 @@ def collect_page_data(run: Run, evidence: Evidence) -> tuple[dict, str]:
         "tensors": [[name, x.numel()] for name, x in tensors.items()],
         "token_names": [token_name(token, task) for token in range(config.vocab_size)],
         "symbols": alphabet(task, config.vocab_size), "format_hint": TASKS[task].format_hint,
-        "purposes": run.purposes, "answer_lengths": lengths, "examples": pick_examples(run, lengths),
+        "answer_lengths": lengths, "examples": pick_examples(run, lengths),
         "unseen": pair_with_answers(task, (row[row > END] for row in evidence.source)),     # their content
-        "checks": compute_checks(run, means), "guide": measure_experiments(run, evidence),
-        "num_correct": num_correct[ablation.NOTHING],
-        "ablations": [[part, num_correct[part]] for part in num_correct if part != ablation.NOTHING],
+        "checks": compute_checks(run, means), "guide": make_guide(evidence),
+        "num_correct": num_correct.pop(ablation.NOTHING),
+        "ablations": [[part, name_part(run, part), count] for part, count in num_correct.items()],
     }
     return data, encode_base64(tensors.values(), torch.float16)
 
@@ -175,7 +153,9 @@ def link_pages(output: Path) -> None:
             for name in [html.escape(f"{task_from_folder(other.parent)}, {other.parent.name}")]
         ]
         text = page.read_text(encoding="utf-8")
-        if (linked := PAGES_NAV.sub(lambda found: found[1] + "".join(links) + found[2], text)) != text:
+        before, _, rest = text.partition(NAV_START)
+        linked = before + NAV_START + "".join(links) + rest[rest.index(NAV_END):]
+        if linked != text:
             saved = page.stat()
             write_text(linked, page)
             os.utime(page, ns=(saved.st_atime_ns, saved.st_mtime_ns))

@@ -1,6 +1,5 @@
 """A run and a question, ready to be drawn, and the phrases that all pictures share."""
 
-import math
 import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,17 +11,13 @@ from torch import Tensor
 import data
 from lab import heads
 from lab.evidence import Evidence
-from support.figure import percent
+from support.figure import percent, to_points
 from support.puzzles import MASK, count_symbols
 from support.record import AttentionHistory, read_attention_history
 from support.runs import Run
 from transformer import eval_mode, generate
 
 NEVER_CORRECT = "the model is never correct, so no ablation can make it worse"
-KINDS = {
-    "encoder": "the encoder's self-attention", "decoder": "the decoder's self-attention",
-    "cross": "cross-attention",
-}
 
 
 def most_focused_head(kind: str, maps: Tensor) -> heads.Head:
@@ -75,20 +70,10 @@ class View:
         return self.attention.mass[head[1:]].item()
 
     def describe_part(self, part: heads.Part) -> str:
-        """Return a part's name, with its purpose if known: layer 1, head 1 (finds END)."""
-        name = self.part_name(part)
-        purpose = self.run.purposes.get(name)
-        return f"{name} ({purpose})" if purpose else name
+        return heads.describe_part(self.run, part)
 
     def part_name(self, part: heads.Part) -> str:
-        """Return a part's name, e.g. layer 1, head 6, with its kind if the model has several."""
-        indices, several = part[1:], len(self.attention.maps) > 1
-        if not indices:
-            return KINDS[part[0]] if part and several else "any attention"
-        words = [f"{word} {index + 1}" for word, index in zip(("layer", "head"), indices, strict=False)]
-        if several:
-            words[0] = f"{'cross-attention' if part[0] == 'cross' else part[0]} {words[0]}"
-        return ", ".join(words)
+        return heads.part_name(self.run, part)
 
 
 def make_view(run: Run, words: list[str] | None = None) -> View:
@@ -162,9 +147,7 @@ def format_change(view: View, part: heads.Part) -> str:
 
 def cost_in_points(view: View, part: heads.Part) -> int:
     """Return the points of exact match lost without a part, negative if it improves; 0 means none."""
-    cost = round(100 * view.evidence.ablation_cost(part), 6)
-    points = max(1, math.floor(abs(cost) + 0.5)) if cost else 0
-    return points if cost > 0 else -points
+    return to_points(view.evidence.ablation_cost(part))
 
 
 def format_cost(view: View, part: heads.Part) -> str:

@@ -39,6 +39,13 @@ def percent(fraction: float, decimals: int = 0) -> str:
     return f"{rounded:.{decimals}f}".removesuffix("." + "0" * decimals) + "%"
 
 
+def to_points(difference: float) -> int:
+    """Return a difference in percentage points, rounded to the nearest; 0 means none."""
+    points = round(100 * difference, 6)
+    size = max(1, math.floor(abs(points) + 0.5)) if points else 0
+    return size if points > 0 else -size
+
+
 def at_most(fraction: float) -> str:
     """Format an upper bound as a percentage, rounded up."""
     return f"{math.ceil(round(100 * fraction, 6))}%"

@@ -50,40 +50,21 @@ function makeCuts(model, parts, mode = "zero") {
   }));
 }
 
-/** Join the queries, keys, values and weights of an attention over token-by-token passes. */
-function joinPasses(passes, width) {
-  const {key, value} = passes.at(-1), keys = key.length / width;
-  const query = new Float64Array(passes.reduce((sum, pass) => sum + pass.query.length, 0));
-  const weights = passes[0].weights.map(() => new Float64Array(query.length / width * keys));
-  let from = 0;                                             // the first query of a pass
-  for (const pass of passes) {
-    query.set(pass.query, from * width);
-    pass.weights.forEach((rows, head) => splitRows(rows, pass.key.length / width).forEach(
-      (row, i) => weights[head].set(row, (from + i) * keys)));
-    from += pass.query.length / width;
-  }
-  return {query, key, value, weights};
-}
-
 /** Run the model on one question. Returns its inputs, and its answer up to and including END, with at most
    answerLength + 1 tokens. Also returns the logits, one row per token of the last input sequence. For each
    kind and layer, it returns the queries, keys, values and weights[head], (T, S). */
 function ask(model, content, answerLength, parts, mode) {
-  const {architecture, vocab_size, d_model} = model.config;
-  const pass = {model, cuts: makeCuts(model, parts, mode), trace: {}};
-  let answer, logits, {inputs} = makeInputsAndTargets(architecture, content, Array(answerLength).fill(MASK));
+  const {architecture, vocab_size} = model.config, pass = {model, cuts: makeCuts(model, parts, mode), trace: {}};
+  let answer = Array(answerLength).fill(MASK);
+  if (architecture !== "encoder") answer = generate(pass, [START, ...content, END], answerLength + 1);
+  const read = answer.at(-1) === END ? answer.slice(0, -1) : answer.slice(0, answerLength);
+  const {inputs} = makeInputsAndTargets(architecture, content, read);   // the last token is never an input
+  const logits = splitRows(forward(pass, inputs.map(tokens => [tokens])), vocab_size);
   if (architecture === "encoder") {
-    logits = splitRows(forward(pass, inputs.map(tokens => [tokens])), vocab_size);
     answer = logits.slice(1, answerLength + 2).map(argmax);
     answer = answer.slice(0, answer.indexOf(END) + 1 || undefined);
-  } else {
-    ({answer, logits} = generate(pass, [START, ...content, END], answerLength + 1));
-    const read = answer.at(-1) === END ? answer.slice(0, -1) : answer.slice(0, answerLength);
-    ({inputs} = makeInputsAndTargets(architecture, content, read));       // the last token is never an input
   }
-  const trace = Object.fromEntries(Object.entries(pass.trace).map(
-    ([kind, layers]) => [kind, layers.map(passes => joinPasses(passes, d_model))]));
-  return {answer, inputs, logits, trace};
+  return {answer, inputs, logits, trace: pass.trace};
 }
 
 /** Measure which sequences are still correct after cuts, a few at a time, so that the page stays responsive.

@@ -27,7 +27,7 @@ function makeOneTabStop(container, rows) {
   });
 }
 
-const correctWithout = new Map(data.ablations.map(([part, count]) => [keyOf(part), count])); // PyTorch's
+const correctWithout = new Map(data.ablations.map(([part, , count]) => [keyOf(part), count])); // PyTorch's
 const thumbnails = {}, cutButtons = {"": byId("cut-all")};
 
 /** Like support/view.py: percentage points lost, rounded to the nearest; 0 means none. */

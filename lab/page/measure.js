@@ -117,7 +117,7 @@ async function compareLogits() {
 function compareCuts(job) {
   const count = correctByJob[job].filter(Boolean).length;
   for (const row of rowsByJob.get(job) ?? []) {
-    agreement.cuts.set(row, Math.abs(count - data.ablations[row][1]));
+    agreement.cuts.set(row, Math.abs(count - data.ablations[row][2]));
   }
   certify();
 }
@@ -134,7 +134,7 @@ function warn(text) {
 function certify() {
   const {logits, cuts} = agreement, all = data.ablations.length;
   const isDifferent = (_, row) => cuts.get(row) > data.unseen.length / 100;
-  const differing = data.ablations.filter(isDifferent).map(([part]) => partName(part));
+  const differing = data.ablations.filter(isDifferent).map(([, name]) => name);
   const nearly = [...cuts.values()].filter(difference => difference).length - differing.length;
   const text = [
     `In ${data.checks.length} forward passes, with and without cuts, logits differ from PyTorch's by at most`,

@@ -7,9 +7,8 @@ const data = JSON.parse(byId("data").textContent), {architecture} = data.config;
 const numbers = decodeNumbers(byId("weights").textContent, "float16");
 const model = buildModel(data, numbers), kinds = listKinds(model);
 const sourceKind = kinds.at(-1);                            // its queries predict the answer, and can find it
-const KIND_NAMES = {
-  encoder: "the encoder's self-attention", decoder: "the decoder's self-attention", cross: "cross-attention",
-};
+const partNames = new Map(data.ablations.map(([part, name]) => [keyOf(part), name]));
+const partName = part => partNames.get(keyOf(part));        // layers and heads are numbered from 1
 
 const state = {
   content: data.examples[0][0], mode: "zero",
@@ -132,10 +131,10 @@ window.explorer = {
 // ---------------------------------------------------------------- changes
 
 function change(changes) {
-  const {mode, cut} = state, isAsked = "content" in changes, isCut = "cut" in changes || "mode" in changes;
-  const before = isCut ? {before: {mode, cut}} : {};
+  const {mode, cut} = state, isAsked = "content" in changes, isCutting = "cut" in changes || "mode" in changes;
+  const before = isCutting ? {before: {mode, cut}} : {};
   Object.assign(state, isAsked ? {step: null, cell: null} : {}, before, changes);
-  if (!asked || isAsked || isCut) {
+  if (!asked || isAsked || isCutting) {
     const {content, cut, mode} = state, length = data.answer_lengths[content.length];
     const earlier = asked && !isAsked ? asked.answer : null;
     asked = ask(model, content, length, cut.map(partOf), mode);
@@ -199,13 +198,4 @@ function describeCuts() {
   const parts = data.ablations.map(([part]) => part).filter(isCut), isIn = (part, other) =>
     other.length < part.length && other.every((word, i) => word === part[i]);
   return parts.filter(part => !parts.some(other => isIn(part, other))).map(partName).join("; ");
-}
-
-/** Return a part's display name; layers and heads are numbered from 1. */
-function partName([kind, layer, head]) {
-  if (layer === undefined) return kind && kinds.length > 1 ? KIND_NAMES[kind] : "all attention";
-  const side = {encoder: "encoder ", decoder: "decoder ", cross: "cross-attention "}[kind];
-  const words = `${kinds.length > 1 ? side : ""}layer ${layer + 1}`;
-  const name = head === undefined ? words : `${words}, head ${head + 1}`;
-  return data.purposes[name] ? `${name} (${data.purposes[name]})` : name;
 }

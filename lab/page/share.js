@@ -77,52 +77,23 @@ async function copyLink() {
 
 // ---------------------------------------------------------------- the picture
 
-/** Draw a head's grid as squares, with its names; x and y are the position of the first cell. */
-function gridInPicture({kind, keys, queries, rows, shown, query, key}, x, y) {
-  const size = 28, isOutlined = (q, k) => kind === sourceKind && isAnswerSource(q, k);
-  const names = keys.map((token, k) => element("svg:text", {
-    class: `key ${k === key ? "at" : ""}`,
-    transform: `translate(${x + size * (k + .6)} ${y - 6}) rotate(-45)`,
-  }, nameOf(token)));
-  return names.concat(rows.slice(0, shown).flatMap((row, q) => [
-    element("svg:text", {
-      class: `query ${q === query ? "at" : ""}`, x: x - 6, y: y + size * (q + .67),
-    }, nameOf(queries[q])),
-    ...row.map((weight, k) => element("svg:rect", {
-      x: x + size * k + 2, y: y + size * q + 2, width: size - 4, height: size - 4,
-      class: isMasked(kind, q, k) ? "masked" : isOutlined(q, k) ? "origin" : "", "fill-opacity": weight,
-    })),
-  ]));
-}
-
-/** Draw the view of a head, its lines and its grid, with the sentences on the page. */
+/** The lines of the head on view, below the sentences on the page. */
 function picture() {
-  const seen = view(), shown = byId("lines"), words = id => byId(id).textContent, rest = 120;
-  const colour = name => getComputedStyle(document.body).getPropertyValue(`--${name}`).trim();
-  const lines = [...shown.children].filter(one => !one.matches(".target"));
-  const sentences = [words("verdict"), words("exact"), `${partName(seen.part)}: ${words("cell")}`];
-  const left = Number(shown.getAttribute("width")) + 90, {keys, queries} = seen;
-  const widths = sentences.map(words => 40 + 10 * words.length);
-  const width = Math.max(left + 28 * keys.length + 20, ...widths);
-  const height = rest + Math.max(310, 60 + 28 * queries.length);
-  const style = `text { font: 14px system-ui, sans-serif; fill: ${colour("ink")}; text-anchor: middle }
-    line { stroke: ${colour("accent")}; stroke-linecap: round }
-    rect { fill: ${colour("accent")}; stroke: ${colour("edge")} }
-    .page { fill: ${colour("page")}; stroke: none }
-    .masked { fill: none; stroke: none } .origin { stroke: ${colour("bad")}; stroke-width: 3 }
-    .at { fill: ${colour("accent")}; font-weight: 700 } .says { fill: ${colour("quiet")} }
-    .key, .sentence { text-anchor: start } .query { text-anchor: end }
-    .first { font-size: 17px; font-weight: 700 }`;
-  return element("svg:svg", {
-    xmlns: "http://www.w3.org/2000/svg", width, height, viewBox: `0 0 ${width} ${height}`,
-  },
-  element("svg:title", {}, sentences.join("; ")), element("svg:style", {}, style),
-  element("svg:rect", {class: "page", width, height}),
-  ...sentences.map((words, i) => element("svg:text", {
-    class: `sentence ${i ? "" : "first"}`, x: 20, y: 32 + 24 * i,
-  }, words)),
-  element("svg:g", {transform: `translate(0 ${rest})`}, ...lines.map(line => line.cloneNode(true))),
-  ...gridInPicture(seen, left, rest + 40));
+  const style = getComputedStyle(document.body), colour = name => style.getPropertyValue(`--${name}`).trim();
+  const {part} = view(), drawing = byId("lines").cloneNode(true), size = byId("lines").viewBox.baseVal;
+  const sentences = [...["verdict", "exact"].map(id => byId(id).textContent),
+    `${sentence(partName(part))}: ${byId("cell").textContent}`];
+  const width = Math.max(size.width, ...sentences.map(words => 40 + 8 * words.length)), height = 120 + size.height;
+  const rules = [...document.styleSheets[0].cssRules].filter(({selectorText}) => /#lines |^\.chip/.test(selectorText));
+  Object.entries({x: 0, y: 110, width: size.width, height: size.height}).forEach(
+    ([name, value]) => drawing.setAttribute(name, value));
+  return element("svg:svg", {xmlns: "http://www.w3.org/2000/svg", width, height},
+    element("svg:title", {}, sentences.join("; ")),
+    element("svg:style", {}, `svg { ${["page", "ink", "light", "middle"].map(
+      name => `--${name}: ${colour(name)}`).join("; ")}; background: var(--page) }
+      .sentence { font: 14px system-ui, sans-serif; fill: var(--ink) } ${rules.map(rule => rule.cssText).join(" ")}`),
+    ...sentences.map((words, i) => element("svg:text", {class: "sentence", x: 20, y: 32 + 24 * i}, words)),
+    drawing);
 }
 
 function savePicture() {

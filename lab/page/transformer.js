@@ -91,7 +91,7 @@ function multiHeadAttention(pass, attention, kind, layer, x, starts, memory = x,
   const mixture = once(kept, `${name} mixture`, [x, key, value], () => {
     const query = linear(query_projection, x);
     const read = scaledDotProductAttention(query, key, value, starts, memoryStarts, config.num_heads, causal);
-    if (trace) ((trace[kind] ??= [])[layer] ??= []).push({query, key, value, weights: read.weights[0]});
+    if (trace) (trace[kind] ??= [])[layer] = {query, key, value, weights: read.weights[0]};
     return read.mixture;
   });
   const outputs = replaceOutputs(pass, mixture, kind, layer);
@@ -177,22 +177,20 @@ function forward(pass, inputs) {
     : decode(pass, inputs[1], encode(pass, inputs[0]), inputs[0]);
 }
 
-/** Greedy decoding of one source, [START, …, END]: the answer of at most maxNewTokens tokens, including END,
-   and the logits at each input token. */
-function generate({model, cuts, trace}, source, maxNewTokens) {
-  const pass = {model, cuts, trace, past: new Map(), kept: new Map()}, answer = [], logits = [];
+/** Greedy decoding of one source, [START, …, END]: at most maxNewTokens tokens, up to and including END. */
+function generate({model, cuts}, source, maxNewTokens) {
+  const pass = {model, cuts, past: new Map(), kept: new Map()}, answer = [];
   const isEncoderDecoder = model.config.architecture === "encoder-decoder";
-  const memory = isEncoderDecoder ? encode({model, cuts, trace}, [source]) : null;
+  const memory = isEncoderDecoder ? encode({model, cuts}, [source]) : null;
   let fresh = isEncoderDecoder ? [START] : source, from = 0;    // tokens not yet processed
   while (answer.length < maxNewTokens && answer.at(-1) !== END) {
-    const newLogits = isEncoderDecoder
+    const logits = isEncoderDecoder
       ? decode(pass, [fresh], memory, [source], from) : miniTransformer(pass, [fresh], from);
-    logits.push(...splitRows(newLogits, model.config.vocab_size));
-    const token = argmax(logits.at(-1));
+    const token = argmax(splitRows(logits, model.config.vocab_size).at(-1));
     if (token === PAD) break;
     answer.push(token);
     from += fresh.length;
     fresh = [token];
   }
-  return {answer, logits};
+  return answer;
 }

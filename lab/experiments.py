@@ -1,0 +1,160 @@
+"""The live page's experiments, each "predict, cut, look", worded from the measurements of a run."""
+
+from lab import ablation, heads
+from lab.evidence import Evidence
+from lab.heads import ALL_ATTENTION, Head, Part, describe_part
+from support.figure import percent, to_points
+from support.runs import Run
+
+ONE_POINT = 0.01                                            # of accuracy; less is "about the same"
+NEEDED = "the symbols that the answer needs"
+EFFECTS = {                                                 # what a run may lack, and the task that shows it
+    "a head that matters most without attending most": "reverse",
+    "two heads that replace each other": "reverse", "a model that needs no attention": "copy",
+}
+
+
+def name_part(run: Run, part: Part) -> str:
+    """Return the name of a part that is cut: all attention, layer 1, or layer 1, head 1 (finds END)."""
+    is_everything = not part or (len(part) == 1 and run.architecture != "encoder-decoder")
+    return "all attention" if is_everything else describe_part(run, part)
+
+
+def make_trial(run: Run, accuracy: float, *parts: Part) -> dict:
+    """Return a cut to try: its name, its parts, and the accuracy without them."""
+    name = " and ".join(name_part(run, part) for part in parts)
+    return {"name": name, "parts": parts, "correct": f"{percent(accuracy)} correct"}
+
+
+def capitalise(text: str) -> str:
+    return text[0].upper() + text[1:]
+
+
+def count_points(cost: float) -> str:
+    points = to_points(cost)
+    return f"{points} point" if abs(points) == 1 else f"{points} points"
+
+
+def most_important_other(evidence: Evidence) -> Head | None:
+    """Return the most important head apart from the one that attends most; None if that is unknown."""
+    others = [head for head in heads.list_heads(evidence.run.model) if head != evidence.top_head]
+    return min(others, key=evidence.accuracy_without, default=None) if evidence.top_head else None
+
+
+def compare_top_head(evidence: Evidence) -> dict | None:
+    """Compare the head that attends most to the needed symbols with the most important of the others."""
+    run, attention, top_head = evidence.run, evidence.attention, evidence.top_head
+    if not (other := most_important_other(evidence)):
+        return None
+    cost, other_cost = evidence.ablation_cost(top_head), evidence.ablation_cost(other)
+    if max(cost, other_cost) < ONE_POINT:
+        return None
+    with ablation.ablate(run.model, other):
+        without = heads.measure_attention(run, attention.source, attention.inputs, attention.targets)
+    (_, layer, head), readers = top_head, int((attention.mass > attention.threshold).sum())
+    mass, mass_without = attention.mass[layer, head].item(), without.mass[layer, head].item()
+    name, other_name = name_part(run, top_head), name_part(run, other)
+    answer = 1 if other_cost - cost > ONE_POINT else 0 if cost - other_cost > ONE_POINT else 2
+    findings, tells_length = [], False
+    if readers > 1 and cost <= ONE_POINT:
+        findings.append(f"{readers} heads attend mainly to the needed symbols, so the model can spare one.")
+    if mass - mass_without >= 0.1:
+        findings.append(
+            f"Without {other_name}, {name} spends {percent(mass_without)} of its attention there instead of "
+            f"{percent(mass)}: {other_name} helps it to find the position."
+        )
+        if tells_length := run.config.task == "reverse":
+            findings.append(
+                "That position depends on the length of the question: compare where "
+                f"{other_name} attends in a longer and a shorter one."
+            )
+    elif answer == 1:
+        findings.append(
+            f"Without {other_name}, {name} attends as before, so {other_name} must do something else."
+        )
+    return {
+        "title": "Does the head that attends most matter most?",
+        "intro": f"{capitalise(name)} spends {percent(mass)} of its attention on {NEEDED}, more than any "
+                 f"other head. Compare it with {other_name}.",
+        "question": "Which cut causes more mistakes?",
+        "options": [name, other_name, "both about the same"], "answer": answer,
+        "trials": [
+            make_trial(run, evidence.accuracy_without(part), part) for part in (top_head, other)
+        ],
+        "found": " ".join(findings), "look": [top_head, other], "tells_length": tells_length,
+    }
+
+
+def cut_all_attention(evidence: Evidence) -> dict:
+    """Ask how much is still correct without any attention, or without one kind of it."""
+    run, accuracy = evidence.run, evidence.accuracy_without(ALL_ATTENTION)
+    kinds = list(dict.fromkeys(head[:1] for head in heads.list_heads(run.model)))
+    is_needed = accuracy < evidence.accuracy
+    title, remaining = "Does it need attention at all?", percent(accuracy) if accuracy else "None"
+    found = (
+        "Nothing is lost: each position can produce its part of the answer without reading any other. "
+        "Attention maps show what heads read, not what the model uses."
+    )
+    if is_needed:
+        title = "Does anything work without attention?"
+        found = f"{remaining} of the answers are correct: a position cannot output what it has not read."
+    if is_needed and run.architecture == "encoder-decoder":
+        found += " Only cross-attention carries the question to the answer."
+    return {
+        "title": title,
+        "intro": "Attention is the only way in which information can move between positions.",
+        "question": "How many answers are still correct when all attention is cut?",
+        "options": ["as many as before", "some", "none"],
+        "answer": 0 if not is_needed else 1 if accuracy else 2,
+        "trials": [
+            make_trial(run, evidence.accuracy_without(part), part)
+            for part in (ALL_ATTENTION, *(kinds if len(kinds) > 1 else []))
+        ],
+        "found": found, "look": [], "tells_length": False,
+    }
+
+
+def cut_redundant_pair(evidence: Evidence) -> dict | None:
+    """Cut two heads that can each be spared, but not both."""
+    if not evidence.redundant_pair:
+        return None
+    run, (one, two, accuracy) = evidence.run, evidence.redundant_pair
+    costs = [evidence.ablation_cost(one), evidence.ablation_cost(two), evidence.accuracy - accuracy]
+    if costs[2] <= costs[0] + costs[1]:
+        return None
+    return {
+        "title": "Can two heads replace each other?",
+        "intro": f"Cut {name_part(run, one)} alone or {name_part(run, two)} alone, and next to nothing is "
+                 "lost.",
+        "question": "What if both are cut?",
+        "options": ["next to nothing is lost", "more is lost than by the two cuts taken separately"],
+        "answer": 1,
+        "trials": [
+            make_trial(run, evidence.accuracy_without(one), one),
+            make_trial(run, evidence.accuracy_without(two), two), make_trial(run, accuracy, one, two),
+        ],
+        "found": f"Cut alone, they cost {count_points(costs[0])} and {count_points(costs[1])}; cut together, "
+                 f"{count_points(costs[2])}. Each can do part of the other's work: they are redundant. So "
+                 "cutting one head alone understates what it does.",
+        "look": [one, two], "tells_length": False,
+    }
+
+
+def make_guide(evidence: Evidence) -> dict:
+    """Return the head to look at first, the experiments that show something, and what is seen elsewhere.
+
+    Without a correct answer, no cut can make a model worse, so there are no experiments.
+    """
+    top, everything, pair = None, None, None
+    if evidence.accuracy:
+        top, everything = compare_top_head(evidence), cut_all_attention(evidence)
+        pair = cut_redundant_pair(evidence)
+    shown = [top and top["answer"] == 1, pair, everything and everything["answer"] == 0]
+    elsewhere = {}
+    for (effect, task), is_shown in zip(EFFECTS.items(), shown, strict=True):
+        if not is_shown and (task, "encoder") != (evidence.run.config.task, evidence.run.architecture):
+            elsewhere.setdefault(task, []).append(effect)
+    return {
+        "top_head": evidence.top_head, "elsewhere": elsewhere,
+        "experiments": [experiment for experiment in (top, everything, pair) if experiment],
+    }
