@@ -67,68 +67,49 @@ function ask(model, content, answerLength, parts, mode) {
   return {answer, inputs, logits, trace: pass.trace};
 }
 
-/** Measure which sequences are still correct after cuts, a few at a time, so that the page stays responsive.
-
-    sequences are {inputs, targets}; report(id, correct) is called for each job with a list of booleans. The
-    newest urgent job comes first, and an older, unfinished one is dropped. */
-class Scorer {
-  constructor(model, sequences, report) {
-    Object.assign(this, {model, report, count: sequences.length, batches: [], jobs: [], urgent: null});
-    this.channel = new MessageChannel();                    // a message is quicker than a timeout
-    const tokens = ({inputs}) => inputs.flat().length, rows = [...sequences.keys()];
-    rows.sort((one, other) => tokens(sequences[one]) - tokens(sequences[other]));
-    for (let i = 0; i < rows.length; i += 8) {
-      const some = rows.slice(i, i + 8), chosen = some.map(row => sequences[row]);
-      const inputs = chosen[0].inputs.map((_, side) => chosen.map(sequence => sequence.inputs[side]));
-      const targets = chosen.map(sequence => sequence.targets);
-      this.batches.push({rows: some, inputs, targets, kept: new Map()});
-    }
+/** Group sequences {inputs, targets} of similar lengths by eight, so that a worker is never busy for long. */
+function makeBatches(sequences) {
+  const tokens = row => sequences[row].inputs.flat().length;
+  const rows = [...sequences.keys()].sort((one, other) => tokens(one) - tokens(other)), batches = [];
+  for (let i = 0; i < rows.length; i += 8) {
+    const some = rows.slice(i, i + 8), chosen = some.map(row => sequences[row]);
+    const inputs = chosen[0].inputs.map((_, side) => chosen.map(sequence => sequence.inputs[side]));
+    batches.push({rows: some, inputs, targets: chosen.map(({targets}) => targets), kept: new Map()});
   }
-
-  add(id, parts, mode, urgent) {
-    const cuts = makeCuts(this.model, parts, mode), correct = Array(this.count).fill(false);
-    const job = {id, cuts, correct, next: 0};
-    if (urgent) this.urgent = job;
-    else this.jobs.push(job);
-    if (!this.working) this.work();
-  }
-
-  async work() {
-    this.working = true;
-    while (this.urgent ?? this.jobs[0]) {
-      const job = this.urgent ?? this.jobs[0];
-      const batch = this.batches[job.next++];
-      if (batch) this.judge(batch, job);                    // there may be fewer than workers
-      if (job.next >= this.batches.length) {
-        if (job === this.urgent) this.urgent = null;
-        else this.jobs.shift();
-        this.report(job.id, job.correct);
-      }
-      await new Promise(resolve => {
-        this.channel.port1.onmessage = resolve;
-        this.channel.port2.postMessage(null);
-      });
-    }
-    this.working = false;
-  }
-
-  judge({rows, inputs, targets, kept}, {cuts, correct}) {
-    const {model} = this;
-    if (!kept.size) forward({model, cuts: new Map(), kept}, inputs);
-    const predictions = splitRows(forward({model, cuts, kept}, inputs), model.config.vocab_size).map(argmax);
-    let first = 0;                                          // row of a sequence
-    targets.forEach((tokens, n) => {
-      correct[rows[n]] = tokens.every((token, i) => [PAD, START, predictions[first + i]].includes(token));
-      first += tokens.length;
-    });
-  }
+  return batches;
 }
 
-/** A worker's loop: build the model and a Scorer, then take jobs and post back the results. */
+/** Note in `correct` which sequences of a batch the model gets right after cuts. */
+function judge(model, {rows, inputs, targets, kept}, {cuts, correct}) {
+  if (!kept.size) forward({model, cuts: new Map(), kept}, inputs);
+  const predictions = splitRows(forward({model, cuts, kept}, inputs), model.config.vocab_size).map(argmax);
+  let first = 0;                                            // row of a sequence
+  targets.forEach((tokens, n) => {
+    correct[rows[n]] = tokens.every((token, i) => [PAD, START, predictions[first + i]].includes(token));
+    first += tokens.length;
+  });
+}
+
+/** A worker: it receives a model and sequences, then jobs [id, parts, mode, isUrgent], and posts [id, correct].
+    The newest urgent job comes first, and an older, unfinished one is dropped. */
 function serve(scope) {
-  let scorer = null;
+  const {port1, port2} = new MessageChannel();              // a message is quicker than a timeout
+  let model, batches, jobs = [];
+  port1.onmessage = () => {
+    const [job] = jobs, batch = batches[job.next++];
+    if (batch) judge(model, batch, job);                    // there may be fewer than workers
+    if (job.next >= batches.length) {
+      jobs = jobs.filter(other => other !== job);
+      scope.postMessage([job.id, job.correct]);
+    }
+    if (jobs.length) port2.postMessage(null);
+  };
   scope.onmessage = ({data: {spec, numbers, sequences, job}}) => {
-    if (job) scorer.add(...job);
-    else scorer = new Scorer(buildModel(spec, numbers), sequences, (...report) => scope.postMessage(report));
+    if (spec) [model, batches] = [buildModel(spec, numbers), makeBatches(sequences)];
+    if (!job) return;
+    const [id, parts, mode, isUrgent] = job, isIdle = !jobs.length;
+    const added = {id, isUrgent, cuts: makeCuts(model, parts, mode), correct: [], next: 0};
+    jobs = isUrgent ? [added, ...jobs.filter(other => !other.isUrgent)] : [...jobs, added];
+    if (isIdle) port2.postMessage(null);
   };
 }

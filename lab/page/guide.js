@@ -12,8 +12,7 @@ function describeElsewhere([task, effects]) {
 
 // ---------------------------------------------------------------- progress, kept when the page is reloaded
 
-const checksum = numbers.reduce((sum, x) => sum + Math.abs(x), 0);      // other weights, other experiments
-const STORAGE_KEY = `explorer ${data.task} ${architecture} ${checksum}`;
+const STORAGE_KEY = `explorer ${data.checks[0].logits.slice(0, 99)}`;   // other weights, other experiments
 const progress = experiments.map(() => ({guess: null, done: []}));
 let current = 0;                                            // the experiment that is shown
 try {
@@ -31,13 +30,9 @@ const acting = action => () => {
   renderScore();
 };
 
-const keysOfTrial = ({parts}) => parts.flatMap(part => listHeads(model, part)).map(keyOf);
-
 /** Whether an experiment waits for a prediction about the current cuts. */
-function isAskingAbout({trials}, number) {
-  const now = jobOf("", state.cut);
-  return progress[number].guess === null && trials.some(trial => jobOf("", keysOfTrial(trial)) === now);
-}
+const isAskingAbout = ({trials}, number) => progress[number].guess === null
+  && trials.some(({parts}) => jobOf("", parts) === jobOf("", state.cut.map(partOf)));
 
 // ---------------------------------------------------------------- how they are shown
 
@@ -74,7 +69,7 @@ function makeSteps({intro, question, options, trials, look, tells_length: tellsL
       ...trials.map((trial, i) => button("try", "", acting(() => {
         kept.done[i] = true;
         if (data.guide.top_head) change({chosen: data.guide.top_head, pointed: null, cell: null});
-        cutHeads(keysOfTrial(trial), "zero");
+        cutHeads(trial.parts.flatMap(part => listHeads(model, part)).map(keyOf), "zero");
         reveal("asking");
       })))),
     element("div", {className: "looks"}, element("b", {}, "Look. "),

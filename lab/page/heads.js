@@ -36,10 +36,10 @@ function costInPoints(count) {
   return Math.sign(lost) * (lost && Math.max(1, Math.floor(Math.abs(lost) + .5 + 1e-9)));
 }
 
-/** The number of sequences that are correct without a part, in the current mode; undefined if not measured. */
-function countWithout(part, mode = state.mode) {
-  if (mode === "zero") return correctWithout.get(keyOf(part));
-  return correctByJob[jobOf(mode, listHeads(model, part).map(keyOf))]?.filter(Boolean).length;
+/** The number of sequences that are correct without a part; undefined if not measured yet. */
+function countWithout(part) {
+  if (state.mode === "zero") return correctWithout.get(keyOf(part));
+  return correctByJob[jobOf("mean", [part])]?.filter(Boolean).length;
 }
 
 function cutButton(part) {

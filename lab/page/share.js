@@ -85,8 +85,9 @@ function picture() {
     `${sentence(partName(part))}: ${byId("cell").textContent}`];
   const width = Math.max(size.width, ...sentences.map(words => 40 + 8 * words.length)), height = 120 + size.height;
   const rules = [...document.styleSheets[0].cssRules].filter(({selectorText}) => /#lines |^\.chip/.test(selectorText));
-  Object.entries({x: 0, y: 110, width: size.width, height: size.height}).forEach(
-    ([name, value]) => drawing.setAttribute(name, value));
+  for (const [name, value] of Object.entries({y: 110, width: size.width, height: size.height})) {
+    drawing.setAttribute(name, value);
+  }
   return element("svg:svg", {xmlns: "http://www.w3.org/2000/svg", width, height},
     element("svg:title", {}, sentences.join("; ")),
     element("svg:style", {}, `svg { ${["page", "ink", "light", "middle"].map(
