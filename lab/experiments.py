@@ -1,5 +1,7 @@
 """The live page's experiments, each "predict, cut, look", worded from the measurements of a run."""
 
+import html
+
 from lab import ablation, heads
 from lab.evidence import Evidence
 from lab.heads import ALL_ATTENTION, Head, Part, describe_part
@@ -158,3 +160,26 @@ def make_guide(evidence: Evidence) -> dict:
         "top_head": evidence.top_head, "elsewhere": elsewhere,
         "experiments": [experiment for experiment in (top, everything, pair) if experiment],
     }
+
+
+def make_worksheet(experiments: list[dict]) -> tuple[str, str]:
+    """Return the experiments as a worksheet to fill in, and their answers, both as HTML."""
+    sheet, answers = "", ""
+    for number, experiment in enumerate(experiments, 1):
+        texts = {name: html.escape(experiment[name]) for name in ("title", "intro", "question", "found")}
+        options = [html.escape(option) for option in experiment["options"]]
+        trials = [(html.escape(trial["name"]), trial["correct"]) for trial in experiment["trials"]]
+        heading = f"<h3>{number}. {texts['title']}</h3>"
+        boxes = " ".join(f"<span>☐ {option}</span>" for option in options)
+        blanks = " ".join(f"<span>Without {name}: _____ % correct.</span>" for name, _ in trials)
+        measured = " ".join(f"Without {name}: {html.escape(correct)}." for name, correct in trials)
+        sheet += (
+            f"{heading}<p>{texts['intro']}</p><p><b>Predict.</b> {texts['question']} {boxes}</p>"
+            f"<p><b>Cut.</b> {blanks}</p><p><b>Look.</b> What I saw, and why I think it happened:</p>"
+            '<div class="room"></div>\n'
+        )
+        answers += (
+            f"{heading}<p><b>Answer:</b> {options[experiment['answer']]}. <b>Measured:</b> {measured} "
+            f"{texts['found']}</p>\n"
+        )
+    return sheet, answers

@@ -23,7 +23,7 @@ from torch import Tensor
 from data import END, TASKS, alphabet, exact_match, token_name
 from lab import ablation, heads
 from lab.evidence import Evidence, find_answer_lengths
-from lab.experiments import make_guide, name_part
+from lab.experiments import make_guide, make_worksheet, name_part
 from support.config import TEST_SEQUENCES, format_test_size
 from support.figure import percent
 from support.files import write_text
@@ -56,14 +56,19 @@ def pair_with_answers(task: str, contents: Iterable[Tensor]) -> list[list[list[i
     return [[content.tolist(), TASKS[task].answer(content[None])[0].tolist()] for content in contents]
 
 
+def format_range(names: list[str]) -> str:
+    """Return the names of all symbols, shortened to 4 … 19 if they are numbers."""
+    return f"{names[0]} … {names[-1]}" if names[-1].isdigit() else " ".join(names)
+
+
 def pick_examples(run: Run, lengths: dict[int, int]) -> list[list]:
-    """Return example questions with answers and notes: long, short, and beyond the training lengths."""
+    """Return example questions, their answers and labels: long, short, and longer than in training."""
     trained = run.config.lengths()
     longer = [length for length in lengths if length > run.config.seq_len][:1]
-    notes = {trained[-1]: "", trained[len(trained) // 3]: ""}
-    notes |= dict.fromkeys(longer, "beyond the training lengths")
-    pairs = pair_with_answers(run.config.task, (heads.pick_clear_example(run, length) for length in notes))
-    return [[*pair, note] for pair, note in zip(pairs, notes.values(), strict=True)]
+    labels = {trained[-1]: "long", trained[len(trained) // 3]: "short"}
+    labels |= dict.fromkeys(longer, "beyond training")
+    pairs = pair_with_answers(run.config.task, (heads.pick_clear_example(run, length) for length in labels))
+    return [[*pair, label] for pair, label in zip(pairs, labels.values(), strict=True)]
 
 
 def compute_checks(run: Run, means: dict[heads.Head, Tensor]) -> list[dict]:
@@ -90,6 +95,7 @@ def compute_checks(run: Run, means: dict[heads.Head, Tensor]) -> list[dict]:
 def collect_page_data(run: Run, evidence: Evidence) -> tuple[dict, str]:
     """Return the page's data about the run, and all model parameters in base64."""
     config, task, model = run.config, run.config.task, run.model
+    symbols = alphabet(task, config.vocab_size)
     means = ablation.mean_head_outputs(run)
     means = {head: mean.half().float() for head, mean in means.items()}
     lengths = find_answer_lengths(run, len(model.positional_encoding.encoding))
@@ -99,11 +105,11 @@ def collect_page_data(run: Run, evidence: Evidence) -> tuple[dict, str]:
     correct = {part: ablation.correct_by_margin(x) for part, x in evidence.logit_margins.items()}
     num_correct = {part: int(correct[part].sum()) for part in correct}
     data = {
-        "task": task, "architecture": run.architecture, "config": asdict(config),
-        "tensors": [[name, x.numel()] for name, x in tensors.items()],
+        "task": task, "config": asdict(config), "tensors": [[name, x.numel()] for name, x in tensors.items()],
         "token_names": [token_name(token, task) for token in range(config.vocab_size)],
-        "symbols": alphabet(task, config.vocab_size), "format_hint": TASKS[task].format_hint,
-        "answer_lengths": lengths, "examples": pick_examples(run, lengths),
+        "symbols": symbols, "symbol_range": format_range([token_name(token, task) for token in symbols]),
+        "format_hint": TASKS[task].format_hint, "answer_lengths": lengths,
+        "examples": pick_examples(run, lengths),
         "unseen": pair_with_answers(task, (row[row > END] for row in evidence.source)),     # their content
         "checks": compute_checks(run, means), "guide": make_guide(evidence),
         "num_correct": num_correct.pop(ablation.NOTHING),
@@ -135,10 +141,11 @@ def render_page(run: Run, evidence: Evidence) -> str:
     )
     sources = [ASSETS / "explorer.html", *ASSETS.glob("*.css"), *ASSETS.glob("*.js")]
     parts = {path.name: path.read_text(encoding="utf-8") for path in sources}
+    worksheet, solutions = make_worksheet(data["guide"]["experiments"])
     return render_template(parts["explorer.html"], parts | {
         "title": html.escape(f"Take this Transformer apart: {run.config.name}"),
-        "name": html.escape(run.config.name),
-        "about": about, "data": json.dumps(data).replace("<", "\\u003c"), "weights": weights,
+        "name": html.escape(run.config.name), "about": about, "worksheet": worksheet, "answers": solutions,
+        "data": json.dumps(data).replace("<", "\\u003c"), "weights": weights,
     })
 
 

@@ -54,7 +54,8 @@ function makeCuts(model, parts, mode = "zero") {
    answerLength + 1 tokens. Also returns the logits, one row per token of the last input sequence. For each
    kind and layer, it returns the queries, keys, values and weights[head], (T, S). */
 function ask(model, content, answerLength, parts, mode) {
-  const {architecture, vocab_size} = model.config, pass = {model, cuts: makeCuts(model, parts, mode), trace: {}};
+  const {architecture, vocab_size} = model.config;
+  const pass = {model, cuts: makeCuts(model, parts, mode), trace: {}};
   let answer = Array(answerLength).fill(MASK);
   if (architecture !== "encoder") answer = generate(pass, [START, ...content, END], answerLength + 1);
   const read = answer.at(-1) === END ? answer.slice(0, -1) : answer.slice(0, answerLength);
@@ -90,8 +91,8 @@ function judge(model, {rows, inputs, targets, kept}, {cuts, correct}) {
   });
 }
 
-/** A worker: it receives a model and sequences, then jobs [id, parts, mode, isUrgent], and posts [id, correct].
-    The newest urgent job comes first, and an older, unfinished one is dropped. */
+/** A worker: it receives a model and sequences, then jobs [id, parts, mode, isUrgent], and posts [id,
+    correct]. The newest urgent job comes first, and an older, unfinished one is dropped. */
 function serve(scope) {
   const {port1, port2} = new MessageChannel();              // a message is quicker than a timeout
   let model, batches, jobs = [];

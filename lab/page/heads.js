@@ -52,7 +52,7 @@ function cutButton(part) {
 function renderCosts() {
   const waiting = progress.filter(({guess}) => guess === null).length;
   for (const [key, button] of Object.entries(cutButtons)) {
-    const part = key ? partOf(key) : [], count = countWithout(part), lost = costInPoints(count);
+    const part = partOf(key), count = countWithout(part), lost = costInPoints(count);
     const cost = count === undefined ? "…" : lost ? `${lost > 0 ? "−" : "+"}${Math.abs(lost)}` : "0";
     button.textContent = `✂${key ? "" : " all"}${waiting ? "" : ` ${cost}`}`;
     button.setAttribute("aria-label", `${button.textContent}: cut ${partName(part)}`);
@@ -114,9 +114,8 @@ function renderHeads() {
     button.classList.toggle("gone", state.cut.includes(key));
   }
   for (const [key, button] of Object.entries(cutButtons)) {
-    button.setAttribute("aria-pressed", isCut(key ? partOf(key) : []));
+    button.setAttribute("aria-pressed", isCut(partOf(key)));
   }
   document.querySelector(`[name="mode"][value="${state.mode}"]`).checked = true;
-  byId("undo").disabled = !state.earlier.length;
   byId("restore").disabled = !state.cut.length;
 }

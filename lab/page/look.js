@@ -1,5 +1,4 @@
-/* One head: its weights as lines between tokens and as a grid, and the numbers inside one cell. All three
-   show the same view, so that a mark in one appears in the others. */
+/* One head: which cell is marked, how its answer is stepped through, and the numbers inside the cell. */
 "use strict";
 
 /** Whether the prediction at this query of the answering kind comes from this key; keys start with START. */
@@ -38,8 +37,7 @@ function renderHead() {
   const hasSources = kind === sourceKind && asked.answerSources.length;
   byId("caption").textContent = hasSources ? "Outlined: where the answer comes from."
     : kind === "decoder" ? "Hatched: later tokens, which are masked." : "";
-  renderLines(seen);
-  renderGrid(seen);
+  renderMaps(seen);
   renderNumbers(seen);
 }
 
@@ -88,97 +86,6 @@ function moveCell(event) {
   const cell = [query + move[0], key + move[1]], isInside = cell[0] in queries && cell[1] in keys;
   if (isInside && cell[0] < shown && !isMasked(kind, ...cell)) change({cell});
   byId("grid").querySelector("td.at").focus();
-}
-
-// ---------------------------------------------------------------- lines and grid
-
-/* Both are rebuilt only if their size changes; otherwise their parts are updated, so that a change of weights
-   moves lines and colours gradually. */
-let lines = {}, grid = {};
-
-const isSameSize = (drawn, keys, queries) => drawn.keys === keys.length && drawn.queries === queries.length;
-const GAP = 40, LEFT = 58, HEIGHT = 284;                                  // between tokens, and for the names of the rows
-
-/** Keys at the top, queries at the bottom, and the model's output below them. */
-function makeLines(keys, queries) {
-  const x = i => LEFT + GAP * (i + .5), svg = byId("lines");
-  const chips = (tokens, y) => tokens.map((_, i) => element("svg:g", {},
-    element("svg:rect", {x: x(i) - 17, y, width: 34, height: 22, rx: 5}),
-    element("svg:text", {x: x(i), y: y + 15})));
-  const cells = queries.map((_, q) => keys.map((_, k) => {
-    const ends = {x1: x(k), y1: 26, x2: x(q), y2: 228};
-    return [element("svg:line", {class: "line", ...ends}),
-      element("svg:line", {class: "target", ...ends, ...cellHandlers(q, k)})];          // wide, invisible
-  }));
-  const rows = [chips(keys, 2), chips(queries, 230), chips(queries, 260)];
-  const width = LEFT + GAP * Math.max(keys.length, queries.length);
-  svg.setAttribute("viewBox", `0 0 ${width} ${HEIGHT}`);
-  byId("lines-box").style.setProperty("--ratio", width / HEIGHT);
-  svg.replaceChildren(...cells.flat().map(([line]) => line), ...rows.flat(),
-    ...cells.flat().map(([, target]) => target));
-  lines = {keys: keys.length, queries: queries.length, cells, rows};
-}
-
-function renderLines({keys, queries, rows, says, shown, query, key}) {
-  if (!isSameSize(lines, keys, queries)) makeLines(keys, queries);
-  const {answer, first} = asked, outputs = queries.map((_, q) => says ? answer[q - first] : undefined);
-  const show = (group, token, isAt, isShown) => {
-    group.setAttribute("class", `chip ${isAt ? "at" : ""} ${nameOf(token ?? 0).length > 2 ? "long" : ""}`);
-    group.setAttribute("visibility", token === undefined || !isShown ? "hidden" : "visible");
-    group.style = "";
-    Object.entries(tokenStyle(token)).forEach(([name, value]) => group.style.setProperty(name, value));
-    group.lastChild.textContent = token === undefined ? "" : nameOf(token);
-  };
-  byId("output-name").classList.toggle("later", !says);
-  [keys, queries, outputs].forEach((tokens, row) => tokens.forEach(
-    (token, i) => show(lines.rows[row][i], token, [key, query][row] === i, !row || i < shown)));
-  lines.cells.forEach((cells, q) => cells.forEach(([line, target], k) => {
-    const weight = q < shown ? rows[q][k] : 0, isDrawn = weight >= .02, isAt = q === query && k === key;
-    line.style.strokeWidth = 1 + 5 * weight;
-    line.style.strokeOpacity = isDrawn ? isAt ? 1 : .15 + .7 * weight : 0;
-    line.style.setProperty("--hue", tokenStyle(keys[k])["--hue"] ?? 0);
-    line.style.setProperty("--chroma", tokenStyle(keys[k])["--chroma"] ?? 0);
-    target.setAttribute("pointer-events", isDrawn ? "stroke" : "none");
-  }));
-}
-
-function makeGrid(keys, queries) {
-  const heading = scope => element("th", {scope}, element("b", {className: "chip"}));
-  const columns = keys.map(() => heading("col")), rows = queries.map(() => heading("row"));
-  const cells = queries.map((_, q) => keys.map(
-    (_, k) => element("td", {role: "gridcell", ...cellHandlers(q, k)})));
-  byId("grid").replaceChildren(element("tr", {}, element("td"), ...columns),
-    ...cells.map((row, q) => element("tr", {}, rows[q], ...row)));
-  byId("grid").style.setProperty("--keys", keys.length);
-  byId("grid").style.setProperty("--queries", queries.length);
-  grid = {keys: keys.length, queries: queries.length, columns, rows, cells};
-}
-
-function renderGrid({part, kind, keys, queries, rows, shown, query, key}) {
-  if (!isSameSize(grid, keys, queries)) makeGrid(keys, queries);
-  const name = (heading, token, isAt, text) => {
-    const made = chip(token);
-    made.textContent = text;
-    heading.replaceChildren(made);
-    heading.classList.toggle("at", isAt);
-  };
-  const short = {[START]: "S", [END]: "E"};                 // columns are narrow
-  keys.forEach((token, k) => name(grid.columns[k], token, k === key, short[token] ?? nameOf(token)));
-  queries.forEach((token, q) => name(grid.rows[q], token, q === query, nameOf(token)));
-  grid.cells.forEach((cells, q) => cells.forEach((cell, k) => {
-    const isAt = q === query && k === key, masked = isMasked(kind, q, k);
-    const isOutlined = kind === sourceKind && isAnswerSource(q, k);
-    cell.title = masked
-      ? `${nameOf(queries[q])} cannot attend to ${nameOf(keys[k])}, which comes later (masked)`
-      : `${nameOf(queries[q])} attends to ${nameOf(keys[k])}: ${rows[q][k].toFixed(3)}`
-        + (isOutlined ? ", where the correct answer comes from" : "");
-    cell.setAttribute("aria-label", cell.title);
-    cell.className = `${masked ? "masked" : ""} ${isAt ? "at" : ""} ${isOutlined ? "origin" : ""}`;
-    cell.style.setProperty("--w", rows[q][k]);
-    cell.tabIndex = isAt ? 0 : -1;
-    cell.parentElement.classList.toggle("later", q >= shown);
-  }));
-  byId("grid").setAttribute("aria-label", `attention weights of ${partName(part)}: a row for each query`);
 }
 
 /** Show the arithmetic of the marked cell in place of the heads, or these again. */

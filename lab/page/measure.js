@@ -3,6 +3,7 @@
 
 const workerCount = Math.max(2, Math.min(4, navigator.hardwareConcurrency));        // each takes a part
 const workers = [], partial = {}, correctByJob = {};        // by job: workers' results; which are correct
+const measured = new Set();                                 // the modes in which each cut was measured
 let measuring = null;                                       // the job of the current state
 
 /** The name of a measurement; parts with the same heads share one. */
@@ -35,9 +36,10 @@ function takeResult(number, job, flags) {
   if (job.startsWith("mean")) renderCosts();
 }
 
-/** Have each single cut measured in a mode. */
+/** Have each single cut measured in a mode, once. */
 function measureEach(mode) {
-  const jobs = new Map(data.ablations.map(([part]) => [jobOf(mode, [part]), part]));
+  const jobs = measured.has(mode) ? [] : new Map(data.ablations.map(([part]) => [jobOf(mode, [part]), part]));
+  measured.add(mode);
   for (const [job, part] of jobs) {
     for (const worker of workers) worker.postMessage({job: [job, [part], mode, false]});
   }
@@ -46,7 +48,9 @@ function measureEach(mode) {
 /** Have the current cuts measured ahead of the workers' other jobs. */
 function measure() {
   const job = currentJob();
-  if (correctByJob[job] || job === measuring || !workers.length) return;
+  if (!workers.length) return;
+  measureEach(state.mode);
+  if (correctByJob[job] || job === measuring) return;
   measuring = job;
   for (const worker of workers) worker.postMessage({job: [job, state.cut.map(partOf), state.mode, true]});
 }
@@ -58,7 +62,7 @@ const byLength = flags => [...new Set(lengthsAsked)].sort((one, other) => one - 
 function renderScore() {
   const asks = experiments.findIndex(isAskingAbout), flags = asks < 0 ? correctByJob[currentJob()] : null;
   const {before} = state, earlier = before && correctByJob[jobOf(before.mode, before.cut.map(partOf))];
-  const unseen = explain(element("dfn", {"data-means": "None was seen during training."}, "unseen"));
+  const unseen = element("dfn", {tabIndex: 0, "data-means": "None was seen during training."}, "unseen");
   byId("exact").replaceChildren(...asks >= 0
     ? [`Experiment ${asks + 1} asks about this cut. Predict first, then its effect appears here.`]
     : [element("b", {}, flags ? percent(fractionOf(flags)) : "…"), ` of ${data.unseen.length} `, unseen,

@@ -12,7 +12,7 @@ const partName = part => partNames.get(keyOf(part));        // layers and heads 
 
 const state = {
   content: data.examples[0][0], mode: "zero",
-  cut: [], earlier: [],                                     // heads as "kind.layer.head"; earlier cuts
+  cut: [],                                                  // heads as "kind.layer.head"
   before: null,                                             // {mode, cut} before the last cut
   chosen: null, pointed: null,                              // the head on view, and the one pointed at
   cell: null, step: null,                                   // [query, key], and the number of answer tokens
@@ -21,7 +21,7 @@ let asked = null;                                           // the model's outpu
 
 const nameOf = token => data.token_names[token] ?? String(token);
 const textOf = tokens => tokens.map(nameOf).join(" ");
-const partOf = key => key.split(".").map((word, i) => i ? Number(word) : word);
+const partOf = key => key ? key.split(".").map((word, i) => i ? Number(word) : word) : [];
 const sentence = words => words[0].toUpperCase() + words.slice(1);
 const shorten = word => word.length > 20 ? `${word.slice(0, 20)}…` : word;
 
@@ -32,10 +32,10 @@ function percent(fraction) {
   return `${rounded === 100 && fraction < 1 ? 99 : rounded}%`;
 }
 
-/** The style that gives a token its colour: one hue for each symbol, none for START and END. */
+/** The style that gives a token its colour: one hue for each symbol, grey for START and END. */
 function tokenStyle(token) {
   const at = data.symbols.indexOf(token);
-  return at < 0 ? {} : {"--hue": 20 + 310 * at / data.symbols.length, "--chroma": 1};
+  return {"--hue": 20 + 310 * at / data.symbols.length, "--chroma": at < 0 ? 0 : 1};
 }
 
 /** Make an element: properties with a dash are attributes, those with two dashes style variables. */
@@ -51,22 +51,6 @@ function element(tag, properties = {}, ...children) {
   return made;
 }
 
-/** Let a term explain itself when it is pointed at or has the focus. */
-function explain(term) {
-  const tip = byId("tip");
-  const show = () => {
-    const {left, bottom} = term.getBoundingClientRect();
-    tip.textContent = term.dataset.means;
-    tip.hidden = false;
-    tip.style.left = `${Math.max(8, Math.min(left, innerWidth - tip.offsetWidth - 8))}px`;
-    tip.style.top = `${bottom + 6}px`;
-  };
-  const hide = () => { tip.hidden = true; };
-  Object.assign(term, {tabIndex: 0, onpointerenter: show, onfocus: show, onpointerleave: hide, onblur: hide});
-  term.setAttribute("aria-describedby", "tip");
-  return term;
-}
-
 // ---------------------------------------------------------------- questions
 
 /** The rule for correct answers: the task's own, if it answers the unseen questions like data.py. */
@@ -78,20 +62,14 @@ const known = new Map([...data.unseen, ...data.examples].map(
   ([content, answer]) => [content.join(), answer]));
 const correctAnswer = content => rule ? rule(content) : known.get(content.join());
 
-/** Name all symbols. */
-function range() {
-  const names = data.symbols.map(nameOf);
-  return /^\d+$/.test(names.at(-1)) ? `${names[0]} … ${names.at(-1)}` : names.join(" ");
-}
-
 /** Throw a one-line error if this is not a valid question. */
 function check(content) {
-  const {task, format_hint: hint, symbols, answer_lengths: lengths} = data;
+  const {task, format_hint: hint, symbols, symbol_range: range, answer_lengths: lengths} = data;
   const most = Number(Object.keys(lengths).at(-1));
   const problems = [
     [!content.length,
-      `type a question: ${hint === "other symbols" ? `any of the symbols ${range()}` : hint}`],
-    [!content.every(token => symbols.includes(token)), `not all tokens are symbols of ${task}: ${range()}`],
+      `type a question: ${hint === "other symbols" ? `any of the symbols ${range}` : hint}`],
+    [!content.every(token => symbols.includes(token)), `not all tokens are symbols of ${task}: ${range}`],
     [content.length > most,
       `${content.length} symbols are too many: this model has positions for at most ${most}`],
     [rule && !isValid(content), `${textOf(content)} is not a valid question for ${task}; write ${hint}`],
@@ -105,7 +83,8 @@ function parse(text) {
   const names = data.symbols.map(nameOf), short = names.every(name => name.length === 1);
   const words = text.trim().split(short ? /\s*/ : /[\s,]+/).filter(word => word);
   const stranger = words.find(word => !names.includes(word));
-  if (stranger) throw new Error(`${shorten(stranger)} is not a symbol of ${data.task}; choose from ${range()}`);
+  const {task, symbol_range: range} = data;
+  if (stranger) throw new Error(`${shorten(stranger)} is not a symbol of ${task}; choose from ${range}`);
   return words.map(word => data.symbols[names.indexOf(word)]);
 }
 
@@ -131,7 +110,8 @@ window.explorer = {
 // ---------------------------------------------------------------- changes
 
 function change(changes) {
-  const {mode, cut} = state, isAsked = "content" in changes, isCutting = "cut" in changes || "mode" in changes;
+  const {mode, cut} = state, isAsked = "content" in changes;
+  const isCutting = "cut" in changes || "mode" in changes;
   const before = isCutting ? {before: {mode, cut}} : {};
   Object.assign(state, isAsked ? {step: null, cell: null} : {}, before, changes);
   if (!asked || isAsked || isCutting) {
@@ -147,6 +127,7 @@ function change(changes) {
     renderAnswer();
     renderScore();
     renderHeads();
+    renderCosts();
   }
   renderHead();
   linkLater();
@@ -181,11 +162,7 @@ const isCut = part => listHeads(model, part).every(head => state.cut.includes(ke
 /** Cut all heads of a part, or restore them if all are cut. */
 function toggle(part) {
   const heads = listHeads(model, part).map(keyOf), others = state.cut.filter(head => !heads.includes(head));
-  cutHeads(isCut(part) ? others : [...others, ...heads]);
-}
-
-function cutHeads(cut, mode = state.mode) {
-  change({cut, mode, earlier: [...state.earlier, state.cut]});
+  change({cut: isCut(part) ? others : [...others, ...heads]});
 }
 
 /** Scroll just as far as needed to see a part of the page. */

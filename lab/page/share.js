@@ -38,12 +38,13 @@ function followLink() {
     const [row, column] = (link.get("cell") ?? "").split(".").map(text => parseInt(text) - 1);
     change({
       content, mode: link.get("mode") === "mean" ? "mean" : "zero",
-      cut: [...cut].map(parseHeadInLink).map(keyOf), earlier: [], pointed: null,
+      cut: [...cut].map(parseHeadInLink).map(keyOf), pointed: null,
       chosen: link.has("head") ? parseHeadInLink(link.get("head")) : null,
       step: Math.max(0, parseInt(link.get("step"))) || null,
       cell: row >= 0 && column >= 0 ? [row, column] : null,
     });
     problem("");
+    if (state.cell) reveal("looking");
   } catch (error) {
     if (!asked) change({});
     problem(`This link does not fit this model: ${error.message}`);
@@ -51,28 +52,15 @@ function followLink() {
   byId("question").value = textOf(state.content);
 }
 
-let written = null, writing = null;                         // the fragment in the address bar, and a timer
+let written, writing;                                       // the fragment in the address bar, and a timer
 
 /** Put the state into the address bar shortly after the last change: browsers refuse frequent updates. */
 function linkLater() {
   written ??= fragment();                                   // a newly opened page needs none
   clearTimeout(writing);
-  writing = setTimeout(() => fragment() !== written && writeLink(), 300);
-}
-
-function writeLink() {
-  written = fragment();
-  history.replaceState(null, "", written);
-}
-
-async function copyLink() {
-  writeLink();
-  try {
-    await navigator.clipboard.writeText(location.href);
-    byId("shared").textContent = "Link copied.";
-  } catch {                                                 // the browser does not allow it
-    byId("shared").textContent = "Could not copy; please copy the link from the address bar.";
-  }
+  writing = setTimeout(() => {
+    if (fragment() !== written) history.replaceState(null, "", written = fragment());
+  }, 300);
 }
 
 // ---------------------------------------------------------------- the picture
@@ -83,24 +71,25 @@ function picture() {
   const {part} = view(), drawing = byId("lines").cloneNode(true), size = byId("lines").viewBox.baseVal;
   const sentences = [...["verdict", "exact"].map(id => byId(id).textContent),
     `${sentence(partName(part))}: ${byId("cell").textContent}`];
-  const width = Math.max(size.width, ...sentences.map(words => 40 + 8 * words.length)), height = 120 + size.height;
-  const rules = [...document.styleSheets[0].cssRules].filter(({selectorText}) => /#lines |^\.chip/.test(selectorText));
+  const width = Math.max(size.width, ...sentences.map(words => 40 + 8 * words.length));
+  const rules = [...document.styleSheets[0].cssRules].filter(
+    ({selectorText}) => /#lines |^\.chip/.test(selectorText)).map(({cssText}) => cssText);
+  const colours = ["page", "ink", "light", "middle"].map(name => `--${name}: ${colour(name)}`).join("; ");
   for (const [name, value] of Object.entries({y: 110, width: size.width, height: size.height})) {
     drawing.setAttribute(name, value);
   }
-  return element("svg:svg", {xmlns: "http://www.w3.org/2000/svg", width, height},
+  return element("svg:svg", {xmlns: "http://www.w3.org/2000/svg", width, height: 120 + size.height},
     element("svg:title", {}, sentences.join("; ")),
-    element("svg:style", {}, `svg { ${["page", "ink", "light", "middle"].map(
-      name => `--${name}: ${colour(name)}`).join("; ")}; background: var(--page) }
-      .sentence { font: 14px system-ui, sans-serif; fill: var(--ink) } ${rules.map(rule => rule.cssText).join(" ")}`),
+    element("svg:style", {}, `svg { ${colours}; background: var(--page) }
+      .sentence { font: 14px system-ui, sans-serif; fill: var(--ink) } ${rules.join(" ")}`),
     ...sentences.map((words, i) => element("svg:text", {class: "sentence", x: 20, y: 32 + 24 * i}, words)),
     drawing);
 }
 
 function savePicture() {
-  const text = new XMLSerializer().serializeToString(picture()), {architecture, task} = data;
+  const text = new XMLSerializer().serializeToString(picture());
   const file = URL.createObjectURL(new Blob([text], {type: "image/svg+xml"}));
-  const name = `${task}_${architecture}_${formatInLink(view().part)}.svg`;
+  const name = `${data.task}_${architecture}_${formatInLink(view().part)}.svg`;
   element("a", {href: file, download: name}).click();
   byId("shared").textContent = `Saved as ${name}.`;
 }

@@ -5,36 +5,30 @@ function start() {
   const button = (text, onclick, properties) =>
     element("button", {type: "button", onclick, ...properties}, text);
   const question = byId("question");
+  const append = token => write(`${question.value.trim()} ${nameOf(token)}`.trim());
   makeHeads();
-  const symbols = data.symbols.map(token => button(nameOf(token),
-    () => write(`${question.value.trim()} ${nameOf(token)}`.trim()), {className: "chip", ...tokenStyle(token)}));
+  const symbols = data.symbols.map(
+    token => button(nameOf(token), () => append(token), {className: "chip", ...tokenStyle(token)}));
   byId("symbols").append(...symbols);
   makeOneTabStop(byId("symbols"), [symbols]);
-  byId("examples").append(...data.examples.map(([content, , note], i) =>
-    button(note ? "too long" : i ? "short" : "long", () => write(textOf(content)), {title: note || textOf(content)})));
+  byId("examples").append(...data.examples.map(
+    ([content, , label]) => button(label, () => write(textOf(content)))));
   const actions = {
-    "ask-wrong": askWrong, "cut-all": () => toggle([]), restore: () => cutHeads([]), play,
+    "ask-wrong": askWrong, "cut-all": () => toggle([]), restore: () => change({cut: []}), play,
     delete: () => write(question.value.trim().split(/\s+/).slice(0, -1).join(" ")),
-    undo: () => change({cut: state.earlier.at(-1), earlier: state.earlier.slice(0, -1)}),
     back: () => stepTo((state.step ?? asked.answer.length) - 1),
     forward: () => stepTo((state.step ?? 0) + 1),
-    "show-numbers": toggleNumbers, "copy-link": copyLink, "save-picture": savePicture,
+    "show-numbers": toggleNumbers, "save-picture": savePicture,
     present: () => byId("present").setAttribute("aria-pressed", document.body.classList.toggle("present")),
   };
   for (const [id, action] of Object.entries(actions)) byId(id).onclick = action;
   question.oninput = () => askText(question.value);
-  byId("modes").onchange = event => {
-    change({mode: event.target.value});
-    if (state.mode === "mean") measureEach("mean");
-    renderCosts();
-  };
+  byId("modes").onchange = event => change({mode: event.target.value});
   byId("grid").onkeydown = moveCell;
-  document.querySelectorAll("dfn").forEach(explain);
   matchMedia("(prefers-color-scheme: dark)").onchange = renderHeads;
   window.onhashchange = followLink;
   followLink();
   makeGuide();
-  renderCosts();
   requestAnimationFrame(() => setTimeout(startMeasuring));  // once the answer is visible
 }
 
