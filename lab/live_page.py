@@ -66,7 +66,7 @@ def pick_examples(run: Run, lengths: dict[int, int]) -> list[list]:
     trained = run.config.lengths()
     longer = [length for length in lengths if length > run.config.seq_len][:1]
     labels = {trained[-1]: "long", trained[len(trained) // 3]: "short"}
-    labels |= dict.fromkeys(longer, "beyond training")
+    labels |= dict.fromkeys(longer, "longer")
     pairs = pair_with_answers(run.config.task, (heads.pick_clear_example(run, length) for length in labels))
     return [[*pair, label] for pair, label in zip(pairs, labels.values(), strict=True)]
 

@@ -34,11 +34,11 @@ function makeGuide() {
     current = 0;
     change({cut: []});
   });
-  byId("print").onclick = () => print();
   byId("experiments").append(...experiments.map(makeSteps));
   byId("elsewhere").append(...data.num_correct ? Object.entries(elsewhere).flatMap(describeElsewhere)
     : ["This model is never correct, so no cut can make it worse. Train it for longer."]);
-  for (const id of ["previous", "next", "again", "print"]) byId(id).hidden = !experiments.length;
+  byId("previous").hidden = byId("next").hidden = experiments.length < 2;
+  byId("again").hidden = byId("print").hidden = !experiments.length;
   renderGuide();
 }
 

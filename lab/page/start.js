@@ -18,7 +18,7 @@ function start() {
     delete: () => write(question.value.trim().split(/\s+/).slice(0, -1).join(" ")),
     back: () => stepTo((state.step ?? asked.answer.length) - 1),
     forward: () => stepTo((state.step ?? 0) + 1),
-    "show-numbers": toggleNumbers, "save-picture": savePicture,
+    "show-numbers": toggleNumbers, "save-picture": savePicture, print: () => print(),
     present: () => byId("present").setAttribute("aria-pressed", document.body.classList.toggle("present")),
   };
   for (const [id, action] of Object.entries(actions)) byId(id).onclick = action;
