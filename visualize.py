@@ -30,7 +30,7 @@ from lab import view as wording
 from lab.evidence import make_head_table
 from lab.gallery import save_gallery
 from lab.heads import KINDS, attention_modules, list_heads
-from lab.live_page import link_pages, save_page
+from lab.live_page import save_page
 from lab.view import View, make_view
 from lab.weights import draw_next_to_trained
 from support import files, parallel, runs
@@ -389,7 +389,6 @@ def main() -> None:
                 print(f"{options.output_dir}: {removed} files based on earlier weights removed")
             failed = save_runs(options, free, jobs)
         try:
-            link_pages(options.output_dir)
             path = save_gallery(options.output_dir)
             print(f"To browse all pictures, animations and live pages, open:\n{path}")
         except ValueError as error:

@@ -13,6 +13,7 @@
     animation.py        how attention forms during training
     weights.py          hand-built models, drawn
     text.py             a language model: the decoder-only model, trained on text
+    experiments.py      the live page's experiments, worded from measurements
     live_page.py        explorer.html, assembled from page/ (HTML, CSS, JavaScript)
     outputs.py          how files are named, saved and listed for the gallery
     gallery.py          index.html, which leads to all pictures and pages

@@ -88,7 +88,7 @@ def compare_top_head(evidence: Evidence) -> dict | None:
 
 
 def cut_all_attention(evidence: Evidence) -> dict:
-    """Ask how much is still correct without any attention, or without one kind of it."""
+    """Ask how many answers are still correct without any attention, or without one kind of attention."""
     run, accuracy = evidence.run, evidence.accuracy_without(ALL_ATTENTION)
     kinds = list(dict.fromkeys(head[:1] for head in heads.list_heads(run.model)))
     is_needed = accuracy < evidence.accuracy

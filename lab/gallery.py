@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from urllib.parse import quote
 
-from lab.live_page import ASSETS, render_template
+from lab.live_page import ASSETS, link_pages, render_template
 from support.figure import percent
 from support.files import write_text
 from support.runs import add_to_listing, read_listing, read_metrics, task_from_folder
@@ -113,13 +113,14 @@ def make_sections(output: Path) -> dict[str, str]:
 
 
 def save_gallery(output: Path) -> Path:
-    """Write index.html, which links all pictures, animations and live pages listed in output.
+    """Write index.html, which links all pictures, animations and live pages listed, and link the pages.
 
     Raises ValueError rather than overwrite an index.html that is not ours.
     """
     path, listing = output / "index.html", read_listing(output)
     if path.exists() and path.name not in listing:
         raise ValueError(f"{path} was not written by visualize.py; move it, or choose another --output-dir")
+    link_pages(output)
     found = make_sections(output)
     links = "\n".join(f'<a href="#{make_anchor(title)}">{html.escape(title)}</a>' for title in found)
     contents = f'<nav aria-label="runs">\n{links}\n</nav>\n' + "".join(found.values())

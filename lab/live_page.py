@@ -62,7 +62,7 @@ def format_range(names: list[str]) -> str:
 
 
 def pick_examples(run: Run, lengths: dict[int, int]) -> list[list]:
-    """Return example questions, their answers and labels: long, short, and longer than in training."""
+    """Return example questions, their answers and labels: long, short, and beyond the training lengths."""
     trained = run.config.lengths()
     longer = [length for length in lengths if length > run.config.seq_len][:1]
     labels = {trained[-1]: "long", trained[len(trained) // 3]: "short"}
@@ -125,7 +125,7 @@ def render_template(template: str, parts: dict[str, str]) -> str:
 
 
 def render_page(run: Run, evidence: Evidence) -> str:
-    """Return a run's page as HTML; its weights are already rounded, those behind the evidence are not."""
+    """Return a run's page as HTML; its weights are already rounded, the evidence is of the full weights."""
     data, weights = collect_page_data(run, evidence)
     metrics = {} if run.code_change else read_metrics(run.folder)           # those of the run's own code
     count = metrics.get("test_sequences", TEST_SEQUENCES)
@@ -154,15 +154,15 @@ def link_pages(output: Path) -> None:
     pages = [output / name for name in read_listing(output) if Path(name).name == "explorer.html"]
     for page in pages:
         links = [
-            f'<a href="{quote(os.path.relpath(other, page.parent))}" data-run="{name}"'
+            f'<a href="{quote(Path(os.path.relpath(other, page.parent)).as_posix())}" data-run="{name}"'
             f'{" aria-current=page" * (other == page)}>{name}</a>'
             for other in sorted(pages, key=lambda path: (path.parent.name, path.parent.parent.name))
             for name in [html.escape(f"{task_from_folder(other.parent)}, {other.parent.name}")]
         ]
         text = page.read_text(encoding="utf-8")
-        before, _, rest = text.partition(NAV_START)
-        linked = before + NAV_START + "".join(links) + rest[rest.index(NAV_END):]
-        if linked != text:
+        before, start, rest = text.partition(NAV_START)
+        _, end, after = rest.partition(NAV_END)
+        if (linked := before + start + "".join(links) + end + after) != text and end:
             saved = page.stat()
             write_text(linked, page)
             os.utime(page, ns=(saved.st_atime_ns, saved.st_mtime_ns))

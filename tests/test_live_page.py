@@ -274,7 +274,7 @@ def test_bars_keep_a_ghost_of_before(handmade, browser):
     assert shown == [[pytest.approx(accuracy, abs=1e-5), 1.0] for accuracy in accuracies]
 
 
-def test_each_token_has_one_colour(handmade, browser):
+def test_token_has_one_colour_everywhere(handmade, browser):
     """In the chips, the lines and the headings of the grid; each symbol has its own."""
     opened(browser, handmade[1])
     browser.execute_script("write('5 7 9 11')")
