@@ -7,7 +7,6 @@ import copy
 import io
 import itertools
 import os
-import shutil
 import sys
 from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
@@ -16,6 +15,7 @@ from unittest.mock import patch
 import pytest
 import torch
 from filelock import FileLock
+from screenshot import start_browser
 
 from data import ARCHITECTURES
 from support.puzzles import MASK, PLUS, ZERO
@@ -199,17 +199,9 @@ def to_digits(text):
 
 @pytest.fixture(scope="session")
 def browser():
-    from selenium import webdriver
-
-    programs = [shutil.which(name) for name in ("chromium", "chromedriver")]
-    if None in programs:
+    driver = start_browser()
+    if driver is None:
         pytest.skip("needs a browser: apt-get install chromium chromium-driver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = programs[0]
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    for argument in "--headless=new", "--no-sandbox", "--window-size=1280,1000":
-        options.add_argument(argument)
-    driver = webdriver.Chrome(options, webdriver.ChromeService(programs[1]))
     yield driver
     driver.quit()
 
@@ -239,14 +231,6 @@ def window(request, browser):
     yield WINDOWS[request.param]
     browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
-
-
-def seen_by(browser, width: int = 1280, dark: bool = False) -> None:
-    """Show pages in a window this wide, to someone who prefers light or dark pages."""
-    window = {"width": width, "height": 1000, "deviceScaleFactor": 1, "mobile": width < 500}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", window)
-    scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
 
 
 def violations(browser) -> list[str]:

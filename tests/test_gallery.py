@@ -9,8 +9,9 @@ from pathlib import Path
 from urllib.parse import unquote, urlparse
 
 import pytest
-from conftest import opened, seen_by, text_of, violations, wait_until
+from conftest import opened, text_of, violations, wait_until
 from PIL import Image
+from screenshot import set_window
 from selenium.webdriver.support.ui import Select
 
 from data import ARCHITECTURES, TASKS
@@ -125,7 +126,7 @@ def test_gallery_is_filtered_by_task_and_architecture(some_runs, browser):
 @pytest.mark.parametrize("runs", [1, 18])
 def test_gallery_passes_axe(some_runs, browser, window, dark, runs):
     page = some_runs([*itertools.product(TASKS, ARCHITECTURES)][:runs])
-    seen_by(browser, window, dark)
+    set_window(browser, window, 1000, dark=dark)
     opened(browser, page)
     assert violations(browser) == []
     assert browser.execute_script("return document.documentElement.scrollWidth") <= window

@@ -16,7 +16,9 @@ from xml.etree import ElementTree
 
 import pytest
 import torch
-from conftest import opened, seen_by, text_of, violations, wait_until
+from conftest import opened, text_of, violations, wait_until
+from PIL import Image
+from screenshot import set_window, take_screenshot
 from selenium.webdriver import ActionChains, Keys
 from torch.optim.swa_utils import AveragedModel
 
@@ -686,7 +688,7 @@ def test_saved_picture_has_its_title_and_weights(browser, handmade, tmp_path):
 @pytest.mark.parametrize("dark", [False, True])
 def test_page_passes_axe(browser, handmade, stepped, window, dark):
     """Intact, cut, stepped back, and with an invalid question."""
-    seen_by(browser, window, dark)
+    set_window(browser, window, 1000, dark=dark)
     for _, path in handmade, stepped:
         opened(browser, path)
         wait_for(browser, "exact", f"% of {FEW}")
@@ -698,7 +700,7 @@ def test_page_passes_axe(browser, handmade, stepped, window, dark):
 
 
 def test_page_is_never_wider_than_the_window(browser, handmade, stepped, window):
-    seen_by(browser, window)
+    set_window(browser, window, 1000)
     for _, path in handmade, stepped:
         opened(browser, path)
         assert browser.execute_script("return document.documentElement.scrollWidth") <= window
@@ -709,7 +711,7 @@ def test_late_results_move_nothing(browser, handmade, window, tmp_path):
     page, path = handmade[1].read_text(), tmp_path / "explorer.html"
     filler = f'<script type="text/plain">{"A" * 2_500_000}</script>'
     path.write_text(page.replace('<script type="text/plain"', f'{filler}<script type="text/plain"', 1))
-    seen_by(browser, window)
+    set_window(browser, window, 1000)
     opened(browser, path)
     browser.execute_script("""
         window.moved = [];
@@ -719,6 +721,35 @@ def test_late_results_move_nothing(browser, handmade, window, tmp_path):
     """)
     certificate(browser)
     assert browser.execute_script("return moved") == []
+
+
+@pytest.mark.parametrize(
+    "settings", [{"num_layers": 4}, {"num_layers": 2, "architecture": "encoder-decoder"}]
+)
+def test_page_fits_on_one_screen(browser, handmade, tmp_path, settings):
+    """As many heads as by default, with the experiments of another page, whose texts are the longest."""
+    set_window(browser, 1280, 720)
+    run = random_run(**{"architecture": "encoder", "d_model": 16, "num_heads": 8, **settings})
+    opened(browser, page_of(run, tmp_path / "explorer.html"))
+    browser.execute_script("""
+        Object.assign(data.guide.experiments, arguments[0]);
+        progress.push(...experiments.map(({trials}) => ({guess: 1, done: trials.map(() => true)})));
+        makeGuide();
+    """, make_guide(Evidence(handmade[0], FEW))["experiments"])
+    for name in "verdict", "answer", "lengths", "heads", "lines", "grid", "experiments":
+        shown = browser.execute_script("return byId(arguments[0]).getBoundingClientRect()", name)
+        assert shown["height"] > 20 and shown["top"] >= 0 and shown["bottom"] <= 720, name
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_screenshot_shows_a_broken_answer(browser, handmade, tmp_path):
+    path = tmp_path / "explorer.png"
+    take_screenshot(browser, handmade[1], path, dark=True)
+    with Image.open(path) as image:
+        assert image.width == 1_600 and image.getpixel((2, 2))[:3] == (13, 17, 23)
+    assert "✗" in verdict(browser)
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
 
 
 def test_tables_are_one_tab_stop_each(browser, handmade):

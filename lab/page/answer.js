@@ -5,9 +5,9 @@ const chip = (token, {isWrong, isChanged} = {}) => element("b", {
   className: `chip ${isWrong ? "wrong" : ""} ${isChanged ? "changed" : ""}`, ...tokenStyle(token),
 }, nameOf(token), ...(isWrong ? [element("span", {className: "spoken"}, " (wrong)")] : []));
 
-/** A row of the answer's table: its name, and a cell for each token. */
-const row = (id, name, cells) => element("tr", {id},
-  element("th", {scope: "row"}, name), ...cells.map(children => element("td", {}, ...children)));
+/** A row of the answer's table: its name, and a cell for each column. */
+const row = (id, name, columns, cells) => element("tr", {id}, element("th", {scope: "row"}, name),
+  ...Array.from({length: columns}, (_, i) => element("td", {}, ...cells[i] ?? [])));
 
 /** The tokens of this task that the model finds likely, with their probability: two at most. */
 function likelyTokens(logits) {
@@ -30,13 +30,16 @@ function renderAnswer() {
       + (isCorrect || !correct ? "" : `(correct: ${textOf(correct)}) `)),
     !correct ? "(correct answer unknown)" : isCorrect ? "✓ correct"
       : `✗ ${wrong ? `${wrong} of ${answer.length} tokens wrong` : "incomplete"}`);
-  byId("answer").style.setProperty("--columns", Math.max(state.content.length, answer.length));
+  const ghost = earlier ?? expected ?? [], columns = Math.max(
+    ...[state.content, answer, ghost].map(({length}) => length));
+  byId("answer").style.setProperty("--columns", columns);
+  byId("answer").classList.toggle("long", columns > 10);
   byId("answer").replaceChildren(
-    row("asked", "question", state.content.map(token => [chip(token)])),
-    row("answered", "answer",
+    row("asked", "question", columns, state.content.map(token => [chip(token)])),
+    row("answered", "answer", columns,
       answer.map((token, i) => [chip(token, {isWrong: isWrong(i), isChanged: isChanged(i)})])),
-    row("before", earlier ? "before" : "correct", (earlier ?? expected ?? [END]).map(token => [chip(token)])),
-    row("likely", "likely", answer.map((_, i) => likelyTokens(logits[first + i]))),
+    row("before", earlier ? "before" : "correct", columns, ghost.map(token => [chip(token)])),
+    row("likely", "likely", columns, answer.map((_, i) => likelyTokens(logits[first + i]))),
   );
   byId("before").classList.toggle("later", !earlier && (isCorrect || !expected));
 }

@@ -42,11 +42,8 @@ function countWithout(part) {
   return correctByJob[jobOf("mean", [part])]?.filter(Boolean).length;
 }
 
-function cutButton(part) {
-  return cutButtons[keyOf(part)] = element("button", {
-    type: "button", className: "cut", onclick: () => toggle(part),
-  });
-}
+const cutButton = part => cutButtons[keyOf(part)] = element(
+  "button", {type: "button", className: "cut", onclick: () => toggle(part)});
 
 /** Write the cost of each cut onto its button once all predictions have been made. */
 function renderCosts() {

@@ -2,7 +2,7 @@
    otherwise their parts are updated, so that lines and colours change gradually. */
 "use strict";
 
-const GAP = 40, LEFT = 58, HEIGHT = 284;                    // between tokens; left of them; of the lines
+const GAP = 40;                                             // between the tokens of the lines
 let maps = {};                                              // the size, and the parts of lines and grid
 
 const restyle = (node, styles) =>
@@ -10,23 +10,24 @@ const restyle = (node, styles) =>
 
 /** Keys at the top of the lines, queries at the bottom, and the model's output below them. */
 function makeMaps(keys, queries) {
-  const x = i => LEFT + GAP * (i + .5), ends = (q, k) => ({x1: x(k), y1: 26, x2: x(q), y2: 228});
+  const count = Math.max(keys.length, queries.length, 10), left = 5.8 * count, width = left + GAP * count;
+  const x = i => left + GAP * (i + .5), height = Math.round(.62 * width);
+  const ends = (q, k) => ({x1: x(k), y1: 26, x2: x(q), y2: height - 56});
   const each = make => queries.map((_, q) => keys.map((_, k) => make(q, k)));
   const lines = each((q, k) => element("svg:line", {class: "line", ...ends(q, k)}));
   const targets = each(
     (q, k) => element("svg:line", {class: "target", ...ends(q, k), ...cellHandlers(q, k)}));
   const cells = each((q, k) => element("td", {role: "gridcell", ...cellHandlers(q, k)}));
-  const chips = [[keys, 2], [queries, 230], [queries, 260]].map(([tokens, y]) => tokens.map((_, i) =>
+  const chips = [[keys, 2], [queries, height - 54], [queries, height - 24]].map(([tokens, y]) => tokens.map((_, i) =>
     element("svg:g", {}, element("svg:rect", {x: x(i) - 17, y, width: 34, height: 22, rx: 5}),
       element("svg:text", {x: x(i), y: y + 15}))));
-  const width = x(Math.max(keys.length, queries.length) - .5);
   const columns = keys.map(() => element("th", {scope: "col"}));
   const rows = queries.map(() => element("th", {scope: "row"}));
-  byId("lines").setAttribute("viewBox", `0 0 ${width} ${HEIGHT}`);
+  byId("lines").setAttribute("viewBox", `0 0 ${width} ${height}`);
   byId("lines").replaceChildren(...lines.flat(), ...chips.flat(), ...targets.flat());
   byId("grid").replaceChildren(element("tr", {}, element("td"), ...columns),
     ...cells.map((row, q) => element("tr", {}, rows[q], ...row)));
-  restyle(byId("maps"), {"--ratio": width / HEIGHT, "--keys": keys.length, "--queries": queries.length});
+  restyle(byId("maps"), {"--height": height, "--keys": keys.length, "--queries": queries.length});
   maps = {size: `${keys.length} ${queries.length}`, lines, targets, cells, chips, columns, rows};
 }
 
@@ -43,7 +44,8 @@ function renderMaps({part, kind, keys, queries, rows, says, shown, query, key}) 
   [keys, queries, outputs].forEach((tokens, row) => tokens.forEach(
     (token, i) => showChip(maps.chips[row][i], token, [key, query][row] === i, !row || i < shown)));
   const showHeading = (heading, token, isAt, text = nameOf(token)) => {
-    heading.replaceChildren(element("b", {className: "chip", ...tokenStyle(token)}, text));
+    const className = text.length > 2 ? "chip long" : "chip";
+    heading.replaceChildren(element("b", {className, ...tokenStyle(token)}, text));
     heading.classList.toggle("at", isAt);
   };
   const short = {[START]: "S", [END]: "E"};                 // columns are narrow

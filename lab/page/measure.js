@@ -74,7 +74,7 @@ function renderScore() {
   byId("lengths").replaceChildren(...byLength(flags).map(([length, fraction], i) => element("li", {
     title: `length ${length}: ${percent(fraction)} correct`,
     "--p": fraction, "--before": earlier ? ghosts[i][1] : 0,
-  }, percent(fraction), element("span", {className: "bar"}), String(length))));
+  }, percent(fraction).slice(0, -1), element("span", {className: "bar"}), String(length))));
 }
 
 /** Show the next unseen sequence that the model gets wrong after the current cuts. */

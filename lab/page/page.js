@@ -165,10 +165,7 @@ function toggle(part) {
   change({cut: isCut(part) ? others : [...others, ...heads]});
 }
 
-/** Scroll just as far as needed to see a part of the page. */
-function reveal(id) {
-  byId(id).scrollIntoView({block: "nearest"});
-}
+const reveal = id => byId(id).scrollIntoView({block: "nearest"});       // scrolls just as far as needed
 
 /** Describe the cut kinds, layers and single heads. */
 function describeCuts() {
