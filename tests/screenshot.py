@@ -55,8 +55,9 @@ def take_screenshot(browser, page: Path, path: Path, dark: bool) -> None:
         scrollTo(0, 0);
         document.getAnimations().forEach(animation => animation.finish());
         const {top: y} = byId("asking").getBoundingClientRect();
-        const {bottom} = byId("lines-box").getBoundingClientRect();
-        return {x: 0, y: y - 2, width: innerWidth, height: bottom - y - 2, scale: 1};
+        const {bottom} = byId("heads").getBoundingClientRect();
+        for (const id of ["grid", "show-numbers"]) byId(id).hidden = true;      // they would be cut in two
+        return {x: 0, y: y - 2, width: innerWidth, height: bottom - y + 6, scale: 1};
     """)
     shot = browser.execute_cdp_cmd("Page.captureScreenshot", {"clip": clip, "captureBeyondViewport": True})
     path.write_bytes(base64.b64decode(shot["data"]))
