@@ -16,7 +16,7 @@ LOOK_FOR = {                                                # by the beginning o
     "attention_model": "Find the first layer whose heads attend to the symbols the answers come from.",
     "attention_kinds": "Compare the kinds of attention: which one brings the question to the answer?",
     "influence": "Compare the symbols the answers depend on with those the heads attend to.",
-    "ablation": "Look for cuts that leave few answers correct: those heads matter, bright or not.",
+    "ablation": "Look for cuts that leave few answers correct: those heads matter, whatever they attend to.",
     "layers": "Find the sublayer after which the answer is present: that is where it was found.",
     "lengths": "See what happens beyond the training lengths, and read one answer below the curves.",
     "training": "Find the step at which every sequence is correct.",
