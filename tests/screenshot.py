@@ -1,14 +1,14 @@
 """Take the README's screenshots of the live page: assets/explorer.png and explorer_dark.png.
 
-    python tests/screenshot.py [FOLDER OF A RUN]
+    python tests/screenshot.py [--folder FOLDER]
 
-It needs Chromium (apt-get install chromium chromium-driver) and a run drawn by visualize.py, by default the
-encoder that reverses. The first experiment is carried out: one head is cut, and the answer breaks.
+It needs Chromium and a run drawn by visualize.py. It carries out the first experiment: one head is cut, and
+the answer breaks.
 """
 
+import argparse
 import base64
 import shutil
-import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -64,11 +64,14 @@ def take_screenshot(browser, page: Path, path: Path, dark: bool) -> None:
 
 
 def main() -> None:
-    folder = Path(sys.argv[1]) if sys.argv[1:] else ROOT / "models" / "reverse_task" / "encoder"
-    page, browser = folder / "explorer.html", start_browser()
-    if browser is None or not page.is_file():
-        lacking = f"{page}: run python visualize.py" if browser else "Chromium: see the top of this file"
-        sys.exit(f"screenshot.py needs {lacking}")
+    parser = argparse.ArgumentParser(description="Take the README's screenshots of the live page.")
+    parser.add_argument("--folder", type=Path, default=ROOT / "models" / "reverse_task" / "encoder",
+                        help="folder of a run drawn by visualize.py (default: the encoder that reverses)")
+    page = parser.parse_args().folder / "explorer.html"
+    if not page.is_file():
+        parser.error(f"{page} does not exist; run python visualize.py first")
+    if (browser := start_browser()) is None:
+        parser.error("Chromium is not installed; apt-get install chromium chromium-driver")
     for dark in False, True:
         path = ROOT / "assets" / f"explorer{'_dark' if dark else ''}.png"
         take_screenshot(browser, page, path, dark)
