@@ -135,7 +135,7 @@ def cut_redundant_pair(evidence: Evidence) -> dict | None:
             make_trial(run, evidence.accuracy_without(one), one),
             make_trial(run, evidence.accuracy_without(two), two), make_trial(run, accuracy, one, two),
         ],
-        "found": f"Cut alone, they cost {count_points(costs[0])} and {count_points(costs[1])}; cut together, "
+        "found": f"Cut alone, they cost {to_points(costs[0])} and {count_points(costs[1])}; cut together, "
                  f"{count_points(costs[2])}. Each can do part of the other's work: they are redundant. So "
                  "cutting one head alone understates what it does.",
         "look": [one, two], "tells_length": False,

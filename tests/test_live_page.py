@@ -424,10 +424,9 @@ def test_experiments_ask_only_about_effects(handmade, top, other, both, answers)
     assert [by_title.get(title, {}).get("answer") for title in titles] == answers
     assert ("two heads that replace each other" in guide["elsewhere"].get("reverse", [])) is False
     if answers[1]:
-        costs = [f"{round(100 * (1 - x))} point" for x in (other, top, both)]
-        costs[0] = costs[0].replace("0 point", "1 point") if 0 < 1 - other < 0.01 else costs[0]
-        found = by_title[titles[1]]["found"]
-        assert all(cost in found for cost in costs) and "redundant" in found
+        one, two, together = (to_points(1 - accuracy) for accuracy in (other, top, both))
+        assert f"they cost {one} and {two} point" in by_title[titles[1]]["found"]
+        assert f"cut together, {together} points." in by_title[titles[1]]["found"]
 
 
 def test_copying_without_attention_is_one_experiment():
@@ -493,9 +492,10 @@ def test_costs_wait_for_predictions(handmade, browser):
     browser.find_element("css selector", "td .cut").click()
     assert text_of(browser, "exact").startswith("Experiment 1 asks about this cut. Predict first")
     browser.find_element("id", "restore").click()
-    for number in 1, 2:
-        experiment(browser, number).find_element("tag name", "input").click()
-        browser.find_element("id", "next").click() if number == 1 else None
+    experiment(browser, 1).find_element("tag name", "input").click()
+    assert all(button.text == "✂" for button in browser.find_elements("css selector", "#heads .cut"))
+    browser.find_element("id", "next").click()
+    experiment(browser, 2).find_element("tag name", "input").click()
     assert {button.text for button in browser.find_elements("css selector", "td .cut")} == {"✂ −100"}
 
 

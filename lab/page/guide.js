@@ -21,9 +21,12 @@ const acting = action => () => {
   renderScore();
 };
 
-/** Whether an experiment waits for a prediction about the current cuts. */
-const isAskingAbout = ({trials}, number) => progress[number].guess === null
-  && trials.some(({parts}) => jobOf("", parts) === jobOf("", state.cut.map(partOf)));
+/** The first experiment that asks about the current cuts, unless one of these has been predicted; else −1. */
+function findAsking() {
+  const cut = jobOf("", state.cut.map(partOf));
+  const isAsked = experiments.map(({trials}) => trials.some(({parts}) => jobOf("", parts) === cut));
+  return isAsked.some((is, i) => is && progress[i].guess !== null) ? -1 : isAsked.indexOf(true);
+}
 
 function makeGuide() {
   const turn = step => acting(() => { current += step; });

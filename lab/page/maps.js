@@ -2,7 +2,6 @@
    otherwise their parts are updated, so that lines and colours change gradually. */
 "use strict";
 
-const GAP = 40;                                             // between the tokens of the lines
 let maps = {};                                              // the size, and the parts of lines and grid
 
 const restyle = (node, styles) =>
@@ -10,8 +9,9 @@ const restyle = (node, styles) =>
 
 /** Keys at the top of the lines, queries at the bottom, and the model's output below them. */
 function makeMaps(keys, queries) {
-  const count = Math.max(keys.length, queries.length, 10), left = 5.8 * count, width = left + GAP * count;
-  const x = i => left + GAP * (i + .5), height = Math.round(.62 * width);
+  const count = Math.max(keys.length, queries.length), gap = Math.max(40, 400 / count);     // between tokens
+  const left = 5.8 * Math.max(10, count), width = left + gap * count, height = Math.round(.62 * width);
+  const x = i => left + gap * (i + .5);
   const ends = (q, k) => ({x1: x(k), y1: 26, x2: x(q), y2: height - 56});
   const each = make => queries.map((_, q) => keys.map((_, k) => make(q, k)));
   const lines = each((q, k) => element("svg:line", {class: "line", ...ends(q, k)}));

@@ -60,7 +60,7 @@ const byLength = flags => [...new Set(lengthsAsked)].sort((one, other) => one - 
   [length, fractionOf(flags.filter((_, i) => lengthsAsked[i] === length))]);
 
 function renderScore() {
-  const asks = experiments.findIndex(isAskingAbout), flags = asks < 0 ? correctByJob[currentJob()] : null;
+  const asks = findAsking(), flags = asks < 0 ? correctByJob[currentJob()] : null;
   const {before} = state, earlier = before && correctByJob[jobOf(before.mode, before.cut.map(partOf))];
   const unseen = element("dfn", {tabIndex: 0, "data-means": "None was seen during training."}, "unseen");
   byId("exact").replaceChildren(...asks >= 0

@@ -75,9 +75,8 @@ function picture() {
   const rules = [...document.styleSheets[0].cssRules].filter(
     ({selectorText}) => /#lines |^\.chip/.test(selectorText)).map(({cssText}) => cssText);
   const colours = ["page", "ink", "light", "middle"].map(name => `--${name}: ${colour(name)}`).join("; ");
-  for (const [name, value] of Object.entries({y: 110, width: size.width, height: size.height})) {
-    drawing.setAttribute(name, value);
-  }
+  const place = {y: 110, width: size.width, height: size.height};
+  Object.entries(place).forEach(pair => drawing.setAttribute(...pair));
   return element("svg:svg", {xmlns: "http://www.w3.org/2000/svg", width, height: 120 + size.height},
     element("svg:title", {}, sentences.join("; ")),
     element("svg:style", {}, `svg { ${colours}; background: var(--page) }
