@@ -34,6 +34,16 @@ from transformer import count_parameters, eval_mode, unwrap_model
 ASSETS = Path(__file__).with_name("page")
 MAX_PAGE_BYTES = 3_000_000                                  # bytes
 NAV_START, NAV_END = '<nav id="pages" aria-label="models">', "</nav>"       # around the links to other pages
+TERMS = {                                                   # each explains itself on the page
+    "head": "A head is one attention with its own matrices. It gives each token one weighted average.",
+    "query": "The query is what this token is looking for. It attends most to the keys that match it best.",
+    "key": "The key is what others can find this token by. Each line leads from a query to a key: the wider, "
+           "the larger the attention weight.",
+    "unseen": "None was seen during training.",
+    "cut": "To cut a head is to discard its output, so that nothing can use what it has read.",
+    "zero": "Zeros in place of the head's output: zero ablation.",
+    "mean": "The head's average output over many unseen questions, the same at every token: mean ablation.",
+}
 CHECKED = 3                                                 # sequences embedded with PyTorch's logits
 
 
@@ -141,10 +151,13 @@ def render_page(run: Run, evidence: Evidence) -> str:
     )
     sources = [ASSETS / "explorer.html", *ASSETS.glob("*.css"), *ASSETS.glob("*.js")]
     parts = {path.name: path.read_text(encoding="utf-8") for path in sources}
+    for term, meaning in TERMS.items():
+        parts[f"means_{term}"] = f'tabindex="0" data-means="{html.escape(meaning)}"'
     worksheet, solutions = make_worksheet(data["guide"]["experiments"])
     return render_template(parts["explorer.html"], parts | {
         "title": html.escape(f"Take this Transformer apart: {run.config.name}"),
-        "name": html.escape(run.config.name), "about": about, "worksheet": worksheet, "answers": solutions,
+        "name": html.escape(run.config.name), "about": about, "count": str(len(data["unseen"])),
+        "worksheet": worksheet, "answers": solutions,
         "data": json.dumps(data).replace("<", "\\u003c"), "weights": weights,
     })
 

@@ -16,7 +16,7 @@ from xml.etree import ElementTree
 
 import pytest
 import torch
-from conftest import opened, text_of, violations, wait_until
+from conftest import ROOT, opened, text_of, violations, wait_until
 from PIL import Image
 from screenshot import set_window, take_screenshot
 from selenium.webdriver import ActionChains, Keys
@@ -31,7 +31,7 @@ from lab.evidence import Evidence
 from lab.experiments import make_guide, make_worksheet
 from lab.heads import compute_query_scores, list_parts, map_answer_sources
 from lab.influence import answer_sensitivity
-from lab.live_page import link_pages, render_template, round_to_float16, save_page
+from lab.live_page import TERMS, link_pages, render_template, round_to_float16, save_page
 from support.config import Config, fixed_generator
 from support.figure import percent, to_points
 from support.puzzles import MASK
@@ -490,7 +490,7 @@ def test_costs_wait_for_predictions(handmade, browser):
     wait_for(browser, "exact", "% of")
     assert all(button.text == "✂" for button in browser.find_elements("css selector", "#heads .cut"))
     browser.find_element("css selector", "td .cut").click()
-    assert text_of(browser, "exact").startswith("Experiment 1 asks about this cut. Predict first")
+    assert text_of(browser, "exact").startswith("Experiment 1 asks about this cut: predict first.")
     browser.find_element("id", "restore").click()
     experiment(browser, 1).find_element("tag name", "input").click()
     assert all(button.text == "✂" for button in browser.find_elements("css selector", "#heads .cut"))
@@ -740,6 +740,20 @@ def test_page_fits_on_one_screen(browser, handmade, tmp_path, settings):
         shown = browser.execute_script("return byId(arguments[0]).getBoundingClientRect()", name)
         assert shown["height"] > 20 and shown["top"] >= 0 and shown["bottom"] <= 720, name
     browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_terms_explain_themselves_like_the_readme(browser, handmade):
+    opened(browser, handmade[1])
+    readme = (ROOT / "README.md").read_text()
+    for term in browser.find_elements("tag name", "dfn"):
+        browser.execute_script("arguments[0].focus()", term)
+        content = "return getComputedStyle(arguments[0], '::after').content"
+        assert browser.execute_script(content, term).strip('"') == term.get_attribute("data-means")
+    shared = {
+        "head": "with its own matrices. It gives each token one weighted average.", "query": "looking for",
+        "key": "others can find", "unseen": "None was seen during training.",
+    }
+    assert all(words in TERMS[term] and words in readme for term, words in shared.items())
 
 
 def test_screenshot_shows_a_broken_answer(browser, handmade, tmp_path):

@@ -55,7 +55,8 @@ function renderCosts() {
     button.setAttribute("aria-label", `${button.textContent}: cut ${partName(part)}`);
     button.style.setProperty("--loss", waiting ? 0 : Math.max(0, lost || 0) / 100);
   }
-  byId("costs").textContent = waiting ? "Costs appear after your predictions." : "Numbers: points of accuracy lost.";
+  byId("costs").textContent = waiting
+    ? "Costs appear after your predictions." : "Numbers: points of accuracy lost.";
 }
 
 /** A thumbnail of a head's attention: pointing previews it, a click keeps it. */

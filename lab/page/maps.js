@@ -12,15 +12,15 @@ function makeMaps(keys, queries) {
   const count = Math.max(keys.length, queries.length), gap = Math.max(40, 400 / count);     // between tokens
   const left = 5.8 * Math.max(10, count), width = left + gap * count, height = Math.round(.62 * width);
   const x = i => left + gap * (i + .5);
-  const ends = (q, k) => ({x1: x(k), y1: 26, x2: x(q), y2: height - 56});
   const each = make => queries.map((_, q) => keys.map((_, k) => make(q, k)));
-  const lines = each((q, k) => element("svg:line", {class: "line", ...ends(q, k)}));
-  const targets = each(
-    (q, k) => element("svg:line", {class: "target", ...ends(q, k), ...cellHandlers(q, k)}));
+  const makeLine = (q, k, properties) =>
+    element("svg:line", {x1: x(k), y1: 26, x2: x(q), y2: height - 56, ...properties});
+  const lines = each((q, k) => makeLine(q, k, {class: "line"}));
+  const targets = each((q, k) => makeLine(q, k, {class: "target", ...cellHandlers(q, k)}));
   const cells = each((q, k) => element("td", {role: "gridcell", ...cellHandlers(q, k)}));
-  const chips = [[keys, 2], [queries, height - 54], [queries, height - 24]].map(([tokens, y]) => tokens.map((_, i) =>
-    element("svg:g", {}, element("svg:rect", {x: x(i) - 17, y, width: 34, height: 22, rx: 5}),
-      element("svg:text", {x: x(i), y: y + 15}))));
+  const makeChips = (tokens, y) => tokens.map((_, i) => element("svg:g", {}, element(
+    "svg:rect", {x: x(i) - 17, y, width: 34, height: 22, rx: 5}), element("svg:text", {x: x(i), y: y + 15})));
+  const chips = [makeChips(keys, 2), makeChips(queries, height - 54), makeChips(queries, height - 24)];
   const columns = keys.map(() => element("th", {scope: "col"}));
   const rows = queries.map(() => element("th", {scope: "row"}));
   byId("lines").setAttribute("viewBox", `0 0 ${width} ${height}`);

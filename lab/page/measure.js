@@ -62,11 +62,10 @@ const byLength = flags => [...new Set(lengthsAsked)].sort((one, other) => one - 
 function renderScore() {
   const asks = findAsking(), flags = asks < 0 ? correctByJob[currentJob()] : null;
   const {before} = state, earlier = before && correctByJob[jobOf(before.mode, before.cut.map(partOf))];
-  const unseen = element("dfn", {tabIndex: 0, "data-means": "None was seen during training."}, "unseen");
-  byId("exact").replaceChildren(...asks >= 0
-    ? [`Experiment ${asks + 1} asks about this cut. Predict first, then its effect appears here.`]
-    : [element("b", {}, flags ? percent(fractionOf(flags)) : "…"), ` of ${data.unseen.length} `, unseen,
-      ` questions correct${state.cut.length ? ` without ${describeCuts()}` : "; nothing is cut"}`]);
+  byId("measured").hidden = asks >= 0;
+  byId("asks").textContent = asks < 0 ? "" : `Experiment ${asks + 1} asks about this cut: predict first.`;
+  byId("fraction").textContent = flags ? percent(fractionOf(flags)) : "…";
+  byId("cuts").textContent = state.cut.length ? ` without ${describeCuts()}` : "; nothing is cut";
   byId("lengths").classList.toggle("waiting", !flags);
   byId("ask-wrong").disabled = !flags?.includes(false);
   if (!flags) return;

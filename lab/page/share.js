@@ -69,7 +69,7 @@ function linkLater() {
 function picture() {
   const style = getComputedStyle(document.body), colour = name => style.getPropertyValue(`--${name}`).trim();
   const {part} = view(), drawing = byId("lines").cloneNode(true), size = byId("lines").viewBox.baseVal;
-  const sentences = [...["verdict", "exact"].map(id => byId(id).textContent),
+  const sentences = [...["verdict", "exact"].map(id => byId(id).textContent.trim().replace(/\s+/g, " ")),
     `${sentence(partName(part))}: ${byId("cell").textContent}`];
   const width = Math.max(size.width, ...sentences.map(words => 40 + 8 * words.length));
   const rules = [...document.styleSheets[0].cssRules].filter(
