@@ -744,6 +744,7 @@ def test_page_fits_on_one_screen(browser, handmade, tmp_path, settings):
 
 def test_terms_explain_themselves_like_the_readme(browser, handmade):
     opened(browser, handmade[1])
+    wait_for(browser, "exact", "% of")
     readme = (ROOT / "README.md").read_text()
     for term in browser.find_elements("tag name", "dfn"):
         browser.execute_script("arguments[0].focus()", term)

@@ -62,9 +62,9 @@ const byLength = flags => [...new Set(lengthsAsked)].sort((one, other) => one - 
 function renderScore() {
   const asks = findAsking(), flags = asks < 0 ? correctByJob[currentJob()] : null;
   const {before} = state, earlier = before && correctByJob[jobOf(before.mode, before.cut.map(partOf))];
-  byId("measured").hidden = asks >= 0;
+  Object.assign(byId("measured"), {hidden: asks >= 0, className: flags ? "" : "later"});
   byId("asks").textContent = asks < 0 ? "" : `Experiment ${asks + 1} asks about this cut: predict first.`;
-  byId("fraction").textContent = flags ? percent(fractionOf(flags)) : "…";
+  byId("fraction").textContent = flags ? percent(fractionOf(flags)) : "";
   byId("cuts").textContent = state.cut.length ? ` without ${describeCuts()}` : "; nothing is cut";
   byId("lengths").classList.toggle("waiting", !flags);
   byId("ask-wrong").disabled = !flags?.includes(false);
