@@ -48,7 +48,7 @@ def test_comparison_lines_are_as_wide_as_the_weights(view):
             answer, key = int(below[0] - 1.5), int(above[0] - 0.5)
             assert (below[1], above[1]) == (0, 1) and outlined == (answer + key == 3 and answer < 3)
             assert width == pytest.approx(4.5 * weights[first + answer, key].item(), abs=1e-5)
-    left = int(100 * view.evidence.accuracy_without((view.kind,)) + 1e-9)
+    left = int(100 * view.evidence.accuracy_without((view.kind,)) + 0.5 + 1e-9)
     without = "cross-attention" if kind == "cross" else "any attention"
     title = f"Reverse, {view.run.architecture}\nwithout {without}: {left}% correct"
     assert axes.get_title(loc="left") == title

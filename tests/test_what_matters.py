@@ -34,7 +34,7 @@ def test_influence_picture_uses_the_same_sequences(view):
         assert outlined(axes) == sorted((8 - i, i) for i in range(8))       # key, query
     assert figure.axes[-1].get_ylabel() == "weight, influence"              # what the colours mean
     on_answers = sum(evidence.influence[:, first + i, 8 - i].sum() for i in range(8))
-    fraction = int(100 * on_answers / evidence.influence.nansum())
+    fraction = int(100 * on_answers / evidence.influence.nansum() + 0.5)
     assert title_of(figure).startswith(f"{fraction}% of the influence comes from the needed symbols")
 
 
@@ -57,7 +57,7 @@ def test_ablation_picture_shows_accuracy_by_length(view):
         expected = [right[lengths == length].double().mean() for length in range(1, 9)]
         expected.append(right.double().mean())
         numpy.testing.assert_allclose(row, expected)
-        numpy.testing.assert_array_equal(shown, [int(100 * fraction + 1e-9) for fraction in expected])
+        numpy.testing.assert_array_equal(shown, [int(100 * fraction + 0.5 + 1e-9) for fraction in expected])
 
 
 def test_ablation_title_names_the_most_important_head(view):
@@ -127,7 +127,7 @@ def test_lengths_title_says_which_model_stops(view):
     [
         ([0.2, 0.23, 0.89, 0.91, 1], "2 finds the answers: token accuracy 23% → 89%"),
         ([0.1, 0.3, 0.509, 0.7, 0.9],
-         "the answers build up gradually, most of all at 2: token accuracy 30% → 50%"),
+         "the answers build up gradually, most of all at 2: token accuracy 30% → 51%"),
         ([0.92, 0.95, 1], "the answers are present before the first layer: 92% of the tokens correct"),
         ([0.1, 0.2, 0.3], "the answers never appear: only 30% of the tokens are correct at the end"),
     ],
