@@ -742,6 +742,21 @@ def test_page_fits_on_one_screen(browser, handmade, tmp_path, settings):
     browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
+def test_reduced_motion_stops_lines_and_flashes(browser, handmade):
+    opened(browser, handmade[1])
+    browser.execute_script("toggle(['encoder', 0, 0])")
+    script = """
+        const [line, changed] = ["#lines .line", "#answered .changed"].map(name =>
+            getComputedStyle(document.querySelector(name)));
+        return [line.transitionDuration, changed.animationName];
+    """
+    for preference, expected in ("no-preference", ["0.3s, 0.3s", "flash"]), ("reduce", ["0s", "none"]):
+        feature = {"name": "prefers-reduced-motion", "value": preference}
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+        assert browser.execute_script(script) == expected
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
 def test_terms_explain_themselves_like_the_readme(browser, handmade):
     opened(browser, handmade[1])
     wait_for(browser, "exact", "% of")
