@@ -51,21 +51,29 @@ function makeCuts(model, parts, mode = "zero") {
 }
 
 /** Run the model on one question. Returns its inputs, and its answer up to and including END, with at most
-   answerLength + 1 tokens. Also returns the logits, one row per token of the last input sequence. For each
-   kind and layer, it returns the queries, keys, values and weights[head], (T, S). */
+   answerLength + 1 tokens. Also returns the logits, one row per token of the last input sequence, and which
+   row is the answer's first. For each kind and layer, it returns the queries, keys, values and weights[head],
+   (T, S).
+
+   A generating model writes all tokens at once and reads what it has written, until nothing changes. Each
+   pass makes at least one more token that of greedy decoding (Jacobi decoding, Santilli et al. 2023). */
 function ask(model, content, answerLength, parts, mode) {
-  const {architecture, vocab_size} = model.config;
-  const pass = {model, cuts: makeCuts(model, parts, mode), trace: {}};
-  let answer = Array(answerLength).fill(MASK);
-  if (architecture !== "encoder") answer = generate(pass, [START, ...content, END], answerLength + 1);
-  const read = answer.at(-1) === END ? answer.slice(0, -1) : answer.slice(0, answerLength);
-  const {inputs} = makeInputsAndTargets(architecture, content, read);   // the last token is never an input
-  const logits = splitRows(forward(pass, inputs.map(tokens => [tokens])), vocab_size);
-  if (architecture === "encoder") {
-    answer = logits.slice(1, answerLength + 2).map(argmax);
-    answer = answer.slice(0, answer.indexOf(END) + 1 || undefined);
+  const {architecture, vocab_size} = model.config, cuts = makeCuts(model, parts, mode);
+  const first = {encoder: 1, decoder: content.length + 1, "encoder-decoder": 0}[architecture];
+  const blank = Array(answerLength).fill(MASK), generates = architecture !== "encoder";
+  const pass = {model, cuts, trace: {}}, sources = [[START, ...content, END]];
+  const memory = architecture === "encoder-decoder" && encode(pass, sources);
+  for (let read = blank, next; ; read = next) {
+    const {inputs} = makeInputsAndTargets(architecture, content, read), batch = [inputs.at(-1)];
+    const flat = memory ? decode(pass, batch, memory, sources) : miniTransformer(pass, batch);
+    const logits = splitRows(flat, vocab_size);
+    const answer = logits.slice(first, first + answerLength + 1).map(argmax);
+    const end = answer.findIndex(token => token === END || generates && token === PAD);
+    next = end < 0 ? [...answer, ...blank].slice(0, answerLength) : answer.slice(0, end);
+    if (generates && next.join() !== read.join()) continue;
+    const length = end < 0 ? answer.length : answer[end] === END ? end + 1 : end;
+    return {answer: answer.slice(0, length), inputs, logits, first, trace: pass.trace};
   }
-  return {answer, inputs, logits, trace: pass.trace};
 }
 
 /** Group sequences {inputs, targets} of similar lengths by eight, so that a worker is never busy for long. */

@@ -98,8 +98,10 @@ function makeHeads() {
   makeOneTabStop(table, rows);
 }
 
+let accent = null;                                          // #rrggbb; reading it takes long
+
 function renderHeads() {
-  const accent = getComputedStyle(document.body).getPropertyValue("--accent").trim();         // #rrggbb
+  accent ??= getComputedStyle(document.body).getPropertyValue("--accent").trim();
   const colour = [1, 3, 5].map(at => parseInt(accent.slice(at, at + 2), 16));
   for (const [key, {button, canvas}] of Object.entries(thumbnails)) {
     const [kind, layer, head] = partOf(key), flat = asked.trace[kind][layer].weights[head];

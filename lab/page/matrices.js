@@ -58,16 +58,36 @@ const ACTIVATIONS = {
   },
 };
 
-/** x·Wᵀ + b, four outputs at a time, so that every number of x that is fetched is used four times. */
+/** x·Wᵀ + b, in blocks of four rows by four outputs, so that every number fetched is used four times. */
 function linear({weight, bias}, x) {
   const outs = bias.length, width = weight.length / outs, rows = x.length / width;
   const y = new Float64Array(rows * outs);
   for (let o0 = 0; o0 < outs; o0 += 4) {                    // at the edge, the last output is repeated
     const o1 = Math.min(o0 + 1, outs - 1), o2 = Math.min(o0 + 2, outs - 1), o3 = Math.min(o0 + 3, outs - 1);
     const w0 = o0 * width, w1 = o1 * width, w2 = o2 * width, w3 = o3 * width;
-    for (let row = 0; row < rows; row++) {
+    const b0 = bias[o0], b1 = bias[o1], b2 = bias[o2], b3 = bias[o3];
+    let row = 0;
+    for (; row + 4 <= rows; row += 4) {
+      const x0 = row * width, x1 = x0 + width, x2 = x1 + width, x3 = x2 + width;
+      let s00 = b0, s01 = b1, s02 = b2, s03 = b3, s10 = b0, s11 = b1, s12 = b2, s13 = b3;
+      let s20 = b0, s21 = b1, s22 = b2, s23 = b3, s30 = b0, s31 = b1, s32 = b2, s33 = b3;
+      for (let k = 0; k < width; k++) {
+        const a = x[x0 + k], b = x[x1 + k], c = x[x2 + k], d = x[x3 + k];
+        const p = weight[w0 + k], q = weight[w1 + k], r = weight[w2 + k], s = weight[w3 + k];
+        s00 += a * p; s01 += a * q; s02 += a * r; s03 += a * s;
+        s10 += b * p; s11 += b * q; s12 += b * r; s13 += b * s;
+        s20 += c * p; s21 += c * q; s22 += c * r; s23 += c * s;
+        s30 += d * p; s31 += d * q; s32 += d * r; s33 += d * s;
+      }
+      const y0 = row * outs, y1 = y0 + outs, y2 = y1 + outs, y3 = y2 + outs;
+      y[y0 + o0] = s00; y[y0 + o1] = s01; y[y0 + o2] = s02; y[y0 + o3] = s03;
+      y[y1 + o0] = s10; y[y1 + o1] = s11; y[y1 + o2] = s12; y[y1 + o3] = s13;
+      y[y2 + o0] = s20; y[y2 + o1] = s21; y[y2 + o2] = s22; y[y2 + o3] = s23;
+      y[y3 + o0] = s30; y[y3 + o1] = s31; y[y3 + o2] = s32; y[y3 + o3] = s33;
+    }
+    for (; row < rows; row++) {                             // the remaining rows, one by one
       const x0 = row * width, y0 = row * outs;
-      let s0 = bias[o0], s1 = bias[o1], s2 = bias[o2], s3 = bias[o3];
+      let s0 = b0, s1 = b1, s2 = b2, s3 = b3;
       for (let k = 0; k < width; k++) {
         const a = x[x0 + k];
         s0 += a * weight[w0 + k]; s1 += a * weight[w1 + k];

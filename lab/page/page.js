@@ -119,7 +119,6 @@ function change(changes) {
     const earlier = asked && !isAsked ? asked.answer : null;
     asked = ask(model, content, length, cut.map(partOf), mode);
     asked.earlier = earlier;
-    asked.first = {encoder: 1, decoder: content.length + 1, "encoder-decoder": 0}[architecture];    // answers
     asked.answerSources = rule ? answerSources(data.task, content, data.symbols) : [];
     state.step &&= Math.min(state.step, asked.answer.length);
     state.chosen ??= data.guide.top_head ?? listHeads(model, [sourceKind])[0];

@@ -19,13 +19,16 @@ function start() {
     back: () => stepTo((state.step ?? asked.answer.length) - 1),
     forward: () => stepTo((state.step ?? 0) + 1),
     "show-numbers": toggleNumbers, "save-picture": savePicture, print: () => print(),
-    present: () => byId("present").setAttribute("aria-pressed", document.body.classList.toggle("present")),
+    present: () => byId("present").setAttribute("aria-pressed", document.documentElement.classList.toggle("present")),
   };
   for (const [id, action] of Object.entries(actions)) byId(id).onclick = action;
   question.oninput = () => askText(question.value);
   byId("modes").onchange = event => change({mode: event.target.value});
   byId("grid").onkeydown = moveCell;
-  matchMedia("(prefers-color-scheme: dark)").onchange = renderHeads;
+  matchMedia("(prefers-color-scheme: dark)").onchange = () => {
+    accent = null;
+    renderHeads();
+  };
   window.onhashchange = followLink;
   followLink();
   makeGuide();

@@ -5,8 +5,7 @@
    Weights keep PyTorch's names and shapes: model.blocks[0].attention.query_projection.weight is (D, D).
 
    A pass is {model, cuts}, plus anything a caller adds. cuts maps "kind.layer.head" to the replacement for
-   that head's output. kept caches results. trace collects queries, keys, values and weights. past holds the
-   keys and values of earlier tokens. */
+   that head's output. kept caches results. trace collects queries, keys, values and weights. */
 "use strict";
 
 const PAD = 0, START = 1, END = 2;
@@ -23,7 +22,7 @@ function once(kept, name, inputs, compute) {
 
 /** softmax(QKᵀ/√Dh)·V in each sequence and head. Returns the mixture, and weights[sequence][head], (T, S).
 
-    If causal, the last of the T queries sees all S keys, the one before it one fewer, and so on. */
+    If causal, each of the T queries sees the keys up to its own position. */
 function scaledDotProductAttention(query, key, value, starts, memoryStarts, numHeads, causal) {
   const width = query.length / starts.at(-1), size = width / numHeads, scale = Math.sqrt(size);
   const mixture = new Float64Array(query.length), weights = [];
@@ -34,7 +33,7 @@ function scaledDotProductAttention(query, key, value, starts, memoryStarts, numH
     for (let head = 0; head < numHeads; head++) {
       const rows = new Float64Array(T * S);
       for (let t = 0; t < T; t++) {
-        const seen = causal ? S - T + t + 1 : S, q = (first + t) * width + head * size;
+        const seen = causal ? t + 1 : S, q = (first + t) * width + head * size;
         let largest = -Infinity, sum = 0;
         for (let s = 0; s < seen; s++) {
           const k = (memoryFirst + s) * width + head * size;
@@ -55,15 +54,6 @@ function scaledDotProductAttention(query, key, value, starts, memoryStarts, numH
   return {mixture, weights};
 }
 
-/** Append the keys or values of the new tokens to those of earlier tokens. */
-function appendPast(past, name, x) {
-  const before = past.get(name) ?? new Float64Array(0), all = new Float64Array(before.length + x.length);
-  all.set(before);
-  all.set(x, before.length);
-  past.set(name, all);
-  return all;
-}
-
 /** Replace the outputs of cut heads with zeros or the head's mean; return the same array if none is cut. */
 function replaceOutputs({model, cuts}, mixture, kind, layer) {
   const {num_heads, d_model} = model.config, size = d_model / num_heads;
@@ -80,14 +70,9 @@ function replaceOutputs({model, cuts}, mixture, kind, layer) {
 /** Let each row of x attend to memory; in self-attention, memory is x itself. */
 function multiHeadAttention(pass, attention, kind, layer, x, starts, memory = x, memoryStarts = starts) {
   const {query_projection, key_projection, value_projection, output_projection, name} = attention;
-  const {kept, past, trace, model: {config}} = pass, causal = kind === "decoder";
-  let key = once(kept, `${name} key`, [memory], () => linear(key_projection, memory));
-  let value = once(kept, `${name} value`, [memory], () => linear(value_projection, memory));
-  if (past && causal) {
-    key = appendPast(past, `${name} key`, key);
-    value = appendPast(past, `${name} value`, value);
-    memoryStarts = [0, key.length / config.d_model];
-  }
+  const {kept, trace, model: {config}} = pass, causal = kind === "decoder";
+  const key = once(kept, `${name} key`, [memory], () => linear(key_projection, memory));
+  const value = once(kept, `${name} value`, [memory], () => linear(value_projection, memory));
   const mixture = once(kept, `${name} mixture`, [x, key, value], () => {
     const query = linear(query_projection, x);
     const read = scaledDotProductAttention(query, key, value, starts, memoryStarts, config.num_heads, causal);
@@ -98,15 +83,15 @@ function multiHeadAttention(pass, attention, kind, layer, x, starts, memory = x,
   return once(kept, `${name} output`, [outputs], () => linear(output_projection, outputs));
 }
 
-/** Token vectors plus positions. Generated tokens come one by one: `from` is the position of the first. */
-function embed({model}, sequences, from = 0) {
+/** Token vectors plus positions. */
+function embed({model}, sequences) {
   const {d_model} = model.config, {weight} = model.embedding, {encoding} = model.positional_encoding;
   const x = new Float64Array(sequences.reduce((sum, tokens) => sum + tokens.length, 0) * d_model);
   let at = 0;
   for (const tokens of sequences) {
     tokens.forEach((token, position) => {
       for (let d = 0; d < d_model; d++) {
-        x[at++] = weight[token * d_model + d] + encoding[(from + position) * d_model + d];
+        x[at++] = weight[token * d_model + d] + encoding[position * d_model + d];
       }
     });
   }
@@ -148,9 +133,9 @@ function rowOffsets(sequences) {
 }
 
 /** Encoder and decoder: sequences of tokens → logits, one row of V per token. */
-function miniTransformer(pass, sequences, from = 0) {
+function miniTransformer(pass, sequences) {
   const {model, kept} = pass;
-  let x = once(kept, "embedding", [sequences], () => embed(pass, sequences, from));
+  let x = once(kept, "embedding", [sequences], () => embed(pass, sequences));
   x = runBlocks(pass, model.blocks, model.config.architecture, x, rowOffsets(sequences));
   return linear(model.output_projection, layerNorm(model.final_norm, x));
 }
@@ -163,10 +148,10 @@ function encode(pass, sources) {
   return once(kept, "memory", [x], () => layerNorm(model.encoder_norm, x));
 }
 
-/** Encoder–decoder: targets, with their first token at position `from` → logits. */
-function decode(pass, targets, memory, sources, from = 0) {
+/** Encoder–decoder: targets → logits. */
+function decode(pass, targets, memory, sources) {
   const {model, kept} = pass;
-  let x = once(kept, "target", [targets], () => embed(pass, targets, from));
+  let x = once(kept, "target", [targets], () => embed(pass, targets));
   x = runBlocks(pass, model.decoder_blocks, "decoder", x, rowOffsets(targets), memory, rowOffsets(sources));
   return linear(model.output_projection, layerNorm(model.decoder_norm, x));
 }
@@ -175,22 +160,4 @@ function decode(pass, targets, memory, sources, from = 0) {
 function forward(pass, inputs) {
   return inputs.length === 1 ? miniTransformer(pass, inputs[0])
     : decode(pass, inputs[1], encode(pass, inputs[0]), inputs[0]);
-}
-
-/** Greedy decoding of one source, [START, …, END]: at most maxNewTokens tokens, up to and including END. */
-function generate({model, cuts}, source, maxNewTokens) {
-  const pass = {model, cuts, past: new Map(), kept: new Map()}, answer = [];
-  const isEncoderDecoder = model.config.architecture === "encoder-decoder";
-  const memory = isEncoderDecoder ? encode({model, cuts}, [source]) : null;
-  let fresh = isEncoderDecoder ? [START] : source, from = 0;    // tokens not yet processed
-  while (answer.length < maxNewTokens && answer.at(-1) !== END) {
-    const logits = isEncoderDecoder
-      ? decode(pass, [fresh], memory, [source], from) : miniTransformer(pass, [fresh], from);
-    const token = argmax(splitRows(logits, model.config.vocab_size).at(-1));
-    if (token === PAD) break;
-    answer.push(token);
-    from += fresh.length;
-    fresh = [token];
-  }
-  return answer;
 }
