@@ -19,7 +19,8 @@ function start() {
     back: () => stepTo((state.step ?? asked.answer.length) - 1),
     forward: () => stepTo((state.step ?? 0) + 1),
     "show-numbers": toggleNumbers, "save-picture": savePicture, print: () => print(),
-    present: () => byId("present").setAttribute("aria-pressed", document.documentElement.classList.toggle("present")),
+    present: ({target}) =>
+      target.setAttribute("aria-pressed", document.documentElement.classList.toggle("present")),
   };
   for (const [id, action] of Object.entries(actions)) byId(id).onclick = action;
   question.oninput = () => askText(question.value);
