@@ -342,8 +342,7 @@ def parse_content(words: list[str], task: str, vocab_size: int = 20) -> Tensor:
         names = list("".join(names))
     for name in names:
         if name not in token_of:
-            known = list(token_of)
-            choice = f"{known[0]} … {known[-1]}" if known[-1].isdigit() else " ".join(known)
+            choice = puzzles.format_range(list(token_of))
             raise ValueError(f"{name} is not a symbol of {task}; choose from {choice}")
     content = torch.tensor([token_of[name] for name in names], dtype=torch.int64)
     if not len(content) or not TASKS[task].is_valid(content[None]):

@@ -5,7 +5,7 @@ import html
 from lab import ablation, heads
 from lab.evidence import Evidence
 from lab.heads import ALL_ATTENTION, Head, Part, describe_part
-from support.figure import percent, to_points
+from support.figure import capitalise, format_points, percent, to_points
 from support.runs import Run
 
 ONE_POINT = 0.01                                            # of accuracy; less is "about the same"
@@ -22,19 +22,10 @@ def name_part(run: Run, part: Part) -> str:
     return "all attention" if is_everything else describe_part(run, part)
 
 
-def make_trial(run: Run, accuracy: float, *parts: Part) -> dict:
+def make_trial(evidence: Evidence, part: Part) -> dict:
     """Return a cut to try: its name, its parts, and the accuracy without them."""
-    name = " and ".join(name_part(run, part) for part in parts)
-    return {"name": name, "parts": parts, "correct": f"{percent(accuracy)} correct"}
-
-
-def capitalise(text: str) -> str:
-    return text[0].upper() + text[1:]
-
-
-def count_points(cost: float) -> str:
-    points = to_points(cost)
-    return f"{points} point" if abs(points) == 1 else f"{points} points"
+    correct = f"{percent(evidence.accuracy_without(part))} correct"
+    return {"name": name_part(evidence.run, part), "parts": [part], "correct": correct}
 
 
 def most_important_other(evidence: Evidence) -> Head | None:
@@ -80,9 +71,7 @@ def compare_top_head(evidence: Evidence) -> dict | None:
                  f"other head. Compare it with {other_name}.",
         "question": "Which cut causes more mistakes?",
         "options": [name, other_name, "both about the same"], "answer": answer,
-        "trials": [
-            make_trial(run, evidence.accuracy_without(part), part) for part in (top_head, other)
-        ],
+        "trials": [make_trial(evidence, part) for part in (top_head, other)],
         "found": " ".join(findings), "look": [top_head, other], "tells_length": tells_length,
     }
 
@@ -90,7 +79,7 @@ def compare_top_head(evidence: Evidence) -> dict | None:
 def cut_all_attention(evidence: Evidence) -> dict:
     """Ask how many answers are still correct without any attention, or without one kind of attention."""
     run, accuracy = evidence.run, evidence.accuracy_without(ALL_ATTENTION)
-    kinds = list(dict.fromkeys(head[:1] for head in heads.list_heads(run.model)))
+    kinds = [(kind,) for kind in evidence.attention.maps] if run.architecture == "encoder-decoder" else []
     is_needed = accuracy < evidence.accuracy
     title, remaining = "Does it need attention at all?", percent(accuracy) if accuracy else "None"
     found = (
@@ -100,7 +89,7 @@ def cut_all_attention(evidence: Evidence) -> dict:
     if is_needed:
         title = "Does anything work without attention?"
         found = f"{remaining} of the answers are correct: a position cannot output what it has not read."
-    if is_needed and run.architecture == "encoder-decoder":
+    if is_needed and kinds:
         found += " Only cross-attention carries the question to the answer."
     return {
         "title": title,
@@ -108,10 +97,7 @@ def cut_all_attention(evidence: Evidence) -> dict:
         "question": "How many answers are still correct when all attention is cut?",
         "options": ["as many as before", "some", "none"],
         "answer": 0 if not is_needed else 1 if accuracy else 2,
-        "trials": [
-            make_trial(run, evidence.accuracy_without(part), part)
-            for part in (ALL_ATTENTION, *(kinds if len(kinds) > 1 else []))
-        ],
+        "trials": [make_trial(evidence, part) for part in (ALL_ATTENTION, *kinds)],
         "found": found, "look": [], "tells_length": False,
     }
 
@@ -120,24 +106,23 @@ def cut_redundant_pair(evidence: Evidence) -> dict | None:
     """Cut two heads that can each be spared, but not both."""
     if not evidence.redundant_pair:
         return None
-    run, (one, two, accuracy) = evidence.run, evidence.redundant_pair
-    costs = [evidence.ablation_cost(one), evidence.ablation_cost(two), evidence.accuracy - accuracy]
-    if costs[2] <= costs[0] + costs[1]:
+    one, two, accuracy = evidence.redundant_pair
+    costs = [evidence.ablation_cost(head) for head in (one, two)]
+    cost_of_both = evidence.accuracy - accuracy
+    if cost_of_both <= sum(costs):
         return None
+    names = [name_part(evidence.run, head) for head in (one, two)]
+    both = {"name": " and ".join(names), "parts": [one, two], "correct": f"{percent(accuracy)} correct"}
     return {
         "title": "Can two heads replace each other?",
-        "intro": f"Cut {name_part(run, one)} alone or {name_part(run, two)} alone, and next to nothing is "
-                 "lost.",
+        "intro": f"Cut {' alone or '.join(names)} alone, and next to nothing is lost.",
         "question": "What if both are cut?",
         "options": ["next to nothing is lost", "more is lost than by the two cuts taken separately"],
         "answer": 1,
-        "trials": [
-            make_trial(run, evidence.accuracy_without(one), one),
-            make_trial(run, evidence.accuracy_without(two), two), make_trial(run, accuracy, one, two),
-        ],
-        "found": f"Cut alone, they cost {to_points(costs[0])} and {count_points(costs[1])}; cut together, "
-                 f"{count_points(costs[2])}. Each can do part of the other's work: they are redundant. So "
-                 "cutting one head alone understates what it does.",
+        "trials": [make_trial(evidence, one), make_trial(evidence, two), both],
+        "found": f"Cut alone, they cost {to_points(costs[0])} and {format_points(costs[1])}; cut together, "
+                 f"{format_points(cost_of_both)}. Each can do part of the other's work: they are redundant. "
+                 "So cutting one head alone understates what it does.",
         "look": [one, two], "tells_length": False,
     }
 

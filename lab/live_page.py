@@ -27,6 +27,7 @@ from lab.experiments import make_guide, make_worksheet, name_part
 from support.config import TEST_SEQUENCES, format_test_size
 from support.figure import percent
 from support.files import write_text
+from support.puzzles import format_range
 from support.runs import Run, read_listing, read_metrics, task_from_folder
 from train import run_test
 from transformer import count_parameters, eval_mode, unwrap_model
@@ -64,11 +65,6 @@ def encode_base64(tensors: Iterable[Tensor], dtype: torch.dtype) -> str:
 def pair_with_answers(task: str, contents: Iterable[Tensor]) -> list[list[list[int]]]:
     """Return each content (L,) and its correct answer."""
     return [[content.tolist(), TASKS[task].answer(content[None])[0].tolist()] for content in contents]
-
-
-def format_range(names: list[str]) -> str:
-    """Return the names of all symbols, shortened to 4 … 19 if they are numbers."""
-    return f"{names[0]} … {names[-1]}" if names[-1].isdigit() else " ".join(names)
 
 
 def pick_examples(run: Run, lengths: dict[int, int]) -> list[list]:
@@ -143,8 +139,9 @@ def render_page(run: Run, evidence: Evidence) -> str:
     correct = exact_match(answers.prediction, answers.target)
     warning = ""
     if run.code_change:
-        warning = f"Code and weights no longer belong together: {run.code_change}. "
-    about = html.escape(warning) + (
+        text = html.escape(f"Code and weights no longer belong together: {run.code_change}.")
+        warning = f'<p class="warning">{text}</p>'
+    about = (
         f"A trained model with {count_parameters(run.model):,} parameters: {percent(correct, 2)} of "
         f"{format_test_size(run.config, count)} correct. Ask it questions, cut its heads and see what "
         "breaks. Everything is in this one file."
@@ -156,26 +153,29 @@ def render_page(run: Run, evidence: Evidence) -> str:
     worksheet, solutions = make_worksheet(data["guide"]["experiments"])
     return render_template(parts["explorer.html"], parts | {
         "title": html.escape(f"Take this Transformer apart: {run.config.name}"),
-        "name": html.escape(run.config.name), "about": about, "count": str(len(data["unseen"])),
-        "worksheet": worksheet, "answers": solutions,
+        "name": html.escape(run.config.name), "about": about, "warning": warning,
+        "count": str(len(data["unseen"])), "worksheet": worksheet, "answers": solutions,
         "data": json.dumps(data).replace("<", "\\u003c"), "weights": weights,
     })
 
 
 def link_pages(output: Path) -> None:
     """Let the live pages listed in a folder link to one another; their times of modification are kept."""
-    pages = [output / name for name in read_listing(output) if Path(name).name == "explorer.html"]
+    paths = [output / name for name in read_listing(output) if Path(name).name == "explorer.html"]
+    pages = {                                               # their names, sorted by architecture and task
+        path: html.escape(f"{task_from_folder(path.parent)}, {path.parent.name}")
+        for path in sorted(paths, key=lambda path: (path.parent.name, task_from_folder(path.parent)))
+    }
     for page in pages:
-        links = [
-            f'<a href="{quote(Path(os.path.relpath(other, page.parent)).as_posix())}" data-run="{name}"'
-            f'{" aria-current=page" * (other == page)}>{name}</a>'
-            for other in sorted(pages, key=lambda path: (path.parent.name, path.parent.parent.name))
-            for name in [html.escape(f"{task_from_folder(other.parent)}, {other.parent.name}")]
-        ]
+        links = ""
+        for other, name in pages.items():
+            link = quote(Path(os.path.relpath(other, page.parent)).as_posix())
+            current = " aria-current=page" if other == page else ""
+            links += f'<a href="{link}" data-run="{name}"{current}>{name}</a>'
         text = page.read_text(encoding="utf-8")
         before, start, rest = text.partition(NAV_START)
         _, end, after = rest.partition(NAV_END)
-        if (linked := before + start + "".join(links) + end + after) != text and end:
+        if end and (linked := before + start + links + end + after) != text:
             saved = page.stat()
             write_text(linked, page)
             os.utime(page, ns=(saved.st_atime_ns, saved.st_mtime_ns))

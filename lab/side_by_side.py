@@ -16,7 +16,7 @@ from data import format_tokens
 from lab import heads, maps
 from lab.view import View, cost_in_points, describe_sample, format_change, make_view, needs_no_attention
 from support.config import EVALUATION_BATCH, Config, non_default_settings
-from support.figure import TEXT_WIDTH, at_most, new_figure, percent
+from support.figure import TEXT_WIDTH, at_most, capitalise, new_figure, percent
 from support.runs import find_runs, first_solved, read_checkpoint, read_run
 from support.training_plot import label_loss_axes
 from transformer import END
@@ -91,7 +91,7 @@ def draw_comparison(views: list[list[View]]) -> Figure:
         draw_lines(axes, drawn, *answer, columns)
         accuracy = percent(view.evidence.accuracy_without((view.kind,)))
         text = f"{view}\nwithout {view.describe_part((view.kind,))}: {accuracy} correct"
-        axes.set_title(text[:1].upper() + text[1:], loc="left")
+        axes.set_title(capitalise(text), loc="left")
         if not axes.get_subplotspec().is_first_col():
             axes.set_yticks([])
     return figure

@@ -11,7 +11,7 @@ from torch import Tensor
 import data
 from lab import heads
 from lab.evidence import Evidence
-from support.figure import percent, to_points
+from support.figure import format_points, percent, to_points
 from support.puzzles import MASK, count_symbols
 from support.record import AttentionHistory, read_attention_history
 from support.runs import Run
@@ -152,11 +152,10 @@ def cost_in_points(view: View, part: heads.Part) -> int:
 
 def format_cost(view: View, part: heads.Part) -> str:
     """Return the cost of removing a part, worded as the end of a sentence."""
-    points = cost_in_points(view, part)
-    count = f"{abs(points)} point{'s' if abs(points) != 1 else ''}"
-    if points < 0:
-        return f"costs nothing (accuracy rises by {count})"
-    return f"costs {count}" if points else "costs nothing"
+    cost = view.evidence.ablation_cost(part)
+    if to_points(cost) < 0:
+        return f"costs nothing (accuracy rises by {format_points(-cost)})"
+    return f"costs {format_points(cost)}" if to_points(cost) else "costs nothing"
 
 
 def needs_no_attention(view: View) -> bool:

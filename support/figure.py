@@ -46,6 +46,11 @@ def to_points(difference: float) -> int:
     return size if points > 0 else -size
 
 
+def format_points(difference: float) -> str:
+    points = to_points(difference)
+    return f"{points} point{'s' if abs(points) != 1 else ''}"
+
+
 def at_most(fraction: float) -> str:
     """Format an upper bound as a percentage, rounded up."""
     return f"{math.ceil(round(100 * fraction, 6))}%"
@@ -65,12 +70,16 @@ def picture_style(dark: bool = False) -> Iterator[None]:
         yield
 
 
+def capitalise(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
 def new_figure(height: float, title: str, subtitle: str = "", caption: str = "") -> Figure:
     """Return an empty figure with room of this height, in inches, in which matplotlib arranges the axes.
 
     Above it come the title and, in grey, the subtitle; below it, a caption on how to read the picture.
     """
-    title = textwrap.fill(title[:1].upper() + title[1:], TITLE_WIDTH, break_on_hyphens=False)
+    title = textwrap.fill(capitalise(title), TITLE_WIDTH, break_on_hyphens=False)
     subtitle, caption = (
         "\n".join(textwrap.fill(line.strip(), TEXT_WIDTH) for line in text.splitlines())
         for text in (subtitle, caption)

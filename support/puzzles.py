@@ -18,6 +18,11 @@ def sample_symbols(symbols: range, count: int, length: int, generator: torch.Gen
     return torch.randint(symbols.start, symbols.stop, (count, length), generator=generator)
 
 
+def format_range(names: list[str]) -> str:
+    """Return the names of all symbols, shortened to 4 … 19 if they are numbers."""
+    return f"{names[0]} … {names[-1]}" if names[-1].isdigit() else " ".join(names)
+
+
 def add(content: Tensor) -> Tensor:
     """4 2 + 1 9 → 0 6 1: a sum has one more digit than its terms, as in 9 9 + 0 1 → 1 0 0."""
     first, second = (content - ZERO).split(content.size(1) // 2 + 1, dim=1)             # first includes PLUS

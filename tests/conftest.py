@@ -226,11 +226,17 @@ def text_of(browser, name: str) -> str:
     return browser.find_element("id", name).text
 
 
-@pytest.fixture(params=WINDOWS)
-def window(request, browser):
-    yield WINDOWS[request.param]
+@pytest.fixture
+def emulation(browser):
+    """Undo what a test changes about the window and the reader's preferences."""
+    yield
     browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+@pytest.fixture(params=WINDOWS)
+def window(request, emulation):
+    return WINDOWS[request.param]
 
 
 def violations(browser) -> list[str]:

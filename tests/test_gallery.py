@@ -132,7 +132,7 @@ def test_gallery_passes_axe(some_runs, browser, window, dark, runs):
     assert browser.execute_script("return document.documentElement.scrollWidth") <= window
 
 
-def test_gallery_respects_reduced_motion(some_runs, tmp_path, browser):
+def test_gallery_respects_reduced_motion(some_runs, tmp_path, browser, emulation):
     page = some_runs([("copy", "encoder")])
     folder = run_folder(tmp_path, "copy", "encoder")
     with Image.open(folder / "attention_head.png") as still:
@@ -151,7 +151,6 @@ def test_gallery_respects_reduced_motion(some_runs, tmp_path, browser):
         opened(browser, page)
         seen = wait_until(browser, lambda browser: browser.execute_script(source))
         assert seen.endswith(shown)
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
 
 
 def test_save_gallery_keeps_a_users_own_page(some_runs, tmp_path):

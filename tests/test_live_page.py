@@ -492,6 +492,10 @@ def test_costs_wait_for_predictions(handmade, browser):
     browser.find_element("css selector", "td .cut").click()
     assert text_of(browser, "exact").startswith("Experiment 1 asks about this cut: predict first.")
     browser.find_element("id", "restore").click()
+    script = "return [...document.querySelectorAll('#lengths li')].map(li => li.style.cssText)"
+    wait_until(browser, lambda browser: browser.execute_script("return flagsOf(state.before)"))
+    browser.execute_script("renderScore()")
+    assert all("--before: 0;" in style for style in browser.execute_script(script))     # no ghost reveals it
     experiment(browser, 1).find_element("tag name", "input").click()
     assert all(button.text == "✂" for button in browser.find_elements("css selector", "#heads .cut"))
     browser.find_element("id", "next").click()
@@ -726,7 +730,7 @@ def test_late_results_move_nothing(browser, handmade, window, tmp_path):
 @pytest.mark.parametrize(
     "settings", [{"num_layers": 4}, {"num_layers": 2, "architecture": "encoder-decoder"}]
 )
-def test_page_fits_on_one_screen(browser, handmade, tmp_path, settings):
+def test_page_fits_on_one_screen(browser, emulation, handmade, tmp_path, settings):
     """As many heads as by default, with the experiments of another page, whose texts are the longest."""
     set_window(browser, 1280, 720)
     run = random_run(**{"architecture": "encoder", "d_model": 16, "num_heads": 8, **settings})
@@ -739,10 +743,9 @@ def test_page_fits_on_one_screen(browser, handmade, tmp_path, settings):
     for name in "verdict", "answer", "lengths", "heads", "lines", "grid", "experiments":
         shown = browser.execute_script("return byId(arguments[0]).getBoundingClientRect()", name)
         assert shown["height"] > 20 and shown["top"] >= 0 and shown["bottom"] <= 720, name
-    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
-def test_reduced_motion_stops_lines_and_flashes(browser, handmade):
+def test_reduced_motion_stops_lines_and_flashes(browser, emulation, handmade):
     opened(browser, handmade[1])
     browser.execute_script("toggle(['encoder', 0, 0])")
     script = """
@@ -754,7 +757,6 @@ def test_reduced_motion_stops_lines_and_flashes(browser, handmade):
         feature = {"name": "prefers-reduced-motion", "value": preference}
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
         assert browser.execute_script(script) == expected
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
 
 
 def test_terms_explain_themselves_like_the_readme(browser, handmade):
@@ -772,14 +774,12 @@ def test_terms_explain_themselves_like_the_readme(browser, handmade):
     assert all(words in TERMS[term] and words in readme for term, words in shared.items())
 
 
-def test_screenshot_shows_a_broken_answer(browser, handmade, tmp_path):
+def test_screenshot_shows_a_broken_answer(browser, emulation, handmade, tmp_path):
     path = tmp_path / "explorer.png"
     take_screenshot(browser, handmade[1], path, dark=True)
     with Image.open(path) as image:
         assert image.width == 1_600 and image.getpixel((2, 2))[:3] == (13, 17, 23)
     assert "✗" in verdict(browser)
-    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
 
 
 def test_tables_are_one_tab_stop_each(browser, handmade):

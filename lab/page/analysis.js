@@ -29,9 +29,7 @@ function buildModel({config, tensors}, numbers) {
 }
 
 /** The model's kinds of attention, in the order "encoder", "decoder", "cross". */
-function listKinds(model) {
-  return ["encoder", "decoder", "cross"].filter(kind => kind in model.means);
-}
+const listKinds = model => ["encoder", "decoder", "cross"].filter(kind => kind in model.means);
 
 /** All heads [kind, layer, head] of a part, which may be all attention [], a kind, a layer or a head. */
 function listHeads(model, part = []) {

@@ -1,9 +1,10 @@
 /* The question and the model's answer as coloured chips, in columns, with the answer before the last cut. */
 "use strict";
 
-const chip = (token, {isWrong, isChanged} = {}) => element("b", {
-  className: `chip ${isWrong ? "wrong" : ""} ${isChanged ? "changed" : ""}`, ...tokenStyle(token),
-}, nameOf(token), ...(isWrong ? [element("span", {className: "spoken"}, " (wrong)")] : []));
+const chip = (token, {isWrong, isChanged, text = nameOf(token)} = {}) => element("b", {
+  className: `chip ${text.length > 2 ? "long" : ""} ${isWrong ? "wrong" : ""} ${isChanged ? "changed" : ""}`,
+  ...tokenStyle(token),
+}, text, ...(isWrong ? [element("span", {className: "spoken"}, " (wrong)")] : []));
 
 /** A row of the answer's table: its name, and a cell for each column. */
 const row = (id, name, columns, cells) => element("tr", {id}, element("th", {scope: "row"}, name),

@@ -1,7 +1,7 @@
 /* The experiments, each "predict, cut, look", worded in lab/experiments.py from this run's measurements. */
 "use strict";
 
-const {experiments, elsewhere} = data.guide;
+const {experiments, elsewhere, top_head: topHead} = data.guide;
 
 /** Where to see what this run does not show: next door or, if that was not trained, by a command. */
 function describeElsewhere([task, effects]) {
@@ -21,10 +21,10 @@ const acting = action => () => {
   renderScore();
 };
 
-/** The first experiment that asks about the current cuts, unless one of these has been predicted; else −1. */
-function findAsking() {
-  const cut = jobOf("", state.cut.map(partOf));
-  const isAsked = experiments.map(({trials}) => trials.some(({parts}) => jobOf("", parts) === cut));
+/** The first experiment that asks about these cuts, unless one that does has been predicted; else −1. */
+function findAsking(cut) {
+  const job = jobOf("", cut.map(partOf));
+  const isAsked = experiments.map(({trials}) => trials.some(({parts}) => jobOf("", parts) === job));
   return isAsked.some((is, i) => is && progress[i].guess !== null) ? -1 : isAsked.indexOf(true);
 }
 
@@ -59,8 +59,8 @@ function makeSteps({intro, question, options, trials, look, tells_length: tellsL
     element("div", {className: "trials"}, element("b", {}, "Cut. "), element("span", {className: "wait"}),
       ...trials.map((trial, i) => button("try", "", acting(() => {
         kept.done[i] = true;
-        if (data.guide.top_head) change({chosen: data.guide.top_head, pointed: null, cell: null});
-        change({cut: trial.parts.flatMap(part => listHeads(model, part)).map(keyOf), mode: "zero"});
+        const cut = trial.parts.flatMap(part => listHeads(model, part)).map(keyOf);
+        change({cut, mode: "zero", ...topHead ? {chosen: topHead, pointed: null, cell: null} : {}});
         reveal("asking");
       })))),
     element("div", {className: "looks"}, element("b", {}, "Look. "),

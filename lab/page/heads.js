@@ -78,7 +78,8 @@ function lookAt(part) {
 
 /** Build the head table once; renderHeads draws into it. */
 function makeHeads() {
-  const rows = [], table = element("table", {role: "grid", "aria-label": "all heads"});
+  const table = element("table", {role: "grid", "aria-label": "all heads"});
+  const rows = [], hasKind = kinds.length > 1;
   for (const kind of kinds) {
     const cutKind = cutButton([kind]), layers = model.means[kind];
     const kindCell = element("th", {scope: "rowgroup", rowSpan: layers.length},
@@ -86,7 +87,6 @@ function makeHeads() {
     layers.forEach((means, layer) => {
       const cutLayer = cutButton([kind, layer]), heads = means.map((_, head) => [kind, layer, head]);
       const pictures = heads.map(thumbnail), cuts = heads.map(part => cutButton(part));
-      const hasKind = kinds.length > 1;
       rows.push(...[pictures, cuts].map(buttons => [...(hasKind ? [cutKind] : []), cutLayer, ...buttons]));
       table.append(element("tr", {}, ...(hasKind && !layer ? [kindCell] : []),
         element("th", {scope: "row"}, `layer ${layer + 1}`, cutLayer),

@@ -50,7 +50,8 @@ let playing = null;                                         // the timer that st
 /** Step through the answer, from its start if it is complete; a second press stops. */
 function play() {
   const stop = () => {
-    playing = clearInterval(playing);
+    clearInterval(playing);
+    playing = null;
     byId("play").textContent = "▶";
     byId("play").setAttribute("aria-label", "play");
   };

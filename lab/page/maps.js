@@ -43,9 +43,8 @@ function renderMaps({part, kind, keys, queries, rows, says, shown, query, key}) 
   };
   [keys, queries, outputs].forEach((tokens, row) => tokens.forEach(
     (token, i) => showChip(maps.chips[row][i], token, [key, query][row] === i, !row || i < shown)));
-  const showHeading = (heading, token, isAt, text = nameOf(token)) => {
-    const className = text.length > 2 ? "chip long" : "chip";
-    heading.replaceChildren(element("b", {className, ...tokenStyle(token)}, text));
+  const showHeading = (heading, token, isAt, text) => {
+    heading.replaceChildren(chip(token, {text}));
     heading.classList.toggle("at", isAt);
   };
   const short = {[START]: "S", [END]: "E"};                 // columns are narrow

@@ -9,7 +9,7 @@ let measuring = null;                                       // the job of the cu
 /** The name of a measurement; parts with the same heads share one. */
 const jobOf = (mode, parts) =>
   `${mode}: ${parts.flatMap(part => listHeads(model, part)).map(keyOf).sort().join(" ")}`;
-const currentJob = () => jobOf(state.mode, state.cut.map(partOf));
+const flagsOf = ({mode, cut}) => correctByJob[jobOf(mode, cut.map(partOf))];
 const fractionOf = flags => flags.filter(Boolean).length / flags.length;
 
 function startWorkers() {
@@ -47,7 +47,7 @@ function measureEach(mode) {
 
 /** Have the current cuts measured ahead of the workers' other jobs. */
 function measure() {
-  const job = currentJob();
+  const job = jobOf(state.mode, state.cut.map(partOf));
   if (!workers.length) return;
   measureEach(state.mode);
   if (correctByJob[job] || job === measuring) return;
@@ -60,8 +60,7 @@ const byLength = flags => [...new Set(lengthsAsked)].sort((one, other) => one - 
   [length, fractionOf(flags.filter((_, i) => lengthsAsked[i] === length))]);
 
 function renderScore() {
-  const asks = findAsking(), flags = asks < 0 ? correctByJob[currentJob()] : null;
-  const {before} = state, earlier = before && correctByJob[jobOf(before.mode, before.cut.map(partOf))];
+  const asks = findAsking(state.cut), flags = asks < 0 ? flagsOf(state) : null, {before} = state;
   Object.assign(byId("measured"), {hidden: asks >= 0, className: flags ? "" : "later"});
   byId("asks").textContent = asks < 0 ? "" : `Experiment ${asks + 1} asks about this cut: predict first.`;
   byId("fraction").textContent = flags ? percent(fractionOf(flags)) : "";
@@ -69,16 +68,17 @@ function renderScore() {
   byId("lengths").classList.toggle("waiting", !flags);
   byId("ask-wrong").disabled = !flags?.includes(false);
   if (!flags) return;
-  const ghosts = byLength(earlier ?? []);
-  byId("lengths").replaceChildren(...byLength(flags).map(([length, fraction], i) => element("li", {
+  const earlier = before && findAsking(before.cut) < 0 ? flagsOf(before) : null;
+  const ghosts = new Map(earlier ? byLength(earlier) : []);
+  byId("lengths").replaceChildren(...byLength(flags).map(([length, fraction]) => element("li", {
     title: `length ${length}: ${percent(fraction)} correct`,
-    "--p": fraction, "--before": earlier ? ghosts[i][1] : 0,
+    "--p": fraction, "--before": ghosts.get(length) ?? 0,
   }, percent(fraction).slice(0, -1), element("span", {className: "bar"}), String(length))));
 }
 
 /** Show the next unseen sequence that the model gets wrong after the current cuts. */
 function askWrong() {
-  const flags = correctByJob[currentJob()], wrong = data.unseen.filter((_, i) => !flags[i]);
+  const flags = flagsOf(state), wrong = data.unseen.filter((_, i) => !flags[i]);
   const at = wrong.findIndex(([content]) => content.join() === state.content.join());
   write(textOf(wrong[(at + 1) % wrong.length][0]));
 }

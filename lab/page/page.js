@@ -110,10 +110,10 @@ window.explorer = {
 // ---------------------------------------------------------------- changes
 
 function change(changes) {
-  const {mode, cut} = state, isAsked = "content" in changes;
-  const isCutting = "cut" in changes || "mode" in changes;
-  const before = isCutting ? {before: {mode, cut}} : {};
-  Object.assign(state, isAsked ? {step: null, cell: null} : {}, before, changes);
+  const isAsked = "content" in changes, isCutting = "cut" in changes || "mode" in changes;
+  if (isAsked) Object.assign(state, {step: null, cell: null});
+  if (isCutting) state.before = {mode: state.mode, cut: state.cut};
+  Object.assign(state, changes);
   if (!asked || isAsked || isCutting) {
     const {content, cut, mode} = state, length = data.answer_lengths[content.length];
     const earlier = asked && !isAsked ? asked.answer : null;
