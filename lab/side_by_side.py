@@ -9,41 +9,19 @@ import seaborn
 import torch
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
-from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure
 
 from data import format_tokens
 from lab import heads, maps
-from lab.view import View, cost_in_points, describe_sample, format_change, make_view, needs_no_attention
+from lab.view import View, cost_in_points, describe_sample, format_change, make_view
 from support.config import EVALUATION_BATCH, Config, non_default_settings
-from support.figure import TEXT_WIDTH, at_most, capitalise, new_figure, percent
+from support.figure import TEXT_WIDTH, new_figure, percent
 from support.runs import find_runs, first_solved, read_checkpoint, read_run
 from support.training_plot import label_loss_axes
 from transformer import END
 
 Curves = dict[Path, tuple[Config, list[dict]]]              # of each run's folder: settings and history
-
-
-def gerund(task: str) -> str:
-    """Return the gerund of a task's name: copying, reversing."""
-    return f"{task.removesuffix('e')}ing" if task.isalpha() else task
-
-
-def comparison_title(views: list[list[View]]) -> str:
-    """State which of the learned tasks need no attention in the first architecture with such tasks."""
-    learned = [[view for view in row if view.evidence.accuracy >= 0.5] for row in views]
-    for row in learned:
-        needs = {gerund(view.run.config.task): not needs_no_attention(view) for view in row}
-        needless, others = ([name for name in needs if needs[name] == needed] for needed in (False, True))
-        if needless:
-            need = "needs" if len(needless) == 1 else "need"
-            do = "does" if len(others) == 1 else "do"
-            text = f"{' and '.join(needless)} in the {row[0].model_name} {need} no attention"
-            return f"{text}; {' and '.join(others)} {do}" if others else text
-    if not any(learned):
-        return "none of these models has learned its task, so it is unknown what they need"
-    best = max(view.evidence.accuracy_without((view.kind,)) for row in learned for view in row)
-    return f"none of these models works without attention: at most {at_most(best)} correct"
 
 
 def locate_answer(view: View) -> tuple[list[str], int, int]:
@@ -55,24 +33,34 @@ def locate_answer(view: View) -> tuple[list[str], int, int]:
     return words, query, key
 
 
+def colour_tokens(tokens: list[str]) -> dict[str, tuple]:
+    """Return a colour for each distinct symbol, in the order of the rainbow; the others stay grey."""
+    symbols = [token for token in dict.fromkeys(tokens) if token not in ("START", "END", "_")]
+    return dict(zip(symbols, seaborn.husl_palette(len(symbols) + 1, h=0.03, s=0.95, l=0.62), strict=False))
+
+
 def draw_lines(axes: Axes, shown: maps.Map, answer: list[str], query: int, key: int, columns: int) -> None:
     """Draw lines from each answer symbol (bottom) to the tokens it attends to (top); see locate_answer."""
-    rows = slice(query, query + len(answer))
+    rows, colours = slice(query, query + len(answer)), colour_tokens(shown.keys)
     weights, sources = shown.weights[rows].nan_to_num(), shown.outlined[rows]
-    axes.set(xlim=(0, columns), ylim=(0, 1))
-    thickest = min(4.5, 100 / maps.count_cells_across(axes))        # in points, for a weight of 1
-    faint = {"color": matplotlib.rcParams["grid.color"], "alpha": 0.4}
-    for chosen, style in (~sources, faint), (sources, {"color": matplotlib.rcParams["lines.color"]}):
-        lines = [[(symbol + key + 0.5, 0), (read + 0.5, 1)] for symbol, read in chosen.nonzero().tolist()]
-        axes.add_collection(LineCollection(lines, linewidths=thickest * weights[chosen].numpy(), **style))
-    axes.set_yticks([0, 1], ["answer", "question"], color="grey", size=8)
-    axes.yaxis.set_tick_params(length=0)
-    axes.spines[:].set_visible(False)
-    above = axes.secondary_xaxis("top")
-    above.spines[:].set_visible(False)
-    for axis, names in (axes.xaxis, [""] * key + answer), (above.xaxis, shown.keys):
-        across = 0.9 * maps.count_cells_across(axes)        # there is more room than in maps
-        maps.label_unit_ticks(axis, names, across)
+    axes.set(xlim=(0, columns), ylim=(-0.1, 1.1))
+    axes.axis("off")
+    across, grey = maps.count_cells_across(axes), matplotlib.rcParams["grid.color"]
+    for chosen in ~sources, sources:
+        ends = chosen.nonzero().tolist()
+        names = [shown.keys[read] if chosen is sources else "" for _, read in ends]
+        axes.add_collection(LineCollection(
+            [[(symbol + key + 0.5, 0), (read + 0.5, 1)] for symbol, read in ends],
+            linewidths=min(5.5, 110 / across) * weights[chosen].numpy(),
+            colors=[colours.get(name, (*to_rgb(grey), 0.5)) for name in names],
+        ))
+    for height, first, tokens in (1, 0, shown.keys), (0, key, answer):
+        for position, token in enumerate(tokens, start=first):
+            colour, size = colours.get(token, "lightgrey"), min(9, 650 / across / max(3, len(token)))
+            axes.text(
+                position + 0.5, height, token, size=size, color="black", ha="center", va="center",
+                bbox={"boxstyle": "round,pad=0.25", "linewidth": 0, "facecolor": colour},
+            )
 
 
 def draw_comparison(views: list[list[View]]) -> Figure:
@@ -81,19 +69,19 @@ def draw_comparison(views: list[list[View]]) -> Figure:
     answers = [locate_answer(view) for view in chain(*views)]
     below = [key + len(answer) for answer, _, key in answers]
     columns = max([*below, *(len(drawn.keys) for drawn in chain(*shown))])
-    subtitle = f"Accuracy: exact match after zero ablation on {describe_sample(views[0][0].evidence.source)}."
-    caption = "Line width: attention weight, in the head that attends most to the needed symbols."
-    if any(view.has_outline for row in views for view in row):
-        caption += " Blue: the symbols the answer depends on."
-    figure = new_figure(1.9 * len(views), comparison_title(views), subtitle, caption)
+    subtitle = f"Measured by zero ablation on {describe_sample(views[0][0].evidence.source)}."
+    caption = "Lines lead from each symbol of the answer (bottom) to what it attends to (top), in one head."
+    if any(view.has_outline for view in chain(*views)):
+        caption += " The head is the one that looks most at the symbols the answer depends on: coloured lines."
+    figure = new_figure(3.17 * len(views), "Does a Transformer need attention?", subtitle, caption)
     panels = figure.subplots(len(views), len(views[0]), squeeze=False)
     for axes, view, drawn, answer in zip(panels.flat, chain(*views), chain(*shown), answers, strict=True):
         draw_lines(axes, drawn, *answer, columns)
-        accuracy = percent(view.evidence.accuracy_without((view.kind,)))
-        text = f"{view}\nwithout {view.describe_part((view.kind,))}: {accuracy} correct"
-        axes.set_title(capitalise(text), loc="left")
-        if not axes.get_subplotspec().is_first_col():
-            axes.set_yticks([])
+        axes.set_title(f"This {view.model_name} was trained to {view.run.config.task}:", loc="left", size=11)
+        accuracy = view.evidence.accuracy_without(heads.ALL_ATTENTION)
+        number = axes.text(0, -0.4, percent(accuracy), size=26, weight="bold")
+        intact = "" if view.evidence.accuracy == 1 else f"\n ({percent(view.evidence.accuracy)} with it)"
+        axes.annotate(f" correct without any attention{intact}", (1, 0.25), xycoords=number, size=11)
     return figure
 
 

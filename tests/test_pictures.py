@@ -176,7 +176,7 @@ def test_pictures_of_custom_tasks_claim_nothing_false(
             assert_readable(figure)
         assert not figure.get_supxlabel().startswith(" ")
         if outlines is not True:
-            assert not any(word in figure.get_supxlabel() for word in ("utlined:", "Blue"))
+            assert not any(word in figure.get_supxlabel() for word in ("utlined:", "coloured"))
             assert "needed sy" not in title_of(figure)
             if name in ("attention_head", "attention_layer"):
                 assert outlines in title_of(figure)

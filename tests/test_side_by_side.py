@@ -2,16 +2,15 @@
 
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import MODELS, TINY, assert_readable, call_main, title_of
+from PIL import Image
 
 import train
 from lab.heads import list_heads
 from lab.side_by_side import (
-    comparison_title,
     draw_comparison,
     draw_heads,
     draw_training_curves,
@@ -20,7 +19,7 @@ from lab.side_by_side import (
 )
 from lab.view import make_view
 from support.config import default_config
-from support.figure import percent
+from support.figure import percent, picture_style, save_picture
 from support.runs import run_folder
 from train import load_run, save_weights
 from visualize import draw_kinds
@@ -43,40 +42,33 @@ def test_comparison_lines_are_as_wide_as_the_weights(view):
     view.run.model(*view.attention.inputs)
     weights = view.run.model.attention_layers()[kind][layer].attention_weights[0, head]
     first = {"encoder": 1, "decoder": 4, "cross": 0}[kind]      # the query that predicts symbol 0
+    tokens = {text.get_text(): text.get_bbox_patch().get_facecolor() for text in axes.texts[:5]}
+    assert len({*tokens.values()} - {tokens["START"]}) == 3 and tokens["START"] == tokens["END"]
     for lines, outlined in zip(axes.collections, (False, True), strict=True):
-        for (below, above), width in zip(lines.get_segments(), lines.get_linewidths(), strict=True):
+        ends = zip(lines.get_segments(), lines.get_linewidths(), lines.get_colors(), strict=True)
+        for (below, above), width, colour in ends:
             answer, key = int(below[0] - 1.5), int(above[0] - 0.5)
             assert (below[1], above[1]) == (0, 1) and outlined == (answer + key == 3 and answer < 3)
-            assert width == pytest.approx(4.5 * weights[first + answer, key].item(), abs=1e-5)
-    left = int(100 * view.evidence.accuracy_without((view.kind,)) + 0.5 + 1e-9)
-    without = "cross-attention" if kind == "cross" else "any attention"
-    title = f"Reverse, {view.run.architecture}\nwithout {without}: {left}% correct"
-    assert axes.get_title(loc="left") == title
+            assert width == pytest.approx(5.5 * weights[first + answer, key].item(), abs=1e-5)
+            if outlined:                                        # the colour of the token that it leads to
+                assert tuple(colour) == tokens[["START", "5", "9", "12"][key]]
+    texts = [text.get_text() for text in axes.texts[-2:]]
+    assert axes.get_title(loc="left") == f"This {MODELS[view.run.architecture]} was trained to reverse:"
+    assert texts == [percent(view.evidence.accuracy_without(())), " correct without any attention"]
 
 
-def test_comparison_title_says_who_needs_attention():
-    def row(architecture, **accuracies):
-        kind = "cross" if architecture == "encoder-decoder" else architecture
-        return [
-            SimpleNamespace(
-                kind=kind, model_name=MODELS[architecture],
-                run=SimpleNamespace(config=SimpleNamespace(task=task)),
-                evidence=SimpleNamespace(accuracy=1, accuracy_without=lambda part, without=without: without),
-            ) for task, without in accuracies.items()
-        ]
+def test_comparison_of_models_that_fail_gives_their_accuracy(view):
+    """Whoever is never correct does not need attention."""
+    view.evidence.logit_margins |= {"nothing": -view.evidence.logit_margins["nothing"].abs()}
+    axes, = draw_comparison([[view]]).axes
+    assert axes.texts[-1].get_text() == " correct without any attention\n (0% with it)"
 
-    sentence = comparison_title
-    encoder, both = row("encoder", copy=1, reverse=0), row("encoder-decoder", copy=0, reverse=0.125)
-    assert sentence([encoder, both]) == "copying in the encoder needs no attention; reversing does"
-    assert sentence([encoder[:1], both[:1]]) == "copying in the encoder needs no attention"
-    assert sentence([both]) == "none of these models works without attention: at most 13% correct"
-    needless = [row("decoder", add=1, add_one=1, sort=0), both]
-    text = "adding and add_one in the decoder-only model need no attention; sorting does"
-    assert sentence(needless) == text
-    assert sentence([encoder[:1]]) == "copying in the encoder needs no attention"
-    encoder[1].evidence.accuracy = 0                        # it never learned to reverse
-    assert sentence([encoder]) == "copying in the encoder needs no attention"
-    assert sentence([encoder[1:]]).startswith("none of these models has learned its task")
+
+def test_comparison_of_two_is_as_large_as_a_link_preview(view, tmp_path):
+    with picture_style():
+        save_picture(draw_comparison([[view, view]]), tmp_path / "two.png")
+    with Image.open(tmp_path / "two.png") as picture:
+        assert picture.size == (1200, 630)
 
 
 def test_training_curves_are_labelled_by_folder_and_settings(models_dir, tmp_path, monkeypatch, capsys):
