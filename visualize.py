@@ -45,56 +45,71 @@ def head_title(view: View) -> str:
     name, mass = view.describe_part(view.top_head), view.mass(view.top_head)
     if not view.has_outline:
         return f"{name} is the most focused head; {wording.explain_no_outline(view)}"
-    needed, chance = "the symbols the answer needs", f"(uniform: {percent(view.attention.chance)})"
+    chance = f"(chance: {percent(view.attention.chance)})"
     if mass <= view.attention.threshold:
-        return f"no head attends mainly to {needed}: {name} comes closest, at {percent(mass)} {chance}"
-    return f"{name} spends {percent(mass)} of its attention on {needed} {chance}"
+        return f"no head looks at the answer: even {name} spends only {percent(mass)} there {chance}"
+    return f"{name} looks at the answer: {percent(mass)} of its attention is there {chance}"
 
 
 def draw_head(view: View) -> Figure:
-    """Draw the head that attends most to the answers, with one row in numbers to check on paper."""
+    """Draw the head that looks most at the answer, one row of it in numbers, and its neighbours."""
+    kind, layer, head = view.top_head
     shown, query = maps.make_map(view, view.top_head), maps.pick_query(view)
-    rows, total = maps.list_softmax_steps(view, query)
-    keys = list(range(len(rows["weight"])))                 # that the query can attend to
-    aligned = len(shown.keys) <= maps.MAX_KEYS              # each number in its key's column
-    if not aligned:
-        keys = shown.weights[query, keys].topk(min(maps.MAX_KEYS, len(keys))).indices.sort().values.tolist()
-    columns = shown.keys if aligned else [shown.keys[key] for key in keys]
-    caption, heights = wording.explain_marks(view, [view.kind]), (min(0.3 * len(shown.queries), 5.0), 1.1)
-    division = f"each weight is its exponential divided by their sum, {total:.3f}."
-    caption += f" The framed row in numbers: {division}"
-    figure = new_figure(sum(heights) + 1.1, head_title(view), wording.describe_run(view), caption)
-    axes, table = figure.subplots(2, 1, height_ratios=heights)
-    mesh = maps.draw_named_map(axes, shown)
-    axes.set_ylabel("query (attends)" if len(shown.queries) > 5 else "query")
-    axes.add_patch(Rectangle((0, query), len(shown.keys), 1, **maps.FRAME))
-    maps.add_colour_bar(mesh, [axes])
-    row = maps.Map(shown.weights[query, keys][None], shown.outlined[query, keys][None], [], [])
-    rows = {name: [texts[key] for key in keys] for name, texts in rows.items()}
-    maps.draw_table(table, rows, row, len(columns))
-    maps.label_ticks(table, list(rows), [] if aligned else columns)
-    table.xaxis.tick_top()
-    table.set_xlabel("key (attended to)")
+    others = [other for other in list_heads(view.run.model, (kind, layer)) if other[2] != head]
+    neighbours = {f"head {other[2] + 1}": other for other in others[:7]}
+    steps, total = maps.list_softmax_steps(view, query)
+    division = f"In the framed row, each weight is its exponential divided by their sum, {total:.3f}."
+    caption = f"{wording.explain_marks(view, [kind])} {division}"
+    strips = [[*neighbours]] if neighbours else []
+    heights = [min(0.3 * len(shown.queries), 5.0), 1.1, 0.9][: 2 + len(strips)]
+    figure = new_figure(sum(heights) + 1.2, head_title(view), wording.describe_run(view), caption)
+    columns = max(1, len(neighbours))
+    axes = figure.subplot_mosaic([["map"] * columns, ["table"] * columns, *strips], height_ratios=heights)
+    answer, first, _ = wording.locate_answer(view)
+    shown.queries[first : first + len(answer)] = map("{} → {}".format, shown.queries[first:], answer)
+    mesh = maps.draw_named_map(axes["map"], shown)
+    axes["map"].set_ylabel("query (attends) → output" if len(shown.queries) > 5 else "query")
+    axes["map"].add_patch(Rectangle((0, query), len(shown.keys), 1, **maps.FRAME))
+    maps.add_colour_bar(mesh, [axes["map"]])
+    maps.draw_table(axes["table"], steps, shown, query)
+    for name, other in neighbours.items():
+        maps.draw_named_map(axes[name], maps.make_map(view, other))
+        axes[name].set(xlabel=name, xticks=[], yticks=[], aspect="equal")
     return figure
 
 
+def layer_title(view: View, layer: tuple[str, int]) -> str:
+    """Count the heads of a layer that look at the answer."""
+    every, name = list_heads(view.run.model, layer), view.describe_part(layer)
+    if not view.has_outline:
+        return f"{name}: {wording.explain_no_outline(view)}"
+    looking = [head for head in every if view.mass(head) > view.attention.threshold]
+    subject, verb = f"{wording.spell(len(looking))} of the {wording.spell(len(every))} heads", "look"
+    if len(looking) <= 1:
+        subject, verb = f"{wording.spell(len(looking))} head", "looks"
+    elif len(looking) == len(every):
+        subject = "both heads" if len(every) == 2 else f"all {wording.spell(len(every))} heads"
+    title = f"{subject} of {name} {verb} at the answer"
+    if len(looking) > 1 and not any(wording.cost_in_points(view, head) > 0 for head in looking):
+        title += ", so the model can spare any one of them"
+    return title
+
+
 def draw_layer(view: View) -> Figure:
-    """Draw all heads of the layer that contains the head attending most to the answers."""
-    kind, layer, _ = view.top_head
-    name, drawn = view.describe_part((kind, layer)), []
-    for head in list_heads(view.run.model, (kind, layer)):
+    """Draw all heads of the layer that contains the head looking most at the answer."""
+    layer, drawn = view.top_head[:2], []
+    for head in list_heads(view.run.model, layer):
         mass = f": {percent(view.mass(head))}" if view.has_outline else ""
         drawn.append(maps.make_map(view, head, f"head {head[2] + 1}{mass}"))
-    title, caption = f"{name}: {wording.explain_no_outline(view)}", wording.explain_marks(view, [kind])
+    caption = wording.explain_marks(view, layer[:1])
     if view.has_outline:
-        readers = int((view.attention.mass[layer] > view.attention.threshold).sum())
-        title = f"heads in {name} attending mainly to the needed symbols: {readers} of {len(drawn)}"
-        caption += f" Percentages: attention on these symbols (uniform: {percent(view.attention.chance)})."
-    accuracy = percent(view.evidence.accuracy_without((kind, layer)))
+        chance = f"(chance: {percent(view.attention.chance)})"
+        caption += f" The percentages say how much of its attention a head spends on them {chance}."
+    accuracy = percent(view.evidence.accuracy_without(layer))
     sample = wording.describe_sample(view.evidence.source)
-    subtitle = f"{wording.describe_run(view)} Accuracy without this layer: {accuracy}, on {sample}."
+    subtitle = f"{wording.describe_run(view)} Without this layer: {accuracy} of {sample} correct."
     rows = [drawn[first : first + 4] for first in range(0, len(drawn), 4)]
-    return maps.draw_grid(title, subtitle, caption, rows, shared=True)
+    return maps.draw_grid(layer_title(view, layer), subtitle, caption, rows, shared=True)
 
 
 def model_title(view: View) -> str:

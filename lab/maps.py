@@ -49,12 +49,13 @@ def make_map(view: View, head: Head, title: str = "") -> Map:
     names = [[format_tokens(token, task) for token in tokens[0].split(1)] for tokens in inputs]
     queries = names[0] if kind == "encoder" else names[-1]
     keys = names[-1] if kind == "decoder" else names[0]
-    return Map(weights, outlined, queries, keys, title)
+    return Map(weights, outlined, [*queries], keys, title)
 
 
 def count_cells_across(axes: Axes) -> float:
-    """Return how many cells the picture has side by side, over all its columns of axes."""
-    return axes.get_gridspec().ncols * abs(numpy.ptp(axes.get_xlim()))
+    """Return how many cells of this width the picture has room for side by side."""
+    columns = axes.get_gridspec().ncols / len(axes.get_subplotspec().colspan)
+    return columns * abs(numpy.ptp(axes.get_xlim()))
 
 
 def label_unit_ticks(axis: Axis, names: list[str], across: float) -> None:
@@ -146,7 +147,7 @@ def pick_query(view: View) -> int:
 
 
 def format_weight(value: float) -> str:
-    return f"{value:.0e}".replace("e-0", "e-") if 0 < value < 0.001 else f"{value:.3f}"
+    return "≈ 0" if value < 0.001 else f"{value:.3f}"
 
 
 def list_softmax_steps(view: View, query: int) -> tuple[dict[str, list[str]], float]:
@@ -166,13 +167,24 @@ def list_softmax_steps(view: View, query: int) -> tuple[dict[str, list[str]], fl
     }, powers.sum().item()
 
 
-def draw_table(table: Axes, rows: dict[str, list[str]], shown: Map, columns: int) -> None:
-    """Draw the steps from scores to weights as rows of numbers; the last row is coloured like the map."""
-    _, keys = shown.weights.shape
-    prepare_axes(table, columns, len(rows))
-    draw_map(table, shown, top=len(rows) - 1)
-    for row, texts in enumerate(rows.values()):
-        for key, weight in enumerate(shown.weights[0]):
-            colour = None if row < len(rows) - 1 else "white" if weight < 0.6 else "black"
-            table.text(key + 0.5, row + 0.5, texts[key], ha="center", va="center", size=7, color=colour)
-    table.add_patch(Rectangle((0, 0), columns, len(rows), **FRAME))
+def draw_table(table: Axes, steps: dict[str, list[str]], shown: Map, query: int) -> None:
+    """Draw the steps from scores to weights as rows of numbers, below the map's keys if they all fit.
+
+    The last row is coloured like the map.
+    """
+    weights, aligned = shown.weights[query, : len(steps["weight"])], len(shown.keys) <= MAX_KEYS
+    keys = range(len(weights))
+    if not aligned:
+        keys = weights.topk(min(MAX_KEYS, len(keys))).indices.sort().values.tolist()
+    row = Map(weights[None, keys], shown.outlined[None, query, keys], [], [])
+    prepare_axes(table, len(shown.keys) if aligned else len(keys), len(steps))
+    draw_map(table, row, top=len(steps) - 1)
+    for height, texts in enumerate(steps.values()):
+        for column, key in enumerate(keys):
+            colour = None if height < len(steps) - 1 else "white" if weights[key] < 0.6 else "black"
+            style = {"ha": "center", "va": "center", "size": 7, "color": colour}
+            table.text(column + 0.5, height + 0.5, texts[key], **style)
+    table.add_patch(Rectangle((0, 0), table.get_xlim()[1], len(steps), **FRAME))
+    label_ticks(table, list(steps), [] if aligned else [shown.keys[key] for key in keys])
+    table.xaxis.tick_top()
+    table.set_xlabel("key (attended to)")

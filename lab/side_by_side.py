@@ -6,31 +6,19 @@ from pathlib import Path
 
 import matplotlib
 import seaborn
-import torch
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure
 
-from data import format_tokens
 from lab import heads, maps
-from lab.view import View, cost_in_points, describe_sample, format_change, make_view
+from lab.view import View, cost_in_points, describe_sample, format_change, locate_answer, make_view
 from support.config import EVALUATION_BATCH, Config, non_default_settings
 from support.figure import TEXT_WIDTH, new_figure, percent
 from support.runs import find_runs, first_solved, read_checkpoint, read_run
 from support.training_plot import label_loss_axes
-from transformer import END
 
 Curves = dict[Path, tuple[Config, list[dict]]]              # of each run's folder: settings and history
-
-
-def locate_answer(view: View) -> tuple[list[str], int, int]:
-    """Return the model's answer up to END, and the query and key of its symbol 0 in an answering map."""
-    query, key = heads.first_symbol_cell(view.run.architecture, view.kind, view.attention.length)
-    predictions = view.attention.targets[0, query:].tolist()
-    predictions = predictions[: predictions.index(END) + 1] if END in predictions else predictions
-    words = [format_tokens(token, view.run.config.task) for token in torch.tensor(predictions).split(1)]
-    return words, query, key
 
 
 def colour_tokens(tokens: list[str]) -> dict[str, tuple]:
@@ -72,7 +60,7 @@ def draw_comparison(views: list[list[View]]) -> Figure:
     subtitle = f"Measured by zero ablation on {describe_sample(views[0][0].evidence.source)}."
     caption = "Lines lead from each symbol of the answer (bottom) to what it attends to (top), in one head."
     if any(view.has_outline for view in chain(*views)):
-        caption += " The head is the one that looks most at the symbols the answer depends on: coloured lines."
+        caption += " Coloured lines lead to the symbols the answer depends on; no head looks at them more."
     figure = new_figure(3.17 * len(views), "Does a Transformer need attention?", subtitle, caption)
     panels = figure.subplots(len(views), len(views[0]), squeeze=False)
     for axes, view, drawn, answer in zip(panels.flat, chain(*views), chain(*shown), answers, strict=True):

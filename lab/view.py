@@ -15,9 +15,15 @@ from support.figure import format_points, percent, to_points
 from support.puzzles import MASK, count_symbols
 from support.record import AttentionHistory, read_attention_history
 from support.runs import Run
-from transformer import eval_mode, generate
+from transformer import END, eval_mode, generate
 
+NUMBERS = "no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"
 NEVER_CORRECT = "the model is never correct, so no ablation can make it worse"
+
+
+def spell(number: int) -> str:
+    """Spell out a number up to ten."""
+    return NUMBERS[number] if number < len(NUMBERS) else str(number)
 
 
 def most_focused_head(kind: str, maps: Tensor) -> heads.Head:
@@ -50,8 +56,10 @@ class View:
 
     @cached_property
     def top_head(self) -> heads.Head:
-        """The head that attends most to the answers or, if nothing is outlined, the most focused one."""
-        return self.evidence.top_head or most_focused_head(self.kind, self.attention.maps[self.kind])
+        """The head that looks most at this answer or, if nothing is outlined, the most focused one."""
+        if self.has_outline:
+            return self.kind, *divmod(int(self.attention.mass.argmax()), self.attention.mass.size(1))
+        return most_focused_head(self.kind, self.attention.maps[self.kind])
 
     @property
     def important_heads(self) -> list[heads.Head]:
@@ -103,6 +111,14 @@ def make_view(run: Run, words: list[str] | None = None) -> View:
     attention = heads.measure_attention(run, source, inputs, predictions)
     attention_history = read_attention_history(run.folder, run.history)
     return View(run, attention, f"{text} {mark}", Evidence(run), attention_history)
+
+
+def locate_answer(view: View) -> tuple[list[str], int, int]:
+    """Return the model's answer up to END, and the query and key of its symbol 0 in an answering map."""
+    query, key = heads.first_symbol_cell(view.run.architecture, view.kind, view.attention.length)
+    predictions = view.attention.targets[0, query:].tolist()
+    predictions = predictions[: predictions.index(END) + 1] if END in predictions else predictions
+    return [data.token_name(token, view.run.config.task) for token in predictions], query, key
 
 
 def describe_run(view: View) -> str:

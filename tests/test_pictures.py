@@ -59,14 +59,14 @@ def test_heads_that_matter_are_never_pale(few_sequences, few_lengths):
 
 
 def test_head_picture_shows_the_softmax_of_a_row(view):
-    table = draw_head(view).axes[1]
+    figure, (kind, layer, head) = draw_head(view), view.top_head
+    shown, table = figure.axes[:2]
     assert names_of(table.get_yticklabels())[1] == "x = q·k / √8"
-    numbers = numpy.array([float(text.get_text().replace("−", "-")) for text in table.texts])
-    scores, scaled, powers, weights = numbers.reshape(4, -1)
+    texts = [text.get_text().replace("−", "-").replace("≈ ", "") for text in table.texts]
+    scores, scaled, powers, weights = numpy.array(list(map(float, texts))).reshape(4, -1)
     numpy.testing.assert_allclose(scaled, scores / 8**0.5, atol=0.01)
     numpy.testing.assert_allclose(powers, numpy.exp(scaled - scaled.max()), atol=0.02)
     numpy.testing.assert_allclose(weights, powers / powers.sum(), atol=0.002)
-    kind, layer, head = view.top_head
     query = maps.pick_query(view)
     assert view.attention.answer_sources[0][query].any()
     row = view.attention.maps[kind][layer, head, query]
@@ -74,20 +74,41 @@ def test_head_picture_shows_the_softmax_of_a_row(view):
     assert row[len(weights) :].sum() == 0
     cells = [key for key, _ in outlined(table)]                 # the correct keys are marked
     assert cells == view.attention.answer_sources[0][query].nonzero().flatten().tolist()
+    inputs = view.attention.inputs[0 if kind == "encoder" else -1][0].tolist()
+    outputs = view.attention.targets[0].tolist()
+    first = {"encoder": 1, "decoder": 4, "cross": 0}[kind]      # the query that predicts symbol 0
+    for index, name in enumerate(names_of(shown.get_yticklabels())[:first + 3]):
+        says = f" → {data.token_name(outputs[index])}" if index >= first else ""
+        assert name == data.token_name(inputs[index]) + says
+    neighbour, = [axes for axes in figure.axes if axes.get_xlabel() == f"head {2 - head}"]
+    drawn = neighbour.collections[0].get_array().filled(0)
+    numpy.testing.assert_allclose(drawn, view.attention.maps[kind][layer, 1 - head], atol=1e-6)
 
 
 def test_titles_compare_with_chance(view):
     """85% against 80% for uniform attention; an irreplaceable symbol; a harmful head."""
-    evidence, (_, layer, head) = view.evidence, view.top_head
-    view.attention.mass[layer, head], view.attention.chance = 0.85, 0.8
-    assert title_of(draw_head(view)).startswith("No head ")
-    assert "(uniform: 80%)" in title_of(draw_head(view))
-    assert title_of(draw_layer(view)).endswith("attending mainly to the needed symbols: 0 of 2")
-    assert "(uniform: 80%)" in draw_layer(view).get_supxlabel()
+    evidence, (kind, layer, head) = view.evidence, view.top_head
+    name = view.describe_part((kind, layer))
+    view.attention.mass[layer], view.attention.chance = 0.85, 0.8
+    view.attention.mass[layer, head] = 0.86
+    assert title_of(draw_head(view)) == (
+        f"No head looks at the answer: even {view.describe_part(view.top_head)} spends only 86% there "
+        "(chance: 80%)"
+    )
+    assert title_of(draw_layer(view)) == f"No head of {name} looks at the answer"
+    assert "(chance: 80%)" in draw_layer(view).get_supxlabel()
     view.attention.mass[layer, head] = 0.9375
     assert visualize.head_title(view).endswith(
-        " spends 94% of its attention on the symbols the answer needs (uniform: 80%)"
+        " looks at the answer: 94% of its attention is there (chance: 80%)"
     )
+    assert title_of(draw_layer(view)) == f"One head of {name} looks at the answer"
+    view.attention.mass[layer] = 0.9375
+    heads = list_heads(view.run.model, (kind, layer))
+    evidence.logit_margins |= {head: evidence.logit_margins[NOTHING] for head in heads}
+    title = f"both heads of {name} look at the answer"
+    assert visualize.layer_title(view, (kind, layer)) == f"{title}, so the model can spare any one of them"
+    evidence.logit_margins |= {heads[0]: -evidence.logit_margins[NOTHING]}
+    assert visualize.layer_title(view, (kind, layer)) == title
     evidence.attention.mass, evidence.attention.chance = evidence.attention.mass * 0 + 0.1355, 0.1
     assert "no head attends to them much: 14% at most (uniform: 10%)" in title_of(draw_influence(view))
     evidence.influence = evidence.influence * math.nan
@@ -103,9 +124,9 @@ def test_titles_compare_with_chance(view):
     assert title_of(draw_model(view)) == "The model is never correct, so no ablation can make it worse"
 
 
-def test_format_weight_uses_powers_of_ten():
-    written = [format_weight(value) for value in (1.0, 0.0123, 0.001, 0.00031, 2e-12, 0.0)]
-    assert written == ["1.000", "0.012", "0.001", "3e-4", "2e-12", "0.000"]
+def test_format_weight_shows_no_powers_of_ten():
+    written = [format_weight(value) for value in (1.0, 0.0123, 0.001, 0.00099, 2e-12)]
+    assert written == ["1.000", "0.012", "0.001", "≈ 0", "≈ 0"]
 
 
 def rank_of_each_symbol(content):
