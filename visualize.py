@@ -8,8 +8,6 @@ A map is (T, S): row = query (attends), column = key (attended to).
 """
 
 import argparse
-import itertools
-import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
@@ -19,8 +17,6 @@ from pathlib import Path
 from support import console  # before matplotlib, see there
 
 # isort: split
-import matplotlib
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
@@ -29,7 +25,7 @@ from lab import animation, maps, mistakes, outputs, side_by_side, what_matters
 from lab import view as wording
 from lab.evidence import make_head_table
 from lab.gallery import save_gallery
-from lab.heads import KINDS, attention_modules, list_heads
+from lab.heads import KINDS, list_heads
 from lab.live_page import save_page
 from lab.view import View, make_view
 from lab.weights import draw_next_to_trained
@@ -112,77 +108,33 @@ def draw_layer(view: View) -> Figure:
     return maps.draw_grid(layer_title(view, layer), subtitle, caption, rows, shared=True)
 
 
-def model_title(view: View) -> str:
-    if view.evidence.accuracy == 0:
+def kinds_title(view: View) -> str:
+    """Name the kinds of attention without which nothing is correct."""
+    accuracies = {KINDS[kind]: view.evidence.accuracy_without((kind,)) for kind in view.attention.maps}
+    needed = [name for name, accuracy in accuracies.items() if not accuracy]
+    if not view.evidence.accuracy:
         return wording.NEVER_CORRECT
-    important = view.important_heads
-    title = f"heads that matter on their own: {len(important)} of {len(list_heads(view.run.model))}"
-    if not important:
-        return title
-    change = wording.format_change(view, important[0])
-    return f"{title}; without {view.describe_part(important[0])}: accuracy {change}"
-
-
-def mark_cost(axes: Axes, box: Rectangle, points: int) -> None:
-    """Frame a head's map that costs these points, and pale one that costs nothing."""
-    box.set(fill=False, zorder=4, linewidth=0.5)
-    if points > 0:
-        box.set(edgecolor="tab:orange", linewidth=2.5)
-    if not points:
-        paper = {"color": matplotlib.rcParams["axes.facecolor"], "alpha": 0.6, "linewidth": 0}
-        axes.add_patch(Rectangle(box.get_xy(), box.get_width(), box.get_height(), zorder=3, **paper))
-    axes.add_patch(box)
-
-
-def draw_model(view: View) -> Figure:
-    """Draw all layers of all kinds (rows) and heads (columns), each with the cost of removing it."""
-    every = view.attention.maps                             # of each kind: (layers, H, T, S)
-    layers = list(attention_modules(view.run.model))
-    heads = view.run.config.num_heads
-    costs = {head: wording.cost_in_points(view, head) for head in list_heads(view.run.model)}
-    rows, columns = (max(weights.size(side) for weights in every.values()) for side in (2, 3))
-    across = heads * (columns + 1)
-    inch = across / 6.5                                     # in cells
-    gap = max(1, 0.22 * inch)                               # room for a number above each map
-    pitch = rows + gap
-    caption = "Framed: removing the head costs the number of exact-match points shown. Pale: it costs "
-    caption += f"nothing. Measured by zero ablation on {wording.describe_sample(view.evidence.source)}."
-    height = len(layers) * pitch / inch + 0.4
-    figure = new_figure(height, model_title(view), wording.describe_run(view), caption)
-    axes = figure.subplots()                                # one for all maps, in cells
-    maps.prepare_axes(axes, across, len(layers) * pitch + 0.5)
-    axes.set(aspect="equal", frame_on=False)
-    for (row, layer), head in itertools.product(enumerate(layers), range(heads)):
-        shown, points = maps.make_map(view, (*layer, head)), costs[(*layer, head)]
-        left, top, width = head * (columns + 1), row * pitch + gap, len(shown.keys)
-        maps.draw_map(axes, shown, left, top)
-        mark_cost(axes, Rectangle((left, top), width, len(shown.queries)), points)
-        if points and heads <= 20:                          # else there is no room for a number
-            change = f"{-points:+}".replace("-", "−")
-            axes.text(left + width / 2, top - 0.1 * gap, change, ha="center", weight="bold")
-    labelled = range(0, heads, math.ceil(heads / 25))
-    names = [f"head {head + 1}" if heads <= 10 else str(head + 1) for head in labelled]
-    axes.set_xticks([head * (columns + 1) + columns / 2 for head in labelled], names)
-    middles = [row * pitch + gap + rows / 2 for row in range(len(layers))]
-    axes.set_yticks(middles, map(view.describe_part, layers))
-    axes.tick_params(length=0)
-    return figure
+    if len(needed) == 1:
+        return f"only {needed[0]} is indispensable: without it, no answer is correct"
+    if needed:
+        return f"no answer is correct without {' or without '.join(needed)}"
+    worst = min(accuracies, key=accuracies.get)
+    return f"{worst} matters most: without it, {percent(accuracies[worst])} of the answers are correct"
 
 
 def draw_kinds(view: View) -> Figure | None:
     """Draw one head of each kind of attention, if there are several, with the accuracy without that kind."""
     if len(view.attention.maps) == 1:
         return None
-    evidence, drawn, accuracies = view.evidence, [], []
+    drawn = []
     for kind, weights in view.attention.maps.items():
         head = view.top_head if kind == view.kind else wording.most_focused_head(kind, weights)
-        title = f"{KINDS[kind]}\nlayer {head[1] + 1}, head {head[2] + 1}"
+        accuracy = percent(view.evidence.accuracy_without((kind,)))
+        title = f"{KINDS[kind]}\nwithout it: {accuracy} correct\n\nlayer {head[1] + 1}, head {head[2] + 1}"
         drawn.append(maps.make_map(view, head, title))
-        accuracy = percent(evidence.accuracy_without((kind,)))
-        accuracies.append(f"{accuracy} without {view.describe_part((kind,))}")
-    marks = wording.explain_marks(view, view.attention.maps)
-    caption = f"{marks} Accuracy: zero ablation on {wording.describe_sample(evidence.source)}."
-    return maps.draw_grid(f"accuracy: {', '.join(accuracies)}", wording.describe_run(view), caption, [drawn])
+    sample = wording.describe_sample(view.evidence.source)
+    caption = f"{wording.explain_marks(view, view.attention.maps)} Accuracy by zero ablation on {sample}."
+    return maps.draw_grid(kinds_title(view), wording.describe_run(view), caption, [drawn])
 
 
 # ---------------------------------------------------------------- all files of a run
@@ -200,8 +152,7 @@ def draw_own_training(view: View) -> Figure | None:
 
 
 SINGLE_SEQUENCE_PICTURES = {                                # these show one sequence, …
-    "attention_head": draw_head, "attention_layer": draw_layer, "attention_model": draw_model,
-    "attention_kinds": draw_kinds,
+    "attention_head": draw_head, "attention_layer": draw_layer, "attention_kinds": draw_kinds,
 }
 PICTURES = SINGLE_SEQUENCE_PICTURES | {                     # … the others what was measured on many
     "influence": what_matters.draw_influence, "ablation": what_matters.draw_ablation,

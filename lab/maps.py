@@ -37,14 +37,14 @@ class Map:
 
 
 def make_map(view: View, head: Head, title: str = "") -> Map:
-    """Return one head's map of the view's sequence."""
+    """Return one head's map of the view's sequence, or its mean; the names are those of the first."""
     kind, layer, index = head
     weights, inputs = view.attention.maps[kind][layer, index], view.attention.inputs
     if kind == "decoder":
         weights = weights.masked_fill(torch.ones_like(weights).triu(1).bool(), torch.nan)
     outlined = torch.zeros_like(weights, dtype=torch.bool)
     if kind == view.kind and view.has_outline:
-        outlined = view.attention.answer_sources[0]
+        outlined = view.attention.answer_sources.all(dim=0)             # in all sequences, if there are many
     task = view.run.config.task
     names = [[format_tokens(token, task) for token in tokens[0].split(1)] for tokens in inputs]
     queries = names[0] if kind == "encoder" else names[-1]
@@ -79,7 +79,9 @@ def prepare_axes(axes: Axes, columns: float, rows: float) -> None:
     axes.spines[:].set_visible(True)
 
 
-def draw_map(axes: Axes, shown: Map, left: float = 0, top: float = 0) -> QuadMesh:
+def draw_map(
+    axes: Axes, shown: Map, left: float = 0, top: float = 0, colours: str = "viridis"
+) -> QuadMesh:
     """Draw a map with one unit per row and column, from this corner of the axes."""
     rows, columns = shown.weights.shape
     if shown.weights.isnan().any():                         # hatched wherever nothing is drawn
@@ -89,7 +91,7 @@ def draw_map(axes: Axes, shown: Map, left: float = 0, top: float = 0) -> QuadMes
     corners = [(left + key, top + query) for query, key in shown.outlined.nonzero().tolist()]
     mesh = axes.pcolormesh(
         left + numpy.arange(columns + 1), top + numpy.arange(rows + 1), shown.weights.numpy(),
-        vmin=0, vmax=1, cmap="viridis", **SEAMLESS,
+        vmin=0, vmax=1, cmap=colours, **SEAMLESS,
     )
     axes.add_collection(PatchCollection(
         [Rectangle(corner, 1, 1) for corner in corners], facecolor="none", edgecolor="white", linewidth=line,
@@ -98,11 +100,11 @@ def draw_map(axes: Axes, shown: Map, left: float = 0, top: float = 0) -> QuadMes
     return mesh
 
 
-def draw_named_map(axes: Axes, shown: Map) -> QuadMesh:
+def draw_named_map(axes: Axes, shown: Map, colours: str = "viridis") -> QuadMesh:
     """Draw a map that fills its axes, with the names of its rows and columns."""
     prepare_axes(axes, len(shown.keys), len(shown.queries))
     label_ticks(axes, shown.queries, shown.keys)
-    return draw_map(axes, shown)
+    return draw_map(axes, shown, colours=colours)
 
 
 def add_colour_bar(mesh: QuadMesh, axes: list[Axes], quantity: str = "attention weight") -> None:
@@ -113,8 +115,7 @@ def add_colour_bar(mesh: QuadMesh, axes: list[Axes], quantity: str = "attention 
 
 
 def draw_grid(
-    title: str, subtitle: str, caption: str, rows: list[list[Map]], shared: bool = False,
-    quantity: str = "attention weight", query: str = "query (attends)", key: str = "key (attended to)",
+    title: str, subtitle: str, caption: str, rows: list[list[Map]], shared: bool = False
 ) -> Figure:
     """Draw a grid of maps with equal cells; if shared, all have the same queries and keys."""
     every, columns = list(itertools.chain(*rows)), max(map(len, rows))
@@ -129,10 +130,11 @@ def draw_grid(
         mesh = draw_named_map(axes, shown)
         axes.set_aspect("equal")
         axes.set_title(shown.title, loc="left")
-        axes.set(xlabel=key, ylabel=query if cell * len(shown.queries) > 0.1 * len(query) else "query")
+        axes.set(xlabel="key (attended to)")
+        axes.set(ylabel="query (attends)" if cell * len(shown.queries) > 1.5 else "query")
         if shared and len(every) == grid.size:
             axes.label_outer(remove_inner_ticks=True)
-    add_colour_bar(mesh, figure.axes, quantity)
+    add_colour_bar(mesh, figure.axes)
     return figure
 
 

@@ -2,7 +2,7 @@
 
 import textwrap
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -73,8 +73,15 @@ class View:
         """True if there is anything to outline, in this sequence and in the test sequences."""
         return bool(self.attention.answer_sources.any()) and not self.evidence.attention.mass.isnan().any()
 
+    def average(self) -> "View":
+        """Return the same run with its mean attention in many sequences, instead of this question's."""
+        return replace(self, attention=self.evidence.attention)
+
+    def looks_at_answer(self, head: heads.Head) -> bool:
+        return head[0] == self.kind and self.mass(head) > self.attention.threshold
+
     def mass(self, head: heads.Head) -> float:
-        """Return the fraction of the head's attention on this sequence's outlined cells."""
+        """Return the fraction of the head's attention on the symbols the answer depends on."""
         return self.attention.mass[head[1:]].item()
 
     def describe_part(self, part: heads.Part) -> str:

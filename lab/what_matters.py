@@ -2,129 +2,183 @@
 
 import itertools
 import math
+import re
 
 import matplotlib
 import numpy
 import seaborn
 import torch
+from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
+from torch import Tensor
 
 from data import END, format_tokens, loss_mask
 from lab import maps
 from lab import view as wording
 from lab.ablation import correct_by_margin
 from lab.evidence import LengthResult
-from lab.heads import ALL_ATTENTION, SEQUENCES_PER_LENGTH, Part, list_heads, list_parts, max_test_length
+from lab.heads import (
+    ALL_ATTENTION,
+    SEQUENCES_PER_LENGTH,
+    Part,
+    attention_modules,
+    list_heads,
+    list_parts,
+    max_test_length,
+)
 from lab.view import View
-from support.figure import at_most, label_lines, new_figure, percent
+from support.figure import SEQUENCES, TOKENS, at_most, label_lines, new_figure, percent
 from support.puzzles import count_symbols
 
-MAX_HEADS = 6                                               # shown by length in the ablation picture
+MAX_HEADS = 6                                               # in the table by length
 
 
-def influence_title(view: View) -> str:
-    attention, influence = view.evidence.attention, view.evidence.influence
-    fraction = (influence[attention.answer_sources].nansum() / influence.nansum()).item()
+def influence_title(view: View, influence: Tensor) -> str:
+    """Say what changes if a symbol is replaced, and whether a head looks at that symbol.
+
+    influence (queries, keys) is the mean over all sequences.
+    """
     if influence.isnan().all():
         return "no symbol could be replaced, so what the answers depend on is unknown"
-    if math.isnan(fraction):
+    if not influence.nansum():
         return "no symbol of the question affects the answers"
     if not view.has_outline:
         return wording.explain_no_outline(view)
-    mass, chance = attention.mass[view.top_head[1:]].item(), f"uniform: {percent(attention.chance)}"
-    reader = view.describe_part(view.top_head)
-    there = f"and {reader} attends to them ({percent(mass)} of its attention, {chance})"
-    if mass <= attention.threshold:
-        there = f"but no head attends to them much: {at_most(mass)} at most ({chance})"
-    return f"{percent(fraction)} of the influence comes from the needed symbols, {there}"
+    *others, largest = influence[:, 1 : view.attention.length + 1].nan_to_num().sort(dim=0)[0]
+    of_all, sources = view.evidence.influence, view.attention.answer_sources
+    finding, them = "replace a symbol, and exactly one symbol of the answer changes", "it"
+    if largest.min() < 0.9 or max(map(Tensor.max, others), default=0) > 0.1:
+        fraction = percent((of_all[sources].nansum() / of_all.nansum()).item())
+        finding, them = f"{fraction} of the influence comes from the symbols the answer depends on", "them"
+    looks = view.looks_at_answer(view.top_head)
+    who = f"and {view.describe_part(view.top_head)}" if looks else "yet no head"
+    return f"{finding} – {who} looks at {them}"
 
 
 def draw_influence(view: View) -> Figure:
-    """Draw the top head's attention next to what the answers depend on, in the same sequences."""
-    attention, (kind, layer, head) = view.evidence.attention, view.top_head
+    """Draw where the head that looks most at the answers attends, next to what they depend on."""
+    view, looks = view.average(), "where it attends"
+    attention, shown = view.attention, maps.make_map(view, view.top_head)
     answering = loss_mask(attention.targets[0])             # the queries that predict the answer
-    always = attention.answer_sources.all(dim=0)[answering]             # in all sequences
+    influence = view.evidence.influence.nanmean(dim=0)[answering]
     generated = range(1, attention.inputs[0].size(1) - attention.length - 1)            # after the question
     queries = [*map(str, range(1, int(answering.sum()))), "END"]
     keys = ["START", *map(str, range(1, attention.length + 1)), "END", *map("a{}".format, generated)]
-    caption = "Influence: how far the outputs move (total variation, 0 to 1) when a symbol is replaced."
-    if always.any():
-        caption += " Outlined: the needed symbols."
-    caption += " Hatched: masked, or not replaced."
+    caption = "Influence is how much probability moves to other symbols when a symbol is replaced. Hatched: "
+    caption += "masked, or not replaced."
     if generated:
         caption += " a1, a2, …: the positions of the answer."
-    panels = {
-        f"attention of\n{view.part_name(view.top_head)}": attention.maps[kind][layer, head],
-        "influence on\nthe answers": view.evidence.influence.nanmean(dim=0),
-    }
-    row = [maps.Map(panels[title][answering], always, queries, keys, title) for title in panels]
+    if view.has_outline:
+        looks = f"{percent(view.mass(view.top_head))} on the answer (chance: {percent(attention.chance)})"
+        caption += " Outlined: what the answer depends on."
     subtitle = f"{view}: means over {wording.describe_sample(attention.source)}."
-    return maps.draw_grid(
-        influence_title(view), subtitle, caption, [row],
-        shared=True, quantity="weight, influence", query="query: answer symbol it predicts",
-        key="key: question symbol",
-    )
+    figure = new_figure(3.4, influence_title(view, influence), subtitle, caption)
+    panels = {
+        f"{view.part_name(view.top_head)}:\n{looks}":
+            (shown.weights[answering], "attention weight", "viridis"),
+        "all layers together:\nwhat the answers depend on": (influence, "influence", "inferno"),
+    }
+    for axes, (title, (values, quantity, colours)) in zip(figure.subplots(1, 2), panels.items(), strict=True):
+        drawn = maps.Map(values, shown.outlined[answering], queries, keys)
+        maps.add_colour_bar(maps.draw_named_map(axes, drawn, colours), [axes], quantity)
+        axes.set_title(title, loc="left")
+        axes.set(aspect="equal", xlabel="symbol of the question", ylabel="symbol of the answer")
+    return figure
 
 
 def list_ablation_rows(view: View) -> list[Part]:
-    """List the most important heads and the one attending most to the answers, then layers and kinds.
+    """List the heads that matter, then layers and kinds; only all attention, if nothing matters.
 
     If several parts contain the same heads, such as a layer and its only head, only the first is kept.
     """
-    heads, distinct = [head for head in view.important_heads[:MAX_HEADS] if head != view.top_head], {}
-    layers = [part for part in list_parts(view.run.model) if len(part) == 2]
-    kinds = [(kind,) for kind in view.attention.maps if len(view.attention.maps) > 1]
-    for part in [*heads, view.top_head, *layers, *kinds, ALL_ATTENTION]:
+    if not view.important_heads and wording.needs_no_attention(view):
+        return [ALL_ATTENTION]
+    layers, kinds = ([part for part in list_parts(view.run.model) if len(part) == size] for size in (2, 1))
+    distinct = {}
+    kinds = kinds if len(kinds) > 1 else []
+    for part in [*view.important_heads[:MAX_HEADS], *layers, *kinds, ALL_ATTENTION]:
         distinct.setdefault(tuple(list_heads(view.run.model, part)), part)
     return list(distinct.values())
 
 
 def ablation_title(view: View) -> str:
-    evidence = view.evidence
-    if evidence.accuracy == 0:
+    """Say which head matters most, and whether it looks at the answer."""
+    evidence, accuracy = view.evidence, percent(view.evidence.accuracy_without(ALL_ATTENTION))
+    if not evidence.accuracy:
         return wording.NEVER_CORRECT
     if wording.needs_no_attention(view):
-        accuracy = percent(evidence.accuracy_without(ALL_ATTENTION))
-        needs_none = f"this {view.model_name} needs no attention for the task {view.run.config.task}"
-        return f"{needs_none}: {accuracy} correct without any"
+        return f"nothing breaks: without any attention, {accuracy} are still correct"
     if not view.important_heads:
-        change = wording.format_change(view, ALL_ATTENTION)
-        return f"no single head is needed, but attention is: without any, accuracy {change}"
-    important = view.important_heads[0]
-    change = wording.format_change(view, important)
-    finding = f"{view.describe_part(important)} matters most: without it, accuracy {change}"
-    if important == view.top_head or not view.has_outline:
-        return finding
-    reader, cost = view.describe_part(view.top_head), wording.format_cost(view, view.top_head)
-    return f"{finding}; removing {reader}, which attends most to the answers, {cost}"
+        return f"no single head is needed, but attention is: without any, {accuracy} are correct"
+    name, view = view.describe_part(view.important_heads[0]), view.average()
+    without = evidence.accuracy_without(view.important_heads[0])
+    fall = f"accuracy falls from {percent(evidence.accuracy)} to {percent(without)}"
+    if not view.has_outline:
+        return f"{name} matters most: without it, {fall}"
+    looks = "looks" if view.looks_at_answer(view.important_heads[0]) else "does not look"
+    return f"the head that matters most {looks} at the answer: without {name}, {fall}"
+
+
+def draw_costs(axes: Axes, view: View) -> None:
+    """Draw the mean map of each head of each layer, with a bar below it: the cost of removing the head."""
+    layers, heads = list(attention_modules(view.run.model)), view.run.config.num_heads
+    shown = {head: maps.make_map(view, head) for head in list_heads(view.run.model)}
+    rows, columns = (max(drawn.weights.size(side) for drawn in shown.values()) for side in (0, 1))
+    width, height = 1.12 * columns, 1.75 * rows             # of a map with its bar, in cells
+    maps.prepare_axes(axes, heads * width, len(layers) * height)
+    axes.set(aspect="equal", frame_on=False, anchor="N")
+    for head, drawn in shown.items():
+        left, top = head[2] * width, layers.index(head[:2]) * height
+        maps.draw_map(axes, drawn, left, top)
+        points, bar = wording.cost_in_points(view, head), (left, top + 1.08 * rows)
+        colour, grey = "tab:orange" if points > 0 else "tab:blue", matplotlib.rcParams["grid.color"]
+        axes.add_patch(Rectangle(bar, columns, 0.14 * rows, color=grey, alpha=0.25, linewidth=0))
+        axes.add_patch(Rectangle(bar, columns * abs(points) / 100, 0.14 * rows, color=colour, linewidth=0))
+        if points and heads <= 20:                          # else there is no room for a number
+            text, middle = f"{-points:+}".replace("-", "−"), left + columns / 2
+            axes.text(middle, bar[1] + 0.36 * rows, text, ha="center", va="center", size=7, weight="bold")
+    labelled = range(0, heads, math.ceil(heads / 12))
+    axes.set_xticks([head * width + columns / 2 for head in labelled], [head + 1 for head in labelled])
+    middles = [row * height + rows / 2 for row in range(len(layers))]
+    axes.set_yticks(middles, [view.describe_part(layer).replace(" layer", "\nlayer") for layer in layers])
+    axes.tick_params(length=0, labelsize=8, top=True, bottom=False, labeltop=True, labelbottom=False)
+    axes.set_title("head", size=8)
 
 
 def draw_ablation(view: View) -> Figure:
-    """Draw accuracy without heads, layers and kinds: one column per question length, and one for all."""
-    evidence, rows = view.evidence, list_ablation_rows(view)
+    """Draw the cost of removing each head, and the accuracy without heads, layers and kinds by length."""
+    evidence, rows, view = view.evidence, list_ablation_rows(view), view.average()
     of_length = count_symbols(evidence.source)
     lengths = of_length.unique().tolist()
     columns = [*(of_length == length for length in lengths), of_length > 0]
     correct = torch.stack([correct_by_margin(evidence.logit_margins[row]) for row in rows]).double()
     accuracy = torch.stack([correct[:, column].mean(dim=1) for column in columns], dim=1)   # (rows, columns)
-    caption = "Each row: the percentage correct without that part, by the number of symbols in the question."
-    if evidence.redundant_pair:
-        *pair, both = evidence.redundant_pair
-        either = " and ".join(view.describe_part(head) for head in sorted(pair))
-        caption += f"\nRedundant pair: {either}; without both, accuracy is {percent(both)}."
+    caption = "The bar below each mean map shows what removing that head costs (orange) or gains (blue). "
+    caption += "A full bar would be 100 points of accuracy."
     subtitle = f"{view}: zero ablation on {wording.describe_sample(evidence.source)}."
-    figure = new_figure(0.24 * len(rows) + 0.5, ablation_title(view), subtitle, caption)
-    axes, paper = figure.subplots(), matplotlib.rcParams["axes.facecolor"]
-    names = [f"without {view.describe_part(row)}" for row in rows]
+    height = max(0.66 * len(attention_modules(view.run.model)), 0.2 * len(rows)) + 0.6
+    figure = new_figure(height, ablation_title(view), subtitle, caption)
+    map_axes, axes = figure.subplots(1, 2, width_ratios=(1.5, 1))
+    draw_costs(map_axes, view)
     texts = [[percent(value).removesuffix("%") for value in row] for row in accuracy.tolist()]
+    paper = matplotlib.rcParams["axes.facecolor"]
     seaborn.heatmap(
         accuracy.numpy(), vmin=0, vmax=1, cmap=LinearSegmentedColormap.from_list("", ["firebrick", paper]),
         cbar=False, annot=numpy.array(texts) if len(columns) < 20 else None, fmt="", annot_kws={"size": 7},
-        xticklabels=[*map(str, lengths), "all"], yticklabels=names, ax=axes,
+        yticklabels=list(map(view.describe_part, rows)), ax=axes,
     )
+    step = 1 + len(lengths) // 20
+    labelled = [*range(0, len(lengths) - step // 2, step), len(lengths)]
+    axes.set_xticks([column + 0.5 for column in labelled], [[*lengths, "all"][column] for column in labelled])
     axes.axvline(len(lengths), color=matplotlib.rcParams["text.color"], linewidth=0.8)
     axes.tick_params(length=0, labelsize=8, rotation=0)
+    axes.set_title("% correct without", loc="left", size=8)
+    axes.set_xlabel("symbols in the question", size=8)
+    if len(columns) < 20:
+        axes.set(aspect="equal", anchor="N")
     return figure
 
 
@@ -135,7 +189,7 @@ def first_beyond_training(view: View) -> LengthResult | None:
 
 
 def find_stop_length(view: View) -> int | None:
-    """Return after how many correct symbols at least 90% of the answers end beyond the training lengths.
+    """Return after how many correct symbols most of the answers end beyond the training lengths.
 
     None unless that is where the longest training answers end, and too early.
     """
@@ -147,53 +201,61 @@ def find_stop_length(view: View) -> int | None:
     expected = beyond.target[:, 1 : symbols + 2].clone()
     expected[:, symbols] = END
     stopping = (beyond.answers[:, 1 : symbols + 2] == expected).all(dim=1).double().mean()
-    return symbols if stopping >= 0.9 else None
+    return symbols if stopping > 0.5 else None
 
 
 def lengths_title(views: list[View]) -> str:
     """Describe what happens at the first length beyond those of training."""
-    task, beyond = views[0].run.config.task, {view.model_name: first_beyond_training(view) for view in views}
-    stopping = {view.model_name: symbols for view in views if (symbols := find_stop_length(view))}
-    if stopping:
-        symbols = next(iter(stopping.values()))
-        return f"the {' and '.join(stopping)} learned to {task}, and to stop after {symbols} symbols"
+    config, beyond = views[0].run.config, {view.model_name: first_beyond_training(view) for view in views}
     accuracy = {name: result.exact_match for name, result in beyond.items() if result}
     if not accuracy:
-        return f"{task}: no question beyond the training lengths fits the model"
-    best = max(accuracy, key=accuracy.get)
-    length = beyond[best].length
+        return f"{config.task}: no question beyond the training lengths fits the model"
+    stopping = {view.model_name: length for view in views if (length := find_stop_length(view))}
+    stops, best = " and ".join(stopping), max(accuracy, key=accuracy.get)
+    trained = f"trained on up to {config.seq_len} symbols,"
     if accuracy[best] >= 0.5:
-        there = f"{percent(accuracy[best])} correct at length {length}"
-        return f"the {best} generalises beyond the training lengths: {there}"
-    there = f"at most {at_most(accuracy[best])} correct at length {length}"
-    return f"no model generalises beyond the training lengths: {there}"
+        title = f"{trained} the {best} can {config.task} {beyond[best].length}"
+        return f"{title}; the {stops} usually stops after {max(stopping.values())}" if stopping else title
+    if stopping:
+        return f"the {stops} learned to {config.task}, and to stop after {max(stopping.values())} symbols"
+    who = "no model can" if len(views) > 1 else f"the {best} cannot"
+    failure = f"{who} {config.task} {beyond[best].length}"
+    return f"{trained} {failure}: at most {at_most(accuracy[best])} correct"
+
+
+def describe_longer_answer(view: View) -> str:
+    """Return the model's answer to one question beyond the training lengths, and how correct it is."""
+    if not (beyond := first_beyond_training(view)):
+        return ""
+    rows, task = (beyond.source[0, 1:], beyond.answers[0, 1:]), view.run.config.task
+    question, answer = (format_tokens(row, task).removesuffix(" END") for row in rows)
+    symbols, correct = int(count_symbols(beyond.target)[0]), beyond.answers[0, 1:] == beyond.target[0, 1:]
+    outcome = f"{int((~correct[:symbols]).sum())} of {symbols} symbols are wrong"
+    if correct.all():
+        outcome = "all correct"
+    elif beyond.answers[0, 1 + (first := int(correct.int().argmin()))] == END:
+        outcome = f"{first} correct, then END"
+    return f"Asked {question}, the {view.model_name} answered {answer}: {outcome}."
 
 
 def draw_lengths(views: list[View]) -> Figure:
     """Draw the accuracy of all runs of a task on questions within and beyond the training lengths."""
     results = {result.length: result for view in views for result in view.evidence.length_results}
-    task = views[0].run.config.task
-    caption = "Shaded: training lengths. Below each length: how many of its sequences are distinct."
-    for view in views:
-        if beyond := first_beyond_training(view):
-            question, answer = (format_tokens(row[0, 1:], task) for row in (beyond.source, beyond.answers))
-            caption += f"\n{view.model_name}, asked {question.removesuffix(' END')}: {answer}"
-    subtitle = f"{task}: {SEQUENCES_PER_LENGTH} unseen sequences of each length."
+    configs = [view.run.config for view in views]
+    few = [length for length in results if len(results[length].source.unique(dim=0)) < SEQUENCES_PER_LENGTH]
+    subtitle = f"{configs[0].task}: {SEQUENCES_PER_LENGTH} unseen sequences of each length"
+    subtitle += f" (fewer distinct ones up to length {max(few)})." if few else "."
+    caption = f"Shaded: training lengths. {describe_longer_answer(views[-1])}"
     figure = new_figure(2.7, lengths_title(views), subtitle, caption)
     axes = figure.subplots()
-    configs = [view.run.config for view in views]
     for shortest, longest in {(each.seq_len if each.fixed_length else 1, each.seq_len) for each in configs}:
         axes.axvspan(shortest - 0.5, longest + 0.5, color="grey", alpha=0.2)
     for view, style in zip(views, itertools.cycle(("o-", "s--", "^:")), strict=False):
         accuracy = {each.length: 100 * each.exact_match for each in view.evidence.length_results}
         axes.plot(accuracy.keys(), accuracy.values(), style, label=view.model_name)
-    axes.set(ylabel="% correct", ylim=(-3, 103), xlim=(min(results) - 0.5, max(results) + 0.5))
-    labelled = [min(results)]
-    for length in sorted(results):
-        if length - labelled[-1] > (max(results) - min(results)) / 24:
-            labelled.append(length)
-    distinct = [len(results[length].source.unique(dim=0)) for length in labelled]
-    axes.set_xticks(labelled, map("{}\n{}".format, labelled, distinct))
+    axes.set(xlabel="symbols in the question", ylabel="% correct", ylim=(-3, 103))
+    axes.set(xlim=(min(results) - 0.5, max(results) + 0.5))
+    axes.xaxis.set_major_locator(MaxNLocator(20, integer=True))
     label_lines(axes)
     return figure
 
@@ -202,14 +264,16 @@ def layers_title(scores: dict[str, float]) -> str:
     """Name the sublayer that finds the answers: the one after which most of them can be read off."""
     embedding, *_, final = scores.values()
     if final < 0.5:
-        return f"the answers never appear: only {percent(final)} of the tokens are correct at the end"
+        return f"the answer never appears: only {percent(final)} of the symbols are correct at the end"
     if embedding >= 0.9 * final:
-        return f"the answers are present before the first layer: {percent(embedding)} of the tokens correct"
+        there = f"{percent(embedding)} of the symbols can be read off"
+        return f"the answer is there before the first layer: {there}"
     before, after = max(itertools.pairwise(scores), key=lambda step: scores[step[1]] - scores[step[0]])
-    change = f"token accuracy {percent(scores[before])} → {percent(scores[after])}"
+    change = f"{percent(scores[before])} → {percent(scores[after])} of the symbols can be read off"
+    owner = re.sub(r"(layer \d+) ", r"\1's ", after)
     if scores[after] - scores[before] < final / 2:
-        return f"the answers build up gradually, most of all at {after}: {change}"
-    return f"{after} finds the answers: {change}"
+        return f"the answer builds up gradually, most of all in {owner}: {change}"
+    return f"{owner} finds the answer: {change}"
 
 
 def draw_layers(view: View) -> Figure:
@@ -220,8 +284,8 @@ def draw_layers(view: View) -> Figure:
     subtitle = f"{view}: measured on {wording.describe_sample(view.evidence.source)}."
     figure = new_figure(3.2, layers_title(tokens), subtitle, caption)
     axes = figure.subplots()
-    axes.plot([100 * score for score in tokens.values()], "s--", label="token accuracy")
-    axes.plot([100 * score for _, score in lens.values()], "o-", label="exact match")
+    axes.plot([100 * score for score in tokens.values()], marker="s", **TOKENS)
+    axes.plot([100 * score for _, score in lens.values()], marker="o", **SEQUENCES)
     axes.set(ylabel="%", ylim=(-3, 103))
     step, rotated = 1 + len(lens) // 40, len(lens) > 9
     names = [name if rotated else "\n".join(name.rsplit(" ", 1)).replace("-", "-\n") for name in lens]

@@ -22,6 +22,8 @@ STYLE = {                                                   # the same input giv
     "text.parse_math": False,                               # … and a $ in a token's name is no formula
     "font.size": 9, "axes.titlesize": 9, "axes.spines.top": False, "axes.spines.right": False,
 }
+TOKENS = {"color": "tab:orange", "linestyle": "--", "label": "token accuracy"}          # of all curves
+SEQUENCES = {"color": "tab:blue", "linestyle": "-", "label": "exact match"}
 FALLBACK_FONTS = ["Noto Sans CJK SC", "Microsoft YaHei", "Arial Unicode MS"]    # for 中文, …
 LIGHT = {"text.color": "#1f2328", "grid.color": "#59636e", "lines.color": "#0969da"}
 DARK = {"text.color": "#f0f6fc", "grid.color": "#9198a1", "lines.color": "#58a6ff"}

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 
 from support.config import EVALUATION_BATCH, VALIDATION_SEQUENCES, Config, non_default_settings
-from support.figure import label_lines, new_figure, percent
+from support.figure import SEQUENCES, TOKENS, label_lines, new_figure, percent
 from support.runs import first_solved
 
 
@@ -36,8 +36,8 @@ def draw_training(config: Config, history: list[dict]) -> Figure:
     text = f"guessing: ln {config.vocab_size} = {guessing:.1f}"
     loss_axes.text(steps[-1], 1.05 * guessing, text, ha="right", va="bottom", color="grey")
     label_loss_axes(loss_axes)
-    for name, key, style in ("exact match", "exact_match", "-"), ("token accuracy", "token_accuracy", "--"):
-        accuracy_axes.plot(steps, [100 * row[key] for row in history], style, label=name)
+    for key, style in ("exact_match", SEQUENCES), ("token_accuracy", TOKENS):
+        accuracy_axes.plot(steps, [100 * row[key] for row in history], **style)
     accuracy_axes.set(xlabel="training step", ylabel="%", ylim=(-3, 103))
     label_lines(accuracy_axes)
     if solved:

@@ -55,4 +55,4 @@ def test_pictures_need_no_display_and_ignore_the_users_matplotlibrc(models_dir, 
         {path.name: path.read_bytes() for path in (tmp_path / folder).rglob("*.png")}
         for folder in ("plain", "own")
     )
-    assert plain == own and len(own) == 3
+    assert plain == own and len(own) == 2

@@ -9,6 +9,7 @@ from conftest import MODELS, TINY, assert_readable, call_main, title_of
 from PIL import Image
 
 import train
+from lab.ablation import NOTHING
 from lab.heads import list_heads
 from lab.side_by_side import (
     draw_comparison,
@@ -28,11 +29,26 @@ from visualize import draw_kinds
 def test_comparison_ablates_each_kind(models_dir):
     view = make_view(load_run(models_dir, "reverse", "encoder-decoder"))
     count = len(view.evidence.source)
+    view.evidence.logit_margins[NOTHING] = torch.ones(count, 3)
     for cost, kind in (count, "encoder"), (count // 2, "decoder"), (1, "cross"):
         view.evidence.logit_margins[kind,] = torch.cat([-torch.ones(cost, 3), torch.ones(count - cost, 3)])
+    figure = draw_kinds(view)
+    titles = [axes.get_title(loc="left").split("\n")[:2] for axes in figure.axes[:3]]
+    assert titles == [
+        ["the encoder's self-attention", "without it: 0% correct"],
+        ["the decoder's self-attention", "without it: 50% correct"],
+        ["cross-attention", "without it: 99% correct"],
+    ]
+    only = "Only the encoder's self-attention is indispensable: without it, no answer is correct"
+    assert title_of(figure) == only
+    margins = view.evidence.logit_margins
+    margins["cross",] = margins["encoder",]
     assert title_of(draw_kinds(view)) == (
-        "Accuracy: 0% without the encoder's self-attention, 50% without the decoder's self-attention, "
-        "99% without cross-attention"
+        "No answer is correct without the encoder's self-attention or without cross-attention"
+    )
+    margins["cross",] = margins["encoder",] = margins[NOTHING]
+    assert title_of(draw_kinds(view)) == (
+        "The decoder's self-attention matters most: without it, 50% of the answers are correct"
     )
 
 

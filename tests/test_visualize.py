@@ -37,7 +37,7 @@ from train import load_run
 from visualize import draw_head, draw_layer
 
 NAMES = [
-    "attention_head", "attention_layer", "attention_model", "influence", "ablation", "layers", "training",
+    "attention_head", "attention_layer", "influence", "ablation", "layers", "training",
 ]
 TABLES = ["heads.csv", "mistakes.csv", "film.gif", "explorer.html"]
 
@@ -205,13 +205,13 @@ def test_custom_sequence_replaces_no_picture(models_dir, tmp_path, monkeypatch, 
     drawn = {path.name for path in kept.parent.glob("*_5-9-12-14-7-8-4-10-11.png")}
     assert drawn == {
         f"{name}_5-9-12-14-7-8-4-10-11.png"
-        for name in ("attention_head", "attention_layer", "attention_model")
+        for name in ("attention_head", "attention_layer")
     }
     view = make_view(load_run(models, "copy"), [question])
     fraction = view.attention.maps["encoder"][view.top_head[1:]].diagonal()[1:10].mean()
     for picture in draw_head, draw_layer:
         assert "(9 symbols; training had at most 8)" in numbers_of(picture(view))
-    assert f"at {int(100 * fraction + 0.5)}%" in title_of(draw_head(view))
+    assert f"only {int(100 * fraction + 0.5)}% there" in title_of(draw_head(view))
     assert "training had" not in numbers_of(draw_head(make_view(view.run, ["5 9"])))
     with pytest.raises(SystemExit):                             # a task that is named must take the question
         call_main(monkeypatch, "--models-dir", models, "--task", "copy", "add", "--sequence", "5 9")
@@ -234,9 +234,9 @@ def test_output_dir_never_mixes_pictures_of_other_weights(
     later = time.time() + 10
     os.utime(folder / "checkpoint.pt", (later, later))
     call_main(monkeypatch, *options, "--sequence", "7")
-    assert f"\n{output}: 16 files based on earlier weights removed\n" in "\n" + capsys.readouterr().out
+    assert f"\n{output}: 14 files based on earlier weights removed\n" in "\n" + capsys.readouterr().out
     assert {path.name for path in drawn.iterdir()} == {"weights_of_mine.png"} | {
-        f"{name}_7.png" for name in ("attention_head", "attention_layer", "attention_model")
+        f"{name}_7.png" for name in ("attention_head", "attention_layer")
     }
     shutil.copy(folder / "checkpoint.pt", drawn)
     with pytest.raises(SystemExit):

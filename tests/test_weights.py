@@ -26,7 +26,7 @@ def test_hand_built_pictures_name_the_parts(task, architecture, built, models_di
     counts = {"copy": {"encoder": "none of 1", "encoder-decoder": "1 of 3"},
               "reverse": {"encoder": "2 of 2", "encoder-decoder": "2 of 3"}}[task][architecture]
     assert f"Heads that matter on their own: {counts} hand-built, " in title_of(pictures["beside"])
-    labels = names_of(pictures["ablation"].axes[0].get_yticklabels())
-    for name, purpose in view.run.purposes.items():
-        if "head" in name:
-            assert f"without {name} ({purpose})" in labels
+    labels = names_of(pictures["ablation"].axes[1].get_yticklabels())
+    for head in view.important_heads:
+        name = view.part_name(head)
+        assert f"{name} ({view.run.purposes[name]})" in labels
