@@ -31,7 +31,6 @@ from lab.view import View, make_view
 from lab.weights import draw_next_to_trained
 from support import files, parallel, runs
 from support.figure import new_figure, percent, picture_style
-from support.training_plot import draw_training
 from train import load_run
 
 # ---------------------------------------------------------------- pictures of one sequence
@@ -146,9 +145,9 @@ def is_trained(view: View) -> bool:
 
 
 def draw_own_training(view: View) -> Figure | None:
-    """Draw the training curves exactly as train.py does."""
+    """Draw the training curves as train.py does, below maps of how one head formed."""
     shown = is_trained(view) and not view.run.code_change       # else it was stored when the code was another
-    return draw_training(view.run.config, view.run.history) if shown else None
+    return animation.draw_training_with_maps(view) if shown else None
 
 
 SINGLE_SEQUENCE_PICTURES = {                                # these show one sequence, …

@@ -1,24 +1,30 @@
-"""The animation of how attention forms during training, a GIF that plays once."""
+"""Pictures of how one head's attention forms during training: a strip of maps, and an animation."""
 
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import matplotlib
 import numpy
 import torch
 from matplotlib.artist import Artist
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 from PIL import Image
 
-from data import format_tokens, make_inputs_and_targets
+from data import format_tokens, loss_mask, make_inputs_and_targets, token_name
 from lab.evidence import mass_during_training
-from lab.heads import list_heads, measure_attention
+from lab.heads import measure_attention
 from lab.maps import add_colour_bar, draw_named_map, make_map
 from lab.view import View
-from support.figure import fix_layout, label_lines, new_figure, one_line_title
+from support.figure import TOKENS, fix_layout, label_lines, new_figure, one_line_title
 from support.files import atomic_write
 from support.record import NUM_RECORDED
+from support.training_plot import draw_training
+
+MAX_FRAMES = 50                                             # one per epoch by default
 
 
 def half_rise_index(values: list[float]) -> int:
@@ -38,53 +44,96 @@ def animation_title(
     if mass is None:
         return text
     if mass[-1] <= threshold:
-        return f"{text}; no head ever attends mainly to the symbols they need"
+        return f"{text}; no head ever looks at the answer"
     return f"{text}, the attention pattern at step {steps[half_rise_index(mass)]}"
 
 
-def draw_animation(view: View) -> tuple[Figure, Callable[[int], list[Artist]]]:
-    """Return a figure of a recorded run, and a function that shows one of its epochs (from 0) in it.
+def view_recorded_question(view: View) -> View:
+    """Return the view of the question that was recorded during training, with the correct answer."""
+    source, target = (torch.from_numpy(view.attention_history[name])[None] for name in ("source", "target"))
+    inputs, targets = make_inputs_and_targets(view.run.architecture, source, target)
+    return replace(view, attention=measure_attention(view.run, source, inputs, targets))
 
-    The function returns what changes from one epoch to the next, and what is drawn on top of that.
+
+def draw_recorded_map(axes: Axes, view: View, epoch: int) -> QuadMesh:
+    """Draw the map of the head that looks most at the recorded answer, after this epoch (from 0)."""
+    shown, (kind, layer, head) = make_map(view, view.top_head), view.top_head
+    weights = torch.from_numpy(view.attention_history[kind][epoch, layer, head]).float()
+    shown.weights = weights.masked_fill(shown.weights.isnan(), torch.nan)
+    mesh = draw_named_map(axes, shown)
+    axes.set_aspect("equal")
+    return mesh
+
+
+def draw_training_with_maps(view: View) -> Figure:
+    """Draw the training curves below five maps of one head."""
+    config, history = view.run.config, view.run.history
+    if view.attention_history is None:
+        return draw_training(config, history)
+    view, last = view_recorded_question(view), len(history) - 1
+    solved = next((epoch for epoch, row in enumerate(history) if row["solved"]), last)
+    epochs = sorted({*numpy.linspace(0, solved, 4).round().astype(int).tolist(), last})
+    figure = draw_training(config, history, [history[epoch]["step"] for epoch in epochs])
+    for axes, epoch in zip(figure.axes, epochs, strict=False):
+        draw_recorded_map(axes, view, epoch)
+        axes.set(xticks=[], yticks=[])
+    figure.axes[0].set_ylabel(view.part_name(view.top_head).replace(", ", ",\n"))
+    return figure
+
+
+def draw_animation(view: View) -> tuple[Figure, Callable[[int], list[Artist]], int]:
+    """Return a figure of a recorded run, a function that shows one of its frames, and their number.
+
+    The function returns what changes from one frame to the next, and what is drawn on top of that.
     """
-    run, recorded = view.run, view.attention_history
-    source, target = (torch.from_numpy(recorded[name])[None] for name in ("source", "target"))
-    inputs, targets = make_inputs_and_targets(run.architecture, source, target)
-    view = replace(view, attention=measure_attention(run, source, inputs, targets))
-    curves, steps = {"symbols correct": recorded["accuracy"].tolist()}, recorded["step"].tolist()
-    question = format_tokens(source[0, 1:-1], run.config.task)
-    subtitle = f"{view}, seed {run.config.seed}, on {question}. A step is that of a curve half-way up."
-    caption, head = f"Solid: accuracy on {NUM_RECORDED} questions of this length.", view.top_head
+    view, recorded = view_recorded_question(view), view.attention_history
+    epochs = sorted({round(epoch) for epoch in numpy.linspace(0, len(view.run.history) - 1, MAX_FRAMES)})
+    steps, targets = recorded["step"][epochs].tolist(), view.attention.targets[0]
+    curves, name = {"symbols correct": recorded["accuracy"][epochs].tolist()}, view.part_name(view.top_head)
+    caption = f"Above the map: the model's answer, with wrong symbols in brackets. Dashed: {NUM_RECORDED} "
+    caption += "questions of this length. What a curve shows emerges at the step at which it is half-way up."
     if view.has_outline:
-        head = max(list_heads(run.model, (view.kind,)), key=view.mass)
-        mass = mass_during_training(run, recorded)
-        curves["attention on the answer"] = mass[:, head[1], head[2]].tolist()
-        caption += f" Dashed: {view.part_name(head)}, on this question."
+        mass = mass_during_training(view.run, recorded)[epochs]
+        curves["attention on the answer"] = mass[:, view.top_head[1], view.top_head[2]].tolist()
     title = animation_title(steps, *curves.values(), threshold=view.attention.threshold)
-    figure, shown = new_figure(3.9, title, subtitle, caption), make_map(view, head)
+    question = format_tokens(view.attention.source[0, 1:-1], view.run.config.task)
+    figure = new_figure(4.2, title, f"{view}, seed {view.run.config.seed}, asked {question}.", caption)
     map_axes, curve_axes = figure.subplots(1, 2, width_ratios=(1.6, 1))
-    mesh = draw_named_map(map_axes, shown)
-    map_axes.set_aspect("equal")
-    for (name, values), style in zip(curves.items(), ("-", "--"), strict=False):
-        curve_axes.plot(steps, [100 * value for value in values], style, label=name)
+    mesh = draw_recorded_map(map_axes, view, epochs[0])
     curve_axes.set(xlabel="training step", ylabel="%", ylim=(-3, 103), xlim=(0, 1.02 * steps[-1]))
+    for label, style in zip(curves, (TOKENS, {"color": "tab:green"}), strict=False):
+        curve_axes.plot(steps, [100 * value for value in curves[label]], **style | {"label": label})
     label_lines(curve_axes)
     add_colour_bar(mesh, [map_axes])
+    dots = curve_axes.scatter([steps[0]] * len(curves), [0] * len(curves), zorder=3)
+    scored = loss_mask(targets).nonzero().flatten().tolist()
+    heading = map_axes.set_title(" \n ", loc="left")
+    output = [                                              # one text for each symbol of the answer
+        map_axes.text(position, 1.03, "", transform=map_axes.transAxes, ha="center", size=7)
+        for position in (numpy.arange(len(scored)) + 0.5) / len(scored)
+    ]
 
-    def show(epoch: int) -> list[Artist]:
-        kind, layer, index = head
-        weights = torch.from_numpy(recorded[kind][epoch, layer, index]).float()
-        mesh.set_array(weights.masked_fill(shown.weights.isnan(), torch.nan).numpy())
-        heading = map_axes.set_title(f"{view.part_name(head)}, step {steps[epoch]}", loc="left")
-        for line, values in zip(curve_axes.get_lines(), curves.values(), strict=True):
-            line.set_data(steps[: epoch + 1], [100 * value for value in values[: epoch + 1]])
-        return [*map_axes.collections, *map_axes.spines.values(), heading, *curve_axes.get_lines()]
+    def show(frame: int) -> list[Artist]:
+        kind, layer, head = view.top_head
+        weights = torch.from_numpy(recorded[kind][epochs[frame], layer, head]).float()
+        mesh.set_array(numpy.ma.masked_where(numpy.ma.getmaskarray(mesh.get_array()), weights))
+        heading.set_text(f"{name}, step {steps[frame]}\n ")
+        for text, query in zip(output, scored, strict=True):
+            predicted = int(recorded["prediction"][epochs[frame], query])
+            is_correct, symbol = predicted == targets[query], token_name(predicted, view.run.config.task)
+            colour = matplotlib.rcParams["text.color"] if is_correct else "tab:red"
+            text.set(text=symbol if is_correct else f"[{symbol}]", color=colour)
+        dots.set_offsets([(steps[frame], 100 * values[frame]) for values in curves.values()])
+        return [*map_axes.collections, *map_axes.spines.values(), heading, *output, dots]
 
-    return figure, show
+    return figure, show, len(epochs)
 
 
-def paint_frames(figure: Figure, show: Callable[[int], list[Artist]], epochs: list[int]) -> list[Image.Image]:
-    """Return the figure as it shows each epoch; what does not change is painted only once."""
+def paint_frames(figure: Figure, show: Callable[[int], list[Artist]], count: int) -> list[Image.Image]:
+    """Return the figure as it shows each frame; what does not change is painted only once.
+
+    FuncAnimation repaints everything, which takes seven times as long; its files are five times as large.
+    """
     figure.set_dpi(100)
     canvas, frames = FigureCanvasAgg(figure), []
     changing = show(0)
@@ -93,25 +142,26 @@ def paint_frames(figure: Figure, show: Callable[[int], list[Artist]], epochs: li
         artist.set_animated(True)                           # not drawn by canvas.draw()
     canvas.draw()
     background = canvas.copy_from_bbox(figure.bbox)
-    for epoch in epochs:
+    for frame in range(count):
         canvas.restore_region(background)
-        for artist in show(epoch):
+        for artist in show(frame):
             figure.draw_artist(artist)
         frames.append(Image.fromarray(numpy.array(canvas.buffer_rgba())).convert("RGB"))
     return frames
 
 
 def save_animation(view: View, path: Path) -> str:
-    """Write the animation, at most 5 seconds long, if training was recorded, and by the current code."""
+    """Write the animation, 5 seconds long, if training was recorded, and by the current code."""
     if view.attention_history is None or view.run.code_change:
         return ""
-    figure, show = draw_animation(view)
-    last = len(view.run.history) - 1
-    epochs = sorted({round(epoch) for epoch in numpy.linspace(0, last, 50)})
-    frames = paint_frames(figure, show, epochs)
-    palette = frames[-1].quantize()                         # the colour bar contains every colour
+    figure, show, count = draw_animation(view)
+    frames = paint_frames(figure, show, count)
+    palette = frames[0].quantize(method=Image.Quantize.MAXCOVERAGE)     # the colour bar has all colours
+    colours, background = palette.getpalette(), palette.getpixel((0, 0))
+    colours[3 * background : 3 * background + 3] = frames[0].getpixel((0, 0))           # exactly the page's
+    palette.putpalette(colours)
     first, *others = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     with atomic_write(path) as unfinished:
-        duration = 5000 // len(frames) // 10 * 10           # of a frame, in milliseconds
+        duration = 5000 // count // 10 * 10                 # of a frame, in milliseconds
         first.save(unfinished, save_all=True, append_images=others, duration=duration)
     return one_line_title(figure)

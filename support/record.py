@@ -37,7 +37,10 @@ def append_epoch(
     epoch = {
         kind: torch.stack([layer.attention_weights[0] for layer in layers]).half().cpu().numpy()
         for kind, layers in model.attention_layers().items()
-    } | {"step": row["step"], "loss": row["loss"], "accuracy": token_accuracy(predictions, targets)}
+    } | {
+        "step": row["step"], "loss": row["loss"], "accuracy": token_accuracy(predictions, targets),
+        "prediction": predictions[0].cpu().numpy(),         # of the first question
+    }
     appended = {
         name: numpy.concatenate([attention[name], [value]]) if attention else numpy.array([value])
         for name, value in epoch.items()

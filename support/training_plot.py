@@ -17,19 +17,28 @@ def label_loss_axes(axes: Axes) -> None:
     axes.yaxis.set_minor_formatter(LogFormatter())
 
 
-def draw_training(config: Config, history: list[dict]) -> Figure:
-    """Plot loss and accuracies over the steps, with the step at which the task was solved."""
-    steps, solved = [row["step"] for row in history], first_solved(history)
-    last = percent(history[-1]["exact_match"])
-    title = f"not solved in {steps[-1]} steps: {last} of the sequences correct at the end"
+def draw_training(config: Config, history: list[dict], marked: list[int] | None = None) -> Figure:
+    """Plot loss and accuracies over the steps, with the step at which the task was solved.
+
+    If some steps are marked, there is an empty axes for each of them above the curves.
+    """
+    steps, solved, marked = [row["step"] for row in history], first_solved(history), marked or []
+    title = f"after {steps[-1]} steps, {percent(history[-1]['exact_match'])} of the sequences are correct"
     caption = f"Accuracy after each epoch, on the same {EVALUATION_BATCH} validation sequences."
     if solved:
-        title = f"solved at step {solved['step']}"
-        caption += f" Dotted line: solved (all {VALIDATION_SEQUENCES:,} validation sequences correct)."
+        title = f"after {solved['step']} steps, all {VALIDATION_SEQUENCES:,} validation sequences are correct"
+        caption += " Dotted: the step in the title."
     differing = non_default_settings(config)
     subtitle = f"{config.name}; non-default settings: {differing}" if differing else config.name
-    figure = new_figure(3.0, title, subtitle, caption)
-    loss_axes, accuracy_axes = figure.subplots(1, 2)
+    figure = new_figure(3.0 + 1.4 * bool(marked), title, subtitle, caption)
+    count = max(1, len(marked))
+    rows = [["loss"] * count + ["accuracy"] * count]
+    if marked:
+        rows.insert(0, [f"step {step}" for step in marked for _ in range(2)])
+    axes = figure.subplot_mosaic(rows, height_ratios=[1, 2.5][-len(rows):])
+    for step in marked:
+        axes[f"step {step}"].set_title(f"step {step}", size=8)
+    loss_axes, accuracy_axes = axes["loss"], axes["accuracy"]
     loss_axes.plot(steps, [row["loss"] for row in history])
     guessing = math.log(config.vocab_size)
     loss_axes.axhline(guessing, color="grey", linestyle="--", linewidth=1)
@@ -41,6 +50,6 @@ def draw_training(config: Config, history: list[dict]) -> Figure:
     accuracy_axes.set(xlabel="training step", ylabel="%", ylim=(-3, 103))
     label_lines(accuracy_axes)
     if solved:
-        for axes in loss_axes, accuracy_axes:
-            axes.axvline(solved["step"], color="grey", linestyle=":")
+        for drawn in loss_axes, accuracy_axes:
+            drawn.axvline(solved["step"], color="grey", linestyle=":")
     return figure

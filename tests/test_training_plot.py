@@ -17,11 +17,11 @@ def test_training_picture_names_settings_and_sample_size():
     with picture_style():
         figure = draw_training(config, history)
     assert_readable(figure)
-    assert figure.get_suptitle() == "Solved at step 16"
+    assert figure.get_suptitle() == "After 16 steps, all 2,000 validation sequences are correct"
     numbers = figure.texts[1].get_text()                        # not what add trains best with
     assert numbers == "add, encoder; non-default settings: fixed_length, num_layers 1"
     assert "on the same 100 validation sequences" in figure.get_supxlabel()
-    assert "(all 2,000" in figure.get_supxlabel()
+    assert "Dotted: the step" in figure.get_supxlabel()
     loss_axes, accuracy_axes = figure.axes
     guessing, = [line for line in loss_axes.get_lines() if line.get_linestyle() == "--"]
     assert guessing.get_ydata()[0] == pytest.approx(2.9957, abs=1e-4)       # ln 20
@@ -31,5 +31,5 @@ def test_training_picture_names_settings_and_sample_size():
     with picture_style():
         plain = draw_training(default_config("add", "encoder"), history[:1])
     assert_readable(plain)
-    assert plain.get_suptitle() == "Not solved in 8 steps: 25% of the sequences correct at the end"
+    assert plain.get_suptitle() == "After 8 steps, 25% of the sequences are correct"
     assert plain.texts[1].get_text() == "add, encoder"
