@@ -54,8 +54,8 @@ def draw_next_to_trained(built: View, trained: View) -> Figure | None:
         return None
     drawn = [("hand-built", built, head, purposes[built.part_name(head)]) for head in ours]
     drawn += [("trained", trained, head, format_cost(trained, head)) for head in theirs]
-    caption = f"{explain_marks(trained, [trained.kind])} Of the trained model: the head that matters most, and "
-    caption += "the one that looks most at the answer."
+    shown = "Of the trained model: the head that matters most, and the one that looks most at the answer."
+    caption = f"{explain_marks(trained, [trained.kind])} {shown}"
     figure = new_figure(4.2, built_title(built, trained), describe_run(trained), caption)
     names = [f"map {number}" for number in range(len(drawn))]
     axes = figure.subplot_mosaic([["steps"] * len(drawn), names], height_ratios=(1, 2.4))

@@ -3,13 +3,10 @@
 import inspect
 from pathlib import Path
 
-import matplotlib
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
-from data import TASKS
+from data import TASKS, format_tokens
 from lab.mistakes import find_mistakes, mistakes_by_category
-from support.config import Config
 from support.figure import new_figure, percent, picture_style, save_picture
 from support.report import TestResults
 from support.runs import read_run, task_from_folder
@@ -22,38 +19,45 @@ def mistake_excess(row: dict) -> float:
     return row["fraction_of_mistakes"] - row["fraction_of_questions"]
 
 
+def per_thousand(rows: list[dict]) -> str:
+    """Return how many of 1,000 questions in these categories are answered incorrectly."""
+    rate = 1000 * sum(row["mistakes"] for row in rows) / max(1, sum(row["questions"] for row in rows))
+    if 0 < rate < 10:
+        return f"{rate:.1f}" if rate >= 0.1 else "<0.1"
+    return f"{rate:,.0f}"
+
+
 def mistakes_title(table: list[dict]) -> str:
-    """Name the category with the largest excess of mistakes, if any is notable."""
-    row = max(table, key=mistake_excess)
-    mistakes = sum(row["mistakes"] for row in table if row["category"] == "length")
-    if mistake_excess(row) < MIN_EXCESS:
-        return f"{mistakes:,} mistakes, spread over all categories of questions"
-    of_questions = percent(row["fraction_of_questions"], 1)
-    of_mistakes = percent(row["fraction_of_mistakes"], 1)
-    whole = f"the {mistakes:,} mistakes" if mistakes > 1 else "the only mistake"
-    return f"{row['category']} {row['value']}: {of_questions} of the questions, but {of_mistakes} of {whole}"
+    """Compare the worst category with the others of the same kind, if it is notably worse."""
+    worst = max(table, key=mistake_excess)
+    others = [row for row in table if row["category"] == worst["category"] and row != worst]
+    if mistake_excess(worst) < MIN_EXCESS:
+        mistakes = sum(row["mistakes"] for row in table if row["category"] == "length")
+        return f"the {mistakes:,} mistakes are spread over all categories of questions"
+    asked = f"of 1,000 questions with {worst['category']} {worst['value']}"
+    return f"{asked}, {per_thousand([worst])} are answered incorrectly; of the others, {per_thousand(others)}"
 
 
-def draw_mistakes(config: Config, table: list[dict]) -> Figure:
-    """Plot each category's fraction of the questions and of the mistakes; see mistakes_by_category."""
-    rows_of = {row["category"]: [] for row in table}
-    for row in table:
-        rows_of[row["category"]].append(row)
-    wrong, asked = (sum(row[name] for row in rows_of["length"]) for name in ("mistakes", "questions"))
-    subtitle = f"{config.name}; {wrong:,} of {asked:,} test sequences wrong"
-    caption = "Grey bars: percentage of questions. Blue bars: percentage of mistakes."
+def draw_mistakes(results: TestResults) -> Figure:
+    """Plot the mistakes per 1,000 questions in each category of the worst kind, with one mistake in full."""
+    config, table = results.config, mistakes_by_category(results)
+    category = max(table, key=mistake_excess)["category"]
+    rows = [row for row in table if row["category"] == category]
+    wrong = results.distinct_mistakes()[0]
+    question, correct, answer = (
+        format_tokens(tokens[wrong, 1:], config.task).replace(" END", "")
+        for tokens in (results.source, results.target, results.prediction)
+    )
+    subtitle = f"{config.name}: {int(results.wrong.sum()):,} of {len(results.wrong):,} test sequences wrong."
+    caption = f"One mistake: {question} was answered {answer}; correct is {correct}."
     if categories := TASKS[config.task].categories:
         caption += "\n" + (inspect.getdoc(categories) or "").split("\n")[0]
     figure = new_figure(2.5, mistakes_title(table), subtitle, caption)
-    width_ratios = list(map(len, rows_of.values()))
-    panels = figure.subplots(1, len(rows_of), sharey=True, squeeze=False, width_ratios=width_ratios).flat
-    for axes, (category, rows) in zip(panels, rows_of.items(), strict=True):
-        for name, side, colour in ("questions", -0.2, "grid.color"), ("mistakes", 0.2, "lines.color"):
-            heights = [100 * row[f"fraction_of_{name}"] for row in rows]
-            axes.bar([row["value"] + side for row in rows], heights, 0.4, color=matplotlib.rcParams[colour])
-        axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
-        axes.set(xlabel=category)
-    figure.axes[0].set_ylabel("%")
+    axes = figure.subplots()
+    rates = [1000 * row["mistakes"] / row["questions"] for row in rows]
+    bars = axes.bar([str(row["value"]) for row in rows], rates)
+    axes.bar_label(bars, [per_thousand([row]) for row in rows])
+    axes.set(xlabel=category, ylabel="mistakes per 1,000 questions")
     return figure
 
 
@@ -87,7 +91,7 @@ def save_mistake_pictures(folders: list[Path]) -> None:
         if answers := find_mistakes(run):
             print(format_mistake_report(answers))
             with picture_style():
-                figure = draw_mistakes(run.config, mistakes_by_category(answers))
+                figure = draw_mistakes(answers)
                 save_picture(figure, folder / "mistakes.png")
         else:
             print(f"{run.config.name}: no mistakes")

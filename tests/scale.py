@@ -196,29 +196,29 @@ def measure_all(points: list[Point]) -> None:
 
 
 def scale_picture(points: list[Point], flops_per_second: float) -> Figure:
-    """Plot milliseconds per step against size for each setup, above the limit of matrix products."""
-    highest, lowest = max(points, key=Point.fraction_of_limit), min(points, key=Point.fraction_of_limit)
-    largest = f"{highest.fraction_of_limit():.0%} of a step at {highest.name}"
-    rate = f"{flops_per_second / 1e9:.0f} GFLOP/s"
+    """Plot the cost of a step against the length: ours, PyTorch's, and the limit of matrix products."""
+    swept = [point for point in points if point.sweep == "length"]
+    ratios = {
+        point.size: point.costs["1 thread"].seconds / point.costs["nn.TransformerEncoder"].seconds
+        for point in swept
+    }
+    shortest, longest = min(ratios), max(ratios)
     figure = new_figure(
-        5.3, f"matrix products take {largest}, {lowest.fraction_of_limit():.0%} at {lowest.name}",
-        "encoder of d_model 128, 4 layers, length 8, batch 32 (lower left: 8), and one size changed",
-        f"Dashed: the limit set by matrix products alone, at the {rate} that one thread reaches here.",
+        3.2, f"written-out attention costs {ratios[shortest]:.1f} times as much as PyTorch's at length "
+        f"{shortest}, {ratios[longest]:.1f} times at {longest:,}",
+        "Encoder of d_model 128, 4 layers, batch 8; one process, one thread.",
+        f"Dashed: the limit set by matrix products alone, at {flops_per_second / 1e9:.0f} GFLOP/s.",
     )
-    for axes, sweep in zip(figure.subplots(2, 2).flat, SWEEPS, strict=False):
-        column = axes.get_subplotspec().colspan.start
-        swept = [point for point in points if point.sweep == sweep]
-        sizes = [point.size for point in swept]
-        for setup in SETUPS:
-            axes.plot(sizes, [1000 * point.costs[setup].seconds for point in swept], marker=".", label=setup)
-        limits = [1000 * point.limit for point in swept]
-        axes.plot(sizes, limits, "--", color=matplotlib.rcParams["grid.color"], label="limit")
-        axes.set(xscale="log", yscale="log", xlabel=sweep, ylabel="" if column else "ms per step")
-        axes.set_xticks(sizes, map(str, sizes))
-        axes.minorticks_off()
-        axes.yaxis.set_major_formatter("{x:,g}")
-        if column:
-            label_lines(axes)
+    axes, sizes = figure.subplots(), [point.size for point in swept]
+    for setup, label in ("1 thread", "ours"), ("nn.TransformerEncoder", "nn.TransformerEncoder"):
+        axes.plot(sizes, [1000 * point.costs[setup].seconds for point in swept], marker="o", label=label)
+    limits = [1000 * point.limit for point in swept]
+    axes.plot(sizes, limits, "--", color=matplotlib.rcParams["grid.color"], label="limit")
+    axes.set(xscale="log", yscale="log", xlabel="length", ylabel="ms per step")
+    axes.set_xticks(sizes, map(str, sizes))
+    axes.minorticks_off()
+    axes.yaxis.set_major_formatter("{x:,g}")
+    label_lines(axes)
     return figure
 
 

@@ -7,10 +7,10 @@ import re
 import shutil
 
 import benchmark
-import numpy
 import pytest
 import torch
-from mistakes import draw_mistakes, format_mistake_report
+from conftest import names_of, title_of
+from mistakes import draw_mistakes, format_mistake_report, per_thousand
 
 import lab.mistakes
 from data import format_tokens
@@ -44,21 +44,28 @@ def test_mistake_report_has_at_most_twelve_lines(answers):
     assert len(format_mistake_report(many).splitlines()) == 12
 
 
-def test_mistakes_title_names_the_worst_category(answers):
-    table = mistakes_by_category(answers)
-    figure = draw_mistakes(answers.config, table)
-    assert figure.get_suptitle() == "Repeats 1: 50% of the questions, but 100% of the 3 mistakes"
+def test_mistakes_picture_shows_the_worst_category(answers):
+    figure = draw_mistakes(answers)
+    assert title_of(figure) == (
+        "Of 1,000 questions with repeats 1, 1,000 are answered incorrectly; of the others, 0"
+    )
     assert "3 of 6 test sequences wrong" in " ".join(text.get_text() for text in figure.texts)
-    assert "9 5 5 7 9 5 has 3 repeats" in figure.get_supxlabel()
-    assert [axes.get_xlabel() for axes in figure.axes] == ["length", "repeats", "copies"]
-    heights = [[bar.get_height() for bar in axes.patches] for axes in figure.axes]
-    for bars, category in zip(heights, ("length", "repeats"), strict=False):
-        rows = [row for row in table if row["category"] == category]
-        expected = [row[f"fraction_of_{name}"] for name in ("questions", "mistakes") for row in rows]
-        assert numpy.allclose(bars, 100 * numpy.array(expected))
+    mistake, definition = figure.get_supxlabel().splitlines()
+    assert mistake == "One mistake: 9 5 9 was answered 5 5 9; correct is 5 9 9."
+    assert "9 5 5 7 9 5 has 3 repeats" in definition
+    axes, = figure.axes
+    assert axes.get_xlabel() == "repeats" and names_of(axes.get_xticklabels()) == ["0", "1"]
+    assert [bar.get_height() for bar in axes.patches] == [0, 1000]
+    assert [text.get_text() for text in axes.texts] == ["0", "1,000"]
     all_wrong = report.TestResults(answers.config, answers.source, answers.target, answers.target + 1)
-    title = draw_mistakes(answers.config, mistakes_by_category(all_wrong)).get_suptitle()
-    assert title == "6 mistakes, spread over all categories of questions"
+    title = draw_mistakes(all_wrong).get_suptitle()
+    assert title == "The 6 mistakes are spread over all categories of questions"
+
+
+def test_rates_below_ten_have_a_decimal():
+    counts = (0, 1000), (1, 20_000), (3, 1000), (29, 1000)
+    rates = [per_thousand([{"mistakes": mistakes, "questions": count}]) for mistakes, count in counts]
+    assert rates == ["0", "<0.1", "3.0", "29"]
 
 
 def test_find_mistakes_agrees_with_the_metrics(models_dir, tmp_path):

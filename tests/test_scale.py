@@ -41,14 +41,14 @@ def test_pytorch_encoder_is_the_same_model():
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_scale_benchmark_reports_when_processes_pay_off(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(scale, "SWEEPS", {"batch": {2: replace(scale.BASE, **TINY, batch_size=2)}})
+    monkeypatch.setattr(scale, "SWEEPS", {"length": {2: replace(scale.BASE, **TINY, batch_size=2)}})
     monkeypatch.setattr(scale, "EXCHANGED", 1_000)
-    monkeypatch.setattr(scale, "COMPILED", [("batch", 2)])
+    monkeypatch.setattr(scale, "COMPILED", [("length", 2)])
     monkeypatch.setattr(nn.Module, "compile", partialmethod(nn.Module.compile, backend="eager"))
     scale.scale(tmp_path, flops_per_second=1e9)
     printed = capsys.readouterr().out
     assert printed.count("MB") == len(scale.SETUPS) and "pays after" in printed
-    assert "batch: speed-up of two processes over one: 2: " in printed
+    assert "length: speed-up of two processes over one: 2: " in printed
     assert "Eight H100 with NVLink, about: 400 TFLOP/s, 450 GB/s, so adding processes pays off" in printed
     assert "from 1,185 tokens per step" in printed
     assert {path.name for path in tmp_path.iterdir()} == {"scale.png", "scale_dark.png"}
