@@ -208,7 +208,7 @@ class FeedForward(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Attention, then feed-forward, each adding its output to the residual stream (figure 1).
+    """Attention, then feed-forward, each adding its output to the stream (see assets/architecture.png).
 
     cross=True gives the paper's decoder block: between the two, each token also attends to another sequence.
     norm_first=True gives x + sublayer(norm(x)). Nothing rescales the stream, so deep models need no long
@@ -350,7 +350,7 @@ class MiniTransformer(nn.Module):
 
 
 class EncoderDecoder(nn.Module):
-    """The paper's model (figure 1): an encoder reads the source, and a decoder writes the target.
+    """The paper's model: an encoder reads the source, a decoder writes the target (assets/architecture.png).
 
     The decoder is causal and sees the source only through cross-attention. num_layers applies to each half.
     Both halves share one embedding (section 3.4). Raises ValueError like MiniTransformer.

@@ -12,6 +12,7 @@
     side_by_side.py     several runs in one picture
     animation.py        how attention forms during training
     weights.py          hand-built models, drawn
+    architecture.py     the drawing of what transformer.py builds
     text.py             a language model: the decoder-only model, trained on text
     experiments.py      the live page's experiments, worded from measurements
     live_page.py        explorer.html, assembled from page/ (HTML, CSS, JavaScript)

@@ -42,7 +42,7 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from mistakes import format_mistake_report, save_mistake_pictures  # noqa: E402
-from probes import initial_model, patch_length_signal, probe_positions, score_std  # noqa: E402
+from probes import draw_balance, initial_model, patch_length_signal, probe_positions, score_std  # noqa: E402
 from scale import count_flops, scale  # noqa: E402
 
 import handmade  # noqa: E402
@@ -54,7 +54,7 @@ from lab.evidence import Evidence, mass_during_training  # noqa: E402
 from lab.heads import SEQUENCES_PER_LENGTH, max_test_length, sample_unseen  # noqa: E402
 from support.config import Config, default_config  # noqa: E402
 from support.console import Parser, exit_with_error, run_script, set_threads  # noqa: E402
-from support.figure import percent  # noqa: E402
+from support.figure import percent, picture_style, save_picture  # noqa: E402
 from support.puzzles import add  # noqa: E402
 from support.record import append_epoch, recorded_questions  # noqa: E402
 from support.report import TestResults  # noqa: E402
@@ -334,15 +334,19 @@ def by_hand(seeds: range) -> None:
 
 
 def balance(folders: list[Path]) -> None:
-    """Print how strongly positions and symbols drive the first attention, before and after training."""
-    line = "{:<45}{:>18}{:>18}{:>14}".format
+    """Compare how strongly positions and symbols drive the first attention; save balance.png in the last."""
+    line, balances = "{:<45}{:>18}{:>18}{:>14}".format, {}
     print(line("spread of the scores, before and after training", "positions", "symbols", "exact match"))
     for folder in folders:
         run = read_run(folder, task_from_folder(folder), folder.name)
         source, _, _ = sample_unseen(run, max_test_length(run), SEQUENCES_PER_LENGTH)
         before, after = (score_std(model, source) for model in (initial_model(run.config), run.model))
         cells = [f"{before[name]:.3g} → {after[name]:.3g}" for name in ("positions", "symbols")]
-        print(line(f"{folder}", *cells, percent(Evidence(run).accuracy)))
+        label = f"embeddings of standard deviation {run.config.embedding_std:g}"
+        balances[label] = after, Evidence(run).accuracy
+        print(line(f"{folder}", *cells, percent(balances[label][1])))
+    with picture_style():
+        save_picture(draw_balance(balances), folders[-1] / "balance.png")
 
 
 def pattern(tasks: list[str], architectures: list[str], seeds: range) -> None:

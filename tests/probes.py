@@ -7,6 +7,7 @@ import itertools
 import math
 
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear
 
@@ -14,6 +15,7 @@ from data import batches_by_length
 from lab.heads import SEQUENCES_PER_LENGTH, capture_activations, max_test_length, sample_unseen
 from lab.probes import list_residual_readers
 from support.config import EVALUATION_BATCH, Config, fixed_generator
+from support.figure import new_figure, percent
 from support.runs import Run
 from transformer import PAD, MultiHeadAttention, TransformerBlock, attention_mask, eval_mode, unwrap_model
 
@@ -75,6 +77,35 @@ def score_std(model: nn.Module, source: Tensor) -> dict[str, float]:
             centred = part - (part * fraction).sum(dim=-1, keepdim=True)
             result[name] = (centred.square() * fraction).sum(dim=-1).mean().sqrt().item()
     return result
+
+
+Balance = tuple[dict[str, float], float]                    # of a trained model: score_std, and exact match
+
+
+def compare_spread(spread: dict[str, float]) -> tuple[str, str, str]:
+    """Return the stronger of positions and symbols, the weaker, and how many times as strong it is."""
+    weak, strong = sorted(("positions", "symbols"), key=spread.get)
+    return strong, weak, f"{spread[strong] / spread[weak]:.0f} times as strong"
+
+
+def draw_balance(balances: dict[str, Balance]) -> Figure:
+    """Plot how strongly positions and symbols drive the first attention of some models, by their labels."""
+    worst = min(balances, key=lambda label: balances[label][1])
+    (strong, weak, ratio), accuracy = compare_spread(balances[worst][0]), percent(balances[worst][1])
+    title = f"with {worst}, {strong} are {ratio} as {weak}, and {accuracy} of the answers are correct"
+    subtitle = "Spread of layer 1's scores after training."
+    caption = "The spread is the standard deviation, over the keys, of the part of q·k / √Dh due to either."
+    figure = new_figure(0.9 * len(balances) + 0.6, title, subtitle, caption)
+    axes = figure.subplots()
+    for row, (spread, _) in enumerate(balances.values()):
+        strong, _, ratio = compare_spread(spread)
+        for offset, name, colour in (-0.2, "positions", "tab:blue"), (0.2, "symbols", "tab:orange"):
+            bar = axes.barh(row + offset, spread[name], 0.38, color=colour)
+            axes.bar_label(bar, [f"{name}: {ratio}" if name == strong else name], padding=4)
+    axes.set(xscale="log", ylim=(len(balances) - 0.5, -0.5), xlim=(None, 30 * axes.get_xlim()[1]))
+    labels = [f"{label}:\n{percent(accuracy)} correct" for label, (_, accuracy) in balances.items()]
+    axes.set_yticks(range(len(balances)), labels)
+    return figure
 
 
 def linear_probe(states: Tensor, labels: Tensor, held_out: Tensor) -> float:

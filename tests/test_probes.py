@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import KINDS, TINY, attentions, zero
-from probes import initial_model, linear_probe, score_parts, score_std
+from conftest import KINDS, TINY, assert_readable, attentions, title_of, zero
+from probes import draw_balance, initial_model, linear_probe, score_parts, score_std
 
 from data import ARCHITECTURES, loss_mask
 from lab.heads import compute_query_scores, measure_attention, sample_unseen
 from lab.probes import logit_lens
 from support.config import Config
+from support.figure import picture_style
 from support.runs import Run
 
 
@@ -99,6 +100,20 @@ def test_score_std_rejects_a_modified_model():
         model.embedding.weight += 1
     with pytest.raises(ValueError, match="the balance cannot be measured: the terms differ from the"):
         score_std(model, source)
+
+
+def test_balance_picture_compares_the_stronger_part_with_the_weaker():
+    here, scaled = {"positions": 0.96, "symbols": 0.06}, {"positions": 0.0125, "symbols": 2.34}
+    with picture_style():
+        figure = draw_balance({"one": (here, 1.0), "the other": (scaled, 0.24)})
+    assert_readable(figure)
+    assert title_of(figure) == (
+        "With the other, symbols are 187 times as strong as positions, and 24% of the answers are correct"
+    )
+    axes, = figure.axes
+    assert [bar.get_width() for bar in axes.patches] == [0.96, 0.06, 0.0125, 2.34]
+    labels = [text.get_text() for text in axes.texts]
+    assert labels == ["positions: 16 times as strong", "symbols", "positions", "symbols: 187 times as strong"]
 
 
 def test_score_std_equals_scores_of_positions_or_symbols_alone():
