@@ -1,57 +1,102 @@
-"""The gallery, index.html: every picture, animation and live page, each with what to look for in it."""
+"""The gallery, index.html: two live pages, a path of seven steps, and a list of every picture."""
 
 import html
-import re
 from pathlib import Path
 from urllib.parse import quote
 
 from lab.live_page import ASSETS, link_pages, render_template
 from support.figure import percent
 from support.files import write_text
-from support.runs import add_to_listing, read_listing, read_metrics, task_from_folder
+from support.runs import (
+    DEFAULT_ARCHITECTURES,
+    DEFAULT_TASKS,
+    add_to_listing,
+    read_listing,
+    read_metrics,
+    run_folder,
+    task_from_folder,
+)
 
-LOOK_FOR = {                                                # by the beginning of a file's name, in this order
-    "attention_head": "Look along a row: its brightest cell is the token this query attends to most.",
-    "attention_layer": "Compare the heads of one layer: which attend to the symbols the answers come from?",
-    "attention_model": "Find the first layer whose heads attend to the symbols the answers come from.",
-    "attention_kinds": "Compare the kinds of attention: which one brings the question to the answer?",
-    "influence": "Compare the symbols the answers depend on with those the heads attend to.",
-    "ablation": "Look for cuts that leave few answers correct: those heads matter, whatever they attend to.",
-    "layers": "Find the sublayer after which the answer is present: that is where it was found.",
-    "lengths": "See what happens beyond the training lengths, and read one answer below the curves.",
-    "training": "Find the step at which every sequence is correct.",
-    "film": "Look for the step at which the pattern appears, and whether accuracy rises with it.",
-    "beside_trained": "Compare the few heads the task needs with the many that training found.",
+MAIN, CONTRAST, ITS_TASK, BOTH = "main", "contrast", "its task", "both"     # whose picture a step shows
+STEPS = {                                                   # a question, and what follows from each finding
+    ("_vs_", BOTH): ("Which of these models needs attention?", {
+        "": "A symbol can move straight up the residual stream at its own position. Only attention can carry "
+            "it to another.",
+    }),
+    ("attention_head", MAIN): ("Where does a head look?", {
+        "no head looks": "The outlined cells get little of the attention: it does not look its answer up.",
+        "": "Each row shows where one token looks. Outlined: the symbol that its answer comes from.",
+    }),
+    ("ablation", MAIN): ("Which head would you least like to lose?", {
+        "nothing breaks": "Every head attends to something, but no answer depends on it.",
+        "does not look": "What a head looks at does not tell you whether the model can spare it.",
+        "": "Only removing a head shows whether the model can spare it.",
+    }),
+    ("influence", CONTRAST): ("What does an answer depend on?", {
+        "yet no head": "So attention weights do not show what a model depends on.",
+        "": "Here, a head looks where the answer comes from. That need not be so.",
+    }),
+    ("layers", MAIN): ("Where in the model does the answer appear?", {
+        "": "The curves apply the model's last step to the residual stream early. They jump where the "
+            "answer arrives.",
+    }),
+    ("lengths", ITS_TASK): ("Can a model answer longer questions than it was trained on?", {
+        "": "Perfect answers at the training lengths say nothing about longer questions.",
+    }),
+    ("film", MAIN): ("How does it learn this?", {
+        "": "Watch the wrong symbols, in brackets, disappear. They need not wait for a sharp pattern.",
+    }),
 }
-SIDE_BY_SIDE = "Compare the tasks: which tokens does each answer come from?"            # of any other name
-PICTURES = (".png", ".svg", ".gif", ".pdf")
-
-
-def find_hint(path: Path) -> tuple[int, str]:
-    """Return a picture's sort order and what to look for in it."""
-    hints = ((rank, LOOK_FOR[name]) for rank, name in enumerate(LOOK_FOR) if path.name.startswith(name))
-    return next(hints, (-1, SIDE_BY_SIDE))
+PICTURES = (".png", ".svg", ".gif", ".pdf")                 # the first of one name is shown
 
 
 def relative_link(path: Path, output: Path) -> str:
     return quote(path.relative_to(output).as_posix())
 
 
-def make_card(path: Path, output: Path, shown: dict, common: str) -> str:
-    """Return a picture's card: its title, what to look for and, if not the common one, its command."""
-    (_, words), title, link = find_hint(path), html.escape(shown["title"]), relative_link(path, output)
-    image = title
-    if path.suffix != ".pdf":                               # a browser does not show these as pictures
-        image = f'<img src="{link}" alt="{title}. {words}" loading="lazy">'
-    still = path.with_name("attention_head.png")            # shown to readers who prefer reduced motion
-    if path.suffix == ".gif" and still.is_file():
-        source = f'media="(prefers-reduced-motion: reduce)" srcset="{relative_link(still, output)}"'
-        image = f"<picture><source {source}>{image}</picture>"
-    made = f"<code>{html.escape(shown['command'])}</code>" if shown["command"] != common else ""
+def preferred_runs(output: Path, folders: set[Path]) -> list[Path]:
+    """Return the folders of runs, first the one to look at first, then one to compare it with."""
+    best = [
+        run_folder(output, task, architecture)
+        for architecture in DEFAULT_ARCHITECTURES for task in reversed(DEFAULT_TASKS)
+    ]
+    return [folder for folder in best if folder in folders] + sorted(folders - {*best})
+
+
+def find_picture(name: str, folder: Path, pictures: dict[Path, dict]) -> Path | None:
+    """Return the picture of this name, or with this _part_ of a name, that a browser can show."""
+    return next((
+        path for path in pictures if path.parent == folder and path.suffix != ".pdf"
+        and (path.stem == name or name.startswith("_") and name in path.stem)
+    ), None)
+
+
+def make_step(question: str, lesson: str, path: Path, title: str, output: Path) -> str:
+    """Return a step of the path as HTML: a question, a picture and a sentence."""
+    link, replay = relative_link(path, output), ""
+    image = f'<img src="{link}" alt="{html.escape(title)}" loading="lazy">'
+    still = path.with_name("training.png")                  # shown to readers who prefer reduced motion
+    if path.suffix == ".gif":
+        replay = '<button type="button" class="replay">Play again</button>'
+        if still.is_file():
+            source = f'media="(prefers-reduced-motion: reduce)" srcset="{relative_link(still, output)}"'
+            image = f"<picture><source {source}>{image}</picture>"
     return (
-        f'<li><figure><a href="{link}">{image}</a><figcaption><b>{title}</b>'
-        f"<p>{words}</p>{made}</figcaption></figure></li>"
+        f'<section class="step"><h2>{html.escape(question)}</h2>\n<figure><a href="{link}">{image}</a>'
+        f"<figcaption>{html.escape(lesson)} {replay}</figcaption></figure></section>\n"
     )
+
+
+def make_path(pictures: dict[Path, dict], runs: list[Path], output: Path) -> str:
+    """Return the seven steps as HTML; those without a picture are left out."""
+    steps, (first, second) = "", (*runs, *runs[-1:], output, output)[:2]
+    folders = {MAIN: first, CONTRAST: second, ITS_TASK: second.parent, BOTH: output}
+    for (name, role), (question, lessons) in STEPS.items():
+        if path := find_picture(name, folders[role], pictures):
+            title = pictures[path]["title"]
+            lesson = next(lessons[finding] for finding in lessons if finding in title.lower())
+            steps += make_step(f"{steps.count('<h2>') + 1}. {question}", lesson, path, title, output)
+    return steps
 
 
 def summarise_run(folder: Path) -> str:
@@ -68,48 +113,50 @@ def summarise_run(folder: Path) -> str:
     return f"{metrics['parameters']:,} parameters; {trained}; {correct} correct."
 
 
-def make_anchor(title: str) -> str:
-    """Return the link anchor for a title."""
-    return re.sub(r"\W+", "-", title)
-
-
-def make_section(title: str, intro: str, shown: dict[Path, dict], output: Path) -> str:
-    """Return a section with a title, an intro, these pictures and the command that made the first."""
-    runs = [(output / run).resolve() for each in shown.values() for run in each["runs"]]
-    tasks = " ".join(sorted({task_from_folder(run) for run in runs}))
-    architectures = " ".join(sorted({run.name for run in runs}))
-    paths = sorted(shown, key=lambda path: (find_hint(path), path.name))
-    name, common = make_anchor(title), shown[paths[0]]["command"]
-    cards = "\n".join(make_card(path, output, shown[path], common) for path in paths)
+def make_list(folder: Path, pictures: dict[Path, dict], output: Path) -> str:
+    """Return a section that lists the pictures in a folder, with their titles and commands."""
+    runs = {(output / run).resolve() for path in pictures for run in pictures[path]["runs"]}
+    tasks, architectures = {task_from_folder(run) for run in runs}, {run.name for run in runs}
+    title, common = "runs side by side", next(iter(pictures.values()))["command"]
+    intro = f"<p>Made with <code>{html.escape(common)}</code>.</p>"
+    if folder != output:
+        title = ", ".join(part.removesuffix("_task") for part in folder.relative_to(output).parts)
+    if (page := folder / "explorer.html").is_file():
+        link = f'<a href="{relative_link(page, output)}">Live page</a>'
+        intro = f"<p>{summarise_run(runs.pop())} {link}</p>{intro}"
+    items = ""
+    for path, shown in pictures.items():
+        made = f" <code>{html.escape(shown['command'])}</code>" if shown["command"] != common else ""
+        link = f'<a href="{relative_link(path, output)}">{html.escape(shown["title"])}</a>'
+        items += f"<li>{link} <code>{html.escape(path.name)}</code>{made}</li>\n"
     return (
-        f'<section id="{name}" data-task="{tasks}" data-architecture="{architectures}" '
-        f'aria-labelledby="{name}-title"><h2 id="{name}-title">{html.escape(title)}</h2>{intro}\n'
-        f"<p class=\"hint\">Made with <code>{html.escape(common)}</code></p>\n"
-        f'<ul class="pictures">\n{cards}\n</ul></section>\n'
+        f'<section class="list" data-task="{" ".join(sorted(tasks))}" '
+        f'data-architecture="{" ".join(sorted(architectures))}"><h3>{html.escape(title)}</h3>{intro}'
+        f"<ul>\n{items}</ul></section>\n"
     )
 
 
-def make_sections(output: Path) -> dict[str, str]:
-    """Return the gallery's sections by title: comparisons of runs, then each task and each run."""
+def make_contents(output: Path) -> tuple[str, bool]:
+    """Return the gallery's contents as HTML, and whether its pictures are dark."""
     listed = {output / name: shown for name, shown in read_listing(output).items()}
-    pictures, groups, found = [path for path in listed if path.suffix in PICTURES], {}, {}
-    for path in sorted(pictures, key=lambda path: PICTURES.index(path.suffix)):         # one of each name
-        groups.setdefault(path.parent, {}).setdefault(path.stem, path)
-    for folder in sorted(groups):
-        shown = {path: listed[path] for path in groups[folder].values()}
-        parts = folder.relative_to(output).parts or [""]
-        task, *architecture = [part.removesuffix("_task") for part in parts]
-        title = f"{task}, all architectures" if task else "runs side by side"
-        intro = ""
-        if architecture:
-            title = ", ".join([task, *architecture])
-            run = next(each["runs"][0] for each in shown.values() if len(each["runs"]) == 1)
-            intro = f'<p class="figures">{summarise_run((output / run).resolve())}</p>'
-            if (page := folder / "explorer.html").is_file():
-                link = relative_link(page, output)
-                intro += f'<a class="open" href="{link}">Take it apart: the live page</a>'
-        found[title] = make_section(title, intro, shown, output)
-    return found
+    found = [path for path in listed if path.suffix in PICTURES]
+    pictures, groups = {}, {}
+    for path in sorted(found, key=lambda path: (PICTURES.index(path.suffix), path)):
+        pictures.setdefault(path.with_suffix(""), path)     # one of each name
+    pictures = {path: listed[path] for path in sorted(pictures.values())}
+    for path, shown in pictures.items():
+        groups.setdefault(path.parent, {})[path] = shown
+    runs = preferred_runs(output, {folder for folder in groups if folder.parent.name.endswith("_task")})
+    links = "".join(
+        f'<a class="open" href="{relative_link(folder / "explorer.html", output)}">Take it apart: '
+        f"{task_from_folder(folder)}, {folder.name}</a>\n"
+        for folder in runs[:2] if (folder / "explorer.html").is_file()
+    )
+    lists = "".join(make_list(folder, groups[folder], output) for folder in sorted(groups))
+    parts = {"links": links, "path": make_path(pictures, runs, output), "lists": lists}
+    template = (ASSETS / "gallery.html").read_text(encoding="utf-8")
+    dark = sum("--dark" in shown["command"] for shown in pictures.values()) > len(pictures) / 2
+    return render_template(template, parts), dark
 
 
 def save_gallery(output: Path) -> Path:
@@ -121,11 +168,11 @@ def save_gallery(output: Path) -> Path:
     if path.exists() and path.name not in listing:
         raise ValueError(f"{path} was not written by visualize.py; move it, or choose another --output-dir")
     link_pages(output)
-    found = make_sections(output)
-    links = "\n".join(f'<a href="#{make_anchor(title)}">{html.escape(title)}</a>' for title in found)
-    contents = f'<nav aria-label="runs">\n{links}\n</nav>\n' + "".join(found.values())
-    parts = {name: (ASSETS / name).read_text(encoding="utf-8") for name in ("gallery.html", "base.css")}
-    write_text(render_template(parts["gallery.html"], parts | {"contents": contents}), path)
+    contents, dark = make_contents(output)
+    style = (ASSETS / "base.css").read_text(encoding="utf-8")
+    style = style.replace("(prefers-color-scheme: dark)", "all" if dark else "not all")     # as the pictures
+    style = style.replace("light dark", "dark" if dark else "light")
+    write_text(contents.replace("{base.css}", style), path)
     runs = sorted({run for shown in listing.values() for run in shown["runs"]})
     add_to_listing(output, {path: {"runs": runs}})
     return path

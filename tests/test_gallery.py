@@ -3,6 +3,7 @@
 import functools
 import itertools
 import json
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -10,14 +11,13 @@ from urllib.parse import unquote, urlparse
 
 import pytest
 from conftest import opened, text_of, violations, wait_until
-from PIL import Image
 from screenshot import set_window
 from selenium.webdriver.support.ui import Select
 
 from data import ARCHITECTURES, TASKS
 from lab.gallery import save_gallery
 from support.figure import new_figure, save_picture
-from support.runs import add_to_listing, run_folder, write_json
+from support.runs import add_to_listing, read_listing, run_folder, write_json
 
 
 @functools.cache
@@ -37,6 +37,13 @@ def draw(folder: Path, name: str, runs: list[Path], title: str, command: str = "
     add_to_listing(folder, {folder / name: shown})
 
 
+def add_film(folder: Path, run: Path) -> None:
+    """Save and list an animation of a run whose training.png exists."""
+    shutil.copy(run / "training.png", run / "film.gif")
+    shown = {"runs": [run.relative_to(folder).as_posix()], "title": "a film", "command": "visualize.py"}
+    add_to_listing(folder, {run / "film.gif": shown})
+
+
 @pytest.fixture
 def some_runs(models_dir, tmp_path):
     """Return a function that makes a gallery of pictures of runs [(task, architecture), …]."""
@@ -53,7 +60,7 @@ def some_runs(models_dir, tmp_path):
     return make
 
 
-def test_gallery_shows_everything_listed(some_runs, models_dir, tmp_path, browser):
+def test_gallery_lists_everything(some_runs, models_dir, tmp_path, browser):
     page = some_runs([("copy", "encoder"), ("reverse", "decoder")])
     folder, other = run_folder(tmp_path, "copy", "encoder"), run_folder(tmp_path, "reverse", "decoder")
     shutil.copytree(run_folder(models_dir, "copy", "encoder"), folder, dirs_exist_ok=True)
@@ -67,26 +74,69 @@ def test_gallery_shows_everything_listed(some_runs, models_dir, tmp_path, browse
     draw(tmp_path, "copy_vs_reverse.png", [folder, other], "Both <b>")
     save_gallery(tmp_path)
     opened(browser, page)
+    lists = {name.text: name.find_element("xpath", "..") for name in browser.find_elements("tag name", "h3")}
+    assert [*lists] == ["runs side by side", "copy, encoder", "reverse, decoder"]
     links = {
         Path(unquote(urlparse(link.get_attribute("href")).path)).name
-        for link in browser.find_elements("css selector", "section a")
+        for each in lists.values() for link in each.find_elements("tag name", "a")
     }
     assert links == {
         "ablation.png", "layers.png", "attention_head.png", "attention_head_5-9.svg", "attention_layer.pdf",
         "copy_vs_reverse.png", "explorer.html",
     }
-    section = browser.find_element("id", "copy-encoder")
-    assert "1,234 parameters; 200 training steps, solved at step 96, seed 3; 99.99% of 10,000" in section.text
-    assert "test sequences correct." in section.text
-    assert "Made with python visualize.py" in section.text and own in section.text
-    picture = section.find_element("css selector", "[src$='ablation.png']")
-    assert picture.get_attribute("alt").startswith("ablation of copy & encoder. Look for cuts that leave few")
-    assert "Look for cuts that leave few answers correct" in section.text
-    assert [figure.text for figure in section.find_elements("tag name", "b")] == [
-        "attention_head of copy & encoder", "A sequence of my own", "In pdf", "ablation of copy & encoder",
-        "layers of copy & encoder",
+    section = lists["copy, encoder"].text
+    assert "1,234 parameters; 200 training steps, solved at step 96, seed 3; 99.99% of 10,000" in section
+    assert section.count("python visualize.py") == 2 and own in section     # the common one is there once
+    assert lists["runs side by side"].get_attribute("data-task") == "copy reverse"
+
+
+def test_gallery_path_asks_seven_questions_in_order(tmp_path, browser):
+    """The reversing encoder leads; the copying encoder is its contrast."""
+    tasks = "copy", "reverse", "sort"
+    runs = [run_folder(tmp_path, *each) for each in itertools.product(tasks, ARCHITECTURES)]
+    for run in runs:
+        run.mkdir(parents=True)
+        for name in "attention_head", "attention_layer", "ablation", "influence", "layers", "training":
+            path = (run / f"{name}.png").relative_to(tmp_path).as_posix()
+            draw(tmp_path, path, [run], path)
+        add_film(tmp_path, run)
+        (run / "explorer.html").write_text("the page")
+    for task in tasks:
+        draw(tmp_path, f"{task}_task/lengths.png", runs[:3], "lengths")
+    draw(tmp_path, "copy_vs_reverse.png", runs, "both")
+    draw(tmp_path, "copy_task/encoder/influence.svg", runs[:1], "influence")    # in a second format
+    opened(browser, save_gallery(tmp_path))
+    buttons = [link.get_attribute("href") for link in browser.find_elements("css selector", ".open")]
+    assert [Path(link).parents[1].name for link in buttons] == ["reverse_task", "copy_task"]
+    assert {Path(link).parent.name for link in buttons} == {"encoder"}
+    steps = browser.find_elements("css selector", ".step")
+    images = [step.find_element("tag name", "img") for step in steps]
+    shown = [image.get_attribute("src").removeprefix(f"file://{tmp_path}/") for image in images]
+    main, contrast = "reverse_task/encoder", "copy_task/encoder"
+    assert shown == [
+        "copy_vs_reverse.png", f"{main}/attention_head.png", f"{main}/ablation.png",
+        f"{contrast}/influence.png", f"{main}/layers.png", "copy_task/lengths.png", f"{main}/film.gif",
     ]
-    assert browser.find_element("id", "runs-side-by-side").get_attribute("data-task") == "copy reverse"
+    for number, step in enumerate(steps, start=1):
+        question, sentence = step.text.splitlines()[:2]
+        assert re.fullmatch(rf"{number}\. .*\?", question)
+        assert sentence.removesuffix(" Play again").endswith(".")
+    assert min(image.size["width"] for image in images) >= 560
+
+
+@pytest.mark.parametrize(("name", "title", "sentence"), [
+    ("attention_head", "Layer 2, head 2 looks at the answer: 97% …", "Outlined: the symbol that its answer"),
+    ("attention_head", "No head looks at the answer: even layer 2 …", "it does not look its answer up"),
+    ("ablation", "Nothing breaks: without any attention, …", "no answer depends on it"),
+    ("ablation", "The head that matters most does not look at …", "does not tell you whether"),
+    ("ablation", "The head that matters most looks at the …", "Only removing a head shows"),
+    ("influence", "… changes – yet no head looks at it", "do not show what a model depends on"),
+])
+def test_gallery_sentence_fits_the_finding(name, title, sentence, tmp_path):
+    run = run_folder(tmp_path, "copy", "encoder")
+    run.mkdir(parents=True)
+    draw(tmp_path, f"copy_task/encoder/{name}.png", [run], title)
+    assert sentence in save_gallery(tmp_path).read_text()
 
 
 def test_gallery_shows_each_picture_once(some_runs, tmp_path):
@@ -98,8 +148,9 @@ def test_gallery_shows_each_picture_once(some_runs, tmp_path):
     gone.mkdir(parents=True)
     draw(tmp_path, "gone_task/encoder/layers.png", [gone], "of a task that is gone")
     text = save_gallery(tmp_path).read_text()
-    assert text.count("ablation.") == 2 and "ablation.svg" not in text              # link and picture
-    assert text.count("influence.svg") == 2
+    lists = text[text.index("All pictures"):]
+    assert lists.count('ablation.png"') == 1 and "ablation.svg" not in text
+    assert lists.count('influence.svg"') == 1
     assert text.index('data-task="copy"') < text.index('data-task="gone"') and page.exists()
 
 
@@ -108,12 +159,7 @@ def test_gallery_is_filtered_by_task_and_architecture(some_runs, browser):
 
     def choose(name: str, value: str) -> list[str]:
         Select(browser.find_element("id", name)).select_by_visible_text(value)
-        titles, links = (
-            [shown.text for shown in browser.find_elements("css selector", tag) if shown.is_displayed()]
-            for tag in ("h2", "nav a")
-        )
-        assert titles == links
-        return titles
+        return [shown.text for shown in browser.find_elements("tag name", "h3") if shown.is_displayed()]
 
     assert text_of(browser, "count") == "54 of 54 pictures"
     assert choose("task", "add") == ["add, decoder", "add, encoder", "add, encoder-decoder"]
@@ -124,33 +170,41 @@ def test_gallery_is_filtered_by_task_and_architecture(some_runs, browser):
 
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize("runs", [1, 18])
-def test_gallery_passes_axe(some_runs, browser, window, dark, runs):
+def test_gallery_passes_axe(some_runs, tmp_path, browser, window, dark, runs):
     page = some_runs([*itertools.product(TASKS, ARCHITECTURES)][:runs])
-    set_window(browser, window, 1000, dark=dark)
+    for name, shown in read_listing(tmp_path).items():
+        command = "python visualize.py --dark" if dark else "python visualize.py"
+        add_to_listing(tmp_path, {tmp_path / name: shown | {"command": command}})
+    save_gallery(tmp_path)
+    set_window(browser, window, 1000, dark=not dark)        # the page is as dark as its pictures
     opened(browser, page)
+    background = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
+    assert background == ("rgb(13, 17, 23)" if dark else "rgb(255, 255, 255)")
     assert violations(browser) == []
     assert browser.execute_script("return document.documentElement.scrollWidth") <= window
 
 
-def test_gallery_respects_reduced_motion(some_runs, tmp_path, browser, emulation):
-    page = some_runs([("copy", "encoder")])
+def test_gallery_respects_reduced_motion_until_asked_to_play(tmp_path, browser, emulation):
     folder = run_folder(tmp_path, "copy", "encoder")
-    with Image.open(folder / "attention_head.png") as still:
-        still.save(folder / "film.gif")
-    shown = {"runs": ["copy_task/encoder"], "title": "moving", "command": "python visualize.py"}
-    add_to_listing(tmp_path, {folder / "film.gif": shown})
-    save_gallery(tmp_path)
+    folder.mkdir(parents=True)
+    draw(tmp_path, "copy_task/encoder/training.png", [folder], "still")
+    add_film(tmp_path, folder)
+    page = save_gallery(tmp_path)
     source = """
         const film = document.querySelector("picture img");
         film.scrollIntoView();
         return film.currentSrc;
     """
-    for reduce, shown in ("no-preference", "film.gif"), ("reduce", "attention_head.png"):
+    for reduce, shown in ("no-preference", "film.gif"), ("reduce", "training.png"):
         motion = {"name": "prefers-reduced-motion", "value": reduce}
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [motion]})
         opened(browser, page)
         seen = wait_until(browser, lambda browser: browser.execute_script(source))
         assert seen.endswith(shown)
+    for play in 1, 2:
+        browser.execute_script('document.querySelector(".replay").click()')
+        address = f"film.gif?{play}"
+        wait_until(browser, lambda browser, end=address: browser.execute_script(source).endswith(end))
 
 
 def test_save_gallery_keeps_a_users_own_page(some_runs, tmp_path):
