@@ -25,7 +25,7 @@ from lab import animation, maps, mistakes, outputs, side_by_side, what_matters
 from lab import view as wording
 from lab.evidence import make_head_table
 from lab.gallery import save_gallery
-from lab.heads import KINDS, list_heads
+from lab.heads import KINDS, attention_modules, list_heads
 from lab.live_page import save_page
 from lab.view import View, make_view
 from lab.weights import draw_next_to_trained
@@ -303,6 +303,8 @@ def save_run(
         failed = outputs.save_outputs(list_run_outputs(view, folder, options), options, show)
     with suppress(Exception):                               # reported by the comparison, which needs them
         _ = is_trained(view) and not options.sequence and view.evidence.length_results
+    for attention in attention_modules(view.run.model).values():
+        attention.last_weights = None                       # of the last batch: too large to send around
     return failed, view
 
 

@@ -1,6 +1,7 @@
 """Pictures of how one head's attention forms during training: a strip of maps, and an animation."""
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -90,7 +91,7 @@ def draw_animation(view: View) -> tuple[Figure, Callable[[int], list[Artist]], i
     epochs = sorted({round(epoch) for epoch in numpy.linspace(0, len(view.run.history) - 1, MAX_FRAMES)})
     steps, targets = recorded["step"][epochs].tolist(), view.attention.targets[0]
     curves, name = {"symbols correct": recorded["accuracy"][epochs].tolist()}, view.part_name(view.top_head)
-    caption = f"Above the map: the model's answer, with wrong symbols in brackets. Dashed: {NUM_RECORDED} "
+    caption = f"Above the map: the model's answer, with incorrect symbols in brackets. Dashed: {NUM_RECORDED} "
     caption += "questions of this length. What a curve shows emerges at the step at which it is half-way up."
     if view.has_outline:
         mass = mass_during_training(view.run, recorded)[epochs]
@@ -129,13 +130,13 @@ def draw_animation(view: View) -> tuple[Figure, Callable[[int], list[Artist]], i
     return figure, show, len(epochs)
 
 
-def paint_frames(figure: Figure, show: Callable[[int], list[Artist]], count: int) -> list[Image.Image]:
-    """Return the figure as it shows each frame; what does not change is painted only once.
+def paint_frames(figure: Figure, show: Callable[[int], list[Artist]], count: int) -> Iterator[Image.Image]:
+    """Yield the figure as it shows each frame; what does not change is painted only once.
 
     FuncAnimation repaints everything, which takes seven times as long; its files are five times as large.
     """
     figure.set_dpi(100)
-    canvas, frames = FigureCanvasAgg(figure), []
+    canvas = FigureCanvasAgg(figure)
     changing = show(0)
     fix_layout(figure)                                      # once, for all frames
     for artist in changing:
@@ -146,8 +147,7 @@ def paint_frames(figure: Figure, show: Callable[[int], list[Artist]], count: int
         canvas.restore_region(background)
         for artist in show(frame):
             figure.draw_artist(artist)
-        frames.append(Image.fromarray(numpy.array(canvas.buffer_rgba())).convert("RGB"))
-    return frames
+        yield Image.fromarray(numpy.array(canvas.buffer_rgba())).convert("RGB")
 
 
 def save_animation(view: View, path: Path) -> str:
@@ -156,11 +156,14 @@ def save_animation(view: View, path: Path) -> str:
         return ""
     figure, show, count = draw_animation(view)
     frames = paint_frames(figure, show, count)
-    palette = frames[0].quantize(method=Image.Quantize.MAXCOVERAGE)     # the colour bar has all colours
+    first = next(frames)
+    palette = first.quantize(method=Image.Quantize.MAXCOVERAGE)         # the colour bar has all colours
     colours, background = palette.getpalette(), palette.getpixel((0, 0))
-    colours[3 * background : 3 * background + 3] = frames[0].getpixel((0, 0))           # exactly the page's
+    colours[3 * background : 3 * background + 3] = first.getpixel((0, 0))               # exactly the page's
     palette.putpalette(colours)
-    first, *others = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
+    first, *others = [
+        frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in itertools.chain([first], frames)
+    ]
     with atomic_write(path) as unfinished:
         duration = 5000 // count // 10 * 10                 # of a frame, in milliseconds
         first.save(unfinished, save_all=True, append_images=others, duration=duration)

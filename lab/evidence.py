@@ -128,7 +128,7 @@ class Evidence:
         heads_in = {part: tuple(heads.list_heads(model, part)) for part in heads.list_parts(model)}
         distinct = list(dict.fromkeys([(), *heads_in.values()]))        # some parts contain the same heads
         margins = ablation.logit_margins_without(self.run, distinct, count=self.count)
-        margins_of = dict(zip(distinct, margins, strict=True))
+        margins_of = dict(zip(distinct, map(torch.clone, margins), strict=True))    # each is sent alone
         return {ablation.NOTHING: margins_of[()]} | {part: margins_of[heads_in[part]] for part in heads_in}
 
     @property

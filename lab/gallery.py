@@ -17,7 +17,7 @@ from support.runs import (
     task_from_folder,
 )
 
-MAIN, CONTRAST, ITS_TASK, BOTH = "main", "contrast", "its task", "both"     # whose picture a step shows
+MAIN, CONTRAST, ITS_TASK, BOTH = "main", "contrast", "its task", "both"     # the folder of a step's picture
 STEPS = {                                                   # a question, and what follows from each finding
     ("_vs_", BOTH): ("Which of these models needs attention?", {
         "": "A symbol can move straight up the residual stream at its own position. Only attention can carry "
@@ -29,7 +29,7 @@ STEPS = {                                                   # a question, and wh
     }),
     ("ablation", MAIN): ("Which head would you least like to lose?", {
         "nothing breaks": "Every head attends to something, but no answer depends on it.",
-        "does not look": "What a head looks at does not tell you whether the model can spare it.",
+        "does not look": "What a head looks at does not show whether the model can spare it.",
         "": "Only removing a head shows whether the model can spare it.",
     }),
     ("influence", CONTRAST): ("What does an answer depend on?", {
@@ -44,7 +44,7 @@ STEPS = {                                                   # a question, and wh
         "": "Perfect answers at the training lengths say nothing about longer questions.",
     }),
     ("film", MAIN): ("How does it learn this?", {
-        "": "Watch the wrong symbols, in brackets, disappear. They need not wait for a sharp pattern.",
+        "": "Watch the incorrect symbols, in brackets, disappear. They need not wait for a sharp pattern.",
     }),
 }
 PICTURES = (".png", ".svg", ".gif", ".pdf")                 # the first of one name is shown

@@ -128,7 +128,7 @@ def test_gallery_path_asks_seven_questions_in_order(tmp_path, browser):
     ("attention_head", "Layer 2, head 2 looks at the answer: 97% …", "Outlined: the symbol that its answer"),
     ("attention_head", "No head looks at the answer: even layer 2 …", "it does not look its answer up"),
     ("ablation", "Nothing breaks: without any attention, …", "no answer depends on it"),
-    ("ablation", "The head that matters most does not look at …", "does not tell you whether"),
+    ("ablation", "The head that matters most does not look at …", "does not show whether"),
     ("ablation", "The head that matters most looks at the …", "Only removing a head shows"),
     ("influence", "… changes – yet no head looks at it", "do not show what a model depends on"),
 ])
