@@ -25,7 +25,7 @@ from lab import animation, maps, mistakes, outputs, side_by_side, what_matters
 from lab import view as wording
 from lab.evidence import make_head_table
 from lab.gallery import save_gallery
-from lab.heads import KINDS, attention_modules, list_heads
+from lab.heads import KINDS, list_heads
 from lab.live_page import save_page
 from lab.view import View, make_view
 from lab.weights import draw_next_to_trained
@@ -239,7 +239,9 @@ def select_runs(options: argparse.Namespace) -> tuple[list[View], list[str]]:
         problems.append(f"{text}; train it: {command}")
     for run in found:
         try:
-            chosen.append(make_view(load_run(options.models_dir, *run), options.sequence))
+            loaded = load_run(options.models_dir, *run)
+            loaded.checkpoint.clear()                       # only training needs the optimiser's state
+            chosen.append(make_view(loaded, options.sequence))
         except ValueError as error:
             problems.append(str(error))
     if not chosen:
@@ -303,8 +305,6 @@ def save_run(
         failed = outputs.save_outputs(list_run_outputs(view, folder, options), options, show)
     with suppress(Exception):                               # reported by the comparison, which needs them
         _ = is_trained(view) and not options.sequence and view.evidence.length_results
-    for attention in attention_modules(view.run.model).values():
-        attention.last_weights = None                       # of the last batch: too large to send around
     return failed, view
 
 
