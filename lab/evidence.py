@@ -83,7 +83,7 @@ class Evidence:
 
     @property
     def top_head(self) -> heads.Head | None:
-        """The head that attends most to the answers; None if it is unknown where these come from."""
+        """The head that looks most at the answers; None if it is unknown where these come from."""
         mass = self.attention.mass
         if mass.isnan().any():
             return None

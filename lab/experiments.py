@@ -9,9 +9,8 @@ from support.figure import capitalise, format_points, percent, to_points
 from support.runs import Run
 
 ONE_POINT = 0.01                                            # of accuracy; less is "about the same"
-NEEDED = "the symbols that the answer needs"
 EFFECTS = {                                                 # what a run may lack, and the task that shows it
-    "a head that matters most without attending most": "reverse",
+    "a head that matters most without looking at the answer": "reverse",
     "two heads that replace each other": "reverse", "a model that needs no attention": "copy",
 }
 
@@ -29,13 +28,13 @@ def make_trial(evidence: Evidence, part: Part) -> dict:
 
 
 def most_important_other(evidence: Evidence) -> Head | None:
-    """Return the most important head apart from the one that attends most; None if that is unknown."""
+    """Return the most important head apart from the one that looks most; None if that is unknown."""
     others = [head for head in heads.list_heads(evidence.run.model) if head != evidence.top_head]
     return min(others, key=evidence.accuracy_without, default=None) if evidence.top_head else None
 
 
 def compare_top_head(evidence: Evidence) -> dict | None:
-    """Compare the head that attends most to the needed symbols with the most important of the others."""
+    """Compare the head that looks most at the answer with the most important of the others."""
     run, attention, top_head = evidence.run, evidence.attention, evidence.top_head
     if not (other := most_important_other(evidence)):
         return None
@@ -50,7 +49,7 @@ def compare_top_head(evidence: Evidence) -> dict | None:
     answer = 1 if other_cost - cost > ONE_POINT else 0 if cost - other_cost > ONE_POINT else 2
     findings, tells_length = [], False
     if readers > 1 and cost <= ONE_POINT:
-        findings.append(f"{readers} heads attend mainly to the needed symbols, so the model can spare one.")
+        findings.append(f"{readers} heads look at the answer, so the model can spare one.")
     if mass - mass_without >= 0.1:
         findings.append(
             f"Without {other_name}, {name} spends {percent(mass_without)} of its attention there instead of "
@@ -66,9 +65,9 @@ def compare_top_head(evidence: Evidence) -> dict | None:
             f"Without {other_name}, {name} attends as before, so {other_name} must do something else."
         )
     return {
-        "title": "Does the head that attends most matter most?",
-        "intro": f"{capitalise(name)} spends {percent(mass)} of its attention on {NEEDED}, more than any "
-                 f"other head. Compare it with {other_name}.",
+        "title": "Does the head that looks most at the answer matter most?",
+        "intro": f"{capitalise(name)} spends {percent(mass)} of its attention on the symbols that the answer "
+                 f"depends on, more than any other head. Compare it with {other_name}.",
         "question": "Which cut causes more mistakes?",
         "options": [name, other_name, "both about the same"], "answer": answer,
         "trials": [make_trial(evidence, part) for part in (top_head, other)],

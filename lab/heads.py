@@ -182,7 +182,7 @@ class AttentionStats:
 
     @property
     def threshold(self) -> float:
-        """The fraction above which a head attends mainly to the needed symbols: half-way from chance to 1."""
+        """The fraction above which a head looks at the answer: half-way from chance to 1."""
         return (1 + self.chance) / 2
 
     @property

@@ -138,14 +138,14 @@ def draw_head_costs(axes: Axes, view: View) -> None:
 
 
 def draw_heads(views: dict[Path, View]) -> Figure:
-    """Draw for each run the head that attends most to the answers, and the cost of removing each head."""
+    """Draw for each run the head that looks most at the answer, and the cost of removing each head."""
     changes = [
         format_change(view, min(heads.list_heads(view.run.model), key=view.evidence.accuracy_without))
         for view in views.values()
     ]
     title = f"accuracy without the most important head: {', '.join(changes)}"
     sample = describe_sample(next(iter(views.values())).evidence.source)
-    caption = "Maps: the head that attends most to the needed symbols. Numbers: points of exact match lost "
+    caption = "Maps: the head that looks most at the answer. Numbers: points of exact match lost "
     caption += f"without each head, on {sample}."
     figure = new_figure(2.6 * len(views), title, "", caption)
     rows = figure.subplots(len(views), 2, squeeze=False, width_ratios=(2, 3))

@@ -144,9 +144,9 @@ def unpainted(monkeypatch):
     def write_nothing(drawn, path):
         path.write_bytes(b"")
 
-    def compose_first(figure, show, epochs):
+    def compose_first(figure, show, count):
         show(0)
-        return [Image.new("RGB", (1, 1))]
+        yield Image.new("RGB", (1, 1))
 
     monkeypatch.setattr(animation, "paint_frames", compose_first)
     set_everywhere(monkeypatch, support.figure, "save_picture", write_nothing)

@@ -420,7 +420,7 @@ class Measured:
 def test_experiments_ask_only_about_effects(handmade, top, other, both, answers):
     guide = make_guide(Measured(handmade[0], top, other, both))
     by_title = {experiment["title"]: experiment for experiment in guide["experiments"]}
-    titles = "Does the head that attends most matter most?", "Can two heads replace each other?"
+    titles = "Does the head that looks most at the answer matter most?", "Can two heads replace each other?"
     assert [by_title.get(title, {}).get("answer") for title in titles] == answers
     assert ("two heads that replace each other" in guide["elsewhere"].get("reverse", [])) is False
     if answers[1]:
@@ -435,7 +435,7 @@ def test_copying_without_attention_is_one_experiment():
     (only,) = guide["experiments"]
     assert only["title"] == "Does it need attention at all?" and only["answer"] == 0
     assert guide["elsewhere"] == {
-        "reverse": ["a head that matters most without attending most", "two heads that replace each other"],
+        "reverse": ["a head that matters most without looking at the answer", "two heads that replace each other"],
     }
 
 
