@@ -91,8 +91,8 @@ def draw_animation(view: View) -> tuple[Figure, Callable[[int], list[Artist]], i
     epochs = sorted({round(epoch) for epoch in numpy.linspace(0, len(view.run.history) - 1, MAX_FRAMES)})
     steps, targets = recorded["step"][epochs].tolist(), view.attention.targets[0]
     curves, name = {"symbols correct": recorded["accuracy"][epochs].tolist()}, view.part_name(view.top_head)
-    caption = f"Above the map: the model's answer, with incorrect symbols in brackets. Dashed: {NUM_RECORDED} "
-    caption += "questions of this length. What a curve shows emerges at the step at which it is half-way up."
+    caption = "Above the map: the model's answer, with incorrect symbols in brackets. Dashed: "
+    caption += f"{NUM_RECORDED} questions of this length. What a curve shows emerges when it is half-way up."
     if view.has_outline:
         mass = mass_during_training(view.run, recorded)[epochs]
         curves["attention on the answer"] = mass[:, view.top_head[1], view.top_head[2]].tolist()
@@ -161,9 +161,8 @@ def save_animation(view: View, path: Path) -> str:
     colours, background = palette.getpalette(), palette.getpixel((0, 0))
     colours[3 * background : 3 * background + 3] = first.getpixel((0, 0))               # exactly the page's
     palette.putpalette(colours)
-    first, *others = [
-        frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in itertools.chain([first], frames)
-    ]
+    frames = itertools.chain([first], frames)
+    first, *others = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     with atomic_write(path) as unfinished:
         duration = 5000 // count // 10 * 10                 # of a frame, in milliseconds
         first.save(unfinished, save_all=True, append_images=others, duration=duration)

@@ -42,7 +42,14 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from mistakes import format_mistake_report, save_mistake_pictures  # noqa: E402
-from probes import draw_balance, initial_model, patch_length_signal, probe_positions, score_std  # noqa: E402
+from probes import (  # noqa: E402
+    draw_balance,
+    initial_model,
+    name_embeddings,
+    patch_length_signal,
+    probe_positions,
+    score_std,
+)
 from scale import count_flops, scale  # noqa: E402
 
 import handmade  # noqa: E402
@@ -342,7 +349,7 @@ def balance(folders: list[Path]) -> None:
         source, _, _ = sample_unseen(run, max_test_length(run), SEQUENCES_PER_LENGTH)
         before, after = (score_std(model, source) for model in (initial_model(run.config), run.model))
         cells = [f"{before[name]:.3g} → {after[name]:.3g}" for name in ("positions", "symbols")]
-        label = f"embeddings of standard deviation {run.config.embedding_std:g}"
+        label = name_embeddings(run.config)
         balances[label] = after, Evidence(run).accuracy
         print(line(f"{folder}", *cells, percent(balances[label][1])))
     with picture_style():

@@ -82,6 +82,12 @@ def score_std(model: nn.Module, source: Tensor) -> dict[str, float]:
 Balance = tuple[dict[str, float], float]                    # of a trained model: score_std, and exact match
 
 
+def name_embeddings(config: Config) -> str:
+    """Name the scale of a run's embeddings."""
+    names = {Config.embedding_std: "as here", round(config.d_model**0.5, 2): "as in the paper (× √D)"}
+    return f"embeddings {names.get(config.embedding_std, f'of standard deviation {config.embedding_std:g}')}"
+
+
 def compare_spread(spread: dict[str, float]) -> tuple[str, str, str]:
     """Return the stronger of positions and symbols, the weaker, and how many times as strong it is."""
     weak, strong = sorted(("positions", "symbols"), key=spread.get)
@@ -103,6 +109,7 @@ def draw_balance(balances: dict[str, Balance]) -> Figure:
             bar = axes.barh(row + offset, spread[name], 0.38, color=colour)
             axes.bar_label(bar, [f"{name}: {ratio}" if name == strong else name], padding=4)
     axes.set(xscale="log", ylim=(len(balances) - 0.5, -0.5), xlim=(None, 30 * axes.get_xlim()[1]))
+    axes.xaxis.set_major_formatter("{x:g}")
     labels = [f"{label}:\n{percent(accuracy)} correct" for label, (_, accuracy) in balances.items()]
     axes.set_yticks(range(len(balances)), labels)
     return figure

@@ -435,7 +435,9 @@ def test_copying_without_attention_is_one_experiment():
     (only,) = guide["experiments"]
     assert only["title"] == "Does it need attention at all?" and only["answer"] == 0
     assert guide["elsewhere"] == {
-        "reverse": ["a head that matters most without looking at the answer", "two heads that replace each other"],
+        "reverse": [
+            "a head that matters most without looking at the answer", "two heads that replace each other",
+        ],
     }
 
 
