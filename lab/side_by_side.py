@@ -8,11 +8,12 @@ import matplotlib
 import seaborn
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
-from matplotlib.colors import LinearSegmentedColormap, to_rgb
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from lab import heads, maps
-from lab.view import View, cost_in_points, describe_sample, format_change, locate_answer, make_view
+from lab.view import View, describe_sample, locate_answer, make_view
+from lab.what_matters import EXPLAIN_BARS, draw_costs
 from support.config import EVALUATION_BATCH, Config, non_default_settings
 from support.figure import TEXT_WIDTH, new_figure, percent
 from support.runs import find_runs, first_solved, read_checkpoint, read_run
@@ -122,37 +123,20 @@ def read_views(runs: Curves) -> tuple[dict[Path, View], list[str]]:
     return views, errors
 
 
-def draw_head_costs(axes: Axes, view: View) -> None:
-    """Draw the cost of removing each head, in points of exact match: one row per layer."""
-    model = view.run.model
-    layers = list(heads.attention_modules(model))
-    costs = [[cost_in_points(view, head) for head in heads.list_heads(model, layer)] for layer in layers]
-    colours = LinearSegmentedColormap.from_list("", [matplotlib.rcParams["axes.facecolor"], "firebrick"])
-    seaborn.heatmap(
-        costs, vmin=0, vmax=100, cmap=colours, cbar=False, annot=len(costs[0]) <= 16, fmt="d", ax=axes,
-        annot_kws={"size": 8}, xticklabels=[*range(1, len(costs[0]) + 1)],
-        yticklabels=[*map(view.describe_part, layers)],
-    )
-    axes.tick_params(length=0, labelsize=8, rotation=0)
-    axes.set_xlabel("head")
-
-
 def draw_heads(views: dict[Path, View]) -> Figure:
-    """Draw for each run the head that looks most at the answer, and the cost of removing each head."""
-    changes = [
-        format_change(view, min(heads.list_heads(view.run.model), key=view.evidence.accuracy_without))
+    """Draw for each run where its heads attend, and the cost of removing each."""
+    accuracies = [
+        percent(min(map(view.evidence.accuracy_without, heads.list_heads(view.run.model))))
         for view in views.values()
     ]
-    title = f"accuracy without the most important head: {', '.join(changes)}"
+    title = f"accuracy without the most important head: {', '.join(accuracies)}"
     sample = describe_sample(next(iter(views.values())).evidence.source)
-    caption = "Maps: the head that looks most at the answer. Numbers: points of exact match lost "
-    caption += f"without each head, on {sample}."
-    figure = new_figure(2.6 * len(views), title, "", caption)
-    rows = figure.subplots(len(views), 2, squeeze=False, width_ratios=(2, 3))
-    for (map_axes, cost_axes), (folder, view) in zip(rows, views.items(), strict=True):
-        maps.draw_named_map(map_axes, maps.make_map(view, view.top_head))
-        names = str(folder), view.describe_part(view.top_head)
-        map_axes.set_title("\n".join(textwrap.fill(name, TEXT_WIDTH // 2) for name in names), loc="left")
-        map_axes.set_aspect("equal")
-        draw_head_costs(cost_axes, view)
+    layers = [len(heads.attention_modules(view.run.model)) for view in views.values()]
+    height = 0.7 * sum(layers) + 0.5 * len(views)
+    figure = new_figure(height, title, f"Zero ablation on {sample}.", EXPLAIN_BARS)
+    rows = figure.subplots(len(views), 1, squeeze=False, height_ratios=layers)
+    for axes, (folder, view) in zip(rows.flat, views.items(), strict=True):
+        draw_costs(axes, view.average())
+        axes.set_anchor("NW")
+        axes.set_title(textwrap.fill(str(folder), TEXT_WIDTH - 20), loc="left")
     return figure

@@ -27,12 +27,15 @@ from lab.heads import (
     attention_modules,
     list_heads,
     list_parts,
-    max_test_length,
 )
 from lab.view import View
 from support.figure import SEQUENCES, TOKENS, at_most, label_lines, new_figure, percent
 from support.puzzles import count_symbols
 
+EXPLAIN_BARS = (
+    "The bar below each mean map shows what removing that head costs (orange) or gains (blue). A full bar "
+    "would be 100 points of accuracy."
+)
 MAX_HEADS = 6                                               # in the table by length
 
 
@@ -145,7 +148,8 @@ def draw_costs(axes: Axes, view: View) -> None:
     middles = [row * height + rows / 2 for row in range(len(layers))]
     axes.set_yticks(middles, [view.describe_part(layer).replace(" layer", "\nlayer") for layer in layers])
     axes.tick_params(length=0, labelsize=8, top=True, bottom=False, labeltop=True, labelbottom=False)
-    axes.set_title("head", size=8)
+    axes.xaxis.set_label_position("top")
+    axes.set_xlabel("head", size=8)
 
 
 def draw_ablation(view: View) -> Figure:
@@ -156,11 +160,9 @@ def draw_ablation(view: View) -> Figure:
     columns = [*(of_length == length for length in lengths), of_length > 0]
     correct = torch.stack([correct_by_margin(evidence.logit_margins[row]) for row in rows]).double()
     accuracy = torch.stack([correct[:, column].mean(dim=1) for column in columns], dim=1)   # (rows, columns)
-    caption = "The bar below each mean map shows what removing that head costs (orange) or gains (blue). "
-    caption += "A full bar would be 100 points of accuracy."
     subtitle = f"{view}: zero ablation on {wording.describe_sample(evidence.source)}."
     height = max(0.66 * len(attention_modules(view.run.model)), 0.2 * len(rows)) + 0.6
-    figure = new_figure(height, ablation_title(view), subtitle, caption)
+    figure = new_figure(height, ablation_title(view), subtitle, EXPLAIN_BARS)
     map_axes, axes = figure.subplots(1, 2, width_ratios=(1.5, 1))
     draw_costs(map_axes, view)
     texts = [[percent(value).removesuffix("%") for value in row] for row in accuracy.tolist()]
@@ -188,39 +190,19 @@ def first_beyond_training(view: View) -> LengthResult | None:
     return next((each for each in results if each.length > trained), None)
 
 
-def find_stop_length(view: View) -> int | None:
-    """Return after how many correct symbols most of the answers end beyond the training lengths.
-
-    None unless that is where the longest training answers end, and too early.
-    """
-    results, longest = view.evidence.length_results, max_test_length(view.run)
-    trained = [each.target.size(1) - 2 for each in results if each.length <= longest]
-    symbols, beyond = max(trained, default=0), first_beyond_training(view)
-    if beyond is None or symbols >= beyond.target.size(1) - 2:
-        return None
-    expected = beyond.target[:, 1 : symbols + 2].clone()
-    expected[:, symbols] = END
-    stopping = (beyond.answers[:, 1 : symbols + 2] == expected).all(dim=1).double().mean()
-    return symbols if stopping > 0.5 else None
-
-
 def lengths_title(views: list[View]) -> str:
-    """Describe what happens at the first length beyond those of training."""
-    config, beyond = views[0].run.config, {view.model_name: first_beyond_training(view) for view in views}
-    accuracy = {name: result.exact_match for name, result in beyond.items() if result}
-    if not accuracy:
+    """Say which models answer most questions correctly at the first length beyond those of training."""
+    config, beyond = views[0].run.config, [first_beyond_training(view) for view in views]
+    if not all(beyond):
         return f"{config.task}: no question beyond the training lengths fits the model"
-    stopping = {view.model_name: length for view in views if (length := find_stop_length(view))}
-    stops, best = " and ".join(stopping), max(accuracy, key=accuracy.get)
-    trained = f"trained on up to {config.seq_len} symbols,"
-    if accuracy[best] >= 0.5:
-        title = f"{trained} the {best} can {config.task} {beyond[best].length}"
-        return f"{title}; the {stops} usually stops after {max(stopping.values())}" if stopping else title
-    if stopping:
-        return f"the {stops} learned to {config.task}, and to stop after {max(stopping.values())} symbols"
-    who = "no model can" if len(views) > 1 else f"the {best} cannot"
-    failure = f"{who} {config.task} {beyond[best].length}"
-    return f"{trained} {failure}: at most {at_most(accuracy[best])} correct"
+    can = {view.model_name: result.exact_match >= 0.5 for view, result in zip(views, beyond, strict=True)}
+    able, unable = ([name for name in can if can[name] == is_able] for is_able in (True, False))
+    title = f"trained on up to {config.seq_len} symbols,"
+    if not able:
+        best = at_most(max(result.exact_match for result in beyond))
+        return f"{title} no model can {config.task} {beyond[0].length}: at most {best} correct"
+    title += f" the {' and '.join(able)} can {config.task} {beyond[0].length}"
+    return f"{title}; the {' and '.join(unable)} cannot" if unable else title
 
 
 def describe_longer_answer(view: View) -> str:

@@ -1,5 +1,8 @@
 """The pictures of many sequences show what was measured."""
 
+import copy
+from types import SimpleNamespace
+
 import numpy
 import pytest
 import torch
@@ -153,19 +156,17 @@ def test_lengths_caption_tells_what_became_of_a_longer_question(view):
     assert outcome(8, 3).endswith(": 2 of 9 symbols are wrong.")
 
 
-def test_lengths_title_says_which_model_stops(view):
-    def title():
-        return lengths_title([view])
-
-    name, beyond = MODELS[view.run.architecture], view.evidence.length_results[8]
-    assert title() == f"trained on up to 8 symbols, the {name} can reverse 9"
-    beyond.answers = beyond.target.clone()
-    beyond.answers[1:, 9], beyond.answers[1:, 10] = END, PAD
-    assert title() == f"the {name} learned to reverse, and to stop after 8 symbols"
-    beyond.answers[:80, 3] = 0                                  # it is not correct until there
-    assert title() == f"trained on up to 8 symbols, the {name} cannot reverse 9: at most 0% correct"
-    view.evidence.length_results = view.evidence.length_results[:8]
-    assert title() == "reverse: no question beyond the training lengths fits the model"
+def test_lengths_title_says_which_models_can(view):
+    evidence, name = copy.deepcopy(view.evidence), MODELS[view.run.architecture]
+    other = SimpleNamespace(model_name="other", run=view.run, evidence=evidence)
+    worse, trained = other.evidence.length_results[8], "trained on up to 8 symbols,"
+    assert lengths_title([view]) == f"{trained} the {name} can reverse 9"
+    worse.answers = worse.target.clone()
+    worse.answers[1:, 9] = END
+    assert lengths_title([other]) == f"{trained} no model can reverse 9: at most 1% correct"
+    assert lengths_title([view, other]) == f"{trained} the {name} can reverse 9; the other cannot"
+    other.evidence.length_results = other.evidence.length_results[:8]
+    assert lengths_title([other]) == "reverse: no question beyond the training lengths fits the model"
 
 
 @pytest.mark.parametrize(
