@@ -35,16 +35,16 @@ def half_rise_index(values: list[float]) -> int:
 
 
 def animation_title(
-    steps: list[int], accuracy: list[float], mass: list[float] | None = None, threshold: float = 0.5
+    steps: list[int], accuracy: list[float], mass: list[float] | None = None, looks: bool = True
 ) -> str:
-    """State when the correct symbols and the attention pattern emerge."""
+    """State when the correct symbols and the attention pattern emerge, if any head looks at the answer."""
     symbols = steps[half_rise_index(accuracy)]
     if accuracy[-1] < 0.5:
         return f"most symbols are still incorrect at step {steps[-1]}"
     text = f"the correct symbols emerge at step {symbols}"
     if mass is None:
         return text
-    if mass[-1] <= threshold:
+    if not looks:
         return f"{text}; no head ever looks at the answer"
     return f"{text}, the attention pattern at step {steps[half_rise_index(mass)]}"
 
@@ -91,12 +91,14 @@ def draw_animation(view: View) -> tuple[Figure, Callable[[int], list[Artist]], i
     epochs = sorted({round(epoch) for epoch in numpy.linspace(0, len(view.run.history) - 1, MAX_FRAMES)})
     steps, targets = recorded["step"][epochs].tolist(), view.attention.targets[0]
     curves, name = {"symbols correct": recorded["accuracy"][epochs].tolist()}, view.part_name(view.top_head)
+    looks = False
     caption = "Above the map: the model's answer, with incorrect symbols in brackets. Dashed: "
     caption += f"{NUM_RECORDED} questions of this length. What a curve shows emerges when it is half-way up."
     if view.has_outline:
         mass = mass_during_training(view.run, recorded)[epochs]
+        looks = bool((mass > view.attention.threshold).any())
         curves["attention on the answer"] = mass[:, view.top_head[1], view.top_head[2]].tolist()
-    title = animation_title(steps, *curves.values(), threshold=view.attention.threshold)
+    title = animation_title(steps, *curves.values(), looks=looks)
     question = format_tokens(view.attention.source[0, 1:-1], view.run.config.task)
     figure = new_figure(4.2, title, f"{view}, seed {view.run.config.seed}, asked {question}.", caption)
     map_axes, curve_axes = figure.subplots(1, 2, width_ratios=(1.6, 1))

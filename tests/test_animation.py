@@ -71,16 +71,17 @@ def test_training_picture_has_a_map_of_the_first_and_the_last_step(run, measured
 
 
 @pytest.mark.parametrize(
-    ("right", "fraction", "sentence"),
+    ("right", "fraction", "looks", "sentence"),
     [
-        ([0, 0.6, 1], [0, 0.2, 1], "the correct symbols emerge at step 16, the attention pattern at step 24"),
-        ([0, 0.2, 1], [0, 0.6, 1],
+        ([0, 0.6, 1], [0, 0.2, 1], True,
+         "the correct symbols emerge at step 16, the attention pattern at step 24"),
+        ([0, 0.2, 1], [0, 0.6, 1], True,
          "the correct symbols emerge at step 24, the attention pattern at step 16"),
-        ([0, 1, 1], [0, 0.2, 0.2],
+        ([0, 1, 1], [0, 0.2, 0.2], False,
          "the correct symbols emerge at step 16; no head ever looks at the answer"),
-        ([0, 0.1, 0.4], [0, 0.5, 1], "most symbols are still incorrect at step 24"),
-        ([1, 1, 1], None, "the correct symbols emerge at step 8"),
+        ([0, 0.1, 0.4], [0, 0.5, 1], True, "most symbols are still incorrect at step 24"),
+        ([1, 1, 1], None, False, "the correct symbols emerge at step 8"),
     ],
 )
-def test_animation_title_says_what_comes_first(right, fraction, sentence):
-    assert animation_title([8, 16, 24], right, fraction) == sentence
+def test_animation_title_says_what_comes_first(right, fraction, looks, sentence):
+    assert animation_title([8, 16, 24], right, fraction, looks) == sentence
