@@ -119,7 +119,7 @@ def draw_animation(view: View) -> tuple[Figure, Callable[[int], list[Artist]], i
     def show(frame: int) -> list[Artist]:
         kind, layer, head = view.top_head
         weights = torch.from_numpy(recorded[kind][epochs[frame], layer, head]).float()
-        mesh.set_array(numpy.ma.masked_where(numpy.ma.getmaskarray(mesh.get_array()), weights))
+        mesh.set_array(numpy.ma.masked_where(numpy.ma.getmaskarray(mesh.get_array()), weights.numpy()))
         heading.set_text(f"{name}, step {steps[frame]}\n ")
         for text, query in zip(output, scored, strict=True):
             predicted = int(recorded["prediction"][epochs[frame], query])

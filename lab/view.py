@@ -164,10 +164,6 @@ def describe_sample(source: Tensor) -> str:
     return f"{count} of lengths {shortest} to {longest}"
 
 
-def format_change(view: View, part: heads.Part) -> str:
-    return f"{percent(view.evidence.accuracy)} → {percent(view.evidence.accuracy_without(part))}"
-
-
 def cost_in_points(view: View, part: heads.Part) -> int:
     """Return the points of exact match lost without a part, negative if it improves; 0 means none."""
     return to_points(view.evidence.ablation_cost(part))
