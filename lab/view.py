@@ -11,7 +11,7 @@ from torch import Tensor
 import data
 from lab import heads
 from lab.evidence import Evidence
-from support.figure import format_points, percent, to_points
+from support.figure import format_points, to_points
 from support.puzzles import MASK, count_symbols
 from support.record import AttentionHistory, read_attention_history
 from support.runs import Run
