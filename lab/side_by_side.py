@@ -69,8 +69,9 @@ def draw_comparison(views: list[list[View]]) -> Figure:
         axes.set_title(f"This {view.model_name} was trained to {view.run.config.task}:", loc="left", size=11)
         accuracy = view.evidence.accuracy_without(heads.ALL_ATTENTION)
         number = axes.text(0, -0.4, percent(accuracy), size=26, weight="bold")
-        intact = "" if view.evidence.accuracy == 1 else f"\n ({percent(view.evidence.accuracy)} with it)"
-        axes.annotate(f" correct without any attention{intact}", (1, 0.25), xycoords=number, size=11)
+        intact = "" if view.evidence.accuracy == 1 else f"\n({percent(view.evidence.accuracy)} with it)"
+        next_to = {"xycoords": number, "xytext": (5, 0), "textcoords": "offset points"}
+        axes.annotate(f"correct without any attention{intact}", (1, 0.25), **next_to, size=11)
     return figure
 
 

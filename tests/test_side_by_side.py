@@ -70,14 +70,14 @@ def test_comparison_lines_are_as_wide_as_the_weights(view):
                 assert tuple(colour) == tokens[["START", "5", "9", "12"][key]]
     texts = [text.get_text() for text in axes.texts[-2:]]
     assert axes.get_title(loc="left") == f"This {MODELS[view.run.architecture]} was trained to reverse:"
-    assert texts == [percent(view.evidence.accuracy_without(())), " correct without any attention"]
+    assert texts == [percent(view.evidence.accuracy_without(())), "correct without any attention"]
 
 
 def test_comparison_of_models_that_fail_gives_their_accuracy(view):
     """Whoever is never correct does not need attention."""
     view.evidence.logit_margins |= {"nothing": -view.evidence.logit_margins["nothing"].abs()}
     axes, = draw_comparison([[view]]).axes
-    assert axes.texts[-1].get_text() == " correct without any attention\n (0% with it)"
+    assert axes.texts[-1].get_text() == "correct without any attention\n(0% with it)"
 
 
 def test_comparison_of_two_is_as_large_as_a_link_preview(view, tmp_path):
