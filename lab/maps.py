@@ -184,7 +184,7 @@ def draw_table(table: Axes, steps: dict[str, list[str]], shown: Map, query: int)
     for height, texts in enumerate(steps.values()):
         for column, key in enumerate(keys):
             colour = None if height < len(steps) - 1 else "white" if weights[key] < 0.6 else "black"
-            style = {"ha": "center", "va": "center", "size": 7, "color": colour}
+            style = {"ha": "center", "va": "center", "size": 7, "color": colour, "in_layout": False}
             table.text(column + 0.5, height + 0.5, texts[key], **style)
     table.add_patch(Rectangle((0, 0), table.get_xlim()[1], len(steps), **FRAME))
     label_ticks(table, list(steps), [] if aligned else [shown.keys[key] for key in keys])

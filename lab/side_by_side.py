@@ -48,7 +48,7 @@ def draw_lines(axes: Axes, shown: maps.Map, answer: list[str], query: int, key: 
             colour, size = colours.get(token, "lightgrey"), min(9, 650 / across / max(3, len(token)))
             axes.text(
                 position + 0.5, height, token, size=size, color="black", ha="center", va="center",
-                bbox={"boxstyle": "round,pad=0.25", "linewidth": 0, "facecolor": colour},
+                in_layout=False, bbox={"boxstyle": "round,pad=0.25", "linewidth": 0, "facecolor": colour},
             )
 
 

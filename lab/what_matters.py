@@ -169,7 +169,8 @@ def draw_ablation(view: View) -> Figure:
     paper = matplotlib.rcParams["axes.facecolor"]
     seaborn.heatmap(
         accuracy.numpy(), vmin=0, vmax=1, cmap=LinearSegmentedColormap.from_list("", ["firebrick", paper]),
-        cbar=False, annot=numpy.array(texts) if len(columns) < 20 else None, fmt="", annot_kws={"size": 7},
+        cbar=False, annot=numpy.array(texts) if len(columns) < 20 else None, fmt="",
+        annot_kws={"size": 7, "in_layout": False},
         yticklabels=list(map(view.describe_part, rows)), ax=axes,
     )
     step = 1 + len(lengths) // 20
