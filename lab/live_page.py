@@ -131,12 +131,14 @@ def render_template(template: str, parts: dict[str, str]) -> str:
 
 
 def render_page(run: Run, evidence: Evidence) -> str:
-    """Return a run's page as HTML; its weights are already rounded, the evidence is of the full weights."""
+    """Return a run's page as HTML; its weights are already rounded, metrics and evidence are of the full ones."""
     data, weights = collect_page_data(run, evidence)
     metrics = {} if run.code_change else read_metrics(run.folder)           # those of the run's own code
     count = metrics.get("test_sequences", TEST_SEQUENCES)
-    answers = run_test(run.config, run.model, count)
-    correct = exact_match(answers.prediction, answers.target)
+    correct = metrics.get("test_exact_match")
+    if correct is None:
+        answers = run_test(run.config, run.model, count)
+        correct = exact_match(answers.prediction, answers.target)
     warning = ""
     if run.code_change:
         text = html.escape(f"Code and weights no longer belong together: {run.code_change}.")

@@ -35,7 +35,7 @@ from lab.live_page import TERMS, link_pages, render_template, round_to_float16, 
 from support.config import Config, fixed_generator
 from support.figure import percent, to_points
 from support.puzzles import MASK
-from support.runs import Run, add_to_listing
+from support.runs import Run, add_to_listing, read_run, write_json
 from transformer import END, PAD, START, eval_mode, generate
 
 FEW = 40                                                    # sequences in a page, which it tests at once
@@ -894,7 +894,7 @@ def test_page_of_a_modified_model_says_what_to_do(browser, tmp_path):
 # ---------------------------------------------------------------- the file
 
 
-def test_exact_match_shown_is_of_the_rounded_weights(tmp_path):
+def test_exact_match_without_metrics_is_of_the_rounded_weights(tmp_path):
     """The correct logit leads by at least 2, but float16 rounds numbers above 32,768 to multiples of 32."""
     config, model, _ = reversing_encoder()
     run = Run(model.eval(), config, [], Path("nowhere"))
@@ -904,6 +904,14 @@ def test_exact_match_shown_is_of_the_rounded_weights(tmp_path):
     with torch.no_grad():
         model.output_projection.bias += 60_000 + torch.linspace(0, 18, 20)
     assert shown not in page_of(run, tmp_path / "explorer.html").read_text()
+
+
+def test_exact_match_shown_is_that_of_the_test(finished, tmp_path):
+    metrics = json.loads((finished / "metrics.json").read_text())
+    shutil.copytree(finished, tmp_path / "run")
+    write_json(metrics | {"test_exact_match": 0.4321, "test_sequences": 10_000}, tmp_path / "run/metrics.json")
+    run = replace(read_run(finished, metrics["task"], metrics["architecture"]), folder=tmp_path / "run")
+    assert "43.21% of 10,000 test sequences" in page_of(run, tmp_path / "explorer.html").read_text()
 
 
 @pytest.mark.parametrize("limit", [5_000, 60_000])
