@@ -131,7 +131,7 @@ def render_template(template: str, parts: dict[str, str]) -> str:
 
 
 def render_page(run: Run, evidence: Evidence) -> str:
-    """Return a run's page as HTML; its weights are already rounded, metrics and evidence are of the full ones."""
+    """Return a run's page as HTML; its weights are rounded, metrics and evidence are of the full ones."""
     data, weights = collect_page_data(run, evidence)
     metrics = {} if run.code_change else read_metrics(run.folder)           # those of the run's own code
     count = metrics.get("test_sequences", TEST_SEQUENCES)

@@ -909,7 +909,8 @@ def test_exact_match_without_metrics_is_of_the_rounded_weights(tmp_path):
 def test_exact_match_shown_is_that_of_the_test(finished, tmp_path):
     metrics = json.loads((finished / "metrics.json").read_text())
     shutil.copytree(finished, tmp_path / "run")
-    write_json(metrics | {"test_exact_match": 0.4321, "test_sequences": 10_000}, tmp_path / "run/metrics.json")
+    other = {"test_exact_match": 0.4321, "test_sequences": 10_000}
+    write_json(metrics | other, tmp_path / "run" / "metrics.json")
     run = replace(read_run(finished, metrics["task"], metrics["architecture"]), folder=tmp_path / "run")
     assert "43.21% of 10,000 test sequences" in page_of(run, tmp_path / "explorer.html").read_text()
 
