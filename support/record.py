@@ -50,13 +50,14 @@ def append_epoch(
 
 
 def read_attention_history(folder: Path, history: list[dict]) -> AttentionHistory | None:
-    """Return these epochs' attention; None if the file is missing, damaged, or has other losses."""
+    """Return these epochs' attention; None if the file is missing, damaged, old, or has other losses."""
     try:
         check_zip(folder / "attention.npz")
         with numpy.load(folder / "attention.npz") as arrays:
             attention = dict(arrays)
         epochs = len(history)
-        if attention["loss"][:epochs].tolist() != [row["loss"] for row in history]:
+        losses, is_old = attention["loss"][:epochs].tolist(), "prediction" not in attention
+        if is_old or losses != [row["loss"] for row in history]:
             return None
         return {name: x if name in ("source", "target") else x[:epochs] for name, x in attention.items()}
     except Exception:                                       # a broken file can fail in any way

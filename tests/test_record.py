@@ -44,6 +44,10 @@ def test_attention_history_of_other_weights_is_rejected(finished, tmp_path):
     for damaged in whole[:-100], whole[:500] + bytes([whole[500] ^ 1]) + whole[501:]:
         (tmp_path / "attention.npz").write_bytes(damaged)
         assert read_attention_history(tmp_path, history) is None
+    arrays = dict(numpy.load(finished / "attention.npz"))
+    del arrays["prediction"]                                # as written by an earlier version
+    numpy.savez(tmp_path / "attention.npz", **arrays)
+    assert read_attention_history(tmp_path, history) is None
 
 
 @pytest.mark.parametrize(
