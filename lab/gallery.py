@@ -5,14 +5,12 @@ from pathlib import Path
 from urllib.parse import quote
 
 from lab.live_page import ASSETS, link_pages, render_template
-from support.figure import percent
 from support.files import write_text
 from support.runs import (
     DEFAULT_ARCHITECTURES,
     DEFAULT_TASKS,
     add_to_listing,
     read_listing,
-    read_metrics,
     run_folder,
     task_from_folder,
 )
@@ -99,20 +97,6 @@ def make_path(pictures: dict[Path, dict], runs: list[Path], output: Path) -> str
     return steps
 
 
-def summarise_run(folder: Path) -> str:
-    """Summarise a run's metrics in a sentence; "" if training was interrupted."""
-    metrics = read_metrics(folder)
-    if not metrics:
-        return ""
-    trained = "hand-built"
-    if metrics["steps"]:
-        step = metrics["steps_to_solve"]
-        solved = f"solved at step {step}" if step else "not solved"
-        trained = f"{metrics['steps']} training steps, {solved}, seed {metrics['seed']}"
-    correct = f"{percent(metrics['test_exact_match'], 2)} of {metrics['test_sequences']:,} test sequences"
-    return f"{metrics['parameters']:,} parameters; {trained}; {correct} correct."
-
-
 def make_list(folder: Path, pictures: dict[Path, dict], output: Path) -> str:
     """Return a section that lists the pictures in a folder, with their titles and commands."""
     runs = {(output / run).resolve() for path in pictures for run in pictures[path]["runs"]}
@@ -123,7 +107,7 @@ def make_list(folder: Path, pictures: dict[Path, dict], output: Path) -> str:
         title = ", ".join(part.removesuffix("_task") for part in folder.relative_to(output).parts)
     if (page := folder / "explorer.html").is_file():
         link = f'<a href="{relative_link(page, output)}">Live page</a>'
-        intro = f"<p>{summarise_run(runs.pop())} {link}</p>{intro}"
+        intro = f"<p>{link}</p>{intro}"
     items = ""
     for path, shown in pictures.items():
         made = f" <code>{html.escape(shown['command'])}</code>" if shown["command"] != common else ""

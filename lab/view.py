@@ -170,10 +170,10 @@ def cost_in_points(view: View, part: heads.Part) -> int:
 
 
 def format_cost(view: View, part: heads.Part) -> str:
-    """Return the cost of removing a part, worded as the end of a sentence."""
+    """Return what removing a part costs, or gains, in words."""
     cost = view.evidence.ablation_cost(part)
     if to_points(cost) < 0:
-        return f"costs nothing (accuracy rises by {format_points(-cost)})"
+        return f"removing it helps: +{format_points(-cost)}"
     return f"costs {format_points(cost)}" if to_points(cost) else "costs nothing"
 
 

@@ -1,11 +1,13 @@
 """Hand-built models are drawn part by part, next to a trained one."""
 
 import pytest
+import torch
 from conftest import assert_readable, names_of, title_of
 from test_pictures import pictures_of_view
 
 import visualize
-from lab.view import make_view
+from lab.ablation import NOTHING
+from lab.view import format_cost, make_view
 from lab.weights import draw_next_to_trained
 from support.figure import picture_style
 from train import load_run
@@ -41,3 +43,15 @@ def test_hand_built_pictures_name_the_parts(task, architecture, built, models_di
     for head in view.important_heads:
         name = view.part_name(head)
         assert f"{name} ({view.run.purposes[name]})" in labels
+
+
+def test_format_cost_words_a_gain_as_a_gain(view):
+    """A head without which a quarter of the answers become correct."""
+    evidence, head = view.evidence, view.top_head
+    margins = torch.ones_like(evidence.logit_margins[NOTHING])
+    worse = margins.clone()
+    worse[: len(worse) // 4] = -1
+    evidence.logit_margins |= {NOTHING: worse, head: margins}
+    assert format_cost(view, head) == "removing it helps: +25 points"
+    evidence.logit_margins |= {NOTHING: margins, head: worse}
+    assert format_cost(view, head) == "costs 25 points"
