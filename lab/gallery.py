@@ -5,6 +5,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from lab.live_page import ASSETS, link_pages, render_template
+from lab.side_by_side import QUESTION
 from support.files import write_text
 from support.runs import (
     DEFAULT_ARCHITECTURES,
@@ -17,7 +18,7 @@ from support.runs import (
 
 MAIN, CONTRAST, ITS_TASK, BOTH = "main", "contrast", "its task", "both"     # the folder of a step's picture
 STEPS = {                                                   # a question, and what follows from each finding
-    ("_vs_", BOTH): ("Which of these models needs attention?", {
+    (QUESTION, BOTH): ("Which of these models needs attention?", {
         "": "A symbol can move straight up the residual stream at its own position. Only attention can carry "
             "it to another.",
     }),
@@ -62,10 +63,10 @@ def preferred_runs(output: Path, folders: set[Path]) -> list[Path]:
 
 
 def find_picture(name: str, folder: Path, pictures: dict[Path, dict]) -> Path | None:
-    """Return the picture of this name, or with this _part_ of a name, that a browser can show."""
+    """Return the picture of this name or title in a folder, if a browser can show it."""
     return next((
-        path for path in pictures if path.parent == folder and path.suffix != ".pdf"
-        and (path.stem == name or name.startswith("_") and name in path.stem)
+        path for path, shown in pictures.items() if path.parent == folder and path.suffix != ".pdf"
+        and name in (path.stem, shown["title"])
     ), None)
 
 
@@ -120,8 +121,8 @@ def make_list(folder: Path, pictures: dict[Path, dict], output: Path) -> str:
     )
 
 
-def make_contents(output: Path) -> tuple[str, bool]:
-    """Return the gallery's contents as HTML, and whether its pictures are dark."""
+def make_contents(output: Path) -> dict[str, str]:
+    """Return the parts of the gallery, to be filled in its template; its style is as dark as its pictures."""
     listed = {output / name: shown for name, shown in read_listing(output).items()}
     found = [path for path in listed if path.suffix in PICTURES]
     pictures, groups = {}, {}
@@ -137,10 +138,11 @@ def make_contents(output: Path) -> tuple[str, bool]:
         for folder in runs[:2] if (folder / "explorer.html").is_file()
     )
     lists = "".join(make_list(folder, groups[folder], output) for folder in sorted(groups))
-    parts = {"links": links, "path": make_path(pictures, runs, output), "lists": lists}
-    template = (ASSETS / "gallery.html").read_text(encoding="utf-8")
     dark = sum("--dark" in shown["command"] for shown in pictures.values()) > len(pictures) / 2
-    return render_template(template, parts), dark
+    style = (ASSETS / "base.css").read_text(encoding="utf-8")
+    style = style.replace("(prefers-color-scheme: dark)", "all" if dark else "not all")
+    style = style.replace("light dark", "dark" if dark else "light")
+    return {"base.css": style, "links": links, "path": make_path(pictures, runs, output), "lists": lists}
 
 
 def save_gallery(output: Path) -> Path:
@@ -152,11 +154,8 @@ def save_gallery(output: Path) -> Path:
     if path.exists() and path.name not in listing:
         raise ValueError(f"{path} was not written by visualize.py; move it, or choose another --output-dir")
     link_pages(output)
-    contents, dark = make_contents(output)
-    style = (ASSETS / "base.css").read_text(encoding="utf-8")
-    style = style.replace("(prefers-color-scheme: dark)", "all" if dark else "not all")     # as the pictures
-    style = style.replace("light dark", "dark" if dark else "light")
-    write_text(contents.replace("{base.css}", style), path)
+    template = (ASSETS / "gallery.html").read_text(encoding="utf-8")
+    write_text(render_template(template, make_contents(output)), path)
     runs = sorted({run for shown in listing.values() for run in shown["runs"]})
     add_to_listing(output, {path: {"runs": runs}})
     return path

@@ -8,7 +8,7 @@ import matplotlib
 import seaborn
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
-from matplotlib.colors import to_rgb
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
 from lab import heads, maps
@@ -19,6 +19,7 @@ from support.figure import TEXT_WIDTH, new_figure, percent
 from support.runs import find_runs, first_solved, read_checkpoint, read_run
 from support.training_plot import label_loss_axes
 
+QUESTION = "Does a Transformer need attention?"             # the comparison's title
 Curves = dict[Path, tuple[Config, list[dict]]]              # of each run's folder: settings and history
 
 
@@ -34,14 +35,13 @@ def draw_lines(axes: Axes, shown: maps.Map, answer: list[str], query: int, key: 
     weights, sources = shown.weights[rows].nan_to_num(), shown.outlined[rows]
     axes.set(xlim=(0, columns), ylim=(-0.1, 1.1))
     axes.axis("off")
-    across, grey = maps.count_cells_across(axes), matplotlib.rcParams["grid.color"]
-    for chosen in ~sources, sources:
+    across, faint = maps.count_cells_across(axes), to_rgba(matplotlib.rcParams["grid.color"], 0.5)
+    for chosen, colour_of in (~sources, {}), (sources, colours):
         ends = chosen.nonzero().tolist()
-        names = [shown.keys[read] if chosen is sources else "" for _, read in ends]
         axes.add_collection(LineCollection(
             [[(symbol + key + 0.5, 0), (read + 0.5, 1)] for symbol, read in ends],
             linewidths=min(5.5, 110 / across) * weights[chosen].numpy(),
-            colors=[colours.get(name, (*to_rgb(grey), 0.5)) for name in names],
+            colors=[colour_of.get(shown.keys[read], faint) for _, read in ends],
         ))
     for height, first, tokens in (1, 0, shown.keys), (0, key, answer):
         for position, token in enumerate(tokens, start=first):
@@ -62,7 +62,7 @@ def draw_comparison(views: list[list[View]]) -> Figure:
     caption = "Lines lead from each symbol of the answer (bottom) to what it attends to (top), in one head."
     if any(view.has_outline for view in chain(*views)):
         caption += " Coloured lines lead to the symbols the answer depends on; no head looks at them more."
-    figure = new_figure(3.17 * len(views), "Does a Transformer need attention?", subtitle, caption)
+    figure = new_figure(3.17 * len(views), QUESTION, subtitle, caption)
     panels = figure.subplots(len(views), len(views[0]), squeeze=False)
     for axes, view, drawn, answer in zip(panels.flat, chain(*views), chain(*shown), answers, strict=True):
         draw_lines(axes, drawn, *answer, columns)

@@ -15,6 +15,7 @@ from selenium.webdriver.support.ui import Select
 
 from data import ARCHITECTURES, TASKS
 from lab.gallery import save_gallery
+from lab.side_by_side import QUESTION
 from support.figure import new_figure, save_picture
 from support.runs import add_to_listing, read_listing, run_folder
 
@@ -97,7 +98,8 @@ def test_gallery_path_asks_seven_questions_in_order(tmp_path, browser):
         (run / "explorer.html").write_text("the page")
     for task in tasks:
         draw(tmp_path, f"{task}_task/lengths.png", runs[:3], "lengths")
-    draw(tmp_path, "copy_vs_reverse.png", runs, "both")
+    draw(tmp_path, "copy_vs_reverse.png", runs, QUESTION)
+    draw(tmp_path, "accuracy_vs_steps.png", runs, "compared by --compare")      # not the comparison of tasks
     draw(tmp_path, "copy_task/encoder/influence.svg", runs[:1], "influence")    # in a second format
     opened(browser, save_gallery(tmp_path))
     buttons = [link.get_attribute("href") for link in browser.find_elements("css selector", ".open")]
