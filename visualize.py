@@ -41,7 +41,7 @@ def head_title(view: View) -> str:
     if not view.has_outline:
         return f"{name} is the most focused head; {wording.explain_no_outline(view)}"
     chance = f"(chance: {percent(view.attention.chance)})"
-    if mass <= view.attention.threshold:
+    if not view.looks_at_answer(view.top_head):
         return f"no head looks at the answer: even {name} spends only {percent(mass)} there {chance}"
     return f"{name} looks at the answer: {percent(mass)} of its attention is there {chance}"
 
@@ -78,7 +78,7 @@ def layer_title(view: View, layer: tuple[str, int]) -> str:
     every, name = list_heads(view.run.model, layer), view.describe_part(layer)
     if not view.has_outline:
         return f"{name}: {wording.explain_no_outline(view)}"
-    looking = [head for head in every if view.mass(head) > view.attention.threshold]
+    looking = [head for head in every if view.looks_at_answer(head)]
     subject, verb = f"{wording.spell(len(looking))} of the {wording.spell(len(every))} heads", "look"
     if len(looking) <= 1:
         subject, verb = f"{wording.spell(len(looking))} head", "looks"

@@ -11,18 +11,20 @@ import torch
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.collections import QuadMesh
+from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 
 from data import format_tokens, loss_mask, make_inputs_and_targets, token_name
 from lab.evidence import mass_during_training
 from lab.heads import measure_attention
-from lab.maps import add_colour_bar, draw_named_map, make_map
+from lab.maps import Map, add_colour_bar, draw_named_map, make_map
 from lab.view import View
 from support.figure import TOKENS, fix_layout, label_lines, new_figure, one_line_title
 from support.files import atomic_write
 from support.record import NUM_RECORDED
+from support.runs import first_solved
 from support.training_plot import draw_training
 
 MAX_FRAMES = 50                                             # one per epoch by default
@@ -56,14 +58,11 @@ def view_recorded_question(view: View) -> View:
     return replace(view, attention=measure_attention(view.run, source, inputs, targets))
 
 
-def draw_recorded_map(axes: Axes, view: View, epoch: int) -> QuadMesh:
-    """Draw the map of the head that looks most at the recorded answer, after this epoch (from 0)."""
+def make_recorded_map(view: View, epoch: int) -> Map:
+    """Return the map of the head that looks most at the recorded answer, after this epoch (from 0)."""
     shown, (kind, layer, head) = make_map(view, view.top_head), view.top_head
     weights = torch.from_numpy(view.attention_history[kind][epoch, layer, head]).float()
-    shown.weights = weights.masked_fill(shown.weights.isnan(), torch.nan)
-    mesh = draw_named_map(axes, shown)
-    axes.set_aspect("equal")
-    return mesh
+    return replace(shown, weights=weights.masked_fill(shown.weights.isnan(), torch.nan))
 
 
 def draw_training_with_maps(view: View) -> Figure:
@@ -72,14 +71,45 @@ def draw_training_with_maps(view: View) -> Figure:
     if view.attention_history is None:
         return draw_training(config, history)
     view, last = view_recorded_question(view), len(history) - 1
-    solved = next((epoch for epoch, row in enumerate(history) if row["solved"]), last)
+    solved = history.index(first_solved(history) or history[-1])
     epochs = sorted({*numpy.linspace(0, solved, 4).round().astype(int).tolist(), last})
     figure = draw_training(config, history, [history[epoch]["step"] for epoch in epochs])
     for axes, epoch in zip(figure.axes, epochs, strict=False):
-        draw_recorded_map(axes, view, epoch)
-        axes.set(xticks=[], yticks=[])
+        draw_named_map(axes, make_recorded_map(view, epoch))
+        axes.set(aspect="equal", xticks=[], yticks=[])
     figure.axes[0].set_ylabel(view.part_name(view.top_head).replace(", ", ",\n"))
     return figure
+
+
+def measure_curves(view: View, epochs: list[int]) -> tuple[dict[str, list[float]], bool]:
+    """Return the curves to draw, by their labels, and whether any head ever looks at the recorded answer."""
+    recorded = view.attention_history
+    curves, looks = {"symbols correct": recorded["accuracy"][epochs].tolist()}, False
+    if view.has_outline:
+        mass, (_, layer, head) = mass_during_training(view.run, recorded)[epochs], view.top_head
+        curves["attention on the answer"] = mass[:, layer, head].tolist()
+        looks = bool((mass > view.attention.threshold).any())
+    return curves, looks
+
+
+def draw_curves(axes: Axes, steps: list[int], curves: dict[str, list[float]]) -> PathCollection:
+    """Draw the curves over the steps; return the dots that move along them."""
+    axes.set(xlabel="training step", ylabel="%", ylim=(-3, 103), xlim=(0, 1.02 * steps[-1]))
+    for label, style in zip(curves, (TOKENS, {"color": "tab:green"}), strict=False):
+        axes.plot(steps, [100 * value for value in curves[label]], **style | {"label": label})
+    label_lines(axes)
+    return axes.scatter([steps[0]] * len(curves), [0] * len(curves), zorder=3)
+
+
+def show_answer(texts: list[Text], view: View, epoch: int) -> None:
+    """Let each text show a symbol of the answer to the recorded question, with incorrect ones in brackets."""
+    targets = view.attention.targets[0]
+    scored = loss_mask(targets).nonzero().flatten().tolist()
+    for text, query in zip(texts, scored, strict=True):
+        predicted = int(view.attention_history["prediction"][epoch, query])
+        is_correct, symbol = predicted == targets[query], token_name(predicted, view.run.config.task)
+        colour = matplotlib.rcParams["text.color"] if is_correct else "tab:red"
+        text.set(text=symbol if is_correct else f"[{symbol}]", color=colour)
 
 
 def draw_animation(view: View) -> tuple[Figure, Callable[[int], list[Artist]], int]:
@@ -87,47 +117,31 @@ def draw_animation(view: View) -> tuple[Figure, Callable[[int], list[Artist]], i
 
     The function returns what changes from one frame to the next, and what is drawn on top of that.
     """
-    view, recorded = view_recorded_question(view), view.attention_history
+    view = view_recorded_question(view)
     epochs = sorted({round(epoch) for epoch in numpy.linspace(0, len(view.run.history) - 1, MAX_FRAMES)})
-    steps, targets = recorded["step"][epochs].tolist(), view.attention.targets[0]
-    curves, name = {"symbols correct": recorded["accuracy"][epochs].tolist()}, view.part_name(view.top_head)
-    looks = False
+    steps, (curves, looks) = view.attention_history["step"][epochs].tolist(), measure_curves(view, epochs)
+    question = format_tokens(view.attention.source[0, 1:-1], view.run.config.task)
     caption = "Above the map: the model's answer, with incorrect symbols in brackets. Dashed: "
     caption += f"{NUM_RECORDED} questions of this length. What a curve shows emerges when it is half-way up."
-    if view.has_outline:
-        mass = mass_during_training(view.run, recorded)[epochs]
-        looks = bool((mass > view.attention.threshold).any())
-        curves["attention on the answer"] = mass[:, view.top_head[1], view.top_head[2]].tolist()
     title = animation_title(steps, *curves.values(), looks=looks)
-    question = format_tokens(view.attention.source[0, 1:-1], view.run.config.task)
     figure = new_figure(4.2, title, f"{view}, seed {view.run.config.seed}, asked {question}.", caption)
     map_axes, curve_axes = figure.subplots(1, 2, width_ratios=(1.6, 1))
-    mesh = draw_recorded_map(map_axes, view, epochs[0])
-    curve_axes.set(xlabel="training step", ylabel="%", ylim=(-3, 103), xlim=(0, 1.02 * steps[-1]))
-    for label, style in zip(curves, (TOKENS, {"color": "tab:green"}), strict=False):
-        curve_axes.plot(steps, [100 * value for value in curves[label]], **style | {"label": label})
-    label_lines(curve_axes)
+    mesh = draw_named_map(map_axes, make_recorded_map(view, epochs[0]))
+    map_axes.set_aspect("equal")
     add_colour_bar(mesh, [map_axes])
-    dots = curve_axes.scatter([steps[0]] * len(curves), [0] * len(curves), zorder=3)
-    scored = loss_mask(targets).nonzero().flatten().tolist()
-    heading = map_axes.set_title(" \n ", loc="left")
-    output = [                                              # one text for each symbol of the answer
+    heading, dots = map_axes.set_title(" \n ", loc="left"), draw_curves(curve_axes, steps, curves)
+    symbols = int(loss_mask(view.attention.targets).sum())
+    answer = [
         map_axes.text(position, 1.03, "", transform=map_axes.transAxes, ha="center", size=7)
-        for position in (numpy.arange(len(scored)) + 0.5) / len(scored)
+        for position in (numpy.arange(symbols) + 0.5) / symbols
     ]
 
     def show(frame: int) -> list[Artist]:
-        kind, layer, head = view.top_head
-        weights = torch.from_numpy(recorded[kind][epochs[frame], layer, head]).float()
-        mesh.set_array(numpy.ma.masked_where(numpy.ma.getmaskarray(mesh.get_array()), weights.numpy()))
-        heading.set_text(f"{name}, step {steps[frame]}\n ")
-        for text, query in zip(output, scored, strict=True):
-            predicted = int(recorded["prediction"][epochs[frame], query])
-            is_correct, symbol = predicted == targets[query], token_name(predicted, view.run.config.task)
-            colour = matplotlib.rcParams["text.color"] if is_correct else "tab:red"
-            text.set(text=symbol if is_correct else f"[{symbol}]", color=colour)
+        mesh.set_array(make_recorded_map(view, epochs[frame]).weights.numpy())
+        heading.set_text(f"{view.part_name(view.top_head)}, step {steps[frame]}\n ")
+        show_answer(answer, view, epochs[frame])
         dots.set_offsets([(steps[frame], 100 * values[frame]) for values in curves.values()])
-        return [*map_axes.collections, *map_axes.spines.values(), heading, *output, dots]
+        return [*map_axes.collections, *map_axes.spines.values(), heading, *answer, dots]
 
     return figure, show, len(epochs)
 

@@ -54,11 +54,11 @@ def draw_stack(axes: Axes, x: float, tokens: str, length: str, blocks: str, subl
     draw_box(axes, branch, 2.0, "positional_encoding", shape)
     draw_arrow(axes, (branch - WIDTH / 2, 2.0), (x + 0.2, 2.0))
     draw_plus(axes, x, 2.0)
-    axes.plot([x, x], [1.44, BOTTOM + PITCH * len(sublayers) + 0.4], color="tab:blue", linewidth=4, alpha=0.6)
+    top, left, right = BOTTOM + PITCH * len(sublayers), x - 0.4, branch + WIDTH / 2 + 0.2
+    axes.plot([x, x], [1.44, top + 0.4], color="tab:blue", linewidth=4, alpha=0.6)
     frame = {"boxstyle": "round,pad=0,rounding_size=0.15", "facecolor": "none", "edgecolor": grey}
-    size = branch + WIDTH / 2 + 0.2 - (x - 0.4), PITCH * len(sublayers)
-    axes.add_patch(FancyBboxPatch((x - 0.4, BOTTOM), *size, linestyle="--", **frame))
-    axes.text(branch + WIDTH / 2 + 0.2, BOTTOM + size[1] + 0.1, blocks, ha="right", size=8, color=grey)
+    axes.add_patch(FancyBboxPatch((left, BOTTOM), right - left, top - BOTTOM, linestyle="--", **frame))
+    axes.text(right, top + 0.1, blocks, ha="right", size=8, color=grey)
     for number, name in enumerate(sublayers):
         start = BOTTOM + PITCH * number + 0.2
         draw_arrow(axes, (x, start), (branch, start), (branch, start + 0.26))
@@ -67,7 +67,7 @@ def draw_stack(axes: Axes, x: float, tokens: str, length: str, blocks: str, subl
         draw_box(axes, branch, start + 1.5, name, shape)
         draw_arrow(axes, (branch, start + 1.84), (branch, start + 2.15), (x + 0.2, start + 2.15))
         draw_plus(axes, x, start + 2.15)
-    return BOTTOM + PITCH * len(sublayers) + 0.4
+    return top + 0.4
 
 
 def draw_head(axes: Axes, x: float, y: float, names: dict[str, str], result: str) -> float:
