@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, nullcontext, redirect_stderr
 from copy import deepcopy
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from functools import partial
 from pathlib import Path
 
@@ -31,7 +31,7 @@ from support.distributed import backward
 from support.figure import percent, picture_style, save_picture
 from support.runs import load_run
 from support.training_plot import draw_training
-from transformer import PAD, check_positive, eval_mode, generate, unwrap_model
+from transformer import PAD, eval_mode, generate, unwrap_model
 
 WARM_UP_STEPS = 15
 BETAS = (0.85, 0.99)                                        # decay rates of Adam's two moment estimates
@@ -50,10 +50,10 @@ def masked_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 def lr_multiplier(step: int, steps: int, constant_fraction: float = 0.0) -> float:
     """Return the learning-rate multiplier at step 0 … steps − 1: short linear warm-up, then cosine decay.
 
-    The decay begins after constant_fraction of the steps.
+    The decay begins after constant_fraction of the steps; if that is 1, never.
     """
     warm_up, start = min(1.0, (step + 1) / WARM_UP_STEPS), constant_fraction * steps
-    return warm_up * 0.5 * (1 + math.cos(math.pi * max(0.0, step - start) / (steps - start)))
+    return warm_up * 0.5 * (1 + math.cos(math.pi * max(0.0, step - start) / max(1.0, steps - start)))
 
 
 def update_ema(averages: list[Tensor], weights: list[Tensor], updates: Tensor) -> None:
@@ -86,7 +86,8 @@ class TrainingState:
         self.ema_model = AveragedModel(self.model, multi_avg_fn=update_ema)
         self.ema_model.n_averaged = self.ema_model.n_averaged.cpu()         # read every step: keep it off GPU
         self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), config.learning_rate, betas=BETAS, fused=device.type != "mps"
+            self.model.parameters(), config.learning_rate, BETAS,
+            weight_decay=config.weight_decay, fused=device.type != "mps",
         )
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
             self.optimizer, lambda step: lr_multiplier(step, steps, config.constant_fraction)
@@ -330,6 +331,8 @@ def plan_run(task: str, architecture: str, options: argparse.Namespace) -> tuple
     if options.resume and (folder / "checkpoint.pt").exists():
         run = load_run(options.output_dir, task, architecture, quiet=True)
         config, checkpoint, last = run.config, run.checkpoint, run.history[-1]
+        if config.constant_fraction == 1:                   # without a decay, more epochs change no step
+            config = replace(config, epochs=max(config.epochs, requested.get("epochs", 0)))
         if last["epoch"] == 0:
             raise ValueError(f"{folder} holds weights set by hand, which cannot be resumed; drop --resume")
         if run.code_change:
@@ -345,12 +348,7 @@ def plan_run(task: str, architecture: str, options: argparse.Namespace) -> tuple
         seconds = runs.read_metrics(folder).get("train_seconds")            # written last
         finished = last["epoch"] == config.epochs and last["train_seconds"] == seconds
     config.check()
-    check_positive(accumulate=options.accumulate)
-    if config.batch_size < (parts := distributed.WORLD_SIZE * options.accumulate):
-        raise ValueError(
-            f"batch_size={config.batch_size} is too small for {distributed.WORLD_SIZE} processes with "
-            f"accumulate={options.accumulate}; choose {parts} or more"
-        )
+    distributed.check_batch_size(config.batch_size, options.accumulate)
     return config, checkpoint, finished
 
 

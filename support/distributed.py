@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from support.files import first_line
+from transformer import check_positive
 
 WORLD_SIZE = int(os.environ.get("WORLD_SIZE") or 1)         # set by torchrun
 RANK = int(os.environ.get("RANK") or 0) if WORLD_SIZE > 1 else 0        # a cluster may export a rank alone
@@ -57,6 +58,14 @@ def process_group(device: torch.device) -> Iterator[None]:
     finally:
         gc.collect()                                        # a model that outlives the group can hang
         dist.destroy_process_group()
+
+
+def check_batch_size(batch_size: int, accumulate: int) -> None:
+    """Raise ValueError if a batch is too small to give each process this many micro-batches."""
+    check_positive(accumulate=accumulate)
+    if batch_size < (parts := WORLD_SIZE * accumulate):
+        problem = f"batch_size={batch_size} is too small for {WORLD_SIZE} processes with accumulate={accumulate}"
+        raise ValueError(f"{problem}; choose {parts} or more")
 
 
 def dropout_seed(seed: int, epoch: int) -> int:

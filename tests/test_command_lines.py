@@ -26,10 +26,10 @@ NUMBERS = {                                                 # options of train.p
     "--epochs": "0", "--steps-per-epoch": "-1", "--batch-size": "100000000", "--seq-len": "99999999",
     "--vocab-size": "2000000000", "--d-model": "1000000", "--num-heads": "7", "--num-layers": "1000000000",
     "--d-ff": "0", "--seed": "-1", "--threads": "9999999", "--jobs": "0", "--accumulate": "33",
-    "--learning-rate": "2", "--constant-fraction": "1", "--oversample": "-0.1", "--dropout": "1",
-    "--position-base": "0.5", "--embedding-std": "-1",
+    "--learning-rate": "2", "--constant-fraction": "2", "--oversample": "-0.1", "--dropout": "1",
+    "--position-base": "0.5", "--embedding-std": "-1", "--weight-decay": "-1",
 }
-WHOLE = [name for name in NUMBERS if name not in list(NUMBERS)[-6:]]
+WHOLE = [name for name in NUMBERS if name not in list(NUMBERS)[-7:]]
 CHOICES = ["--task", "--architecture", "--positional", "--norm", "--activation", "--device"]
 
 TRAIN = [[option, value] for option, value in NUMBERS.items()]

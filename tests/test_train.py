@@ -81,6 +81,7 @@ def test_lr_multiplier_stays_constant_then_falls():
     multipliers = [lr_multiplier(step, 400, constant_fraction=0.75) for step in range(400)]
     assert set(multipliers[train.WARM_UP_STEPS : 301]) == {1.0} and multipliers[350] == pytest.approx(0.5)
     assert multipliers[300:] == sorted(multipliers[300:])[::-1] and multipliers[-1] < 1e-3
+    assert {lr_multiplier(step, 400, constant_fraction=1.0) for step in range(14, 400)} == {1.0}
 
 
 def test_update_ema_follows_its_formula():
@@ -294,7 +295,7 @@ def test_custom_task_needs_one_function_and_one_line(
         (["--num-heads", "7"], "d_model=128 is not divisible by num_heads=7; choose a divisor"),
         (["--learning-rate", "nan"], "learning_rate=nan is out of range; choose 1e-09 … 1.0"),
         (["--learning-rate", "-1"], "learning_rate=-1.0 is out of range"),
-        (["--constant-fraction", "1"], "constant_fraction=1.0 is out of range; choose 0.0 … 0.99"),
+        (["--constant-fraction", "2"], "constant_fraction=2.0 is out of range; choose 0.0 … 1.0"),
         (["--oversample", "1.5"], "oversample=1.5 is out of range; choose 0.0 … 1.0"),
         (["--embedding-std", "0"], "embedding_std=0.0 is out of range; choose 1e-06 … 100.0"),
         (["--dropout", "1"], "dropout=1.0"),
@@ -485,6 +486,23 @@ def test_resume_is_bit_for_bit_in_each_architecture(architecture):
         for part in "model", "trained_weights":
             assert all(torch.equal(resumed[part][name], expected[part][name]) for name in expected[part])
         assert [row["loss"] for row in resumed["history"]] == [row["loss"] for row in expected["history"]]
+
+
+def test_resume_has_more_epochs_if_the_learning_rate_is_constant(tmp_path, monkeypatch):
+    histories = []
+    for folder, all_epochs in ("resumed", (1, 3)), ("at_once", (3,)):
+        for epochs in all_epochs:
+            options = ["--task=copy", "--architecture=encoder", "--resume", "--weight-decay=0.1"]
+            options += [*TINY_OPTIONS, "--constant-fraction=1", f"--epochs={epochs}"]
+            monkeypatch.setattr(sys, "argv", ["train.py", *options, f"--output-dir={tmp_path / folder}"])
+            train.main()
+        run = load_run(tmp_path / folder, "copy")
+        histories.append([(row["loss"], row["exact_match"]) for row in run.history])
+        assert run.config.epochs == 3 and run.checkpoint["optimizer"]["param_groups"][0]["weight_decay"] == 0.1
+    assert histories[0] == histories[1] and len(histories[0]) == 3
+    monkeypatch.setattr(sys, "argv", sys.argv[:-2] + ["--epochs=2", sys.argv[-1]])
+    with pytest.raises(SystemExit):
+        train.main()
 
 
 def test_resume_of_a_finished_run_changes_nothing(finished, tmp_path, monkeypatch, capsys):
