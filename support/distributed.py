@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from support.files import first_line
-from transformer import check_positive
 
 WORLD_SIZE = int(os.environ.get("WORLD_SIZE") or 1)         # set by torchrun
 RANK = int(os.environ.get("RANK") or 0) if WORLD_SIZE > 1 else 0        # a cluster may export a rank alone
@@ -62,10 +61,11 @@ def process_group(device: torch.device) -> Iterator[None]:
 
 def check_batch_size(batch_size: int, accumulate: int) -> None:
     """Raise ValueError if a batch is too small to give each process this many micro-batches."""
-    check_positive(accumulate=accumulate)
+    if accumulate < 1:
+        raise ValueError(f"accumulate={accumulate} is too small; choose 1 or more")
     if batch_size < (parts := WORLD_SIZE * accumulate):
-        problem = f"batch_size={batch_size} is too small for {WORLD_SIZE} processes with accumulate={accumulate}"
-        raise ValueError(f"{problem}; choose {parts} or more")
+        sizes = f"{WORLD_SIZE} processes with accumulate={accumulate}"
+        raise ValueError(f"batch_size={batch_size} is too small for {sizes}; choose {parts} or more")
 
 
 def dropout_seed(seed: int, epoch: int) -> int:

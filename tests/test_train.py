@@ -498,7 +498,8 @@ def test_resume_has_more_epochs_if_the_learning_rate_is_constant(tmp_path, monke
             train.main()
         run = load_run(tmp_path / folder, "copy")
         histories.append([(row["loss"], row["exact_match"]) for row in run.history])
-        assert run.config.epochs == 3 and run.checkpoint["optimizer"]["param_groups"][0]["weight_decay"] == 0.1
+        [group] = run.checkpoint["optimizer"]["param_groups"]
+        assert run.config.epochs == 3 and group["weight_decay"] == 0.1
     assert histories[0] == histories[1] and len(histories[0]) == 3
     monkeypatch.setattr(sys, "argv", sys.argv[:-2] + ["--epochs=2", sys.argv[-1]])
     with pytest.raises(SystemExit):
