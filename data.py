@@ -8,10 +8,13 @@ of the splits; `python data.py --task NAME` checks a task.
 Shapes: N sequences, L symbols of content in each, A symbols in each answer, S = longest content + 2.
 """
 
+import re
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from functools import cache
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +22,7 @@ from torch import Tensor
 
 from support import console, puzzles
 from support.files import format_error
+from support.own_tasks import read_tasks, try_task
 from support.puzzles import MASK, PLUS, ZERO
 from transformer import END, PAD, START, check_choice
 
@@ -54,6 +58,7 @@ class Task:
     categories: Callable[[Tensor], dict[str, Tensor]] | None = None     # of questions, as count_repeats
     settings: dict = field(default_factory=dict)            # best Config values; see support/config.py
     answer_sources: Callable[[Tensor], Tensor] | None = None            # (N, L) → (N, A, L); None: measured
+    file: str = ""                                          # that defines it; set by load_tasks
 
 
 def copy(content: Tensor) -> Tensor:
@@ -76,7 +81,7 @@ def double(content: Tensor) -> Tensor:
     return content.repeat(1, 2)
 
 
-# To add a task, write a function and add a line here; `python data.py --task NAME` checks it.
+# A task of your own is a function and a line like these, in a file of your own; see load_tasks.
 TASKS = {
     "copy": Task(copy),
     "reverse": Task(reverse),
@@ -351,38 +356,6 @@ def parse_content(words: list[str], task: str, vocab_size: int = 20) -> Tensor:
     return content
 
 
-def check_answers(task: str, content: Tensor, vocab_size: int) -> Tensor:
-    """Return the task's answers to content (N, L). Raises ValueError unless they are token ids (N, A)."""
-    answers = TASKS[task].answer(content.clone())
-    if not isinstance(answers, Tensor):
-        raise ValueError(f"the answers are a {type(answers).__name__}; return a tensor of token ids")
-    if answers.dtype != torch.int64 or answers.dim() != 2 or len(answers) != len(content):
-        shapes = f"{answers.dtype} {tuple(answers.shape)} for questions {tuple(content.shape)}"
-        raise ValueError(f"the answers are {shapes}; return token ids, torch.int64 (N, A)")
-    outside = answers[(answers < FIRST_SYMBOL) | (answers >= vocab_size)]
-    if len(outside):
-        name = token_name(int(outside[0]), task)
-        raise ValueError(f"an answer holds {name}; use only symbols {FIRST_SYMBOL} … {vocab_size - 1}")
-    return answers
-
-
-def try_task(task: str, length: int, vocab_size: int) -> None:
-    """Raise an error if one of the task's functions fails on questions of this length."""
-    entry, content = TASKS[task], sample_contents(task, "train", length, vocab_size, 8, torch.Generator())
-    answers = check_answers(task, content, vocab_size)
-    for question, answer in zip(content, answers, strict=True):
-        if not torch.equal(check_answers(task, question[None], vocab_size), answer[None]):
-            raise ValueError(
-                f"{format_tokens(question, task)} is answered differently alone and in a batch; use no "
-                "random numbers, and specify the dimension, as in content.roll(1, dims=1)"
-            )
-    for name, values in (entry.categories(content) if entry.categories else {}).items():
-        if values.shape != (len(content),) or values.is_floating_point():
-            raise ValueError(f"category {name!r} is not one integer per question, (N,)")
-    if entry.answer_sources and entry.answer_sources(content).shape != (*answers.shape, length):
-        raise ValueError("answer_sources does not return (N, A, L)")
-
-
 def check_task(task: str, seq_len: int = 8, vocab_size: int = 20, fixed_length: bool = False) -> None:
     """Raise a one-line ValueError if the task cannot be trained, after trying a few questions per length."""
     symbols = question_symbols(task, vocab_size)
@@ -394,7 +367,8 @@ def check_task(task: str, seq_len: int = 8, vocab_size: int = 20, fixed_length: 
             raise ValueError(f"task {task} names a token {name!r}; choose distinct words without spaces")
     try:
         for length in valid_lengths(task, seq_len, vocab_size, fixed_length):
-            try_task(task, length, vocab_size)
+            content = sample_contents(task, "train", length, vocab_size, 8, torch.Generator())
+            try_task(TASKS[task], content, range(FIRST_SYMBOL, vocab_size), partial(format_tokens, task=task))
     except ValueError as error:
         raise ValueError(f"task {task}: {error}") from error
     except Exception as error:                              # a user's function can fail in any way
@@ -404,14 +378,29 @@ def check_task(task: str, seq_len: int = 8, vocab_size: int = 20, fixed_length: 
 # ---------------------------------------------------------------- command line
 
 
-def list_tasks() -> list[str]:
-    """Return the choices for --task. Ends the program if an entry of TASKS is not a Task."""
-    for name, task in TASKS.items():
+def load_tasks(path: Path | None) -> None:
+    """Add the tasks of a reader's file to TASKS, if there is one. Raises ValueError if it cannot be used."""
+    for name, task in read_tasks(path).items() if path else ():
+        if not re.fullmatch(r"[\w-]+", str(name)):
+            raise ValueError(f"{path} names a task {name!r}; use letters, digits and _")
+        if name in TASKS and TASKS[name].file != str(path):
+            raise ValueError(f"{path} defines {name!r}, which exists already; choose another name")
         if not isinstance(task, Task):
-            function = getattr(task, "__name__", "…")
-            fix = f'write "{name}": Task({function})'
-            console.exit_with_error(f'TASKS["{name}"] is {function}, not a Task; {fix}')
-    return list(TASKS)
+            fix = f'write "{name}": Task({getattr(task, "__name__", "…")})'
+            raise ValueError(f'{path}: TASKS["{name}"] is not a Task; {fix}')
+        TASKS[name] = replace(task, file=str(path))
+
+
+def add_task_options(parser: console.Parser, default: list[str] | tuple[()] = ()) -> None:
+    """Add --task, and --tasks, whose file is loaded at once, so that --task can name what it defines."""
+    early, words = console.Parser(add_help=False, allow_abbrev=False), "a file that defines more tasks"
+    for each in early, parser:
+        each.add_argument("--tasks", type=console.folder_name, default=None, metavar="FILE", help=words)
+    try:
+        load_tasks(early.parse_known_args()[0].tasks)
+    except ValueError as error:
+        console.exit_with_error(str(error))
+    console.add_choice(parser, "--task", list(TASKS), default)
 
 
 def print_examples(task: str) -> None:
@@ -428,7 +417,7 @@ def print_examples(task: str) -> None:
 
 def main() -> None:
     parser = console.new_parser("Check each task and print example questions.", "python data.py --task add")
-    console.add_choice(parser, "--task", list_tasks())
+    add_task_options(parser)
     options = parser.parse_args()
     try:
         for task in options.task or TASKS:
@@ -444,4 +433,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    sys.modules["data"] = sys.modules["__main__"]           # so that a reader's file imports this very module
     console.run_script(main)

@@ -298,7 +298,7 @@ def parse_options() -> argparse.Namespace:
         "python train.py --task reverse --num-layers 1 --output-dir models/one_layer",
         argument_default=argparse.SUPPRESS,
     )
-    console.add_choice(parser, "--task", data.list_tasks(), runs.DEFAULT_TASKS)
+    data.add_task_options(parser, runs.DEFAULT_TASKS)
     console.add_choice(parser, "--architecture", data.ARCHITECTURES, runs.DEFAULT_ARCHITECTURES)
     settings.add_settings(parser)
     option = parser.add_argument
@@ -400,6 +400,7 @@ def train_run(
     task: str, architecture: str, options: argparse.Namespace, show: Callable[..., None]
 ) -> dict | None:
     """Train and save one run, or what is left of it to train; return its metrics, if there was anything."""
+    data.load_tasks(options.tasks)                          # it may run in a process of its own
     console.set_threads(options.threads)
     device = console.choose_device(options.device)
     folder = runs.run_folder(options.output_dir, task, architecture)

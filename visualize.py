@@ -199,7 +199,7 @@ def parse_options() -> argparse.Namespace:
         "python visualize.py --task add --architecture encoder --sequence 4 2 + 1 9",
         "python visualize.py --format svg --dark --output-dir slides",
     )
-    console.add_choice(parser, "--task", data.list_tasks())
+    data.add_task_options(parser)
     console.add_choice(parser, "--architecture", data.ARCHITECTURES)
     option = parser.add_argument
     option("--sequence", nargs="+", metavar="SYMBOL",
@@ -226,7 +226,9 @@ def select_runs(options: argparse.Namespace) -> tuple[list[View], list[str]]:
 
     A run that cannot take the given sequence is skipped, unless its task was named.
     """
-    tasks, architectures = options.task or data.TASKS, options.architecture or data.ARCHITECTURES
+    others = {runs.task_from_folder(folder) for folder in runs.find_runs(options.models_dir)}
+    tasks = options.task or [*data.TASKS, *sorted(others - data.TASKS.keys())]
+    architectures = options.architecture or data.ARCHITECTURES
     found = [
         (task, architecture) for architecture in architectures for task in tasks
         if (runs.run_folder(options.models_dir, task, architecture) / "checkpoint.pt").is_file()
@@ -301,6 +303,7 @@ def save_run(
 ) -> tuple[list[Path], View]:
     """Measure and draw a run into a folder; return what failed, and the view with its measurements."""
     console.set_threads(None)                               # as for training
+    data.load_tasks(options.tasks)                          # it may run in a process of its own
     with picture_style(options.dark):
         failed = outputs.save_outputs(list_run_outputs(view, folder, options), options, show)
     with suppress(Exception):                               # reported by the comparison, which needs them

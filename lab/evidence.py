@@ -12,6 +12,7 @@ import data
 from lab import ablation, heads
 from lab.influence import answer_sensitivity, measure_influence
 from lab.probes import logit_lens
+from support.own_tasks import check_answers
 from support.record import AttentionHistory
 from support.runs import Run
 from train import predict
@@ -45,7 +46,8 @@ def find_answer_lengths(run: Run, max_length: int) -> dict[int, int]:
     for length in data.valid_lengths(config.task, max_length, config.vocab_size):
         question = data.example_questions(config.task, length, config.vocab_size)[:1]
         try:
-            answer = data.check_answers(config.task, question, config.vocab_size)
+            symbols = range(data.FIRST_SYMBOL, config.vocab_size)
+            answer = check_answers(data.TASKS[config.task].answer, question, symbols, str)
         except Exception:                                   # a user's task need not have one
             continue
         source, target = (data.add_special_tokens(x, x.size(1) + 2) for x in (question, answer))

@@ -55,6 +55,7 @@ class Config:
     activation: str = setting("gelu", ACTIVATIONS, "activation function of the feed-forward networks")
     max_len: int | None = None                              # None: the model's own, or what the task needs
     seed: int = setting(0, (0, 2**63 - 1), "random seed for the initial weights and the training data")
+    task_file: str = ""                                     # that defines the task; "": data.py
 
     def __post_init__(self):
         if self.num_layers is None:
@@ -67,6 +68,7 @@ class Config:
                 minimum, maximum = each.metadata["range"]
                 if not minimum <= value <= maximum:         # also refuses NaN
                     raise ValueError(f"{each.name}={value} is out of range; choose {minimum} … {maximum}")
+        self.task_file = TASKS[self.task].file
 
     @property
     def name(self) -> str:

@@ -45,6 +45,8 @@ def format_command(script: str, tasks: list[str], architectures: list[str], mode
     """Return a command for these runs that can be pasted as printed, with all options it needs, quoted."""
     path = Path(__file__).resolve().parents[1] / script
     words = ["python", script if path.parent == Path.cwd() else str(path)]
+    if files := {TASKS[task].file for task in tasks if task in TASKS} - {""}:
+        words += ["--tasks", *files]
     if (tasks, architectures) != (DEFAULT_TASKS, DEFAULT_ARCHITECTURES):
         words += ["--task", *tasks, "--architecture", *architectures]
     if models_dir != DEFAULT_FOLDER:
@@ -183,6 +185,10 @@ def read_checkpoint(folder: Path, remedy: str = "train it again") -> tuple[dict,
         checkpoint = read_archive(path)
     except ValueError as error:
         raise ValueError(f"{path} is damaged ({error}); {remedy}") from error
+    values = checkpoint.get("config", {})
+    if (task := values.get("task")) not in TASKS and (file := values.get("task_file")):
+        remedy = f"add --tasks {file}, or call load_tasks"
+        raise ValueError(f"{path}: task {task!r} is defined in {file}; {remedy}")
     try:
         return checkpoint, Config(**checkpoint["config"])
     except (KeyError, TypeError, ValueError) as error:

@@ -11,7 +11,8 @@ import sys
 import pytest
 from conftest import ROOT, SOURCES
 
-FOUNDATIONS = "support.console", "support.files", "support.figure", "support.distributed", "support.parallel"
+ROOM = ["console", "files", "figure", "distributed", "parallel", "own_tasks"]
+FOUNDATIONS = [f"support.{name}" for name in ROOM]
 ORDER = [                                                   # each uses only its own row and those above
     {"transformer", "support.puzzles", *FOUNDATIONS},
     {"data"},
