@@ -10,7 +10,6 @@ Shapes: N sequences, L symbols of content in each, A symbols in each answer, S =
 
 import re
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
@@ -22,7 +21,7 @@ from torch import Tensor
 
 from support import console, puzzles
 from support.files import format_error
-from support.own_tasks import read_tasks, try_task
+from support.own_tasks import check_fields, read_tasks, try_task
 from support.puzzles import MASK, PLUS, ZERO
 from transformer import END, PAD, START, check_choice
 
@@ -58,6 +57,8 @@ class Task:
     categories: Callable[[Tensor], dict[str, Tensor]] | None = None     # of questions, as count_repeats
     settings: dict = field(default_factory=dict)            # best Config values; see support/config.py
     answer_sources: Callable[[Tensor], Tensor] | None = None            # (N, L) → (N, A, L); None: measured
+    train_fraction: float = 0.8                             # of all questions, at most 0.8
+    next_token: bool = False                                # also learn the questions, which have no END
     file: str = ""                                          # that defines it; set by load_tasks
 
 
@@ -125,12 +126,13 @@ def format_tokens(tokens: Tensor, task: str = "copy") -> str:
 # ---------------------------------------------------------------- splits and sampling
 
 
-def split_index(content: Tensor) -> Tensor:
-    """Return the split of each row of content (N, L), as an index into SPLITS (N,).
+def split_index(content: Tensor, train_fraction: float = 0.8) -> Tensor:
+    """Return the split of each row of content (N, L), as an index into SPLITS (N,), or 3 if it is unused.
 
-    A hash of the symbols picks one of ten buckets: 0 … 7 train, 8 validation, 9 test. So a sequence stays in
-    the same split in all epochs, seeds, tasks and runs. The state evolves like Lehmer's random number
-    generator. No product exceeds 2⁴⁸, so every machine computes the same result.
+    A hash maps the symbols to 0 … 9.99: below 8 is train, below 9 validation, the rest test. So a sequence
+    stays in the same split in all epochs, seeds, tasks and runs. A smaller train_fraction takes less of the
+    first 8. The state evolves like Lehmer's random number generator. No product exceeds 2⁴⁸, so every machine
+    computes the same result.
     """
     prime = 2**31 - 1
     state = torch.ones(len(content), dtype=torch.int64)
@@ -138,8 +140,9 @@ def split_index(content: Tensor) -> Tensor:
         state = (state * 48271 + symbols) % prime
     for _ in range(2):                                      # a single symbol needs more mixing
         state = state * 69621 % prime
-    bucket = state % 10
-    return (bucket >= 8).long() + (bucket == 9).long()
+    hashed = state % 10 + state // 10 % 100 / 100
+    split = (hashed >= 8).long() + (hashed >= 9).long()
+    return split.masked_fill((hashed < 8) & (hashed >= 10 * train_fraction), len(SPLITS))
 
 
 def question_symbols(task: str, vocab_size: int) -> range:
@@ -157,9 +160,9 @@ def enumerate_contents(tokens: list[int] | range, length: int) -> Tensor:
     return torch.cartesian_prod(*[torch.tensor(tokens)] * length).reshape(-1, length)
 
 
-def select_split(split: str, contents: Tensor) -> Tensor:
+def select_split(split: str, contents: Tensor, train_fraction: float = 0.8) -> Tensor:
     """Return those rows of contents that are in the split."""
-    return contents[split_index(contents) == SPLITS.index(split)]
+    return contents[split_index(contents, train_fraction) == SPLITS.index(split)]
 
 
 def sample_valid(task: str, count: int, length: int, vocab_size: int, generator: torch.Generator) -> Tensor:
@@ -178,11 +181,12 @@ def find_questions(entry: Task, task: str, length: int, vocab_size: int) -> tupl
     if len(alphabet(task, vocab_size)) ** length <= MAX_ENUMERATED:
         contents = enumerate_contents(alphabet(task, vocab_size), length)
         found = contents[entry.is_valid(contents)]
-        return found, True, len(split_index(found).unique()) == len(SPLITS)
+        return found, True, all(len(select_split(name, found, entry.train_fraction)) for name in SPLITS)
     found, generator = torch.empty(0, length, dtype=torch.int64), torch.Generator().manual_seed(0)
     for count in 200, 1_000, MAX_CANDIDATES:                # the first 200 usually suffice
         found = torch.cat([found, sample_valid(task, count, length, vocab_size, generator)])
-        if enough := bool((split_index(found).bincount(minlength=len(SPLITS)) >= MIN_PER_SPLIT).all()):
+        sizes = [len(select_split(name, found, entry.train_fraction)) for name in SPLITS]
+        if enough := min(sizes) >= MIN_PER_SPLIT:
             break
     return found[:10], False, enough
 
@@ -196,15 +200,15 @@ def sample_contents(
     task: str, split: str, length: int, vocab_size: int, count: int, generator: torch.Generator
 ) -> Tensor:
     """Sample valid questions (count, length) of the split, with replacement."""
-    found, are_all, _ = find_questions(TASKS[task], task, length, vocab_size)
+    found, are_all, _ = find_questions(entry := TASKS[task], task, length, vocab_size)
     if are_all:
-        pool = select_split(split, found)
+        pool = select_split(split, found, entry.train_fraction)
         return pool[torch.randint(len(pool), (count,), generator=generator)]
     sampled = found[:0]
     while len(sampled) < count:                             # the smallest split holds one sequence in ten
         tries = 10 * (count - len(sampled)) + 10
         more = sample_valid(task, tries, length, vocab_size, generator)
-        sampled = torch.cat([sampled, select_split(split, more)])
+        sampled = torch.cat([sampled, select_split(split, more, entry.train_fraction)])
     return sampled[:count]
 
 
@@ -247,6 +251,15 @@ def add_special_tokens(content: Tensor, width: int) -> Tensor:
     return sequence
 
 
+def make_source_and_target(task: str, content: Tensor) -> tuple[Tensor, Tensor]:
+    """Return valid questions (N, L) and their answers with the special tokens: (N, L + 2) and (N, A + 2).
+
+    In next-token prediction, no END follows the question: its source is (N, L + 1).
+    """
+    source, target = (add_special_tokens(x, x.size(1) + 2) for x in (content, TASKS[task].answer(content)))
+    return source[:, :-1] if TASKS[task].next_token else source, target
+
+
 def sample_batch(
     task: str, count: int, generator: torch.Generator, split: str = "train",
     seq_len: int = 8, vocab_size: int = 20, fixed_length: bool = False, oversample: float = 0.0,
@@ -268,14 +281,14 @@ def sample_batch(
             parts.append((source[picked], target[picked]))
         return tuple(map(torch.cat, zip(*parts, strict=True)))
     lengths = valid_lengths(task, *sizes)
-    source = torch.full((count, max(lengths) + 2), PAD)
+    source = torch.full((count, max(lengths) + 2 - TASKS[task].next_token), PAD)
     target = torch.full((count, max(answer_length(task, length, vocab_size) for length in lengths) + 2), PAD)
     length_of_row = torch.tensor(lengths)[torch.randint(len(lengths), (count,), generator=generator)]
     for length in length_of_row.unique().tolist():          # rows of one length form a tensor without PAD
         rows = (length_of_row == length).nonzero().flatten()
         content = sample_contents(task, split, length, vocab_size, len(rows), generator)
-        source[rows] = add_special_tokens(content, source.size(1))
-        target[rows] = add_special_tokens(TASKS[task].answer(content), target.size(1))
+        for sequences, drawn in zip((source, target), make_source_and_target(task, content), strict=True):
+            sequences[rows, : drawn.size(1)] = drawn
     return source, target
 
 
@@ -283,7 +296,7 @@ def sample_batch(
 
 
 def make_inputs_and_targets(
-    architecture: str, source: Tensor, target: Tensor
+    architecture: str, source: Tensor, target: Tensor, next_token: bool = False
 ) -> tuple[tuple[Tensor, ...], Tensor]:
     """Return the model's inputs and its targets, one per position, with PAD where nothing is scored.
 
@@ -293,7 +306,8 @@ def make_inputs_and_targets(
         encoder-decoder   source, and answer prefix     S 5 7 E   and   S 7 5       7 5 E
 
     Generating models are thus teacher-forced: whatever they predict, they read the correct token next. One
-    pass trains every prefix. An encoder whose source is shorter than its answer gets MASK after it.
+    pass trains every prefix. An encoder whose source is shorter than its answer gets MASK after it. With
+    next_token, the targets of a decoder include the prompt's own tokens.
     """
     if architecture == "encoder":
         missing = target.size(1) - source.size(1)
@@ -305,7 +319,7 @@ def make_inputs_and_targets(
     order = (sequence == PAD).long().argsort(dim=1, stable=True)        # … and moves to the end of each row
     sequence = sequence.gather(1, order)
     prompt = torch.arange(sequence.size(1), device=source.device) < (source != PAD).sum(dim=1, keepdim=True)
-    return (sequence[:, :-1],), sequence.masked_fill(prompt, PAD)[:, 1:]
+    return (sequence[:, :-1],), sequence[:, 1:] if next_token else sequence.masked_fill(prompt, PAD)[:, 1:]
 
 
 def loss_mask(target: Tensor) -> Tensor:
@@ -358,14 +372,8 @@ def parse_content(words: list[str], task: str, vocab_size: int = 20) -> Tensor:
 
 def check_task(task: str, seq_len: int = 8, vocab_size: int = 20, fixed_length: bool = False) -> None:
     """Raise a one-line ValueError if the task cannot be trained, after trying a few questions per length."""
-    symbols = question_symbols(task, vocab_size)
-    if not isinstance(symbols, range) or symbols.step != 1 or symbols.start < FIRST_SYMBOL:
-        raise ValueError(f"task {task} has symbols={symbols!r}; choose a range from {FIRST_SYMBOL} upwards")
-    names = Counter(token_name(token, task) for token in range(vocab_size))
-    for name, count in names.items():
-        if count > 1 or str(name).split() != [name]:
-            raise ValueError(f"task {task} names a token {name!r}; choose distinct words without spaces")
     try:
+        check_fields(TASKS[task], FIRST_SYMBOL, [token_name(token, task) for token in range(vocab_size)])
         for length in valid_lengths(task, seq_len, vocab_size, fixed_length):
             content = sample_contents(task, "train", length, vocab_size, 8, torch.Generator())
             try_task(TASKS[task], content, range(FIRST_SYMBOL, vocab_size), partial(format_tokens, task=task))

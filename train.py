@@ -233,7 +233,8 @@ def train(
             torch.manual_seed(distributed.dropout_seed(config.seed, epoch))
         sampled = config.sample_batch(config.steps_per_epoch * config.batch_size, state.generator)
         rows = zip(*(tokens.to(device).split(config.batch_size) for tokens in sampled), strict=True)
-        batches = (data.make_inputs_and_targets(config.architecture, *pair) for pair in rows)
+        next_token = data.TASKS[config.task].next_token
+        batches = (data.make_inputs_and_targets(config.architecture, *pair, next_token) for pair in rows)
         losses = distributed.all_reduce_mean(train_epoch(state, batches))
         losses = losses.cpu()                               # waits for the device, for correct timing
         seconds += time.perf_counter() - start

@@ -31,6 +31,7 @@ from lab.view import View, make_view
 from lab.weights import draw_next_to_trained
 from support import files, parallel, runs
 from support.figure import new_figure, percent, picture_style
+from support.puzzles import strip_special_tokens
 from train import load_run
 
 # ---------------------------------------------------------------- pictures of one sequence
@@ -161,7 +162,8 @@ PICTURES = SINGLE_SEQUENCE_PICTURES | {                     # … the others wha
 
 def load_trained_counterpart(view: View, models_dir: Path) -> View | None:
     """Return the trained counterpart of a hand-built model: same task, parent folder."""
-    run, question = view.run, data.format_tokens(view.attention.source[0, 1:-1], view.run.config.task)
+    run, content = view.run, strip_special_tokens(view.attention.source)[0]
+    question = data.format_tokens(content, run.config.task)
     try:
         trained = load_run(models_dir.resolve().parent, run.config.task, run.architecture)
         return make_view(trained, question.split())

@@ -23,6 +23,7 @@ from lab.maps import Map, add_colour_bar, draw_named_map, make_map
 from lab.view import View
 from support.figure import TOKENS, fix_layout, label_lines, new_figure, one_line_title
 from support.files import atomic_write
+from support.puzzles import strip_special_tokens
 from support.record import NUM_RECORDED
 from support.runs import first_solved
 from support.training_plot import draw_training
@@ -120,7 +121,7 @@ def draw_animation(view: View) -> tuple[Figure, Callable[[int], list[Artist]], i
     view = view_recorded_question(view)
     epochs = sorted({round(epoch) for epoch in numpy.linspace(0, len(view.run.history) - 1, MAX_FRAMES)})
     steps, (curves, looks) = view.attention_history["step"][epochs].tolist(), measure_curves(view, epochs)
-    question = format_tokens(view.attention.source[0, 1:-1], view.run.config.task)
+    question = format_tokens(strip_special_tokens(view.attention.source)[0], view.run.config.task)
     caption = "Above the map: the model's answer, with incorrect symbols in brackets. Dashed: "
     caption += f"{NUM_RECORDED} questions of this length. What a curve shows emerges when it is half-way up."
     title = animation_title(steps, *curves.values(), looks=looks)

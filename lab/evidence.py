@@ -13,6 +13,7 @@ from lab import ablation, heads
 from lab.influence import answer_sensitivity, measure_influence
 from lab.probes import logit_lens
 from support.own_tasks import check_answers
+from support.puzzles import strip_special_tokens
 from support.record import AttentionHistory
 from support.runs import Run
 from train import predict
@@ -33,7 +34,7 @@ class LengthResult:
     @property
     def length(self) -> int:
         """The number of symbols in each question."""
-        return self.source.size(1) - 2
+        return strip_special_tokens(self.source).size(1)
 
     @property
     def exact_match(self) -> float:
@@ -50,8 +51,8 @@ def find_answer_lengths(run: Run, max_length: int) -> dict[int, int]:
             answer = check_answers(data.TASKS[config.task].answer, question, symbols, str)
         except Exception:                                   # a user's task need not have one
             continue
-        source, target = (data.add_special_tokens(x, x.size(1) + 2) for x in (question, answer))
-        inputs, _ = data.make_inputs_and_targets(run.architecture, source, target)
+        pair = data.make_source_and_target(config.task, question)
+        inputs, _ = data.make_inputs_and_targets(run.architecture, *pair)
         if max(tokens.size(1) for tokens in inputs) <= max_len:
             lengths[length] = answer.size(1)
     return lengths
@@ -62,11 +63,11 @@ def mass_during_training(run: Run, attention_history: AttentionHistory) -> Tenso
 
     It covers the kind that can find answers, on the recorded question; NaN if they depend on nothing.
     """
-    question = torch.from_numpy(attention_history["source"])[None, 1:-1]
-    sensitivity = answer_sensitivity(run.config.task, question, run.config.vocab_size)
+    source = torch.from_numpy(attention_history["source"])[None]
+    sensitivity = answer_sensitivity(run.config.task, strip_special_tokens(source), run.config.vocab_size)
     maps = torch.from_numpy(attention_history[heads.source_attention_kind(run.architecture)]).float()
-    answer_sources = heads.map_answer_sources(run.architecture, sensitivity, *maps.shape[-2:])[0]
-    return heads.attention_mass_on(answer_sources, maps)
+    sources = heads.map_answer_sources(run.architecture, sensitivity, *maps.shape[-2:], source.size(1))
+    return heads.attention_mass_on(sources[0], maps)
 
 
 @dataclass
@@ -104,8 +105,8 @@ class Evidence:
         results = []
         for length in find_answer_lengths(self.run, 2 * self.run.config.seq_len):
             source, _, _ = heads.sample_unseen(self.run, length, heads.SEQUENCES_PER_LENGTH)
-            answer = data.TASKS[self.run.config.task].answer(source[:, 1:-1])
-            target = data.add_special_tokens(answer, answer.size(1) + 2)
+            content = strip_special_tokens(source)
+            source, target = data.make_source_and_target(self.run.config.task, content)
             results.append(LengthResult(source, target, predict(self.run.model, source, target)))
         return results
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from data import batches_by_length, make_inputs_and_targets
 from lab.influence import answer_sensitivity
 from support.config import EVALUATION_BATCH, fixed_generator
+from support.puzzles import strip_special_tokens
 from support.runs import Run
 from transformer import MultiHeadAttention, attention_mask, eval_mode, unwrap_model
 
@@ -109,25 +110,27 @@ def source_attention_kind(architecture: str) -> str:
     return "cross" if architecture == "encoder-decoder" else architecture
 
 
-def first_symbol_cell(architecture: str, kind: str, length: int) -> tuple[int, int]:
+def first_symbol_cell(architecture: str, kind: str, source_length: int) -> tuple[int, int]:
     """Return the query and key where the symbols start in a map; that query predicts symbol 0.
 
     In an encoder, each query predicts the symbol at its own position; in a generating model, the next one.
-    The first is predicted at START, or at the prompt's END.
+    The first is predicted at START, or at the end of the prompt, which has source_length tokens.
     """
     if architecture == "decoder":
-        return length + 1, 1
+        return source_length - 1, 1
     return {"encoder": (1, 1), "decoder": (0, 0), "cross": (0, 1)}[kind]
 
 
-def map_answer_sources(architecture: str, sensitivity: Tensor, queries: int, keys: int) -> Tensor:
+def map_answer_sources(
+    architecture: str, sensitivity: Tensor, queries: int, keys: int, source_length: int
+) -> Tensor:
     """Return where the answers come from in a map (T, S) of attention to the source, (N, T, S) boolean.
 
     For the query that predicts a symbol, these are the keys with at least half the sensitivity of the
     strongest one. sensitivity (N, A, L) comes from influence.answer_sensitivity. Anything outside the map is
     dropped, because an answer can end too early.
     """
-    query, key = first_symbol_cell(architecture, source_attention_kind(architecture), sensitivity.size(2))
+    query, key = first_symbol_cell(architecture, source_attention_kind(architecture), source_length)
     measured = sensitivity.nan_to_num()[:, : queries - query, : keys - key]
     sources = torch.zeros(len(sensitivity), queries, keys, dtype=torch.bool)
     sources[:, query : query + measured.size(1), key : key + measured.size(2)] = (
@@ -155,7 +158,7 @@ def sample_unseen(
 def pick_clear_example(run: Run, length: int | None = None) -> Tensor:
     """Return the unseen content (L,) with the fewest repeated symbols, by default among the longest."""
     source, _, _ = sample_unseen(run, length or max_test_length(run))
-    return max(source[:, 1:-1], key=lambda content: len(content.unique()))
+    return max(strip_special_tokens(source), key=lambda content: len(content.unique()))
 
 
 def attention_mass_on(cells: Tensor, maps: Tensor) -> Tensor:
@@ -171,7 +174,7 @@ def attention_mass_on(cells: Tensor, maps: Tensor) -> Tensor:
 class AttentionStats:
     """The attention in sequences of one length: a single sequence, or means over N."""
 
-    source: Tensor                                          # (N, L + 2)
+    source: Tensor                                          # (N, S)
     inputs: tuple[Tensor, ...]
     targets: Tensor                                         # (N, T)
     maps: dict[str, Tensor]                                 # of each kind: (layers, H, T, S)
@@ -188,7 +191,7 @@ class AttentionStats:
     @property
     def length(self) -> int:
         """The number of symbols in each question."""
-        return self.source.size(1) - 2
+        return strip_special_tokens(self.source).size(1)
 
 
 def measure_attention(
@@ -196,8 +199,9 @@ def measure_attention(
 ) -> AttentionStats:
     """Measure where the heads attend; all sources must have the same length."""
     source_kind = source_attention_kind(run.architecture)
-    sensitivity = answer_sensitivity(run.config.task, source[:, 1:-1], run.config.vocab_size)
-    answer_sources = map_answer_sources(run.architecture, sensitivity, targets.size(1), inputs[0].size(1))
+    sensitivity = answer_sensitivity(run.config.task, strip_special_tokens(source), run.config.vocab_size)
+    sizes = targets.size(1), inputs[0].size(1), source.size(1)
+    answer_sources = map_answer_sources(run.architecture, sensitivity, *sizes)
     maps = dict.fromkeys(unwrap_model(run.model).attention_layers(), 0)
     mass = torch.zeros(len(source), run.config.num_layers, run.config.num_heads, dtype=torch.float32)
     with eval_mode(run.model) as model:

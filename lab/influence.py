@@ -10,6 +10,7 @@ from torch import Tensor
 
 from data import TASKS, batches_by_length, loss_mask, question_symbols
 from support.config import EVALUATION_BATCH, fixed_generator
+from support.puzzles import strip_special_tokens
 from support.runs import Run
 from transformer import eval_mode
 
@@ -53,7 +54,7 @@ def measure_influence(run: Run, source: Tensor, inputs: tuple[Tensor, ...], targ
     before and after, from 0 to 1. It is NaN at positions that are not scored, and where no other symbol
     leaves a valid question. An encoder–decoder's answer is held fixed. All sources must have one length.
     """
-    config, question = run.config, source[:, 1:-1]
+    config, question = run.config, strip_special_tokens(source)
     symbols, generator = question_symbols(config.task, config.vocab_size), fixed_generator("influence")
     result = torch.full((*targets.shape, inputs[0].size(1)), torch.nan, dtype=torch.float32)
     with eval_mode(run.model) as model:

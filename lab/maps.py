@@ -142,7 +142,7 @@ def pick_query(view: View) -> int:
     """Pick the query of the best head to show in numbers: neither uniform nor all on one key."""
     kind, layer, index = view.top_head
     weights, sources = view.attention.maps[kind][layer, index], view.attention.answer_sources[0]
-    first, _ = first_symbol_cell(view.run.architecture, kind, view.attention.length)
+    first, _ = first_symbol_cell(view.run.architecture, kind, view.attention.source.size(1))
     queries = sources.any(dim=1).nonzero().flatten().tolist() or range(len(weights))[first:] or [0]
     reading = [query for query in queries if sources[query, weights[query].argmax()]]
     return min(reading or queries, key=lambda query: abs(weights[query].max().item() - 0.75))

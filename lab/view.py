@@ -101,8 +101,7 @@ def make_view(run: Run, words: list[str] | None = None) -> View:
         content = data.parse_content(words, task, run.config.vocab_size)
     else:
         content = heads.pick_clear_example(run)
-    answer = data.TASKS[task].answer(content[None])
-    source, target = (data.add_special_tokens(x, x.size(1) + 2) for x in (content[None], answer))
+    source, target = data.make_source_and_target(task, content[None])
     if architecture == "encoder":
         inputs, _ = data.make_inputs_and_targets(architecture, source, target)
         with eval_mode(run.model) as model:
@@ -122,7 +121,7 @@ def make_view(run: Run, words: list[str] | None = None) -> View:
 
 def locate_answer(view: View) -> tuple[list[str], int, int]:
     """Return the model's answer up to END, and the query and key of its symbol 0 in an answering map."""
-    query, key = heads.first_symbol_cell(view.run.architecture, view.kind, view.attention.length)
+    query, key = heads.first_symbol_cell(view.run.architecture, view.kind, view.attention.source.size(1))
     predictions = view.attention.targets[0, query:].tolist()
     predictions = predictions[: predictions.index(END) + 1] if END in predictions else predictions
     return [data.token_name(token, view.run.config.task) for token in predictions], query, key

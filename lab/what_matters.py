@@ -67,9 +67,11 @@ def draw_influence(view: View) -> Figure:
     attention, shown = view.attention, maps.make_map(view, view.top_head)
     answering = loss_mask(attention.targets[0])             # the queries that predict the answer
     influence = view.evidence.influence.nanmean(dim=0)[answering]
-    generated = range(1, attention.inputs[0].size(1) - attention.length - 1)            # after the question
+    source = attention.source
+    generated = range(1, attention.inputs[0].size(1) - source.size(1) + 1)  # after the question
     queries = [*map(str, range(1, int(answering.sum()))), "END"]
-    keys = ["START", *map(str, range(1, attention.length + 1)), "END", *map("a{}".format, generated)]
+    keys = ["START", *map(str, range(1, attention.length + 1)), "END"][: source.size(1)]
+    keys += map("a{}".format, generated)
     caption = "Influence is how much probability moves to other symbols when a symbol is replaced. Hatched: "
     caption += "masked, or not replaced."
     if generated:
@@ -77,7 +79,7 @@ def draw_influence(view: View) -> Figure:
     if view.has_outline:
         looks = f"{percent(view.mass(view.top_head))} on the answer (chance: {percent(attention.chance)})"
         caption += " Outlined: what the answer depends on."
-    subtitle = f"{view}: means over {wording.describe_sample(attention.source)}."
+    subtitle = f"{view}: means over {wording.describe_sample(source)}."
     figure = new_figure(3.4, influence_title(view, influence), subtitle, caption)
     panels = {
         f"{view.part_name(view.top_head)}:\n{looks}":

@@ -99,6 +99,8 @@ class Config:
 
     def check(self) -> None:
         """Raise ValueError if the task's function fails at these sizes, or the model cannot be built."""
+        if TASKS[self.task].next_token and self.architecture != "decoder":
+            raise ValueError(f"task {self.task} predicts each next token; choose --architecture decoder")
         check_task(self.task, *self.sizes)
         with torch.random.fork_rng(devices=[]):
             self.build_model()

@@ -3,6 +3,7 @@
 Shapes: N questions, L symbols of content in each, A symbols in each answer. An entry is a data.Task.
 """
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,6 +28,18 @@ def read_tasks(path: Path) -> dict[str, object]:
     if not isinstance(tasks, dict) or not tasks:
         raise ValueError(f'{path} defines no tasks; write TASKS = {{"shift": Task(shift)}} in it')
     return tasks
+
+
+def check_fields(entry: object, first_symbol: int, names: list[str]) -> None:
+    """Raise ValueError for a task with unusable fields, or with these unusable names of all tokens."""
+    symbols = entry.symbols
+    if symbols and not (isinstance(symbols, range) and symbols.step == 1 and symbols.start >= first_symbol):
+        raise ValueError(f"symbols={symbols!r} is not usable; choose a range from {first_symbol} upwards")
+    if not 0 < entry.train_fraction <= 0.8:
+        raise ValueError(f"train_fraction={entry.train_fraction} is out of range; choose up to 0.8")
+    for name, count in Counter(names).items():
+        if count > 1 or str(name).split() != [name]:
+            raise ValueError(f"a token is named {name!r}; choose distinct words without spaces")
 
 
 def check_answers(

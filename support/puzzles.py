@@ -136,7 +136,12 @@ def find_visible_copies(content: Tensor) -> Tensor:
 
 def count_symbols(source: Tensor) -> Tensor:
     """Return the number of symbols in each question of source (N, S), without START, END and PAD, (N,)."""
-    return (source != 0).sum(dim=1) - 2
+    return (source >= MASK).sum(dim=1)
+
+
+def strip_special_tokens(source: Tensor) -> Tensor:
+    """Return the symbols (N, L) of questions of one length (N, S), without START, END and PAD."""
+    return source[source >= MASK].view(len(source), -1)
 
 
 def question_categories(others: Callable | None, source: Tensor) -> dict[str, Tensor]:

@@ -269,18 +269,21 @@ def test_check_task_rejects_wrong_categories(categories, message, monkeypatch):
 @pytest.mark.parametrize(
     ("task", "message"),
     [
-        (Task(data.copy, symbols=range(0, 10)), r"has symbols=range\(0, 10\); choose a range from 4"),
-        (Task(data.copy, symbols=range(4, 20, 2)), r"has symbols=range\(4, 20, 2\); choose a range from 4"),
-        (Task(data.copy, symbols=[4, 5, 6]), r"has symbols=\[4, 5, 6\]; choose a range from 4"),
-        (Task(data.copy, token_names={4: 0}), "names a token 0; choose distinct words without spaces"),
-        (Task(data.copy, token_names={4: "a b"}), "names a token 'a b'; choose distinct words"),
-        (Task(data.copy, token_names={4: "a", 5: "a"}), "names a token 'a'; choose distinct words"),
-        (Task(data.copy, token_names={4: "5"}), "names a token '5'; choose distinct words"),
+        (Task(data.copy, symbols=range(0, 10)), r"wrong: symbols=range\(0, 10\) is not usable; choose a"),
+        (Task(data.copy, symbols=range(4, 20, 2)), r"symbols=range\(4, 20, 2\) is not usable; choose a ra"),
+        (Task(data.copy, symbols=[4, 5, 6]), r"symbols=\[4, 5, 6\] is not usable; choose a range from 4"),
+        (Task(data.copy, token_names={4: 0}), "a token is named 0; choose distinct words without spaces"),
+        (Task(data.copy, token_names={4: "a b"}), "a token is named 'a b'; choose distinct words"),
+        (Task(data.copy, token_names={4: "a", 5: "a"}), "a token is named 'a'; choose distinct words"),
+        (Task(data.copy, token_names={4: "5"}), "a token is named '5'; choose distinct words"),
         (
             Task(lambda content: content.clamp(max=4) - 1),
             "an answer holds _; use only",
         ),
         (Task(data.copy, answer_sources=lambda content: content), r"answer_sources does not return \(N, A"),
+        (Task(data.copy, train_fraction=0.9), "train_fraction=0.9 is out of range; choose up to 0.8"),
+        (Task(data.copy, train_fraction=0.0), "train_fraction=0.0 is out of range"),
+        (Task(data.copy, next_token=True), "predicts each next token; choose --architecture decoder"),
         (Task(data.copy, symbols=range(4, 40)), "vocab_size=20 is too small for wrong; choose 40 or more"),
     ],
 )
@@ -310,6 +313,33 @@ def test_describe_missing_lengths_names_what_is_left_out(monkeypatch, capsys):
     palindrome, five = (line for line in capsys.readouterr().out.splitlines() if "no questions" in line)
     assert palindrome == "  no questions of length 6, 7, 8: too few are valid to fill every split"
     assert five == "  no questions of length 4, 5, 6, 7, 8: too few are valid to fill every split"
+
+
+def test_train_fraction_takes_part_of_the_training_set(monkeypatch):
+    contents = data.enumerate_contents(range(4, 20), 3)
+    whole, half = split_index(contents), split_index(contents, 0.4)
+    assert abs((half == 0).double().mean().item() - 0.4) < 0.02
+    assert (whole[half == 0] == 0).all() and (whole[half == 3] == 0).all()
+    assert torch.equal(whole[half != 3][whole[half != 3] > 0], half[(half == 1) | (half == 2)])
+    monkeypatch.setitem(TASKS, "part", Task(data.copy, train_fraction=0.05))
+    for length in 2, 5:                                     # listed, and sampled
+        source, _ = sample_batch("part", 200, generator(), "train", length, fixed_length=True)
+        assert (split_index(source[:, 1:-1], 0.05) == 0).all() and len(source) == 200
+
+
+def test_next_token_tasks_have_no_end_between_question_and_answer(monkeypatch):
+    monkeypatch.setitem(TASKS, "next", Task(data.reverse, next_token=True))
+    source, target = data.make_source_and_target("next", torch.tensor([[5, 7, 9]]))
+    assert source.tolist() == [[START, 5, 7, 9]] and target.tolist() == [[START, 9, 7, 5, END]]
+    (tokens,), scored = make_inputs_and_targets("decoder", source, target)
+    assert tokens.tolist() == [[START, 5, 7, 9, 9, 7, 5]] and scored.tolist() == [[0, 0, 0, 9, 7, 5, END]]
+    _, learned = make_inputs_and_targets("decoder", source, target, next_token=True)
+    assert learned.tolist() == [[5, 7, 9, 9, 7, 5, END]]
+    source, target = sample_batch("next", 50, generator())
+    assert source.size(1) == 9 and target.size(1) == 10 and not (source == END).any()
+    _, learned = make_inputs_and_targets("decoder", source, target, next_token=True)
+    lengths = (source > END).sum(dim=1)
+    assert torch.equal((learned != PAD).sum(dim=1), 2 * lengths + 1)        # the END of the answer is the last
 
 
 @pytest.mark.parametrize("count", [5, 12])

@@ -33,8 +33,8 @@ def test_answer_sources_are_where_the_target_symbol_is(architecture, task, quest
     assert format_tokens(target[0], task) == answer
     source, target = (add_special_tokens(x, x.size(1) + 2) for x in (content, target))
     inputs, targets = make_inputs_and_targets(architecture, source, target)
-    queries, keys = targets.size(1), inputs[0].size(1)
-    cells = map_answer_sources(architecture, answer_sensitivity(task, content, 20), queries, keys)
+    sizes = targets.size(1), inputs[0].size(1), source.size(1)
+    cells = map_answer_sources(architecture, answer_sensitivity(task, content, 20), *sizes)
     first = {"encoder": 1, "encoder-decoder": 0, "decoder": content.size(1) + 1}[architecture]
     expected = {(first + i, place) for i, row in enumerate(positions) for place in row}
     assert {tuple(cell) for cell in cells[0].nonzero().tolist()} == expected

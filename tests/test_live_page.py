@@ -76,7 +76,7 @@ def asked(browser, questions: list[list[int]], without: list) -> list[dict]:
 def by_pytorch(run: Run, content: list[int]) -> tuple[list[int], torch.Tensor]:
     """Return the answer up to its END, and the logits for all of the model's input."""
     length = TASKS[run.config.task].answer(torch.tensor([content])).size(1)
-    source = [START, *content, END]
+    source = [START, *content] if TASKS[run.config.task].next_token else [START, *content, END]
     if run.architecture == "encoder":
         inputs = [source + [MASK] * (length - len(content))]
     else:
@@ -172,7 +172,7 @@ def test_page_judges_questions_like_data(task, browser, handmade):
         script = "return arguments[1].map(content => answerSources(arguments[0], content, arguments[2]))"
         cells = torch.tensor(browser.execute_script(script, task, questions.tolist(), symbols))
         depends = answer_sensitivity(task, questions, 20)
-        expected = map_answer_sources("encoder", depends, depends.size(1) + 1, length + 1)[:, 1:, 1:]
+        expected = map_answer_sources("encoder", depends, depends.size(1) + 1, length + 1, 0)[:, 1:, 1:]
         assert torch.equal(cells, expected)
 
 
@@ -863,6 +863,18 @@ def test_custom_task_is_judged_only_if_its_answer_is_known(browser, tmp_path):
     assert verdict(browser).endswith("(correct answer unknown)")
     browser.execute_script("write('')")
     assert text_of(browser, "problem") == "type a question: <b>anything</b>"
+
+
+def test_page_of_a_next_token_task_equals_pytorch(browser, tmp_path):
+    with patch.dict(TASKS, {"next": Task(TASKS["reverse"].answer, next_token=True)}):
+        run = random_run(task="next", architecture="decoder")
+        opened(browser, page_of(run, tmp_path / "explorer.html"))
+        questions = [[5, 7, 9], [8, 8, 12, 19, 4, 6]]
+        for question, page in zip(questions, asked(browser, questions, []), strict=True):
+            answer, logits = by_pytorch(run, question)
+            assert page["answer"] == answer
+            assert torch.allclose(torch.tensor(page["logits"]), logits, rtol=0, atol=1e-3)
+    assert not certificate(browser)[1]                      # the page finds the same accuracy as PyTorch
 
 
 def test_task_with_few_questions_is_measured(browser, tmp_path):

@@ -89,12 +89,16 @@ ANSWERS = {                                                 # own tasks, by how 
     "equal": Task(lambda content: 4 + (content - 3) % 16),
     "longer": Task(lambda content: content.repeat(1, 3)),
     "constant": Task(lambda content: torch.full((len(content), 1), 7)),
+    "next": Task(data.reverse, next_token=True),
 }
 
 
 @pytest.mark.parametrize(
     ("task", "architecture"),
-    [*itertools.product(TASKS, ARCHITECTURES), *((task, "encoder") for task in ANSWERS)],
+    [
+        *itertools.product(TASKS, ARCHITECTURES),
+        *((task, "decoder" if ANSWERS[task].next_token else "encoder") for task in ANSWERS),
+    ],
 )
 def test_tasks_are_drawn_with_each_architecture(
     task, architecture, tmp_path, monkeypatch, capsys, few_sequences, few_lengths, unpainted

@@ -57,12 +57,13 @@ function makeCuts(model, parts, mode = "zero") {
    pass makes at least one more token that of greedy decoding (Jacobi decoding, Santilli et al. 2023). */
 function ask(model, content, answerLength, parts, mode) {
   const {architecture, vocab_size} = model.config, cuts = makeCuts(model, parts, mode);
-  const first = {encoder: 1, decoder: content.length + 1, "encoder-decoder": 0}[architecture];
+  const sources = [makeSource(model.config, content)];
+  const first = {encoder: 1, decoder: sources[0].length - 1, "encoder-decoder": 0}[architecture];
   const blank = Array(answerLength).fill(MASK), generates = architecture !== "encoder";
-  const pass = {model, cuts, trace: {}}, sources = [[START, ...content, END]];
+  const pass = {model, cuts, trace: {}};
   const memory = architecture === "encoder-decoder" && encode(pass, sources);
   for (let read = blank, next; ; read = next) {
-    const {inputs} = makeInputsAndTargets(architecture, content, read), batch = [inputs.at(-1)];
+    const {inputs} = makeInputsAndTargets(model.config, content, read), batch = [inputs.at(-1)];
     const flat = memory ? decode(pass, batch, memory, sources) : miniTransformer(pass, batch);
     const logits = splitRows(flat, vocab_size);
     const answer = logits.slice(first, first + answerLength + 1).map(argmax);

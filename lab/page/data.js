@@ -76,9 +76,12 @@ function answerSources(task, content, symbols) {
   });
 }
 
+/** A question as the model reads it. In next-token prediction, no END follows it. */
+const makeSource = (config, content) => [START, ...content, ...(config.next_token ? [] : [END])];
+
 /** The model's inputs for a question and an answer, and its targets; PAD where nothing is scored. */
-function makeInputsAndTargets(architecture, content, answer) {
-  const source = [START, ...content, END], target = [START, ...answer, END];
+function makeInputsAndTargets(config, content, answer) {
+  const {architecture} = config, source = makeSource(config, content), target = [START, ...answer, END];
   if (architecture === "encoder-decoder") {
     return {inputs: [source, target.slice(0, -1)], targets: target.slice(1)};
   }

@@ -14,7 +14,7 @@ const fractionOf = flags => flags.filter(Boolean).length / flags.length;
 
 function startWorkers() {
   const code = new Blob([byId("engine").textContent, "\nserve(self);"], {type: "text/javascript"});
-  const sequences = data.unseen.map(pair => makeInputsAndTargets(architecture, ...pair));
+  const sequences = data.unseen.map(pair => makeInputsAndTargets(data.config, ...pair));
   const {config, tensors} = data;
   for (let number = 0; number < workerCount; number++) {
     const worker = new Worker(URL.createObjectURL(code));
