@@ -338,8 +338,8 @@ def test_next_token_tasks_have_no_end_between_question_and_answer(monkeypatch):
     source, target = sample_batch("next", 50, generator())
     assert source.size(1) == 9 and target.size(1) == 10 and not (source == END).any()
     _, learned = make_inputs_and_targets("decoder", source, target, next_token=True)
-    lengths = (source > END).sum(dim=1)
-    assert torch.equal((learned != PAD).sum(dim=1), 2 * lengths + 1)        # the END of the answer is the last
+    count = 2 * (source > END).sum(dim=1) + 1               # the only END is that of the answer
+    assert torch.equal((learned != PAD).sum(dim=1), count)
 
 
 @pytest.mark.parametrize("count", [5, 12])
