@@ -3,6 +3,7 @@
     heads.py            where heads attend: maps, and attention mass on what an answer needs
     influence.py        what an answer depends on
     ablation.py         what is lost without a head, a layer or all attention
+    patching.py         answering one question with activations from another
     probes.py           the logit lens: what a model would predict after each sublayer
     evidence.py         all of these for one run, measured when first needed
     mistakes.py         which questions are answered incorrectly

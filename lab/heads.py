@@ -58,9 +58,9 @@ def list_parts(model: nn.Module) -> list[Part]:
     return sorted({head[:size] for head in list_heads(model) for size in range(4)})
 
 
-def part_name(run: Run, part: Part) -> str:
-    """Return a part's name, e.g. layer 1, head 6, with its kind if the model has several."""
-    indices, has_several = part[1:], run.architecture == "encoder-decoder"
+def part_name(model: Run | nn.Module, part: Part) -> str:
+    """Return the name of a model's part, e.g. layer 1, head 6, with its kind if the model has several."""
+    indices, has_several = part[1:], model.architecture == "encoder-decoder"
     if not indices:
         return KINDS[part[0]] if part and has_several else "any attention"
     words = [f"{word} {index + 1}" for word, index in zip(("layer", "head"), indices, strict=False)]
