@@ -143,6 +143,11 @@ class Evidence:
         """Return the exact match without this part."""
         return ablation.correct_by_margin(self.logit_margins[part]).double().mean().item()
 
+    def token_accuracy_without(self, part: heads.Part | str) -> float:
+        """Return the token accuracy without this part; for long answers, which are rarely all correct."""
+        margins = self.logit_margins[part]
+        return (margins[margins.isfinite()] > 0).double().mean().item()
+
     def ablation_cost(self, part: heads.Part) -> float:
         """Return how much exact match drops without this part."""
         return self.accuracy - self.accuracy_without(part)
@@ -173,16 +178,24 @@ class Evidence:
 def make_head_table(evidence: Evidence) -> list[dict]:
     """Return one row per head, most costly first; layers and heads are numbered from 1.
 
-    Each gives the fraction of attention on the answer's source, the exact match without the head, and the
-    cost of removing it. The fraction is None if that kind cannot find the source, or there is none.
+    Each gives the head's attention to the answer's source, to the previous token and as an induction head. It
+    also gives both accuracies without the head, and what removing it costs in exact match. Attention is None
+    if that kind cannot see such tokens, or there are none.
     """
-    rows, source_kind = [], heads.source_attention_kind(evidence.run.architecture)
+    rows, attention = [], evidence.attention
+    source_kind = heads.source_attention_kind(evidence.run.architecture)
     for head in heads.list_heads(evidence.run.model):
         kind, layer, index = head
-        mass = evidence.attention.mass[layer, index].item() if kind == source_kind else math.nan
+        masses = {"answer_sources": attention.mass if kind == source_kind else None}
+        masses |= {name: attention.patterns.get((kind, name)) for name in ("previous_token", "induction")}
+        fractions = {name: math.nan if of is None else of[layer, index].item() for name, of in masses.items()}
         rows.append({
-            "kind": kind, "layer": layer + 1, "head": index + 1,
-            "attention_on_answer_sources": None if math.isnan(mass) else mass,
-            "exact_match_without": evidence.accuracy_without(head), "cost": evidence.ablation_cost(head),
+            "kind": kind, "layer": layer + 1, "head": index + 1, **{
+                f"attention_on_{name}": None if math.isnan(value) else value
+                for name, value in fractions.items()
+            },
+            "exact_match_without": evidence.accuracy_without(head),
+            "token_accuracy_without": evidence.token_accuracy_without(head),
+            "cost": evidence.ablation_cost(head),
         })
     return sorted(rows, key=lambda row: (-row["cost"], -(row["attention_on_answer_sources"] or 0)))

@@ -4,18 +4,20 @@ Shapes: N sequences, L symbols of content, A symbols of the answer, H heads, T q
 A map is (T, S): row = query (attends), column = key (attended to).
 """
 
+from collections import defaultdict
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from data import batches_by_length, make_inputs_and_targets
+from data import batches_by_length, is_correct, make_inputs_and_targets
 from lab.influence import answer_sensitivity
 from support.config import EVALUATION_BATCH, fixed_generator
 from support.puzzles import strip_special_tokens
 from support.runs import Run
-from transformer import MultiHeadAttention, attention_mask, eval_mode, unwrap_model
+from transformer import END, PAD, MultiHeadAttention, attention_mask, eval_mode, unwrap_model
 
 SEQUENCES = 320                                             # test sequences of all lengths, …
 SEQUENCES_PER_LENGTH = 100                                  # … and of a single length
@@ -156,9 +158,15 @@ def sample_unseen(
 
 
 def pick_clear_example(run: Run, length: int | None = None) -> Tensor:
-    """Return the unseen content (L,) with the fewest repeated symbols, by default among the longest."""
-    source, _, _ = sample_unseen(run, length or max_test_length(run))
-    return max(strip_special_tokens(source), key=lambda content: len(content.unique()))
+    """Return the unseen content (L,) with the fewest repeated symbols, by default among the longest.
+
+    If the model answers any correctly, only those are considered.
+    """
+    source, inputs, targets = sample_unseen(run, length or max_test_length(run))
+    with eval_mode(run.model) as model:
+        correct = is_correct(model(*inputs).argmax(dim=-1), targets)
+    content = strip_special_tokens(source[correct] if correct.any() else source)
+    return max(content, key=lambda symbols: len(symbols.unique()))
 
 
 def attention_mass_on(cells: Tensor, maps: Tensor) -> Tensor:
@@ -168,6 +176,20 @@ def attention_mass_on(cells: Tensor, maps: Tensor) -> Tensor:
     """
     queries = cells.any(dim=-1).sum(dim=-1)
     return (maps * cells).sum(dim=(-2, -1)) / queries
+
+
+def find_patterns(tokens: Tensor) -> dict[str, Tensor]:
+    """Return the cells of two patterns of self-attention among tokens (N, T), each (N, T, T) boolean.
+
+    A previous-token head attends to the token before the query. An induction head attends to the token after
+    an earlier occurrence of the query's own symbol, and so predicts that what followed will follow again
+    (Olsson et al. 2022, arXiv:2209.11895).
+    """
+    is_symbol = tokens > END
+    repeats = (tokens[:, :, None] == tokens[:, None, :]) & is_symbol[:, :, None]
+    earlier = torch.ones_like(repeats[0]).tril(-1)
+    previous = torch.ones_like(repeats[0]).tril(-1).triu(-1) & (tokens != PAD)[:, :, None]
+    return {"previous_token": previous, "induction": F.pad((repeats & earlier)[:, :, :-1], (1, 0))}
 
 
 @dataclass
@@ -182,6 +204,7 @@ class AttentionStats:
     answer_sources: Tensor                                  # (N, T, S), see map_answer_sources
     mass: Tensor                                            # of attention on answer_sources: (layers, H)
     chance: float                                           # what uniform attention would score
+    patterns: dict[tuple[str, str], Tensor]                 # by kind, name in find_patterns: (layers, H)
 
     @property
     def threshold(self) -> float:
@@ -202,20 +225,23 @@ def measure_attention(
     sensitivity = answer_sensitivity(run.config.task, strip_special_tokens(source), run.config.vocab_size)
     sizes = targets.size(1), inputs[0].size(1), source.size(1)
     answer_sources = map_answer_sources(run.architecture, sensitivity, *sizes)
-    maps = dict.fromkeys(unwrap_model(run.model).attention_layers(), 0)
-    mass = torch.zeros(len(source), run.config.num_layers, run.config.num_heads, dtype=torch.float32)
+    maps, masses = dict.fromkeys(unwrap_model(run.model).attention_layers(), 0), defaultdict(list)
     with eval_mode(run.model) as model:
         for rows, tokens in batches_by_length(inputs, EVALUATION_BATCH):
             model(*tokens)
             for kind, attentions in model.attention_layers().items():
                 weights = torch.stack([attention.attention_weights.float() for attention in attentions])
                 maps[kind] += weights.sum(dim=1) / len(source)
-                if kind == source_kind:
-                    mass[rows] = attention_mass_on(answer_sources[rows, None], weights).transpose(0, 1)
+                cells = {"answer": answer_sources[rows]} if kind == source_kind else {}
+                if kind != "cross":
+                    cells |= find_patterns(tokens[0 if kind == "encoder" else -1])
+                for name, each in cells.items():
+                    masses[kind, name].append(attention_mass_on(each[:, None], weights))
+    patterns = {key: torch.cat(of_batches, dim=1).nanmean(dim=1) for key, of_batches in masses.items()}
     allowed = attention_mask(inputs[0][:1], causal=source_kind == "decoder").double()
     uniform = allowed / allowed.sum(dim=-1, keepdim=True)
     return AttentionStats(
         source=source, inputs=inputs, targets=targets, maps=maps, sensitivity=sensitivity,
-        answer_sources=answer_sources, mass=mass.nanmean(dim=0),
+        answer_sources=answer_sources, mass=patterns.pop((source_kind, "answer")), patterns=patterns,
         chance=attention_mass_on(answer_sources[:, None], uniform).nanmean().item(),
     )

@@ -164,6 +164,7 @@ def test_head_table_lists_each_head_once_most_costly_first(run):
         position = row["layer"] - 1, row["head"] - 1
         assert row["exact_match_without"] == pytest.approx(1 - wrong[(row["kind"], *position)] / 100)
         assert row["cost"] == pytest.approx(1 - row["exact_match_without"])
+        assert row["token_accuracy_without"] == pytest.approx(row["exact_match_without"])   # all or none
         run.model(*evidence.attention.inputs)
         weights = attentions(run.model, row["kind"])[position[0]].attention_weights[:, position[1]]
         if row["kind"] != kinds[-1]:                            # it cannot find the answer

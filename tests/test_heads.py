@@ -10,9 +10,11 @@ from lab.heads import (
     map_answer_sources,
     max_test_length,
     measure_attention,
+    pick_clear_example,
     sample_unseen,
 )
 from lab.influence import answer_sensitivity
+from train import load_run
 
 
 @pytest.mark.parametrize(
@@ -69,3 +71,43 @@ def test_attention_mass_counts_only_queries_with_cells():
     corner = torch.zeros(4, 4, dtype=torch.bool)
     corner[0, 2:] = True
     torch.testing.assert_close(attention_mass_on(corner, maps), torch.tensor([0.5, 0, 1]))
+
+
+@pytest.mark.parametrize("kind", ["encoder", "decoder", "cross"])
+def test_patterns_equal_a_loop_over_single_tokens(kind, models_dir):
+    architecture = "encoder-decoder" if kind == "cross" else kind
+    run = load_run(models_dir, "reverse", architecture)
+    source, inputs, targets = sample_unseen(run, 6, 20)
+    patterns = measure_attention(run, source, inputs, targets).patterns
+    if kind == "cross":
+        assert {name for name, _ in patterns} == {"encoder", "decoder"}
+        return
+    run.model(*inputs)
+    for layer, attention in enumerate(run.model.attention_layers()[kind]):
+        for head in range(2):
+            expected = {"previous_token": [], "induction": []}
+            for tokens, weights in zip(inputs[0].tolist(), attention.attention_weights[:, head], strict=True):
+                previous = [weights[t, t - 1].item() for t in range(1, len(tokens))]
+                expected["previous_token"].append(sum(previous) / len(previous))
+                after = {
+                    t: sum(weights[t, j + 1].item() for j in range(t) if tokens[j] == token)
+                    for t, token in enumerate(tokens) if token > 2 and token in tokens[:t]
+                }
+                if after:
+                    expected["induction"].append(sum(after.values()) / len(after))
+            for name, values in expected.items():
+                mean = sum(values) / len(values)
+                assert patterns[kind, name][layer, head].item() == pytest.approx(mean, abs=1e-6)
+
+
+def test_clear_example_is_answered_correctly_if_any_is(models_dir, monkeypatch):
+    run = load_run(models_dir, "reverse", "encoder")
+    source, inputs, _ = sample_unseen(run, 8)
+    targets = run.model(*inputs).argmax(dim=-1)
+    targets[:, 1] = 4 + (targets[:, 1] - 3) % 16            # all wrong, …
+    content = source[:, 1:-1]
+    unclear = min(range(len(content)), key=lambda row: len(content[row].unique()))
+    monkeypatch.setattr("lab.heads.sample_unseen", lambda run, length: (source, inputs, targets))
+    assert len(pick_clear_example(run).unique()) == max(len(symbols.unique()) for symbols in content)
+    targets[unclear] = run.model(*inputs).argmax(dim=-1)[unclear]           # … but for one
+    assert torch.equal(pick_clear_example(run), content[unclear])
