@@ -53,11 +53,10 @@ def draw_head(view: View) -> Figure:
     shown, query = maps.make_map(view, view.top_head), maps.pick_query(view)
     others = [other for other in list_heads(view.run.model, (kind, layer)) if other[2] != head]
     neighbours = {f"head {other[2] + 1}": other for other in others[:7]}
-    steps, total = maps.list_softmax_steps(view, query)
-    division = f"In the framed row, each weight is its exponential divided by their sum, {total:.3f}."
-    caption = f"{wording.explain_marks(view, [kind])} {division}"
+    steps, explanation = maps.list_softmax_steps(view, query)
+    caption = f"{wording.explain_marks(view, [kind])} {explanation}"
     strips = [[*neighbours]] if neighbours else []
-    heights = [min(0.3 * len(shown.queries), 5.0), 1.1, 0.9][: 2 + len(strips)]
+    heights = [min(0.3 * len(shown.queries), 5.0), 0.275 * len(steps), 0.9][: 2 + len(strips)]
     figure = new_figure(sum(heights) + 1.2, head_title(view), wording.describe_run(view), caption)
     columns = max(1, len(neighbours))
     axes = figure.subplot_mosaic([["map"] * columns, ["table"] * columns, *strips], height_ratios=heights)

@@ -19,4 +19,18 @@
     live_page.py        explorer.html, assembled from page/ (HTML, CSS, JavaScript)
     outputs.py          how files are named, saved and listed for the gallery
     gallery.py          index.html, which leads to all pictures and pages
+
+Other models can be taken apart as well: Run(model, config, history=[], folder=Path()). A model must have:
+
+    always          architecture: "encoder", "decoder" or "encoder-decoder", whose inputs it takes
+                    attention_layers(): for each kind, modules with num_heads and, after a pass,
+                    attention_weights (B, H, T, S)
+    ablation        blocks, or encoder_blocks and decoder_blocks, in the order in which they run
+                    in each attention, output_projection, applied to all heads' outputs (B, T, D)
+    numbers         in each attention, query_projection and key_projection; otherwise maps have no numbers
+    logit lens      in each block, a norm for each sublayer, such as attention_norm for attention
+                    final_norm or decoder_norm, and the model's own output_projection
+    patching        these norms, and in each block apply_sublayer(x, norm, sublayer, **arguments)
+    lengths         nothing else; positional_encoding.encoding limits them, if there is one
+    live page       all modules of transformer.py, computing what they compute there
 """

@@ -43,7 +43,8 @@ class LengthResult:
 
 def find_answer_lengths(run: Run, max_length: int) -> dict[int, int]:
     """Return the answer length for each question length, up to this one, that task and model support."""
-    config, max_len, lengths = run.config, len(unwrap_model(run.model).positional_encoding.encoding), {}
+    config, positions, lengths = run.config, getattr(unwrap_model(run.model), "positional_encoding", None), {}
+    max_len = len(positions.encoding) if hasattr(positions, "encoding") else math.inf
     for length in data.valid_lengths(config.task, max_length, config.vocab_size):
         question = data.example_questions(config.task, length, config.vocab_size)[:1]
         try:

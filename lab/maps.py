@@ -16,7 +16,7 @@ from matplotlib.patheffects import withStroke
 from torch import Tensor
 
 from data import format_tokens
-from lab.heads import Head, compute_query_scores, first_symbol_cell
+from lab.heads import Head, attention_modules, compute_query_scores, first_symbol_cell
 from lab.view import View
 from support.figure import format_two_decimals, new_figure
 
@@ -152,21 +152,29 @@ def format_weight(value: float) -> str:
     return "≈ 0" if value < 0.001 else f"{value:.3f}"
 
 
-def list_softmax_steps(view: View, query: int) -> tuple[dict[str, list[str]], float]:
-    """Return the steps from scores to weights for one row of the best head, and the softmax denominator."""
+def list_softmax_steps(view: View, query: int) -> tuple[dict[str, list[str]], str]:
+    """Return the steps from scores to weights for one row of the best head, and a sentence on the last one.
+
+    Without the projections or the formula of transformer.py, the weights are the only step.
+    """
     kind, layer, index = view.top_head
-    weights = view.attention.maps[kind][layer, index, query]
+    weights, attention = view.attention.maps[kind][layer, index, query], attention_modules(view.run.model)
     weights = weights[: query + 1] if kind == "decoder" else weights        # it can attend to no others
-    size = view.run.config.d_model // view.run.config.num_heads
+    last = {"weight": list(map(format_weight, weights.tolist()))}
+    unknown = "The framed row is not worked out:"
+    if not hasattr(attention[kind, layer], "key_projection"):
+        return last, f"{unknown} this model has no query_projection and key_projection."
+    size = attention[kind, layer].key_projection.out_features // attention[kind, layer].num_heads
     scores = compute_query_scores(view.run.model, view.attention.inputs, view.top_head, query)[: len(weights)]
     scaled = scores / math.sqrt(size)
     powers = (scaled - scaled.max()).exp()
+    if not torch.allclose(powers / powers.sum(), weights, rtol=0, atol=1e-3):
+        return last, f"{unknown} this model's weights are not softmax(q·k / √{size})."
     return {
         "q·k": list(map(format_two_decimals, scores.tolist())),
         f"x = q·k / √{size}": list(map(format_two_decimals, scaled.tolist())),
-        "e^(x − largest x)": [format_weight(power) for power in powers.tolist()],
-        "weight": [format_weight(weight) for weight in weights.tolist()],
-    }, powers.sum().item()
+        "e^(x − largest x)": list(map(format_weight, powers.tolist())), **last,
+    }, f"In the framed row, each weight is its exponential divided by their sum, {powers.sum().item():.3f}."
 
 
 def draw_table(table: Axes, steps: dict[str, list[str]], shown: Map, query: int) -> None:

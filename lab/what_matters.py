@@ -129,7 +129,8 @@ def ablation_title(view: View) -> str:
 
 def draw_costs(axes: Axes, view: View) -> None:
     """Draw the mean map of each head of each layer, with a bar below it: the cost of removing the head."""
-    layers, heads = list(attention_modules(view.run.model)), view.run.config.num_heads
+    layers = attention_modules(view.run.model)
+    heads, layers = max(attention.num_heads for attention in layers.values()), list(layers)
     shown = {head: maps.make_map(view, head) for head in list_heads(view.run.model)}
     rows, columns = (max(drawn.weights.size(side) for drawn in shown.values()) for side in (0, 1))
     width, height = 1.12 * columns, 1.75 * rows             # of a map with its bar, in cells

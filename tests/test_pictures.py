@@ -12,11 +12,13 @@ from conftest import (
     assert_readable,
     names_of,
     outlined,
+    texts_of,
     title_of,
 )
 from torch.nn import functional
 
 import data
+import transformer
 import visualize
 from data import ARCHITECTURES, TASKS, Task
 from lab import maps
@@ -58,6 +60,22 @@ def test_head_picture_shows_the_softmax_of_a_row(view):
     neighbour, = [axes for axes in figure.axes if axes.get_xlabel() == f"head {2 - head}"]
     drawn = neighbour.collections[0].get_array().filled(0)
     numpy.testing.assert_allclose(drawn, view.attention.maps[kind][layer, 1 - head], atol=1e-6)
+
+
+def test_head_picture_shows_no_arithmetic_that_contradicts_its_weights(view, monkeypatch):
+    """As after exercise 5, the model's scores are not divided by √Dh."""
+    def undivided(query, key, value, mask=None, dropout=0.0):
+        weights = (query @ key.transpose(-2, -1)).masked_fill(~mask, -torch.inf).softmax(dim=-1)
+        return weights @ value, weights
+
+    monkeypatch.setattr(transformer, "scaled_dot_product_attention", undivided)
+    view = make_view(view.run, ["5", "9", "12"])
+    figure = draw_head(view)
+    _, table, *_ = figure.axes
+    assert names_of(table.get_yticklabels()) == ["weight"]
+    words = " ".join(text for text, _ in texts_of(figure)).split()
+    assert "not worked out: this model's weights are not softmax(q·k / √8)." in " ".join(words)
+
 
 
 def test_titles_compare_with_chance(view):
