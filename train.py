@@ -334,8 +334,8 @@ def plan_run(task: str, architecture: str, options: argparse.Namespace) -> tuple
         config, checkpoint, last = run.config, run.checkpoint, run.history[-1]
         if config.constant_fraction == 1:                   # without a decay, more epochs change no step
             config = replace(config, epochs=max(config.epochs, requested.get("epochs", 0)))
-        if last["epoch"] == 0:
-            raise ValueError(f"{folder} holds weights set by hand, which cannot be resumed; drop --resume")
+        if "optimizer" not in checkpoint:                   # set by hand, or a copy without the rest
+            raise ValueError(f"{folder} holds weights alone, which cannot be resumed; drop --resume")
         if run.code_change:
             raise ValueError(f"cannot resume the run in {folder}: {run.code_change}; {runs.REMEDY}")
         differing = [name for name in requested if requested[name] != getattr(config, name)]

@@ -127,10 +127,12 @@ def read_views(runs: Curves) -> tuple[dict[Path, View], list[str]]:
 def draw_heads(views: dict[Path, View]) -> Figure:
     """Draw for each run where its heads attend, and the cost of removing each."""
     accuracies = [
-        percent(min(map(view.evidence.accuracy_without, heads.list_heads(view.run.model))))
-        for view in views.values()
+        min(map(view.evidence.accuracy_without, heads.list_heads(view.run.model))) for view in views.values()
     ]
-    title = f"accuracy without the most important head: {', '.join(accuracies)}"
+    texts = ", ".join(map(percent, accuracies))
+    if len(accuracies) > 3:
+        texts = f"{percent(min(accuracies))} to {percent(max(accuracies))}"
+    title = f"accuracy without the most important head: {texts}"
     sample = describe_sample(next(iter(views.values())).evidence.source)
     layers = [len(heads.attention_modules(view.run.model)) for view in views.values()]
     height = 0.7 * sum(layers) + 0.5 * len(views)

@@ -243,7 +243,7 @@ def violations(browser) -> list[str]:
     """Return axe-core's findings on the open page: the rule, and the first element that breaks it."""
     if not AXE.is_file():
         pytest.skip("needs axe-core: npm install --no-save axe-core@4")
-    browser.execute_script(AXE.read_text())
+    browser.execute_script(AXE.read_text(encoding="utf-8"))
     result = browser.execute_async_script("axe.run().then(arguments[0])")
     assert len(result["passes"]) > 15                       # it looked
     return [f"{rule['id']}: {rule['nodes'][0]['html']}" for rule in result["violations"]]

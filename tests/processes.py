@@ -36,5 +36,5 @@ class Script(CONTEXT.Process):
         """Wait for its end and return its exit status and what it has printed to stdout and stderr."""
         self.join(timeout)
         assert self.exitcode is not None, "still running"
-        printed = ((self.folder / name).read_text(self.encoding) for name in "12")
+        printed = ((self.folder / name).read_text(encoding=self.encoding) for name in "12")
         return self.exitcode, *printed

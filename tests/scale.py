@@ -99,7 +99,8 @@ def count_flops(config: Config, attention: bool = True) -> int:
 
 def memory(name: str) -> int:
     """Return this process's memory in bytes: current ("VmRSS") or peak ("VmHWM")."""
-    return 1024 * int(re.search(rf"{name}:\s*(\d+)", Path("/proc/self/status").read_text())[1])
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return 1024 * int(re.search(rf"{name}:\s*(\d+)", status)[1])
 
 
 @contextmanager

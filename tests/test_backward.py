@@ -9,7 +9,7 @@ from conftest import ROOT
 
 from transformer import scaled_dot_product_attention
 
-EXERCISES = (ROOT / "EXERCISES.md").read_text()
+EXERCISES = (ROOT / "EXERCISES.md").read_text(encoding="utf-8")
 EXERCISE = re.search(r"^## 11\. .*?^## 12\. ", EXERCISES, re.DOTALL | re.MULTILINE)[0]
 TOKENS, WEIGHTS = (-1.0, 1.0), (1.0, math.log(3) / 2, 2 * math.log(3))
 

@@ -19,7 +19,7 @@ from support import distributed
 from support.console import run_script
 from support.runs import run_folder
 
-SCRIPTS = sorted(path.name for path in ROOT.glob("*.py") if "__main__" in path.read_text())
+SCRIPTS = sorted(path.name for path in ROOT.glob("*.py") if "__main__" in path.read_text(encoding="utf-8"))
 NUMBERS = {                                                 # options of train.py, out of range
     "--epochs": "0", "--steps-per-epoch": "-1", "--batch-size": "100000000", "--seq-len": "99999999",
     "--vocab-size": "2000000000", "--d-model": "1000000", "--num-heads": "7", "--num-layers": "1000000000",

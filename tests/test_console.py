@@ -44,7 +44,7 @@ def test_choose_device_rejects_an_unavailable_device(monkeypatch):
 
 def test_scripts_survive_a_closed_pipe_and_ascii_output():
     process = subprocess.Popen(
-        [sys.executable, "-u", "data.py"], cwd=ROOT, text=True,
+        [sys.executable, "-u", "data.py"], cwd=ROOT, encoding="cp1252",
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {"PYTHONIOENCODING": "cp1252"},
     )
     process.stdout.readline()

@@ -94,7 +94,7 @@ def test_torchrun_resumes_and_only_rank_zero_prints(tmp_path):
     folder.mkdir(parents=True)
     save_weights(first, folder)
     command = [*TORCHRUN, SCRIPT, "--task=copy", "--architecture=encoder", f"--output-dir={tmp_path}"]
-    done = subprocess.run([*command, "--resume"], capture_output=True, text=True, timeout=100)
+    done = subprocess.run([*command, "--resume"], capture_output=True, encoding="utf-8", timeout=100)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("Done in") == 1 and done.stdout.count("step 3: loss") == 1
     history = load_run(tmp_path, "copy").history

@@ -42,12 +42,13 @@ def test_pictures_need_no_display_and_ignore_the_users_matplotlibrc(models_dir, 
     shutil.copytree(run_folder(models_dir, "copy", "encoder"), run_folder(models, "copy", "encoder"))
     (tmp_path / "matplotlibrc").write_text(
         "text.usetex: True\nfont.family: serif\nfont.size: 20\naxes.grid: True\nsavefig.dpi: 40\n"
-    )
+    , encoding="utf-8")
     script, options = Path(visualize.__file__), ["--models-dir", models, "--sequence", "5 9", "--output-dir"]
     call_main(monkeypatch, *options, tmp_path / "plain")
     variables = {"MATPLOTLIBRC": str(tmp_path / "matplotlibrc"), "PYTHONIOENCODING": "cp1252"}
     result = subprocess.run(
-        [sys.executable, script, *options, tmp_path / "own"], capture_output=True, text=True, timeout=100,
+        [sys.executable, script, *options, tmp_path / "own"],
+        capture_output=True, encoding="utf-8", timeout=100,
         cwd=tmp_path, env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), **variables, **NOTEBOOK},
     )
     assert result.returncode == 0, result.stderr

@@ -35,15 +35,15 @@ posix = pytest.mark.skipif(os.name != "posix", reason="limits of a process are P
 
 def test_atomic_write_keeps_the_old_file_on_failure(tmp_path):
     path = tmp_path / "metrics.json"
-    path.write_text("old")
+    path.write_text("old", encoding="utf-8")
     no_space = pytest.raises(OSError, match="No space left on device: '.*metrics.json'")
     with no_space, atomic_write(path) as half:
-        half.write_text("half")
+        half.write_text("half", encoding="utf-8")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert files_in(tmp_path) == {"metrics.json": b"old"}
     with atomic_write(path) as unfinished:
-        unfinished.write_text("new")
-        assert path.read_text() == "old"
+        unfinished.write_text("new", encoding="utf-8")
+        assert path.read_text(encoding="utf-8") == "old"
     assert files_in(tmp_path) == {"metrics.json": b"new"}
 
 

@@ -54,7 +54,7 @@ def some_runs(tmp_path):
             for name in "ablation", "layers", "attention_head":
                 path = run_dir.relative_to(tmp_path) / f"{name}.png"
                 draw(tmp_path, path.as_posix(), [run_dir], f"{name} of {task} & {architecture}")
-            (run_dir / "explorer.html").write_text("the page")
+            (run_dir / "explorer.html").write_text("the page", encoding="utf-8")
         return save_gallery(tmp_path)
 
     return make
@@ -63,7 +63,7 @@ def some_runs(tmp_path):
 def test_gallery_lists_everything(some_runs, tmp_path, browser):
     page = some_runs([("copy", "encoder"), ("reverse", "decoder")])
     folder, other = run_folder(tmp_path, "copy", "encoder"), run_folder(tmp_path, "reverse", "decoder")
-    (folder / "my_notes.png").write_text("of the reader")
+    (folder / "my_notes.png").write_text("of the reader", encoding="utf-8")
     own = "python visualize.py --sequence 5 9 --dark"
     draw(tmp_path, "copy_task/encoder/attention_head_5-9.svg", [folder], "A sequence of my own", own)
     draw(tmp_path, "copy_task/encoder/attention_layer.pdf", [folder], "In pdf")
@@ -95,7 +95,7 @@ def test_gallery_path_asks_seven_questions_in_order(tmp_path, browser):
             path = (run / f"{name}.png").relative_to(tmp_path).as_posix()
             draw(tmp_path, path, [run], path)
         add_film(tmp_path, run)
-        (run / "explorer.html").write_text("the page")
+        (run / "explorer.html").write_text("the page", encoding="utf-8")
     for task in tasks:
         draw(tmp_path, f"{task}_task/lengths.png", runs[:3], "lengths")
     draw(tmp_path, "copy_vs_reverse.png", runs, QUESTION)
@@ -132,7 +132,7 @@ def test_gallery_sentence_fits_the_finding(name, title, sentence, tmp_path):
     run = run_folder(tmp_path, "copy", "encoder")
     run.mkdir(parents=True)
     draw(tmp_path, f"copy_task/encoder/{name}.png", [run], title)
-    assert sentence in save_gallery(tmp_path).read_text()
+    assert sentence in save_gallery(tmp_path).read_text(encoding="utf-8")
 
 
 def test_gallery_shows_each_picture_once(some_runs, tmp_path):
@@ -143,7 +143,7 @@ def test_gallery_shows_each_picture_once(some_runs, tmp_path):
     gone = run_folder(tmp_path, "gone", "encoder")
     gone.mkdir(parents=True)
     draw(tmp_path, "gone_task/encoder/layers.png", [gone], "of a task that is gone")
-    text = save_gallery(tmp_path).read_text()
+    text = save_gallery(tmp_path).read_text(encoding="utf-8")
     lists = text[text.index("All pictures"):]
     assert lists.count('ablation.png"') == 1 and "ablation.svg" not in text
     assert lists.count('influence.svg"') == 1
@@ -208,7 +208,7 @@ def test_save_gallery_keeps_a_users_own_page(some_runs, tmp_path):
     save_gallery(tmp_path)                                  # ours is
     mine = tmp_path / "slides" / "index.html"
     mine.parent.mkdir()
-    mine.write_text("<h1>mine</h1>")
+    mine.write_text("<h1>mine</h1>", encoding="utf-8")
     with pytest.raises(ValueError, match="was not written by visualize.py; move it, or choose another"):
         save_gallery(mine.parent)
-    assert mine.read_text() == "<h1>mine</h1>" and page.exists()
+    assert mine.read_text(encoding="utf-8") == "<h1>mine</h1>" and page.exists()

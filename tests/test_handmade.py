@@ -173,7 +173,7 @@ def test_visualize_draws_hand_built_next_to_trained(
 
 
 def test_handmade_sizes_are_set_in_one_line(tmp_path, monkeypatch):
-    source = Path(handmade.__file__).read_text()
+    source = Path(handmade.__file__).read_text(encoding="utf-8")
     assert "VOCAB_SIZE, MAX_LENGTH = 20, 8\n" in source
     changed = {"__name__": "changed"}
     exec(source.replace("VOCAB_SIZE, MAX_LENGTH = 20, 8\n", "VOCAB_SIZE, MAX_LENGTH = 9, 11\n"), changed)

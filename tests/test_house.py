@@ -4,6 +4,7 @@ import ast
 import graphlib
 import importlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -119,6 +120,21 @@ def test_room_maps_name_each_file(room):
     mapped = [line.split()[0] for line in ast.get_docstring(TREES[room]).splitlines() if ".py  " in line]
     assert sorted(mapped) == sorted(path.name for path in (ROOT / room).glob("[!_]*.py"))
     assert isinstance(text, ast.Expr)
+
+
+@pytest.mark.parametrize("path", [*SOURCES, *(ROOT / "tests").glob("*.py")], ids=lambda path: path.name)
+def test_reads_and_writes_of_text_name_an_encoding(path):
+    """Otherwise it depends on the machine, and fails on one whose locale is ASCII."""
+    for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(call, ast.Call):
+            continue
+        name, arguments = ast.unparse(call.func), [ast.unparse(each) for each in (*call.args, *call.keywords)]
+        is_text = name.endswith((".read_text", ".write_text")) or any(
+            name.startswith("subprocess.") and each == "text=True" for each in arguments
+        )
+        if name == "open":
+            is_text = not any(re.fullmatch(r"'\w*b\+?'|'\w\+b'", each) for each in arguments)
+        assert not is_text or any(each.startswith("encoding=") for each in arguments), (name, call.lineno)
 
 
 @pytest.mark.parametrize("module", FILES)

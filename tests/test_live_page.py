@@ -714,9 +714,10 @@ def test_page_is_never_wider_than_the_window(browser, handmade, stepped, window)
 
 def test_late_results_move_nothing(browser, handmade, window, tmp_path):
     """Also on a page as large as a trained model's, the start of which the browser shows early."""
-    page, path = handmade[1].read_text(), tmp_path / "explorer.html"
+    page, path = handmade[1].read_text(encoding="utf-8"), tmp_path / "explorer.html"
     filler = f'<script type="text/plain">{"A" * 2_500_000}</script>'
-    path.write_text(page.replace('<script type="text/plain"', f'{filler}<script type="text/plain"', 1))
+    page = page.replace('<script type="text/plain"', f'{filler}<script type="text/plain"', 1)
+    path.write_text(page, encoding="utf-8")
     set_window(browser, window, 1000)
     opened(browser, path)
     browser.execute_script("""
@@ -764,7 +765,7 @@ def test_reduced_motion_stops_lines_and_flashes(browser, emulation, handmade):
 def test_terms_explain_themselves_like_the_readme(browser, handmade):
     opened(browser, handmade[1])
     wait_for(browser, "exact", "% of")
-    readme = (ROOT / "README.md").read_text()
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
     for term in browser.find_elements("tag name", "dfn"):
         browser.execute_script("arguments[0].focus()", term)
         content = "return getComputedStyle(arguments[0], '::after').content"
@@ -841,10 +842,10 @@ def test_page_certifies_itself_without_network(random_page, browser):
 
 def test_page_with_other_weights_warns(browser, handmade, tmp_path):
     """The last values, the means, go unused in most passes, so the first ones are exchanged."""
-    page = handmade[1].read_text()
+    page = handmade[1].read_text(encoding="utf-8")
     weights = re.search('id="weights">([^<]+)<', page)[1]
     path = tmp_path / "explorer.html"
-    path.write_text(page.replace(weights, weights[8000:16000] + weights[8000:]))
+    path.write_text(page.replace(weights, weights[8000:16000] + weights[8000:]), encoding="utf-8")
     text, red = certificate(opened(browser, path))
     assert red and text.startswith("This page's results differ from PyTorch's.")
     assert not browser.find_element("id", "guide").is_displayed()
@@ -912,19 +913,20 @@ def test_exact_match_without_metrics_is_of_the_rounded_weights(tmp_path):
     run = Run(model.eval(), config, [], Path("nowhere"))
     distinct = len(run.config.sample_batch(50, fixed_generator("test"), "test")[0].unique(dim=0))
     shown = f"100% of 50 test sequences ({distinct} distinct) correct"
-    assert distinct < 50 and shown in page_of(run, tmp_path / "explorer.html").read_text()
+    assert distinct < 50 and shown in page_of(run, tmp_path / "explorer.html").read_text(encoding="utf-8")
     with torch.no_grad():
         model.output_projection.bias += 60_000 + torch.linspace(0, 18, 20)
-    assert shown not in page_of(run, tmp_path / "explorer.html").read_text()
+    assert shown not in page_of(run, tmp_path / "explorer.html").read_text(encoding="utf-8")
 
 
 def test_exact_match_shown_is_that_of_the_test(finished, tmp_path):
-    metrics = json.loads((finished / "metrics.json").read_text())
+    metrics = json.loads((finished / "metrics.json").read_text(encoding="utf-8"))
     shutil.copytree(finished, tmp_path / "run")
     other = {"test_exact_match": 0.4321, "test_sequences": 10_000}
     write_json(metrics | other, tmp_path / "run" / "metrics.json")
     run = replace(read_run(finished, metrics["task"], metrics["architecture"]), folder=tmp_path / "run")
-    assert "43.21% of 10,000 test sequences" in page_of(run, tmp_path / "explorer.html").read_text()
+    page = page_of(run, tmp_path / "explorer.html")
+    assert "43.21% of 10,000 test sequences" in page.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("limit", [5_000, 60_000])
@@ -937,10 +939,10 @@ def test_save_page_refuses_a_model_that_is_too_large(limit, tmp_path, capsys):
 
 def test_wrapped_model_has_the_same_page(tmp_path):
     run = random_run(architecture="encoder")
-    page = page_of(run, tmp_path / "explorer.html").read_text()
+    page = page_of(run, tmp_path / "explorer.html").read_text(encoding="utf-8")
     for wrap in AveragedModel, lambda model: torch.compile(model, backend="eager"):
         wrapped = replace(run, model=wrap(run.model))
-        assert page_of(wrapped, tmp_path / "wrapped.html").read_text() == page
+        assert page_of(wrapped, tmp_path / "wrapped.html").read_text(encoding="utf-8") == page
 
 
 def test_render_template_does_not_fill_in_inserted_text():

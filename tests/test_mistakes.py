@@ -70,7 +70,7 @@ def test_rates_below_ten_have_a_decimal():
 
 def test_find_mistakes_agrees_with_the_metrics(models_dir, tmp_path):
     run = load_run(models_dir, "reverse", "encoder")
-    metrics = json.loads((run.folder / "metrics.json").read_text())
+    metrics = json.loads((run.folder / "metrics.json").read_text(encoding="utf-8"))
     answers = find_mistakes(run)
     assert len(answers.wrong) == metrics["test_sequences"] == 500
     assert int(answers.wrong.sum()) == pytest.approx(500 * (1 - metrics["test_exact_match"]))
@@ -81,7 +81,7 @@ def test_find_mistakes_agrees_with_the_metrics(models_dir, tmp_path):
 
     folder = run_folder(tmp_path, "reverse", "encoder")
     shutil.copytree(run.folder, folder)
-    (folder / "metrics.json").write_text(json.dumps(metrics | {"test_exact_match": 1.0}))
+    (folder / "metrics.json").write_text(json.dumps(metrics | {"test_exact_match": 1.0}), encoding="utf-8")
     perfect = load_run(tmp_path, "reverse", "encoder")
     assert find_mistakes(perfect) is None and make_mistake_table(perfect) == []
 
@@ -90,7 +90,7 @@ def test_mistake_table_is_saved(answers, tmp_path, monkeypatch):
     path = tmp_path / "mistakes.csv"
     monkeypatch.setattr(lab.mistakes, "find_mistakes", lambda run: answers)
     assert Output(path, [], lambda: make_mistake_table(None)).save() == ""
-    with open(path, newline="") as file:
+    with open(path, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [[row["category"], int(row["value"]), int(row["mistakes"])] for row in rows] == [
         [row["category"], row["value"], row["mistakes"]] for row in mistakes_by_category(answers)

@@ -28,10 +28,10 @@ import transformer
 import visualize
 from data import TASKS, Task
 from support.config import default_config
-from support.runs import read_checkpoint, run_folder
+from support.runs import load_run, read_checkpoint, run_folder
 from train import train_and_save
 
-PAGES = {name: (ROOT / name).read_text() for name in
+PAGES = {name: (ROOT / name).read_text(encoding="utf-8") for name in
          ("README.md", "EXERCISES.md", "tests/BENCHMARKS.md", "models/README.md")}
 README, EXERCISES = PAGES["README.md"], PAGES["EXERCISES.md"]
 EXERCISE = re.compile(r"^#{2,3} (.*?)\n(.*?<details>.*?</details>)", re.DOTALL | re.MULTILINE)
@@ -54,7 +54,8 @@ def sentences(page):
 
 def commands():
     """Return each command of our scripts that appears on a page or as an example in a help text."""
-    pages, scripts = "\n".join(PAGES.values()), "\n".join(path.read_text() for path in SOURCES)
+    pages = "\n".join(PAGES.values())
+    scripts = "\n".join(path.read_text(encoding="utf-8") for path in SOURCES)
     found = "".join(blocks(pages, "")).splitlines()
     found += re.findall(r"`(python [^`]*)`", BLOCK.sub("", pages))
     found += re.findall(r'"(python [^"]*)"[,)]', scripts)
@@ -68,7 +69,7 @@ def test_readme_is_short():
 
 def docstrings(path):
     """The docstrings of a script, without the tables in them, which are indented."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)):
             yield re.sub(r"^ {4}.*", "", ast.get_docstring(node) or "", flags=re.MULTILINE)
 
@@ -134,7 +135,7 @@ def test_files_options_and_tests_named_exist(name, capsys, monkeypatch):
     known = set(re.findall(r"--[\w-]+", helps))
     for code in re.findall(r"`([^`\n]+)`", BLOCK.sub("", page)):
         assert set(re.findall(r"(?<![\w-])--[a-z][\w-]*", code)) <= known, code
-    tests = "".join(path.read_text() for path in (ROOT / "tests").glob("test_*.py"))
+    tests = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").glob("test_*.py"))
     for test in re.findall(r"`(test_\w+)`", page):
         assert f"def {test}(" in tests
     headings = re.findall(r"^#+ (.*)", BLOCK.sub("", page), re.MULTILINE)
@@ -147,7 +148,7 @@ def test_models_readme_names_every_file(models_dir):
     written = {path.name for path in run_folder(models_dir, "reverse", "encoder").iterdir()}
     assert "metrics.json" in written
     written |= {f"{name}.png" for name in visualize.PICTURES} | {"heads.csv", "film.gif", "explorer.html"}
-    assert written <= set(re.findall(r"`([^`]+)`", PAGES["models/README.md"]))
+    assert written <= set(re.findall(r"`([^`\n]+)`", PAGES["models/README.md"]))
 
 
 def test_documented_metrics_agree_with_the_trained_runs():
@@ -155,7 +156,7 @@ def test_documented_metrics_agree_with_the_trained_runs():
     folder = run_folder(ROOT / "models", "reverse", "encoder")
     try:
         _, config = read_checkpoint(folder)
-        metrics = json.loads((folder / "metrics.json").read_text())
+        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     except (ValueError, OSError):
         pytest.skip("python train.py has not been run here")
     if config != default_config("reverse", "encoder"):
@@ -210,9 +211,27 @@ def test_own_tasks_of_the_documents_are_valid(document, tmp_path, monkeypatch):
         assert data.format_tokens(known[name].answer(content[None])[0], name) == answer
 
 
+def test_copy_of_the_weights_is_a_run_without_the_rest(finished, tmp_path, monkeypatch, capsys):
+    shutil.copytree(finished, tmp_path / "models" / "reverse_task" / "encoder")
+    monkeypatch.chdir(tmp_path)
+    code, = blocks(PAGES["models/README.md"], "python")
+    exec(code, {})
+    copied = load_run("models/handed_in", "reverse")
+    assert set(copied.checkpoint) == {"config", "reference", "history", "model"} and not copied.code_change
+    tokens = torch.tensor([[1, 5, 7, 2]])
+    assert torch.equal(copied.model(tokens), load_run("models", "reverse").model(tokens))
+    path = Path("reverse_task/encoder/checkpoint.pt")
+    assert ("models/handed_in" / path).stat().st_size < ("models" / path).stat().st_size / 2
+    options = ["--task=reverse", "--architecture=encoder", "--resume", "--output-dir=models/handed_in"]
+    monkeypatch.setattr(sys, "argv", ["train.py", *options])
+    with pytest.raises(SystemExit):
+        train.main()
+    assert "holds weights alone, which cannot be resumed; drop --resume" in capsys.readouterr().err
+
+
 def changed(*changes):
     """Return transformer.py as a module with each old text replaced; each must occur exactly once."""
-    source = Path(transformer.__file__).read_text()
+    source = Path(transformer.__file__).read_text(encoding="utf-8")
     for old, new in changes:
         assert source.count(old) == 1, old
         source = source.replace(old, new)

@@ -95,7 +95,7 @@ def test_remove_stale_removes_only_pictures_of_older_weights(
     assert len(OF_THE_READER) >= 20
     for path in map(tmp_path.joinpath, OF_THE_READER):
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("of the reader")
+        path.write_text("of the reader", encoding="utf-8")
     call_main(monkeypatch, "--models-dir", tmp_path)
     call_main(monkeypatch, "--models-dir", tmp_path, "--task", "copy")
     call_main(monkeypatch, "--models-dir", tmp_path, "--sequence", "5 9", "--format", "svg")
@@ -106,5 +106,5 @@ def test_remove_stale_removes_only_pictures_of_older_weights(
     own = {Path(name).name for name in OF_THE_READER if name.startswith("copy_task/encoder/")}
     assert {path.name for path in folder.iterdir()} == trained | own | {"training.png"}
     assert {path.name for path in other.iterdir()} == kept and not both.exists()
-    assert {(tmp_path / name).read_text() for name in OF_THE_READER} == {"of the reader"}
+    assert {(tmp_path / name).read_text(encoding="utf-8") for name in OF_THE_READER} == {"of the reader"}
     assert not (tmp_path / "index.html").exists()               # it showed removed weights

@@ -157,3 +157,13 @@ def test_read_views_warns_of_changed_code(finished, tmp_path, capsys):
     views, errors = read_views(read_curves([folder]))
     assert [*views] == [folder] and errors == []
     assert capsys.readouterr().err.startswith(f"{folder}: code and weights no longer belong together: ")
+
+
+def test_comparison_of_twelve_runs_fits_into_a_file_name(models_dir, tmp_path, monkeypatch, few_sequences):
+    source = run_folder(models_dir, "reverse", "encoder")
+    folders = [tmp_path / f"folder_with_a_long_name_{number}" for number in range(12)]
+    for folder in folders:
+        shutil.copytree(source, folder / "reverse_task" / "encoder")
+    call_main(monkeypatch, "--compare", *folders, "--output-dir", tmp_path)
+    pictures = [path.name for path in tmp_path.glob("*.png")]
+    assert len(pictures) == 2 and max(map(len, pictures)) < 120

@@ -18,7 +18,7 @@ RHYME = "".join(f"{number} men went to mow, went to mow a meadow.\n" for number 
 @pytest.fixture
 def written(tmp_path):
     path = tmp_path / "rhyme.txt"
-    path.write_text(RHYME)
+    path.write_text(RHYME, encoding="utf-8")
     return path
 
 
@@ -85,13 +85,13 @@ def test_main_rejects_bad_input_in_one_line(written, tmp_path, monkeypatch, caps
     status, error = call_main(monkeypatch, capsys, written, "--steps", 0)
     assert status == 2 and error == "error: --steps 0 is too small; choose 1 or more\n"
     for content in "", "short\n" * 9, "no line " * 1_000:
-        (tmp_path / "short.txt").write_text(content)
+        (tmp_path / "short.txt").write_text(content, encoding="utf-8")
         status, error = call_main(monkeypatch, capsys, tmp_path / "short.txt")
         assert status == 2 and "short.txt is too short; choose a text of 1,000 characters" in error
 
 
 def test_readme_names_these_losses():
-    readme, exercises = ((ROOT / name).read_text() for name in ("README.md", "EXERCISES.md"))
+    readme, exercises = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "EXERCISES.md"))
     claim = r"among (\d+) characters has a loss of ln \1 = (\S+);.*?, (\S+)\."
     number, guessing, pairs = re.search(claim, readme).groups()
     alphabet = "".join(sorted(set(exercises)))

@@ -27,7 +27,7 @@ def same_model():
 
 
 def test_tiny_has_at_most_100_lines():
-    assert len(Path(tiny.__file__).read_text().splitlines()) <= 100
+    assert len(Path(tiny.__file__).read_text(encoding="utf-8").splitlines()) <= 100
 
 
 def test_tiny_equals_transformer_in_logits():

@@ -168,7 +168,7 @@ def test_solved_is_unknown_without_a_full_check(tmp_path):
     assert scores["exact_match"] == 1 and scores["solved"] is None
     row = {"epoch": 1, "step": 8, "loss": 1.0, "train_seconds": 1.0} | scores
     write_table([row], tmp_path / "history.csv")
-    assert (tmp_path / "history.csv").read_text().endswith(",1.0,\n")
+    assert (tmp_path / "history.csv").read_text(encoding="utf-8").endswith(",1.0,\n")
     assert not evaluate(config.build_model(), source, target, check_all=False)["solved"]
     assert support.config.format_test_size(config, 10_000) == "10,000 test sequences (6,584 distinct)"
     assert at_most(0.1355) == "14%" and at_most(0.13) == "13%" and at_most(0) == "0%"
@@ -215,14 +215,14 @@ def test_checkpoint_holds_plain_values(finished):
 
 
 def test_metrics_agree_with_the_history(finished):
-    metrics = json.loads((finished / "metrics.json").read_text())
+    metrics = json.loads((finished / "metrics.json").read_text(encoding="utf-8"))
     assert set(metrics) == {
         "task", "architecture", "seed", "config", "parameters", "epochs", "steps", "train_seconds",
         "steps_to_solve", "seconds_to_solve", "test_sequences", "test_token_accuracy", "test_exact_match",
         "device", "threads", "torch_version",
     }
     assert metrics["steps"] == 6 and metrics["steps_to_solve"] is None and metrics["test_sequences"] == 500
-    with open(finished / "history.csv", newline="") as file:
+    with open(finished / "history.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [row["step"] for row in rows] == ["3", "6"]
     assert float(rows[1]["train_seconds"]) == metrics["train_seconds"]
@@ -244,7 +244,8 @@ def test_main_trains_each_task_and_prints_a_table(tmp_path, start):
     ]
     assert next_step.endswith(f"python visualize.py --models-dir '{folder}'")
     for task, architecture in itertools.product(("copy", "reverse"), ("encoder", "encoder-decoder")):
-        metrics = json.loads((run_folder(folder, task, architecture) / "metrics.json").read_text())
+        path = run_folder(folder, task, architecture) / "metrics.json"
+        metrics = json.loads(path.read_text(encoding="utf-8"))
         assert (metrics["task"], metrics["architecture"]) == (task, architecture)
         assert metrics["test_sequences"] == 10_000
     *_, (model, _) = train.train(Config(**TINY, task=task, architecture=architecture, seq_len=2), CPU)
@@ -455,7 +456,7 @@ def test_main_locks_only_the_folder_in_training(models_dir, tmp_path, monkeypatc
         with folder_lock(finished), pytest.raises(OSError, match="is already writing"), folder_lock(other):
             pass
         trained.append(folder)
-        return json.loads((finished / "metrics.json").read_text())
+        return json.loads((finished / "metrics.json").read_text(encoding="utf-8"))
 
     monkeypatch.setattr(train, "train_and_save", look)
     options = ["--task", "copy", "--architecture", "encoder", "decoder", "--output-dir", str(tmp_path)]
@@ -525,15 +526,15 @@ def test_resume_of_a_finished_run_changes_nothing(finished, tmp_path, monkeypatc
     train.main()
     assert "reverse, encoder: already finished (2 epochs)" in capsys.readouterr().out
     assert files_in(folder) == before
-    (folder / "metrics.json").write_text("{")               # as if it had been killed before the end
+    (folder / "metrics.json").write_text("{", encoding="utf-8")     # as if it had been killed before the end
     monkeypatch.setattr(support.config, "TEST_SEQUENCES", 200)
     train.main()
-    assert json.loads((folder / "metrics.json").read_text())["test_sequences"] == 200
+    assert json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["test_sequences"] == 200
     assert (folder / "checkpoint.pt").read_bytes() == before["checkpoint.pt"]
 
 
 def test_output_folder_that_cannot_be_made_is_one_line(tmp_path, start):
-    (tmp_path / "file").write_text("in the way")
+    (tmp_path / "file").write_text("in the way", encoding="utf-8")
     status, _, errors = start("train.py", "--jobs=1", "--output-dir", tmp_path / "file").finish()
     assert status == 2 and errors.count("\n") == 1 and "file" in errors
-    assert (tmp_path / "file").read_text() == "in the way"
+    assert (tmp_path / "file").read_text(encoding="utf-8") == "in the way"

@@ -47,7 +47,7 @@ def test_run_without_attention_history_has_no_animation(
 ):
     folder = run_folder(tmp_path, "copy", "encoder")
     shutil.copytree(run_folder(models_dir, "copy", "encoder"), folder)
-    (folder / "attention.npz").write_text("no record")
+    (folder / "attention.npz").write_text("no record", encoding="utf-8")
     call_main(monkeypatch, "--models-dir", tmp_path)
     assert capsys.readouterr().err == "" and not list(folder.glob("film*"))
     assert (folder / "layers.png").exists()
@@ -202,10 +202,10 @@ def test_custom_sequence_replaces_no_picture(models_dir, tmp_path, monkeypatch, 
     for task in "copy", "add":
         shutil.copytree(run_folder(models_dir, task, "encoder"), run_folder(models, task, "encoder"))
     kept = run_folder(models, "copy", "encoder") / "attention_head.png"
-    kept.write_text("of the default command")
+    kept.write_text("of the default command", encoding="utf-8")
     call_main(monkeypatch, "--models-dir", models, "--sequence", question)
     printed = capsys.readouterr()
-    assert kept.read_text() == "of the default command"
+    assert kept.read_text(encoding="utf-8") == "of the default command"
     assert "skipped: 5 9 1 2 1 4 7 8 4 1 0 1 1 is not a valid question" in printed.err
     drawn = {path.name for path in kept.parent.glob("*_5-9-12-14-7-8-4-10-11.png")}
     assert drawn == {
@@ -232,7 +232,7 @@ def test_output_dir_never_mixes_pictures_of_other_weights(
     shutil.copytree(run_folder(models_dir, "copy", "encoder"), folder)
     options = "--models-dir", models, "--output-dir", output
     call_main(monkeypatch, *options, "--format", "svg")
-    (drawn / "weights_of_mine.png").write_text("mine")
+    (drawn / "weights_of_mine.png").write_text("mine", encoding="utf-8")
     capsys.readouterr()
     call_main(monkeypatch, *options, "--sequence", "5 9")       # of the same weights, so the others stay
     assert "removed" not in capsys.readouterr().out and (drawn / "ablation.svg").exists()
@@ -260,20 +260,22 @@ def test_code_change_is_reported(
     shutil.copytree(run_folder(models_dir, "reverse", "encoder"), folder)
     call_main(monkeypatch, "--models-dir", tmp_path)
     page = folder / "explorer.html"
-    assert capsys.readouterr().err == "" and "of 500 test sequences (" in page.read_text()
+    assert capsys.readouterr().err == "" and "of 500 test sequences (" in page.read_text(encoding="utf-8")
     if part == "task":
         monkeypatch.setitem(TASKS, "reverse", Task(data.copy))
     else:
         monkeypatch.setattr(transformer, "scaled_dot_product_attention", lambda query, *more: attention(
             query.size(-1) ** 0.5 * query, *more
         ))
-    (folder / "training.png").write_text("of train.py")
+    (folder / "training.png").write_text("of train.py", encoding="utf-8")
     call_main(monkeypatch, "--models-dir", tmp_path)
-    assert (folder / "training.png").read_text() == "of train.py"           # nothing stored is drawn again
+    stored = (folder / "training.png").read_text(encoding="utf-8")
+    assert stored == "of train.py"                          # nothing that was stored is drawn again
     line = rf"{folder}: code and weights no longer belong together: {message}; undo the change, or train .*\n"
     assert re.fullmatch(line, capsys.readouterr().err)
-    assert re.search(f"Code and weights no longer belong together: {message}", page.read_text())
-    assert "500 test sequences" not in page.read_text()         # it was tested again
+    warning = f"Code and weights no longer belong together: {message}"
+    assert re.search(warning, page.read_text(encoding="utf-8"))
+    assert "500 test sequences" not in page.read_text(encoding="utf-8")         # it was tested again
     monkeypatch.setattr(sys, "argv", ["train.py", "--task", "reverse", "--architecture", "encoder",
                                       "--output-dir", str(tmp_path), "--resume"])
     before = (folder / "checkpoint.pt").read_bytes()
@@ -356,11 +358,11 @@ def test_unwritable_folder_is_reported_before_measuring(models_dir, tmp_path, mo
         pytest.fail("measured for nothing")
 
     monkeypatch.setattr(lab.ablation, "logit_margins_without", refuse)
-    (tmp_path / "file").write_text("kept")
+    (tmp_path / "file").write_text("kept", encoding="utf-8")
     with pytest.raises(SystemExit) as stopped:
         call_main(monkeypatch, "--models-dir", models_dir, "--output-dir", tmp_path / "file")
     printed = capsys.readouterr()
-    assert stopped.value.code == 2 and (tmp_path / "file").read_text() == "kept"
+    assert stopped.value.code == 2 and (tmp_path / "file").read_text(encoding="utf-8") == "kept"
     assert printed.err.startswith("error: cannot read or write ") and printed.err.count("\n") == 1
 
 
