@@ -91,6 +91,13 @@ def read_curves(folders: list[Path]) -> Curves:
     return runs
 
 
+def describe_outcome(path: Path, config: Config, history: list[dict]) -> str:
+    """Return a run's folder, settings and the step at which it solved its task, wrapped to the picture."""
+    outcome = f"solved at step {row['step']}" if (row := first_solved(history)) else "not solved"
+    label = f"{path} ({non_default_settings(config) or 'default settings'}): {outcome}"
+    return textwrap.fill(label, TEXT_WIDTH - 6, break_on_hyphens=False)
+
+
 def draw_training_curves(runs: Curves) -> Figure:
     """Plot loss and exact match of several runs over their steps, labelled by folder and settings."""
     solved = [row["step"] for _, history in runs.values() if (row := first_solved(history))]
@@ -98,15 +105,16 @@ def draw_training_curves(runs: Curves) -> Figure:
     if solved:
         title += f", the earliest at step {min(solved)}"
     subtitle = f"Exact match after each epoch, on the same {EVALUATION_BATCH} validation sequences."
-    figure = new_figure(2.8 + 0.2 * len(runs), title, subtitle)
+    labels = [describe_outcome(path, *run) for path, run in runs.items()]
+    figure = new_figure(2.8 + 0.2 * len("\n".join(labels).splitlines()), title, subtitle)
     loss_axes, accuracy_axes = figure.subplots(1, 2)
-    for path, (config, history) in runs.items():
-        row, steps = first_solved(history), [row["step"] for row in history]
-        outcome = f"solved at step {row['step']}" if row else "not solved"
-        label = f"{path} ({non_default_settings(config) or 'default settings'}): {outcome}"
-        label = textwrap.fill(label, TEXT_WIDTH - 6, break_on_hyphens=False)
-        loss_axes.plot(steps, [row["loss"] for row in history], label=label)
-        accuracy_axes.plot(steps, [100 * row["exact_match"] for row in history])
+    for label, (_, history), colour in zip(
+        labels, runs.values(), seaborn.color_palette("tab20" if len(runs) > 10 else "tab10", len(runs)),
+        strict=True,
+    ):
+        steps = [row["step"] for row in history]
+        loss_axes.plot(steps, [row["loss"] for row in history], label=label, color=colour)
+        accuracy_axes.plot(steps, [100 * row["exact_match"] for row in history], color=colour)
     label_loss_axes(loss_axes)
     accuracy_axes.set(xlabel="training step", ylabel="exact match, %", ylim=(-3, 103))
     figure.legend(loc="outside lower left")

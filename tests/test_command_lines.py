@@ -143,6 +143,8 @@ def test_scripts_report_closed_or_full_output_without_a_traceback(after, status,
 
 @pytest.mark.parametrize("name", ["-models", "it's my Übung 模型 🙂"])
 def test_scripts_accept_any_folder_name(name, models_dir, tmp_path, monkeypatch, capsys):
+    encoding = sys.getfilesystemencoding()                  # of the locale, which may be ASCII
+    name = name.encode(encoding, "ignore").decode(encoding)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(support.config, "TEST_SEQUENCES", 200)
     tiny = [*TINY_OPTIONS, "--task", "copy", "--architecture", "encoder", "--seq-len", "2", "--quiet"]
