@@ -15,11 +15,14 @@ from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
 
+from support import console  # before all others, see there
+
+# isort: split
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from support import console, puzzles
+from support import puzzles
 from support.files import format_error
 from support.own_tasks import check_fields, read_tasks, try_task
 from support.puzzles import MASK, PLUS, ZERO

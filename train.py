@@ -17,6 +17,9 @@ from dataclasses import asdict, fields, replace
 from functools import partial
 from pathlib import Path
 
+from support import console  # before all others, see there
+
+# isort: split
 import numpy
 import torch
 import torch.nn.functional as F
@@ -25,7 +28,7 @@ from torch.optim.swa_utils import AveragedModel
 
 import data
 from support import config as settings
-from support import console, distributed, files, parallel, record, report, runs
+from support import distributed, files, parallel, record, report, runs
 from support.config import Config, fixed_generator
 from support.distributed import backward
 from support.figure import percent, picture_style, save_picture
@@ -196,20 +199,6 @@ def sample_validation_set(config: Config) -> tuple[Tensor, Tensor]:
     return config.sample_batch(settings.VALIDATION_SEQUENCES, fixed_generator("validation"), "validation")
 
 
-def check_finite(config: Config, model: nn.Module, losses: Tensor, epoch: int) -> None:
-    """Raise FloatingPointError if a loss of this epoch (steps,) or a weight after it is infinite or NaN."""
-    finite = losses.isfinite()
-    if finite.all() and all(weights.isfinite().all() for weights in model.parameters()):
-        return
-    step = (epoch - 1) * config.steps_per_epoch + 1
-    step += len(losses) - 1 if finite.all() else int(finite.int().argmin())
-    cause, rate = settings.non_default_settings(config), min(config.learning_rate, Config.learning_rate) / 10
-    raise FloatingPointError(
-        f"{config.name}: the loss or a weight is infinite or NaN at step {step}; try --learning-rate {rate:g}"
-        + (f", or drop non-default settings ({cause})" if cause else "")
-    )
-
-
 def train(
     config: Config, device: torch.device, checkpoint: dict | None = None, **execution: bool | int
 ) -> Iterator[tuple[nn.Module, dict]]:
@@ -238,7 +227,7 @@ def train(
         losses = distributed.all_reduce_mean(train_epoch(state, batches))
         losses = losses.cpu()                               # waits for the device, for correct timing
         seconds += time.perf_counter() - start
-        check_finite(config, state.model, losses, epoch)
+        report.check_finite(config, state.model, losses, epoch)
         if distributed.RANK > 0:
             continue
 

@@ -14,7 +14,7 @@ from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 
-from support import console  # before matplotlib, see there
+from support import console  # before all others, see there
 
 # isort: split
 from matplotlib.figure import Figure

@@ -1,11 +1,18 @@
-"""The command line of any script: one-line errors, signals, closed pipes, parsers, devices and threads."""
+"""The command line of any script: one-line errors, signals, closed pipes, parsers, devices and threads.
+
+Scripts import this first: it ends them if Python is too old, and keeps matplotlib from opening windows.
+"""
+
+import sys
+
+if sys.version_info < (3, 10):                              # noqa: UP036
+    sys.exit("error: Python 3.10 or newer is needed; this is " + sys.version.split()[0])
 
 import argparse
 import difflib
 import os
 import re
 import signal
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 

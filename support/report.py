@@ -5,11 +5,18 @@ import sys
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 import data
-from support.config import EVALUATION_BATCH, VALIDATION_SEQUENCES, Config, fixed_generator, format_test_size
+from support.config import (
+    EVALUATION_BATCH,
+    VALIDATION_SEQUENCES,
+    Config,
+    fixed_generator,
+    format_test_size,
+    non_default_settings,
+)
 from support.console import exit_with_error
 from support.distributed import is_peer_failure
 from support.figure import percent
@@ -85,6 +92,20 @@ def format_progress(config: Config, history: list[dict]) -> str:
         seconds = f"{row['train_seconds']:.1f} s of training"
         text += f"; solved: all {VALIDATION_SEQUENCES:,} validation sequences correct after {seconds}"
     return text
+
+
+def check_finite(config: Config, model: nn.Module, losses: Tensor, epoch: int) -> None:
+    """Raise FloatingPointError if a loss of this epoch (steps,) or a weight after it is infinite or NaN."""
+    finite = losses.isfinite()
+    if finite.all() and all(weights.isfinite().all() for weights in model.parameters()):
+        return
+    step = (epoch - 1) * config.steps_per_epoch + 1
+    step += len(losses) - 1 if finite.all() else int(finite.int().argmin())
+    cause, rate = non_default_settings(config), min(config.learning_rate, Config.learning_rate) / 10
+    raise FloatingPointError(
+        f"{config.name}: the loss or a weight is infinite or NaN at step {step}; try --learning-rate {rate:g}"
+        + (f", or drop non-default settings ({cause})" if cause else "")
+    )
 
 
 def report_failure(error: BaseException, config: Config, epochs: int) -> None:

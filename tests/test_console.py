@@ -1,5 +1,6 @@
 """A command line answers bad input in one line, and runs in notebooks and other encodings."""
 
+import ast
 import io
 import os
 import subprocess
@@ -8,6 +9,7 @@ import sys
 import pytest
 import torch
 from conftest import ROOT
+from packaging.requirements import Requirement
 
 import train
 from support.console import choose_device, run_script
@@ -58,3 +60,24 @@ def test_run_script_works_in_a_notebook(monkeypatch):
     monkeypatch.setattr("sys.stdout", notebook)
     run_script(lambda: print("5 → 7"))
     assert notebook.getvalue() == "5 → 7\n"
+
+
+@pytest.mark.parametrize("script", ["train.py", "visualize.py", "data.py"])
+def test_script_ends_in_one_line_if_python_is_too_old(script):
+    """Before it imports torch, and in a syntax that an old Python understands."""
+    for path in ROOT / script, ROOT / "support" / "console.py", ROOT / "support" / "__init__.py":
+        ast.parse(path.read_text(encoding="utf-8"), feature_version=(3, 8))
+    code = "import sys, runpy; sys.version_info = (3, 9, 1); sys.modules['torch'] = None; "
+    code += f"runpy.run_path({script!r}, run_name='__main__')"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, encoding="utf-8", timeout=100
+    )
+    assert done.returncode and done.stdout == "" and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: Python 3.10 or newer is needed; this is 3.")
+
+
+def test_requirements_download_no_torch_for_an_old_python():
+    torch_line, *_ = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    requirement = Requirement(torch_line)
+    assert requirement.name == "torch" and requirement.marker.evaluate()
+    assert not requirement.marker.evaluate({"python_version": "3.9"})

@@ -359,16 +359,16 @@ def test_out_of_memory_is_reported_in_one_line(error, tmp_path, monkeypatch, cap
 def test_check_finite_names_the_step():
     config = Config(**TINY)
     model, losses = config.build_model(), torch.tensor([1.0, 2.0, 3.0])
-    train.check_finite(config, model, losses, epoch=2)
+    report.check_finite(config, model, losses, epoch=2)
     losses[1] = math.inf
     with pytest.raises(FloatingPointError, match="weight is infinite or NaN at step 5; try .*, or drop non-"):
-        train.check_finite(config, model, losses, epoch=2)
+        report.check_finite(config, model, losses, epoch=2)
     default = Config(learning_rate=1e-3)
     with pytest.raises(FloatingPointError, match="NaN at step 10; try --learning-rate 0.0001$"):
-        train.check_finite(default, model, losses, epoch=2)
+        report.check_finite(default, model, losses, epoch=2)
     model.final_norm.bias.data[3] = math.nan
     with pytest.raises(FloatingPointError, match="infinite or NaN at step 6; try"):
-        train.check_finite(config, model, torch.ones(3), epoch=2)
+        report.check_finite(config, model, torch.ones(3), epoch=2)
 
 
 def test_format_mistakes_suggests_a_lower_learning_rate(answers):
