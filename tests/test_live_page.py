@@ -3,6 +3,7 @@
 If these are not installed, the tests that need them are skipped with a message.
 """
 
+import html
 import json
 import os
 import re
@@ -864,6 +865,19 @@ def test_custom_task_is_judged_only_if_its_answer_is_known(browser, tmp_path):
     assert verdict(browser).endswith("(correct answer unknown)")
     browser.execute_script("write('')")
     assert text_of(browser, "problem") == "type a question: <b>anything</b>"
+
+
+def test_page_works_in_the_frame_of_a_notebook(browser, handmade, tmp_path):
+    """Where it has no address to write its state to."""
+    page = html.escape(handmade[1].read_text(encoding="utf-8"))
+    (tmp_path / "notebook.html").write_text(f'<iframe srcdoc="{page}"></iframe>', encoding="utf-8")
+    opened(browser, tmp_path / "notebook.html").switch_to.frame(0)
+    browser.execute_script("write('5 7 9')")
+    wait_until(browser, lambda browser: text_of(browser, "verdict"))
+    browser.execute_async_script("setTimeout(arguments[0], 400)")           # the address bar waits 300 ms
+    assert asked(browser, [[5, 7, 9]], [])[0]["answer"] == [9, 7, 5, END]
+    assert browser.get_log("browser") == []
+    browser.switch_to.default_content()
 
 
 def test_page_of_a_next_token_task_equals_pytorch(browser, tmp_path):

@@ -56,6 +56,7 @@ let written, writing;                                       // the fragment in t
 
 /** Put the state into the address bar shortly after the last change: browsers refuse frequent updates. */
 function linkLater() {
+  if (location.protocol === "about:") return;               // in a notebook's frame, there is no address
   written ??= fragment();                                   // a newly opened page needs none
   clearTimeout(writing);
   writing = setTimeout(() => {
