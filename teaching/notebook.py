@@ -1,3 +1,5 @@
+"""The cells of notebook.ipynb, which build_notebook.py builds."""
+
 # %% [markdown]
 # # A Transformer, trained and taken apart
 #

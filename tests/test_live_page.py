@@ -868,7 +868,7 @@ def test_custom_task_is_judged_only_if_its_answer_is_known(browser, tmp_path):
 
 
 def test_page_works_in_the_frame_of_a_notebook(browser, handmade, tmp_path):
-    """Where it has no address to write its state to."""
+    """The frame has no address to which the page could write its state."""
     page = html.escape(handmade[1].read_text(encoding="utf-8"))
     (tmp_path / "notebook.html").write_text(f'<iframe srcdoc="{page}"></iframe>', encoding="utf-8")
     opened(browser, tmp_path / "notebook.html").switch_to.frame(0)

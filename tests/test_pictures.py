@@ -63,7 +63,7 @@ def test_head_picture_shows_the_softmax_of_a_row(view):
 
 
 def test_head_picture_shows_no_arithmetic_that_contradicts_its_weights(view, monkeypatch):
-    """As after exercise 5, the model's scores are not divided by √Dh."""
+    """As after the exercise that leaves out √Dh, the model's scores are not divided by √Dh."""
     def undivided(query, key, value, mask=None, dropout=0.0):
         weights = (query @ key.transpose(-2, -1)).masked_fill(~mask, -torch.inf).softmax(dim=-1)
         return weights @ value, weights
