@@ -27,7 +27,7 @@ Other models can be taken apart as well: Run(model, config, history=[], folder=P
                     attention_weights (B, H, T, S)
     ablation        blocks, or encoder_blocks and decoder_blocks, in the order in which they run
                     in each attention, output_projection, applied to all heads' outputs (B, T, D)
-    numbers         in each attention, query_projection and key_projection; otherwise maps have no numbers
+    numbers         it calls transformer.scaled_dot_product_attention; otherwise maps have no numbers
     logit lens      in each block, a norm for each sublayer, such as attention_norm for attention
                     final_norm or decoder_norm, and the model's own output_projection
     patching        these norms, and in each block apply_sublayer(x, norm, sublayer, **arguments)

@@ -7,11 +7,13 @@ A map is (T, S): row = query (attends), column = key (attended to).
 from collections import defaultdict
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from unittest import mock
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import transformer
 from data import batches_by_length, is_correct, make_inputs_and_targets
 from lab.influence import answer_sensitivity
 from support.config import EVALUATION_BATCH, fixed_generator
@@ -94,17 +96,31 @@ def capture_activations(
     return [captured[module] for module in modules]
 
 
-def compute_query_scores(model: nn.Module, inputs: tuple[Tensor, ...], head: Head, query: int) -> Tensor:
-    """Return the dot products q·k of one query with every key, for the first input row, (S,).
+def compute_query_scores(
+    model: nn.Module, inputs: tuple[Tensor, ...], head: Head, query: int
+) -> tuple[Tensor, int] | None:
+    """Return the dot products q·k of one query with every key, for the first input row, (S,), and Dh.
 
-    Divided by √Dh and passed through softmax, they give the attention weights (Vaswani et al. 2017, eq. 1).
+    Queries and keys are those passed to transformer.scaled_dot_product_attention, for example rotated ones.
+    None if the model does not call that function.
     """
+    attend, calls = transformer.scaled_dot_product_attention, []
     kind, layer, index = list_heads(model, head)[0]         # ValueError if there is no such head
-    attention = attention_modules(model)[kind, layer]
-    projections = [attention.query_projection, attention.key_projection]
-    (_, queries), (_, keys) = capture_activations(model, projections, inputs)
-    queries, keys = (attention.split_heads(x)[0, index].float() for x in (queries, keys))
-    return keys @ queries[query]
+
+    def keep(query: Tensor, key: Tensor, *others: object) -> tuple[Tensor, Tensor]:
+        calls.append((query, key))
+        return attend(query, key, *others)
+
+    with ExitStack() as hooks:
+        hooks.enter_context(mock.patch.object(transformer, "scaled_dot_product_attention", keep))
+        attention = attention_modules(model)[kind, layer]
+        hooks.enter_context(attention.register_forward_pre_hook(lambda *_: calls.clear()))      # of others
+        model = hooks.enter_context(eval_mode(model))
+        model(*inputs)
+    if not calls:
+        return None
+    queries, keys = (x[0, index].float() for x in calls[0])
+    return keys @ queries[query], queries.size(-1)
 
 
 def source_attention_kind(architecture: str) -> str:

@@ -16,7 +16,7 @@ from matplotlib.patheffects import withStroke
 from torch import Tensor
 
 from data import format_tokens
-from lab.heads import Head, attention_modules, compute_query_scores, first_symbol_cell
+from lab.heads import Head, compute_query_scores, first_symbol_cell
 from lab.view import View
 from support.figure import format_two_decimals, new_figure
 
@@ -155,17 +155,17 @@ def format_weight(value: float) -> str:
 def list_softmax_steps(view: View, query: int) -> tuple[dict[str, list[str]], str]:
     """Return the steps from scores to weights for one row of the best head, and a sentence on the last one.
 
-    Without the projections or the formula of transformer.py, the weights are the only step.
+    If the model does not use the function or the formula of transformer.py, the weights are the only step.
     """
     kind, layer, index = view.top_head
-    weights, attention = view.attention.maps[kind][layer, index, query], attention_modules(view.run.model)
+    weights = view.attention.maps[kind][layer, index, query]
     weights = weights[: query + 1] if kind == "decoder" else weights        # it can attend to no others
     last = {"weight": list(map(format_weight, weights.tolist()))}
     unknown = "The framed row is not worked out:"
-    if not hasattr(attention[kind, layer], "key_projection"):
-        return last, f"{unknown} this model has no query_projection and key_projection."
-    size = attention[kind, layer].key_projection.out_features // attention[kind, layer].num_heads
-    scores = compute_query_scores(view.run.model, view.attention.inputs, view.top_head, query)[: len(weights)]
+    computed = compute_query_scores(view.run.model, view.attention.inputs, view.top_head, query)
+    if computed is None:
+        return last, f"{unknown} this model does not call scaled_dot_product_attention."
+    scores, size = computed[0][: len(weights)], computed[1]
     scaled = scores / math.sqrt(size)
     powers = (scaled - scaled.max()).exp()
     if not torch.allclose(powers / powers.sum(), weights, rtol=0, atol=1e-3):

@@ -60,7 +60,7 @@ def test_evidence_ignores_wrappers_and_precision(run, change, digits, few_sequen
         assert evidence.lens == expected.lens
     assert len(rows) == len(make_head_table(expected)) and all(math.isfinite(row["cost"]) for row in rows)
     head = KINDS[run.architecture][0], 1, 1
-    scores = compute_query_scores(other.model, evidence.attention.inputs, head, 3)
+    scores, _ = compute_query_scores(other.model, evidence.attention.inputs, head, 3)
     assert scores.isfinite().all()
 
 

@@ -347,7 +347,7 @@ def test_numbers_inside_a_cell_are_the_models(handmade, browser):
     assert not browser.find_element("id", "numbers").is_displayed()
     browser.find_element("id", "show-numbers").click()
     inputs = torch.tensor([[START, 5, 7, 9, 11, END]]),
-    products = compute_query_scores(run.model, inputs, ("encoder", 1, 0), query=1)
+    products, _ = compute_query_scores(run.model, inputs, ("encoder", 1, 0), query=1)
     scaled = products / run.config.d_model**0.5
     rows = browser.find_elements("css selector", "#numbers table:nth-of-type(2) tr")
     numbers = [[float(cell.text) for cell in row.find_elements("tag name", "td")] for row in rows[1:]]

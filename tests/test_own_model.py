@@ -105,7 +105,7 @@ def test_foreign_model_is_drawn(foreign):
     view = make_view(foreign, ["5", "9", "12", "14"])
     pictures = [head := draw_head(view), draw_layer(view), what_matters.draw_influence(view)]
     words = " ".join(text for text, _ in texts_of(head)).split()
-    assert "not worked out: this model has no query_projection and key_projection" in " ".join(words)
+    assert "not worked out: this model does not call scaled_dot_product_attention." in " ".join(words)
     pictures += [what_matters.draw_ablation(view), what_matters.draw_lengths([view])]
     assert all(title_of(figure) for figure in pictures)
 

@@ -53,7 +53,8 @@ def test_query_scores_give_the_attention_weights(run):
     source, inputs, targets = sample_unseen(run, 5, count=1)
     made = {}
     for kind, maps in measure_attention(run, source, inputs, targets).maps.items():
-        scores, weights = compute_query_scores(run.model, inputs, (kind, 1, 1), 3), maps[1, 1, 3]
+        (scores, size), weights = compute_query_scores(run.model, inputs, (kind, 1, 1), 3), maps[1, 1, 3]
+        assert size == 8
         allowed = weights > 0
         torch.testing.assert_close((scores / math.sqrt(8))[allowed].softmax(dim=0), weights[allowed])
         attention = attentions(run.model, kind)[1]
@@ -80,7 +81,7 @@ def test_score_parts_add_up_to_the_models_scores(architecture, norm_first):
     kind, expected = KINDS[architecture][0], torch.empty(1, 2, 5, 5)
     for head, query in itertools.product(range(2), range(5)):
         inputs = (source[:1], source[:1]) if architecture == "encoder-decoder" else (source[:1],)
-        scores = compute_query_scores(model, inputs, (kind, 0, head), query)
+        scores, _ = compute_query_scores(model, inputs, (kind, 0, head), query)
         expected[0, head, query] = scores / math.sqrt(8)
 
     def centred(scores):
