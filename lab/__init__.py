@@ -28,9 +28,9 @@ Other models can be taken apart as well: Run(model, config, history=[], folder=P
     ablation        blocks, or encoder_blocks and decoder_blocks, in the order in which they run
                     in each attention, output_projection, applied to all heads' outputs (B, T, D)
     numbers         it calls transformer.scaled_dot_product_attention; otherwise maps have no numbers
-    logit lens      in each block, a norm for each sublayer, such as attention_norm for attention
-                    final_norm or decoder_norm, and the model's own output_projection
-    patching        these norms, and in each block apply_sublayer(x, norm, sublayer, **arguments)
+    patching        in each block, a norm for each sublayer, such as attention_norm for attention, and
+                    apply_sublayer(x, norm, sublayer, **arguments)
+    logit lens      the same; final_norm or decoder_norm, and the model's own output_projection
     lengths         nothing else; positional_encoding.encoding limits them, if there is one
     live page       all modules of transformer.py, computing what they compute there
 """

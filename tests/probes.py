@@ -3,7 +3,6 @@
 Shapes: N sequences, H heads, T queries, S keys, D d_model.
 """
 
-import itertools
 import math
 
 import torch
@@ -13,7 +12,7 @@ from torch.nn.functional import cross_entropy, linear
 
 from data import batches_by_length
 from lab.heads import SEQUENCES_PER_LENGTH, capture_activations, max_test_length, sample_unseen
-from lab.probes import list_residual_readers
+from lab.patching import list_sites, record
 from support.config import EVALUATION_BATCH, Config, fixed_generator
 from support.figure import new_figure, percent
 from support.runs import Run
@@ -156,14 +155,13 @@ def probe_dataset(
     held_out = source.unique(dim=0, return_inverse=True)[1] % 2 == 1        # every other distinct sequence
     if shuffled:
         last = last[torch.randperm(len(last), generator=fixed_generator("analysis"))]
-    readers = dict(itertools.islice(list_residual_readers(run.model).items(), sublayers))
     shape = *source.shape, run.config.d_model
-    states = {name: torch.zeros(shape, dtype=torch.float32) for name in readers}
+    states = {site: torch.zeros(shape, dtype=torch.float32) for site in list_sites(run.model)[:sublayers]}
     for rows, tokens in batches_by_length(inputs, EVALUATION_BATCH):
-        passed = capture_activations(run.model, [*readers.values()], tokens)
-        for kept, (stream, _) in zip(states.values(), passed, strict=True):
-            width = min(source.size(1), stream.size(1))     # without the MASKs after it, for longer answers
-            kept[rows, :width] = stream[:, :width]
+        activations = record(run.model, tokens)
+        for site, kept in states.items():
+            width = min(source.size(1), activations[site].size(1))          # without MASKs after it
+            kept[rows, :width] = activations[site][:, :width]
     end, place, is_held_out = (x.expand_as(source)[is_symbol] for x in (last, here, held_out[:, None]))
     return {name: kept[is_symbol] for name, kept in states.items()}, end, place, is_held_out
 
