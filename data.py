@@ -132,10 +132,9 @@ def format_tokens(tokens: Tensor, task: str = "copy") -> str:
 def split_index(content: Tensor, train_fraction: float = 0.8) -> Tensor:
     """Return the split of each row of content (N, L), as an index into SPLITS (N,), or 3 if it is unused.
 
-    A hash maps the symbols to 0 … 9.99: below 8 is train, below 9 validation, the rest test. So a sequence
-    stays in the same split in all epochs, seeds, tasks and runs. A smaller train_fraction takes less of the
-    first 8. The state evolves like Lehmer's random number generator. No product exceeds 2⁴⁸, so every machine
-    computes the same result.
+    A hash maps the symbols to 0 … 9.99: train if below 10 · train_fraction, validation from 8, test from 9.
+    So a sequence stays in the same split in all epochs, seeds, tasks and runs. The state evolves like
+    Lehmer's random number generator. No product exceeds 2⁴⁸, so every machine computes the same result.
     """
     prime = 2**31 - 1
     state = torch.ones(len(content), dtype=torch.int64)
@@ -146,6 +145,11 @@ def split_index(content: Tensor, train_fraction: float = 0.8) -> Tensor:
     hashed = state % 10 + state // 10 % 100 / 100
     split = (hashed >= 8).long() + (hashed >= 9).long()
     return split.masked_fill((hashed < 8) & (hashed >= 10 * train_fraction), len(SPLITS))
+
+
+def count_splits(contents: Tensor, train_fraction: float = 0.8) -> list[int]:
+    """Return the number of rows of contents in each split."""
+    return split_index(contents, train_fraction).bincount(minlength=len(SPLITS))[: len(SPLITS)].tolist()
 
 
 def question_symbols(task: str, vocab_size: int) -> range:
@@ -184,12 +188,11 @@ def find_questions(entry: Task, task: str, length: int, vocab_size: int) -> tupl
     if len(alphabet(task, vocab_size)) ** length <= MAX_ENUMERATED:
         contents = enumerate_contents(alphabet(task, vocab_size), length)
         found = contents[entry.is_valid(contents)]
-        return found, True, all(len(select_split(name, found, entry.train_fraction)) for name in SPLITS)
+        return found, True, min(count_splits(found, entry.train_fraction)) > 0
     found, generator = torch.empty(0, length, dtype=torch.int64), torch.Generator().manual_seed(0)
     for count in 200, 1_000, MAX_CANDIDATES:                # the first 200 usually suffice
         found = torch.cat([found, sample_valid(task, count, length, vocab_size, generator)])
-        sizes = [len(select_split(name, found, entry.train_fraction)) for name in SPLITS]
-        if enough := min(sizes) >= MIN_PER_SPLIT:
+        if enough := min(count_splits(found, entry.train_fraction)) >= MIN_PER_SPLIT:
             break
     return found[:10], False, enough
 
@@ -209,8 +212,7 @@ def sample_contents(
         return pool[torch.randint(len(pool), (count,), generator=generator)]
     sampled = found[:0]
     while len(sampled) < count:                             # the smallest split holds one sequence in ten
-        tries = 10 * (count - len(sampled)) + 10
-        more = sample_valid(task, tries, length, vocab_size, generator)
+        more = sample_valid(task, 10 * (count - len(sampled) + 1), length, vocab_size, generator)
         sampled = torch.cat([sampled, select_split(split, more, entry.train_fraction)])
     return sampled[:count]
 
@@ -439,7 +441,7 @@ def main() -> None:
         print("\nNumber of sequences in each split, for the 16 symbols 4 … 19:")
         print("  length" + "".join(f"{split:>12}" for split in SPLITS))
         for length in range(1, 6):
-            sizes = split_index(enumerate_contents(question_symbols("copy", 20), length)).bincount().tolist()
+            sizes = count_splits(enumerate_contents(question_symbols("copy", 20), length))
             print(f"  {length:>6}" + "".join(f"{size:>12,}" for size in sizes))
 
 

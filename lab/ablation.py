@@ -16,6 +16,7 @@ from lab.heads import (
     list_blocks,
     list_heads,
     sample_unseen,
+    visit_heads,
 )
 from support.config import EVALUATION_BATCH
 from support.runs import Run
@@ -33,20 +34,18 @@ def ablate(
     Each head in these parts passes zeros, or its replacement (Dh,), to the output projection. On exit, the
     model is restored. Raises ValueError if it has no such part.
     """
-    attentions, heads = attention_modules(model), {head for part in parts for head in list_heads(model, part)}
-    layer_of = {attentions[head[:2]].output_projection: head[:2] for head in heads}
+    attentions = attention_modules(model)
+    ablated = {head for part in parts for head in list_heads(model, part)}
 
-    def replace_outputs(output_projection: nn.Module, arguments: tuple[Tensor]) -> Tensor:
-        layer = layer_of[output_projection]                 # kind and layer
-        by_head = arguments[0].unflatten(-1, (attentions[layer].num_heads, -1)).clone()    # (B, T, H, Dh)
-        for head in heads:
-            if head[:2] == layer:
-                by_head[:, :, head[2]] = replacement[head] if replacement else 0.0
-        return by_head.flatten(2)
+    def replace_output(head: Head, output: Tensor) -> Tensor:
+        if head not in ablated:
+            return output
+        return replacement[head].to(output).expand_as(output) if replacement else torch.zeros_like(output)
 
     with ExitStack() as hooks:
-        for output_projection in layer_of:
-            hooks.enter_context(output_projection.register_forward_pre_hook(replace_outputs))
+        for layer in {head[:2] for head in ablated}:
+            heads = list_heads(model, layer)
+            hooks.enter_context(visit_heads(attentions[layer], heads, replace_output))
         yield unwrap_model(model)
 
 

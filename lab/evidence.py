@@ -13,7 +13,7 @@ from lab import ablation, heads
 from lab.influence import answer_sensitivity, measure_influence
 from lab.probes import logit_lens
 from support.own_tasks import check_answers
-from support.puzzles import strip_special_tokens
+from support.puzzles import count_symbols, strip_special_tokens
 from support.record import AttentionHistory
 from support.runs import Run
 from train import predict
@@ -34,7 +34,7 @@ class LengthResult:
     @property
     def length(self) -> int:
         """The number of symbols in each question."""
-        return strip_special_tokens(self.source).size(1)
+        return int(count_symbols(self.source)[0])
 
     @property
     def exact_match(self) -> float:

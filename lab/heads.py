@@ -5,7 +5,8 @@ A map is (T, S): row = query (attends), column = key (attended to).
 """
 
 from collections import defaultdict
-from contextlib import ExitStack
+from collections.abc import Callable, Hashable
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from unittest import mock
 
@@ -17,7 +18,7 @@ import transformer
 from data import batches_by_length, is_correct, make_inputs_and_targets
 from lab.influence import answer_sensitivity
 from support.config import EVALUATION_BATCH, fixed_generator
-from support.puzzles import strip_special_tokens
+from support.puzzles import count_symbols, strip_special_tokens
 from support.runs import Run
 from transformer import END, PAD, MultiHeadAttention, attention_mask, eval_mode, unwrap_model
 
@@ -40,12 +41,17 @@ def attention_modules(model: nn.Module) -> dict[tuple[str, int], MultiHeadAttent
     }
 
 
-def list_blocks(model: nn.Module) -> list[nn.Module]:
-    """Return the blocks in the order in which they run."""
+def list_streams(model: nn.Module) -> dict[str, nn.ModuleList]:
+    """Return the blocks of each residual stream, by its name, which is empty if there is only one."""
     model = unwrap_model(model)
     if model.architecture == "encoder-decoder":
-        return [*model.encoder_blocks, *model.decoder_blocks]
-    return [*model.blocks]
+        return {"encoder ": model.encoder_blocks, "decoder ": model.decoder_blocks}
+    return {"": model.blocks}
+
+
+def list_blocks(model: nn.Module) -> list[nn.Module]:
+    """Return the blocks in the order in which they run."""
+    return [block for blocks in list_streams(model).values() for block in blocks]
 
 
 def list_heads(model: nn.Module, part: Part = ALL_ATTENTION) -> list[Head]:
@@ -94,6 +100,18 @@ def capture_activations(
             hooks.enter_context(module.register_forward_hook(capture))
         model(*inputs)
     return [captured[module] for module in modules]
+
+
+def visit_heads(
+    attention: nn.Module, names: list[Hashable], visit: Callable[[Hashable, Tensor], Tensor]
+) -> AbstractContextManager:
+    """Return a context in which each head's output (B, T, Dh) is replaced with visit(its name, output)."""
+
+    def visit_each(output_projection: nn.Module, arguments: tuple[Tensor]) -> Tensor:
+        outputs = arguments[0].unflatten(-1, (attention.num_heads, -1)).unbind(dim=-2)
+        return torch.cat([visit(*each) for each in zip(names, outputs, strict=True)], dim=-1)
+
+    return attention.output_projection.register_forward_pre_hook(visit_each)
 
 
 def compute_query_scores(
@@ -179,10 +197,14 @@ def pick_clear_example(run: Run, length: int | None = None) -> Tensor:
     If the model answers any correctly, only those are considered.
     """
     source, inputs, targets = sample_unseen(run, length or max_test_length(run))
+    content = strip_special_tokens(source)
+    clearest = sorted(range(len(content)), key=lambda row: -len(content[row].unique()))
     with eval_mode(run.model) as model:
-        correct = is_correct(model(*inputs).argmax(dim=-1), targets)
-    content = strip_special_tokens(source[correct] if correct.any() else source)
-    return max(content, key=lambda symbols: len(symbols.unique()))
+        for rows in torch.tensor(clearest).split(EVALUATION_BATCH):
+            predictions = model(*(tokens[rows] for tokens in inputs)).argmax(dim=-1)
+            if (correct := is_correct(predictions, targets[rows])).any():
+                return content[rows[correct][0]]
+    return content[clearest[0]]
 
 
 def attention_mass_on(cells: Tensor, maps: Tensor) -> Tensor:
@@ -230,7 +252,7 @@ class AttentionStats:
     @property
     def length(self) -> int:
         """The number of symbols in each question."""
-        return strip_special_tokens(self.source).size(1)
+        return int(count_symbols(self.source)[0])
 
 
 def measure_attention(

@@ -101,7 +101,7 @@ def compute_checks(run: Run, means: dict[heads.Head, Tensor]) -> list[dict]:
 def collect_page_data(run: Run, evidence: Evidence) -> tuple[dict, str]:
     """Return the page's data about the run, and all model parameters in base64."""
     config, task, model = run.config, run.config.task, run.model
-    symbols, settings = alphabet(task, config.vocab_size), {"next_token": TASKS[task].next_token}
+    symbols = alphabet(task, config.vocab_size)
     means = ablation.mean_head_outputs(run)
     means = {head: mean.half().float() for head, mean in means.items()}
     lengths = find_answer_lengths(run, len(model.positional_encoding.encoding))
@@ -111,7 +111,7 @@ def collect_page_data(run: Run, evidence: Evidence) -> tuple[dict, str]:
     correct = {part: ablation.correct_by_margin(x) for part, x in evidence.logit_margins.items()}
     num_correct = {part: int(correct[part].sum()) for part in correct}
     data = {
-        "task": task, "config": asdict(config) | settings,
+        "task": task, "config": asdict(config) | {"next_token": TASKS[task].next_token},
         "tensors": [[name, x.numel()] for name, x in tensors.items()],
         "token_names": [token_name(token, task) for token in range(config.vocab_size)],
         "symbols": symbols, "symbol_range": format_range([token_name(token, task) for token in symbols]),

@@ -12,20 +12,12 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from unittest import mock
 
-import torch
 from torch import Tensor, nn
 
-from lab.heads import attention_modules, list_heads, part_name
+from lab.heads import attention_modules, list_heads, list_streams, part_name, visit_heads
 from transformer import eval_mode, unwrap_model
 
 Visitor = Callable[[str, Tensor], Tensor]                   # of a site and its activation
-
-
-def list_streams(model: nn.Module) -> dict[str, nn.ModuleList]:
-    """Return the blocks of each residual stream, by the beginning of its sites' names."""
-    if model.architecture == "encoder-decoder":
-        return {"encoder ": model.encoder_blocks, "decoder ": model.decoder_blocks}
-    return {"": model.blocks}
 
 
 def name_sublayers(block: nn.Module, layer: str) -> dict[nn.Module, str]:
@@ -36,7 +28,7 @@ def name_sublayers(block: nn.Module, layer: str) -> dict[nn.Module, str]:
 
 def list_sites(model: nn.Module) -> list[str]:
     """Return the names of all sites, those of the streams first."""
-    model, sites = unwrap_model(model), []
+    sites = []
     for stack, blocks in list_streams(model).items():
         sites.append(f"{stack}embedding")
         for number, block in enumerate(blocks, start=1):
@@ -59,27 +51,16 @@ def visit_sublayers(block: nn.Module, layer: str, visit: Visitor) -> AbstractCon
     return mock.patch.object(block, "apply_sublayer", apply_and_visit)
 
 
-def visit_heads(attention: nn.Module, sites: list[str], visit: Visitor) -> AbstractContextManager:
-    """Return a context in which the output of each head is visited."""
-
-    def visit_each(output_projection: nn.Module, arguments: tuple[Tensor]) -> Tensor:
-        outputs = arguments[0].unflatten(-1, (attention.num_heads, -1)).unbind(dim=-2)  # each (B, T, Dh)
-        return torch.cat([visit(*each) for each in zip(sites, outputs, strict=True)], dim=-1)
-
-    return attention.output_projection.register_forward_pre_hook(visit_each)
-
-
 @contextmanager
 def visit_sites(model: nn.Module, visit: Visitor) -> Iterator[None]:
     """Call visit(site, activation) at each site of a pass; the model continues with what it returns."""
-    model = unwrap_model(model)
     with ExitStack() as contexts:
         for stack, blocks in list_streams(model).items():
             contexts.enter_context(visit_input(blocks[0], f"{stack}embedding", visit))
             for number, block in enumerate(blocks, start=1):
                 contexts.enter_context(visit_sublayers(block, f"{stack}layer {number}", visit))
         for layer, attention in attention_modules(model).items():
-            sites = [part_name(model, (*layer, head)) for head in range(attention.num_heads)]
+            sites = [part_name(model, head) for head in list_heads(model, layer)]
             contexts.enter_context(visit_heads(attention, sites, visit))
         yield
 

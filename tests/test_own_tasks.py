@@ -17,7 +17,7 @@ TASKS = {"shift": Task(shift)}
 
 
 @pytest.fixture
-def tasks_file(tmp_path, monkeypatch):
+def tasks_file(tmp_path):
     """A file that defines the task shift; what a test loads is forgotten afterwards."""
     before = dict(data.TASKS)
     path = tmp_path / "my_tasks.py"

@@ -19,7 +19,7 @@ def questions(run):
     return [tuple(tokens[rows] for tokens in inputs) for rows in (slice(8), slice(8, 16))]
 
 
-def test_record_has_every_place_in_order(run, questions):
+def test_record_has_every_site_in_order(run, questions):
     activations = record(run.model, questions[0])
     assert sorted(activations) == sorted(list_sites(run.model))
     streams = [site for site in activations if "head" not in site]
@@ -36,7 +36,7 @@ def test_record_has_every_place_in_order(run, questions):
     assert torch.equal(activations[streams[0 if len(KINDS[run.architecture]) == 1 else 5]], embedding)
 
 
-def test_last_place_of_the_stream_determines_the_output(run, questions):
+def test_last_site_of_the_stream_determines_the_output(run, questions):
     """All answers come from it, so the other question is answered; its embedding does the same."""
     model, (mine, others) = run.model, questions
     before, expected, other = model(*mine), model(*others), record(model, others)
