@@ -1,7 +1,7 @@
 """Train a Transformer on a task until it makes no mistakes, and save everything worth looking at.
 
 `python train.py` trains copy and reverse, each with an encoder and with an encoder–decoder, and writes
-models/<task>_task/<architecture>/. An epoch is 8 steps on fresh data. The training loop is in `train_epoch`
+models/<task>_task/<architecture>/. An epoch is 8 steps on fresh data. The training loop is in `train_step`
 and `train`; the loss, schedule and evaluation come before them. The test, saving and the command line follow.
 What any training script needs, such as settings, files and several processes, is in support/.
 """
@@ -133,20 +133,27 @@ class TrainingState:
             torch.cuda.set_rng_state(checkpoint["random_states"]["cuda"], self.device)
 
 
+def train_step(state: TrainingState, inputs: tuple[Tensor, ...], targets: Tensor) -> Tensor:
+    """Take one optimiser step on a batch: model(*inputs) should predict targets. Return the loss, in nats.
+
+    Compute fresh gradients, clip their norm to CLIP_NORM, and update the weights, the learning rate and the
+    moving average, in this order.
+    """
+    state.optimizer.zero_grad()
+    # backward(…) is masked_cross_entropy(state.model(*inputs), targets).backward(), and returns the loss.
+    batch = inputs, targets, data.loss_mask(targets)
+    loss = backward(state.model, masked_cross_entropy, *batch, **state.backward_options)
+    nn.utils.clip_grad_norm_(state.model.parameters(), CLIP_NORM)
+    state.optimizer.step()
+    state.schedule.step()
+    state.ema_model.update_parameters(state.model)
+    return loss
+
+
 def train_epoch(state: TrainingState, batches: Iterable[tuple[tuple[Tensor, ...], Tensor]]) -> Tensor:
-    """Take one optimiser step per batch of inputs and targets; return the losses (steps,), in nats."""
+    """Take one step per batch of inputs and targets; return the losses (steps,)."""
     state.model.train()
-    losses = []
-    for inputs, targets in batches:
-        state.optimizer.zero_grad()
-        # backward(…) is masked_cross_entropy(state.model(*inputs), targets).backward(), and returns the loss.
-        batch = inputs, targets, data.loss_mask(targets)
-        losses.append(backward(state.model, masked_cross_entropy, *batch, **state.backward_options))
-        nn.utils.clip_grad_norm_(state.model.parameters(), CLIP_NORM)
-        state.optimizer.step()
-        state.schedule.step()
-        state.ema_model.update_parameters(state.model)
-    return torch.stack(losses)
+    return torch.stack([train_step(state, *batch) for batch in batches])
 
 
 # ---------------------------------------------------------------- evaluation, and the loop over epochs

@@ -57,26 +57,33 @@ def check_mask(mask: Tensor, shape: torch.Size) -> None:
         )
 
 
+def masked_softmax(scores: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Turn scores (B, H, T, S) into weights: each row sums to one, and what the mask hides gets exactly 0.
+
+    mask is broadcastable to (B, H, T, S), True = may attend. A row with nothing to attend to is all zeros.
+    """
+    if mask is None:
+        return scores.softmax(dim=-1)
+    check_mask(mask, scores.shape)
+    empty = ~mask.any(dim=-1, keepdim=True)                 # rows with nothing: a softmax of only −∞ is NaN
+    scores = scores.masked_fill(~(mask | empty), -math.inf)                 # e^−∞ = 0: exactly no weight
+    return scores.softmax(dim=-1).masked_fill(empty, 0.0)
+
+
 def scaled_dot_product_attention(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, dropout: float = 0.0
 ) -> tuple[Tensor, Tensor]:
     """Mix the values by how well each query matches each key: softmax(QKᵀ/√Dh)·V (eq. 1).
 
     query (B, H, T, Dh), key and value (B, H, S, Dh), mask broadcastable to (B, H, T, S), True = may attend.
-    Returns the weighted average (B, H, T, Dh) and the weights (B, H, T, S), whose rows sum to one. A row with
-    nothing to attend to is all zeros. Against memorising, dropout zeroes some weights, not those returned.
+    Returns the weighted average (B, H, T, Dh) and the weights (B, H, T, S). Against memorising, dropout
+    zeroes some weights, not those returned.
 
     A sum of Dh random products, as at the start of training, has a standard deviation proportional to √Dh.
     Undivided, wide heads begin saturated; the gradient vanishes (`python tests/benchmark.py --what-decides`).
     """
     scores = query / math.sqrt(query.size(-1)) @ key.transpose(-2, -1)      # (B, H, T, S)
-    if mask is not None:
-        check_mask(mask, scores.shape)
-        empty = ~mask.any(dim=-1, keepdim=True)             # rows with nothing: a softmax of only −∞ is NaN
-        scores = scores.masked_fill(~(mask | empty), -math.inf)             # e^−∞ = 0: exactly no weight
-    weights = scores.softmax(dim=-1)                                        # each row sums to one …
-    if mask is not None:
-        weights = weights.masked_fill(empty, 0.0)                           # … or is zero
+    weights = masked_softmax(scores, mask)
     return F.dropout(weights, dropout) @ value, weights
 
 
@@ -109,8 +116,7 @@ class MultiHeadAttention(nn.Module):
     def forward(self, x: Tensor, *, memory: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """Let each position of x (B, T, D) attend to memory (B, S, D); in self-attention, memory is x itself.
 
-        mask is broadcastable to (B, H, T, S). Returns (B, T, D). The weights, detached and before dropout,
-        remain in self.attention_weights until the next pass.
+        mask is broadcastable to (B, H, T, S). Returns (B, T, D); keeps the weights in self.last_weights.
         """
         memory = x if memory is None else memory
         query = self.split_heads(self.query_projection(x))                  # (B, H, T, Dh)
@@ -174,8 +180,6 @@ class LayerNorm(nn.Module):
     """Normalise each token vector to mean 0 and variance 1, then scale and shift it (Ba et al. 2016, eq. 4):
 
         y = (x − mean) / √(variance + ε) · weight + bias      over the D features, variance divided by D
-
-    For speed, forward calls PyTorch's fused version of this formula; a test compares the two.
     """
 
     def __init__(self, d_model: int, epsilon: float = 1e-5):
@@ -185,7 +189,7 @@ class LayerNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(d_model))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.epsilon)
+        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.epsilon)     # fused: faster
 
 
 class FeedForward(nn.Module):
@@ -271,8 +275,8 @@ def build_layer_stack(num_layers: int, **settings) -> nn.ModuleList:
 def check_tokens(tokens: Tensor, vocab_size: int) -> Tensor:
     """Return tokens (B, S) as int64; raise ValueError for an unknown id, or PAD before another token.
 
-    The ids are checked only on the CPU: on a GPU, checking would force a synchronisation at every step.
-    While torch.compile captures a graph, there are none.
+    The ids are checked only on the CPU, because a GPU would have to synchronise at every step, and not while
+    torch.compile captures a graph.
     """
     if not isinstance(tokens, Tensor):
         raise ValueError(f"tokens are a {type(tokens).__name__}; give torch.tensor([[START, …, END]])")
@@ -282,9 +286,8 @@ def check_tokens(tokens: Tensor, vocab_size: int) -> Tensor:
     tokens = tokens.long()
     if not tokens.is_cpu or torch.compiler.is_compiling():
         return tokens
-    if len(outside := tokens[(tokens < 0) | (tokens >= vocab_size)]):
-        words = f"the vocabulary 0 … {vocab_size - 1}"
-        raise ValueError(f"token id {int(outside[0])} is outside {words}; change it or raise vocab_size")
+    if len(bad := tokens[(tokens < 0) | (tokens >= vocab_size)]):
+        raise ValueError(f"token id {bad[0]} is outside 0 … {vocab_size - 1}; change it or raise vocab_size")
     if ((tokens[:, :-1] == PAD) & (tokens[:, 1:] != PAD)).any():
         raise ValueError(f"PAD ({PAD}) comes before another token; padding must be at the end of each row")
     return tokens
@@ -365,10 +368,8 @@ class EncoderDecoder(nn.Module):
         embedding_std: float = 0.25,
     ):
         super().__init__()
-        settings = {
-            "d_model": d_model, "num_heads": num_heads, "d_ff": d_ff, "dropout": dropout,
-            "norm_first": norm_first, "activation": activation,
-        }
+        settings = {"d_model": d_model, "num_heads": num_heads, "d_ff": d_ff, "dropout": dropout}
+        settings |= {"norm_first": norm_first, "activation": activation}
         self.embedding = build_token_embedding(vocab_size, d_model, embedding_std)
         self.positional_encoding = PositionalEncoding(d_model, max_len, positional, position_base)
         self.dropout = nn.Dropout(dropout)
@@ -449,8 +450,7 @@ def generate(model: nn.Module, source: Tensor, max_new_tokens: int) -> Tensor:
         start, width = (tokens != PAD).sum(dim=1), tokens.size(1)       # (B,) where each row's answer begins
         rows = torch.arange(len(source), device=source.device)
         tokens = F.pad(tokens, (0, max_new_tokens), value=PAD)
-        done = torch.zeros_like(start, dtype=torch.bool)
-        num_generated = 0
+        done, num_generated = torch.zeros_like(start, dtype=torch.bool), 0
         while num_generated < max_new_tokens and not done.all():
             prefix, position = tokens[:, : width + num_generated], start + num_generated
             logits = model.decode(prefix, memory, source) if is_encoder_decoder else model(prefix)
