@@ -1,0 +1,124 @@
+"""The blanks of teaching/blank.py: ours in them get all points, and each typical mistake loses its own."""
+
+import ast
+import json
+import re
+
+import pytest
+from conftest import ROOT
+
+from teaching.blank import BLANKS, FILES, find_functions, make_student_files
+from teaching.grading import assemble
+
+FUSED = "F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.epsilon)"
+WRITTEN_OUT = """\
+(x - x.mean(dim=-1, keepdim=True)) / (x.var(dim=-1, correction=0, keepdim=True) + self.epsilon).sqrt() \
+* self.weight + self.bias"""
+ENDS = "(next_tokens == END) | (next_tokens == PAD)"
+MISTAKES = {                                                # the blank, what is correct, what is wrong
+    "mask inverted": ("softmax", "masked_fill(~(mask | empty), -math.inf)", "masked_fill(mask, -math.inf)"),
+    "mask after softmax": ("softmax", "scores = scores.masked_fill(~(", "return scores.softmax(-1) * mask  # ("),
+    "no √Dh": ("attention", "query / math.sqrt(query.size(-1)) @", "query @"),
+    "heads not transposed back": ("heads", "mixture.transpose(1, 2).flatten(2)", "mixture.reshape(x.shape)"),
+    "view without transpose": ("heads", "x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)",
+                               "x.reshape(x.size(0), self.num_heads, x.size(1), -1)"),
+    "dropout at evaluation": ("heads", "self.dropout if self.training else 0.0", "self.dropout"),
+    "exponent halved": ("sinusoids", "(0, d_model, 2, dtype=torch.float64) / d_model",
+                        "(0, d_model, 2, dtype=torch.float64) / 2 / d_model"),
+    "norm over the wrong axis": ("norm", WRITTEN_OUT, WRITTEN_OUT.replace("dim=-1", "dim=1")),
+    "missing bias": ("norm", " * self.weight + self.bias", " * self.weight"),
+    "unbiased variance": ("norm", "correction=0", "correction=1"),
+    "no activation": ("feedforward", "self.activation(self.expand(x))", "self.expand(x)"),
+    "no residual": ("residual", "x + self.dropout(sublayer(norm(x)", "self.dropout(sublayer(norm(x)"),
+    "padding of the memory": ("block", '"mask": memory_mask', '"mask": None'),
+    "causal mask off by one": ("mask", ".tril()", ".tril(-1)"),
+    "no final norm": ("encoder", "self.output_projection(self.final_norm(x))", "self.output_projection(x)"),
+    "reading ahead": ("decode", "attention_mask(target, causal=True)", "attention_mask(target)"),
+    "END not respected": ("generate", ENDS, "next_tokens == PAD"),
+    "loss that counts PAD": ("loss", "~data.loss_mask(targets)", "targets == 1"),
+    "rate 0 in the first step": ("schedule", "(step + 1) / WARM_UP_STEPS", "step / WARM_UP_STEPS"),
+    "gradients that add up": ("step", "    state.optimizer.zero_grad()\n", ""),
+}
+
+
+def fill(files):
+    """Return the files of a student's folder with our code in all blanks."""
+    files = dict(files)
+    for file in FILES:
+        ours = (ROOT / file).read_text(encoding="utf-8").replace(FUSED, WRITTEN_OUT)
+        solutions, lines = find_functions(ast.parse(ours)), files[file].splitlines()
+        functions = [name for each in BLANKS.values() if each.file == file for name in each.functions]
+        erased = find_functions(ast.parse(files[file]))
+        for name in sorted(functions, key=lambda name: -erased[name].lineno):
+            start, end = solutions[name].lineno - 1, solutions[name].end_lineno
+            lines[erased[name].lineno - 1 : erased[name].end_lineno] = ours.splitlines()[start:end]
+        files[file] = "\n".join(lines) + "\n"
+    return files
+
+
+SOLVED = fill(make_student_files("homework", BLANKS, 0))
+
+
+@pytest.fixture
+def grade(tmp_path, start):
+    """Grade files in a folder: return the exit status, the report, and the score, if all were graded."""
+    def grade_files(files, *options):
+        folder = tmp_path / "homework"
+        folder.mkdir()
+        for file, text in files.items():
+            (folder / file).write_text(text, encoding="utf-8")
+        status, printed, _ = start(pytest.__file__.replace("__init__", "__main__"), folder, *options).finish()
+        score = folder / "score.json"
+        return status, printed, json.loads(score.read_text(encoding="utf-8")) if score.exists() else None
+
+    return grade_files
+
+
+def test_blanks_filled_with_ours_get_all_points(grade):
+    status, printed, score = grade(SOLVED)
+    assert status == 0 and score["points"] == score["of"] > 60 and score["seed"] == 0
+    assert list(score["blanks"]) == list(BLANKS) and all(3 <= x["of"] <= 6 for x in score["blanks"].values())
+    assert "Train it: python homework/train.py" in printed
+
+
+def test_blanks_that_are_not_written_get_no_points(grade):
+    only = ["attention", "heads", "loss"]
+    status, printed, score = grade(make_student_files("homework", only, 7))
+    assert status == 1 and score["points"] == 0 and score["seed"] == 7 and list(score["blanks"]) == only
+    for name in "scaled_dot_product_attention", "MultiHeadAttention.split_heads", "masked_cross_entropy":
+        assert re.search(rf"\.py, line \d+: {name} is not written yet", printed)
+
+
+def make_mistakes(mistakes):
+    """Return the solved files with these mistakes."""
+    files = dict(SOLVED)
+    for name, correct, wrong in mistakes:
+        file = BLANKS[name].file
+        assert files[file].count(correct) == 1
+        files[file] = files[file].replace(correct, wrong)
+    return files
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_change_only_what_is_graded_for_their_blank(mistake):
+    name, *_ = MISTAKES[mistake]
+    file, files = BLANKS[name].file, make_mistakes([MISTAKES[mistake]])
+    for blank in BLANKS:
+        if BLANKS[blank].file == file:
+            graded, correct = (ast.dump(assemble(each[file], file, blank)) for each in (files, SOLVED))
+            assert (graded != correct) == (blank == name)
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_mistakes_lose_points_of_their_blank(grade, number):
+    """Each blank with one mistake, then those that have a second or third one."""
+    mistakes = [
+        [mistake for mistake in MISTAKES.values() if mistake[0] == name][number : number + 1] for name in BLANKS
+    ]
+    mistakes = sum(mistakes, [])
+    files, names = make_mistakes(mistakes), [name for name, *_ in mistakes]
+    status, printed, _ = grade(files, "-k", " or ".join(f"test_{name}_" for name in names))
+    rows = re.findall(r"  (\w+) .* (\d+) of (\d+)\n      (.*)", printed)
+    assert status == 1 and [name for name, *_ in rows] == names
+    for name, points, total, message in rows:
+        assert 0 <= int(points) < int(total) and re.search("expected|Error", message), (name, message)
