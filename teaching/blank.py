@@ -4,6 +4,7 @@ The blanks are the bodies of functions in transformer.py and train.py. Their sig
 """
 
 import ast
+import os
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -47,7 +48,7 @@ BLANKS = {
 }
 FILES = tuple(dict.fromkeys(blank.file for blank in BLANKS.values()))
 PYTEST_INI = """[pytest]
-pythonpath = ..
+pythonpath = {root}
 addopts = -q --no-header --tb=no -rN --import-mode=importlib -p no:cacheprovider
 blanks = {blanks}
 seed = {seed}
@@ -61,8 +62,8 @@ As soon as you like, check what you have: python -m pytest {folder}
 
 '''
 LAST_LINES = '''if __name__ == "__main__":
-    options = "--task reverse --architecture encoder --seed {seed} --output-dir {folder}/models"
-    sys.argv[1:1] = options.split()                         # those on the command line override them
+    options = "--task reverse --architecture encoder --seed {seed} --output-dir".split()
+    sys.argv[1:1] = [*options, "{folder}/models"]           # those on the command line override them
     console.run_script(main)
 '''
 
@@ -93,12 +94,13 @@ def erase_bodies(source: str, hints: dict[str, str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def make_student_files(folder: str, blanks: Collection[str], seed: int) -> dict[str, str]:
+def make_student_files(folder: Path, blanks: Collection[str], seed: int) -> dict[str, str]:
     """Return the names and texts of the files in a student's folder."""
+    folder, root = folder.as_posix(), Path(os.path.relpath(ROOT, folder)).as_posix()
     files = {
         "conftest.py": GRADER.format(folder=folder, module="grading"),
         "test_blanks.py": GRADER.format(folder=folder, module="blank_tests"),
-        "pytest.ini": PYTEST_INI.format(blanks=" ".join(blanks), seed=seed),
+        "pytest.ini": PYTEST_INI.format(root=root, blanks=" ".join(blanks), seed=seed),
     }
     for file in FILES:
         chosen = [BLANKS[name] for name in blanks if BLANKS[name].file == file]
@@ -108,9 +110,9 @@ def make_student_files(folder: str, blanks: Collection[str], seed: int) -> dict[
     conventions = files["transformer.py"].index("Every sequence is [START")
     files["transformer.py"] = HEADER.format(folder=folder) + files["transformer.py"][conventions:]
     code, *_ = files["train.py"].partition('if __name__ == "__main__":')
-    rest = "sys.path.append(str(Path(__file__).parents[1]))     # for all other files"
+    others = f'sys.path.append(str(Path(__file__).parent / "{root}"))      # all other files'
     code = code.replace("import math\n", "import math\nimport sys\n", 1)
-    code = code.replace("\nfrom support", f"\n{rest}\nfrom support", 1)
+    code = code.replace("\nfrom support", f"\n{others}\nfrom support", 1)
     files["train.py"] = code + LAST_LINES.format(seed=seed, folder=folder)
     return files
 
@@ -129,7 +131,8 @@ def main() -> None:
     console.add_choice(parser, "--only", list(BLANKS))
     option = parser.add_argument
     option("--seed", type=int, default=0, help="seed for training; give each student another (default: 0)")
-    option("--folder", default="my_transformer", help="new folder in this one (default: %(default)s)")
+    option("--folder", type=console.folder_name, default=Path("my_transformer"), metavar="NAME",
+           help="new folder to write (default: %(default)s)")
     option("--exercises", action="store_true", help="only write handout.md: EXERCISES.md without its answers")
     options = parser.parse_args()
     if options.exercises:
@@ -137,15 +140,15 @@ def main() -> None:
         (ROOT / "handout.md").write_text(text, encoding="utf-8")
         print("handout.md: the exercises without their answers")
         return
-    if not re.fullmatch(r"[\w-]+", options.folder) or (ROOT / options.folder).exists():
-        parser.error(f"folder {options.folder!r} exists, or is not a plain name; choose another --folder")
-    blanks = [name for name in BLANKS if name in (options.only or BLANKS)]
-    (ROOT / options.folder).mkdir()
-    for file, text in make_student_files(options.folder, blanks, options.seed).items():
-        (ROOT / options.folder / file).write_text(text, encoding="utf-8")
+    folder, blanks = options.folder, [name for name in BLANKS if name in (options.only or BLANKS)]
+    if folder.exists():
+        parser.error(f"{folder} exists; choose another --folder")
+    folder.mkdir(parents=True)
+    for file, text in make_student_files(folder, blanks, options.seed).items():
+        (folder / file).write_text(text, encoding="utf-8")
     functions = sum(len(BLANKS[name].functions) for name in blanks)
-    print(f"{options.folder}/ has {len(blanks)} blanks: {functions} functions to write, in any order. "
-          f"To grade what you have: python -m pytest {options.folder}")
+    print(f"{folder}/ has {len(blanks)} blanks: {functions} functions to write, in any order. "
+          f"To grade what you have: python -m pytest {folder}")
 
 
 if __name__ == "__main__":

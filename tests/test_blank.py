@@ -2,10 +2,14 @@
 
 import ast
 import json
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, TINY_OPTIONS
 
 from teaching.blank import BLANKS, FILES, find_functions, make_student_files
 from teaching.grading import assemble
@@ -17,7 +21,7 @@ WRITTEN_OUT = """\
 ENDS = "(next_tokens == END) | (next_tokens == PAD)"
 MISTAKES = {                                                # the blank, what is correct, what is wrong
     "mask inverted": ("softmax", "masked_fill(~(mask | empty), -math.inf)", "masked_fill(mask, -math.inf)"),
-    "mask after softmax": ("softmax", "scores = scores.masked_fill(~(", "return scores.softmax(-1) * mask  # ("),
+    "mask after softmax": ("softmax", "scores.masked_fill(~(mask | empty), -math.inf)", "scores"),
     "no √Dh": ("attention", "query / math.sqrt(query.size(-1)) @", "query @"),
     "heads not transposed back": ("heads", "mixture.transpose(1, 2).flatten(2)", "mixture.reshape(x.shape)"),
     "view without transpose": ("heads", "x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)",
@@ -56,7 +60,7 @@ def fill(files):
     return files
 
 
-SOLVED = fill(make_student_files("homework", BLANKS, 0))
+SOLVED = fill(make_student_files(Path("homework"), BLANKS, 0))
 
 
 @pytest.fixture
@@ -83,7 +87,7 @@ def test_blanks_filled_with_ours_get_all_points(grade):
 
 def test_blanks_that_are_not_written_get_no_points(grade):
     only = ["attention", "heads", "loss"]
-    status, printed, score = grade(make_student_files("homework", only, 7))
+    status, printed, score = grade(make_student_files(Path("homework"), only, 7))
     assert status == 1 and score["points"] == 0 and score["seed"] == 7 and list(score["blanks"]) == only
     for name in "scaled_dot_product_attention", "MultiHeadAttention.split_heads", "masked_cross_entropy":
         assert re.search(rf"\.py, line \d+: {name} is not written yet", printed)
@@ -112,13 +116,37 @@ def test_mistakes_change_only_what_is_graded_for_their_blank(mistake):
 @pytest.mark.parametrize("number", range(3))
 def test_mistakes_lose_points_of_their_blank(grade, number):
     """Each blank with one mistake, then those that have a second or third one."""
-    mistakes = [
-        [mistake for mistake in MISTAKES.values() if mistake[0] == name][number : number + 1] for name in BLANKS
-    ]
-    mistakes = sum(mistakes, [])
+    mistakes = []
+    for blank in BLANKS:
+        mistakes += [mistake for mistake in MISTAKES.values() if mistake[0] == blank][number : number + 1]
     files, names = make_mistakes(mistakes), [name for name, *_ in mistakes]
     status, printed, _ = grade(files, "-k", " or ".join(f"test_{name}_" for name in names))
     rows = re.findall(r"  (\w+) .* (\d+) of (\d+)\n      (.*)", printed)
     assert status == 1 and [name for name, *_ in rows] == names
     for name, points, total, message in rows:
         assert 0 <= int(points) < int(total) and re.search("expected|Error", message), (name, message)
+
+
+def test_blank_writes_a_folder_only_once(start, tmp_path):
+    command = "teaching/blank.py", "--only", "mask", "loss", "--folder", tmp_path / "homework"
+    assert start(*command).finish()[0] == 0
+    before = {path.name: path.read_text(encoding="utf-8") for path in (tmp_path / "homework").iterdir()}
+    assert before == make_student_files(tmp_path / "homework", ["mask", "loss"], 0)
+    assert [before[file].count("NotImplementedError(") for file in FILES] == [1, 1]
+    status, _, errors = start(*command).finish()
+    assert status == 2 and "homework exists; choose another --folder" in errors and errors.count("\n") == 1
+
+
+def test_blank_trains_the_model_of_the_student(tmp_path):
+    folder = tmp_path / "homework"
+    folder.mkdir()
+    files = make_student_files(folder, ["norm"], 7)
+    files["transformer.py"] = SOLVED["transformer.py"] + "print('the transformer of the student')\n"
+    for file, text in files.items():
+        (folder / file).write_text(text, encoding="utf-8")
+    command = [sys.executable, folder / "train.py", "--quiet", *TINY_OPTIONS]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    printed = subprocess.check_output(command, env=environment, encoding="utf-8", timeout=100)
+    assert "the transformer of the student" in printed and f"--models-dir {folder}/models" in printed
+    metrics = json.loads((folder / "models/reverse_task/encoder/metrics.json").read_text(encoding="utf-8"))
+    assert metrics["seed"] == 7 and metrics["steps"] == 6
