@@ -116,7 +116,7 @@ class MultiHeadAttention(nn.Module):
     def forward(self, x: Tensor, *, memory: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """Let each position of x (B, T, D) attend to memory (B, S, D); in self-attention, memory is x itself.
 
-        mask is broadcastable to (B, H, T, S). Returns (B, T, D); keeps the weights in self.last_weights.
+        mask is broadcastable to (B, H, T, S). Returns (B, T, D); detached weights stay in self.last_weights.
         """
         memory = x if memory is None else memory
         query = self.split_heads(self.query_projection(x))                  # (B, H, T, Dh)

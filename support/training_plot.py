@@ -39,14 +39,16 @@ def draw_training(config: Config, history: list[dict], marked: list[int] | None 
     for step in marked:
         axes[f"step {step}"].set_title(f"step {step}", size=8)
     loss_axes, accuracy_axes = axes["loss"], axes["accuracy"]
-    loss_axes.plot(steps, [row["loss"] for row in history])
+    marker = "." if len(history) == 1 else ""               # a line needs two points
+    loss_axes.plot(steps, [row["loss"] for row in history], marker=marker)
     guessing = math.log(config.vocab_size)
     loss_axes.axhline(guessing, color="grey", linestyle="--", linewidth=1)
     text = f"guessing: ln {config.vocab_size} = {guessing:.1f}"
-    loss_axes.text(steps[-1], 1.05 * guessing, text, ha="right", va="bottom", color="grey")
+    above = {"xytext": (0, 2), "textcoords": "offset points", "ha": "right", "va": "bottom"}
+    loss_axes.annotate(text, (steps[-1], guessing), color="grey", **above)
     label_loss_axes(loss_axes)
     for key, style in ("exact_match", SEQUENCES), ("token_accuracy", TOKENS):
-        accuracy_axes.plot(steps, [100 * row[key] for row in history], **style)
+        accuracy_axes.plot(steps, [100 * row[key] for row in history], marker=marker, **style)
     accuracy_axes.set(xlabel="training step", ylabel="%", ylim=(-3, 103))
     label_lines(accuracy_axes)
     if solved:

@@ -118,8 +118,9 @@ def make_student_files(folder: Path, blanks: Collection[str], seed: int) -> dict
 
 
 def remove_answers(text: str) -> str:
-    """Return the exercises without what is folded away."""
-    return re.sub(r"\n?<details>.*?</details>\n", "", text, flags=re.DOTALL)
+    """Return the exercises without what is folded."""
+    text = text.replace("Guess first, then open the answer.", "Guess first.")
+    return re.sub(r"(?<=\n)\n?<details>.*?</details>\n", "", text, flags=re.DOTALL)
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, TINY_OPTIONS
 
-from teaching.blank import BLANKS, FILES, find_functions, make_student_files
+from teaching.blank import BLANKS, FILES, find_functions, make_student_files, remove_answers
 from teaching.grading import assemble
 
 FUSED = "F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.epsilon)"
@@ -150,3 +150,12 @@ def test_blank_trains_the_model_of_the_student(tmp_path):
     assert "the transformer of the student" in printed and f"--models-dir {folder}/models" in printed
     metrics = json.loads((folder / "models/reverse_task/encoder/metrics.json").read_text(encoding="utf-8"))
     assert metrics["seed"] == 7 and metrics["steps"] == 6
+
+
+def test_exercises_for_handing_out_have_no_answers():
+    exercises = (ROOT / "EXERCISES.md").read_text(encoding="utf-8")
+    handout = remove_answers(exercises)
+    assert "details" not in handout and "nswer." not in handout.split("##")[0]
+    for pattern in r"^##.*", r"^●.*", r"^\d+\. \[.*":
+        assert re.findall(pattern, handout, re.MULTILINE) == re.findall(pattern, exercises, re.MULTILINE)
+    assert handout.count("```") % 2 == 0 and "\n\n\n" not in re.sub("```.*?```", "code", handout, flags=re.DOTALL)

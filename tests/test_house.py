@@ -23,6 +23,7 @@ ORDER = [                                                   # each uses only its
     {"handmade", "lab"},
     {"visualize"},
 ]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 LONGEST, MOST_NAMES = 450, 26
 STILL_LONGER = {}
 STILL_MORE_NAMES = {}
@@ -151,6 +152,16 @@ def test_definitions_use_only_what_is_above_them(module):
         used = {node.id for node in names} - own
         below = {name for name in used if line_of.get(name, 0) > definition.lineno}
         assert below == set(), f"{definition.name} uses {below}"
+
+
+def test_workflow_runs_the_commands_of_ci():
+    workflow = (ROOT / ".github" / "workflows" / "tests.yml").read_text(encoding="utf-8")
+    ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    (readme_command,) = re.findall(r"^python3 -m venv .*pytest$", README, re.MULTILINE)
+    (demos,) = re.findall(r"^for script in (.*); do$", ci, re.MULTILINE)
+    (npm,) = re.findall(r"^(npm install .*) \|\|", ci, re.MULTILINE)
+    expected = [npm, *readme_command.split(" && ")[2:], *(f"python {script}" for script in demos.split())]
+    assert re.findall("- run: (.*)", workflow) == expected
 
 
 def test_train_step_reads_in_fifteen_lines():

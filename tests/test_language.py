@@ -11,7 +11,7 @@ from conftest import ROOT, SOURCES
 
 FILES = sorted({
     *SOURCES, *ROOT.glob("teaching/*.py"), *ROOT.glob("tests/*.py"),
-    *ROOT.glob("*.md"), ROOT / "tests" / "BENCHMARKS.md",
+    *ROOT.glob("*.md"), ROOT / "tests" / "BENCHMARKS.md", *ROOT.glob("teaching/*.md"),
     ROOT / "models" / "README.md", *ROOT.glob("lab/page/*.js"), *ROOT.glob("lab/page/*.html"),
 } - {Path(__file__)})
 REFUSED = {                                                 # a pattern, and what to write instead

@@ -33,7 +33,8 @@ from support.runs import load_run, read_checkpoint, run_folder
 from train import train_and_save
 
 PAGES = {name: (ROOT / name).read_text(encoding="utf-8") for name in
-         ("README.md", "EXERCISES.md", "tests/BENCHMARKS.md", "models/README.md")}
+         ("README.md", "EXERCISES.md", "tests/BENCHMARKS.md", "models/README.md",
+          "teaching/README.md", "teaching/quiz.md")}
 README, EXERCISES = PAGES["README.md"], PAGES["EXERCISES.md"]
 EXERCISE = re.compile(r"^#{2,3} (.*?)\n(.*?<details>.*?</details>)", re.DOTALL | re.MULTILINE)
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -61,7 +62,8 @@ def commands():
     found += re.findall(r"`(python [^`]*)`", BLOCK.sub("", pages))
     found += re.findall(r'"(python [^"]*)"[,)]', scripts)
     lines = [part.strip() for line in found for part in line.split("&&")]
-    return sorted({line for line in lines if re.match(r"python \S+\.py(?! --help)", line)})
+    lines = [re.sub(r"^python (my_transformer|graded)/", "python ", line) for line in lines]
+    return sorted({line for line in lines if re.match(r"python (?!transformer)\S+\.py(?! --help)", line)})
 
 
 def test_readme_is_short():
@@ -128,7 +130,7 @@ def test_files_options_and_tests_named_exist(name, capsys, monkeypatch):
     for path in re.findall(r"`((?:\w+/)*\w+\.(?:py|md|js))`", page):
         assert path.startswith(written_by_us) or (ROOT / path).exists() or (folder / path).exists(), path
     helps = ""
-    for script in "train", "visualize", "data", "benchmark":
+    for script in "train", "visualize", "data", "benchmark", "teaching.blank":
         monkeypatch.setattr(sys, "argv", [script, "--help"])
         with pytest.raises(SystemExit):
             importlib.import_module(script).main()
@@ -300,7 +302,7 @@ def without_chance(text):
 
 def test_exercises_have_answers():
     headings = re.findall(r"^## \d+\. .*|^### .*", EXERCISES, re.MULTILINE)
-    assert len(EXERCISE.findall(EXERCISES)) == len(headings) == EXERCISES.count("<details>") == 21
+    assert len(EXERCISE.findall(EXERCISES)) == len(headings) == EXERCISES.count("<details>") == 22
 
 
 @pytest.mark.parametrize("text", exercises(by_hand=True))

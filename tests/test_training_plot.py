@@ -33,3 +33,4 @@ def test_training_picture_names_settings_and_sample_size():
     assert_readable(plain)
     assert plain.get_suptitle() == "After 8 steps, 25% of the sequences are correct"
     assert plain.texts[1].get_text() == "add, encoder"
+    assert all(axes.get_lines()[0].get_marker() == "." for axes in plain.axes)     # not an invisible line
