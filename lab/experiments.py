@@ -158,9 +158,9 @@ def make_worksheet(experiments: list[dict]) -> tuple[str, str]:
         blanks = " ".join(f"<span>Without {name}: _____ % correct.</span>" for name, _ in trials)
         measured = " ".join(f"Without {name}: {html.escape(correct)}." for name, correct in trials)
         sheet += (
-            f"{heading}<p>{texts['intro']}</p><p><b>Predict.</b> {texts['question']} {boxes}</p>"
+            f"{heading}<p>{texts['intro']}</p><p><b>Predict.</b> {texts['question']}<br>{boxes}</p>"
             f"<p><b>Cut.</b> {blanks}</p><p><b>Look.</b> What I saw, and why I think it happened:</p>"
-            '<div class="room"></div>\n'
+            f"{'<div class=line></div>' * 3}\n"
         )
         answers += (
             f"{heading}<p><b>Answer:</b> {options[experiment['answer']]}. <b>Measured:</b> {measured} "
