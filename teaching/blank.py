@@ -63,7 +63,7 @@ As soon as you like, check what you have: python -m pytest {folder}
 '''
 LAST_LINES = '''if __name__ == "__main__":
     options = "--task reverse --architecture encoder --seed {seed} --output-dir".split()
-    sys.argv[1:1] = [*options, "{folder}/models"]           # those on the command line override them
+    sys.argv[1:1] = [*options, str(Path(sys.argv[0]).parent / "models")]    # yours override these
     console.run_script(main)
 '''
 
@@ -113,7 +113,7 @@ def make_student_files(folder: Path, blanks: Collection[str], seed: int) -> dict
     others = f'sys.path.append(str(Path(__file__).parent / "{root}"))      # all other files'
     code = code.replace("import math\n", "import math\nimport sys\n", 1)
     code = code.replace("\nfrom support", f"\n{others}\nfrom support", 1)
-    files["train.py"] = code + LAST_LINES.format(seed=seed, folder=folder)
+    files["train.py"] = code + LAST_LINES.format(seed=seed)
     return files
 
 

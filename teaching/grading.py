@@ -5,6 +5,7 @@ Each blank is graded on its own: in the student's file, all other blanks are fir
 
 import ast
 import json
+import os
 import types
 from collections import defaultdict
 from functools import cache
@@ -105,7 +106,8 @@ class Grader:
             path = self.folder / "score.json"
             path.write_text(json.dumps(score, indent=2) + "\n", encoding="utf-8")
         if self.is_complete and points == total:
-            write(f"Your Transformer is complete. Train it: python {self.folder.name}/train.py")
+            command = Path(os.path.relpath(self.folder), "train.py").as_posix()
+            write(f"Your Transformer is complete. Train it: python {command}")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -82,7 +82,7 @@ def test_blanks_filled_with_ours_get_all_points(grade):
     status, printed, score = grade(SOLVED)
     assert status == 0 and score["points"] == score["of"] > 60 and score["seed"] == 0
     assert list(score["blanks"]) == list(BLANKS) and all(3 <= x["of"] <= 6 for x in score["blanks"].values())
-    assert "Train it: python homework/train.py" in printed
+    assert re.search(r"Train it: python .*homework/train\.py\n", printed)
 
 
 def test_blanks_that_are_not_written_get_no_points(grade):
@@ -155,7 +155,8 @@ def test_blank_trains_the_model_of_the_student(tmp_path):
 def test_exercises_for_handing_out_have_no_answers():
     exercises = (ROOT / "EXERCISES.md").read_text(encoding="utf-8")
     handout = remove_answers(exercises)
-    assert "details" not in handout and "nswer." not in handout.split("##")[0]
+    assert "<details>" not in handout and "open the answer" not in handout
     for pattern in r"^##.*", r"^●.*", r"^\d+\. \[.*":
         assert re.findall(pattern, handout, re.MULTILINE) == re.findall(pattern, exercises, re.MULTILINE)
-    assert handout.count("```") % 2 == 0 and "\n\n\n" not in re.sub("```.*?```", "code", handout, flags=re.DOTALL)
+    text = re.sub("```.*?```", "code", handout, flags=re.DOTALL)
+    assert "```" not in text and "\n\n\n" not in text
