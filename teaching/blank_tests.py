@@ -404,6 +404,7 @@ class CountDown(nn.Module):
 
     def forward(self, source: Tensor, target: Tensor | None = None) -> Tensor:
         self.modes.append((self.training, torch.is_grad_enabled()))
+        assert len(self.modes) < 50, "expected at most max_new_tokens passes per row, got 50"
         tokens = source if target is None else target
         following = torch.where(tokens == 4, END, (tokens - 1).clamp(min=0))
         starts = tokens == (END if target is None else START)

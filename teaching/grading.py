@@ -13,7 +13,14 @@ from pathlib import Path
 
 import pytest
 
+from support.files import first_line
 from teaching.blank import BLANKS, ROOT, find_functions
+
+
+@cache
+def our_functions(file: str) -> dict[str, ast.FunctionDef]:
+    """Return the functions of our file by qualified name."""
+    return find_functions(ast.parse((ROOT / file).read_text(encoding="utf-8")))
 
 
 def assemble(text: str, file: str, keep: str) -> ast.Module:
@@ -21,7 +28,7 @@ def assemble(text: str, file: str, keep: str) -> ast.Module:
 
     Line numbers remain those of the student's file. Raises SyntaxError, or ValueError if a function is gone.
     """
-    tree, ours = ast.parse(text), find_functions(ast.parse((ROOT / file).read_text(encoding="utf-8")))
+    tree, ours = ast.parse(text, file), our_functions(file)
     theirs = find_functions(tree)
     for name, blank in BLANKS.items():
         for function in blank.functions if blank.file == file else ():
@@ -47,7 +54,7 @@ def load(folder: Path, name: str) -> types.ModuleType:
 def describe(error: BaseException, folder: Path) -> str:
     """Return one line: what is wrong, after the line of the student's file in which it went wrong, if any."""
     if isinstance(error, SyntaxError):
-        return f"{Path(error.filename or '').name}, line {error.lineno}: {error.msg}"
+        return f"{error.filename}, line {error.lineno}: {error.msg}"
     lines, trace = [], error.__traceback__
     while trace:
         if Path(trace.tb_frame.f_code.co_filename).parent == folder:
@@ -55,7 +62,7 @@ def describe(error: BaseException, folder: Path) -> str:
         trace = trace.tb_next
     is_own_text = isinstance(error, (AssertionError, NotImplementedError, pytest.fail.Exception))
     kind = "" if is_own_text else f"{type(error).__name__}: "
-    return f"{lines[-1] if lines else ''}{kind}{error}".strip()
+    return f"{lines[-1] if lines else ''}{kind}{first_line(error)}"
 
 
 class Grader:
@@ -63,7 +70,7 @@ class Grader:
 
     def __init__(self, config: pytest.Config):
         self.folder, self.results = config.rootpath, defaultdict(list)
-        self.blanks, self.seed, self.is_complete = config.getini("blanks"), config.getini("seed"), True
+        self.blanks, self.seed, self.num_tests = config.getini("blanks"), config.getini("seed"), 0
 
     @pytest.fixture
     def student(self, request: pytest.FixtureRequest) -> types.ModuleType:
@@ -72,12 +79,9 @@ class Grader:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        """Keep only the tests of this folder's blanks."""
+        """Keep the tests of this folder's blanks, and count them before -k chooses among them."""
         items[:] = [item for item in items if item.name.split("_")[1] in self.blanks]
-
-    def pytest_deselected(self) -> None:
-        """Remember that -k chose some of the tests, so that there is no score."""
-        self.is_complete = False
+        self.num_tests = len(items)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo):
@@ -101,11 +105,11 @@ class Grader:
                 write(f"      {first}")
         points, total = (sum(score[key] for score in scores.values()) for key in ("points", "of"))
         write(f"\n{points} of {total} points")
-        if self.is_complete:
+        if total == self.num_tests:                         # not if some were left out, or never reached
             score = {"points": points, "of": total, "seed": int(self.seed), "blanks": scores}
             path = self.folder / "score.json"
             path.write_text(json.dumps(score, indent=2) + "\n", encoding="utf-8")
-        if self.is_complete and points == total:
+        if points == self.num_tests:
             command = Path(os.path.relpath(self.folder), "train.py").as_posix()
             write(f"Your Transformer is complete. Train it: python {command}")
 

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -103,14 +104,34 @@ def make_mistakes(mistakes):
     return files
 
 
+def test_grading_reports_files_that_cannot_be_read(grade):
+    text = SOLVED["transformer.py"].replace("def generate(", "def generates(")
+    broken = {"transformer.py": text}
+    broken["train.py"] = SOLVED["train.py"].replace("return loss\n", "return loss)\n")
+    status, printed, score = grade(SOLVED | broken)
+    line = 1 + SOLVED["train.py"].split("    return loss\n")[0].count("\n")
+    assert status == 1 and score["points"] == 0
+    assert "transformer.py has no generate; its name must stay as it was" in printed
+    assert f"train.py, line {line}: unmatched ')'" in printed
+
+
+def graded_code(text, file, blank):
+    """Return a file as it is graded for a blank, in a form that can be compared."""
+    return ast.dump(assemble(text, file, blank))
+
+
+@cache
+def solved_code(file, blank):
+    return graded_code(SOLVED[file], file, blank)
+
+
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_mistakes_change_only_what_is_graded_for_their_blank(mistake):
     name, *_ = MISTAKES[mistake]
     file, files = BLANKS[name].file, make_mistakes([MISTAKES[mistake]])
     for blank in BLANKS:
         if BLANKS[blank].file == file:
-            graded, correct = (ast.dump(assemble(each[file], file, blank)) for each in (files, SOLVED))
-            assert (graded != correct) == (blank == name)
+            assert (graded_code(files[file], file, blank) != solved_code(file, blank)) == (blank == name)
 
 
 @pytest.mark.parametrize("number", range(3))
