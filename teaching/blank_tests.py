@@ -20,17 +20,17 @@ def expect(what: str, got: object, expected: object) -> None:
     """Fail unless got equals expected, a tensor or a list, up to rounding; report both."""
     expected = torch.as_tensor(expected)
     assert isinstance(got, Tensor), f"{what}: expected a tensor, got {got!r}"
-    assert got.shape == expected.shape, (
-        f"{what}: expected the shape {tuple(expected.shape)}, got {tuple(got.shape)}"
-    )
-    got, wanted = got.detach().double(), expected.detach().double()
-    if not torch.allclose(got, wanted, rtol=1e-4, atol=1e-5):
-        if got.numel() > 12:                                # too many to print: only the worst
-            worst = (got - wanted).abs().nan_to_num(torch.inf).argmax()
-            what = f"{what}, at {[int(i) for i in torch.unravel_index(worst, got.shape)]}"
-            got, wanted = got.flatten()[worst], wanted.flatten()[worst]
-        got, wanted = (torch.round(x, decimals=5).tolist() for x in (got, wanted))
-        raise AssertionError(f"{what}: expected {wanted}, got {got}")
+    shape, correct = tuple(got.shape), tuple(expected.shape)
+    assert shape == correct, f"{what}: expected the shape {correct}, got {shape}"
+    difference = (got.double() - expected.double()).abs().nan_to_num(torch.inf)
+    if (difference <= 1e-5 + 1e-4 * expected.double().abs()).all():
+        return
+    if got.numel() > 12:                                    # too many to print: only the worst
+        worst = difference.argmax()
+        what = f"{what}, at {[int(i) for i in torch.unravel_index(worst, got.shape)]}"
+        got, expected = got.flatten()[worst], expected.flatten()[worst]
+    got, wanted = (x if x.dtype == torch.bool else x.double().round(decimals=5) for x in (got, expected))
+    raise AssertionError(f"{what}: expected {wanted.tolist()}, got {got.tolist()}")
 
 
 def random(*shape: int) -> Tensor:

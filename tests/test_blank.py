@@ -22,7 +22,7 @@ WRITTEN_OUT = """\
 ENDS = "(next_tokens == END) | (next_tokens == PAD)"
 MISTAKES = {                                                # the blank, what is correct, what is wrong
     "mask inverted": ("softmax", "masked_fill(~(mask | empty), -math.inf)", "masked_fill(mask, -math.inf)"),
-    "mask after softmax": ("softmax", "scores.masked_fill(~(mask | empty), -math.inf)", "scores"),
+    "mask after softmax": ("softmax", "scores = scores.masked_fill(", "return scores.softmax(-1) * mask # ("),
     "no √Dh": ("attention", "query / math.sqrt(query.size(-1)) @", "query @"),
     "heads not transposed back": ("heads", "mixture.transpose(1, 2).flatten(2)", "mixture.reshape(x.shape)"),
     "view without transpose": ("heads", "x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)",
