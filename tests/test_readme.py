@@ -307,7 +307,9 @@ def test_exercises_have_answers():
 
 @pytest.mark.parametrize("text", exercises(by_hand=True))
 def test_hand_built_exercises_print_their_answers(text, capsys, monkeypatch):
-    """If sequences are incorrect, chance can decide how many."""
+    """If sequences are incorrect, chance can decide how many. One in 15 with 4 symbols is enough."""
+    every = data.enumerate_contents
+    monkeypatch.setattr(data, "enumerate_contents", lambda *of: every(*of)[:: 15 if of[1] == 4 else 1])
     monkeypatch.setattr(handmade, "ATTENTION_SHARPNESS", handmade.ATTENTION_SHARPNESS)  # to be restored
     monkeypatch.setattr(support.config, "EVALUATION_BATCH", 1_000)      # the answers come sooner
     code, = blocks(text, "python")
