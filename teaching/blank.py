@@ -99,10 +99,11 @@ def make_student_files(folder: Path, blanks: Collection[str], seed: int) -> dict
     folder, root = folder.as_posix(), Path(os.path.relpath(ROOT, folder)).as_posix()
     files = {
         "conftest.py": GRADER.format(folder=folder, module="grading"),
-        "test_blanks.py": GRADER.format(folder=folder, module="blank_tests"),
         "pytest.ini": PYTEST_INI.format(root=root, blanks=" ".join(blanks), seed=seed),
     }
     for file in FILES:
+        tests = file.replace(".py", "_blank_tests")
+        files[f"test_{file}"] = GRADER.format(folder=folder, module=tests)
         chosen = [BLANKS[name] for name in blanks if BLANKS[name].file == file]
         hints = {name: "" for blank in chosen for name in blank.functions}
         hints |= {blank.functions[0]: blank.hint for blank in chosen}
@@ -115,6 +116,13 @@ def make_student_files(folder: Path, blanks: Collection[str], seed: int) -> dict
     code = code.replace("\nfrom support", f"\n{others}\nfrom support", 1)
     files["train.py"] = code + LAST_LINES.format(seed=seed)
     return files
+
+
+def write_folder(folder: Path, files: dict[str, str]) -> None:
+    """Write these files to a new folder."""
+    folder.mkdir(parents=True)
+    for file, text in files.items():
+        (folder / file).write_text(text, encoding="utf-8")
 
 
 def remove_answers(text: str) -> str:
@@ -144,9 +152,7 @@ def main() -> None:
     folder, blanks = options.folder, [name for name in BLANKS if name in (options.only or BLANKS)]
     if folder.exists():
         parser.error(f"{folder} exists; choose another --folder")
-    folder.mkdir(parents=True)
-    for file, text in make_student_files(folder, blanks, options.seed).items():
-        (folder / file).write_text(text, encoding="utf-8")
+    write_folder(folder, make_student_files(folder, blanks, options.seed))
     functions = sum(len(BLANKS[name].functions) for name in blanks)
     print(f"{folder}/ has {len(blanks)} blanks: {functions} functions to write, in any order. "
           f"To grade what you have: python -m pytest {folder}")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, TINY_OPTIONS
 
-from teaching.blank import BLANKS, FILES, find_functions, make_student_files, remove_answers
+from teaching.blank import BLANKS, FILES, find_functions, make_student_files, remove_answers, write_folder
 from teaching.grading import assemble
 
 FUSED = "F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.epsilon)"
@@ -46,32 +46,20 @@ MISTAKES = {                                                # the blank, what is
 }
 
 
-def fill(files):
-    """Return the files of a student's folder with our code in all blanks."""
-    files = dict(files)
-    for file in FILES:
-        ours = (ROOT / file).read_text(encoding="utf-8").replace(FUSED, WRITTEN_OUT)
-        solutions, lines = find_functions(ast.parse(ours)), files[file].splitlines()
-        functions = [name for each in BLANKS.values() if each.file == file for name in each.functions]
-        erased = find_functions(ast.parse(files[file]))
-        for name in sorted(functions, key=lambda name: -erased[name].lineno):
-            start, end = solutions[name].lineno - 1, solutions[name].end_lineno
-            lines[erased[name].lineno - 1 : erased[name].end_lineno] = ours.splitlines()[start:end]
-        files[file] = "\n".join(lines) + "\n"
-    return files
-
-
-SOLVED = fill(make_student_files(Path("homework"), BLANKS, 0))
+README = (ROOT / "teaching" / "README.md").read_text(encoding="utf-8")
+ROWS = re.findall(r"^\| (\w+) \| .* \| (\d+) \| \d+ \|$", README, re.MULTILINE)
+POINTS = {name: int(points) for name, points in ROWS}
+FOLDER = Path("homework")
+ERASED, OURS = (make_student_files(FOLDER, blanks, 0) for blanks in (BLANKS, []))
+SOLVED = ERASED | {file: OURS[file].replace(FUSED, WRITTEN_OUT) for file in FILES}
 
 
 @pytest.fixture
 def grade(tmp_path, start):
     """Grade files in a folder: return the exit status, the report, and the score, if all were graded."""
     def grade_files(files, *options):
-        folder = tmp_path / "homework"
-        folder.mkdir()
-        for file, text in files.items():
-            (folder / file).write_text(text, encoding="utf-8")
+        folder = tmp_path / FOLDER
+        write_folder(folder, files)
         status, printed, _ = start(pytest.__file__.replace("__init__", "__main__"), folder, *options).finish()
         score = folder / "score.json"
         return status, printed, json.loads(score.read_text(encoding="utf-8")) if score.exists() else None
@@ -79,16 +67,26 @@ def grade(tmp_path, start):
     return grade_files
 
 
+@pytest.mark.parametrize("file", FILES)
+def test_blanks_differ_from_ours_only_in_their_bodies(file):
+    erased, ours = (find_functions(ast.parse(files[file])) for files in (ERASED, OURS))
+    for name, function in ours.items():
+        assert ast.dump(erased[name].args) == ast.dump(function.args)
+        assert ast.get_docstring(erased[name]) == ast.get_docstring(function)
+    assert ast.dump(assemble(ERASED[file], file, keep="")) == ast.dump(ast.parse(OURS[file]))
+
+
 def test_blanks_filled_with_ours_get_all_points(grade):
     status, printed, score = grade(SOLVED)
     assert status == 0 and score["points"] == score["of"] > 60 and score["seed"] == 0
     assert list(score["blanks"]) == list(BLANKS) and all(3 <= x["of"] <= 6 for x in score["blanks"].values())
+    assert {name: x["of"] for name, x in score["blanks"].items()} == POINTS
     assert re.search(r"Train it: python .*homework/train\.py\n", printed)
 
 
 def test_blanks_that_are_not_written_get_no_points(grade):
     only = ["attention", "heads", "loss"]
-    status, printed, score = grade(make_student_files(Path("homework"), only, 7))
+    status, printed, score = grade(make_student_files(FOLDER, only, 7))
     assert status == 1 and score["points"] == 0 and score["seed"] == 7 and list(score["blanks"]) == only
     for name in "scaled_dot_product_attention", "MultiHeadAttention.split_heads", "masked_cross_entropy":
         assert re.search(rf"\.py, line \d+: {name} is not written yet", printed)
@@ -159,18 +157,21 @@ def test_blank_writes_a_folder_only_once(start, tmp_path):
 
 
 def test_blank_trains_the_model_of_the_student(tmp_path):
-    folder = tmp_path / "homework"
-    folder.mkdir()
+    folder = tmp_path / FOLDER
     files = make_student_files(folder, ["norm"], 7)
     files["transformer.py"] = SOLVED["transformer.py"] + "print('the transformer of the student')\n"
-    for file, text in files.items():
-        (folder / file).write_text(text, encoding="utf-8")
+    write_folder(folder, files)
     command = [sys.executable, folder / "train.py", "--quiet", *TINY_OPTIONS]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     printed = subprocess.check_output(command, env=environment, encoding="utf-8", timeout=100)
     assert "the transformer of the student" in printed and f"--models-dir {folder}/models" in printed
     metrics = json.loads((folder / "models/reverse_task/encoder/metrics.json").read_text(encoding="utf-8"))
     assert metrics["seed"] == 7 and metrics["steps"] == 6
+
+
+def test_plan_of_hour_three_names_its_points():
+    only, = re.findall(r"`python -m teaching.blank --only (.*?)`", README)
+    assert f"0 of {sum(POINTS[name] for name in only.split())} points" in README
 
 
 def test_exercises_for_handing_out_have_no_answers():

@@ -8,8 +8,10 @@ import pytest
 import scale
 import torch
 from conftest import TINY
-from test_transformer import give_weights, twins
+from test_transformer import give_weights
 from torch import nn
+
+from teaching.checks import twins
 
 
 @pytest.mark.parametrize("name", scale.SWEEPS)

@@ -1,6 +1,7 @@
 """Each part of transformer.py against PyTorch's own layer, a closed form or a brute-force loop."""
 
 import inspect
+import itertools
 import math
 
 import pytest
@@ -11,6 +12,7 @@ from torch.optim.swa_utils import AveragedModel
 
 import transformer
 from support.config import Config
+from teaching.checks import copy_weights, twins
 from transformer import (
     EncoderDecoder,
     FeedForward,
@@ -110,35 +112,13 @@ def test_attention_weights_sum_to_one_with_dropout():
     assert not torch.allclose(mixture, undropped)
 
 
-def twins(ours, theirs):
-    """Pairs of our parameters and the stacked one of PyTorch's layer that holds them all."""
-    if isinstance(ours, MultiHeadAttention):
-        parts = ours.query_projection, ours.key_projection, ours.value_projection
-        yield [part.weight for part in parts], theirs.in_proj_weight
-        yield [part.bias for part in parts], theirs.in_proj_bias
-        yield from twins(ours.output_projection, theirs.out_proj)
-    elif isinstance(ours, TransformerBlock):
-        cross = hasattr(ours, "cross_attention")
-        yield from twins(ours.attention, theirs.self_attn)
-        yield from twins(ours.attention_norm, theirs.norm1)
-        if cross:
-            yield from twins(ours.cross_attention, theirs.multihead_attn)
-            yield from twins(ours.cross_attention_norm, theirs.norm2)
-        yield from twins(ours.feed_forward.expand, theirs.linear1)
-        yield from twins(ours.feed_forward.contract, theirs.linear2)
-        yield from twins(ours.feed_forward_norm, theirs.norm3 if cross else theirs.norm2)
-    else:                                               # a linear layer or a norm
-        yield [ours.weight], theirs.weight
-        yield [ours.bias], theirs.bias
-
-
 def give_weights(pairs):
     """Random values for all of our parameters, norms and biases too, and the same to PyTorch's."""
+    pairs = list(pairs)
     with torch.no_grad():
-        for ours, theirs in pairs:
-            for parameter in ours:
-                parameter.copy_(torch.randn_like(parameter) * 0.3)
-            theirs.copy_(torch.cat(ours))
+        for parameter in itertools.chain(*(ours for ours, _ in pairs)):
+            parameter.copy_(torch.randn_like(parameter) * 0.3)
+    copy_weights(pairs)
 
 
 def assert_same_gradients_of(pairs):

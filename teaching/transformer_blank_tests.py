@@ -1,4 +1,4 @@
-"""Tests of each blank, three to six points each: small numbers, shapes, and comparisons with PyTorch."""
+"""Tests of the blanks in transformer.py, three to six points each."""
 
 import math
 
@@ -7,72 +7,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import data
-import train
 import transformer
-from support.config import Config
+from teaching.checks import (
+    SOURCE,
+    TARGET,
+    expect,
+    expect_shape,
+    pytorch_attention,
+    pytorch_layer,
+    random,
+    randomize,
+)
 from transformer import END, PAD, START
 
 YES, NO = True, False
-
-
-def expect(what: str, got: object, expected: object) -> None:
-    """Fail unless got equals expected, a tensor or a list, up to rounding; report both."""
-    expected = torch.as_tensor(expected)
-    assert isinstance(got, Tensor), f"{what}: expected a tensor, got {got!r}"
-    shape, correct = tuple(got.shape), tuple(expected.shape)
-    assert shape == correct, f"{what}: expected the shape {correct}, got {shape}"
-    difference = (got.double() - expected.double()).abs().nan_to_num(torch.inf)
-    if (difference <= 1e-5 + 1e-4 * expected.double().abs()).all():
-        return
-    if got.numel() > 12:                                    # too many to print: only the worst
-        worst = difference.argmax()
-        what = f"{what}, at {[int(i) for i in torch.unravel_index(worst, got.shape)]}"
-        got, expected = got.flatten()[worst], expected.flatten()[worst]
-    got, wanted = (x if x.dtype == torch.bool else x.double().round(decimals=5) for x in (got, expected))
-    raise AssertionError(f"{what}: expected {wanted.tolist()}, got {got.tolist()}")
-
-
-def random(*shape: int) -> Tensor:
-    """Return normally distributed numbers, always the same."""
-    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
-
-
-def randomize(module: nn.Module) -> nn.Module:
-    """Give a module random weights, also in biases and norms, and return it."""
-    torch.manual_seed(0)
-    for parameter in module.parameters():
-        nn.init.normal_(parameter, std=0.3)
-    return module
-
-
-def attention_weights(attention: nn.Module, prefix: str = "") -> dict[str, Tensor]:
-    """Return our attention's weights under the names of nn.MultiheadAttention."""
-    weights = {}
-    for kind in "weight", "bias":
-        projections = attention.query_projection, attention.key_projection, attention.value_projection
-        weights[f"{prefix}in_proj_{kind}"] = torch.cat([getattr(each, kind) for each in projections])
-        weights[f"{prefix}out_proj.{kind}"] = getattr(attention.output_projection, kind)
-    return weights
-
-
-def pytorch_twin(block: nn.Module) -> nn.Module:
-    """Return PyTorch's layer with the weights of our block."""
-    attention, d_ff = block.attention, block.feed_forward.expand.out_features
-    layer = (nn.TransformerDecoderLayer if block.cross else nn.TransformerEncoderLayer)(
-        attention.query_projection.in_features, attention.num_heads, d_ff, dropout=0.0, activation="gelu",
-        batch_first=True, norm_first=block.norm_first,
-    )
-    weights, norms = attention_weights(block.attention, "self_attn."), [block.attention_norm]
-    if block.cross:
-        weights |= attention_weights(block.cross_attention, "multihead_attn.")
-        norms.append(block.cross_attention_norm)
-    parts = {f"norm{number}": norm for number, norm in enumerate([*norms, block.feed_forward_norm], 1)}
-    parts |= {"linear1": block.feed_forward.expand, "linear2": block.feed_forward.contract}
-    for name, part in parts.items():
-        weights |= {f"{name}.{kind}": getattr(part, kind) for kind in ("weight", "bias")}
-    layer.load_state_dict(weights)
-    return layer
 
 
 def test_softmax_turns_scores_into_weights(student):
@@ -138,23 +86,23 @@ def test_heads_split_vectors(student):
 
 def test_heads_are_a_batch_dimension(student):
     heads = student.MultiHeadAttention(12, 3).split_heads(torch.zeros(2, 5, 12))
-    expect("2 rows of 5 tokens in 3 heads", heads, torch.zeros(2, 3, 5, 4))
+    expect_shape("2 rows of 5 tokens in 3 heads", heads, 2, 3, 5, 4)
 
 
 def test_heads_together_equal_those_of_pytorch(student):
-    attention, reference = student.MultiHeadAttention(12, 3), nn.MultiheadAttention(12, 3, batch_first=True)
-    reference.load_state_dict(attention_weights(randomize(attention)))
+    attention = randomize(student.MultiHeadAttention(12, 3))
     x, mask = random(2, 5, 12), torch.tensor([[YES] * 5, [YES, YES, YES, NO, NO]])
-    expected, weights = reference(x, x, x, key_padding_mask=~mask, average_attn_weights=False)
+    options = {"key_padding_mask": ~mask, "average_attn_weights": False}
+    expected, weights = pytorch_attention(attention)(x, x, x, **options)
     expect("self-attention", attention(x, mask=mask[:, None, None, :]), expected)
     expect("self.attention_weights", attention.attention_weights, weights)
 
 
 def test_heads_attend_to_another_sequence(student):
-    attention, reference = student.MultiHeadAttention(12, 3), nn.MultiheadAttention(12, 3, batch_first=True)
-    reference.load_state_dict(attention_weights(randomize(attention)))
+    attention = randomize(student.MultiHeadAttention(12, 3))
     x, memory = random(2, 5, 12), random(2, 7, 12)
-    expect("cross-attention", attention(x, memory=memory), reference(x, memory, memory)[0])
+    expected, _ = pytorch_attention(attention)(x, memory, memory)
+    expect("cross-attention", attention(x, memory=memory), expected)
 
 
 def test_heads_keep_their_weights_detached(student):
@@ -183,7 +131,7 @@ def test_sinusoids_turn_at_different_speeds(student):
 
 def test_sinusoids_allow_an_odd_number_of_columns(student):
     table = student.sinusoidal_encoding(4, 5)
-    expect("4 positions in 5 columns", 0 * table, torch.zeros(4, 5))
+    expect_shape("4 positions in 5 columns", table, 4, 5)
     expect("the last of 5 columns at position 3", table[3, 4], math.sin(3 / 50 ** (4 / 5)))
 
 
@@ -280,7 +228,7 @@ def test_residual_drops_only_what_is_added(student):
 def test_block_equals_that_of_pytorch(student, norm_first):
     block = randomize(student.TransformerBlock(12, 3, 20, norm_first=norm_first))
     x, mask = random(2, 5, 12), torch.ones(5, 5).tril() > 0
-    expect(f"norm_first={norm_first}", block(x, mask=mask), pytorch_twin(block)(x, src_mask=~mask))
+    expect(f"norm_first={norm_first}", block(x, mask=mask), pytorch_layer(block)(x, src_mask=~mask))
 
 
 def test_block_equals_the_decoder_block_of_pytorch(student):
@@ -288,7 +236,7 @@ def test_block_equals_the_decoder_block_of_pytorch(student):
     x, memory = random(2, 5, 12), random(2, 7, 12)
     mask, padding = torch.ones(5, 5).tril() > 0, torch.tensor([[YES] * 7, [YES] * 4 + [NO] * 3])
     got = block(x, mask=mask, memory=memory, memory_mask=padding[:, None, None, :])
-    expected = pytorch_twin(block)(x, memory, tgt_mask=~mask, memory_key_padding_mask=~padding)
+    expected = pytorch_layer(block)(x, memory, tgt_mask=~mask, memory_key_padding_mask=~padding)
     expect("cross=True", got, expected)
 
 
@@ -320,36 +268,27 @@ def test_mask_is_boolean(student):
     assert mask.dtype == torch.bool, f"the mask's dtype: expected torch.bool, got {mask.dtype}"
 
 
-def models(student, name: str = "MiniTransformer", **settings):
-    """Return the student's model and ours with the same weights, both in evaluation mode."""
-    settings = {"d_model": 16, "num_heads": 2, "num_layers": 2, "d_ff": 32, **settings}
-    theirs, ours = (randomize(getattr(module, name)(**settings)) for module in (student, transformer))
-    ours.load_state_dict(theirs.state_dict())
-    return theirs.eval(), ours.eval()
-
-
-SOURCE = torch.tensor([[START, 7, 5, 9, END], [START, 4, END, PAD, PAD]])
-TARGET = torch.tensor([[START, 9, 5, 7], [START, 4, END, PAD]])
+SIZES = {"vocab_size": 11, "d_model": 16, "num_heads": 2, "num_layers": 2, "d_ff": 32}
 
 
 def test_encoder_returns_logits(student):
-    model = student.MiniTransformer(vocab_size=11, d_model=8, num_heads=2, num_layers=1)
-    expect("2 rows of 5 tokens, 11 in the vocabulary", 0 * model(SOURCE), torch.zeros(2, 5, 11))
+    logits = student.MiniTransformer(**SIZES)(SOURCE)
+    expect_shape("2 rows of 5 tokens, 11 in the vocabulary", logits, 2, 5, 11)
 
 
 @pytest.mark.parametrize("causal", [False, True])
 def test_encoder_equals_stacked_layers_of_pytorch(student, causal):
-    model = randomize(student.MiniTransformer(d_model=12, num_heads=3, num_layers=2, d_ff=20, causal=causal))
+    model = randomize(student.MiniTransformer(**SIZES, causal=causal))
     x, hidden = model.positional_encoding(model.embedding(SOURCE)), torch.ones(5, 5).triu(1) > 0
     for block in model.blocks:
         masks = {"src_mask": hidden if causal else None, "src_key_padding_mask": SOURCE == PAD}
-        x = pytorch_twin(block)(x, **masks)
+        x = pytorch_layer(block)(x, **masks)
     expected = model.output_projection(model.final_norm(x))
     expect(f"causal={causal}", model(SOURCE)[SOURCE != PAD], expected[SOURCE != PAD])
 
 
 def test_encoder_ignores_padding(student):
-    model, _ = models(student)
+    model = randomize(student.MiniTransformer(**SIZES))
     expect("the row START 4 END, alone and padded", model(SOURCE[1:, :3]), model(SOURCE)[1:, :3])
 
 
@@ -359,36 +298,35 @@ def test_encoder_rejects_unknown_tokens(student):
 
 
 def test_encoder_of_two_encodes_the_source(student):
-    theirs, ours = models(student, "EncoderDecoder")
+    theirs, ours = (randomize(module.EncoderDecoder(**SIZES)) for module in (student, transformer))
     expect("EncoderDecoder.encode", theirs.encode(SOURCE), ours.encode(SOURCE))
 
 
 def test_decode_returns_logits(student):
-    model, _ = models(student, "EncoderDecoder", vocab_size=11)
-    logits = model.decode(TARGET, random(2, 5, 16), SOURCE)
-    expect("2 rows of 4 target tokens, 11 in the vocabulary", 0 * logits, torch.zeros(2, 4, 11))
+    logits = student.EncoderDecoder(**SIZES).decode(TARGET, random(2, 5, 16), SOURCE)
+    expect_shape("2 rows of 4 target tokens, 11 in the vocabulary", logits, 2, 4, 11)
 
 
 def test_decode_equals_stacked_layers_of_pytorch(student):
-    model, _ = models(student, "EncoderDecoder")
+    model = randomize(student.EncoderDecoder(**SIZES))
     x, memory = model.positional_encoding(model.embedding(TARGET)), random(2, 5, 16)
     for block in model.decoder_blocks:
         masks = {"tgt_mask": torch.ones(4, 4).triu(1) > 0, "tgt_key_padding_mask": TARGET == PAD}
-        x = pytorch_twin(block)(x, memory, memory_key_padding_mask=SOURCE == PAD, **masks)
+        x = pytorch_layer(block)(x, memory, memory_key_padding_mask=SOURCE == PAD, **masks)
     expected = model.output_projection(model.decoder_norm(x))
     expect("decode", model.decode(TARGET, memory, SOURCE)[TARGET != PAD], expected[TARGET != PAD])
 
 
 def test_decode_does_not_read_ahead(student):
-    model, _ = models(student, "EncoderDecoder")
+    model = randomize(student.EncoderDecoder(**SIZES))
     memory, changed = random(2, 5, 16), TARGET.clone()
-    changed[0, 3] = 12
+    changed[0, 3] = 10
     logits, others = (model.decode(tokens, memory, SOURCE)[:, :3] for tokens in (TARGET, changed))
     expect("the first three logits if the fourth token changes", others, logits)
 
 
 def test_decode_ignores_padding_of_the_source(student):
-    model, _ = models(student, "EncoderDecoder")
+    model = randomize(student.EncoderDecoder(**SIZES))
     memory = random(2, 5, 16)
     changed = memory.masked_fill((SOURCE == PAD)[:, :, None], 9.0)
     logits, others = (model.decode(TARGET, each, SOURCE) for each in (memory, changed))
@@ -444,104 +382,3 @@ def test_generate_evaluates_without_gradients(student):
     student.generate(model, torch.tensor([[START, 6, END]]), 9)
     assert set(model.modes) == {(False, False)}, "expected evaluation mode, without gradients: use eval_mode"
     assert model.training, "expected the model to be back in training mode"
-
-
-def test_loss_of_guessing_is_the_logarithm_of_the_vocabulary(student):
-    loss = student.masked_cross_entropy(torch.zeros(1, 3, 20), torch.tensor([[START, 7, END]]))
-    expect("equal logits for 20 tokens: ln 20", loss, 2.9957)
-
-
-def test_loss_ignores_padding(student):
-    logits, targets = torch.zeros(1, 4, 20), torch.tensor([[START, 7, END, PAD]])
-    logits[0, 3] = random(20) * 10
-    loss = student.masked_cross_entropy(logits, targets)
-    expect("equal logits, except where the target is PAD", loss, 2.9957)
-
-
-def test_loss_ignores_the_start(student):
-    logits, targets = torch.zeros(1, 3, 20), torch.tensor([[START, 7, END]])
-    logits[0, 0] = random(20) * 10
-    loss = student.masked_cross_entropy(logits, targets)
-    expect("equal logits, except where the target is START", loss, 2.9957)
-
-
-def test_loss_equals_that_of_pytorch(student):
-    logits, targets = random(2, 4, 20), TARGET
-    scored = (targets != PAD) & (targets != START)
-    expected = F.cross_entropy(logits[scored], targets[scored])
-    expect("random logits", student.masked_cross_entropy(logits, targets), expected)
-
-
-def test_schedule_warms_up(student):
-    got = torch.tensor([student.lr_multiplier(step, 10_000) for step in (0, 1, 14)])
-    expect("steps 0, 1 and 14 of 10,000", got, torch.tensor([1, 2, 15]) / 15)
-
-
-def test_schedule_decays_as_a_cosine(student):
-    got = torch.tensor([student.lr_multiplier(step, 400) for step in (100, 200, 300, 399)])
-    expect("steps 100, 200, 300 and 399 of 400", got, [0.85355, 0.5, 0.14645, 0.00002])
-
-
-def test_schedule_equals_that_of_pytorch(student):
-    optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
-    reference = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 400)
-    expected = []
-    for _ in range(400):
-        expected.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        reference.step()
-    got = torch.tensor([float(student.lr_multiplier(step, 400)) for step in range(400)])
-    expect("steps 15 … 399 of 400, after the warm-up", got[15:], expected[15:])
-
-
-def test_schedule_can_stay_constant(student):
-    steps = (300, 1.0), (199, 0.5), (300, 0.5)
-    got = torch.tensor([student.lr_multiplier(step, 400, fraction) for step, fraction in steps])
-    expect("step 300, all constant; steps 199 and 300, half of them constant", got, [1.0, 1.0, 0.5])
-
-
-def take_steps(train_step, count: int):
-    """Return the training state of a small encoder after some steps, and their losses."""
-    config = Config(task="reverse", d_model=16, num_heads=2, num_layers=1, d_ff=32)
-    state, losses = train.TrainingState(config, torch.device("cpu")), []
-    for _ in range(count):
-        source, target = config.sample_batch(4, state.generator)
-        losses.append(train_step(state, *data.make_inputs_and_targets("encoder", source, target)))
-    return state, losses
-
-
-def flat(parameters) -> Tensor:
-    return torch.cat([parameter.detach().flatten() for parameter in parameters])
-
-
-def test_step_returns_the_loss(student):
-    (_, (got, *_)), (_, (loss, *_)) = (take_steps(module.train_step, 1) for module in (student, train))
-    expect("the loss of the first step", got, loss)
-
-
-def test_step_computes_fresh_gradients_and_clips_them(student):
-    gradients = []
-    for module in student, train:
-        state, _ = take_steps(module.train_step, 2)
-        gradients.append(flat(parameter.grad for parameter in state.model.parameters()))
-    got, expected = (gradient.norm() for gradient in gradients)
-    expect("the norm of the gradient after two steps", got, expected)
-    expect("the gradient after two steps", *gradients)
-
-
-def test_step_changes_the_weights(student):
-    (state, _), (reference, _) = (take_steps(module.train_step, 3) for module in (student, train))
-    got, expected = (flat(each.model.parameters()) for each in (state, reference))
-    expect("the weights after three steps", got, expected)
-
-
-def test_step_advances_the_schedule(student):
-    state, _ = take_steps(student.train_step, 2)
-    steps = state.schedule.last_epoch
-    assert steps == 2, f"the schedule's steps after two batches: expected 2, got {steps}"
-
-
-def test_step_updates_the_average(student):
-    (state, _), (reference, _) = (take_steps(module.train_step, 3) for module in (student, train))
-    got, expected = (flat(each.ema_model.parameters()) for each in (state, reference))
-    expect("the average after three steps", got, expected)
