@@ -14,6 +14,9 @@
     animation.py        how attention forms during training
     weights.py          hand-built models, drawn
     architecture.py     the drawing of what transformer.py builds
+    prove.py            whether all answers are correct: proved, refuted or sampled
+    dependencies.py     the symbols on which each output depends, exactly
+    rounding.py         bounds on what float32 rounding can do to an answer
     text.py             a language model: the decoder-only model, trained on text
     experiments.py      the live page's experiments, worded from measurements
     live_page.py        explorer.html, assembled from page/ (HTML, CSS, JavaScript)

@@ -1,0 +1,155 @@
+"""The symbols on which each output depends: exactly, for all questions of one length.
+
+Tokens exchange information only in attention. If attention reads few symbols, whatever the rest of the
+question, then a few questions cover all. Three checks establish this; none of them samples:
+
+1. `moves_symbols`: the operations of the task's function are recorded. It only rearranges symbols, so each
+   token of an input and each symbol of an answer comes from one place in the question.
+2. `tokens_stay_apart`: without attention, a NaN in one token reaches no other token's output. NaN survives
+   every sum, product and function of a number, so nothing else could have crossed unnoticed.
+3. `find_dependencies`: layer by layer, all queries and keys that can occur are computed. If a key's score is
+   always at least UNDERFLOW less than another's, its weight is exactly 0, and its token is not read.
+
+Shapes: N questions, L symbols of content in each, H heads, T queries, S keys.
+"""
+
+from collections.abc import Callable
+from unittest import mock
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import data
+import transformer
+from data import FIRST_SYMBOL, make_inputs_and_targets, make_source_and_target
+from lab.ablation import ablate
+from lab.heads import ALL_ATTENTION, attention_modules
+from support.config import Config
+from transformer import eval_mode
+
+MOVES = {                                                   # operations that rearrange, and compute nothing
+    "alias", "as_strided", "cat", "clone", "copy_", "expand", "flip", "permute", "repeat", "roll", "select",
+    "slice", "split", "stack", "transpose", "unbind", "unsqueeze", "view",
+}
+UNDERFLOW = 105.0                                           # e^−104 is 0 in float32
+MAX_SYMBOLS = 3                                             # on which an output may depend; else we give up
+
+Symbols = frozenset[int]                                    # where they are in the question, from 0
+
+
+class RecordOperations(TorchDispatchMode):
+    """Record the name of each operation that torch runs."""
+
+    def __init__(self):
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, operation, types, arguments=(), settings=None):
+        self.names.add(operation.overloadpacket.__name__)
+        return operation(*arguments, **settings or {})
+
+
+def moves_symbols(answer: Callable[[Tensor], Tensor], length: int) -> bool:
+    """Return True if a task's function only rearranges symbols, whichever they are."""
+    content = torch.arange(length)[None]
+    with RecordOperations() as recorded:
+        answer(content)
+    return recorded.names <= MOVES
+
+
+def make_questions(config: Config, content: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+    """Return the model's inputs and its targets for content (N, L)."""
+    return make_inputs_and_targets(config.architecture, *make_source_and_target(config.task, content))
+
+
+def tokens_stay_apart(model: nn.Module, inputs: tuple[Tensor, ...]) -> bool:
+    """Return True if only attention carries information between the tokens of one question, (1, S)."""
+    rows = max(tokens.size(1) for tokens in inputs)
+
+    def poison(embedding: nn.Module, arguments: tuple[Tensor], output: Tensor) -> Tensor:
+        return output.masked_fill(torch.eye(rows, dtype=torch.bool)[:, : output.size(1), None], torch.nan)
+
+    poisoned = model.embedding.register_forward_hook(poison)            # row i: NaN in token i
+    with poisoned, eval_mode(model) as model, ablate(model, ALL_ATTENTION):
+        reached = model(*(tokens.expand(rows, -1) for tokens in inputs)).isnan().any(dim=2)
+    return torch.equal(reached, torch.eye(rows, dtype=torch.bool)[:, : reached.size(1)])
+
+
+def vary(config: Config, length: int, groups: set[Symbols]) -> tuple[Tensor, dict[Symbols, slice]]:
+    """Return contents (N, L) with every assignment of symbols to each group, and each group's rows."""
+    symbols = data.question_symbols(config.task, config.vocab_size)
+    rows, contents, start = {}, [], 0
+    for group in groups:
+        assigned = data.enumerate_contents(symbols, len(group)) if group else torch.empty(1, 0).long()
+        content = torch.full((len(assigned), length), symbols[0])
+        content[:, sorted(group)] = assigned
+        contents.append(content)
+        rows[group] = slice(start, start := start + len(content))
+    return torch.cat(contents), rows
+
+
+def record_attention(model: nn.Module, inputs: tuple[Tensor, ...]) -> list[tuple[Tensor, ...]]:
+    """Return the queries, keys, values and mask of each attention in a pass, in order of computation."""
+    attend, calls = transformer.scaled_dot_product_attention, []
+
+    def keep(*arguments: object) -> tuple[Tensor, Tensor]:
+        calls.append(arguments[:4])
+        return attend(*arguments)
+
+    with eval_mode(model) as model, mock.patch.object(transformer, "scaled_dot_product_attention", keep):
+        model(*inputs)
+    return calls
+
+
+def read_symbols(
+    query: Tensor, keys: list[Tensor], values: list[Tensor], group: Symbols, groups: list[Symbols]
+) -> Symbols:
+    """Return the symbols on which one query's weighted average can depend.
+
+    query holds all values it can take, (n, Dh), and depends on the symbols in group; so do the lists of keys
+    and values, (m, Dh) each, for each token that the query may attend to.
+    """
+    scores = [query @ key.T / query.size(-1) ** 0.5 for key in keys]    # every query with every key
+    bound = max(score.min() for score in scores) - UNDERFLOW
+    read = [index for index, score in enumerate(scores) if score.max() >= bound]
+    symbols: Symbols = frozenset()
+    for index in read:
+        if (values[index] != values[index][0]).any():
+            symbols |= groups[index]
+        if len(read) > 1 and scores[index].min() != scores[index].max():
+            symbols |= group | groups[index]
+    return symbols
+
+
+def find_dependencies(
+    model: nn.Module, config: Config, length: int, without_attention: bool = False
+) -> list[Symbols] | None:
+    """Return on which symbols of the question each output depends, or None if some depends on too many."""
+    inputs, _ = make_questions(config, FIRST_SYMBOL + torch.arange(length)[None])
+    origins = [
+        [frozenset({token - FIRST_SYMBOL} - {*range(-FIRST_SYMBOL, 0)}) for token in tokens[0].tolist()]
+        for tokens in inputs
+    ]
+    streams = {"encoder": origins[0], "decoder": origins[-1]}           # updated by each attention
+    kinds = {kind: (kind, kind) for kind in streams} | {"cross": ("decoder", "encoder")}
+    order = sorted(attention_modules(model), key=lambda module: (module[0] != "encoder", module[1]))
+    for index, (kind, _) in enumerate(() if without_attention else order):
+        queries, keys = (streams[name] for name in kinds[kind])
+        content, rows = vary(config, length, {*queries, *keys})
+        query, key, value, mask = record_attention(model, make_questions(config, content)[0])[index]
+        visible = mask.expand(len(content), 1, query.size(2), key.size(2))[0, 0]
+        changed = []
+        for here, group in enumerate(queries):
+            seen = visible[here].nonzero().flatten().tolist()
+            for head in range(query.size(1)):
+                group |= read_symbols(
+                    query[rows[queries[here]], head, here], [key[rows[keys[at]], head, at] for at in seen],
+                    [value[rows[keys[at]], head, at] for at in seen],
+                    queries[here], [keys[at] for at in seen],
+                )
+            if len(group) > MAX_SYMBOLS:
+                return None
+            changed.append(group)
+        streams[kinds[kind][0]][:] = changed
+    return streams["encoder" if config.architecture == "encoder" else "decoder"]
