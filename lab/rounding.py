@@ -24,27 +24,18 @@ EXACT = {                                                   # operations that on
 
 
 def linear_error(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Return the bound in units of roundoff for x·Wᵀ + b: n + 1 terms, each rounded up to n + 1 times."""
-    return (x.size(-1) + 1) * F.linear(x.abs(), weight.abs(), None if bias is None else bias.abs())
+    """Return the bound for x·Wᵀ + b, in units of roundoff: the number of terms times their absolute sum."""
+    terms = F.linear((x != 0).to(x), (weight != 0).to(x)) + 1           # adding 0 is exact
+    return terms * F.linear(x.abs(), weight.abs(), bias.abs())
 
 
 def matmul_error(x: Tensor, y: Tensor) -> Tensor:
-    """Return the bound for x @ y: sums of n products."""
-    return x.size(-1) * (x.abs() @ y.abs())
-
-
-def layer_norm_error(x: Tensor, shape: tuple[int], weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """Return the bound for a layer norm, whose mean and variance are sums of n terms."""
-    size, mean = shape[0], x.mean(dim=-1, keepdim=True)
-    distance, variance = (x - mean).abs(), x.var(dim=-1, keepdim=True, correction=0) + eps
-    mean_error = (size + 1) * x.abs().mean(dim=-1, keepdim=True)
-    relative = (size + 6) / 2 + mean_error * distance.mean(dim=-1, keepdim=True) / variance     # of √variance
-    error = (mean_error + distance + distance * relative) / variance.sqrt()
-    return 2 * error * weight.abs() + (distance / variance.sqrt() * weight.abs() + bias.abs())
+    """Return the bound for x @ y: the number of terms times their absolute sum."""
+    return ((x != 0).to(x) @ (y != 0).to(x)) * (x.abs() @ y.abs())
 
 
 def softmax_error(scores: Tensor, dim: int) -> Tensor:
-    """Return the bound for a softmax: each exponent is rounded, and so is the sum."""
+    """Return the bound for a softmax: each exponent is rounded, and so is their sum."""
     gap = (scores - scores.amax(dim, keepdim=True)).nan_to_num(neginf=0.0).abs()
     weights = scores.softmax(dim)
     return weights * (gap + (weights * gap).sum(dim, keepdim=True) + scores.size(dim) + 8)
@@ -53,7 +44,6 @@ def softmax_error(scores: Tensor, dim: int) -> Tensor:
 ERRORS: dict[str, Callable[..., Tensor]] = {                # in units of roundoff, by the operation's name
     "linear": linear_error,
     "matmul": matmul_error,
-    "layer_norm": layer_norm_error,
     "softmax": softmax_error,
     "gelu": lambda x: 8 * x.abs(),
     "add": lambda x, y: (x + y).abs(),
@@ -61,27 +51,45 @@ ERRORS: dict[str, Callable[..., Tensor]] = {                # in units of roundo
 }
 
 
+def layer_norm_effect(
+    gradient: Tensor, x: Tensor, shape: tuple[int], weight: Tensor, bias: Tensor, eps: float
+) -> Tensor:
+    """Return what rounding in a layer norm can do to the result, in units of roundoff.
+
+    An error in the mean shifts all features together, one in the variance scales all together.
+    """
+    mean, variance = x.mean(dim=-1, keepdim=True), x.var(dim=-1, keepdim=True, correction=0) + eps
+    mean_error = (shape[0] + 1) * x.abs().mean(dim=-1)
+    relative = (shape[0] + 6) / 2 + mean_error * (x - mean).abs().mean(dim=-1) / variance[..., 0]
+    scaled, output = gradient * weight / variance.sqrt(), F.layer_norm(x, shape, weight, bias, eps)
+    together = scaled.sum(dim=-1).abs() * mean_error + (scaled * (x - mean)).sum(dim=-1).abs() * relative
+    return together + (4 * (scaled * (x - mean)).abs() + (gradient * output).abs()).sum(dim=-1)
+
+
 class SumErrors(TorchFunctionMode):
-    """Add up the bounds of all operations, each times the gradient of the result, when that is computed."""
+    """Add up the errors of all operations, each times its effect on the result, when that is known."""
 
     def __init__(self):
         super().__init__()
         self.total = torch.zeros(())                        # (N,) after the backward pass
 
     def __torch_function__(self, function, types, arguments=(), settings=None):
-        result = function(*arguments, **(settings or {}))
-        name = function.__name__.strip("_")
+        settings = settings or {}
+        result, name = function(*arguments, **settings), function.__name__.strip("_")
         if not isinstance(result, Tensor) or not result.is_floating_point() or name in EXACT:
             return result
-        if name not in ERRORS:
+        if name not in ERRORS and name != "layer_norm":
             raise ValueError(f"no bound is known for the rounding of {name}; add one to lab.rounding.ERRORS")
-        with torch.no_grad(), torch._C.DisableTorchFunction():
-            error = UNIT_ROUNDOFF * ERRORS[name](*arguments, **(settings or {}))
-        result.register_hook(lambda gradient: self.collect(gradient.abs() * error))
-        return result
 
-    def collect(self, errors: Tensor) -> None:
-        self.total = self.total + errors.flatten(1).sum(dim=1)
+        def collect(gradient: Tensor) -> None:
+            if name == "layer_norm":
+                effect = layer_norm_effect(gradient, *arguments, **settings)
+            else:
+                effect = gradient.abs() * ERRORS[name](*arguments, **settings)
+            self.total = self.total + UNIT_ROUNDOFF * effect.flatten(1).sum(dim=1)
+
+        result.register_hook(collect)
+        return result
 
 
 def bound_rounding(
@@ -92,4 +100,4 @@ def bound_rounding(
     with SumErrors() as errors:
         logits = exact(*inputs)
     margin(logits).sum().backward()
-    return errors.total
+    return errors.total.detach()

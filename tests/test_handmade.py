@@ -8,12 +8,20 @@ import pytest
 import torch
 from conftest import call_main
 from probes import patch_length_signal, probe_positions
+from torch import Tensor
 
 import handmade
 import support.config
 import train
-from data import FIRST_SYMBOL, add_special_tokens, make_inputs_and_targets, sample_batch
+from data import (
+    FIRST_SYMBOL,
+    add_special_tokens,
+    make_inputs_and_targets,
+    make_source_and_target,
+    sample_batch,
+)
 from handmade import (
+    BUILDERS,
     PAIRS,
     VOCAB_SIZE,
     copying_encoder,
@@ -24,11 +32,24 @@ from handmade import (
 )
 from lab.ablation import ablate
 from support.console import run_script
+from support.puzzles import ZERO
 from support.runs import Run, run_folder
 from train import load_run, predict
 from transformer import PAD, EncoderDecoder, MiniTransformer
 
-BUILDERS = copying_encoder, reversing_encoder, copying_encoder_decoder, reversing_encoder_decoder
+
+def add_digits(first: list[int], second: list[int]) -> list[int]:
+    total = sum(int("".join(str(symbol - ZERO) for symbol in term)) for term in (first, second))
+    return [ZERO + int(digit) for digit in f"{total:0{len(first) + 1}}"]
+
+
+ANSWERS = {                                                 # of one question, in plain Python
+    "copy": lambda symbols: symbols,
+    "reverse": lambda symbols: symbols[::-1],
+    "double": lambda symbols: symbols * 2,
+    "sort": sorted,
+    "add": lambda symbols: add_digits(symbols[: len(symbols) // 2], symbols[len(symbols) // 2 + 1 :]),
+}
 SYMBOLS = torch.arange(FIRST_SYMBOL, VOCAB_SIZE)
 
 
@@ -41,22 +62,24 @@ def large_batches(monkeypatch):
 @pytest.mark.parametrize("build", BUILDERS)
 def test_hand_built_models_are_always_correct(build):
     config, model, _ = build()
-    answer = {"copy": lambda content: content, "reverse": lambda content: content.flip(1)}[config.task]
     assert type(model) in (MiniTransformer, EncoderDecoder)         # nothing is overridden
-    assert exact_match_by_length(model, answer) == dict.fromkeys(range(1, 9), 1.0)
+
+    def answer(content: Tensor) -> Tensor:
+        return torch.tensor([ANSWERS[config.task](symbols) for symbols in content.tolist()])
+
+    assert exact_match_by_length(model, answer, config.task) == dict.fromkeys(config.lengths(), 1.0)
     generator = torch.Generator().manual_seed(0)
-    source, target = sample_batch(config.task, 2_000, generator)        # lengths 1 to 8: PAD
+    source, target = sample_batch(config.task, 2_000, generator)        # of all lengths: PAD
     predictions = predict(model, source, target)
-    assert torch.equal(predictions.where(target != PAD, PAD), target)   # with START and END
+    assert torch.equal(predictions.where(target != PAD, PAD)[:, 1:], target[:, 1:])     # with END
 
 
 @pytest.mark.parametrize("build", BUILDERS)
 def test_hand_built_model_rejects_a_longer_sequence(build):
     config, model, _ = build()
     content = torch.arange(4, 13)[None]
-    sequence = add_special_tokens(content, 11)
-    inputs, _ = make_inputs_and_targets(config.architecture, sequence, sequence)
-    with pytest.raises(ValueError, match="11 tokens exceed max_len=10"):
+    inputs, _ = make_inputs_and_targets(config.architecture, *make_source_and_target(config.task, content))
+    with pytest.raises(ValueError, match="11 tokens exceed max_len=10|20 tokens exceed max_len=18"):
         model(*inputs)
 
 
@@ -188,6 +211,6 @@ def test_handmade_reports_a_model_that_makes_mistakes(tmp_path, monkeypatch, cap
     monkeypatch.setattr(sys, "argv", ["handmade.py"])
     monkeypatch.setattr(support.config, "TEST_SEQUENCES", 500)
     monkeypatch.setattr(handmade, "ATTENTION_SHARPNESS", 1.0)
-    monkeypatch.setattr(handmade, "MAX_LENGTH", 2)
+    monkeypatch.setattr(handmade, "BUILDERS", [copying_encoder, reversing_encoder])
     with pytest.raises(SystemExit, match="at least one of the models makes mistakes"):
         run_script(handmade.main)
