@@ -50,12 +50,17 @@ class RecordOperations(TorchDispatchMode):
         return operation(*arguments, **settings or {})
 
 
-def moves_symbols(answer: Callable[[Tensor], Tensor], length: int) -> bool:
-    """Return True if a task's function only rearranges symbols, whichever they are."""
+def record_operations(answer: Callable[[Tensor], Tensor], length: int) -> set[str]:
+    """Return the names of the operations in a task's function."""
     content = torch.arange(length)[None]
     with RecordOperations() as recorded:
         answer(content)
-    return recorded.names <= MOVES
+    return recorded.names
+
+
+def moves_symbols(answer: Callable[[Tensor], Tensor], length: int) -> bool:
+    """Return True if a task's function only rearranges symbols, whichever they are."""
+    return record_operations(answer, length) <= MOVES
 
 
 def make_questions(config: Config, content: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
@@ -153,3 +158,31 @@ def find_dependencies(
             changed.append(group)
         streams[kinds[kind][0]][:] = changed
     return streams["encoder" if config.architecture == "encoder" else "decoder"]
+
+
+def ignores_order(model: nn.Module, config: Config) -> bool:
+    """Return True if each output depends only on its position and on how often each symbol occurs.
+
+    This is read off the weights of an encoder with one layer: queries, keys and values do not depend on
+    positions, nor queries and keys on symbols; and after attention, nothing reads a token's own symbol, nor
+    can a norm, since all symbols and positions have the same sum and the same sum of squares.
+    """
+    if config.architecture != "encoder" or config.num_layers > 1 or not config.norm_first:
+        return False
+    block, symbols = model.blocks[0], list(data.question_symbols(config.task, config.vocab_size))
+    embeddings = model.embedding.weight[symbols].double()
+    positions = model.positional_encoding.encoding[1 : max(config.lengths()) + 1].double()
+    sums = (embeddings[:, None] + positions).flatten(0, 1)
+    own, where = ((x != x[0]).any(dim=0) for x in (embeddings, positions))              # columns that differ
+    attention, feed_forward = block.attention, block.feed_forward
+    unread = [
+        attention.query_projection.weight[:, own | where], attention.key_projection.weight[:, own | where],
+        attention.value_projection.weight[:, where], feed_forward.expand.weight[:, own],
+        model.output_projection.weight[:, own],
+    ]
+    unwritten = [
+        weights[own] for layer in (attention.output_projection, feed_forward.contract)
+        for weights in (layer.weight, layer.bias)
+    ]
+    seen_by_norms = sums.sum(dim=1), sums.square().sum(dim=1)
+    return all((x == x[0]).all() for x in seen_by_norms) and not any(x.any() for x in unread + unwritten)

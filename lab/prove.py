@@ -13,9 +13,10 @@ import math
 from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import combinations_with_replacement
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import data
 from data import TASKS, format_tokens
@@ -25,12 +26,13 @@ from lab.heads import ALL_ATTENTION
 from support import console, runs
 from support.config import EVALUATION_BATCH, Config
 from support.figure import percent
-from support.puzzles import sample_symbols
+from support.puzzles import PLUS, ZERO
 from train import load_run, predict
-from transformer import START, eval_mode
+from transformer import PAD, eval_mode
 
-SAMPLED = 30_000                                            # questions
-CONFIDENCE = 0.95
+SAMPLED, CONFIDENCE = 30_000, 0.95                          # questions that are sampled
+MAX_QUESTIONS = 2_000_000                                   # of the longest, if all are asked
+ROUNDED = 256                                               # cases whose rounding is bounded: the closest
 
 
 @dataclass(frozen=True)
@@ -39,44 +41,56 @@ class Verdict:
 
     word: str                                               # PROVED, REFUTED or SAMPLED
     reason: str
-    cases: int
+    cases: int = 0
     margin: float = math.nan                                # the minimum over all cases
     rounding: float = math.nan                              # its maximum effect on a margin
 
     def __str__(self) -> str:
         text = f"{self.word:<9}{self.reason}"
         if self.word == "PROVED":
-            text += f"; {self.cases:,} cases, margin {self.margin:.2f}, rounding {self.rounding:.1g}"
+            margin = math.floor(100 * self.margin) / 100
+            text += f"; {self.cases:,} cases, margin {margin:.2f}, rounding {self.rounding:.2g}"
         return text
 
 
 @dataclass(frozen=True)
 class Cases:
-    """Contents (N, L), and the outputs whose every case they contain."""
+    """Contents (N, L), and the outputs whose every case they contain; None: all, each question one case."""
 
     content: Tensor
-    outputs: list[int]
+    outputs: list[int] | None = None
 
 
-def count_questions(config: Config) -> list[int]:
-    """Return how many questions of each length there are, if a question may consist of any symbols."""
+Argument = tuple[str, Iterable[Cases]]                      # why these cases cover all questions
+
+
+def list_questions(config: Config, length: int) -> Tensor:
+    """Return all questions of a length, (N, L)."""
+    if config.task == "add":                                # without listing all sequences of its symbols
+        terms = data.enumerate_contents(range(ZERO, PLUS), length - 1)
+        first, second = terms.chunk(2, dim=1)
+        return torch.cat([first, torch.full((len(terms), 1), PLUS), second], dim=1)
+    content = data.enumerate_contents(data.alphabet(config.task, config.vocab_size), length)
+    return content[TASKS[config.task].is_valid(content)]
+
+
+def sample_questions(config: Config) -> tuple[str, list[Tensor]]:
+    """Sample evenly from all questions, if they may consist of any symbols; say so, and return contents."""
+    generator, lengths = torch.Generator().manual_seed(0), config.lengths()
     symbols = data.question_symbols(config.task, config.vocab_size)
-    return [len(symbols) ** length for length in config.lengths()]
+    drawing, weights = "sampled as in training", [1] * len(lengths)
+    if TASKS[config.task].is_valid is data.accept_all and not TASKS[config.task].gaps:
+        weights = [len(symbols) ** length for length in lengths]
+        drawing = f"of {sum(weights):,}, sampled evenly"
+    drawn = torch.tensor(weights, dtype=torch.float64).multinomial(SAMPLED, True, generator=generator)
+    contents = []
+    for length, count in zip(lengths, drawn.bincount(minlength=len(lengths)).tolist(), strict=True):
+        rows = data.sample_valid(config.task, count, length, config.vocab_size, generator)
+        contents += [rows] if len(rows) else []
+    return drawing, contents
 
 
-def sample_evenly(config: Config, count: int) -> list[Tensor]:
-    """Sample from all questions, each with the same probability; contents (N, L), one tensor per length."""
-    generator = torch.Generator().manual_seed(0)
-    weights = torch.tensor(count_questions(config), dtype=torch.float64)
-    drawn = torch.multinomial(weights, count, replacement=True, generator=generator)
-    symbols = data.question_symbols(config.task, config.vocab_size)
-    return [
-        sample_symbols(symbols, int((drawn == index).sum()), length, generator)
-        for index, length in enumerate(config.lengths()) if (drawn == index).any()
-    ]
-
-
-def compute_margins(model: torch.nn.Module, config: Config, content: Tensor) -> Tensor:
+def compute_margins(model: nn.Module, config: Config, content: Tensor) -> Tensor:
     """Return the logit margins (N, T) for content (N, L), ∞ where nothing is scored."""
     inputs, targets = dependencies.make_questions(config, content)
     batches = zip(*(rows.split(EVALUATION_BATCH) for rows in (*inputs, targets)), strict=True)
@@ -91,19 +105,21 @@ def refute(run: runs.Run, contents: Iterable[Tensor]) -> Verdict | None:
         wrong = (compute_margins(run.model, config, content) <= 0).any(dim=1)
         if wrong.any():
             source, target = data.make_source_and_target(config.task, content[wrong][:1])
-            rows = source[0], predict(run.model, source, target)[0], target[0]
-            question, answer, correct = (format_tokens(row[row != START], config.task) for row in rows)
-            return Verdict("REFUTED", f"{question} → {answer}, not {correct}", len(content))
+            answer = predict(run.model, source, target).where(data.loss_mask(target), PAD)
+            rows = (format_tokens(row[0, 1:], config.task) for row in (source, answer, target))
+            question, predicted, correct = (row.removesuffix(" END") for row in rows)
+            return Verdict("REFUTED", f"{question} → {predicted}, not {correct}")
     return None
 
 
-def few_dependencies(run: runs.Run, without_attention: bool) -> tuple[str, list[Cases]] | None:
-    """Return an argument and its cases if each output depends on few symbols."""
+def few_dependencies(run: runs.Run, without_attention: bool) -> Argument | None:
+    """Return one case for each assignment to the symbols on which an output depends, if these are few."""
     model, config, cases, count = run.model, run.config, [], 0
-    for length in config.lengths():
+    for length in reversed(config.lengths()):               # the longest usually decides
         if not dependencies.moves_symbols(TASKS[config.task].answer, length):
             return None
-        inputs, targets = dependencies.make_questions(config, data.FIRST_SYMBOL + torch.arange(length)[None])
+        content = data.FIRST_SYMBOL + torch.arange(length)[None]
+        inputs, targets = dependencies.make_questions(config, content)
         if not dependencies.tokens_stay_apart(model, inputs):
             return None
         groups = dependencies.find_dependencies(model, config, length, without_attention)
@@ -117,11 +133,32 @@ def few_dependencies(run: runs.Run, without_attention: bool) -> tuple[str, list[
     return f"each output depends on at most {count} symbol{'s' * (count != 1)}", cases
 
 
-def bound_each(run: runs.Run, cases: Cases) -> Tensor:
-    """Return how far rounding can move the margin of each case, (N, outputs)."""
-    inputs, targets = dependencies.make_questions(run.config, cases.content)
+def any_order(run: runs.Run, without_attention: bool) -> Argument | None:
+    """Return one case for each multiset of symbols, if neither the task nor the model heeds their order."""
+    config, answer = run.config, TASKS[run.config.task].answer
+    sorts = all(dependencies.record_operations(answer, length) == {"sort"} for length in config.lengths())
+    if not sorts or without_attention or not dependencies.ignores_order(run.model, config):
+        return None
+    symbols = data.question_symbols(config.task, config.vocab_size)
+    multisets = (combinations_with_replacement(symbols, length) for length in config.lengths())
+    return "the order of the symbols does not matter", (Cases(torch.tensor([*rows])) for rows in multisets)
+
+
+def every_question(run: runs.Run, without_attention: bool) -> Argument | None:
+    """Return every question, if there are not too many."""
+    config = run.config
+    count = len(data.alphabet(config.task, config.vocab_size)) ** max(config.lengths())
+    if count > MAX_QUESTIONS and config.task != "add":
+        return None
+    contents = (list_questions(config, length) for length in config.lengths())
+    return "every question was asked", (Cases(content) for content in contents if len(content))
+
+
+def bound_each(run: runs.Run, content: Tensor, outputs: list[int]) -> Tensor:
+    """Return how far rounding can move the margins of these outputs, (N, outputs)."""
+    inputs, targets = dependencies.make_questions(run.config, content)
     bounds = []
-    for output in cases.outputs:
+    for output in outputs:
         def margin(logits: Tensor, output: int = output) -> Tensor:
             return logit_margins(logits, targets)[:, output]
 
@@ -129,32 +166,37 @@ def bound_each(run: runs.Run, cases: Cases) -> Tensor:
     return torch.stack(bounds, dim=1)
 
 
-def check_cases(run: runs.Run, reason: str, cases: list[Cases]) -> Verdict:
-    """Return PROVED if the model is correct in each of these cases, despite rounding."""
-    margin, effect, number = math.inf, 0.0, 0
+def check_cases(run: runs.Run, reason: str, cases: Iterable[Cases]) -> Verdict:
+    """Return PROVED if the model is correct in each case, by a margin that rounding cannot change."""
+    margin, effect, count = math.inf, 0.0, 0
     for each in cases:
-        margins = compute_margins(run.model, run.config, each.content)[:, each.outputs]
-        bounds = bound_each(run, each)
-        if (wrong := (margins <= bounds).any(dim=1)).any():
-            return refute(run, [each.content[wrong]]) or Verdict("SAMPLED", "rounding could decide", number)
+        margins = compute_margins(run.model, run.config, each.content)
+        outputs = each.outputs or margins[0].isfinite().nonzero().flatten().tolist()
+        margins = margins[:, outputs]
+        closest = margins.amin(dim=1).argsort()[:ROUNDED]
+        bounds = bound_each(run, each.content[closest], outputs)
+        if (margins[closest] <= bounds).any():
+            unclear = Verdict("SAMPLED", "rounding could change an answer")
+            return refute(run, [each.content[closest]]) or unclear
         margin, effect = min(margin, margins.min().item()), max(effect, bounds.max().item())
-        number += margins.numel()
-    return Verdict("PROVED", reason, number, margin, effect)
+        count += margins.numel() if each.outputs else len(margins)
+    return Verdict("PROVED", reason, count, margin, effect)
 
 
 def judge(run: runs.Run, without_attention: bool = False) -> Verdict:
     """Return what is known about the claim that the model answers every question correctly."""
     config = run.config
     with ablate(run.model, ALL_ATTENTION) if without_attention else nullcontext():
-        symbols = data.question_symbols(config.task, config.vocab_size)
-        short = [data.enumerate_contents(symbols, length) for length in config.lengths() if length <= 2]
-        if refuted := refute(run, short):
+        short = [list_questions(config, length) for length in config.lengths() if length <= 3]
+        if refuted := refute(run, [content for content in short if len(content)]):
             return refuted
-        if argument := few_dependencies(run, without_attention):
-            return check_cases(run, *argument)
+        for find_argument in few_dependencies, any_order, every_question:
+            if argument := find_argument(run, without_attention):
+                return check_cases(run, *argument)
+        drawing, contents = sample_questions(config)
         bound = 1 - (1 - CONFIDENCE) ** (1 / SAMPLED)
-        reason = f"no error in {SAMPLED:,} questions; error rate below {percent(bound, 2)}"
-        return refute(run, sample_evenly(config, SAMPLED)) or Verdict("SAMPLED", reason, SAMPLED)
+        reason = f"no error in {SAMPLED:,} {drawing}: error rate below {percent(bound, 2)}"
+        return refute(run, contents) or Verdict("SAMPLED", reason)
 
 
 def main() -> None:
@@ -169,8 +211,8 @@ def main() -> None:
         for folder in runs.find_runs(models_dir):
             run = load_run(models_dir, runs.task_from_folder(folder), folder.name)
             print(f"{folder}: {run.config.name}")
-            for claim, without in ("is always correct", False), ("is so without attention", True):
-                print(f"  {claim:<26}{judge(run, without)}", flush=True)
+            for claim, without in ("always correct", False), ("without attention", True):
+                print(f"  {claim:<19}{judge(run, without)}", flush=True)
 
 
 if __name__ == "__main__":
