@@ -224,8 +224,8 @@ def compare(
 ) -> None:
     """Write something if column gate is 1, and column amount of AVERAGE is at least count times column one.
 
-    All these numbers are multiples of one. The difference of two units rises from 0 to one / 2 as the amount
-    grows from (count − 3/4) to (count − 1/4) times one, so no multiple is near either end.
+    The difference of two units rises from 0 to one / 2 while the amount grows from (count − 3/4) · one to
+    (count − 1/4) · one. Amounts are multiples of one, so none is near these two thresholds.
     """
     for threshold, sign in (count - 3 / 4, 1), (count - 1 / 4, -1):
         reads = {gate: 1.0}                                 # if it is 0, the bias is below −amount

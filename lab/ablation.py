@@ -1,12 +1,18 @@
-"""Ablation of a head, a layer or all attention: replace its outputs with zero or their mean."""
+"""Ablation of attention: replace its outputs with zero, with their mean, or with those for another question.
 
-from collections.abc import Iterator
+The last of these tests an explanation. If a layer hands on nothing but the length, its outputs for any other
+question of that length must do as well: causal scrubbing (Chan et al. 2022). `python -m lab.ablation` tests
+the HYPOTHESES about the encoder that reverses.
+"""
+
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from data import batches_by_length, loss_mask
+from data import batches_by_length, loss_mask, reverse
 from lab.heads import (
     SEQUENCES,
     Head,
@@ -15,13 +21,20 @@ from lab.heads import (
     capture_activations,
     list_blocks,
     list_heads,
+    part_name,
     sample_unseen,
     visit_heads,
 )
-from support.config import EVALUATION_BATCH
-from support.runs import Run
+from lab.patching import patch, record
+from support import console
+from support.config import EVALUATION_BATCH, fixed_generator
+from support.figure import percent
+from support.puzzles import strip_special_tokens
+from support.runs import DEFAULT_FOLDER, Run
+from train import load_run
 from transformer import PAD, eval_mode, unwrap_model
 
+SCRUBBED = 200                                              # unseen questions of each length
 NOTHING = "nothing"                                         # instead of a part
 
 
@@ -113,3 +126,79 @@ def logit_margins_without(
 def correct_by_margin(margins: Tensor) -> Tensor:
     """Return which sequences have a positive margin at every query; (…, N, T) → (…, N) boolean."""
     return (margins > 0).all(dim=-1)
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """The attention of some of an encoder's layers hands on nothing but the length and what matters.
+
+    matters maps contents (N, L) to the symbol that matters at each position, (N, L); by default, none does.
+    With differs, the other question must have another one there.
+    """
+
+    text: str
+    layers: slice                                           # counted from 0
+    matters: Callable[[Tensor], Tensor] = torch.zeros_like
+    differs: bool = False
+
+
+HYPOTHESES = (
+    Hypothesis("layer 1 hands on nothing but the length", slice(0, 1)),
+    Hypothesis("layer 2 hands on nothing but the length", slice(1, 2)),
+    Hypothesis("all layers hand on nothing but the mirror symbol", slice(None), reverse),
+    Hypothesis("… nothing but the symbol next to it", slice(None), lambda rows: reverse(rows).roll(1, 1)),
+    Hypothesis("… not even the mirror symbol", slice(None), reverse, differs=True),
+)
+
+
+def pick_others(matters: Tensor, differs: bool, generator: torch.Generator) -> Tensor:
+    """Return a random other question's row for each question and position, both (N, L).
+
+    It agrees in what matters, or differs. A question with which no other agrees keeps its own row.
+    """
+    suits = (matters[:, None] == matters) != differs                        # (N, N, L)
+    itself = torch.eye(len(matters), dtype=torch.bool)[:, :, None]
+    suits &= ~itself
+    suits |= itself & ~suits.any(dim=1, keepdim=True)
+    rows = suits.movedim(2, 0).flatten(0, 1).float().multinomial(1, generator=generator)    # (L · N, 1)
+    return rows.view(matters.size(1), -1).T
+
+
+def scrub(run: Run, hypothesis: Hypothesis, length: int) -> tuple[float, float]:
+    """Replace the attention outputs of unseen questions with those of others.
+
+    Returns the fraction of correct symbols, and of those that are correct for the other questions.
+    """
+    source, inputs, targets = sample_unseen(run, length, SCRUBBED)
+    matters, generator = hypothesis.matters(strip_special_tokens(source)), fixed_generator("analysis")
+    others = pick_others(matters, hypothesis.differs, generator)
+    others = others[:, [0, *range(length), -1]]             # for START and END, only the length can matter
+    layers = range(len(attention_modules(run.model)))[hypothesis.layers]
+    sites = [part_name(run.model, head) for head in list_heads(run.model) if head[1] in layers]
+    activations, columns = record(run.model, inputs), torch.arange(length + 2)
+    replaced = {site: activations[site][others, columns] for site in sites}
+    with eval_mode(run.model), patch(run.model, replaced) as model:
+        predicted = model(*inputs).argmax(dim=-1)
+    correct = [(predicted == expected)[:, 1:-1] for expected in (targets, targets[others, columns])]
+    return tuple(each.double().mean().item() for each in correct)
+
+
+def main() -> None:
+    parser = console.new_parser("Test what the attention of the encoder that reverses hands on.")
+    parser.add_argument(
+        "folder", nargs="?", type=console.folder_name, default=DEFAULT_FOLDER, metavar="FOLDER",
+        help=f"with the run (default: {DEFAULT_FOLDER})",
+    )
+    run = load_run(parser.parse_args().folder, "reverse", "encoder")
+    console.set_threads(None)
+    print("Each token's attention outputs are replaced with those for another question, which agrees in\n"
+          "the length and in what matters.\n")
+    print(f"{'hypothesis, and predicted symbols that are':<50}   correct   correct for the other question")
+    for hypothesis in HYPOTHESES:
+        scores = [scrub(run, hypothesis, length) for length in run.config.lengths() if length > 1]
+        own, other = torch.tensor(scores).mean(dim=0).tolist()
+        print(f"{hypothesis.text:<50}{percent(own):>10}   {percent(other):>7}")
+
+
+if __name__ == "__main__":
+    console.run_script(main)

@@ -112,8 +112,8 @@ def read_symbols(
 ) -> Symbols:
     """Return the symbols on which one query's weighted average can depend.
 
-    query holds all values it can take, (n, Dh), and depends on the symbols in group; so do the lists of keys
-    and values, (m, Dh) each, for each token that the query may attend to.
+    query (n, Dh) contains every value that it can take, as the symbols in group vary. So do keys and values,
+    (m, Dh) each, for every token that it may attend to, as the symbols in the token's own group vary.
     """
     scores = [query @ key.T / query.size(-1) ** 0.5 for key in keys]    # every query with every key
     bound = max(score.min() for score in scores) - UNDERFLOW
@@ -163,9 +163,9 @@ def find_dependencies(
 def ignores_order(model: nn.Module, config: Config) -> bool:
     """Return True if each output depends only on its position and on how often each symbol occurs.
 
-    This is read off the weights of an encoder with one layer: queries, keys and values do not depend on
-    positions, nor queries and keys on symbols; and after attention, nothing reads a token's own symbol, nor
-    can a norm, since all symbols and positions have the same sum and the same sum of squares.
+    The weights of an encoder with one layer show it. Queries and keys depend on neither positions nor
+    symbols, and values not on positions. After attention, nothing reads a token's own symbol. Norms do not
+    either: all embeddings have the same sum and the same sum of squares.
     """
     if config.architecture != "encoder" or config.num_layers > 1 or not config.norm_first:
         return False

@@ -60,6 +60,8 @@ def compare_top_head(evidence: Evidence) -> dict | None:
                 "That position depends on the length of the question: compare where "
                 f"{other_name} attends in a longer and a shorter one."
             )
+        if tells_length and run.architecture == "encoder":
+            findings.append("To test whether layer 1 hands on anything else, run python -m lab.ablation.")
     elif answer == 1:
         findings.append(
             f"Without {other_name}, {name} attends as before, so {other_name} must do something else."

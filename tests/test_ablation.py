@@ -2,14 +2,29 @@
 
 import copy
 import math
+import sys
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from conftest import KINDS, attentions, set_everywhere
 
 import lab.heads
-from lab.ablation import ablate, logit_margins, logit_margins_without, mean_head_outputs
+from handmade import copying_encoder, reversing_encoder
+from lab import ablation
+from lab.ablation import (
+    HYPOTHESES,
+    ablate,
+    logit_margins,
+    logit_margins_without,
+    mean_head_outputs,
+    pick_others,
+    scrub,
+)
 from lab.heads import ALL_ATTENTION, list_heads, list_parts, sample_unseen
+from support.console import run_script
+from support.runs import Run
 from train import load_run
 
 
@@ -84,3 +99,42 @@ def test_logit_margins_are_the_lead_over_the_best_other_symbol():
     logits = torch.tensor([[[1.0, 5, 2, 3], [4, 1, 0, 2], [9, 9, 9, 9]]])
     ahead = logit_margins(logits, torch.tensor([[3, 2, 0]]))
     assert ahead.tolist() == [[-2, -4, math.inf]]               # PAD is not scored
+
+
+@pytest.fixture(scope="module")
+def reverser():
+    config, model, _ = reversing_encoder()
+    return Run(model, config, [], Path())
+
+
+@pytest.mark.parametrize(("hypothesis", "own", "other"), zip(
+    HYPOTHESES, [1.0, 0.06, 1.0, 0.06, 0.0], [0.06, 1.0, 1.0, 1.0, 1.0], strict=True
+), ids=[hypothesis.text for hypothesis in HYPOTHESES])
+def test_scrub_confirms_what_a_hand_built_model_does_and_nothing_else(hypothesis, own, other, reverser):
+    scores = scrub(reverser, hypothesis, 8)
+    assert scores == pytest.approx((own, other), abs=0.01 if {own, other} <= {0.0, 1.0} else 0.03)
+
+
+def test_scrub_refutes_explanations_of_a_model_that_does_not_reverse():
+    config, model, _ = copying_encoder()
+    run = Run(model, replace(config, task="reverse"), [], Path())
+    assert scrub(run, HYPOTHESES[2], 8)[0] < 0.1
+
+
+@pytest.mark.parametrize("differs", [False, True])
+def test_pick_others_finds_another_question_that_suits(differs):
+    generator = torch.Generator().manual_seed(0)
+    matters = torch.randint(0, 3, (30, 4), generator=generator)
+    others = pick_others(matters, differs, generator)
+    assert (others != torch.arange(30)[:, None]).all()
+    assert ((matters.gather(0, others) == matters) != differs).all()
+    alone = torch.tensor([[5], [6], [6]])
+    assert pick_others(alone, False, generator).tolist() == [[0], [2], [1]]
+
+
+def test_ablation_command_reports_each_hypothesis(built, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["ablation.py", str(built)])
+    run_script(ablation.main)
+    lines = capsys.readouterr().out.splitlines()[-len(HYPOTHESES):]
+    for line, hypothesis, own in zip(lines, HYPOTHESES, ["100%", "6%", "100%", "15%", "0%"], strict=True):
+        assert line.startswith(hypothesis.text) and line.split()[-2] == own
