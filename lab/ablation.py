@@ -189,7 +189,10 @@ def main() -> None:
         "folder", nargs="?", type=console.folder_name, default=DEFAULT_FOLDER, metavar="FOLDER",
         help=f"with the run (default: {DEFAULT_FOLDER})",
     )
-    run = load_run(parser.parse_args().folder, "reverse", "encoder")
+    try:
+        run = load_run(parser.parse_args().folder, "reverse", "encoder")
+    except ValueError as error:
+        console.exit_with_error(str(error))
     console.set_threads(None)
     print("Each token's attention outputs are replaced with those for another question, which agrees in\n"
           "the length and in what matters.\n")

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import combinations_with_replacement
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -183,6 +184,11 @@ def check_cases(run: runs.Run, reason: str, cases: Iterable[Cases]) -> Verdict:
     return Verdict("PROVED", reason, count, margin, effect)
 
 
+def bound_error_rate(count: int) -> float:
+    """Return the error rate at which count questions show an error with probability CONFIDENCE."""
+    return 1 - (1 - CONFIDENCE) ** (1 / count)
+
+
 def judge(run: runs.Run, without_attention: bool = False) -> Verdict:
     """Return what is known about the claim that the model answers every question correctly."""
     config = run.config
@@ -194,25 +200,38 @@ def judge(run: runs.Run, without_attention: bool = False) -> Verdict:
             if argument := find_argument(run, without_attention):
                 return check_cases(run, *argument)
         drawing, contents = sample_questions(config)
-        bound = 1 - (1 - CONFIDENCE) ** (1 / SAMPLED)
-        reason = f"no error in {SAMPLED:,} {drawing}: error rate below {percent(bound, 2)}"
+        bound = percent(bound_error_rate(SAMPLED), 2)
+        reason = f"no error in {SAMPLED:,} {drawing}: error rate below {bound}"
         return refute(run, contents) or Verdict("SAMPLED", reason)
+
+
+def find_runs(folder: Path) -> list[Path]:
+    """Return a folder if it is a run, or else the runs in it. Raises ValueError if there are none."""
+    found = [folder] if (folder / "checkpoint.pt").is_file() else runs.find_runs(folder)
+    if not found:
+        raise ValueError(f"no run found in {folder}; train one, or run python handmade.py")
+    return found
 
 
 def main() -> None:
     parser = console.new_parser(__doc__.splitlines()[0], "python -m lab.prove models/handmade")
     parser.add_argument(
         "folders", nargs="*", type=console.folder_name, default=[runs.DEFAULT_FOLDER], metavar="FOLDER",
-        help="runs, or folders with runs (default: models)",
+        help=f"runs, or folders of runs (default: {runs.DEFAULT_FOLDER})",
     )
+    parser.add_argument("--tasks", type=Path, metavar="FILE", help="a file that defines more tasks")
     options = parser.parse_args()
     console.set_threads(None)
-    for models_dir in options.folders:
-        for folder in runs.find_runs(models_dir):
-            run = load_run(models_dir, runs.task_from_folder(folder), folder.name)
-            print(f"{folder}: {run.config.name}")
-            for claim, without in ("always correct", False), ("without attention", True):
-                print(f"  {claim:<19}{judge(run, without)}", flush=True)
+    try:
+        data.load_tasks(options.tasks)
+        folders = [folder for each in options.folders for folder in find_runs(each)]
+        loaded = [load_run(each.parents[1], runs.task_from_folder(each), each.name) for each in folders]
+    except ValueError as error:
+        console.exit_with_error(str(error))
+    for run in loaded:
+        print(f"{run.folder}: {run.config.name}")
+        for claim, without_attention in ("always correct", False), ("without attention", True):
+            print(f"  {claim:<19}{judge(run, without_attention)}", flush=True)
 
 
 if __name__ == "__main__":
