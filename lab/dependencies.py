@@ -107,23 +107,21 @@ def record_attention(model: nn.Module, inputs: tuple[Tensor, ...]) -> list[tuple
     return calls
 
 
-def read_symbols(
-    query: Tensor, keys: list[Tensor], values: list[Tensor], group: Symbols, groups: list[Symbols]
-) -> Symbols:
+def read_symbols(query: Tensor, group: Symbols, tokens: list[tuple[Tensor, Tensor, Symbols]]) -> Symbols:
     """Return the symbols on which one query's weighted average can depend.
 
-    query (n, Dh) contains every value that it can take, as the symbols in group vary. So do keys and values,
-    (m, Dh) each, for every token that it may attend to, as the symbols in the token's own group vary.
+    query (n, Dh) contains every value that it can take as the symbols in group vary. So do each token's key
+    and value, (m, Dh) each, as the symbols in its own group vary.
     """
-    scores = [query @ key.T / query.size(-1) ** 0.5 for key in keys]    # every query with every key
+    scores = [query @ key.T / query.size(-1) ** 0.5 for key, _, _ in tokens]            # (n, m), all pairs
     bound = max(score.min() for score in scores) - UNDERFLOW
-    read = [index for index, score in enumerate(scores) if score.max() >= bound]
+    read = [(score, *token[1:]) for score, token in zip(scores, tokens, strict=True) if score.max() >= bound]
     symbols: Symbols = frozenset()
-    for index in read:
-        if (values[index] != values[index][0]).any():
-            symbols |= groups[index]
-        if len(read) > 1 and scores[index].min() != scores[index].max():
-            symbols |= group | groups[index]
+    for score, value, own in read:
+        if (value != value[0]).any():
+            symbols |= own
+        if len(read) > 1 and score.min() != score.max():    # a single key has a weight of 1
+            symbols |= group | own
     return symbols
 
 
@@ -144,19 +142,19 @@ def find_dependencies(
         content, rows = vary(config, length, {*queries, *keys})
         query, key, value, mask = record_attention(model, make_questions(config, content)[0])[index]
         visible = mask.expand(len(content), 1, query.size(2), key.size(2))[0, 0]
-        changed = []
+        added = []
         for here, group in enumerate(queries):
-            seen = visible[here].nonzero().flatten().tolist()
+            symbols = group
             for head in range(query.size(1)):
-                group |= read_symbols(
-                    query[rows[queries[here]], head, here], [key[rows[keys[at]], head, at] for at in seen],
-                    [value[rows[keys[at]], head, at] for at in seen],
-                    queries[here], [keys[at] for at in seen],
-                )
-            if len(group) > MAX_SYMBOLS:
+                tokens = [
+                    (key[rows[keys[at]], head, at], value[rows[keys[at]], head, at], keys[at])
+                    for at in visible[here].nonzero().flatten().tolist()
+                ]
+                symbols |= read_symbols(query[rows[group], head, here], group, tokens)
+            if len(symbols) > MAX_SYMBOLS:
                 return None
-            changed.append(group)
-        streams[kinds[kind][0]][:] = changed
+            added.append(symbols)
+        queries[:] = added                                  # the residual stream keeps what it had
     return streams["encoder" if config.architecture == "encoder" else "decoder"]
 
 
@@ -165,7 +163,7 @@ def ignores_order(model: nn.Module, config: Config) -> bool:
 
     The weights of an encoder with one layer show it. Queries and keys depend on neither positions nor
     symbols, and values not on positions. After attention, nothing reads a token's own symbol. Norms do not
-    either: all embeddings have the same sum and the same sum of squares.
+    either: symbol plus position always has the same sum and the same sum of squares.
     """
     if config.architecture != "encoder" or config.num_layers > 1 or not config.norm_first:
         return False

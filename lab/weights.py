@@ -14,6 +14,8 @@ from support.figure import new_figure, percent
 WRITES = {                                                  # of handmade.py: a purpose, and what it fills in
     "finds END": "LAST", "looks up the mirror position": "MIRROR", "looks up the answer position": "MIRROR",
     "fetches the symbol": "ANSWER",
+    "looks up the columns": "COLUMN", "sums the columns": "AVERAGE", "rounds down": "ANSWER",
+    "averages": "AVERAGE", "compares counts": "ANSWER",
 }
 
 
@@ -35,7 +37,8 @@ def draw_steps(axes: Axes, purposes: dict[str, str]) -> None:
     axes.set(xlim=(-0.3, len(steps) + 0.3), ylim=(-1, 1))
     axes.axis("off")
     text, grey = matplotlib.rcParams["text.color"], matplotlib.rcParams["grid.color"]
-    for position, part in enumerate(["WHERE", *(part for *_, part in steps)]):
+    first = "WHAT" if steps[0][1] == "averages" else "WHERE"
+    for position, part in enumerate([first, *(part for *_, part in steps)]):
         box = {"boxstyle": "round,pad=0.5", "facecolor": "none", "edgecolor": text}
         axes.text(position, 0, part, ha="center", va="center", weight="bold", bbox=box)
     for position, (name, purpose, _) in enumerate(steps):
