@@ -383,6 +383,7 @@ def main() -> None:
         failed |= min(scores.values()) < 1
     command = runs.format_command("visualize.py", runs.DEFAULT_TASKS, runs.DEFAULT_ARCHITECTURES, models_dir)
     print(f"Saved in {models_dir}/. To see how they work: {command}")
+    print(f"To prove that they are always correct: python -m lab.prove {models_dir}")
     if failed:
         raise SystemExit("error: at least one of the models makes mistakes")
 

@@ -33,7 +33,7 @@ MOVES = {                                                   # operations that re
     "slice", "split", "stack", "transpose", "unbind", "unsqueeze", "view",
 }
 UNDERFLOW = 105.0                                           # e^−104 is 0 in float32
-MAX_SYMBOLS = 3                                             # on which an output may depend; else we give up
+MAX_ASSIGNMENTS = 5_000                                     # to the symbols on which an output depends
 
 Symbols = frozenset[int]                                    # where they are in the question, from 0
 
@@ -128,7 +128,7 @@ def read_symbols(query: Tensor, group: Symbols, tokens: list[tuple[Tensor, Tenso
 def find_dependencies(
     model: nn.Module, config: Config, length: int, without_attention: bool = False
 ) -> list[Symbols] | None:
-    """Return on which symbols of the question each output depends, or None if some depends on too many."""
+    """Return the symbols on which each output depends, or None if there are too many cases for one."""
     inputs, _ = make_questions(config, FIRST_SYMBOL + torch.arange(length)[None])
     origins = [
         [frozenset({token - FIRST_SYMBOL} - {*range(-FIRST_SYMBOL, 0)}) for token in tokens[0].tolist()]
@@ -136,6 +136,7 @@ def find_dependencies(
     ]
     streams = {"encoder": origins[0], "decoder": origins[-1]}           # updated by each attention
     kinds = {kind: (kind, kind) for kind in streams} | {"cross": ("decoder", "encoder")}
+    num_symbols = len(data.question_symbols(config.task, config.vocab_size))
     order = sorted(attention_modules(model), key=lambda module: (module[0] != "encoder", module[1]))
     for index, (kind, _) in enumerate(() if without_attention else order):
         queries, keys = (streams[name] for name in kinds[kind])
@@ -151,7 +152,7 @@ def find_dependencies(
                     for at in visible[here].nonzero().flatten().tolist()
                 ]
                 symbols |= read_symbols(query[rows[group], head, here], group, tokens)
-            if len(symbols) > MAX_SYMBOLS:
+            if num_symbols ** len(symbols) > MAX_ASSIGNMENTS:
                 return None
             added.append(symbols)
         queries[:] = added                                  # the residual stream keeps what it had

@@ -33,6 +33,7 @@ from transformer import PAD, eval_mode
 
 SAMPLED, CONFIDENCE = 30_000, 0.95                          # questions that are sampled
 MAX_QUESTIONS = 2_000_000                                   # of the longest, if all are asked
+MAX_SHORT = 5_000                                           # of one length, for a short counterexample
 ROUNDED = 256                                               # cases whose rounding is bounded: the closest
 
 
@@ -152,7 +153,7 @@ def every_question(run: runs.Run, without_attention: bool) -> Argument | None:
     if count > MAX_QUESTIONS and config.task != "add":
         return None
     contents = (list_questions(config, length) for length in config.lengths())
-    return "every question was asked", (Cases(content) for content in contents if len(content))
+    return "every question was asked", map(Cases, contents)
 
 
 def bound_each(run: runs.Run, content: Tensor, outputs: list[int]) -> Tensor:
@@ -193,8 +194,9 @@ def judge(run: runs.Run, without_attention: bool = False) -> Verdict:
     """Return what is known about the claim that the model answers every question correctly."""
     config = run.config
     with ablate(run.model, ALL_ATTENTION) if without_attention else nullcontext():
-        short = [list_questions(config, length) for length in config.lengths() if length <= 3]
-        if refuted := refute(run, [content for content in short if len(content)]):
+        num_tokens = len(data.alphabet(config.task, config.vocab_size))
+        short = [length for length in config.lengths() if num_tokens**length <= MAX_SHORT]
+        if refuted := refute(run, [list_questions(config, length) for length in short]):
             return refuted
         for find_argument in few_dependencies, any_order, every_question:
             if argument := find_argument(run, without_attention):
@@ -203,14 +205,6 @@ def judge(run: runs.Run, without_attention: bool = False) -> Verdict:
         bound = percent(bound_error_rate(SAMPLED), 2)
         reason = f"no error in {SAMPLED:,} {drawing}: error rate below {bound}"
         return refute(run, contents) or Verdict("SAMPLED", reason)
-
-
-def find_runs(folder: Path) -> list[Path]:
-    """Return a folder if it is a run, or else the runs in it. Raises ValueError if there are none."""
-    found = [folder] if (folder / "checkpoint.pt").is_file() else runs.find_runs(folder)
-    if not found:
-        raise ValueError(f"no run found in {folder}; train one, or run python handmade.py")
-    return found
 
 
 def main() -> None:
@@ -224,7 +218,9 @@ def main() -> None:
     console.set_threads(None)
     try:
         data.load_tasks(options.tasks)
-        folders = [folder for each in options.folders for folder in find_runs(each)]
+        folders = [folder for each in options.folders for folder in runs.find_runs(each)]
+        if not folders:
+            console.exit_with_error(f"no run found in {options.folders[0]}; run python train.py or handmade.py")
         loaded = [load_run(each.parents[1], runs.task_from_folder(each), each.name) for each in folders]
     except ValueError as error:
         console.exit_with_error(str(error))

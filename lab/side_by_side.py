@@ -82,7 +82,7 @@ def read_curves(folders: list[Path]) -> Curves:
     """
     runs = {}
     for folder in folders:
-        there = [folder] if (folder / "checkpoint.pt").is_file() else find_runs(folder)
+        there = find_runs(folder)
         if not there:
             raise ValueError(f"no run found in {folder}; pass a folder written by python train.py")
         for path in there:

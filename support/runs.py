@@ -36,9 +36,11 @@ def task_from_folder(folder: Path) -> str:
     return folder.parent.name.removesuffix("_task")
 
 
-def find_runs(models_dir: Path) -> list[Path]:
-    """Return the folders of all runs in a models folder."""
-    return [path.parent for path in sorted(models_dir.glob("*_task/*/checkpoint.pt"))]
+def find_runs(folder: Path) -> list[Path]:
+    """Return a folder itself if it is a run's, or else those of all runs in it."""
+    if (folder / "checkpoint.pt").is_file():
+        return [folder]
+    return [path.parent for path in sorted(folder.glob("*_task/*/checkpoint.pt"))]
 
 
 def format_command(script: str, tasks: list[str], architectures: list[str], models_dir: Path) -> str:
