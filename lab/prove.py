@@ -218,9 +218,11 @@ def main() -> None:
     console.set_threads(None)
     try:
         data.load_tasks(options.tasks)
-        folders = [folder for each in options.folders for folder in runs.find_runs(each)]
-        if not folders:
-            console.exit_with_error(f"no run found in {options.folders[0]}; run python train.py or handmade.py")
+        folders = []
+        for each in options.folders:
+            folders += (found := runs.find_runs(each))
+            if not found:
+                raise ValueError(f"no run found in {each}; pass a folder written by train.py or handmade.py")
         loaded = [load_run(each.parents[1], runs.task_from_folder(each), each.name) for each in folders]
     except ValueError as error:
         console.exit_with_error(str(error))
