@@ -148,9 +148,8 @@ def zero_model(
 def copying_encoder() -> HandBuilt:
     """Return an encoder that copies: the answer is WHAT, and the sublayers stay zero."""
     part = lay_out_positions(NUM_POSITIONS)
+    part.ANSWER = part.WHAT
     config, model = zero_model("copy", "encoder", 1, part, ones=[2, 2, 2], d_ff=len(PAIRS))
-    model.output_projection.weight.zero_()
-    copy_slice(model.output_projection, part.WHAT, slice(0, VOCAB_SIZE), ANSWER_LOGIT)
     return config, model, {"layer 1, head 1": "does nothing"}
 
 

@@ -14,17 +14,15 @@ Shapes: N questions, L symbols of content in each, H heads, T queries, S keys.
 """
 
 from collections.abc import Callable
-from unittest import mock
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import data
-import transformer
 from data import FIRST_SYMBOL, make_inputs_and_targets, make_source_and_target
 from lab.ablation import ablate
-from lab.heads import ALL_ATTENTION, attention_modules
+from lab.heads import ALL_ATTENTION, record_attention
 from support.config import Config
 from transformer import eval_mode
 
@@ -94,19 +92,6 @@ def vary(config: Config, length: int, groups: set[Symbols]) -> tuple[Tensor, dic
     return torch.cat(contents), rows
 
 
-def record_attention(model: nn.Module, inputs: tuple[Tensor, ...]) -> list[tuple[Tensor, ...]]:
-    """Return the queries, keys, values and mask of each attention in a pass, in order of computation."""
-    attend, calls = transformer.scaled_dot_product_attention, []
-
-    def keep(*arguments: object) -> tuple[Tensor, Tensor]:
-        calls.append(arguments[:4])
-        return attend(*arguments)
-
-    with eval_mode(model) as model, mock.patch.object(transformer, "scaled_dot_product_attention", keep):
-        model(*inputs)
-    return calls
-
-
 def read_symbols(query: Tensor, group: Symbols, tokens: list[tuple[Tensor, Tensor, Symbols]]) -> Symbols:
     """Return the symbols on which one query's weighted average can depend.
 
@@ -128,33 +113,35 @@ def read_symbols(query: Tensor, group: Symbols, tokens: list[tuple[Tensor, Tenso
 def find_dependencies(
     model: nn.Module, config: Config, length: int, without_attention: bool = False
 ) -> list[Symbols] | None:
-    """Return the symbols on which each output depends, or None if there are too many cases for one."""
-    inputs, _ = make_questions(config, FIRST_SYMBOL + torch.arange(length)[None])
+    """Return the symbols on which each output depends; None if unknown, or with too many cases for one."""
+    symbols = data.question_symbols(config.task, config.vocab_size)
+    inputs, _ = make_questions(config, torch.full((1, length), symbols[0]))
+    if not moves_symbols(data.TASKS[config.task].answer, length) or not tokens_stay_apart(model, inputs):
+        return None
+    numbered, _ = make_questions(config, FIRST_SYMBOL + torch.arange(length)[None])     # by position
     origins = [
         [frozenset({token - FIRST_SYMBOL} - {*range(-FIRST_SYMBOL, 0)}) for token in tokens[0].tolist()]
-        for tokens in inputs
+        for tokens in numbered
     ]
     streams = {"encoder": origins[0], "decoder": origins[-1]}           # updated by each attention
     kinds = {kind: (kind, kind) for kind in streams} | {"cross": ("decoder", "encoder")}
-    num_symbols = len(data.question_symbols(config.task, config.vocab_size))
-    order = sorted(attention_modules(model), key=lambda module: (module[0] != "encoder", module[1]))
-    for index, (kind, _) in enumerate(() if without_attention else order):
-        queries, keys = (streams[name] for name in kinds[kind])
+    for layer in () if without_attention else record_attention(model, inputs):
+        queries, keys = (streams[name] for name in kinds[layer[0]])
         content, rows = vary(config, length, {*queries, *keys})
-        query, key, value, mask = record_attention(model, make_questions(config, content)[0])[index]
+        query, key, value, mask = record_attention(model, make_questions(config, content)[0])[layer]
         visible = mask.expand(len(content), 1, query.size(2), key.size(2))[0, 0]
         added = []
         for here, group in enumerate(queries):
-            symbols = group
+            depends = group
             for head in range(query.size(1)):
                 tokens = [
                     (key[rows[keys[at]], head, at], value[rows[keys[at]], head, at], keys[at])
                     for at in visible[here].nonzero().flatten().tolist()
                 ]
-                symbols |= read_symbols(query[rows[group], head, here], group, tokens)
-            if num_symbols ** len(symbols) > MAX_ASSIGNMENTS:
+                depends |= read_symbols(query[rows[group], head, here], group, tokens)
+            if len(symbols) ** len(depends) > MAX_ASSIGNMENTS:
                 return None
-            added.append(symbols)
+            added.append(depends)
         queries[:] = added                                  # the residual stream keeps what it had
     return streams["encoder" if config.architecture == "encoder" else "decoder"]
 

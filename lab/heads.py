@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from unittest import mock
 
 import torch
@@ -114,30 +115,40 @@ def visit_heads(
     return attention.output_projection.register_forward_pre_hook(visit_each)
 
 
+def record_attention(model: nn.Module, inputs: tuple[Tensor, ...]) -> dict[tuple[str, int], tuple]:
+    """Return queries, keys, values and mask of each kind and layer in one pass, in order of computation.
+
+    They are those passed to transformer.scaled_dot_product_attention, for example rotated ones. A layer that
+    does not call this function is left out.
+    """
+    attend, running, calls = transformer.scaled_dot_product_attention, [], {}
+
+    def keep(*arguments: object) -> tuple[Tensor, Tensor]:
+        calls.setdefault(running[-1], arguments[:4])
+        return attend(*arguments)
+
+    with ExitStack() as hooks:
+        hooks.enter_context(mock.patch.object(transformer, "scaled_dot_product_attention", keep))
+        for layer, attention in attention_modules(model).items():
+            enter = partial(lambda layer, *_: running.append(layer), layer)
+            hooks.enter_context(attention.register_forward_pre_hook(enter))
+        model = hooks.enter_context(eval_mode(model))
+        model(*inputs)
+    return calls
+
+
 def compute_query_scores(
     model: nn.Module, inputs: tuple[Tensor, ...], head: Head, query: int
 ) -> tuple[Tensor, int] | None:
     """Return the dot products q·k of one query with every key, for the first input row, (S,), and Dh.
 
-    Queries and keys are those passed to transformer.scaled_dot_product_attention, for example rotated ones.
-    None if the model does not call that function.
+    None if record_attention leaves out this head's layer.
     """
-    attend, calls = transformer.scaled_dot_product_attention, []
     kind, layer, index = list_heads(model, head)[0]         # ValueError if there is no such head
-
-    def keep(query: Tensor, key: Tensor, *others: object) -> tuple[Tensor, Tensor]:
-        calls.append((query, key))
-        return attend(query, key, *others)
-
-    with ExitStack() as hooks:
-        hooks.enter_context(mock.patch.object(transformer, "scaled_dot_product_attention", keep))
-        attention = attention_modules(model)[kind, layer]
-        hooks.enter_context(attention.register_forward_pre_hook(lambda *_: calls.clear()))      # of others
-        model = hooks.enter_context(eval_mode(model))
-        model(*inputs)
-    if not calls:
+    calls = record_attention(model, inputs)
+    if (kind, layer) not in calls:
         return None
-    queries, keys = (x[0, index].float() for x in calls[0])
+    queries, keys = (x[0, index].float() for x in calls[kind, layer][:2])
     return keys @ queries[query], queries.size(-1)
 
 

@@ -39,7 +39,7 @@ ROUNDED = 256                                               # cases whose roundi
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is known about a claim, and why."""
+    """The verdict on a claim, with its reason."""
 
     word: str                                               # PROVED, REFUTED or SAMPLED
     reason: str
@@ -118,35 +118,30 @@ def few_dependencies(run: runs.Run, without_attention: bool) -> Argument | None:
     """Return one case for each assignment to the symbols on which an output depends, if these are few."""
     model, config, cases, count = run.model, run.config, [], 0
     for length in reversed(config.lengths()):               # the longest usually decides
-        if not dependencies.moves_symbols(TASKS[config.task].answer, length):
-            return None
-        content = data.FIRST_SYMBOL + torch.arange(length)[None]
-        inputs, targets = dependencies.make_questions(config, content)
-        if not dependencies.tokens_stay_apart(model, inputs):
-            return None
         groups = dependencies.find_dependencies(model, config, length, without_attention)
         if groups is None:
             return None
         count = max(count, *map(len, groups))
-        scored = data.loss_mask(targets)[0].nonzero().flatten().tolist()
-        for group in {groups[output] for output in scored}:
+        for group in {*groups}:
             content, _ = dependencies.vary(config, length, {group})
-            cases.append(Cases(content, [output for output in scored if groups[output] == group]))
+            scored = data.loss_mask(dependencies.make_questions(config, content[:1])[1][0]).tolist()
+            outputs = [output for output, each in enumerate(groups) if each == group and scored[output]]
+            cases += [Cases(content, outputs)] if outputs else []
     return f"each output depends on at most {count} symbol{'s' * (count != 1)}", cases
 
 
-def any_order(run: runs.Run, without_attention: bool) -> Argument | None:
+def any_order(run: runs.Run) -> Argument | None:
     """Return one case for each multiset of symbols, if neither the task nor the model heeds their order."""
     config, answer = run.config, TASKS[run.config.task].answer
     sorts = all(dependencies.record_operations(answer, length) == {"sort"} for length in config.lengths())
-    if not sorts or without_attention or not dependencies.ignores_order(run.model, config):
+    if not sorts or not dependencies.ignores_order(run.model, config):
         return None
     symbols = data.question_symbols(config.task, config.vocab_size)
     multisets = (combinations_with_replacement(symbols, length) for length in config.lengths())
     return "the order of the symbols does not matter", (Cases(torch.tensor([*rows])) for rows in multisets)
 
 
-def every_question(run: runs.Run, without_attention: bool) -> Argument | None:
+def every_question(run: runs.Run) -> Argument | None:
     """Return every question, if there are not too many."""
     config = run.config
     count = len(data.alphabet(config.task, config.vocab_size)) ** max(config.lengths())
@@ -198,9 +193,8 @@ def judge(run: runs.Run, without_attention: bool = False) -> Verdict:
         short = [length for length in config.lengths() if num_tokens**length <= MAX_SHORT]
         if refuted := refute(run, [list_questions(config, length) for length in short]):
             return refuted
-        for find_argument in few_dependencies, any_order, every_question:
-            if argument := find_argument(run, without_attention):
-                return check_cases(run, *argument)
+        if argument := few_dependencies(run, without_attention) or any_order(run) or every_question(run):
+            return check_cases(run, *argument)
         drawing, contents = sample_questions(config)
         bound = percent(bound_error_rate(SAMPLED), 2)
         reason = f"no error in {SAMPLED:,} {drawing}: error rate below {bound}"

@@ -41,16 +41,6 @@ def softmax_error(scores: Tensor, dim: int) -> Tensor:
     return weights * (gap + (weights * gap).sum(dim, keepdim=True) + scores.size(dim) + 8)
 
 
-ERRORS: dict[str, Callable[..., Tensor]] = {                # in units of roundoff, by the operation's name
-    "linear": linear_error,
-    "matmul": matmul_error,
-    "softmax": softmax_error,
-    "gelu": lambda x: 8 * x.abs(),
-    "add": lambda x, y: (x + y).abs(),
-    "div": lambda x, y: (x / y).abs(),
-}
-
-
 def layer_norm_effect(
     gradient: Tensor, x: Tensor, shape: tuple[int], weight: Tensor, bias: Tensor, eps: float
 ) -> Tensor:
@@ -66,6 +56,22 @@ def layer_norm_effect(
     return together + (4 * (scaled * (x - mean)).abs() + (gradient * output).abs()).sum(dim=-1)
 
 
+def independent(error: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Return the effect of an operation whose results have separate errors, with these bounds."""
+    return lambda gradient, *arguments, **settings: gradient.abs() * error(*arguments, **settings)
+
+
+EFFECTS: dict[str, Callable[..., Tensor]] = {               # in units of roundoff, by the operation's name
+    "linear": independent(linear_error),
+    "matmul": independent(matmul_error),
+    "softmax": independent(softmax_error),
+    "layer_norm": layer_norm_effect,
+    "gelu": independent(lambda x: 8 * x.abs()),
+    "add": independent(lambda x, y: (x + y).abs()),
+    "div": independent(lambda x, y: (x / y).abs()),
+}
+
+
 class SumErrors(TorchFunctionMode):
     """Add up the errors of all operations, each times its effect on the result, when that is known."""
 
@@ -78,14 +84,11 @@ class SumErrors(TorchFunctionMode):
         result, name = function(*arguments, **settings), function.__name__.strip("_")
         if not isinstance(result, Tensor) or not result.is_floating_point() or name in EXACT:
             return result
-        if name not in ERRORS and name != "layer_norm":
-            raise ValueError(f"no bound is known for the rounding of {name}; add one to lab.rounding.ERRORS")
+        if name not in EFFECTS:
+            raise ValueError(f"no bound is known for the rounding of {name}; add one to lab.rounding.EFFECTS")
 
         def collect(gradient: Tensor) -> None:
-            if name == "layer_norm":
-                effect = layer_norm_effect(gradient, *arguments, **settings)
-            else:
-                effect = gradient.abs() * ERRORS[name](*arguments, **settings)
+            effect = EFFECTS[name](gradient, *arguments, **settings)
             self.total = self.total + UNIT_ROUNDOFF * effect.flatten(1).sum(dim=1)
 
         result.register_hook(collect)

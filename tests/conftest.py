@@ -9,6 +9,7 @@ import itertools
 import os
 import sys
 from contextlib import nullcontext, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
@@ -39,6 +40,23 @@ def pytest_xdist_auto_num_workers(config):
     """Start no workers for single tests, and for files that are done sooner than workers are ready."""
     quick = {"test_transformer.py", "test_data.py", "test_puzzles.py", "test_house.py", "test_console.py"}
     return 0 if all("::" in each or Path(each).name in quick for each in config.args) else None
+
+
+def as_run(build, **changes):
+    """A hand-built model as a run, with some settings changed; its weights stay the same."""
+    from support.runs import Run
+
+    config, model, purposes = build()
+    return Run(model, replace(config, **changes), [], Path(), purposes)
+
+
+def resize_handmade(vocab_size, max_length):
+    """What handmade.py defines if its line of sizes is changed."""
+    sizes, source = "VOCAB_SIZE, MAX_LENGTH = 20, 8\n", (ROOT / "handmade.py").read_text(encoding="utf-8")
+    assert sizes in source
+    changed = {"__name__": "changed"}
+    exec(source.replace(sizes, f"VOCAB_SIZE, MAX_LENGTH = {vocab_size}, {max_length}\n"), changed)
+    return changed
 
 
 def files_in(folder):

@@ -3,12 +3,10 @@
 import copy
 import math
 import sys
-from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
-from conftest import KINDS, attentions, set_everywhere
+from conftest import KINDS, as_run, attentions, set_everywhere
 
 import lab.heads
 from handmade import copying_encoder, reversing_encoder
@@ -24,7 +22,6 @@ from lab.ablation import (
 )
 from lab.heads import ALL_ATTENTION, list_heads, list_parts, sample_unseen
 from support.console import run_script
-from support.runs import Run
 from train import load_run
 
 
@@ -103,8 +100,7 @@ def test_logit_margins_are_the_lead_over_the_best_other_symbol():
 
 @pytest.fixture(scope="module")
 def reverser():
-    config, model, _ = reversing_encoder()
-    return Run(model, config, [], Path())
+    return as_run(reversing_encoder)
 
 
 @pytest.mark.parametrize(("hypothesis", "own", "other"), zip(
@@ -116,9 +112,7 @@ def test_scrub_confirms_what_a_hand_built_model_does_and_nothing_else(hypothesis
 
 
 def test_scrub_refutes_explanations_of_a_model_that_does_not_reverse():
-    config, model, _ = copying_encoder()
-    run = Run(model, replace(config, task="reverse"), [], Path())
-    assert scrub(run, HYPOTHESES[2], 8)[0] < 0.1
+    assert scrub(as_run(copying_encoder, task="reverse"), HYPOTHESES[2], 8)[0] < 0.1
 
 
 @pytest.mark.parametrize("differs", [False, True])

@@ -2,11 +2,10 @@
 
 import shutil
 import sys
-from pathlib import Path
 
 import pytest
 import torch
-from conftest import call_main
+from conftest import as_run, call_main, resize_handmade
 from probes import patch_length_signal, probe_positions
 from torch import Tensor
 
@@ -33,7 +32,7 @@ from handmade import (
 from lab.ablation import ablate
 from support.console import run_script
 from support.puzzles import ZERO
-from support.runs import Run, run_folder
+from support.runs import run_folder
 from train import load_run, predict
 from transformer import PAD, EncoderDecoder, MiniTransformer
 
@@ -146,8 +145,7 @@ def test_hidden_unit_serves_one_position_of_one_length(unit):
 
 
 def test_probes_find_the_end_then_the_mirror_position():
-    config, model, _ = reversing_encoder()
-    run = Run(model, config, [], Path())
+    run = as_run(reversing_encoder)
     read, control = probe_positions(run), probe_positions(run, shuffled=True)
     assert max(read["embedding"]) < 0.4
     assert read["layer 1 attention"][0] == 1 and read["layer 1 feed-forward"] == (1, 1)
@@ -155,8 +153,7 @@ def test_probes_find_the_end_then_the_mirror_position():
 
 
 def test_patched_length_moves_the_mirror_position():
-    config, model, _ = reversing_encoder()
-    run = Run(model, config, [], Path())
+    run = as_run(reversing_encoder)
     for length in range(1, 9):
         assert patch_length_signal(run, length, length) == (1, 1)
     for length, other in (8, 7), (7, 8), (5, 2), (6, 8):
@@ -196,10 +193,7 @@ def test_visualize_draws_hand_built_next_to_trained(
 
 
 def test_handmade_sizes_are_set_in_one_line(tmp_path, monkeypatch):
-    source = Path(handmade.__file__).read_text(encoding="utf-8")
-    assert "VOCAB_SIZE, MAX_LENGTH = 20, 8\n" in source
-    changed = {"__name__": "changed"}
-    exec(source.replace("VOCAB_SIZE, MAX_LENGTH = 20, 8\n", "VOCAB_SIZE, MAX_LENGTH = 9, 11\n"), changed)
+    changed = resize_handmade(9, 11)
     for name, answer in ("reversing", lambda content: content.flip(1)), ("copying", lambda content: content):
         for architecture in "encoder", "encoder_decoder":
             _, model, _ = changed[f"{name}_{architecture}"]()

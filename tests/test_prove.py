@@ -4,13 +4,12 @@ import copy
 import re
 import sys
 from collections import deque
-from dataclasses import replace
 from itertools import combinations_with_replacement
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import CPU
+from conftest import CPU, as_run, resize_handmade
 
 import data
 import handmade
@@ -43,21 +42,9 @@ from transformer import FeedForward
 MOVERS = (
     copying_encoder, reversing_encoder, doubling_encoder, copying_encoder_decoder, reversing_encoder_decoder,
 )
-SIZES = "VOCAB_SIZE, MAX_LENGTH = 20, 8\n"
-
-
-def as_run(build, seq_len=8):
-    """A hand-built model, and the claim that it answers questions of up to seq_len symbols."""
-    config, model, _ = build()
-    return Run(model, replace(config, seq_len=seq_len), [], Path())
-
 
 def build_small(name, vocab_size, max_length):
-    """A hand-built model for fewer symbols or shorter questions."""
-    source = Path(handmade.__file__).read_text(encoding="utf-8")
-    changed = {"__name__": "changed"}
-    exec(source.replace(SIZES, f"VOCAB_SIZE, MAX_LENGTH = {vocab_size}, {max_length}\n"), changed)
-    return as_run(changed[name], max_length)
+    return as_run(resize_handmade(vocab_size, max_length)[name])
 
 
 @pytest.fixture(autouse=True)
@@ -84,7 +71,7 @@ def check_counterexample(run, reason):
 
 @pytest.mark.parametrize("build", MOVERS)
 def test_hand_built_models_are_proved(build):
-    verdict = judge(as_run(build, 5))
+    verdict = judge(as_run(build, seq_len=5))
     lengths = range(1, 6)
     cases = {                                               # assignments to what each output reads; END: one
         copying_encoder: sum(16 * length + 1 for length in lengths),
@@ -207,6 +194,12 @@ def test_dependencies_are_those_found_by_trying(build):
         effect = (run.model(*make_questions(run.config, changed)[0]) - logits).abs().amax(dim=(0, 2))
         reached = {output for output in range(targets.size(1)) if effect[output] > 1e-3}
         assert reached <= {output for output, group in enumerate(found) if position in group}
+
+
+def test_few_symbols_in_long_questions_are_enough():
+    run = build_small("reversing_encoder", 6, 8)            # more positions than symbols
+    assert judge(run).word == "PROVED"
+    assert find_dependencies(run.model, run.config, 8)[1] == {0, 7}
 
 
 def test_dependencies_of_random_models_are_too_many():
