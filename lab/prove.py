@@ -114,6 +114,16 @@ def refute(run: runs.Run, contents: Iterable[Tensor]) -> Verdict | None:
     return None
 
 
+def every_question(run: runs.Run) -> Argument | None:
+    """Return every question, if there are not too many."""
+    config = run.config
+    count = len(data.alphabet(config.task, config.vocab_size)) ** max(config.lengths())
+    if count > MAX_QUESTIONS and config.task != "add":
+        return None
+    contents = (list_questions(config, length) for length in config.lengths())
+    return "every question was asked", map(Cases, contents)
+
+
 def few_dependencies(run: runs.Run, without_attention: bool) -> Argument | None:
     """Return one case for each assignment to the symbols on which an output depends, if these are few."""
     model, config, cases, count = run.model, run.config, [], 0
@@ -139,16 +149,6 @@ def any_order(run: runs.Run) -> Argument | None:
     symbols = data.question_symbols(config.task, config.vocab_size)
     multisets = (combinations_with_replacement(symbols, length) for length in config.lengths())
     return "the order of the symbols does not matter", (Cases(torch.tensor([*rows])) for rows in multisets)
-
-
-def every_question(run: runs.Run) -> Argument | None:
-    """Return every question, if there are not too many."""
-    config = run.config
-    count = len(data.alphabet(config.task, config.vocab_size)) ** max(config.lengths())
-    if count > MAX_QUESTIONS and config.task != "add":
-        return None
-    contents = (list_questions(config, length) for length in config.lengths())
-    return "every question was asked", map(Cases, contents)
 
 
 def bound_each(run: runs.Run, content: Tensor, outputs: list[int]) -> Tensor:
@@ -193,7 +193,7 @@ def judge(run: runs.Run, without_attention: bool = False) -> Verdict:
         short = [length for length in config.lengths() if num_tokens**length <= MAX_SHORT]
         if refuted := refute(run, [list_questions(config, length) for length in short]):
             return refuted
-        if argument := few_dependencies(run, without_attention) or any_order(run) or every_question(run):
+        if argument := every_question(run) or few_dependencies(run, without_attention) or any_order(run):
             return check_cases(run, *argument)
         drawing, contents = sample_questions(config)
         bound = percent(bound_error_rate(SAMPLED), 2)
