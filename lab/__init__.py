@@ -17,6 +17,7 @@
     prove.py            whether all answers are correct: proved, refuted or sampled
     dependencies.py     the symbols on which each output depends, exactly
     rounding.py         bounds on what float32 rounding can do to an answer
+    longer.py           training on 20 symbols, testing on 1,000
     text.py             a language model: the decoder-only model, trained on text
     experiments.py      the live page's experiments, worded from measurements
     live_page.py        explorer.html, assembled from page/ (HTML, CSS, JavaScript)
