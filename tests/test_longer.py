@@ -61,11 +61,12 @@ def test_couple_positions_leads_to_what_comes_next(task, fetched):
 
 @pytest.mark.parametrize("task", longer.TASKS)
 def test_coupled_tokens_are_the_next_of_the_answer(task):
-    """At the position of each token of the answer, the question has the token to be predicted."""
+    """At the position of each token of the answer, the question has what comes next."""
     generator = torch.Generator().manual_seed(0)
     tokens, answers = longer.sample_batch(task, 7, 20, generator)
     assert (tokens[:, [0, 9]] == START).all() and (tokens[:, 8] == END).all()
-    for positions in (longer.LongTransformer(task).assign_positions(7, 20, each) for each in (None, generator)):
+    model = longer.LongTransformer(task)
+    for positions in (model.assign_positions(7, 20, each) for each in (None, generator)):
         question, answer = positions[:, :9], positions[:, 9:] - longer.NUM_POSITIONS
         found = (answer[:, :, None] == question[:, None, :]).int()
         assert (found.sum(dim=-1) == 1).all()
