@@ -13,6 +13,7 @@ Two things are *not* shown. The model does not find out where to look, because c
 position in the test is new: random ones have covered all that a question of 1,000 symbols needs.
 """
 
+import itertools
 import time
 from pathlib import Path
 
@@ -199,12 +200,13 @@ def read_scores(folder: Path) -> dict[tuple[str, str], Tensor]:
 def draw_scores(scores: dict[tuple[str, str], Tensor]) -> Figure:
     """Draw mean scores against length, with a panel for each task and a line for each setting."""
     tasks = [task for task in TASKS if (task, "") in scores]
-    best = min(scores[task, ""][:, -1].mean().item() for task in tasks)
-    title = f"Trained on up to {TRAINING_LENGTH} symbols, correct on {percent(best)} of questions with 1,000"
+    correct, longest = min(scores[task, ""][:, -1].mean().item() for task in tasks), TEST_LENGTHS[-1]
+    title = f"Trained on up to {TRAINING_LENGTH} symbols, {percent(correct)} correct on {longest:,}"
     seeds = " or ".join(map(str, sorted({len(found) for found in scores.values()})))
-    figure = new_figure(2.7, title, f"One layer, one head. Each line is the mean over {seeds} seeds.")
+    caption = f"Means over {seeds} seeds, each tested on {TESTED} questions of each length."
+    figure = new_figure(2.5, title, "One layer with one head: all ingredients, or one taken away.", caption)
     for axes, task in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks, strict=True):
-        for marker, without in zip("os^vDP", ("", *INGREDIENTS), strict=True):
+        for marker, without in zip("s^vDPo", (*INGREDIENTS, ""), strict=True):
             if (task, without) in scores:
                 label = f"without {without}" if without else "all ingredients"
                 axes.plot(TEST_LENGTHS, 100 * scores[task, without].mean(dim=0), f"{marker}-", label=label)
@@ -217,25 +219,24 @@ def draw_scores(scores: dict[tuple[str, str], Tensor]) -> Figure:
 
 
 def main() -> None:
-    example = "python -m lab.longer --task reverse --without rotation"
-    parser = console.new_parser(__doc__.splitlines()[0], example, "python -m lab.longer --compare --seeds 10")
+    parser = console.new_parser(__doc__.splitlines()[0], "python -m lab.longer --compare --seeds 10")
     console.add_choice(parser, "--task", TASKS, TASKS)
-    option = parser.add_argument
-    option("--without", choices=INGREDIENTS, default="", help="take away one ingredient")
-    option("--seeds", type=int, default=1, metavar="NUMBER", help="how many (default: 1)")
-    option("--compare", action="store_true", help="take away each ingredient; draw all that was saved")
+    option, setting = parser.add_argument, parser.add_mutually_exclusive_group()
+    setting.add_argument("--without", choices=INGREDIENTS, default="", help="take away one ingredient")
+    setting.add_argument("--compare", action="store_true", help="take away each, then draw all saved")
+    option("--seeds", type=int, default=1, metavar="NUMBER", help="how many (default: 1); 0 trains nothing")
     option("--dark", action="store_true", help="draw on a dark background")
     option("--output-dir", type=Path, default="models/longer", metavar="FOLDER")
     options = parser.parse_args()
     console.set_threads(None)
     options.output_dir.mkdir(parents=True, exist_ok=True)
     print(" " * 27 + "".join(f"{length:7,}" for length in TEST_LENGTHS) + "   symbols")
-    for seed in range(options.seeds):
-        for without in ("", *INGREDIENTS) if options.compare else [options.without]:
-            for task in options.task:
-                train_and_save(task, without, seed, options.output_dir)
+    settings = ("", *INGREDIENTS) if options.compare else [options.without]
+    for seed, without, task in itertools.product(range(options.seeds), settings, options.task):
+        train_and_save(task, without, seed, options.output_dir)
     if options.compare:
-        if not (scores := read_scores(options.output_dir)):
+        scores = read_scores(options.output_dir)
+        if "" not in {without for _, without in scores}:
             console.exit_with_error(f"no models in {options.output_dir}; choose --seeds 1 or more")
         for setting, found in scores.items():
             remark = f"mean of {len(found)} seeds; all correct at 1,000: {int((found[:, -1] == 1).sum())}"

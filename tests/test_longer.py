@@ -160,7 +160,7 @@ def test_means_over_seeds_are_drawn(tmp_path):
     assert {line.get_label(): line.get_ydata()[-1] for line in axes.get_lines()} == {
         "all ingredients": 75, "without random": 25,
     }
-    assert figure.get_suptitle().endswith("75% of questions with 1,000")
+    assert figure.get_suptitle().endswith("75% correct on 1,000")
 
 
 def test_main_names_a_mistake(monkeypatch, capsys, tmp_path):

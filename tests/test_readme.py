@@ -302,7 +302,7 @@ def without_chance(text):
 
 def test_exercises_have_answers():
     headings = re.findall(r"^## \d+\. .*|^### .*", EXERCISES, re.MULTILINE)
-    assert len(EXERCISE.findall(EXERCISES)) == len(headings) == EXERCISES.count("<details>") == 24
+    assert len(EXERCISE.findall(EXERCISES)) == len(headings) == EXERCISES.count("<details>") == 25
 
 
 @pytest.mark.parametrize("text", exercises(by_hand=True))
