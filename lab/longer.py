@@ -1,7 +1,7 @@
 """Train on questions of up to 20 symbols, then answer ones of 1,000: rotary attention and coupled positions.
 
 `python -m lab.longer --task reverse` trains one layer with one head, saves it, and measures how often it is
-correct as questions grow. Five ingredients make this possible; `--without NAME` takes one away:
+correct as questions grow. It has five ingredients, and `--without NAME` takes one away:
 
     rotation    queries and keys are rotated by their positions, so that scores depend on differences
     coupling    a token of the answer gets the position of the symbol that it has to fetch …
@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
+from tqdm import trange
 
 import data
 import transformer
@@ -56,7 +57,7 @@ class LongAttention(MultiHeadAttention):
     """Attention with rotated queries and keys, and scores that grow with the logarithm of the number of keys.
 
     The more keys, the less weight softmax leaves to a single one, unless scores grow with ln(number of keys)
-    (Chiang and Cholak 2022, arXiv:2202.12172).
+    (Chiang and Cholak 2022, arXiv:2202.12172). Here, though, 2,000 keys are too few for it to matter.
     """
 
     positions: Tensor                                       # in the next pass: (T,) or (B, 1, T)
@@ -80,7 +81,7 @@ class LongAttention(MultiHeadAttention):
 
 
 class AbsolutePositions(PositionalEncoding):
-    """The paper's sinusoids, added at any positions: what takes the role of rotation without it."""
+    """The paper's sinusoids, added at any positions; they replace rotation if it is taken away."""
 
     positions: Tensor                                       # in the next pass, (B, 1, T)
 
@@ -117,8 +118,7 @@ class LongTransformer(MiniTransformer):
         count, limit = (length + 2, NUM_POSITIONS) if coupled else (2 * length + 3, 2 * NUM_POSITIONS)
         positions = torch.arange(count).expand(rows, -1)
         if generator:                                       # Ruoss et al. 2023, arXiv:2305.16843
-            chances = torch.rand(rows, limit, generator=generator)
-            positions = chances.topk(count).indices.sort(dim=1).values
+            positions = torch.rand(rows, limit, generator=generator).topk(count).indices.sort(dim=1).values
         return couple_positions(self.task, positions, shift) if coupled else positions
 
     def forward(self, tokens: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -146,7 +146,7 @@ def train_model(task: str, without: str, seed: int, steps: int) -> LongTransform
     model = LongTransformer(task, without)
     optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE, BETAS, weight_decay=0.01, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_multiplier(step, steps))
-    for _ in range(steps):
+    for _ in trange(steps, leave=False, disable=None):
         length = int(torch.randint(1, TRAINING_LENGTH + 1, (), generator=generator))
         tokens, answers = sample_batch(task, length, BATCH_SIZE, generator)
         is_random = without != "random" and torch.rand((), generator=generator) < 0.5
