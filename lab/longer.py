@@ -29,8 +29,8 @@ from support.figure import label_lines, new_figure, percent, picture_style, save
 from train import CLIP_NORM, lr_multiplier, masked_cross_entropy
 from transformer import END, MiniTransformer, MultiHeadAttention, PositionalEncoding, eval_mode
 
-TASKS = "copy", "reverse"
-INGREDIENTS = "rotation", "coupling", "shift", "random", "logarithm"
+TASKS, INGREDIENTS = ("copy", "reverse"), ("rotation", "coupling", "shift", "random", "logarithm")
+SETTINGS = {"": "all ingredients"} | {name: f"without {name}" for name in INGREDIENTS}
 TRAINING_LENGTH, TEST_LENGTHS, TESTED = 20, (20, 40, 100, 200, 500, 1_000), 100
 VOCAB_SIZE, D_MODEL, D_FF = 20, 64, 256
 NUM_POSITIONS = 1_100                                       # more than a question of 1,000 symbols needs
@@ -174,8 +174,8 @@ def score(model: LongTransformer, length: int) -> float:
 
 
 def format_row(task: str, without: str, scores: list[float], remark: str) -> str:
-    name = f"{task}, {f'without {without}' if without else 'all ingredients'}"
-    return f"{name:<27}" + "".join(f"{percent(each):>7}" for each in scores) + f"   {remark}"
+    percentages = "".join(f"{percent(each):>7}" for each in scores)
+    return f"{f'{task}, {SETTINGS[without]}':<27}{percentages}   {remark}"
 
 
 def train_and_save(task: str, without: str, seed: int, folder: Path) -> None:
@@ -191,7 +191,7 @@ def train_and_save(task: str, without: str, seed: int, folder: Path) -> None:
 
 def read_scores(folder: Path) -> dict[tuple[str, str], Tensor]:
     """Return the scores of all saved models, (seeds, lengths), by task and by what was taken away."""
-    scores = {(task, without): [] for task in TASKS for without in ("", *INGREDIENTS)}
+    scores = {(task, without): [] for task in TASKS for without in SETTINGS}
     for run in map(files.read_archive, folder.glob("*.pt")):
         scores[run["task"], run["without"]].append(run["scores"])
     return {setting: torch.tensor(found) for setting, found in scores.items() if found}
@@ -208,8 +208,8 @@ def draw_scores(scores: dict[tuple[str, str], Tensor]) -> Figure:
     for axes, task in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks, strict=True):
         for marker, without in zip("s^vDPo", (*INGREDIENTS, ""), strict=True):
             if (task, without) in scores:
-                label = f"without {without}" if without else "all ingredients"
-                axes.plot(TEST_LENGTHS, 100 * scores[task, without].mean(dim=0), f"{marker}-", label=label)
+                means = 100 * scores[task, without].mean(dim=0)
+                axes.plot(TEST_LENGTHS, means, f"{marker}-", label=SETTINGS[without])
         axes.set(xscale="log", xlabel="symbols in the question", ylabel="% correct", ylim=(-3, 103))
         axes.set_xticks(TEST_LENGTHS, map("{:,}".format, TEST_LENGTHS), size=8)
         axes.minorticks_off()
@@ -226,12 +226,12 @@ def main() -> None:
     setting.add_argument("--compare", action="store_true", help="take away each, then draw all saved")
     option("--seeds", type=int, default=1, metavar="NUMBER", help="how many (default: 1); 0 trains nothing")
     option("--dark", action="store_true", help="draw on a dark background")
-    option("--output-dir", type=Path, default="models/longer", metavar="FOLDER")
+    option("--output-dir", type=console.folder_name, default="models/longer", metavar="FOLDER")
     options = parser.parse_args()
     console.set_threads(None)
     options.output_dir.mkdir(parents=True, exist_ok=True)
     print(" " * 27 + "".join(f"{length:7,}" for length in TEST_LENGTHS) + "   symbols")
-    settings = ("", *INGREDIENTS) if options.compare else [options.without]
+    settings = SETTINGS if options.compare else [options.without]
     for seed, without, task in itertools.product(range(options.seeds), settings, options.task):
         train_and_save(task, without, seed, options.output_dir)
     if options.compare:

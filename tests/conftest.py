@@ -51,7 +51,7 @@ def as_run(build, **changes):
 
 
 def resize_handmade(vocab_size, max_length):
-    """What handmade.py defines if its line of sizes is changed."""
+    """The definitions of handmade.py, with its line of sizes changed."""
     sizes, source = "VOCAB_SIZE, MAX_LENGTH = 20, 8\n", (ROOT / "handmade.py").read_text(encoding="utf-8")
     assert sizes in source
     changed = {"__name__": "changed"}
@@ -404,6 +404,22 @@ def call_main(monkeypatch, *options):
 
     monkeypatch.setattr(sys, "argv", ["visualize.py", "--jobs=1", *map(str, options)])
     run_script(visualize.main)
+
+
+@pytest.fixture
+def call_lab(monkeypatch, capsys):
+    """A function that runs a tool of lab/: the lines it prints, or its exit status and the error."""
+    from support.console import run_script
+
+    def call(module, *options):
+        monkeypatch.setattr(sys, "argv", [module.__name__, *map(str, options)])
+        try:
+            run_script(module.main)
+        except SystemExit as stop:
+            return stop.code, capsys.readouterr().err
+        return capsys.readouterr().out.splitlines()
+
+    return call
 
 
 def sum_in_plain_python(content):

@@ -2,7 +2,6 @@
 
 import copy
 import math
-import sys
 
 import pytest
 import torch
@@ -21,7 +20,6 @@ from lab.ablation import (
     scrub,
 )
 from lab.heads import ALL_ATTENTION, list_heads, list_parts, sample_unseen
-from support.console import run_script
 from train import load_run
 
 
@@ -103,9 +101,9 @@ def reverser():
     return as_run(reversing_encoder)
 
 
-@pytest.mark.parametrize(("hypothesis", "own", "other"), zip(
+@pytest.mark.parametrize(("hypothesis", "own", "other"), [*zip(
     HYPOTHESES, [1.0, 0.06, 1.0, 0.06, 0.0], [0.06, 1.0, 1.0, 1.0, 1.0], strict=True
-), ids=[hypothesis.text for hypothesis in HYPOTHESES])
+)], ids=[hypothesis.text for hypothesis in HYPOTHESES])
 def test_scrub_confirms_what_a_hand_built_model_does_and_nothing_else(hypothesis, own, other, reverser):
     scores = scrub(reverser, hypothesis, 8)
     assert scores == pytest.approx((own, other), abs=0.01 if {own, other} <= {0.0, 1.0} else 0.03)
@@ -126,9 +124,7 @@ def test_pick_others_finds_another_question_that_suits(differs):
     assert pick_others(alone, False, generator).tolist() == [[0], [2], [1]]
 
 
-def test_ablation_command_reports_each_hypothesis(built, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["ablation.py", str(built)])
-    run_script(ablation.main)
-    lines = capsys.readouterr().out.splitlines()[-len(HYPOTHESES):]
+def test_ablation_command_reports_each_hypothesis(built, call_lab):
+    lines = call_lab(ablation, built)[-len(HYPOTHESES):]
     for line, hypothesis, own in zip(lines, HYPOTHESES, ["100%", "6%", "100%", "15%", "0%"], strict=True):
         assert line.startswith(hypothesis.text) and line.split()[-2] == own

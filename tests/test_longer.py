@@ -1,23 +1,11 @@
 """Rotary attention depends on differences, coupled positions lead to the answer, and training generalises."""
 
-import sys
-
 import pytest
 import torch
 
 from lab import longer
 from support.files import read_archive
 from transformer import END, START, MultiHeadAttention, generate
-
-
-def call_main(monkeypatch, capsys, *options):
-    """The lines that python -m lab.longer prints, or the one on stderr with its status."""
-    monkeypatch.setattr(sys, "argv", ["longer.py", *map(str, options)])
-    try:
-        longer.main()
-    except SystemExit as stop:
-        return stop.code, capsys.readouterr().err
-    return capsys.readouterr().out.splitlines()
 
 
 def test_rotate_equals_rotation_matrices():
@@ -132,9 +120,9 @@ def brief(monkeypatch):
     monkeypatch.setattr(longer, "TEST_LENGTHS", (2, 30))
 
 
-def test_main_prints_saves_and_draws(brief, monkeypatch, capsys, tmp_path):
+def test_main_prints_saves_and_draws(brief, call_lab, tmp_path):
     options = "--task", "copy", "--seeds", "2", "--compare", "--output-dir", tmp_path
-    header, *rows, saved = call_main(monkeypatch, capsys, *options)
+    header, *rows, saved = call_lab(longer, *options)
     assert header.split() == ["2", "30", "symbols"]
     settings = ["all ingredients", *map("without {}".format, longer.INGREDIENTS)]
     assert [row.split("  ")[0] for row in rows] == [f"copy, {each}" for _ in range(3) for each in settings]
@@ -142,8 +130,8 @@ def test_main_prints_saves_and_draws(brief, monkeypatch, capsys, tmp_path):
     assert len([*tmp_path.glob("*.pt")]) == 12
 
 
-def test_main_saves_a_model_that_scores_the_same(brief, monkeypatch, capsys, tmp_path):
-    call_main(monkeypatch, capsys, "--task", "reverse", "--without", "random", "--output-dir", tmp_path)
+def test_main_saves_a_model_that_scores_the_same(brief, call_lab, tmp_path):
+    call_lab(longer, "--task", "reverse", "--without", "random", "--output-dir", tmp_path)
     run = read_archive(tmp_path / "reverse_without_random_0.pt")
     model = longer.LongTransformer(run["task"], run["without"])
     model.load_state_dict(run["model"])
@@ -163,9 +151,9 @@ def test_means_over_seeds_are_drawn(tmp_path):
     assert figure.get_suptitle().endswith("75% correct on 1,000")
 
 
-def test_main_names_a_mistake(monkeypatch, capsys, tmp_path):
+def test_main_names_a_mistake(call_lab, tmp_path):
     for options, words in (("--without", "rotations"), "did you mean rotation"), (
         ("--compare", "--seeds", 0, "--output-dir", tmp_path), f"no models in {tmp_path}"
     ):
-        status, error = call_main(monkeypatch, capsys, *options)
+        status, error = call_lab(longer, *options)
         assert status == 2 and error.startswith("error: ") and words in error and error.count("\n") == 1

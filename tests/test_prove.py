@@ -2,7 +2,6 @@
 
 import copy
 import re
-import sys
 from collections import deque
 from itertools import combinations_with_replacement
 from pathlib import Path
@@ -34,7 +33,6 @@ from lab.dependencies import (
 from lab.heads import ALL_ATTENTION
 from lab.prove import judge, sample_questions
 from support.config import Config
-from support.console import run_script
 from support.puzzles import ZERO
 from support.runs import Run
 from transformer import FeedForward
@@ -281,15 +279,11 @@ def test_rounding_of_an_unknown_operation_raises(monkeypatch):
         rounding.bound_rounding(model, inputs, lambda logits: logits[:, 0, 0])
 
 
-def test_prove_command_prints_a_line_per_claim(built, monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr(sys, "argv", ["prove.py", str(built / "copy_task" / "encoder")])
-    run_script(prove.main)
-    title, *lines = capsys.readouterr().out.splitlines()
+def test_prove_command_prints_a_line_per_claim(built, call_lab, tmp_path):
+    title, *lines = call_lab(prove, built / "copy_task" / "encoder")
     assert title == f"{built}/copy_task/encoder: copy, encoder"
     for line, claim in zip(lines, ["always correct", "without attention"], strict=True):
         proof = r"each output depends on at most 1 symbol; 584 cases, margin 19\.99, rounding \d\.\de-05"
         assert re.fullmatch(rf"  {claim} +PROVED   {proof}", line)
-    monkeypatch.setattr(sys, "argv", ["prove.py", str(tmp_path / "missing")])
-    with pytest.raises(SystemExit) as stopped:
-        run_script(prove.main)
-    assert stopped.value.code == 2 and "missing" in capsys.readouterr().err
+    status, error = call_lab(prove, tmp_path / "missing")
+    assert status == 2 and "missing" in error

@@ -2,7 +2,6 @@
 
 import math
 import re
-import sys
 from collections import Counter
 
 import pytest
@@ -20,16 +19,6 @@ def written(tmp_path):
     path = tmp_path / "rhyme.txt"
     path.write_text(RHYME, encoding="utf-8")
     return path
-
-
-def call_main(monkeypatch, capsys, *options):
-    """The lines that python -m lab.text prints, or the one on stderr with its status."""
-    monkeypatch.setattr(sys, "argv", ["text.py", *map(str, options)])
-    try:
-        text.main()
-    except SystemExit as stop:
-        return stop.code, capsys.readouterr().err
-    return capsys.readouterr().out.splitlines()
 
 
 def test_split_lines_holds_out_every_tenth():
@@ -68,8 +57,8 @@ def test_windows_are_pieces_of_the_text():
     assert (only == tokens[: text.CONTEXT + 1]).all()
 
 
-def test_main_learns_more_than_pairs_and_writes_what_it_read(written, monkeypatch, capsys):
-    lines = call_main(monkeypatch, capsys, written, "--steps", 60)
+def test_main_learns_more_than_pairs_and_writes_what_it_read(written, call_lab):
+    lines = call_lab(text, written, "--steps", 60)
     distinct = len(set(RHYME))
     training, held_out = map(len, text.split_lines(RHYME))
     assert lines[0] == f"rhyme.txt: {training:,} characters to train on, {held_out:,} held out"
@@ -81,12 +70,12 @@ def test_main_learns_more_than_pairs_and_writes_what_it_read(written, monkeypatc
     assert "men went to mow" in lines[-1] and "men went to mow" not in lines[4]
 
 
-def test_main_rejects_bad_input_in_one_line(written, tmp_path, monkeypatch, capsys):
-    status, error = call_main(monkeypatch, capsys, written, "--steps", 0)
+def test_main_rejects_bad_input_in_one_line(written, tmp_path, call_lab):
+    status, error = call_lab(text, written, "--steps", 0)
     assert status == 2 and error == "error: --steps 0 is too small; choose 1 or more\n"
     for content in "", "short\n" * 9, "no line " * 1_000:
         (tmp_path / "short.txt").write_text(content, encoding="utf-8")
-        status, error = call_main(monkeypatch, capsys, tmp_path / "short.txt")
+        status, error = call_lab(text, tmp_path / "short.txt")
         assert status == 2 and "short.txt is too short; choose a text of 1,000 characters" in error
 
 
