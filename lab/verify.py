@@ -1,6 +1,6 @@
 """Measure again each number of our texts that comes from a run, and compare.
 
-`python -m lab.verify` finds the numbers in README.md, EXERCISES.md and teaching/. It runs the commands and the
+`python -m lab.verify` finds the numbers in README.md, EXERCISES.md and teaching/. It runs the commands and
 code there in a copy of this folder, as a reader would, and measures what else the sentences speak of
 (lab/claims.py). Each number is then one of these:
 
@@ -28,6 +28,7 @@ from support.figure import percent
 
 NUMBER = r"[−-]?\d(?:[\d,]*\d)?(?:\.\d+)?"
 FIND = re.compile(NUMBER)
+ANYTHING = "anything"                                       # the name of what … stands for
 NOT_PROSE = re.compile(                                     # code, links, tags, headings, first columns
     r"`[^`\n]*`|\]\([^)]*\)|<(?!img)[^>]*>|(?:src|srcset|width|media)=\"[^\"]*\"|^#.*|^\| \d+ \||^1?\d\. "
     r"|●.*", re.MULTILINE,
@@ -85,14 +86,13 @@ def compile_pattern(pattern: str) -> re.Pattern:
     names = Counter()
 
     def expand(part: re.Match) -> str:
-        if part[0] == "…":
-            return r"(?:(?!\n\n).)*?"
         if part[0].isspace():
             return r"\s+"
-        if part[1]:
-            names[part[1]] += 1
-            return f"(?P<{part[1]}__{names[part[1]]}>{NUMBER})"
-        return re.escape(part[0])
+        if part[0] not in "…" and not part[1]:
+            return re.escape(part[0])
+        name, matches = (part[1], NUMBER) if part[1] else (ANYTHING, r"(?:(?!\n\n).)*?")
+        names[name] += 1
+        return f"(?P<{name}__{names[name]}>{matches})"
 
     return re.compile(re.sub(r"\{(\w+)\}|\s+|…|.", expand, pattern), re.DOTALL)
 
@@ -128,8 +128,13 @@ def find_claims(texts: dict[str, str], numbers: dict[str, dict[int, Number]]) ->
             if not matches:
                 raise ValueError(f"{claim.measure.__name__}: no text has {pattern!r}")
             for file, match in matches:
-                for name in match.groupdict():
-                    found.append((name.partition("__")[0], numbers[file][match.start(name)]))
+                spans = {name: match.span(name) for name in match.groupdict()}
+                for name, (start, _) in spans.items():
+                    if not name.startswith(ANYTHING):
+                        found.append((name.partition("__")[0], numbers[file][start]))
+                for start in range(*match.span()):          # what the pattern itself says is a condition
+                    if start in numbers[file] and not any(first <= start < last for first, last in spans.values()):
+                        numbers[file][start].verdict = "given"
         yield claim, found
 
 
@@ -158,11 +163,13 @@ def verify(reader: Reader, slow: bool) -> list[Number]:
     numbers = {file: find_numbers(file, [x for x in reader.sections if x.file == file]) for file in TEXTS}
     claimed = list(find_claims(texts, numbers))
     for file, text in texts.items():
-        known = {number.start for _, found in claimed for _, number in found if number.file == file}
+        measured = {number.start for _, found in claimed for _, number in found if number.file == file}
         spans = [found.span() for found in claims.NOT_MEASURED.finditer(text)]
+        spans += [(section.start, section.start + len(section.text)) for section in reader.sections
+                  if section.file == file and section.title in claims.TESTED_ELSEWHERE]
         numbers[file] = {
-            start: number for start, number in numbers[file].items()
-            if start in known or not any(first <= start < last for first, last in spans)
+            start: number for start, number in numbers[file].items() if start in measured
+            or number.verdict != "given" and not any(first <= start < last for first, last in spans)
         }
 
     def measure_claim(claim: claims.Claim, found: list[tuple[str, Number]]) -> None:
