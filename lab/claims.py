@@ -12,6 +12,7 @@ from statistics import median
 
 from torch import Tensor
 
+from data import load_tasks
 from lab import heads
 from lab.ablation import NOTHING, correct_by_margin, logit_margins_without
 from lab.evidence import make_head_table
@@ -21,10 +22,22 @@ from lab.reader import Reader, Result, parse_diff
 
 ENCODER, DECODER, BOTH = "encoder", "decoder", "encoder-decoder"
 NOT_MEASURED = re.compile(r"""
-    (?:layers?|heads?|exercises?|seeds?|hours?|quiz|experiments?|sheet|positions?|python|lengths?|symbols?|token
-      |tokens|row|seed|period|base|head|GPT-|to)\ \d+(?:(?:,|\ and|\ to|\ or|–|,\ and)\ ?\d+)*(?!%)
-    | \d+\ (?:symbols?|digits|keys|numbers|lines|tokens|minutes|epochs|heads|products|random\ numbers)
-""", re.VERBOSE | re.IGNORECASE)
+    # names and settings
+    (?:layers?|heads?|exercises?|seeds?|hours?|quiz\ 6,|quiz|experiments?|sheet|positions?|python|lengths?|symbols?
+      |tokens?|row|period|base|GPT|size|oversample|epoch\*\ is|copy|first|writes|And|decay\ is|modulo|START,
+      |after\ step|up\ to|asks|Dh\ =|last\ =|here\ =|key\ gets|exactly|which\ is|±|deviation\ (?:of\ )?|variance\ (?:of\ )?|mean)
+      [\s-]?\d[\d,]*(?:\.\d+)?(?:(?:,|\ and|\ to|\ or|–|,\ and)\ ?\d+)*(?!%)
+    | \d[\d,]*\ (?:symbols?|digits|keys|numbers|lines|tokens|minutes|epochs|products|questions\ of\ each|steps
+      |random\ numbers|validation|warm-up|task–architecture|sums\ of\ two|\*?heads|steps\ in\ (?:all|a\ single)|MB)
+    | \b1\ (?:to|or)\ \d+ | \ in\ 400\ steps | reverses\ 1,000 | within\ 100\ steps | \|\ 50\ \(
+    | from\ 1,\ Python\ from\ 0 | variation,\ 0\ to\ 1
+    # examples of sequences and shapes
+    | (?:\d+|_)(?:\ (?:\d+|[_+→]))+\b | \d+\ must\ become\ \d+ | matches\ \d+'s | so\ \d+\ gets | \?\ \|\ \d+
+    | \ and\ 7\ 5 | \(1,\ queries | and\ 19\s+with\s+4 | 6,\ 7 | appears\ to\ be\ at\ 3
+    # years and arithmetic
+    | −1e9 | sum:\ 0\ /\ 0 | (?:et\s+al\.|Wallace)\s+\d{4} | ^-\ \*\*[abc]\*\*.* | -ln.* | [−p]ln.* | \d/\d+ | [·√=/(+−]\ ?\d[\d.]*\d? | \d+\ [+/] | e\^−∞\s+is\s+0
+    | scores\ −0\.5493\ and\ 0\.5493 | it\ is\ 1\ again | can\ add\ 20
+""", re.VERBOSE | re.MULTILINE | re.IGNORECASE)
 TESTED_ELSEWHERE = {"16. Backward by hand": "tests/test_backward.py", "Homework": "tests/test_blank.py"}
 SLOW_SECTIONS = "And what helps?", "15. The fused kernel", "17. A key–value cache"
 
@@ -206,6 +219,12 @@ def default_seeds(reader: Reader, task: str, architecture: str) -> dict[str, obj
     return solved(seeds(reader, "python train.py", *options, task=task, architecture=architecture))
 
 
+@claim("number as the seed; half a minute; {correct}%", slow=True)
+def worst_of_ten_seeds(reader):
+    runs = seeds(reader, "python train.py", "--task", "reverse", "--architecture", ENCODER)
+    return {"correct": min(run.correct for run in runs)}
+
+
 @claim("| encoder | {copy_encoder} | {reverse_encoder} |", "| decoder-only | {copy_decoder} | {reverse_decoder} |",
        "| encoder–decoder | {copy_both} | {reverse_both} |", "median of step 144 instead of {reverse_encoder}.",
        "median of step 104 instead of {reverse_encoder}.", "with a median of {reverse_encoder}.",
@@ -292,7 +311,7 @@ def mistake_of_seed_8(reader):
     return dict(zip("abcdef", found.groups(), strict=True))
 
 
-@claim("\n   0   {start}   ", "\n  70   {middle}   ", "\n 700   {end}   ", "Guessing among {letters} characters has a loss of ln {letters} = {guess}; counting which follows which, {pairs}.")
+@claim("```\n   0   {start}   …\n  70   {middle}   …\n 700   {end}   ", "Guessing among {letters} characters has a loss of ln {letters} = {guess}; counting which follows which, {pairs}.")
 def loss_of_the_language_model(reader):
     printed = reader.output_of(reader.find("And language models?"))
     guess, letters, pairs = re.search(r"([\d.]+) when guessing among (\d+), ([\d.]+) when", printed).groups()
@@ -399,7 +418,8 @@ def rotary_positions_with_base_10_000(reader):
        "token accuracy falls from {all}% to {without_1}%.")
 def induction_heads(reader):
     run = result(reader, "--task repeat", task="repeat", architecture=DECODER)
-    measured = {"low": run.history[136]["token_accuracy"], "high": run.history[232]["token_accuracy"], "correct": run.correct}
+    reader.once(load_tasks, run.models.parent / "induction.py")
+    measured = {"low": float(run.history[136]["token_accuracy"]), "high": float(run.history[232]["token_accuracy"]), "correct": run.correct}
     with reader.alone:
         for row in make_head_table(run.evidence):
             measured |= {f"previous_{row['layer']}": row["attention_on_previous_token"],
@@ -412,6 +432,7 @@ def induction_heads(reader):
 @claim("and {correct}% of the test sequences are correct. Yet layer 2 spends less than {induction}%", slow=True)
 def no_induction_head(reader):
     run = result(reader, "--task repeat", "--embedding-std", "0.25", task="repeat", architecture=DECODER)
+    reader.once(load_tasks, run.models.parent / "induction.py")
     with reader.alone:
         row = next(row for row in make_head_table(run.evidence) if row["layer"] == 2)
     return {"correct": run.correct, "induction": math.ceil(100 * row["attention_on_induction"]) / 100}
@@ -420,17 +441,20 @@ def no_induction_head(reader):
 @claim("At step 400, the loss is {loss}, yet of {asked} unseen sums, none is correct",
        "At step 1,400, {at_1400}% are correct, at step 2,400, {at_2400}%, and from step {all}, all.",
        "At the end, {correct}% of the test sums are correct, but only {light}% if the weight decay is 0.01.",
-       "Seed 1 takes longer and reaches {seed_1}%.", slow=True)
+       "Seed 1 takes longer and reaches {seed_1}%.",
+       "At steps {first} and {second}, the loss jumps to {highest} and", slow=True)
 def grokking(reader):
     which = {"task": "add_modulo"}
     run, light, other = reader.each(
         lambda options: result(reader, "--task add_modulo", *options, **which),
         [(), ("--weight-decay", "0.01"), ("--seed", "1")],
     )
-    steps = [step for step in run.history if run.history[step]["exact_match"] < 1]
-    return {"loss": run.history[400]["loss"], "at_1400": run.history[1400]["exact_match"], "asked": 100,
-            "at_2400": run.history[2400]["exact_match"], "all": max(steps) + 8, "correct": run.correct, "light": light.correct,
-            "seed_1": other.correct}
+    steps = [step for step in run.history if float(run.history[step]["exact_match"]) < 1]
+    late = {step: float(row["loss"]) for step, row in run.history.items() if step > 400}
+    jumps = sorted(sorted(late, key=late.get)[-2:])
+    return {"loss": float(run.history[400]["loss"]), "at_1400": float(run.history[1400]["exact_match"]), "asked": 100,
+            "at_2400": float(run.history[2400]["exact_match"]), "all": max(steps) + 8, "correct": run.correct, "light": light.correct,
+            "seed_1": other.correct, "first": jumps[0], "second": jumps[1], "highest": max(late.values())}
 
 
 @claim("with the fused kernel, a training step takes {fused} ms instead of {ours}.", slow=True)
@@ -473,10 +497,31 @@ def mistakes_of_the_completing_encoder(reader):
             "one_clue": counts[1]["clues", 1]["mistakes"], "after_rate": rates[1]}
 
 
+@claim("so the {correct}% may differ")
+def symbols_fetched_by_chance(reader):
+    printed = reader.output_of(reader.find("Remove one hidden unit"))
+    return {"correct": printed.split()[3].removesuffix("%")}
+
+
 @claim("With 10 keys, the matching one then gets only {weight}% of the weight.")
 def weight_after_six_halvings(reader):
     match = math.exp(1000 / 2**6 / math.sqrt(70))
     return {"weight": match / (match + 9)}
+
+
+@claim("or without the logarithm, {logarithm}% at all lengths. … Without coupling, it is {coupling}% everywhere.", slow=True)
+def longer_questions(reader):
+    folder, measured = reader.once(reader.make_copy, "unchanged"), {}
+    for name in "logarithm", "coupling":
+        printed = reader.once(reader.call_python, folder, "-m", "lab.longer", "--without", name)
+        measured[name] = "/".join(sorted(set(re.findall(r"(\d+)%", printed))))
+    return measured
+
+
+@claim("`python -m pytest my_transformer` | 0 of {points} points")
+def points_of_hour_3(reader):
+    points = dict(re.findall(r"^\| (\w+) \|.*\| (\d+) \| \d+ \|$", reader.find("Homework").text, re.MULTILINE))
+    return {"points": sum(int(points[name]) for name in ("softmax", "attention", "heads", "mask"))}
 
 
 @claim("The shape stays ({b}, {s}, {d}) all the way up.")

@@ -100,11 +100,10 @@ class Result:
         return self.metrics["steps_to_solve"]
 
     @cached_property
-    def history(self) -> dict[int, dict[str, float]]:
-        """For each step at which it was evaluated, the columns of history.csv."""
+    def history(self) -> dict[int, dict[str, str]]:
+        """The rows of history.csv, by step."""
         with open(self.folder / "history.csv", newline="", encoding="utf-8") as file:
-            return {int(row["step"]): {name: float(x or "nan") for name, x in row.items()}
-                    for row in csv.DictReader(file)}
+            return {int(row["step"]): row for row in csv.DictReader(file)}
 
     @cached_property
     def run(self) -> Run:

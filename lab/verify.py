@@ -132,8 +132,10 @@ def find_claims(texts: dict[str, str], numbers: dict[str, dict[int, Number]]) ->
                 for name, (start, _) in spans.items():
                     if not name.startswith(ANYTHING):
                         found.append((name.partition("__")[0], numbers[file][start]))
+                skipped = [span for name, span in spans.items() if name.startswith(ANYTHING)]
                 for start in range(*match.span()):          # what the pattern itself says is a condition
-                    if start in numbers[file] and not any(first <= start < last for first, last in spans.values()):
+                    in_gap = any(first <= start < last for first, last in skipped)
+                    if start in numbers[file] and (not in_gap or pattern.startswith("```")):
                         numbers[file][start].verdict = "given"
         yield claim, found
 
@@ -157,14 +159,18 @@ def compare_output(block: str, numbers: dict[int, Number], printed: str, name: s
                 set_measured(number, name, measured)
 
 
-def verify(reader: Reader, slow: bool) -> list[Number]:
-    """Measure the numbers of all texts and return them."""
+def verify(reader: Reader, slow: bool, only: list[str]) -> list[Number]:
+    """Measure the numbers of all texts, or those whose measure has one of these words, and return them."""
+    def is_wanted(name: str, is_slow: bool) -> bool:
+        return any(word in name for word in only) if only else slow or not is_slow
+
     texts = {file: (ROOT / file).read_text(encoding="utf-8") for file in TEXTS}
     numbers = {file: find_numbers(file, [x for x in reader.sections if x.file == file]) for file in TEXTS}
     claimed = list(find_claims(texts, numbers))
     for file, text in texts.items():
         measured = {number.start for _, found in claimed for _, number in found if number.file == file}
-        spans = [found.span() for found in claims.NOT_MEASURED.finditer(text)]
+        prose = BLOCK.sub(lambda block: re.sub(r"\S", "x", block[0]), text)
+        spans = [found.span() for found in claims.NOT_MEASURED.finditer(prose)]
         spans += [(section.start, section.start + len(section.text)) for section in reader.sections
                   if section.file == file and section.title in claims.TESTED_ELSEWHERE]
         numbers[file] = {
@@ -175,7 +181,7 @@ def verify(reader: Reader, slow: bool) -> list[Number]:
     def measure_claim(claim: claims.Claim, found: list[tuple[str, Number]]) -> None:
         name = claim.measure.__name__
         try:
-            measured = claim.measure(reader) if slow or not claim.slow else None
+            measured = claim.measure(reader) if is_wanted(name, claim.slow) else None
         except Exception as error:
             message = f"{type(error).__name__}: {error}"
             measured = defaultdict(lambda: message)
@@ -186,16 +192,16 @@ def verify(reader: Reader, slow: bool) -> list[Number]:
                 set_measured(number, name, measured[key])
 
     def measure_output(section: Section) -> None:
-        is_slow = section.title in claims.SLOW_SECTIONS
+        name, is_slow = f"output of {section.title}", section.title in claims.SLOW_SECTIONS
         for block in [block for kind, block in section.blocks if kind == "output"]:
             first = section.start + block.start(2)
             found = {start - first: number for start, number in numbers[section.file].items()
                      if first <= start < first + len(block[2]) and not number.measure}
-            if found and is_slow and not slow:
-                for number in found.values():
-                    number.measure, number.verdict = f"output of {section.title}", "skipped"
-            elif found:
-                compare_output(block[2], found, reader.output_of(section), f"output of {section.title}")
+            if found and is_wanted(name, is_slow):
+                compare_output(block[2], found, reader.output_of(section), name)
+            for number in found.values():
+                if not number.measure:
+                    number.measure, number.verdict = name, "skipped"
 
     with ThreadPoolExecutor(len(claimed) + len(reader.sections)) as pool:
         futures = [pool.submit(measure_claim, *each) for each in claimed]
@@ -219,6 +225,7 @@ def main() -> None:
     parser = console.new_parser(__doc__.splitlines()[0], "python -m lab.verify", "python -m lab.verify --all")
     option = parser.add_argument
     option("--all", action="store_true", help="measure ten seeds, long runs and times as well (hours)")
+    option("--only", nargs="+", default=[], metavar="WORD", help="what is measured by a name with such a word")
     option("--device", choices=["cpu", "cuda", "mps"], default="cpu", help="train on it (default: cpu)")
     option("--threads", type=int, default=1, help="CPU threads for each command (default: 1)")
     option("--jobs", type=int, default=None, metavar="N", help="commands run at once (default: 1 per core)")
@@ -230,7 +237,7 @@ def main() -> None:
         folder, jobs = options.folder or Path(temporary), parallel.choose_jobs(options.jobs)
         reader = Reader(folder, jobs, options.threads, ("--device", options.device))
         start = time.perf_counter()
-        numbers = verify(reader, options.all)
+        numbers = verify(reader, options.all, options.only)
         print_table(numbers)
         print(f"{time.perf_counter() - start:.0f} s")
 
