@@ -20,7 +20,8 @@
     longer.py           training on 20 symbols, testing on 1,000
     text.py             a language model: the decoder-only model, trained on text
     verify.py           every number of our texts, measured again
-    claims.py           what the sentences claim, and how each number is measured
+    claims.py           what the README claims, and how each number is measured
+    exercise_claims.py  the same for the exercises and teaching/
     reader.py           runs the commands and code of the texts, as a reader would
     experiments.py      the live page's experiments, worded from measurements
     live_page.py        explorer.html, assembled from page/ (HTML, CSS, JavaScript)

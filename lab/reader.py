@@ -186,17 +186,22 @@ class Reader:
         """Run Python with these arguments in a copy; return what it prints, which is kept in a file."""
         command = f"{copy.name}: python {' '.join(arguments)}"
         printed = self.folder / f"{zlib.crc32(command.encode()):08x}.txt"
-        if printed.exists():
-            return printed.read_text(encoding="utf-8")
-        with self.slots:
-            start = time.perf_counter()
-            done = subprocess.run([sys.executable, *arguments], cwd=copy, env=self.environment, check=False,
-                                  capture_output=True, text=True, encoding="utf-8")
-        if done.returncode:
-            raise RuntimeError(f"{command}: {done.stderr.strip()[-300:]}")
-        print(f"{time.perf_counter() - start:4.0f} s  {command[:90]!r}", file=sys.stderr, flush=True)
-        printed.write_text(done.stdout, encoding="utf-8")
-        return done.stdout
+        if not printed.exists():
+            with self.slots:
+                start = time.perf_counter()
+                done = subprocess.run(
+                    [sys.executable, *arguments], cwd=copy, env=self.environment, check=False,
+                    capture_output=True, text=True, encoding="utf-8",
+                )
+            if done.returncode:
+                raise RuntimeError(f"{command}: {done.stderr.strip()[-300:]}")
+            print(f"{time.perf_counter() - start:4.0f} s  {command[:90]!r}", file=sys.stderr, flush=True)
+            printed.write_text(done.stdout, encoding="utf-8")
+        return printed.read_text(encoding="utf-8")
+
+    def call(self, *arguments: str) -> str:
+        """Run Python where the default runs are; return what it prints."""
+        return self.once(self.call_python, self.train("python train.py").parent, *arguments)
 
     def run_command(self, section: Section, command: str, *options: str) -> str:
         """Run a section's command where its reader would; return what it prints."""
@@ -206,29 +211,55 @@ class Reader:
         return self.once(self.call_python, self.copy_for(section), *arguments, *options)
 
     def output_of(self, section: Section) -> str:
-        """Run a section's code, or else its commands; return what the last of them prints."""
+        """Run a section's commands, then its code; return what the last of them prints."""
         for command in section.commands:
             printed = self.run_command(section, command)
         for code in section.of_kind("python"):
             if "\nTASKS = " not in code:
-                self.train("python train.py")               # code may load these runs
-                printed = self.once(self.call_python, self.once(self.make_copy, "unchanged"), "-c", code)
+                printed = self.call("-c", code)
         return printed
 
-    def train(self, words: str, *options: str) -> Path:
-        """Run the commands that contain these words and train; return the folder of their runs.
+    # ---------------------------------------------------------------- trained runs
 
-        With options, such as a seed, another folder is used.
-        """
-        section, commands = next(
+    def find_training(self, words: str) -> tuple[Section, list[str]]:
+        """Return the first section with commands that train and contain these words, and the commands."""
+        return next(
             (section, found) for section in self.sections
             if (found := [line for line in section.commands if "train.py" in line and words in f"{line} "])
         )
-        folder = re.search(r"--output-dir (\S+)", commands[0])
-        folder = folder[1] if folder else "models"
+
+    def train(self, words: str, *options: str) -> Path:
+        """Run the commands that train and contain these words; return the folder of their runs.
+
+        With options, such as a seed, another folder is used.
+        """
+        section, commands = self.find_training(words)
+        folder = (re.findall(r"--output-dir (\S+)", commands[0]) or ["models"])[0]
         if options:
-            folder = f"{folder}{'_'.join(options)}"
+            folder += "_".join(options)
             options = *options, "--output-dir", folder
         for command in commands:
             self.run_command(section, command, *options)
         return self.copy_for(section) / folder
+
+    def result(self, words: str, *options: str, architecture: str = "") -> Result:
+        """Return a run of the commands that contain these words; of several architectures, one."""
+        _, commands = self.find_training(words)
+        asked = shlex.split(commands[0]) + list(options)
+        task, kind = (asked[len(asked) - asked[::-1].index(flag)] for flag in ("--task", "--architecture"))
+        return self.once(Result, self.train(words, *options), task, architecture or kind)
+
+    def default(self, task: str, architecture: str = "encoder") -> Result:
+        """Return one of the runs that `python train.py` trains."""
+        return self.once(Result, self.train("python train.py"), task, architecture)
+
+    def seeds(self, words: str, *options: str) -> list[Result]:
+        """Return ten runs of the commands that contain these words, with seeds 0 to 9."""
+        return self.each(lambda seed: self.result(words, "--seed", str(seed), *options), range(10))
+
+    def change(self, name: str, changes: Iterable[tuple[str, str]], *options: str) -> Result:
+        """Train the README's command for a changed part with these changes to transformer.py."""
+        copy = self.once(self.make_copy, name, tuple(changes))
+        command = next(line for line in self.find("Change something").commands if "models/changed" in line)
+        self.once(self.call_python, copy, *shlex.split(command)[1:], *self.train_options, *options)
+        return self.once(Result, copy / "models" / "changed", "reverse", "encoder")

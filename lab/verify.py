@@ -21,14 +21,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab import claims
+from lab import claims, exercise_claims  # noqa: F401
 from lab.reader import BLOCK, ROOT, TEXTS, Reader, Section
 from support import console, parallel
 from support.figure import percent
 
 NUMBER = r"[−-]?\d(?:[\d,]*\d)?(?:\.\d+)?"
 FIND = re.compile(NUMBER)
-ANYTHING = "anything"                                       # the name of what … stands for
+ANYTHING = "anything"                                       # the name of what … matches
 NOT_PROSE = re.compile(                                     # code, links, tags, headings, first columns
     r"`[^`\n]*`|\]\([^)]*\)|<(?!img)[^>]*>|(?:src|srcset|width|media)=\"[^\"]*\"|^#.*|^\| \d+ \||^1?\d\. "
     r"|●.*", re.MULTILINE,
@@ -225,7 +225,7 @@ def main() -> None:
     parser = console.new_parser(__doc__.splitlines()[0], "python -m lab.verify", "python -m lab.verify --all")
     option = parser.add_argument
     option("--all", action="store_true", help="measure ten seeds, long runs and times as well (hours)")
-    option("--only", nargs="+", default=[], metavar="WORD", help="what is measured by a name with such a word")
+    option("--only", nargs="+", default=[], metavar="WORD", help="what has such a word in the last column")
     option("--device", choices=["cpu", "cuda", "mps"], default="cpu", help="train on it (default: cpu)")
     option("--threads", type=int, default=1, help="CPU threads for each command (default: 1)")
     option("--jobs", type=int, default=None, metavar="N", help="commands run at once (default: 1 per core)")
