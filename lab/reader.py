@@ -30,12 +30,16 @@ NOT_COPIED = shutil.ignore_patterns(".*", "models", "assets", "node_modules", "_
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a text, from one heading to the next; start is its first character in the file."""
+    """A part of a text, from one heading to the next."""
 
     file: str
-    title: str
     text: str
-    start: int
+    start: int                                              # in the file, in characters
+    first_line: int
+
+    @property
+    def title(self) -> str:
+        return self.text.partition("\n")[0].lstrip("# ")
 
     @cached_property
     def blocks(self) -> list[tuple[str, re.Match]]:
@@ -62,7 +66,7 @@ def read_sections(file: str) -> list[Section]:
     prose = BLOCK.sub(lambda block: " " * len(block[0]), text)
     starts = [*(heading.start() for heading in re.finditer(r"^#+ ", prose, re.MULTILINE)), len(text)]
     return [
-        Section(file, text[start:end].partition("\n")[0].lstrip("# "), text[start:end], start)
+        Section(file, text[start:end], start, text.count("\n", 0, start) + 1)
         for start, end in zip(starts, starts[1:], strict=False)
     ]
 

@@ -12,17 +12,19 @@ code there in a copy of this folder, as a reader would, and measures what else t
     skipped     measured only with --all, because it takes minutes or ten seeds
 """
 
+import itertools
+import math
 import re
 import tempfile
 import time
-from collections import Counter, defaultdict
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
+from operator import eq
 from pathlib import Path
 
 from lab import claims, exercise_claims  # noqa: F401
-from lab.reader import BLOCK, ROOT, TEXTS, Reader, Section
+from lab.reader import BLOCK, Reader, Section
 from support import console, parallel
 from support.figure import percent
 
@@ -33,6 +35,9 @@ NOT_PROSE = re.compile(                                     # code, links, tags,
     r"`[^`\n]*`|\]\([^)]*\)|<(?!img)[^>]*>|(?:src|srcset|width|media)=\"[^\"]*\"|^#.*|^\| \d+ \||^1?\d\. "
     r"|●.*", re.MULTILINE,
 )
+OWN_SPREAD = re.compile(r"%? \(([\d.,]+) to ([\d.,]+)%? elsewhere\)")
+SPREAD = re.compile(r"percentages\s+by\s+up\s+to\s+(\d+)\s+points\s+and\s+steps\s+by\s+up\s+to\s+(\d+)")
+OURS = "our machine"                                        # a section with these words has no spread
 
 
 def to_float(digits: str) -> float:
@@ -41,30 +46,69 @@ def to_float(digits: str) -> float:
 
 @dataclass
 class Number:
-    """A number in a text: where it is, how it is written there, and what was measured."""
+    """A number in a text, and what was measured instead."""
 
-    file: str
-    line: int
-    start: int                                              # in characters
+    section: Section
+    start: int                                              # in the file, in characters
     digits: str
     before: str                                             # the text around it
     after: str
-    measure: str = ""                                       # the function or command that measures it
+    spread: dict[str, float]                                # of its text, by unit
+    measure: str = ""                                       # the function or output that gives it
     measured: str = ""
     verdict: str = "uncovered"
 
     @property
-    def decimals(self) -> int:
-        return len(self.digits.partition(".")[2])
+    def line(self) -> int:
+        before = self.section.text[: self.start - self.section.start]
+        return self.section.first_line + before.count("\n")
 
     @property
     def value(self) -> float:
         return to_float(self.digits)
 
+    @property
+    def spread_here(self) -> float:
+        """The spread of its text in its unit, points or steps; 0 for all, none and other numbers."""
+        if self.after.startswith("%") and self.value not in (0, 100) or self.after.startswith(" points"):
+            return self.spread.get("points", 0)
+        return self.spread.get("steps", 0) if re.search(r"steps? [\d, andto]*$", self.before) else 0
 
-def find_numbers(file: str, sections: list[Section]) -> dict[int, Number]:
+    def compare(self, value: object) -> None:
+        """Set the verdict on what was measured: a number, a string or None, and a fraction if % follows."""
+        decimals = len(self.digits.partition(".")[2])
+        if not isinstance(value, (int, float)):
+            self.measured = str(value)
+        elif self.after.startswith("%"):
+            self.measured = percent(value, decimals).removesuffix("%")
+        else:
+            self.measured = f"{value:,.{decimals}f}"
+        own = OWN_SPREAD.match(self.after)
+        try:
+            measured = to_float(self.measured)
+        except ValueError:                                  # a run that was not solved, or an error
+            measured = math.nan
+        difference = abs(measured - self.value)
+        if difference == 0:
+            self.verdict = "exact"
+        elif own and to_float(own[1]) <= measured <= to_float(own[2]) or difference <= self.spread_here:
+            self.verdict = "within"
+        else:
+            self.verdict = "here" if OURS in self.section.text else "moved"
+
+
+@dataclass
+class Job:
+    """Something to measure, and the numbers that it gives."""
+
+    name: str
+    is_slow: bool
+    numbers: list[Number]
+    measure: Callable[[Reader], None]                       # sets what was measured
+
+
+def find_numbers(text: str, sections: list[Section]) -> dict[int, Number]:
     """Return each number of a text by its start, in prose, tables and outputs but not in code."""
-    text = (ROOT / file).read_text(encoding="utf-8")
     prose = BLOCK.sub(lambda block: re.sub(r"\S", " ", block[0]), text)
     prose = NOT_PROSE.sub(lambda found: " " * len(found[0]), prose)
     for section in sections:
@@ -72,10 +116,13 @@ def find_numbers(file: str, sections: list[Section]) -> dict[int, Number]:
             if kind == "output":
                 start = section.start + block.start(2)
                 prose = prose[:start] + block[2] + prose[start + len(block[2]) :]
+    spread = SPREAD.search(text)
+    spread = dict(zip(("points", "steps"), map(float, spread.groups()), strict=True)) if spread else {}
     return {
         found.start(): Number(
-            file, text.count("\n", 0, found.start()) + 1, found.start(), found[0],
-            text[max(0, found.start() - 60) : found.start()], text[found.end() : found.end() + 30],
+            max((each for each in sections if each.start <= found.start()), key=lambda each: each.start),
+            found.start(), found[0], text[max(0, found.start() - 60) : found.start()],
+            text[found.end() : found.end() + 60], spread,
         )
         for found in FIND.finditer(prose)
     }
@@ -88,7 +135,7 @@ def compile_pattern(pattern: str) -> re.Pattern:
     def expand(part: re.Match) -> str:
         if part[0].isspace():
             return r"\s+"
-        if part[0] not in "…" and not part[1]:
+        if part[0] != "…" and not part[1]:
             return re.escape(part[0])
         name, matches = (part[1], NUMBER) if part[1] else (ANYTHING, r"(?:(?!\n\n).)*?")
         names[name] += 1
@@ -97,128 +144,113 @@ def compile_pattern(pattern: str) -> re.Pattern:
     return re.compile(re.sub(r"\{(\w+)\}|\s+|…|.", expand, pattern), re.DOTALL)
 
 
-def format_like(number: Number, value: object) -> str:
-    """Write a measured value as the text writes the number; fractions are percentages if % follows it."""
-    if value is None:
-        return "never"
-    if isinstance(value, str):
-        return value
-    if number.after.startswith("%"):
-        return percent(value, number.decimals).removesuffix("%")
-    return f"{value:,.{number.decimals}f}"
+def match_pattern(
+    pattern: str, texts: dict[str, str], numbers: dict[str, dict[int, Number]]
+) -> list[tuple[str, Number]]:
+    """Return the numbers for which a pattern has names; those that it spells out need no measure.
 
-
-def set_measured(number: Number, name: str, value: object) -> None:
-    """Compare a number with what was measured."""
-    number.measure, number.measured = name, format_like(number, value)
-    try:
-        exact = to_float(number.measured) == number.value
-    except ValueError:                                      # never
-        exact = False
-    number.verdict = "exact" if exact else "moved"
-
-
-def find_claims(texts: dict[str, str], numbers: dict[str, dict[int, Number]]) -> Iterator:
-    """Yield each claim with the numbers in the texts that it measures, by the names of its pattern."""
-    for claim in claims.CLAIMS:
-        found = []
-        for pattern in claim.patterns:
-            expression = compile_pattern(pattern)
-            matches = [(file, match) for file, text in texts.items() for match in expression.finditer(text)]
-            if not matches:
-                raise ValueError(f"{claim.measure.__name__}: no text has {pattern!r}")
-            for file, match in matches:
-                spans = {name: match.span(name) for name in match.groupdict()}
-                for name, (start, _) in spans.items():
-                    if not name.startswith(ANYTHING):
-                        found.append((name.partition("__")[0], numbers[file][start]))
-                skipped = [span for name, span in spans.items() if name.startswith(ANYTHING)]
-                for start in range(*match.span()):          # what the pattern itself says is a condition
-                    in_gap = any(first <= start < last for first, last in skipped)
-                    if start in numbers[file] and (not in_gap or pattern.startswith("```")):
-                        numbers[file][start].verdict = "given"
-        yield claim, found
-
-
-def compare_output(block: str, numbers: dict[int, Number], printed: str, name: str) -> None:
-    """Look up each line of a block among those printed, by its words, and compare their numbers.
-
-    numbers has those of the block by their start in it.
+    Raises ValueError if no text has such a sentence.
     """
+    found, expression = [], compile_pattern(pattern)
+    for file, text in texts.items():
+        for match in expression.finditer(text):
+            gaps = [match.span(name) for name in match.groupdict() if name.startswith(ANYTHING)]
+            for start, number in numbers[file].items():     # in an output, … counts as spelled out
+                in_gap = any(first <= start < last for first, last in gaps) and not pattern.startswith("```")
+                if match.start() <= start < match.end() and not in_gap:
+                    number.verdict = "given"
+            names = [name for name in match.groupdict() if not name.startswith(ANYTHING)]
+            found += [(name.partition("__")[0], numbers[file][match.start(name)]) for name in names]
+    if not found:
+        raise ValueError(f"no text has {pattern!r}")
+    return found
+
+
+def job_of_claim(claim: claims.Claim, named: list[tuple[str, Number]]) -> Job:
+    """Return the job that measures the numbers of a claim, by their names in its patterns."""
+    def measure(reader: Reader) -> None:
+        measured = claim.measure(reader)
+        for name, number in named:
+            number.compare(measured[name])
+
+    return Job(claim.measure.__name__, claim.slow, [number for _, number in named], measure)
+
+
+def job_of_output(section: Section, numbers: list[Number]) -> Job:
+    """Return the job that compares the outputs in a section with what its commands or code print."""
     def words(line: str) -> str:
         return " ".join(FIND.sub("0", line).split())
 
-    lines = [(words(line), FIND.findall(line)) for line in printed.splitlines()]
-    for line in re.finditer(r".+", block):
-        here = [(numbers.get(line.start() + found.start()), found[0]) for found in FIND.finditer(line[0])]
-        alike = [found for masked, found in lines if masked == words(line[0])]
-        nearest = max(alike, key=lambda found: sum(a == b for a, (_, b) in zip(found, here, strict=True)),
-                      default=["no such line"] * len(here))
-        for (number, _), measured in zip(here, nearest, strict=True):
-            if number:
-                set_measured(number, name, measured)
+    def measure(reader: Reader) -> None:
+        lines = [(words(line), FIND.findall(line)) for line in reader.output_of(section).splitlines()]
+        unseen = {number.start - section.start: number for number in numbers}
+        for line in re.finditer(r".+", section.text):
+            shown = FIND.findall(line[0])
+            here = [unseen.get(line.start() + found.start()) for found in FIND.finditer(line[0])]
+            alike = [printed for masked, printed in lines if masked == words(line[0])]
+            nearest = max(alike, key=lambda printed: sum(map(eq, printed, shown)),      # noqa: B023
+                          default=["no such line"] * len(shown))
+            for number, printed in zip(here, nearest, strict=True):
+                if number:
+                    number.compare(printed)
+
+    return Job(f"output of {section.title}", section.title in claims.SLOW_SECTIONS, numbers, measure)
 
 
-def verify(reader: Reader, slow: bool, only: list[str]) -> list[Number]:
-    """Measure the numbers of all texts, or those whose measure has one of these words, and return them."""
-    def is_wanted(name: str, is_slow: bool) -> bool:
-        return any(word in name for word in only) if only else slow or not is_slow
-
-    texts = {file: (ROOT / file).read_text(encoding="utf-8") for file in TEXTS}
-    numbers = {file: find_numbers(file, [x for x in reader.sections if x.file == file]) for file in TEXTS}
-    claimed = list(find_claims(texts, numbers))
+def list_jobs(sections: list[Section]) -> tuple[list[Number], list[Job]]:
+    """Return the numbers in these sections that need a measure, in order, and the jobs that measure them."""
+    texts, numbers = {}, {}
+    for file in dict.fromkeys(section.file for section in sections):
+        own = [section for section in sections if section.file == file]
+        texts[file] = "".join(section.text for section in own)
+        numbers[file] = find_numbers(texts[file], own)
+    jobs = []
+    for claim in claims.CLAIMS:
+        named = [match_pattern(pattern, texts, numbers) for pattern in claim.patterns]
+        jobs.append(job_of_claim(claim, list(itertools.chain(*named))))
     for file, text in texts.items():
-        measured = {number.start for _, found in claimed for _, number in found if number.file == file}
         prose = BLOCK.sub(lambda block: re.sub(r"\S", "x", block[0]), text)
-        spans = [found.span() for found in claims.NOT_MEASURED.finditer(prose)]
-        spans += [(section.start, section.start + len(section.text)) for section in reader.sections
-                  if section.file == file and section.title in claims.TESTED_ELSEWHERE]
-        numbers[file] = {
-            start: number for start, number in numbers[file].items() if start in measured
-            or number.verdict != "given" and not any(first <= start < last for first, last in spans)
-        }
+        for found in claims.NOT_MEASURED.finditer(prose):
+            for start in range(*found.span()):
+                if start in numbers[file]:
+                    numbers[file][start].verdict = "given"
+    for job in jobs:
+        for number in job.numbers:
+            number.verdict, number.measure = "skipped", job.name
+    for section in sections:
+        spans = [block.span(2) for kind, block in section.blocks if kind == "output"]
+        rest = [number for number in numbers[section.file].values() if number.verdict == "uncovered" and any(
+            section.start + first <= number.start < section.start + last for first, last in spans)]
+        if section.title in claims.TESTED_ELSEWHERE:
+            rest, untested = [], [x for x in numbers[section.file].values() if x.section == section]
+            for number in untested:
+                number.verdict = "given"
+        if rest:
+            jobs.append(job_of_output(section, rest))
+            for number in rest:
+                number.verdict, number.measure = "skipped", jobs[-1].name
+    every = [number for of in numbers.values() for number in of.values() if number.verdict != "given"]
+    return every, jobs
 
-    def measure_claim(claim: claims.Claim, found: list[tuple[str, Number]]) -> None:
-        name = claim.measure.__name__
-        try:
-            measured = claim.measure(reader) if is_wanted(name, claim.slow) else None
-        except Exception as error:
-            message = f"{type(error).__name__}: {error}"
-            measured = defaultdict(lambda: message)
-        for key, number in found:
-            if measured is None:
-                number.measure, number.verdict = name, "skipped"
-            else:
-                set_measured(number, name, measured[key])
 
-    def measure_output(section: Section) -> None:
-        name, is_slow = f"output of {section.title}", section.title in claims.SLOW_SECTIONS
-        for block in [block for kind, block in section.blocks if kind == "output"]:
-            first = section.start + block.start(2)
-            found = {start - first: number for start, number in numbers[section.file].items()
-                     if first <= start < first + len(block[2]) and not number.measure}
-            if found and is_wanted(name, is_slow):
-                compare_output(block[2], found, reader.output_of(section), name)
-            for number in found.values():
-                if not number.measure:
-                    number.measure, number.verdict = name, "skipped"
-
-    with ThreadPoolExecutor(len(claimed) + len(reader.sections)) as pool:
-        futures = [pool.submit(measure_claim, *each) for each in claimed]
-        futures += [pool.submit(measure_output, section) for section in reader.sections]
-        for future in futures:
-            future.result()
-    return [number for file in TEXTS for number in numbers[file].values()]
+def run_job(job: Job, reader: Reader) -> None:
+    """Measure; an error is what was measured."""
+    try:
+        job.measure(reader)
+    except Exception as error:
+        for number in job.numbers:
+            number.compare(f"{type(error).__name__}: {error}")
 
 
 def print_table(numbers: list[Number]) -> None:
-    print(f"{'text':<24} {'number':>36}   {'measured':>9}   verdict     measured by")
+    """Print a line for each number, and how many there are of each verdict."""
+    print(f"{'text':<20} {'number':>34}   {'measured':>9}   verdict     measured by")
     for number in numbers:
         context = " ".join(number.before.split())[-24:]
-        print(f"{number.file.removeprefix('teaching/')}:{number.line:<5} {context:>24} {number.digits:>9}"
+        print(f"{number.section.file}:{number.line:<5} {context:>24} {number.digits:>9}"
               f"   {number.measured:>9}   {number.verdict:<10}  {number.measure}")
     counts = Counter(number.verdict for number in numbers)
-    print(", ".join(f"{count} {verdict}" for verdict, count in counts.most_common()))
+    print(f"\n{len(numbers)} numbers:", ", ".join(f"{count} {name}" for name, count in counts.most_common()))
 
 
 def main() -> None:
@@ -234,12 +266,19 @@ def main() -> None:
     options = parser.parse_args()
     console.set_threads(None)
     with tempfile.TemporaryDirectory() as temporary:
-        folder, jobs = options.folder or Path(temporary), parallel.choose_jobs(options.jobs)
-        reader = Reader(folder, jobs, options.threads, ("--device", options.device))
+        folder, jobs_at_once = options.folder or Path(temporary), parallel.choose_jobs(options.jobs)
+        reader = Reader(folder, jobs_at_once, options.threads, ("--device", options.device))
+        numbers, jobs = list_jobs(reader.sections)
+        if options.only:
+            jobs = [job for job in jobs if any(word in job.name for word in options.only)]
+        elif not options.all:
+            jobs = [job for job in jobs if not job.is_slow]
         start = time.perf_counter()
-        numbers = verify(reader, options.all, options.only)
-        print_table(numbers)
-        print(f"{time.perf_counter() - start:.0f} s")
+        reader.each(lambda job: run_job(job, reader), jobs)
+    print_table(numbers)
+    print(f"{time.perf_counter() - start:.0f} s")
+    if any(number.verdict in ("moved", "uncovered") for number in numbers):
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":
