@@ -161,6 +161,7 @@ def test_workflow_runs_the_commands_of_ci():
     (demos,) = re.findall(r"^for script in (.*); do$", ci, re.MULTILINE)
     (npm,) = re.findall(r"^(npm install .*) \|\|", ci, re.MULTILINE)
     expected = [npm, *readme_command.split(" && ")[2:], *(f"python {script}" for script in demos.split())]
+    expected += re.findall(r"^python -m lab.*", ci, re.MULTILINE)
     assert re.findall("- run: (.*)", workflow) == expected
 
 
