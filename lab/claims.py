@@ -158,7 +158,7 @@ def causal_scrubbing(reader):
 def copying_is_proved_to_need_no_attention(reader):
     printed = reader.call("-m", "lab.prove", "models/copy_task/encoder")
     cases = re.search(r"without attention +PROVED.*?([\d,]+) cases", printed)
-    sampled = re.search(r"no error in ([\d,]+) of ([\d,]+)", printed)
+    sampled = re.search(r"no error in ([\d,]*\d) of ([\d,]*\d)", printed)
     return {"cases": cases[1], "sampled": sampled[1], "questions": sampled[2]}
 
 
@@ -178,7 +178,7 @@ def size_of_the_models(reader):
 # ---------------------------------------------------------------- other models of the README
 
 
-@claim("```\n   0   {start}   …\n  70   {middle}   …\n 700   {end}   ",
+@claim("```\n   0   {start}   …\n  70   {middle}   …\n 700   {end}   …\n```",
        "Guessing among {letters} characters has a loss of ln {letters} = {guess}; … follows which, {pairs}.")
 def loss_of_the_language_model(reader):
     printed = reader.output_of(reader.find("And language models?"))

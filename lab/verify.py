@@ -35,8 +35,7 @@ NOT_PROSE = re.compile(                                     # code, links, tags,
     r"`[^`\n]*`|\]\([^)]*\)|<(?!img)[^>]*>|(?:src|srcset|width|media)=\"[^\"]*\"|^#.*|^\| \d+ \||^1?\d\. "
     r"|●.*", re.MULTILINE,
 )
-OWN_SPREAD = re.compile(r"%? \(([\d.,]+) to ([\d.,]+)%? elsewhere\)")
-SPREAD = re.compile(r"percentages\s+by\s+up\s+to\s+(\d+)\s+points\s+and\s+steps\s+by\s+up\s+to\s+(\d+)")
+SPREAD = re.compile(r"(percentages|steps|decimals)\s+by\s+up\s+to\s+([\d.]*\d)")
 OURS = "our machine"                                        # a section with these words has no spread
 
 
@@ -53,7 +52,7 @@ class Number:
     digits: str
     before: str                                             # the text around it
     after: str
-    spread: dict[str, float]                                # of its text, by unit
+    spread: dict[str, float]                                # that its text gives, by kind
     measure: str = ""                                       # the function or output that gives it
     measured: str = ""
     verdict: str = "uncovered"
@@ -69,10 +68,14 @@ class Number:
 
     @property
     def spread_here(self) -> float:
-        """The spread of its text in its unit, points or steps; 0 for all, none and other numbers."""
-        if self.after.startswith("%") and self.value not in (0, 100) or self.after.startswith(" points"):
-            return self.spread.get("points", 0)
-        return self.spread.get("steps", 0) if re.search(r"steps? [\d, andto]*$", self.before) else 0
+        """The spread of numbers like this in its text; 0 for all, none and other integers."""
+        if self.after.startswith("%") and self.value in (0, 100):
+            return 0
+        if self.after.startswith(("%", " points")):
+            return self.spread.get("percentages", 0)
+        if re.search(r"steps? [\d, andto]*$", self.before):
+            return self.spread.get("steps", 0)
+        return self.spread.get("decimals", 0) if "." in self.digits else 0
 
     def compare(self, value: object) -> None:
         """Set the verdict on what was measured: a number, a string or None, and a fraction if % follows."""
@@ -83,7 +86,6 @@ class Number:
             self.measured = percent(value, decimals).removesuffix("%")
         else:
             self.measured = f"{value:,.{decimals}f}"
-        own = OWN_SPREAD.match(self.after)
         try:
             measured = to_float(self.measured)
         except ValueError:                                  # a run that was not solved, or an error
@@ -91,7 +93,7 @@ class Number:
         difference = abs(measured - self.value)
         if difference == 0:
             self.verdict = "exact"
-        elif own and to_float(own[1]) <= measured <= to_float(own[2]) or difference <= self.spread_here:
+        elif difference <= self.spread_here:
             self.verdict = "within"
         else:
             self.verdict = "here" if OURS in self.section.text else "moved"
@@ -116,13 +118,12 @@ def find_numbers(text: str, sections: list[Section]) -> dict[int, Number]:
             if kind == "output":
                 start = section.start + block.start(2)
                 prose = prose[:start] + block[2] + prose[start + len(block[2]) :]
-    spread = SPREAD.search(text)
-    spread = dict(zip(("points", "steps"), map(float, spread.groups()), strict=True)) if spread else {}
+    spread = {kind: float(limit) for kind, limit in SPREAD.findall(text)}
     return {
         found.start(): Number(
             max((each for each in sections if each.start <= found.start()), key=lambda each: each.start),
             found.start(), found[0], text[max(0, found.start() - 60) : found.start()],
-            text[found.end() : found.end() + 60], spread,
+            text[found.end() : found.end() + 10], spread,
         )
         for found in FIND.finditer(prose)
     }

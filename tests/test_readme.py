@@ -130,7 +130,7 @@ def test_files_options_and_tests_named_exist(name, capsys, monkeypatch):
     for path in re.findall(r"`((?:\w+/)*\w+\.(?:py|md|js))`", page):
         assert path.startswith(written_by_us) or (ROOT / path).exists() or (folder / path).exists(), path
     helps = ""
-    for script in "train", "visualize", "data", "benchmark", "teaching.blank", "lab.longer":
+    for script in "train", "visualize", "data", "benchmark", "teaching.blank", "lab.longer", "lab.verify":
         monkeypatch.setattr(sys, "argv", [script, "--help"])
         with pytest.raises(SystemExit):
             importlib.import_module(script).main()

@@ -61,13 +61,14 @@ def test_patterns_match_across_lines_not_paragraphs(text, matches):
     ("64", ", and", "at step ", 88, "moved", "88"), ("64", ", and", "at step ", None, "moved", "None"),
     ("1,000", " cases", "in ", "1,000", "exact", "1,000"), ("1,000", " cases", "in ", 1001, "moved", "1,001"),
     ("44", " points", "costs ", 46.9, "within", "47"),
-    ("31", "% (20 to 40% elsewhere)", "", 0.21, "within", "21"),
-    ("31", "% (20 to 40% elsewhere)", "", 0.41, "moved", "41"), ("4.10", "", "ln ", 4.096, "exact", "4.10"),
+    ("1.50", ", at", "loss ", 1.54, "within", "1.54"),
+    ("1.50", ", at", "loss ", 1.56, "moved", "1.56"), ("4.10", "", "ln ", 4.096, "exact", "4.10"),
 ])
 def test_numbers_are_compared_to_the_last_digit_or_their_spread(
     section, digits, after, before, measured, verdict, shown
 ):
-    number = verify.Number(section, 0, digits, before, after, {"points": 3, "steps": 16})
+    spread = {"percentages": 3, "steps": 16, "decimals": 0.05}
+    number = verify.Number(section, 0, digits, before, after, spread)
     number.compare(measured)
     assert (number.verdict, number.measured) == (verdict, shown)
 
