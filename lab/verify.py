@@ -87,16 +87,13 @@ class Number:
         else:
             self.measured = f"{value:,.{decimals}f}"
         try:
-            measured = to_float(self.measured)
+            difference = abs(to_float(self.measured.lstrip("<")) - self.value)
         except ValueError:                                  # a run that was not solved, or an error
-            measured = math.nan
-        difference = abs(measured - self.value)
-        if difference == 0:
-            self.verdict = "exact"
-        elif difference <= self.spread_here:
-            self.verdict = "within"
+            difference = math.inf
+        if difference <= self.spread_here:
+            self.verdict = "within" if difference else "exact"
         else:
-            self.verdict = "here" if OURS in self.section.text else "moved"
+            self.verdict = "here" if OURS in self.section.text and difference < math.inf else "moved"
 
 
 @dataclass
@@ -129,6 +126,10 @@ def find_numbers(text: str, sections: list[Section]) -> dict[int, Number]:
     }
 
 
+def is_in(start: int, spans: list[tuple[int, int]]) -> bool:
+    return any(first <= start < last for first, last in spans)
+
+
 def compile_pattern(pattern: str) -> re.Pattern:
     """Return a regular expression for a sentence with {names} for numbers and … for anything."""
     names = Counter()
@@ -157,8 +158,8 @@ def match_pattern(
         for match in expression.finditer(text):
             gaps = [match.span(name) for name in match.groupdict() if name.startswith(ANYTHING)]
             for start, number in numbers[file].items():     # in an output, … counts as spelled out
-                in_gap = any(first <= start < last for first, last in gaps) and not pattern.startswith("```")
-                if match.start() <= start < match.end() and not in_gap:
+                in_gap = is_in(start, gaps) and not pattern.startswith("```")
+                if is_in(start, [match.span()]) and not in_gap:
                     number.verdict = "given"
             names = [name for name in match.groupdict() if not name.startswith(ANYTHING)]
             found += [(name.partition("__")[0], numbers[file][match.start(name)]) for name in names]
@@ -180,14 +181,14 @@ def job_of_claim(claim: claims.Claim, named: list[tuple[str, Number]]) -> Job:
 def job_of_output(section: Section, numbers: list[Number]) -> Job:
     """Return the job that compares the outputs in a section with what its commands or code print."""
     def words(line: str) -> str:
-        return " ".join(FIND.sub("0", line).split())
+        return " ".join(FIND.sub("0", line.replace("<", "")).split())
 
     def measure(reader: Reader) -> None:
         lines = [(words(line), FIND.findall(line)) for line in reader.output_of(section).splitlines()]
-        unseen = {number.start - section.start: number for number in numbers}
+        by_start = {number.start - section.start: number for number in numbers}
         for line in re.finditer(r".+", section.text):
             shown = FIND.findall(line[0])
-            here = [unseen.get(line.start() + found.start()) for found in FIND.finditer(line[0])]
+            here = [by_start.get(line.start() + found.start()) for found in FIND.finditer(line[0])]
             alike = [printed for masked, printed in lines if masked == words(line[0])]
             nearest = max(alike, key=lambda printed: sum(map(eq, printed, shown)),      # noqa: B023
                           default=["no such line"] * len(shown))
@@ -209,27 +210,25 @@ def list_jobs(sections: list[Section]) -> tuple[list[Number], list[Job]]:
     for claim in claims.CLAIMS:
         named = [match_pattern(pattern, texts, numbers) for pattern in claim.patterns]
         jobs.append(job_of_claim(claim, list(itertools.chain(*named))))
-    for file, text in texts.items():
-        prose = BLOCK.sub(lambda block: re.sub(r"\S", "x", block[0]), text)
-        for found in claims.NOT_MEASURED.finditer(prose):
-            for start in range(*found.span()):
-                if start in numbers[file]:
-                    numbers[file][start].verdict = "given"
+    claimed = {id(number) for job in jobs for number in job.numbers}
+    for section in sections:
+        prose = BLOCK.sub(lambda block: re.sub(r"\S", "x", block[0]), section.text)
+        not_measured = [found.span() for found in claims.NOT_MEASURED.finditer(prose)]
+        if section.title in claims.TESTED_ELSEWHERE:
+            not_measured = [(0, len(section.text))]
+        outputs, in_outputs = [block.span(2) for kind, block in section.blocks if kind == "output"], []
+        for number in numbers[section.file].values():
+            if number.section != section or number.verdict == "given" or id(number) in claimed:
+                continue
+            if is_in(number.start - section.start, not_measured):
+                number.verdict = "given"
+            elif is_in(number.start - section.start, outputs):
+                in_outputs.append(number)
+        if in_outputs:
+            jobs.append(job_of_output(section, in_outputs))
     for job in jobs:
         for number in job.numbers:
             number.verdict, number.measure = "skipped", job.name
-    for section in sections:
-        spans = [block.span(2) for kind, block in section.blocks if kind == "output"]
-        rest = [number for number in numbers[section.file].values() if number.verdict == "uncovered" and any(
-            section.start + first <= number.start < section.start + last for first, last in spans)]
-        if section.title in claims.TESTED_ELSEWHERE:
-            rest, untested = [], [x for x in numbers[section.file].values() if x.section == section]
-            for number in untested:
-                number.verdict = "given"
-        if rest:
-            jobs.append(job_of_output(section, rest))
-            for number in rest:
-                number.verdict, number.measure = "skipped", jobs[-1].name
     every = [number for of in numbers.values() for number in of.values() if number.verdict != "given"]
     return every, jobs
 
@@ -263,7 +262,7 @@ def main() -> None:
     option("--threads", type=int, default=1, help="CPU threads for each command (default: 1)")
     option("--jobs", type=int, default=None, metavar="N", help="commands run at once (default: 1 per core)")
     option("--folder", type=Path, default=None, metavar="FOLDER",
-           help="keep what was trained and printed here, for another run (default: keep nothing)")
+           help="keep the copies here, to continue after an interruption (default: remove them)")
     options = parser.parse_args()
     console.set_threads(None)
     with tempfile.TemporaryDirectory() as temporary:
@@ -272,6 +271,8 @@ def main() -> None:
         numbers, jobs = list_jobs(reader.sections)
         if options.only:
             jobs = [job for job in jobs if any(word in job.name for word in options.only)]
+            if not jobs:
+                parser.error(f"nothing is measured by a name with {' or '.join(options.only)}")
         elif not options.all:
             jobs = [job for job in jobs if not job.is_slow]
         start = time.perf_counter()
