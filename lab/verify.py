@@ -5,11 +5,13 @@ code there in a copy of this folder, as a reader would, and measures what else t
 (lab/claims.py). Each number is then one of these:
 
     exact       what was measured, to the last digit
-    within      the spread that its text gives for other machines
-    here        a time or another number that its text calls one of our machine, so that it is not judged
-    moved       none of these, so text or code must change
-    uncovered   not measured, and not known to be a setting, a name, an example or arithmetic
+    within      not exact, but no further away than its text allows for other machines
+    here        further away, but its section says that such figures are those of our machine
+    moved       further away: text or code must change
+    uncovered   never measured, and not known to be a setting, a name, an example or arithmetic
     skipped     measured only with --all, because it takes minutes or ten seeds
+
+A number that has moved or is uncovered makes the exit status 1.
 """
 
 import itertools
