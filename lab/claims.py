@@ -217,7 +217,7 @@ def default_seeds(reader: Reader, task: str, architecture: str) -> list[Result]:
        "| decoder-only | {copy_decoder} | {reverse_decoder} |",
        "| encoder–decoder | {copy_both} | {reverse_both} |", "step 144 instead of {reverse_encoder}.",
        "step 104 instead of {reverse_encoder}.", "with a median of {reverse_encoder}.",
-       "model's median goes from step {reverse_decoder} to", "the encoder–decoder's from {reverse_both} to",
+       "model, whose median goes from step {reverse_decoder} to",
        "copying is solved at step 8 instead of {copy_encoder}.", slow=True)
 def steps_to_solve(reader):
     cells = {f"{task}_{name}": (task, kind) for task in ("copy", "reverse") for name, kind in KINDS.items()}

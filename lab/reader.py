@@ -215,13 +215,10 @@ class Reader:
         return self.once(self.call_python, self.copy_for(section), *arguments, *options)
 
     def output_of(self, section: Section) -> str:
-        """Run a section's commands, then its code; return what the last of them prints."""
-        for command in section.commands:
-            printed = self.run_command(section, command)
-        for code in section.of_kind("python"):
-            if "\nTASKS = " not in code:
-                printed = self.call("-c", code)
-        return printed
+        """Run a section's commands, then its code; return all that they print."""
+        printed = [self.run_command(section, command) for command in section.commands]
+        codes = [code for code in section.of_kind("python") if "\nTASKS = " not in code]
+        return "".join(printed + [self.call("-c", code) for code in codes])
 
     # ---------------------------------------------------------------- trained runs
 
