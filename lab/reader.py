@@ -215,9 +215,13 @@ class Reader:
         return self.once(self.call_python, self.copy_for(section), *arguments, *options)
 
     def output_of(self, section: Section) -> str:
-        """Run a section's commands, then its code; return all that they print."""
-        printed = [self.run_command(section, command) for command in section.commands]
+        """Run a section's commands, then its code; return all that they print.
+
+        With changes to transformer.py, the commands are for these, not for the code.
+        """
         codes = [code for code in section.of_kind("python") if "\nTASKS = " not in code]
+        commands = [] if codes and section.of_kind("diff") else section.commands
+        printed = [self.run_command(section, command) for command in commands]
         return "".join(printed + [self.call("-c", code) for code in codes])
 
     # ---------------------------------------------------------------- trained runs
