@@ -34,7 +34,6 @@ class Section:
 
     file: str
     text: str
-    start: int                                              # in the file, in characters
     first_line: int
 
     @property
@@ -54,6 +53,11 @@ class Section:
         return [block[2] for found, block in self.blocks if found == kind]
 
     @property
+    def outputs(self) -> list[tuple[int, int]]:
+        """Where its outputs start and end, in characters."""
+        return [block.span(2) for kind, block in self.blocks if kind == "output"]
+
+    @property
     def commands(self) -> list[str]:
         """Its commands that print or train something, each once."""
         lines = [part.strip() for text in self.of_kind("commands") for part in re.split(r"\n|&&", text)]
@@ -66,7 +70,7 @@ def read_sections(file: str) -> list[Section]:
     prose = BLOCK.sub(lambda block: " " * len(block[0]), text)
     starts = [*(heading.start() for heading in re.finditer(r"^#+ ", prose, re.MULTILINE)), len(text)]
     return [
-        Section(file, text[start:end], start, text.count("\n", 0, start) + 1)
+        Section(file, text[start:end], text.count("\n", 0, start) + 1)
         for start, end in zip(starts, starts[1:], strict=False)
     ]
 

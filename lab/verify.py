@@ -19,7 +19,7 @@ import math
 import re
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from operator import eq
@@ -50,7 +50,7 @@ class Number:
     """A number in a text, and what was measured instead."""
 
     section: Section
-    start: int                                              # in the file, in characters
+    start: int                                              # in the section, in characters
     digits: str
     before: str                                             # the text around it
     after: str
@@ -61,8 +61,7 @@ class Number:
 
     @property
     def line(self) -> int:
-        before = self.section.text[: self.start - self.section.start]
-        return self.section.first_line + before.count("\n")
+        return self.section.first_line + self.section.text.count("\n", 0, self.start)
 
     @property
     def value(self) -> float:
@@ -107,21 +106,21 @@ class Job:
     numbers: list[Number]
     measure: Callable[[Reader], None]                       # sets what was measured
 
+    def __post_init__(self):
+        for number in self.numbers:
+            number.verdict, number.measure = "skipped", self.name
 
-def find_numbers(text: str, sections: list[Section]) -> dict[int, Number]:
-    """Return each number of a text by its start, in prose, tables and outputs but not in code."""
+
+def find_numbers(section: Section, spread: dict[str, float]) -> dict[int, Number]:
+    """Return each number in a section by its start, in prose, tables and outputs but not in code."""
+    text = section.text
     prose = BLOCK.sub(lambda block: re.sub(r"\S", " ", block[0]), text)
     prose = NOT_PROSE.sub(lambda found: " " * len(found[0]), prose)
-    for section in sections:
-        for kind, block in section.blocks:
-            if kind == "output":
-                start = section.start + block.start(2)
-                prose = prose[:start] + block[2] + prose[start + len(block[2]) :]
-    spread = {kind: float(limit) for kind, limit in SPREAD.findall(text)}
+    for first, last in section.outputs:
+        prose = prose[:first] + text[first:last] + prose[last:]
     return {
         found.start(): Number(
-            max((each for each in sections if each.start <= found.start()), key=lambda each: each.start),
-            found.start(), found[0], text[max(0, found.start() - 60) : found.start()],
+            section, found.start(), found[0], text[max(0, found.start() - 60) : found.start()],
             text[found.end() : found.end() + 10], spread,
         )
         for found in FIND.finditer(prose)
@@ -148,23 +147,21 @@ def compile_pattern(pattern: str) -> re.Pattern:
     return re.compile(re.sub(r"\{(\w+)\}|\s+|…|.", expand, pattern), re.DOTALL)
 
 
-def match_pattern(
-    pattern: str, texts: dict[str, str], numbers: dict[str, dict[int, Number]]
-) -> list[tuple[str, Number]]:
+def match_pattern(pattern: str, numbers: dict[Section, dict[int, Number]]) -> list[tuple[str, Number]]:
     """Return the numbers for which a pattern has names; those that it spells out need no measure.
 
     Raises ValueError if no text has such a sentence.
     """
     found, expression = [], compile_pattern(pattern)
-    for file, text in texts.items():
-        for match in expression.finditer(text):
+    for section, of_section in numbers.items():
+        for match in expression.finditer(section.text):
             gaps = [match.span(name) for name in match.groupdict() if name.startswith(ANYTHING)]
-            for start, number in numbers[file].items():     # in an output, … counts as spelled out
+            for start, number in of_section.items():        # in an output, … counts as spelled out
                 in_gap = is_in(start, gaps) and not pattern.startswith("```")
-                if is_in(start, [match.span()]) and not in_gap:
+                if number.verdict == "uncovered" and is_in(start, [match.span()]) and not in_gap:
                     number.verdict = "given"
             names = [name for name in match.groupdict() if not name.startswith(ANYTHING)]
-            found += [(name.partition("__")[0], numbers[file][match.start(name)]) for name in names]
+            found += [(name.partition("__")[0], of_section[match.start(name)]) for name in names]
     if not found:
         raise ValueError(f"no text has {pattern!r}")
     return found
@@ -187,7 +184,7 @@ def job_of_output(section: Section, numbers: list[Number]) -> Job:
 
     def measure(reader: Reader) -> None:
         lines = [(words(line), FIND.findall(line)) for line in reader.output_of(section).splitlines()]
-        by_start = {number.start - section.start: number for number in numbers}
+        by_start = {number.start: number for number in numbers}
         for line in re.finditer(r".+", section.text):
             shown = FIND.findall(line[0])
             here = [by_start.get(line.start() + found.start()) for found in FIND.finditer(line[0])]
@@ -203,34 +200,26 @@ def job_of_output(section: Section, numbers: list[Number]) -> Job:
 
 def list_jobs(sections: list[Section]) -> tuple[list[Number], list[Job]]:
     """Return the numbers in these sections that need a measure, in order, and the jobs that measure them."""
-    texts, numbers = {}, {}
-    for file in dict.fromkeys(section.file for section in sections):
-        own = [section for section in sections if section.file == file]
-        texts[file] = "".join(section.text for section in own)
-        numbers[file] = find_numbers(texts[file], own)
+    spreads = defaultdict(dict)
+    for section in sections:
+        spreads[section.file] |= {kind: float(limit) for kind, limit in SPREAD.findall(section.text)}
+    numbers = {section: find_numbers(section, spreads[section.file]) for section in sections}
     jobs = []
     for claim in claims.CLAIMS:
-        named = [match_pattern(pattern, texts, numbers) for pattern in claim.patterns]
+        named = [match_pattern(pattern, numbers) for pattern in claim.patterns]
         jobs.append(job_of_claim(claim, list(itertools.chain(*named))))
-    claimed = {id(number) for job in jobs for number in job.numbers}
-    for section in sections:
+    for section, of_section in numbers.items():
         prose = BLOCK.sub(lambda block: re.sub(r"\S", "x", block[0]), section.text)
         not_measured = [found.span() for found in claims.NOT_MEASURED.finditer(prose)]
         if section.title in claims.TESTED_ELSEWHERE:
             not_measured = [(0, len(section.text))]
-        outputs, in_outputs = [block.span(2) for kind, block in section.blocks if kind == "output"], []
-        for number in numbers[section.file].values():
-            if number.section != section or number.verdict == "given" or id(number) in claimed:
-                continue
-            if is_in(number.start - section.start, not_measured):
+        rest = [number for number in of_section.values() if number.verdict == "uncovered"]
+        for number in rest:
+            if is_in(number.start, not_measured):
                 number.verdict = "given"
-            elif is_in(number.start - section.start, outputs):
-                in_outputs.append(number)
-        if in_outputs:
-            jobs.append(job_of_output(section, in_outputs))
-    for job in jobs:
-        for number in job.numbers:
-            number.verdict, number.measure = "skipped", job.name
+        printed = [x for x in rest if x.verdict == "uncovered" and is_in(x.start, section.outputs)]
+        if printed:
+            jobs.append(job_of_output(section, printed))
     every = [number for of in numbers.values() for number in of.values() if number.verdict != "given"]
     return every, jobs
 

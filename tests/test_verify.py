@@ -24,7 +24,7 @@ loss 0.25, 13 symbols
 
 @pytest.fixture
 def section():
-    return Section("README.md", TEXT, 0, 1)
+    return Section("README.md", TEXT, 1)
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def list_numbers(section, monkeypatch):
 
 
 def test_find_numbers_skips_code_links_and_list_numbers(section):
-    found = verify.find_numbers(TEXT, [section])
+    found = verify.find_numbers(section, {})
     expected = ["3", "16", "26.75", "64", "100", "7", "4", "0.25", "13", "10,000", "−3", "77"]
     assert [number.digits for number in found.values()] == expected
     assert all(TEXT[start:].startswith(number.digits) for start, number in found.items())
@@ -74,7 +74,7 @@ def test_numbers_are_compared_to_the_last_digit_or_their_spread(
 
 
 def test_numbers_of_our_machine_are_not_judged():
-    number = verify.Number(Section("README.md", "It takes 5 ms on our machine.", 0, 1), 9, "5", "", " ms", {})
+    number = verify.Number(Section("README.md", "It takes 5 ms on our machine.", 1), 9, "5", "", " ms", {})
     number.compare(7)
     assert number.verdict == "here"
 
@@ -127,7 +127,7 @@ def test_texts_have_no_uncovered_numbers(tmp_path):
 def test_main_fails_if_a_number_has_moved(some, status, call_lab, monkeypatch):
     text = "# Title\nIt gets 26.75% of rows.\n"
     monkeypatch.setattr(reader, "TEXTS", ["README.md"])
-    monkeypatch.setattr(reader, "read_sections", lambda file: [Section(file, text, 0, 1)])
+    monkeypatch.setattr(reader, "read_sections", lambda file: [Section(file, text, 1)])
     claim = Claim(("gets {some}% of",), lambda _: {"some": float(some)}, False)
     monkeypatch.setattr(claims, "CLAIMS", [claim])
     assert ("1 numbers: 1 exact" in call_lab(verify)) == (status == 0)
