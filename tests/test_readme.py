@@ -27,6 +27,8 @@ import train
 import transformer
 import visualize
 from data import TASKS, Task
+from lab.claims import changes_in
+from lab.reader import BLOCK, parse_diff, read_sections
 from support.config import default_config
 from support.own_tasks import read_tasks
 from support.runs import load_run, read_checkpoint, run_folder
@@ -37,7 +39,6 @@ PAGES = {name: (ROOT / name).read_text(encoding="utf-8") for name in
           "teaching/README.md", "teaching/quiz.md")}
 README, EXERCISES = PAGES["README.md"], PAGES["EXERCISES.md"]
 EXERCISE = re.compile(r"^#{2,3} (.*?)\n(.*?<details>.*?</details>)", re.DOTALL | re.MULTILINE)
-BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
 def blocks(page, language):
@@ -244,33 +245,23 @@ def changed(*changes):
     return module
 
 
-def parts_of_the_readme():
-    """Return the README's two lines for SwiGLU and its class for RMSNorm."""
-    code, = [text for text in blocks(README, "python") if "RMSNorm" in text]
-    lines, norm = code.split("\n\n", 1)
-    return lines.splitlines(), norm
+(SECTION,) = [section for section in read_sections("README.md") if section.title == "Change something"]
+PARTS = changes_in(SECTION)
 
 
 def test_silu_and_swiglu_snippets_work():
-    entry = re.search(r'add `("silu": .*?)` to `ACTIVATIONS`', README)[1]
-    table = 'ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu'
-    silu = changed((table, f"{table}, {entry}")).FeedForward(4, 6, activation="silu")
+    silu = changed(*PARTS["silu"]).FeedForward(4, 6, activation="silu")
     x = torch.randn(2, 3, 4)
     hidden = silu.expand(x)
     assert torch.allclose(silu(x), silu.contract(hidden * hidden.sigmoid()))
 
-    (gate, forward), _ = parts_of_the_readme()
-    expand = "        self.expand = nn.Linear(d_model, d_ff)\n"
-    old = "        return self.contract(self.dropout(self.activation(self.expand(x))))"
-    swiglu = changed((expand, f"{expand}{gate}\n"), (old, forward)).FeedForward(4, 6)
+    swiglu = changed(*PARTS["swiglu"]).FeedForward(4, 6)
     gated = swiglu.gate(x)
     assert torch.allclose(swiglu(x), swiglu.contract(gated * gated.sigmoid() * swiglu.expand(x)))
 
 
 def test_rms_norm_snippet_replaces_layer_norm():
-    _, norm = parts_of_the_readme()
-    below = "class FeedForward("
-    model = changed((below, f"{norm}\n\n{below}")).MiniTransformer(d_model=16, num_heads=2, d_ff=32)
+    model = changed(*PARTS["norm"]).MiniTransformer(d_model=16, num_heads=2, d_ff=32)
     norms = [part for part in model.modules() if type(part).__name__ == "RMSNorm"]
     assert len(norms) == 9 and not any(type(part).__name__ == "LayerNorm" for part in model.modules())
     nn.init.normal_(norms[0].weight)
@@ -339,12 +330,8 @@ def test_exercise_code_runs(text, in_a_folder_with_models, capsys):
 @pytest.mark.parametrize("diffs", DIFFS.values(), ids=DIFFS)
 def test_exercise_changes_fit_transformer(diffs):
     """The lines to change occur once, and with the new ones the same seed gives another model."""
-    changes = [
-        ["".join(f"{line[1:]}\n" for line in diff.splitlines() if line[0] in signs) for signs in (" -", " +")]
-        for diff in diffs
-    ]
     tokens, logits = torch.tensor([[1, 5, 7, 2]]), []
-    for module in transformer, changed(*changes):
+    for module in transformer, changed(*map(parse_diff, diffs)):
         torch.manual_seed(0)
         model = module.MiniTransformer(d_model=16, num_heads=2, d_ff=32)
         logits.append(model(tokens))
