@@ -213,36 +213,25 @@ def changed_parts(reader):
     return steps | {"default": reader.default("reverse").solved}
 
 
-def default_seeds(reader: Reader, task: str, architecture: str) -> list[Result]:
-    """Return ten runs with the default settings."""
-    return reader.seeds("python train.py", "--task", task, "--architecture", architecture)
-
-
 @claim("| encoder | {copy_encoder} | {reverse_encoder} |",
        "| decoder-only | {copy_decoder} | {reverse_decoder} |",
        "| encoder–decoder | {copy_both} | {reverse_both} |", "step 144 instead of {reverse_encoder}.",
        "step 104 instead of {reverse_encoder}.", "with a median of {reverse_encoder}.",
        "model, whose median goes from step {reverse_decoder} to",
-       "copying is solved at step 8 instead of {copy_encoder}.", slow=True)
+       "copying is solved at step 8 instead of {copy_encoder}.",
+       "typical tutorial encoder | {copy_tutorial} | not within {reverse_tutorial} |", slow=True)
 def steps_to_solve(reader):
-    cells = {f"{task}_{name}": (task, kind) for task in ("copy", "reverse") for name, kind in KINDS.items()}
-    medians = reader.each(lambda cell: solved(default_seeds(reader, *cell))["step"], cells.values())
-    return dict(zip(cells, medians, strict=True))
+    printed, kinds = reader.call("tests/benchmark.py", "--seeds", "10"), KINDS | {"tutorial": "usual tutorial"}
+    return {f"{task}_{name}": re.search(rf"{task} +{kind} +\d+ of 10 +>?(\d+)", printed)[1]
+            for task in ("copy", "reverse") for name, kind in kinds.items()}
 
 
 @claim("solve reverse at steps {s0}, {s1}, {s2}, {s3}, {s4}, {s5}, {s6}, {s7}, {s8} and {s9}",
        "as the seed; half a minute; {correct}%", slow=True)
 def reverse_with_ten_seeds(reader):
-    runs = default_seeds(reader, "reverse", ENCODER)
+    runs = reader.seeds("python train.py", "--task", "reverse", "--architecture", ENCODER)
     steps = {f"s{seed}": run.solved for seed, run in enumerate(runs)}
     return steps | {"correct": min(run.correct for run in runs)}
-
-
-@claim("typical tutorial encoder | {copy} | not within {reverse} |", slow=True)
-def typical_tutorial_encoder(reader):
-    printed = reader.call("tests/benchmark.py", "--seeds", "10")
-    steps = re.findall(r"usual tutorial +\d+ of 10 +>?(\d+)", printed)
-    return dict(zip(("copy", "reverse"), steps, strict=True))
 
 
 @claim("correctly, but `python -m lab.prove` finds {a} {b} {c} → {d} {e} {f}.", slow=True)
@@ -254,14 +243,11 @@ def mistake_of_seed_8(reader):
 def worst_of_six_seeds(task: str) -> Callable[[Reader], dict]:
     """Return a function that measures a row of the README's table of tasks."""
     def measure(reader: Reader) -> dict:
-        def train(run: tuple[str, str]) -> float:
-            kind, seed = run
-            options = "--task", task, "--architecture", kind, "--seed", seed
-            return reader.result("python train.py", *options).correct
-
-        runs = [(kind, seed) for kind in KINDS.values() for seed in ("0", "1", "2", "10", "11", "12")]
-        correct = reader.each(train, runs)
-        return {name: min(correct[6 * row : 6 * row + 6]) for row, name in enumerate(KINDS)}
+        command = "tests/benchmark.py", "--all-tasks", "--task", task, "--first-seed"
+        printed = "".join(reader.each(lambda seed: reader.call(*command, seed), ("0", "10")))
+        rows = {name: re.findall(rf"^{task} +{kind} .*", printed, re.M) for name, kind in KINDS.items()}
+        return {name: min(float(correct) / 100 for row in of for correct in re.findall(r"([\d.]+)%", row))
+                for name, of in rows.items()}
 
     measure.__name__ = f"{task}_with_six_seeds"
     return measure
