@@ -221,7 +221,8 @@ def changed_parts(reader):
        "copying is solved at step 8 instead of {copy_encoder}.",
        "typical tutorial encoder | {copy_tutorial} | not within {reverse_tutorial} |", slow=True)
 def steps_to_solve(reader):
-    printed, kinds = reader.call("tests/benchmark.py", "--seeds", "10"), KINDS | {"tutorial": "usual tutorial"}
+    kinds = KINDS | {"tutorial": "usual tutorial"}
+    printed = reader.call("tests/benchmark.py", "--seeds", "10")
     return {f"{task}_{name}": re.search(rf"{task} +{kind} +\d+ of 10 +>?(\d+)", printed)[1]
             for task in ("copy", "reverse") for name, kind in kinds.items()}
 
