@@ -128,7 +128,7 @@ class Reader:
     def __init__(self, folder: Path, jobs: int, threads: int = 1, train_options: tuple[str, ...] = ()):
         self.folder, self.train_options = folder, ("--jobs", "1", *train_options)
         self.environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONUTF8": "1"}
-        self.slots, self.futures = threading.Semaphore(jobs), {}
+        self.slots, self.futures, self.interrupted = threading.Semaphore(jobs), {}, False
         self.lock, self.alone = threading.Lock(), threading.Lock()      # the second, while a model has hooks
         self.sections = [section for file in TEXTS for section in read_sections(file)]
 
@@ -145,10 +145,14 @@ class Reader:
         return future.result()
 
     def each(self, work: Callable, values: Iterable) -> list:
-        """Return work(value) for each value, computed at the same time."""
+        """Return work(value) for each value, computed at the same time; after Ctrl-C, no command starts."""
         values = list(values)
         with ThreadPoolExecutor(len(values)) as pool:
-            return list(pool.map(work, values))
+            try:
+                return list(pool.map(work, values))
+            except (KeyboardInterrupt, SystemExit):
+                self.interrupted = True
+                raise
 
     # ---------------------------------------------------------------- sections and copies
 
@@ -196,6 +200,8 @@ class Reader:
         printed = self.folder / f"{zlib.crc32(command.encode()):08x}.txt"
         if not printed.exists():
             with self.slots:
+                if self.interrupted:
+                    raise RuntimeError(f"{command}: not started")
                 start = time.perf_counter()
                 done = subprocess.run(
                     [sys.executable, *arguments], cwd=copy, env=self.environment, check=False,

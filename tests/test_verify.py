@@ -160,6 +160,17 @@ def test_readers_run_a_command_once(tmp_path, monkeypatch):
         its_reader.call_python(tmp_path, "-c", "raise SystemExit('no such thing')")
 
 
+def test_readers_start_nothing_after_ctrl_c(tmp_path):
+    def interrupt(value):
+        raise KeyboardInterrupt
+
+    its_reader = Reader(tmp_path, 1)
+    with pytest.raises(KeyboardInterrupt):
+        its_reader.each(interrupt, [1])
+    with pytest.raises(RuntimeError, match="print.*not started"):
+        its_reader.call_python(tmp_path, "-c", "print(1)")
+
+
 def test_training_commands_are_found_by_their_words(tmp_path, monkeypatch):
     its_reader, commands = Reader(tmp_path, 1), []
     monkeypatch.setattr(Reader, "call_python", lambda self, copy, *of: commands.append((copy.name, of)))
