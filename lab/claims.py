@@ -247,8 +247,7 @@ def worst_of_six_seeds(task: str) -> Callable[[Reader], dict]:
         command = "tests/benchmark.py", "--all-tasks", "--task", task, "--first-seed"
         printed = "".join(reader.each(lambda seed: reader.call(*command, seed), ("0", "10")))
         rows = {name: re.findall(rf"^{task} +{kind} .*", printed, re.M) for name, kind in KINDS.items()}
-        return {name: min(float(correct) / 100 for row in of for correct in re.findall(r"([\d.]+)%", row))
-                for name, of in rows.items()}
+        return {name: min(re.findall(r"([\d.]+)%", " ".join(of)), key=float) for name, of in rows.items()}
 
     measure.__name__ = f"{task}_with_six_seeds"
     return measure
