@@ -170,11 +170,12 @@ def shape_of_the_residual_stream(reader):
     return dict(zip("bsd", re.search(r"\((\d+), (\d+), (\d+)\)", printed).groups(), strict=True))
 
 
-@claim("`models/` to a stick ({size} MB)", slow=True)
+@claim("`models/` to a stick (about {size} MB)", slow=True)
 def size_of_the_models(reader):
     models = reader.train("python train.py")
     reader.call("visualize.py")
-    return {"size": sum(path.stat().st_size for path in models.rglob("*")) / 1e6}
+    files = [path for task in ("copy", "reverse") for path in models.glob(f"{task}_task/*/*")]
+    return {"size": round(sum(path.stat().st_size for path in files) / 1e6, -1)}
 
 
 # ---------------------------------------------------------------- other models of the README
