@@ -94,16 +94,12 @@ def shuffled_positions(reader):
     return solved(reader.seeds("models/shuffled"))
 
 
-@claim("With one head, seed 0 ends at {correct}% of the test sequences, seed 1 at {other}%.", slow=True)
-def undivided_scores(reader):
-    runs = reader.result("models/undivided_1"), reader.result("models/undivided_1", "--seed", "1")
-    return {"correct": runs[0].correct, "other": runs[1].correct}
-
-
-@claim("an encoder with one wide head learned to reverse on only {solved} of {count} seeds (2, if sums",
+@claim("With one head, seed 0 ends at {correct}% of the test sequences, seed 1 at {other}%.",
+       "an encoder with one wide head learned to reverse on only {solved} of {count} seeds (2, if sums",
        "Only {solved} of {count} seeds solve it in 400 steps, and only 2 if sums", slow=True)
 def undivided_scores_of_one_head(reader):
-    return solved(reader.seeds("models/undivided_1"))
+    runs = reader.seeds("models/undivided_1")
+    return solved(runs) | {"correct": runs[0].correct, "other": runs[1].correct}
 
 
 @claim("With eight heads, all ten do, at a median of step {step}", slow=True)
@@ -146,12 +142,12 @@ def sums_from_right_to_left(reader):
         options = "--task", task, "--architecture", kind, "--seed", seed
         return reader.result("add_from_ones", *options).correct
 
-    runs = [(task, kind, seed) for task in ("add", "add_from_ones")
-            for kind, seed in ((DECODER, "0"), (DECODER, "1"), (DECODER, "2"), (ENCODER, "0"))]
-    *left, encoder_left, right_0, right_1, right_2, encoder_right = reader.each(train, runs)
-    return {f"left_{seed}": correct for seed, correct in enumerate(left)} | {
-        "right": min(right_0, right_1), "right_2": right_2, "encoder_left": encoder_left,
-        "encoder_right": encoder_right}
+    runs = {}
+    for side, task in ("left", "add"), ("right", "add_from_ones"):
+        runs |= {f"{side}_{seed}": (task, DECODER, seed) for seed in "012"}
+        runs[f"encoder_{side}"] = task, ENCODER, "0"
+    correct = dict(zip(runs, reader.each(train, runs.values()), strict=True))
+    return correct | {"right": min(correct["right_0"], correct["right_1"])}
 
 
 @claim("In 400 steps, the encoder gets {encoder}% of the test sequences right, instead of {default}%.",

@@ -1,7 +1,6 @@
 """A reader of our texts: finds their sections, commands and code, and runs these in copies of this folder."""
 
 import csv
-import json
 import os
 import re
 import shlex
@@ -18,7 +17,7 @@ from functools import cached_property
 from pathlib import Path
 
 from lab.evidence import Evidence
-from support.runs import Run, load_run, run_folder
+from support.runs import Run, load_run, read_metrics, run_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXTS = "README.md", "EXERCISES.md", "teaching/README.md", "teaching/quiz.md"
@@ -95,7 +94,7 @@ class Result:
 
     @cached_property
     def metrics(self) -> dict:
-        return json.loads((self.folder / "metrics.json").read_text(encoding="utf-8"))
+        return read_metrics(self.folder)
 
     @property
     def correct(self) -> float:
@@ -270,7 +269,7 @@ class Reader:
 
     def seeds(self, words: str, *options: str) -> list[Result]:
         """Return ten runs of the commands that contain these words, with seeds 0 to 9."""
-        return self.each(lambda seed: self.result(words, "--seed", str(seed), *options), range(10))
+        return self.each(lambda seed: self.result(words, *options, "--seed", str(seed)), range(10))
 
     def change(self, name: str, changes: Iterable[tuple[str, str]], *options: str) -> Result:
         """Train the README's command for a changed part with these changes to transformer.py."""
