@@ -253,7 +253,7 @@ def main() -> None:
     option("--threads", type=int, default=1, help="CPU threads for each command (default: 1)")
     option("--jobs", type=int, default=None, metavar="N", help="commands run at once (default: 1 per core)")
     option("--folder", type=Path, default=None, metavar="FOLDER",
-           help="keep the copies here, to continue after an interruption (default: remove them)")
+           help="keep all results here, to continue after an interruption; delete it if a file changes")
     options = parser.parse_args()
     console.set_threads(None)
     with tempfile.TemporaryDirectory() as temporary:
