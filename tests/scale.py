@@ -11,7 +11,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from functools import partialmethod
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
@@ -39,11 +39,16 @@ SWEEPS = {                                                  # one size at a time
     "length": {size: replace(BASE, seq_len=size, batch_size=8) for size in (8, 32, 128, 512, 1024)},
     "batch": {size: replace(BASE, batch_size=size) for size in (8, 32, 128, 512)},
 }
-SETUPS = {                                                  # threads, processes, with PyTorch's layers
-    "1 thread": (1, 1, False), "2 threads": (2, 1, False), "2 processes": (1, 2, False),
-    "nn.TransformerEncoder": (1, 1, True),
+SETUPS = {                                  # threads, processes, with PyTorch's layers, execution
+    "1 thread": (1, 1, False, {}), "2 threads": (2, 1, False, {}), "2 processes": (1, 2, False, {}),
+    "nn.TransformerEncoder": (1, 1, True, {}),
+}
+OPTIONS = {
+    "plain": (1, 1, False, {}), "compiled": (1, 1, False, {"compiled": True}),
+    "bfloat16": (1, 1, False, {"amp": True}),
 }
 COMPILED = ("d_model", 128), ("d_model", 512), ("length", 128), ("batch", 512)          # of the sweeps
+ROUNDS = 3                                                  # in which the setups are measured in turn
 EXCHANGED = 25_000_000                                      # numbers averaged to time the exchange
 GPUS = {"Eight H100 with NVLink, about": (400e12, 450e9)}   # flops per second in bfloat16, bytes per second
 
@@ -157,6 +162,19 @@ def measure_step(
         results.put(Cost(statistics.median(others), first, memory("VmHWM") - before))
 
 
+def measure_in_rounds(config: Config, setups: dict[str, tuple]) -> dict[str, Cost]:
+    """Measure a step in each setup in turn, for several rounds, and return the medians."""
+    costs = {setup: [] for setup in setups}
+    for _ in range(ROUNDS):
+        for setup, (threads, processes, of_pytorch, execution) in setups.items():
+            arguments = config, threads, of_pytorch, execution
+            costs[setup].append(run_in_processes(processes, measure_step, *arguments))
+    return {
+        setup: Cost(*map(statistics.median, zip(*map(astuple, rounds), strict=True)))
+        for setup, rounds in costs.items()
+    }
+
+
 @dataclass
 class Point:
     """One size of a sweep."""
@@ -186,12 +204,10 @@ def measure_all(points: list[Point]) -> None:
     line = "{:<18}{:<24}{:>10}{:>12}{:>10}{:>12}"
     print(line.format("size", "setup", "ms/step", "tokens/s", "% of peak", "memory"))
     for point in points:
-        for setup, (threads, processes, of_pytorch) in SETUPS.items():
-            cost = run_in_processes(processes, measure_step, point.config, threads, of_pytorch, {})
-            name = "" if point.costs else point.name
-            point.costs[setup] = cost
+        point.costs = measure_in_rounds(point.config, SETUPS)
+        for setup, cost in point.costs.items():
             print(line.format(
-                name, setup, f"{1000 * cost.seconds:.1f}", f"{point.tokens / cost.seconds:,.0f}",
+                point.name, setup, f"{1000 * cost.seconds:.1f}", f"{point.tokens / cost.seconds:,.0f}",
                 f"{point.fraction_of_limit(setup):.0%}", f"{cost.peak_bytes / 1e6:,.0f} MB",
             ), flush=True)
 
@@ -260,10 +276,7 @@ def print_when_options_pay() -> None:
     line = "{:<18}{:>10}{:>12}{:>14}{:>24}{:>12}"
     print("\n" + line.format("size", "ms/step", "compiled", "first step", "pays after", "bfloat16"))
     for sweep, size in COMPILED:
-        plain, compiled, half = (
-            run_in_processes(1, measure_step, SWEEPS[sweep][size], 1, False, execution)
-            for execution in ({}, {"compiled": True}, {"amp": True})
-        )
+        plain, compiled, half = measure_in_rounds(SWEEPS[sweep][size], OPTIONS).values()
         gain = plain.seconds - compiled.seconds
         print(line.format(
             f"{sweep} {size:,}", f"{1000 * plain.seconds:.1f}",
@@ -276,6 +289,7 @@ def print_when_options_pay() -> None:
 def scale(folder: Path, flops_per_second: float) -> None:
     """Measure and print everything, and save the pictures."""
     folder.mkdir(exist_ok=True)
+    torch.compiler.config.force_disable_caches = True       # so that each first step compiles
     train.TrainingState(BASE, CPU)                          # loads all of PyTorch that a process then has
     points = [
         Point(sweep, size, config, count_flops(config) / flops_per_second, {})
