@@ -428,7 +428,7 @@ def main() -> None:
     elif options.other_toys:
         other_toys(seeds, options.max_steps)
     elif options.scale:
-        scale(DEFAULT_FOLDER, peak_flops_per_second())
+        scale(DEFAULT_FOLDER, peak_flops_per_second)
     elif options.pattern:
         pattern(DEFAULT_TASKS, options.architecture, seeds)
     elif options.mistakes:

@@ -1,20 +1,24 @@
 """Measure the cost of a training step as the model, the sequences and the batch grow: benchmark.py --scale.
 
 Each measurement runs in its own forked processes and reads its memory use from Linux. A step includes the
-optimiser and the weight average, and no row has padding.
+optimiser and the weight average, and no row has padding. Everything is measured in several rounds, and the
+fastest counts, because other programs slow some rounds down for minutes.
 """
 
+import itertools
 import os
 import re
 import socket
 import statistics
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partialmethod
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from unittest.mock import patch
 
 import matplotlib
@@ -23,6 +27,7 @@ import torch.multiprocessing
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
+from tqdm import tqdm
 
 import train
 from data import make_inputs_and_targets
@@ -39,16 +44,13 @@ SWEEPS = {                                                  # one size at a time
     "length": {size: replace(BASE, seq_len=size, batch_size=8) for size in (8, 32, 128, 512, 1024)},
     "batch": {size: replace(BASE, batch_size=size) for size in (8, 32, 128, 512)},
 }
-SETUPS = {                                  # threads, processes, with PyTorch's layers, execution
+SETUPS = {                                  # threads, processes, with PyTorch's layers, options of training
     "1 thread": (1, 1, False, {}), "2 threads": (2, 1, False, {}), "2 processes": (1, 2, False, {}),
     "nn.TransformerEncoder": (1, 1, True, {}),
 }
-OPTIONS = {
-    "plain": (1, 1, False, {}), "compiled": (1, 1, False, {"compiled": True}),
-    "bfloat16": (1, 1, False, {"amp": True}),
-}
-COMPILED = ("d_model", 128), ("d_model", 512), ("length", 128), ("batch", 512)          # of the sweeps
-ROUNDS = 3                                                  # in which the setups are measured in turn
+OPTIONS = {"compiled": (1, 1, False, {"compiled": True}), "bfloat16": (1, 1, False, {"amp": True})}
+WITH_OPTIONS = ("d_model", 128), ("d_model", 512), ("length", 128), ("batch", 512)      # of the sweeps
+ROUNDS = 4
 EXCHANGED = 25_000_000                                      # numbers averaged to time the exchange
 GPUS = {"Eight H100 with NVLink, about": (400e12, 450e9)}   # flops per second in bfloat16, bytes per second
 
@@ -79,7 +81,7 @@ class PyTorchEncoder(nn.Module):
         return self.output_projection(self.encoder(x, src_key_padding_mask=tokens == PAD))
 
 
-@dataclass
+@dataclass(order=True)
 class Cost:
     """The cost of one training step, in one setup."""
 
@@ -143,7 +145,7 @@ def time_steps(config: Config, **execution: bool) -> list[float]:
         times.append(time.perf_counter() - start)
         if len(times) == 2:
             steps = distributed.broadcast_from_rank_zero(
-                lambda: 2 + min(50, max(2, int(1 / times[1])))
+                lambda: 2 + min(50, max(1, int(1 / times[1])))
             )
     return times
 
@@ -156,23 +158,13 @@ def measure_step(
     torch.set_num_threads(threads)
     before = memory("VmRSS")
     model = partialmethod(PyTorchEncoder) if of_pytorch else Config.build_model
-    with join_processes(rank, processes, port), patch.object(Config, "build_model", model):
+    with (
+        join_processes(rank, processes, port), patch.object(Config, "build_model", model),
+        TemporaryDirectory() as cache, patch.dict(os.environ, TORCHINDUCTOR_CACHE_DIR=cache),
+    ):
         first, _, *others = time_steps(config, **execution)
     if rank == 0:
         results.put(Cost(statistics.median(others), first, memory("VmHWM") - before))
-
-
-def measure_in_rounds(config: Config, setups: dict[str, tuple]) -> dict[str, Cost]:
-    """Measure a step in each setup in turn, for several rounds, and return the medians."""
-    costs = {setup: [] for setup in setups}
-    for _ in range(ROUNDS):
-        for setup, (threads, processes, of_pytorch, execution) in setups.items():
-            arguments = config, threads, of_pytorch, execution
-            costs[setup].append(run_in_processes(processes, measure_step, *arguments))
-    return {
-        setup: Cost(*map(statistics.median, zip(*map(astuple, rounds), strict=True)))
-        for setup, rounds in costs.items()
-    }
 
 
 @dataclass
@@ -182,8 +174,9 @@ class Point:
     sweep: str
     size: int
     config: Config
-    limit: float                                            # seconds for the matrix products alone
-    costs: dict[str, Cost]                                  # of each setup
+    flops: int                                              # of a step
+    costs: dict[str, Cost]                                  # of each setup, in its fastest round; shared by
+                                                            # points with the same config
 
     @property
     def name(self) -> str:
@@ -194,22 +187,34 @@ class Point:
         """The number of tokens per step."""
         return self.config.batch_size * (self.config.seq_len + 2)
 
-    def fraction_of_limit(self, setup: str = "1 thread") -> float:
-        """The fraction of a step's time that its matrix products alone would take."""
-        return self.limit / self.costs[setup].seconds
+
+def measure_rate(rank: int, processes: int, port: int, results: SimpleQueue, rate: Callable) -> None:
+    """Put the rate into results. In its own process, it leaves the memory of the others alone."""
+    results.put(rate())
 
 
-def measure_all(points: list[Point]) -> None:
-    """Measure the cost of each point in each setup, printing a line of the table for each."""
-    line = "{:<18}{:<24}{:>10}{:>12}{:>10}{:>12}"
-    print(line.format("size", "setup", "ms/step", "tokens/s", "% of peak", "memory"))
+def measure_all(points: list[Point], rate: Callable[[], float]) -> float:
+    """Measure the costs of the points, and return the highest rate measured between them."""
+    highest = 0.0
+    for _, point in tqdm([*itertools.product(range(ROUNDS), points)]):
+        setups = SETUPS | OPTIONS if (point.sweep, point.size) in WITH_OPTIONS else SETUPS
+        for setup, (threads, processes, *others) in setups.items():
+            cost = run_in_processes(processes, measure_step, point.config, threads, *others)
+            point.costs[setup] = min(cost, point.costs.get(setup, cost))
+        highest = max(highest, run_in_processes(1, measure_rate, rate))
+    return highest
+
+
+def print_costs(points: list[Point], flops_per_second: float) -> None:
+    """Print the cost of each point in each setup, and the percentage due to matrix products alone."""
+    line = "{:<18}{:<24}{:>10}{:>12}{:>12}{:>12}"
+    print(line.format("size", "setup", "ms/step", "tokens/s", "% of limit", "memory"))
     for point in points:
-        point.costs = measure_in_rounds(point.config, SETUPS)
         for setup, cost in point.costs.items():
             print(line.format(
                 point.name, setup, f"{1000 * cost.seconds:.1f}", f"{point.tokens / cost.seconds:,.0f}",
-                f"{point.fraction_of_limit(setup):.0%}", f"{cost.peak_bytes / 1e6:,.0f} MB",
-            ), flush=True)
+                f"{point.flops / flops_per_second / cost.seconds:.0%}", f"{cost.peak_bytes / 1e6:,.0f} MB",
+            ))
 
 
 def scale_picture(points: list[Point], flops_per_second: float) -> Figure:
@@ -229,7 +234,7 @@ def scale_picture(points: list[Point], flops_per_second: float) -> Figure:
     axes, sizes = figure.subplots(), [point.size for point in swept]
     for setup, label in ("1 thread", "ours"), ("nn.TransformerEncoder", "nn.TransformerEncoder"):
         axes.plot(sizes, [1000 * point.costs[setup].seconds for point in swept], marker="o", label=label)
-    limits = [1000 * point.limit for point in swept]
+    limits = [1000 * point.flops / flops_per_second for point in swept]
     axes.plot(sizes, limits, "--", color=matplotlib.rcParams["grid.color"], label="limit")
     axes.set(xscale="log", yscale="log", xlabel="length", ylabel="ms per step")
     axes.set_xticks(sizes, map(str, sizes))
@@ -249,7 +254,7 @@ def time_exchange(rank: int, processes: int, port: int, results: SimpleQueue) ->
             times.append(time.perf_counter() - start)
     if rank == 0:
         sent = 2 * (processes - 1) / processes * 4 * EXCHANGED          # by a ring of processes
-        results.put(sent / statistics.median(times))
+        results.put(sent / min(times))
 
 
 def print_when_processes_pay(points: list[Point], flops_per_second: float) -> None:
@@ -271,34 +276,29 @@ def print_when_processes_pay(points: list[Point], flops_per_second: float) -> No
               f"so adding processes pays off from {4 / 3 * flops / exchanged:,.0f} tokens per step")
 
 
-def print_when_options_pay() -> None:
-    """Print the effect of --compile and --amp at some sizes, and when compiling pays off."""
-    line = "{:<18}{:>10}{:>12}{:>14}{:>24}{:>12}"
-    print("\n" + line.format("size", "ms/step", "compiled", "first step", "pays after", "bfloat16"))
-    for sweep, size in COMPILED:
-        plain, compiled, half = measure_in_rounds(SWEEPS[sweep][size], OPTIONS).values()
-        gain = plain.seconds - compiled.seconds
-        print(line.format(
-            f"{sweep} {size:,}", f"{1000 * plain.seconds:.1f}",
-            f"{1000 * compiled.seconds:.1f}", f"{compiled.first_seconds:.0f} s",
-            f"{compiled.first_seconds / gain:,.0f} steps" if gain > 0 else "never",
-            f"{1000 * half.seconds:.1f}",
-        ), flush=True)
+def print_when_compiling_pays(points: list[Point]) -> None:
+    """Print how long compiling takes, and after how many steps it pays off."""
+    for point in points:
+        if "compiled" in point.costs:
+            compiled = point.costs["compiled"]
+            gain = point.costs["1 thread"].seconds - compiled.seconds
+            print(f"{point.name}: compiling takes {compiled.first_seconds:.0f} s and pays off",
+                  f"after {compiled.first_seconds / gain:,.0f} steps" if gain > 0 else "never")
 
 
-def scale(folder: Path, flops_per_second: float) -> None:
-    """Measure and print everything, and save the pictures."""
+def scale(folder: Path, rate: Callable[[], float]) -> None:
+    """Measure and print everything, and save the pictures; rate measures flops per second."""
     folder.mkdir(exist_ok=True)
-    torch.compiler.config.force_disable_caches = True       # so that each first step compiles
     train.TrainingState(BASE, CPU)                          # loads all of PyTorch that a process then has
+    costs = defaultdict(dict)
     points = [
-        Point(sweep, size, config, count_flops(config) / flops_per_second, {})
+        Point(sweep, size, config, count_flops(config), costs[repr(config)])
         for sweep, configs in SWEEPS.items() for size, config in configs.items()
     ]
-    measure_all(points)
-    print()
+    flops_per_second = measure_all(points, rate)
+    print_costs(points, flops_per_second)
     print_when_processes_pay(points, flops_per_second)
-    print_when_options_pay()
+    print_when_compiling_pays(points)
     for dark in False, True:
         with picture_style(dark):
             path = folder / f"scale{'_dark' if dark else ''}.png"

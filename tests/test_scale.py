@@ -45,12 +45,26 @@ def test_pytorch_encoder_is_the_same_model():
 def test_scale_benchmark_reports_when_processes_pay_off(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(scale, "SWEEPS", {"length": {2: replace(scale.BASE, **TINY, batch_size=2)}})
     monkeypatch.setattr(scale, "EXCHANGED", 1_000)
-    monkeypatch.setattr(scale, "COMPILED", [("length", 2)])
+    monkeypatch.setattr(scale, "WITH_OPTIONS", [("length", 2)])
     monkeypatch.setattr(nn.Module, "compile", partialmethod(nn.Module.compile, backend="eager"))
-    scale.scale(tmp_path, flops_per_second=1e9)
+    monkeypatch.setattr(scale, "ROUNDS", 1)
+    scale.scale(tmp_path, lambda: 1e9)
     printed = capsys.readouterr().out
-    assert printed.count("MB") == len(scale.SETUPS) and "pays after" in printed
+    assert printed.count("MB") == len(scale.SETUPS | scale.OPTIONS)
+    assert "length 2: compiling takes " in printed
     assert "length: speed-up of two processes over one: 2: " in printed
     assert "Eight H100 with NVLink, about: 400 TFLOP/s, 450 GB/s, so adding processes pays off" in printed
     assert "from 1,185 tokens per step" in printed
     assert {path.name for path in tmp_path.iterdir()} == {"scale.png", "scale_dark.png"}
+
+
+def test_measure_all_keeps_the_fastest_round(monkeypatch):
+    times = iter([3.0, 1.0, 2.0])
+    point = scale.Point("length", 8, scale.BASE, 0, {})
+    monkeypatch.setattr(scale, "ROUNDS", 3)
+    monkeypatch.setattr(scale, "SETUPS", {"1 thread": (1, 1, False, {})})
+    monkeypatch.setattr(scale, "run_in_processes", lambda processes, function, *arguments: (
+        4.0 if function is scale.measure_rate else scale.Cost(next(times), 9.0, 0)
+    ))
+    assert scale.measure_all([point], lambda: 4.0) == 4.0
+    assert point.costs == {"1 thread": scale.Cost(1.0, 9.0, 0)}
