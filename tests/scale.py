@@ -237,7 +237,7 @@ def scale_picture(points: list[Point], flops_per_second: float) -> Figure:
     limits = [1000 * point.flops / flops_per_second for point in swept]
     axes.plot(sizes, limits, "--", color=matplotlib.rcParams["grid.color"], label="limit")
     axes.set(xscale="log", yscale="log", xlabel="length", ylabel="ms per step")
-    axes.set_xticks(sizes, map(str, sizes))
+    axes.set_xticks(sizes, map("{:,}".format, sizes))
     axes.minorticks_off()
     axes.yaxis.set_major_formatter("{x:,g}")
     label_lines(axes)
