@@ -279,7 +279,7 @@ def print_when_processes_pay(points: list[Point], flops_per_second: float) -> No
 def print_when_compiling_pays(points: list[Point]) -> None:
     """Print how long compiling takes, and after how many steps it pays off."""
     for point in points:
-        if "compiled" in point.costs:
+        if (point.sweep, point.size) in WITH_OPTIONS:
             compiled = point.costs["compiled"]
             gain = point.costs["1 thread"].seconds - compiled.seconds
             print(f"{point.name}: compiling takes {compiled.first_seconds:.0f} s and pays off",
