@@ -1,7 +1,7 @@
 """Measure the cost of a training step as the model, the sequences and the batch grow: benchmark.py --scale.
 
 Each measurement runs in its own forked processes and reads its memory use from Linux. A step includes the
-optimiser and the weight average, and no row has padding. Everything is measured in several rounds, and the
+optimiser and the weight average, and no row has padding. Steps are measured in several rounds, and the
 fastest counts, because other programs slow some rounds down for minutes.
 """
 
@@ -160,7 +160,7 @@ def measure_step(
     model = partialmethod(PyTorchEncoder) if of_pytorch else Config.build_model
     with (
         join_processes(rank, processes, port), patch.object(Config, "build_model", model),
-        TemporaryDirectory() as cache, patch.dict(os.environ, TORCHINDUCTOR_CACHE_DIR=cache),
+        TemporaryDirectory() as cache, patch.dict(os.environ, TORCHINDUCTOR_CACHE_DIR=cache),   # empty
     ):
         first, _, *others = time_steps(config, **execution)
     if rank == 0:
